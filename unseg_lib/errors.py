@@ -1,0 +1,25 @@
+"""The one exception that people see."""
+
+
+class UnsegError(Exception):
+    """Something the user can mend.
+
+    The message is one sentence: what was expected, what was found, what to do.
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def closest(name: str, known: list[str]) -> str:
+    """Say which of `known` was probably meant by `name`, for the end of an error sentence."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Known: {', '.join(known)}."
+
+
+def pick(registry: dict, name: str, what: str):
+    """Look `name` up in a registry; an unknown name lists the known ones."""
+    if name not in registry:
+        raise UnsegError(f"Unknown {what} '{name}'; {closest(name, sorted(registry))}")
+    return registry[name]

@@ -1,0 +1,70 @@
+"""Reading and writing pictures and label maps, with errors that name the file.
+
+Pictures are uint8 RGB `(H,W,3)`, label maps uint8 `(H,W)` with 255 = ignore.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import whole_file
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def _open(path: Path) -> Image.Image:
+    path = Path(path)
+    if not path.is_file():
+        raise UnsegError(f"Expected a picture at {path}, found no such file; check the data root.")
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnsegError(f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it.") from error
+    if picture.mode.startswith(("I", "F")):
+        raise UnsegError(f"Expected 8 bits a channel in {path}, found mode {picture.mode}; convert it to 8 bits first.")
+    return picture
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """Read a picture as uint8 RGB `(H,W,3)`; a gray file gives three equal channels."""
+    return np.asarray(_open(path).convert("RGB"))
+
+
+def is_gray_file(path: str | Path) -> bool:
+    """Whether the file stores one gray channel (not whether its colours happen to be gray)."""
+    return _open(path).mode in ("L", "LA", "1")
+
+
+def read_label(path: str | Path) -> np.ndarray:
+    """Read a label map as uint8 `(H,W)`: palette indices as they are, of several channels the first."""
+    picture = _open(path)
+    if picture.mode == "1":
+        picture = picture.convert("L")
+    label = np.asarray(picture)
+    return label if label.ndim == 2 else np.ascontiguousarray(label[..., 0])
+
+
+def write_picture(path: str | Path, picture: np.ndarray, *, gray: bool = False, quality: int = 95) -> None:
+    """Write uint8 RGB `(H,W,3)`; the suffix chooses the format, `gray=True` stores one channel.
+
+    PNG is lossless. JPEG uses `quality` with 4:2:0 chroma subsampling, as OpenCV's default does.
+    """
+    image = Image.fromarray(picture[..., 0] if gray else picture)
+    options = {".jpg": {"quality": quality, "subsampling": 2}, ".png": {"compress_level": 4}}
+    with whole_file(path) as partial:
+        image.save(partial, **options.get(Path(path).suffix.lower(), {}))
+
+
+def find_picture(folder: str | Path, stem: str) -> Path:
+    """The picture called `stem` in `folder`, whatever its suffix.
+
+    A poisoned set keeps the stems of the original but writes PNG, so readers search by stem.
+    """
+    for suffix in PICTURE_SUFFIXES:
+        path = Path(folder) / f"{stem}{suffix}"
+        if path.exists():
+            return path
+    raise UnsegError(f"Expected a picture called {stem} in {folder}, found none; is the download complete?")

@@ -1,0 +1,75 @@
+"""Make `import torchvision` work where its compiled operators cannot be loaded.
+
+PyPI's torchvision is built against the CUDA torch. Beside a CPU-only torch its `_C.so` does not
+load and the import dies with "operator torchvision::nms does not exist", taking segment-anything,
+timm and segmentation-models-pytorch with it. Declaring the two schemas that the import looks up,
+with a plain PyTorch body for NMS, is enough. Where the operators load, nothing is changed.
+"""
+
+import importlib.util
+import sys
+
+import torch
+
+_library = None  # torch.library undoes its registrations when the object dies
+
+
+def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Greedy non-maximum suppression: boxes `(N,4)` xyxy, scores `(N,)` -> kept indices, best first."""
+    order = scores.argsort(descending=True, stable=True)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    kept = []
+    while order.numel():
+        best, order = order[0], order[1:]
+        kept.append(best)
+        top_left = torch.maximum(boxes[best, :2], boxes[order, :2])
+        bottom_right = torch.minimum(boxes[best, 2:], boxes[order, 2:])
+        overlap = (bottom_right - top_left).clamp(min=0).prod(dim=1)
+        order = order[overlap / (area[best] + area[order] - overlap) <= iou_threshold]
+    return torch.stack(kept) if kept else torch.empty(0, dtype=torch.long, device=boxes.device)
+
+
+def _operators_load() -> bool:
+    """Whether torchvision's `_C.so` loads beside this torch (True also where there is no torchvision)."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or not spec.submodule_search_locations:
+        return True
+    try:
+        torch.ops.load_library(f"{spec.submodule_search_locations[0]}/_C.so")
+    except OSError:
+        return False
+    return True
+
+
+def make_torchvision_importable() -> None:
+    """Declare what torchvision's import needs; call before the first `import torchvision`."""
+    global _library
+    if _library is not None or "torchvision" in sys.modules or _operators_load():
+        return
+    _library = torch.library.Library("torchvision", "DEF")
+    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _library.impl("nms", _nms, "CompositeExplicitAutograd")
+    _lift_assertion_on_import()
+
+
+def _lift_assertion_on_import() -> None:
+    """Let `torchvision.ops.nms` through its "no custom operators" check, once torchvision is imported."""
+    import importlib.abc
+
+    class Lift(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path=None, target=None):
+            if name != "torchvision.extension":
+                return None
+            sys.meta_path.remove(self)
+            spec = importlib.util.find_spec(name)
+            run = spec.loader.exec_module
+
+            def exec_module(module):
+                run(module)
+                module._assert_has_ops = lambda: None
+
+            spec.loader.exec_module = exec_module
+            return spec
+
+    sys.meta_path.insert(0, Lift())
