@@ -1,0 +1,134 @@
+"""Visual prompts: box, points and boundary-noised mask, drawn from a true mask (paper section 3, SAM-HQ's recipe).
+
+The generator sees a random non-empty subset of the three kinds, the surrogate exactly one kind.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional as F
+
+KINDS = ("box", "points", "mask")
+POINTS = 10
+MIN_PIXELS = 1  # a region with fewer pixels has no box and no points, only its (empty) mask
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of N pictures: every kind is there, `use` says which kinds count for which picture.
+
+    boxes: float `(N,4)` xyxy in pixels of the model's input; points: float `(N,k,2)` xy, all positive;
+    masks: float `(N,1,g,g)` of values 0 and 255; use: bool `(N,3)` in the order of `KINDS`.
+    """
+
+    boxes: torch.Tensor
+    points: torch.Tensor
+    masks: torch.Tensor
+    use: torch.Tensor
+
+    def by_kind(self) -> Iterator[tuple[torch.Tensor, tuple | None, torch.Tensor | None, torch.Tensor | None]]:
+        """Yield (rows, points, boxes, masks) for every combination of kinds that occurs."""
+        code = self.use.long() @ torch.tensor([1, 2, 4], device=self.use.device)
+        for value in code.unique().tolist():
+            rows = (code == value).nonzero().flatten()
+            points = self.points[rows]
+            labels = torch.ones(points.shape[:2], device=points.device)
+            yield (
+                rows,
+                (points, labels) if value & 2 else None,
+                self.boxes[rows] if value & 1 else None,
+                self.masks[rows] if value & 4 else None,
+            )
+
+    def to(self, device) -> "Prompts":
+        return Prompts(*(t.to(device) for t in (self.boxes, self.points, self.masks, self.use)))
+
+
+def boxes_of(mask: torch.Tensor) -> torch.Tensor:
+    """Tight boxes, xyxy with inclusive corners, of bool masks `(N,H,W)` -> float `(N,4)`; zeros for an empty mask."""
+    rows, columns = mask.any(dim=2), mask.any(dim=1)
+    return torch.stack([_first(columns), _first(rows), _last(columns), _last(rows)], dim=1).float()
+
+
+def _first(flags: torch.Tensor) -> torch.Tensor:
+    return flags.long().argmax(dim=1)
+
+
+def _last(flags: torch.Tensor) -> torch.Tensor:
+    last = flags.shape[1] - 1 - flags.flip(1).long().argmax(dim=1)
+    return torch.where(flags.any(dim=1), last, 0)
+
+
+def points_of(mask: torch.Tensor, rng: torch.Generator, k: int = POINTS) -> torch.Tensor:
+    """k random pixels xy inside each bool mask `(N,H,W)` -> float `(N,k,2)`; zeros for an empty mask.
+
+    A mask with fewer than k pixels repeats some. official code: there the stacking fails and points
+    are switched off for the whole batch.
+    """
+    points = torch.zeros(len(mask), k, 2)
+    for i, one in enumerate(mask.cpu()):
+        inside = one.nonzero()
+        if len(inside) >= k:
+            chosen = torch.randperm(len(inside), generator=rng)[:k]
+        elif len(inside):
+            chosen = torch.randint(len(inside), (k,), generator=rng)
+        else:
+            continue
+        points[i] = inside[chosen].flip(1).float()
+    return points.to(mask.device)
+
+
+def noisy_mask(mask: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Disturb the boundary of masks `(N,1,g,g)` in [0,1], returning a map of 0 and 255.
+
+    Mask-Transfiner's noise: where a cycle of eight-fold down- and up-sampling changes the mask,
+    N(0,1) is added before thresholding at one half.
+    """
+    size = mask.shape[-2:]
+    small = [max(1, s // 8) for s in size]
+    coarse = F.interpolate(mask, small, mode="bilinear", align_corners=False)
+    residue = (mask - F.interpolate(coarse, size, mode="bilinear", align_corners=False)).abs()
+    noise = torch.randn(mask.shape, generator=rng).to(mask.device)
+    return 255.0 * (mask + noise * (residue >= 0.01) > 0.5)
+
+
+def mask_prompt(mask: torch.Tensor, grid: int) -> torch.Tensor:
+    """The clean mask prompt of inference: masks `(N,1,S,S)` in [0,1] -> 0/255 on the `(N,1,grid,grid)` prompt grid."""
+    return 255.0 * F.interpolate(mask, (grid, grid), mode="bilinear", align_corners=False).round()
+
+
+def all_prompts(mask: torch.Tensor, grid: int, rng: torch.Generator) -> Prompts:
+    """All three kinds for soft masks `(N,1,S,S)` in [0,1]; the mask prompt on a `grid`-sided map.
+
+    Box and points are switched off for a picture whose mask is empty.
+    """
+    hard = mask[:, 0] > 0.5  # paper: mask > 128 of 255
+    soft = F.interpolate(mask, (grid, grid), mode="bilinear", align_corners=False)
+    there = hard.flatten(1).sum(dim=1) >= MIN_PIXELS
+    use = torch.stack([there, there, torch.ones_like(there)], dim=1)
+    return Prompts(boxes_of(hard), points_of(hard, rng), noisy_mask(soft, rng), use)
+
+
+def subset(prompts: Prompts, rng: torch.Generator) -> Prompts:
+    """Keep for each picture a random number (1 to 3) of its kinds: what the generator is shown."""
+    return _keep(prompts, rng, torch.randint(1, 4, (len(prompts.use), 1), generator=rng))
+
+
+def one_kind(prompts: Prompts, rng: torch.Generator) -> Prompts:
+    """Keep for each picture exactly one kind, uniformly: what the surrogate is shown."""
+    return _keep(prompts, rng, torch.ones(len(prompts.use), 1, dtype=torch.long))
+
+
+def only(prompts: Prompts, kind: str) -> Prompts:
+    """Keep one named kind for every picture that has it."""
+    wanted = torch.tensor([k == kind for k in KINDS], device=prompts.use.device)
+    return replace(prompts, use=prompts.use & wanted)
+
+
+def _keep(prompts: Prompts, rng: torch.Generator, count: torch.Tensor) -> Prompts:
+    """Keep `count` `(N,1)` of each picture's available kinds, chosen uniformly."""
+    lottery = torch.rand(prompts.use.shape, generator=rng).to(prompts.use.device)
+    lottery = lottery.masked_fill(~prompts.use, 2.0)  # kinds that are not there are drawn last, and dropped
+    rank = lottery.argsort(dim=1).argsort(dim=1)
+    return replace(prompts, use=prompts.use & (rank < count.to(rank.device)))
