@@ -1,0 +1,164 @@
+"""The noise generator: SAM with three noise tokens and three feature branches (paper section 3.2, Eq. 1).
+
+delta = tanh(F * T) * budget, where T are the projected noise tokens, one per colour channel, and F is
+the sum of three feature maps at a quarter of the input: from an early ViT block, from the image
+embedding and from the decoder's up-scaled feature. The generator returns tanh(F * T), free of any
+budget; `budget.py` multiplies. That is what lets it train at one budget and be used at another.
+"""
+
+import numpy as np
+import torch
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.mask_decoder import MLP
+from torch import nn
+from torch.nn import functional as F
+
+from unseg_lib.method.prompts import Prompts, mask_prompt
+from unseg_lib.method.sam import (
+    SamLayout,
+    build_image_encoder,
+    build_mask_decoder,
+    build_prompt_encoder,
+    decoder_trunk,
+    encode,
+)
+
+# Where the three noise tokens stand in [iou, mask0..mask3, noise0..noise2].
+# official code: an off-by-one reads mask3, noise0, noise1; its weights work only with that slice.
+FIRST_NOISE_TOKEN = {"corrected": 5, "released": 4}
+
+
+class Generator(nn.Module):
+    """Noise generator on a SAM of any layout; see `forward`.
+
+    tokens: "corrected" reads the three noise tokens, "released" the slice of the released weights.
+    mean_free: subtract each channel's spatial mean from the logits before tanh, so that the noise
+        cannot saturate to one constant colour. logit_scale multiplies the logits. Both are for small
+        generators trained from scratch; the paper has neither (False, 1.0).
+    """
+
+    def __init__(
+        self, layout: SamLayout, *, tokens: str = "corrected", mean_free: bool = False, logit_scale: float = 1.0
+    ):
+        super().__init__()
+        self.layout, self.mean_free, self.logit_scale = layout, mean_free, logit_scale
+        self.tokens = tokens
+        self.image_encoder = build_image_encoder(layout)
+        self.prompt_encoder = build_prompt_encoder(layout)
+        self.mask_decoder = build_mask_decoder(layout)
+        c, early = layout.width, layout.embed_dim
+        self.noise_tokens = nn.Embedding(3, c)
+        self.noise_mlps = nn.ModuleList(MLP(c, c, c // 8, 3) for _ in range(3))
+        self.noise_from_early = upscaling_branch(early, early, c, c // 8)
+        self.noise_from_embedding = upscaling_branch(c, c, c // 4, c // 8)
+        self.noise_from_upscaled = nn.Sequential(
+            nn.Conv2d(c // 8, c // 4, 3, padding=1), LayerNorm2d(c // 4), nn.GELU(), nn.Conv2d(c // 4, c // 8, 3, padding=1)
+        )
+        self._init_noise_head()
+
+    def _init_noise_head(self) -> None:
+        nn.init.xavier_uniform_(self.noise_tokens.weight)
+        for branch in (self.noise_from_early, self.noise_from_embedding, self.noise_from_upscaled):
+            for layer in branch:
+                if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                    nn.init.xavier_uniform_(layer.weight)
+
+    def train_only_noise_head(self) -> None:
+        """Freeze SAM, as the paper does with pretrained weights; the new parameters stay trainable."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith("noise_"))
+
+    def freeze_unused(self) -> None:
+        """Freeze the two SAM heads that no noise depends on (kept so that checkpoints keep their shape)."""
+        self.mask_decoder.output_hypernetworks_mlps.requires_grad_(False)
+        self.mask_decoder.iou_prediction_head.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        """x `(N,3,S,S)` in [0,1], padded black to a square, with N prompts -> noise `(N,3,S/4,S/4)` in (-1,1).
+
+        (A quarter of the input for SAM's patch of 16; in general the grid is four times the token grid.)
+        """
+        embedding, early = encode(self.image_encoder, x)
+        decoder = self.mask_decoder
+        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, self.noise_tokens.weight])
+        hs, upscaled = decoder_trunk(decoder, self.prompt_encoder, embedding, tokens, prompts)
+
+        first = FIRST_NOISE_TOKEN[self.tokens]
+        token = torch.stack([mlp(hs[:, first + i]) for i, mlp in enumerate(self.noise_mlps)], dim=1)  # (N,3,c/8)
+        feature = (
+            self.noise_from_upscaled(upscaled) + self.noise_from_embedding(embedding) + self.noise_from_early(early)
+        )  # (N,c/8,g,g)
+        logits = torch.einsum("nkc,nchw->nkhw", token.float(), feature.float()) * self.logit_scale
+        if self.mean_free:
+            logits = logits - logits.mean(dim=(2, 3), keepdim=True)
+        return torch.tanh(logits)
+
+    @torch.inference_mode()
+    def noise(
+        self,
+        picture: np.ndarray,
+        *,
+        mask: np.ndarray | None = None,
+        box: tuple[float, float, float, float] | None = None,
+        points: np.ndarray | None = None,
+    ) -> torch.Tensor:
+        """Noise for one 8-bit picture, raw: float `(3,g,g)` in [-1,1] on the padded square.
+
+        picture uint8 `(H,W,3)`; at least one prompt in its pixels: mask bool `(H,W)`, box xyxy, points `(k,2)` xy.
+        `place_noise` brings the result to the picture's size.
+        """
+        device = self.noise_tokens.weight.device
+        x = square(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255, self.layout.image_size)
+        prompts = self._prompts_of(picture.shape[:2], mask, box, points)
+        was_training = self.training
+        noise = self.eval()(x.to(device), prompts.to(device))[0].float().cpu()
+        self.train(was_training)
+        return noise
+
+    def _prompts_of(self, shape: tuple[int, int], mask, box, points) -> Prompts:
+        """Prompts in pixels of a picture -> prompts in pixels of the model's padded square."""
+        scale, grid = self.layout.image_size / max(shape), self.layout.grid
+        if mask is None:
+            masks = torch.zeros(1, 1, grid, grid)
+        else:
+            # paper 5.1: nearest to the input square, then bilinear to the prompt grid and rounded
+            whole = square(torch.from_numpy(np.array(mask))[None, None].float(), self.layout.image_size, "nearest")
+            masks = mask_prompt(whole, grid)
+        return Prompts(
+            boxes=torch.as_tensor(box if box is not None else (0, 0, 0, 0)).float().reshape(1, 4) * scale,
+            points=torch.as_tensor(points if points is not None else [(0, 0)]).float().reshape(1, -1, 2) * scale,
+            masks=masks,
+            use=torch.tensor([[box is not None, points is not None, mask is not None]]),
+        )
+
+
+def upscaling_branch(channels: int, hidden: int, middle: int, out: int) -> nn.Sequential:
+    """3x3 convolution, then two 2x2 transposed convolutions: `(N,channels,t,t)` -> `(N,out,4t,4t)`."""
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 3, padding=1),
+        LayerNorm2d(hidden),
+        nn.GELU(),
+        nn.ConvTranspose2d(hidden, middle, 2, stride=2),
+        LayerNorm2d(middle),
+        nn.GELU(),
+        nn.ConvTranspose2d(middle, out, 2, stride=2),
+    )
+
+
+def square(x: torch.Tensor, size: int, mode: str = "bilinear") -> torch.Tensor:
+    """Pad `(N,C,H,W)` with 0 right and below to a square, then resize it to `size`.
+
+    Bilinear shrinking is antialiased (official code: it is not, which aliases large pictures).
+    """
+    side = max(x.shape[2:])
+    x = F.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
+    if mode == "nearest":
+        return F.interpolate(x, (size, size), mode="nearest")
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=side > size)
+
+
+def place_noise(raw: torch.Tensor, height: int, width: int) -> np.ndarray:
+    """Raw noise `(3,g,g)` of the padded square -> float32 `(height,width,3)`: bilinear, then cropped (paper 2.3)."""
+    side = max(height, width)
+    full = F.interpolate(raw[None].float(), (side, side), mode="bilinear", align_corners=False)
+    return full[0, :, :height, :width].permute(1, 2, 0).numpy()
