@@ -38,7 +38,12 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, layout: SamLayout, *, tokens: str = "corrected", mean_free: bool = False, logit_scale: float = 1.0
+        self,
+        layout: SamLayout,
+        *,
+        tokens: str = "corrected",
+        mean_free: bool = False,
+        logit_scale: float = 1.0,
     ):
         super().__init__()
         self.layout, self.mean_free, self.logit_scale = layout, mean_free, logit_scale
@@ -52,7 +57,10 @@ class Generator(nn.Module):
         self.noise_from_early = upscaling_branch(early, early, c, c // 8)
         self.noise_from_embedding = upscaling_branch(c, c, c // 4, c // 8)
         self.noise_from_upscaled = nn.Sequential(
-            nn.Conv2d(c // 8, c // 4, 3, padding=1), LayerNorm2d(c // 4), nn.GELU(), nn.Conv2d(c // 4, c // 8, 3, padding=1)
+            nn.Conv2d(c // 8, c // 4, 3, padding=1),
+            LayerNorm2d(c // 4),
+            nn.GELU(),
+            nn.Conv2d(c // 4, c // 8, 3, padding=1),
         )
         self._init_noise_head()
 

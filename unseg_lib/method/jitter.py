@@ -5,7 +5,11 @@ from torch.nn import functional as F
 
 
 def large_scale_jitter(
-    image: torch.Tensor, mask: torch.Tensor, size: int, rng: torch.Generator, scales: tuple[float, float] = (0.1, 2.0)
+    image: torch.Tensor,
+    mask: torch.Tensor,
+    size: int,
+    rng: torch.Generator,
+    scales: tuple[float, float] = (0.1, 2.0),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Jitter one picture and its mask to `size` x `size`.
 

@@ -18,7 +18,10 @@ def sample_at(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 
 def uncertain_points(logits: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
-    """Draw `(N,count,2)` points in [0,1]: three quarters where the logits `(N,1,H,W)` are nearest to zero, the rest uniform."""
+    """Draw `(N,count,2)` points in [0,1] for logits `(N,1,H,W)`.
+
+    Three quarters lie where the logits are nearest to zero, among three times as many; the rest is uniform.
+    """
     n, important = len(logits), int(IMPORTANT * count)
     candidates = torch.rand(n, int(OVERSAMPLE * count), 2, generator=rng).to(logits.device)
     certainty = sample_at(logits, candidates).abs()

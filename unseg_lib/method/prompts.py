@@ -27,7 +27,9 @@ class Prompts:
     masks: torch.Tensor
     use: torch.Tensor
 
-    def by_kind(self) -> Iterator[tuple[torch.Tensor, tuple | None, torch.Tensor | None, torch.Tensor | None]]:
+    def by_kind(
+        self,
+    ) -> Iterator[tuple[torch.Tensor, tuple | None, torch.Tensor | None, torch.Tensor | None]]:
         """Yield (rows, points, boxes, masks) for every combination of kinds that occurs."""
         code = self.use.long() @ torch.tensor([1, 2, 4], device=self.use.device)
         for value in code.unique().tolist():

@@ -85,7 +85,11 @@ class UNetSurrogate(nn.Module):
 def two_convs(inside: int, outside: int) -> nn.Sequential:
     layers = []
     for channels in (inside, outside):
-        layers += [nn.Conv2d(channels, outside, 3, padding=1), nn.GroupNorm(8, outside), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(channels, outside, 3, padding=1),
+            nn.GroupNorm(8, outside),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers)
 
 

@@ -56,7 +56,9 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
             options = json.loads((file.metadata() or {}).get("unseg_generator", "null"))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no dict
     except SafetensorError as error:
-        raise UnsegError(f"Expected a generator in {path}, found a broken file ({error}); copy or train it again.") from error
+        raise UnsegError(
+            f"Expected a generator in {path}, found a broken file ({error}); copy or train it again."
+        ) from error
     if options is None:
         raise UnsegError(f"Expected a generator written by this library in {path}, found other weights.")
     layout = options.pop("layout")
@@ -150,7 +152,9 @@ def load_released_generator(path: str | Path, sha256: str | None = None, layout:
     sam |= {mine: state[foreign] for mine, foreign in renamed.items()}
     missing, unexpected = generator.load_state_dict(_same_shape(generator, sam, path), strict=False)
     if missing or unexpected:
-        raise UnsegError(f"Expected the released generator in {path}, found missing {missing[:2]}, unknown {unexpected[:2]}.")
+        raise UnsegError(
+            f"Expected the released generator in {path}, found missing {missing[:2]}, unknown {unexpected[:2]}."
+        )
     return generator.eval()
 
 
