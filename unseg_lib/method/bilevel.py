@@ -1,0 +1,206 @@
+"""The bilevel game: generator and surrogate take turns at the same loss (paper section 3, 4.7).
+
+S-phase: the surrogate learns to segment noised pictures, the generator is fixed.
+G-phase: the generator makes the fixed surrogate's task easy, so that the noise, not the picture, is
+what a model learns from. "Label modification" asks for an all-ones mask in the G-phase.
+
+Everything random is derived from (seed, step) or (seed, epoch, picture), so a run that was killed
+continues from its last checkpoint with the same numbers.
+"""
+
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_csv, write_json
+from unseg_lib.method.budget import budget_map
+from unseg_lib.method.config import BilevelConfig, phase_of
+from unseg_lib.method.losses import segmentation_loss
+from unseg_lib.method.pairs import batches, steps_per_epoch
+from unseg_lib.method.players import Game
+from unseg_lib.method.prompts import all_prompts, one_kind, subset
+from unseg_lib.method.sam import LAYOUTS
+from unseg_lib.method.weights import save_generator
+from unseg_lib.progress import progress
+from unseg_lib.seeds import torch_rng
+
+
+def noised(
+    config: BilevelConfig,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    noise: torch.Tensor,
+    gray: torch.Tensor,
+    size: int,
+):
+    """Put noise on pictures at the surrogate's size (paper 2.3).
+
+    x `(N,3,S,S)` in [0,1], y `(N,1,S,S)` soft mask, noise `(N,3,g,g)` in (-1,1), gray bool `(N,)`.
+    Returns the noised pictures `(N,3,size,size)` and the masks at that size.
+    """
+    x, y, noise = resize(x, size), resize(y, size), resize(noise, size)
+    noise = torch.where(gray.view(-1, 1, 1, 1), noise.mean(dim=1, keepdim=True), noise)
+    budget = budget_map(y > 0.5, config.train_eps, config.train_eps_bg)
+    return (x + noise * budget).clamp(0, 1), y
+
+
+def resize(x: torch.Tensor, size: int) -> torch.Tensor:
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=x.shape[-1] > size)
+
+
+def play(config: BilevelConfig, players: dict, seen_by: dict, batch, phase: str, rng: torch.Generator):
+    """One move: the loss of the player whose turn it is, and the noise for the log.
+
+    players: "generator" and "surrogate"; seen_by: the surrogate's input "size" and prompt "grid";
+    batch: x `(N,3,S,S)` and y `(N,1,S,S)` in [0,1] at the generator's size.
+    """
+    x, y = batch
+    gray = (torch.rand(len(x), generator=rng) < config.gray).to(x.device)
+    x = torch.where(gray.view(-1, 1, 1, 1), x.mean(dim=1, keepdim=True), x)
+
+    shown = subset(all_prompts(y, LAYOUTS[config.layout].grid, rng), rng)
+    with torch.set_grad_enabled(phase == "generator"):
+        noise = players["generator"](x, shown)
+    x_noised, y_small = noised(config, x, y, noise, gray, seen_by["size"])
+
+    asked = one_kind(all_prompts(y_small, seen_by["grid"], rng), rng)
+    logits = players["surrogate"](x_noised, asked)
+    # paper 4.4: label modification asks the fixed surrogate for "object everywhere"
+    target = torch.ones_like(y_small) if phase == "generator" and config.target == "ones" else y_small
+    return segmentation_loss(logits, target, rng, config.loss_points), noise.detach()
+
+
+def train_step(config: BilevelConfig, fabric, game: Game, batch, phase: str, step: int) -> dict:
+    """One step of the player whose turn it is; the other one only passes values and gradients through."""
+    idle = "generator" if phase == "surrogate" else "surrogate"
+    players = {phase: game.players[phase].train(), idle: game.bare(idle).eval()}
+    optimiser = game.optimisers[phase]
+    rng = torch_rng(config.seed, "step", step, fabric.global_rank)
+    with frozen(players[idle]):
+        with fabric.autocast():
+            loss, noise = play(config, players, game.seen_by_surrogate, batch, phase, rng)
+        optimiser.zero_grad()
+        fabric.backward(loss)
+        gradients = [p.grad for p in players[phase].parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        _check_finite(loss, norm, phase, step, optimiser)
+        optimiser.step()
+    return {"loss": loss.item(), "gradient": norm.item()} | noise_statistics(noise)
+
+
+@contextmanager
+def frozen(module: torch.nn.Module):
+    """Let gradients pass through a module without computing those of its parameters."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _check_finite(loss: torch.Tensor, norm: torch.Tensor, phase: str, step: int, optimiser) -> None:
+    if torch.isfinite(loss) and torch.isfinite(norm):
+        return
+    raise UnsegError(
+        f"Expected a finite loss and gradient, found loss {loss.item():g} and gradient norm {norm.item():g} at step "
+        f"{step} ({phase} phase, learning rate {optimiser.param_groups[0]['lr']:g}); "
+        "lower the learning rate or use full precision."
+    )
+
+
+def noise_statistics(noise: torch.Tensor) -> dict[str, float]:
+    """Signs of a degenerate generator, for noise `(N,3,g,g)`.
+
+    rms: strength, 1 = saturated. spatial_std: 0 = one constant colour. picture_std: 0 = the same noise
+    for every picture (needs N > 1).
+    """
+    noise = noise.float()
+    across = noise.std(dim=0).mean() if len(noise) > 1 else noise.new_zeros(())
+    return {
+        "rms": noise.square().mean().sqrt().item(),
+        "spatial_std": noise.std(dim=(2, 3)).mean().item(),
+        "picture_std": across.item(),
+    }
+
+
+def train_generator(
+    config: BilevelConfig,
+    pairs,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "32-true",
+    checkpoint_every: int = 50,
+    workers: int = 0,
+) -> Path:
+    """Train a generator on picture-mask pairs and return the path of its weights in `out`.
+
+    pairs: a sequence of (picture uint8 `(H,W,3)`, mask bool or 0..255 `(H,W)`). `out` receives
+    generator.safetensors, log.csv (one row per step) and, until the end, a checkpoint every
+    `checkpoint_every` steps from which the same call continues. device: auto, cpu, cuda, mps;
+    precision: Lightning Fabric's ("32-true", "bf16-mixed").
+    """
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
+    out = Path(out)
+    finished = out / "generator.safetensors"
+    _claim(out, config, len(pairs))
+    if finished.exists():
+        return finished
+    strategy = DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto"
+    fabric = Fabric(accelerator=device, devices=devices, strategy=strategy, precision=precision)
+    fabric.launch()
+    game, log, start = Game(config, fabric), [], 0
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        game.load_state(saved["game"])
+        start, log = saved["step"], read_csv(out / "log.csv")[: saved["step"]]
+
+    per_epoch = steps_per_epoch(len(pairs), config, fabric.world_size)
+    total = config.steps or config.epochs * per_epoch
+    stream = batches(pairs, config, start, total, fabric, workers)
+    for step, batch in progress(enumerate(stream, start), "generator", total=total, initial=start):
+        epoch = step // per_epoch
+        game.set_learning_rates(0.1 if config.drop_epoch and epoch >= config.drop_epoch else 1.0, config)
+        phase = phase_of(config, step, per_epoch)
+        log.append({"step": step, "phase": phase} | train_step(config, fabric, game, batch, phase, step))
+        if (step + 1) % checkpoint_every == 0 and step + 1 < total and fabric.is_global_zero:
+            write_csv(out / "log.csv", log)  # first the log: a checkpoint never knows more than it
+            with whole_file(checkpoint) as partial:
+                torch.save({"step": step + 1, "game": game.state()}, partial)
+    if fabric.is_global_zero:
+        write_csv(out / "log.csv", log)
+        save_generator(game.bare("generator"), finished, {"config": asdict(config), "pictures": len(pairs)})
+        checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
+    return finished
+
+
+def _claim(out: Path, config: BilevelConfig, pictures: int) -> None:
+    """Note in `out` what is trained there; refuse to continue something else."""
+    weights = {
+        k: sha256_of(v) for k in ("sam_weights", "mae_weights") if (v := getattr(config, k)) and Path(v).is_file()
+    }
+    mine = {k: list(v) if isinstance(v, tuple) else v for k, v in (asdict(config) | weights).items()}
+    mine["pictures"] = pictures
+    note = out / "training.json"
+    if not note.exists():
+        write_json(note, mine)
+    elif (found := read_json(note)) != mine:
+        changed = sorted(k for k in mine | found if mine.get(k) != found.get(k))
+        raise UnsegError(
+            f"Expected {out} to hold this training, found one with other settings ({', '.join(changed)}); "
+            "choose another folder or delete this one."
+        )

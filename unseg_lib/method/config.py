@@ -1,0 +1,58 @@
+"""Settings of the bilevel training: the published numbers are the defaults (paper 4.2-4.5)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from unseg_lib.errors import UnsegError, pick
+from unseg_lib.method.sam import LAYOUTS
+
+TARGETS = ("ones", "true")
+OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+@dataclass(frozen=True)
+class BilevelConfig:
+    """Settings of one training; the defaults are the published ones (paper 4.2-4.5), per GPU."""
+
+    layout: str = "vit_b"
+    sam_weights: str = ""  # SAM checkpoint for the generator ("" = random, then all of it is trained)
+    mean_free: bool = False
+    logit_scale: float = 1.0
+    surrogate: str = "sam"
+    mae_weights: str = ""  # MAE checkpoint for the surrogate's encoder ("" = random)
+    epochs: int = 27
+    steps: int = 0  # > 0: stop after that many steps, whatever the epochs
+    batch_size: int = 4
+    alternation: str = "epoch"  # whole epochs, or "steps"
+    surrogate_turn: int = 1  # epochs or steps of the surrogate, then ...
+    generator_turn: int = 3  # ... of the generator
+    optimiser: str = "adam"
+    generator_lr: float = 1e-4
+    surrogate_lr: float = 1e-4
+    drop_epoch: int = 20  # learning rates times 0.1 from here on; 0 = never
+    train_eps: float = 1.0  # over 255; "epsilon generalisation" uses 8 later
+    train_eps_bg: float = 0.25
+    target: str = "ones"  # label modification; "true" = the true mask in both phases
+    scales: tuple[float, float] = (0.1, 2.0)  # large-scale jitter
+    gray: float = 0.0  # share of pictures shown gray, with the gray component of their noise
+    loss_points: int = 112 * 112
+    seed: int = 42
+
+    def __post_init__(self):
+        pick(LAYOUTS, self.layout, "layout")
+        pick(OPTIMISERS, self.optimiser, "optimiser")
+        for value, known in ((self.target, TARGETS), (self.alternation, ("epoch", "steps"))):
+            if value not in known:
+                raise UnsegError(f"Expected one of {', '.join(known)}, found '{value}'.")
+        if not 0 < self.train_eps_bg <= self.train_eps:
+            raise UnsegError(f"Expected 0 < train_eps_bg <= train_eps, found {self.train_eps_bg} and {self.train_eps}.")
+        if self.surrogate_turn < 1 or self.generator_turn < 1 or self.batch_size < 1:
+            raise UnsegError("Expected surrogate_turn, generator_turn and batch_size of at least 1.")
+
+
+def phase_of(config: BilevelConfig, step: int, steps_per_epoch: int) -> str:
+    """Whose turn it is at a step: "surrogate" or "generator". Published: epochs 0, 4, 8 ... are the surrogate's."""
+    unit = step // steps_per_epoch if config.alternation == "epoch" else step
+    turn = config.surrogate_turn + config.generator_turn
+    return "surrogate" if unit % turn < config.surrogate_turn else "generator"
