@@ -96,7 +96,8 @@ class Generator(nn.Module):
         feature = (
             self.noise_from_upscaled(upscaled) + self.noise_from_embedding(embedding) + self.noise_from_early(early)
         )  # (N,c/8,g,g)
-        logits = torch.einsum("nkc,nchw->nkhw", token.float(), feature.float()) * self.logit_scale
+        with torch.autocast(x.device.type, enabled=False):  # the read-out stays in full precision under bf16
+            logits = torch.einsum("nkc,nchw->nkhw", token.float(), feature.float()) * self.logit_scale
         if self.mean_free:
             logits = logits - logits.mean(dim=(2, 3), keepdim=True)
         return torch.tanh(logits)

@@ -14,7 +14,7 @@ POINTS = 10
 MIN_PIXELS = 1  # a region with fewer pixels has no box and no points, only its (empty) mask
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric rebuilds it when it moves the inputs of a module
 class Prompts:
     """Prompts of N pictures: every kind is there, `use` says which kinds count for which picture.
 

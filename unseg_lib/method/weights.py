@@ -30,7 +30,8 @@ def save_generator(generator: Generator, path: str | Path, about: dict | None = 
         "mean_free": generator.mean_free,
         "logit_scale": generator.logit_scale,
     }
-    metadata = {"unseg_generator": json.dumps(options), "about": json.dumps(about or {}, sort_keys=True)}
+    # one entry: safetensors keeps several in no fixed order, and equal generators are equal files
+    metadata = {"unseg_generator": json.dumps({"options": options, "about": about or {}}, sort_keys=True)}
     with whole_file(path) as partial:
         save_file({k: v.detach().cpu().contiguous() for k, v in generator.state_dict().items()}, partial, metadata)
 
@@ -61,6 +62,7 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
         ) from error
     if options is None:
         raise UnsegError(f"Expected a generator written by this library in {path}, found other weights.")
+    options = options["options"]
     layout = options.pop("layout")
     layout["global_blocks"] = tuple(layout["global_blocks"])
     generator = Generator(SamLayout(**layout), **options)

@@ -1,0 +1,234 @@
+"""The game: whose turn it is, who is trained, both targets, and a resume that changes nothing."""
+
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_csv
+from unseg_lib.method import bilevel
+from unseg_lib.method.bilevel import noise_statistics, train_generator
+from unseg_lib.method.config import BilevelConfig, phase_of
+from unseg_lib.method.pairs import _keys
+from unseg_lib.method.players import Game
+
+TINY = dict(
+    layout="tiny",
+    batch_size=2,
+    steps=6,
+    alternation="steps",
+    surrogate_turn=1,
+    generator_turn=1,
+    loss_points=64,
+    train_eps=8.0,
+    train_eps_bg=2.0,
+    scales=(0.5, 1.5),
+)
+
+
+def pairs(n=6):
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(n):
+        mask = np.zeros((24, 30), bool)
+        mask[4 : 10 + i, 6:20] = True
+        made.append((rng.integers(0, 256, (24, 30, 3), dtype=np.uint8), mask))
+    return made
+
+
+def test_published_alternation_is_one_epoch_in_four():
+    config = BilevelConfig()
+    turns = ["S" if phase_of(config, e * 1385, 1385) == "surrogate" else "G" for e in range(27)]
+    assert [e for e, turn in enumerate(turns) if turn == "S"] == [0, 4, 8, 12, 16, 20, 24]
+    assert turns.count("G") == 20
+
+
+def test_alternation_by_steps():
+    config = BilevelConfig(alternation="steps", surrogate_turn=2, generator_turn=3)
+    assert "".join(phase_of(config, s, 100)[0] for s in range(10)) == "ssgggssggg"
+
+
+def test_every_picture_once_per_epoch_and_shared_between_ranks():
+    config = BilevelConfig(**TINY)
+    ranks = [list(_keys(8, config, 0, 2, rank, 2)) for rank in range(2)]
+    seen = [i for batch in (*ranks[0], *ranks[1]) for _, i in batch]
+    assert sorted(seen) == list(range(8))
+    later = list(_keys(8, config, 1, 2, 0, 2))
+    assert later == ranks[0][1:]  # starting at a step gives that step's batch
+
+
+def state_of(game, name):
+    return {k: v.clone() for k, v in game.bare(name).state_dict().items()}
+
+
+@pytest.mark.parametrize("phase", ["surrogate", "generator"])
+@pytest.mark.parametrize("target", ["ones", "true"])
+def test_a_step_moves_one_player_only(phase, target):
+    from lightning.fabric import Fabric
+
+    config, fabric = BilevelConfig(**TINY | {"target": target}), Fabric(accelerator="cpu")
+    game = Game(config, fabric)
+    before = {name: state_of(game, name) for name in game.players}
+    x, y = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
+    y[..., 4:20, 4:20] = 1
+    row = bilevel.train_step(config, fabric, game, (x, y), phase, 0)
+    assert math.isfinite(row["loss"]) and row["gradient"] > 0
+    for name in game.players:
+        same = all(torch.equal(v, before[name][k]) for k, v in game.bare(name).state_dict().items())
+        assert same == (name != phase)
+    assert all(p.requires_grad for p in game.bare("surrogate").parameters())
+
+
+def test_label_modification_changes_the_generators_target():
+    captured = {}
+    original = bilevel.segmentation_loss
+
+    def spy(logits, target, rng, count):
+        captured["target"] = target
+        return original(logits, target, rng, count)
+
+    x, y = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
+    y[..., :16] = 1
+    from lightning.fabric import Fabric
+
+    bilevel.segmentation_loss = spy
+    try:
+        for target, phase, share in (("ones", "generator", 1.0), ("true", "generator", 0.5), ("ones", "surrogate", 0.5)):
+            config, fabric = BilevelConfig(**TINY | {"target": target}), Fabric(accelerator="cpu")
+            bilevel.train_step(config, fabric, Game(config, fabric), (x, y), phase, 0)
+            assert captured["target"].mean().item() == pytest.approx(share, abs=0.02)
+    finally:
+        bilevel.segmentation_loss = original
+
+
+def test_noise_obeys_the_training_budget_inside_and_outside():
+    config = BilevelConfig(**TINY)
+    x, y = torch.full((1, 3, 32, 32), 0.5), torch.zeros(1, 1, 32, 32)
+    y[..., :16] = 1
+    noise = torch.ones(1, 3, 32, 32)
+    result, _ = bilevel.noised(config, x, y, noise, torch.tensor([False]), 32)
+    change = (result - x)[0, 0] * 255
+    assert change[:, :16].allclose(torch.tensor(8.0)) and change[:, 16:].allclose(torch.tensor(2.0), atol=1e-4)
+
+
+def test_gray_pictures_get_the_mean_of_the_noise():
+    config = BilevelConfig(**TINY)
+    x, y = torch.full((2, 3, 32, 32), 0.5), torch.ones(2, 1, 32, 32)
+    noise = torch.tensor([1.0, 0.0, -0.4]).view(1, 3, 1, 1).expand(2, 3, 32, 32)
+    result, _ = bilevel.noised(config, x, y, noise, torch.tensor([True, False]), 32)
+    assert torch.allclose((result - x)[0] * 255, torch.tensor(0.2 * 8), atol=1e-3)
+    assert torch.allclose((result - x)[1, 1] * 255, torch.tensor(0.0), atol=1e-3)
+
+
+def test_signs_of_a_degenerate_generator():
+    constant = noise_statistics(torch.ones(4, 3, 8, 8))
+    assert constant["rms"] == 1 and constant["spatial_std"] == 0 and constant["picture_std"] == 0
+    tile = noise_statistics(torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).repeat(4, 1, 1, 1))
+    assert tile["spatial_std"] > 0.2 and tile["picture_std"] < 1e-6
+
+
+class Killed(Exception):
+    pass
+
+
+def dying(data, after):
+    """Pairs that die after a number of reads: a crash in the middle of a run."""
+
+    class Dying(list):
+        reads = 0
+
+        def __getitem__(self, i):
+            Dying.reads += 1
+            if Dying.reads > after:
+                raise Killed
+            return list.__getitem__(self, i)
+
+    return Dying(data)
+
+
+def test_a_killed_run_continues_to_the_same_bytes(tmp_path):
+    config = BilevelConfig(**TINY)
+    whole = train_generator(config, pairs(), tmp_path / "whole", device="cpu", checkpoint_every=2)
+    with pytest.raises(Killed):
+        train_generator(config, dying(pairs(), 2 * 5), tmp_path / "killed", device="cpu", checkpoint_every=2)
+    assert not (tmp_path / "killed/generator.safetensors").exists()
+    resumed = train_generator(config, pairs(), tmp_path / "killed", device="cpu", checkpoint_every=2)
+    assert whole.read_bytes() == resumed.read_bytes()
+    assert read_csv(tmp_path / "whole/log.csv") == read_csv(tmp_path / "killed/log.csv")
+    assert not list((tmp_path / "killed").glob("checkpoint*"))
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, {tests!r})
+import test_bilevel as t
+from pathlib import Path
+config = t.BilevelConfig(**t.TINY | dict(steps=40))
+t.train_generator(config, t.pairs(), Path({out!r}), device="cpu", checkpoint_every=1)
+"""
+
+
+def test_kill_minus_nine_loses_nothing(tmp_path):
+    from pathlib import Path
+
+    config = BilevelConfig(**TINY | dict(steps=40))
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent), out=str(out))])
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = train_generator(config, pairs(), out, device="cpu", checkpoint_every=1)
+    whole = train_generator(config, pairs(), tmp_path / "whole", device="cpu", checkpoint_every=50)
+    one, two = load_file(resumed), load_file(whole)
+    # another process may use other threads: equal to rounding, not to the bit
+    assert all(torch.allclose(one[k], two[k], atol=1e-3) for k in one)
+
+
+def test_a_finished_run_is_not_done_again_and_another_one_is_refused(tmp_path):
+    config = BilevelConfig(**TINY | dict(steps=2))
+    path = train_generator(config, pairs(), tmp_path, device="cpu")
+    stamp = path.stat().st_mtime_ns
+    assert train_generator(config, pairs(), tmp_path, device="cpu").stat().st_mtime_ns == stamp
+    with pytest.raises(UnsegError, match="other settings \\(seed\\)"):
+        train_generator(BilevelConfig(**TINY | dict(steps=2, seed=1)), pairs(), tmp_path, device="cpu")
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
+    config = BilevelConfig(**TINY | dict(surrogate_lr=1e30, generator_lr=1e30))
+    with pytest.raises(UnsegError, match=r"finite loss and gradient.*at step \d.*phase"):
+        train_generator(config, pairs(), tmp_path, device="cpu")
+
+
+def test_bf16_trains(tmp_path):
+    config = BilevelConfig(**TINY | dict(steps=2))
+    assert train_generator(config, pairs(), tmp_path, device="cpu", precision="bf16-mixed").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong,message",
+    [
+        (dict(layout="vitb"), "did you mean 'vit_b'"),
+        (dict(target="all"), "Expected one of ones, true"),
+        (dict(train_eps=1.0, train_eps_bg=2.0), "train_eps_bg <= train_eps"),
+        (dict(batch_size=0), "at least 1"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong, message):
+    with pytest.raises(UnsegError, match=message):
+        BilevelConfig(**wrong)
+
+
+def test_too_few_pictures_and_wrong_masks(tmp_path):
+    with pytest.raises(UnsegError, match="at least 2 pictures"):
+        train_generator(BilevelConfig(**TINY), pairs(1), tmp_path / "a", device="cpu")
+    broken = [(p, m[:5]) for p, m in pairs()]
+    with pytest.raises(UnsegError, match="Expected mask"):
+        train_generator(BilevelConfig(**TINY), broken, tmp_path / "b", device="cpu")

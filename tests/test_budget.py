@@ -1,0 +1,73 @@
+"""The budget is a guarantee: hand-computed cases, then any picture, noise, mask and budget."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unseg_lib.method.budget import add_noise, budget_map, measure
+
+
+def full(value, shape=(2, 2, 3), dtype=np.uint8):
+    return np.full(shape, value, dtype)
+
+
+def test_budget_map_divides_once():
+    mask = torch.tensor([[True, False]])
+    assert torch.allclose(budget_map(mask, 8, 2), torch.tensor([[8 / 255, 2 / 255]]))
+
+
+def test_add_noise_by_hand():
+    mask = np.array([[True, True], [False, False]])
+    result = add_noise(full(100), full(1.0, dtype=np.float32), mask, 8, 2)
+    assert (result[mask] == 108).all() and (result[~mask] == 102).all()
+    half = add_noise(full(100), full(-0.5, dtype=np.float32), mask, 8, 2)
+    assert (half[mask] == 96).all() and (half[~mask] == 99).all()
+
+
+def test_add_noise_clips_to_the_8_bit_range():
+    everywhere = np.ones((2, 2), bool)
+    assert (add_noise(full(252), full(1.0, dtype=np.float32), everywhere, 8, 2) == 255).all()
+    assert (add_noise(full(3), full(-1.0, dtype=np.float32), everywhere, 8, 2) == 0).all()
+
+
+def test_a_fractional_budget_is_never_rounded_up():
+    result = add_noise(full(100), full(1.0, dtype=np.float32), np.ones((2, 2), bool), 2.7, 0.25)
+    assert (result == 102).all()
+
+
+def test_gray_noise_keeps_channels_equal_and_is_the_mean():
+    noise = np.zeros((2, 2, 3), np.float32) + np.array([1.0, 0.5, 0.0], np.float32)
+    result = add_noise(full(100), noise, np.ones((2, 2), bool), 8, 2, gray=True)
+    assert (result == 104).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), eps=st.floats(0, 40), ratio=st.floats(0, 1), gray=st.booleans(), share=st.floats(0, 1)
+)
+def test_no_pixel_leaves_its_budget(seed, eps, ratio, gray, share):
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    noise = rng.uniform(-1, 1, (9, 7, 3)).astype(np.float32)
+    mask = rng.random((9, 7)) < share
+    change = np.abs(add_noise(picture, noise, mask, eps, eps * ratio, gray=gray).astype(int) - picture)
+    assert (change[mask] <= eps).all()
+    assert (change[~mask] <= eps * ratio).all()
+
+
+def test_measure_by_hand():
+    original, poisoned, mask = full(100, (8, 8, 3)), full(100, (8, 8, 3)), np.zeros((8, 8), bool)
+    mask[:4], poisoned[:4] = True, 104
+    poisoned[4:] = 99
+    found = measure(original, poisoned, mask)
+    assert (found["linf_inside"], found["linf_outside"]) == (4, 1)
+    assert found["rms"] == pytest.approx(np.sqrt((16 + 1) / 2))
+    assert found["psnr"] == pytest.approx(20 * np.log10(255 / found["rms"]))
+    assert 0 < found["ssim"] < 1
+
+
+def test_measure_of_an_unchanged_picture():
+    found = measure(full(7, (3, 3, 3)), full(7, (3, 3, 3)), np.zeros((3, 3), bool))
+    assert found == {"linf_inside": 0, "linf_outside": 0, "rms": 0.0, "psnr": float("inf"), "ssim": 1.0}

@@ -1,0 +1,259 @@
+"""Generator and surrogate: the published sizes, what is read, what is trained, and weights from elsewhere."""
+
+import numpy as np
+import pytest
+import torch
+from segment_anything.build_sam import sam_model_registry
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import sha256_of
+from unseg_lib.method import weights
+from unseg_lib.method.generator import Generator, place_noise, square
+from unseg_lib.method.prompts import Prompts, all_prompts, only, subset
+from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
+from unseg_lib.method.surrogate import SURROGATES, build_surrogate
+from unseg_lib.seeds import torch_rng
+
+TINY = LAYOUTS["tiny"]
+
+
+def count(module, prefix=""):
+    return sum(p.numel() for name, p in module.named_parameters() if name.startswith(prefix))
+
+
+def tiny_generator(**options):
+    torch.manual_seed(0)
+    return Generator(TINY, **options).eval()
+
+
+def batch(n=3):
+    mask = torch.zeros(n, 1, 32, 32)
+    mask[..., 4:20, 8:28] = 1
+    return torch.rand(n, 3, 32, 32, generator=torch_rng("x")), all_prompts(mask, TINY.grid, torch_rng("p"))
+
+
+def test_parameter_counts_are_the_published_ones():
+    with torch.device("meta"):
+        generator, surrogate = Generator(LAYOUTS["vit_b"]), build_surrogate("sam", LAYOUTS["vit_b"])
+    assert count(generator, "noise_") == 7_252_544
+    assert count(generator, "noise_mlps") == 419_424
+    assert count(generator, "noise_from_early") == 6_130_720
+    assert count(generator, "noise_from_embedding") == 664_544
+    assert count(generator, "noise_from_upscaled") == 37_088
+    assert count(generator) == 100_988_016
+    assert count(surrogate) == 91_070_476
+    assert count(surrogate, "image_encoder") == 87_278_848
+    assert count(surrogate, "mask_decoder") == 3_785_408
+
+
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_sam_parts_have_the_official_keys_and_shapes(name):
+    with torch.device("meta"):
+        official, ours = sam_model_registry[name](), Generator(LAYOUTS[name])
+    theirs = {k: v.shape for k, v in official.state_dict().items() if not k.startswith("pixel_")}
+    assert theirs == {k: v.shape for k, v in ours.state_dict().items() if not k.startswith("noise_")}
+
+
+def test_noise_is_a_bounded_map_on_the_grid():
+    x, prompts = batch()
+    noise = tiny_generator()(x, prompts)
+    assert noise.shape == (3, 3, TINY.grid, TINY.grid) and noise.abs().max() < 1
+
+
+def test_our_pass_through_the_encoder_is_segment_anythings():
+    torch.manual_seed(0)
+    encoder = build_image_encoder(TINY).eval()
+    x = torch.rand(2, 3, 32, 32)
+    mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+    embedding, early = encode(encoder, x)
+    assert torch.allclose(embedding, encoder((x - mean.view(3, 1, 1)) / std.view(3, 1, 1)), atol=1e-6)
+    assert early.shape == (2, TINY.embed_dim, 8, 8)
+
+
+def test_a_batch_of_mixed_prompts_equals_one_picture_at_a_time():
+    generator, (x, prompts) = tiny_generator(), batch(6)
+    prompts = subset(prompts, torch_rng("mixed"))
+    together = generator(x, prompts)
+    for i in range(6):
+        single = Prompts(*(t[i : i + 1] for t in (prompts.boxes, prompts.points, prompts.masks, prompts.use)))
+        assert torch.allclose(together[i], generator(x[i : i + 1], single)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens,read", [("corrected", [0, 1, 2]), ("released", [0, 1])])
+def test_which_tokens_are_read(tokens, read):
+    """The released code reads [mask token 3, noise 0, noise 1]; noise token 2 then acts only on the others."""
+    generator, (x, prompts) = tiny_generator(tokens=tokens), batch(1)
+    noise = generator(x, only(prompts, "mask"))
+    first = 0 if tokens == "corrected" else 1
+    for channel in range(first, 3):
+        (gradient,) = torch.autograd.grad(
+            noise[0, channel].sum(), generator.noise_tokens.weight, retain_graph=True
+        )
+        # a token reaches its own read-out through the residual path, others only through attention
+        assert gradient.norm(dim=1).argmax().item() == read[channel - first]
+
+
+def test_mean_free_noise_cannot_be_one_constant():
+    x, prompts = batch()
+    generator = tiny_generator(mean_free=True)
+    logits = torch.atanh(generator(x, prompts).double())
+    assert logits.mean(dim=(2, 3)).abs().max() < 1e-5
+
+
+def test_only_the_new_parts_train_when_sam_is_frozen():
+    generator = tiny_generator()
+    generator.train_only_noise_head()
+    assert {n.split(".")[0] for n, p in generator.named_parameters() if p.requires_grad} == {
+        "noise_tokens",
+        "noise_mlps",
+        "noise_from_early",
+        "noise_from_embedding",
+        "noise_from_upscaled",
+    }
+
+
+def test_every_trainable_part_gets_a_gradient():
+    generator, (x, prompts) = tiny_generator().train(), batch()
+    generator.freeze_unused()
+    generator(x, prompts).square().mean().backward()
+    without = [n for n, p in generator.named_parameters() if p.requires_grad and p.grad is None]
+    # background points and the "no mask" embedding belong to prompts that were not used here
+    assert all(n.startswith(("prompt_encoder.point_embeddings.0", "prompt_encoder.no", "prompt_encoder.not")) for n in without)
+
+
+@pytest.mark.parametrize("prompt", [{"mask": True}, {"box": (3, 4, 30, 20)}, {"points": np.array([[5, 6], [9, 9]])}])
+def test_one_picture_any_prompt(prompt):
+    picture = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    if "mask" in prompt:
+        prompt = {"mask": np.arange(24 * 40).reshape(24, 40) % 7 == 0}
+    raw = tiny_generator().noise(picture, **prompt)
+    assert raw.shape == (3, TINY.grid, TINY.grid)
+    placed = place_noise(raw, 24, 40)
+    assert placed.shape == (24, 40, 3) and np.abs(placed).max() <= 1
+
+
+def test_place_noise_is_bilinear_on_the_padded_square():
+    raw = torch.zeros(3, 2, 2)
+    raw[:, 0, 1] = 1.0
+    placed = place_noise(raw, 2, 4)[..., 0]
+    assert placed[0].tolist() == [0.0, 0.25, 0.75, 1.0] and placed.shape == (2, 4)
+
+
+def test_square_pads_right_and_below_with_black():
+    x = square(torch.ones(1, 3, 4, 8), 8)
+    assert x.shape == (1, 3, 8, 8) and x[..., :4, :].min() == 1 and x[..., 4:, :].max() == 0
+
+
+@pytest.mark.parametrize("kind", sorted(SURROGATES))
+def test_surrogates_answer_with_mask_logits(kind):
+    surrogate = build_surrogate(kind, LAYOUTS["small"] if kind == "resnet50" else TINY).eval()
+    size = surrogate.size
+    mask = torch.zeros(2, 1, size, size)
+    mask[..., 2:9, 2:9] = 1
+    logits = surrogate(torch.rand(2, 3, size, size), only(all_prompts(mask, surrogate.grid, torch_rng(0)), "box"))
+    assert logits.shape[:2] == (2, 1) and logits.isfinite().all()
+    assert size == {"sam": 16, "resnet50": 48, "unet": 32}[kind]
+
+
+def test_generator_survives_its_file(tmp_path):
+    generator, (x, prompts) = tiny_generator(mean_free=True, logit_scale=0.5), batch()
+    weights.save_generator(generator, tmp_path / "g.safetensors", {"seed": 1})
+    again = weights.load_generator(tmp_path / "g.safetensors")
+    assert torch.equal(generator(x, prompts), again(x, prompts))
+
+
+def test_official_sam_checkpoint_loads(tmp_path):
+    generator, donor = tiny_generator(), tiny_generator()
+    state = {k: v + 1 for k, v in donor.state_dict().items() if not k.startswith("noise_")}
+    state |= {"pixel_mean": torch.zeros(3)}
+    torch.save(state, tmp_path / "sam.pth")
+    weights.load_sam(generator, tmp_path / "sam.pth", sha256_of(tmp_path / "sam.pth"))
+    assert torch.equal(generator.mask_decoder.iou_token.weight, donor.mask_decoder.iou_token.weight + 1)
+
+
+def test_wrong_checkpoints_are_refused_in_a_sentence(tmp_path):
+    generator, path = tiny_generator(), tmp_path / "sam.pth"
+    torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, path)
+    with pytest.raises(UnsegError, match=r"image_encoder.pos_embed of shape \(1, 8, 8, 32\)"):
+        weights.load_sam(generator, path)
+    with pytest.raises(UnsegError, match="sha256"):
+        weights.load_sam(generator, path, "0" * 64)
+    torch.save({}, path)
+    with pytest.raises(UnsegError, match="missing"):
+        weights.load_sam(generator, path)
+    path.write_bytes(b"no weights")
+    with pytest.raises(UnsegError, match="state dict"):
+        weights.load_sam(generator, path)
+    with pytest.raises(UnsegError, match="no such file"):
+        weights.load_sam(generator, tmp_path / "absent.pth")
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ("pwned", "w"))
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": Malicious()}, tmp_path / "evil.pth")
+    with pytest.raises(UnsegError, match="state dict"):
+        weights.read_foreign(tmp_path / "evil.pth")
+    assert not (tmp_path / "pwned").exists()
+
+
+def mae_checkpoint(encoder, side):
+    """What MAE publishes: timm's ViT keys, class token first in the position embedding, a decoder beside."""
+    state = {k.replace("mlp.lin", "mlp.fc"): v + 1 for k, v in encoder.state_dict().items() if "rel_pos" not in k}
+    state = {k: v for k, v in state.items() if k.startswith(("blocks", "patch_embed"))}
+    ramp = torch.arange(side * side, dtype=torch.float32).reshape(1, -1, 1).repeat(1, 1, TINY.embed_dim)
+    state["pos_embed"] = torch.cat([torch.full((1, 1, TINY.embed_dim), -99.0), ramp], dim=1)
+    return state | {"cls_token": torch.zeros(1), "norm.weight": torch.zeros(1), "decoder_blocks.0.x": torch.zeros(1)}
+
+
+def test_mae_weights_start_the_surrogate(tmp_path):
+    encoder = build_surrogate("sam", LAYOUTS["tiny"]).image_encoder  # 4x4 tokens
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    torch.save({"model": mae_checkpoint(encoder, 4)}, tmp_path / "mae.pth")
+    weights.load_mae(encoder, tmp_path / "mae.pth")
+    after = encoder.state_dict()
+    assert torch.equal(after["blocks.0.mlp.lin1.weight"], before["blocks.0.mlp.lin1.weight"] + 1)
+    assert torch.equal(after["neck.0.weight"], before["neck.0.weight"])
+    assert torch.allclose(after["pos_embed"][0, :, :, 0].flatten(), torch.arange(16.0), atol=1e-4)  # no class token
+    torch.save({"model": mae_checkpoint(encoder, 7)}, tmp_path / "mae7.pth")
+    weights.load_mae(encoder, tmp_path / "mae7.pth")  # 7x7 positions resized to 4x4
+    resized = encoder.state_dict()["pos_embed"][0, :, :, 0]
+    assert (resized.diff(dim=0) > 0).all() and (resized.diff(dim=1) > 0).all()
+
+
+def released_file(generator, path):
+    """A stand-in for the released file: DDP prefix, other names for the new parts, all containing "noise"."""
+    names = {
+        "noise_tokens": "mask_decoder.some_noise_token",
+        "noise_mlps": "mask_decoder.noise_mlp_list",
+        "noise_from_early": "mask_decoder.vit_noise_branch",
+        "noise_from_embedding": "mask_decoder.emb_noise_branch",
+        "noise_from_upscaled": "mask_decoder.mask_noise_branch",
+    }
+    state = {}
+    for key, value in generator.state_dict().items():
+        head, _, rest = key.partition(".")
+        state[f"module.{names.get(head, head)}.{rest}"] = value
+    torch.save(state, path)
+
+
+def test_released_generator_loads_whatever_its_new_parts_are_called(tmp_path, monkeypatch):
+    monkeypatch.setitem(LAYOUTS, "wide", LAYOUTS["tiny"].__class__(32, 4, 48, 2, 2, (1,), 4, 64, 2, 64))
+    torch.manual_seed(3)
+    original = Generator(LAYOUTS["wide"], tokens="released").eval()
+    released_file(original, tmp_path / "released.pth")
+    loaded = weights.load_released_generator(tmp_path / "released.pth", layout="wide")
+    x, prompts = batch()
+    assert loaded.tokens == "released" and torch.equal(loaded(x, prompts), original(x, prompts))
+    corrected = Generator(LAYOUTS["wide"]).eval()
+    corrected.load_state_dict(original.state_dict())
+    assert not torch.allclose(corrected(x, prompts), original(x, prompts))  # the slice matters
+
+
+def test_an_unknown_generator_name_lists_the_known():
+    with pytest.raises(UnsegError, match=r"Expected a generator's name"):
+        weights.load_generator("smal")
