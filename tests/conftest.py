@@ -1,0 +1,78 @@
+"""What several tests share: the real data where it is, tiny pictures, and toy notebooks."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# two threads at most: tests run beside each other and their tensors are tiny
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch):
+    """A test must not depend on how it was started: only UNSEG_DATA is let in."""
+    for name in ("UNSEG_BATCH", "UNSEG_METRICS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real pictures; tests that need it are skipped where there is none."""
+    root = os.environ.get("UNSEG_DATA")
+    if not root:
+        pytest.skip("UNSEG_DATA is not set: no real pictures here")
+    if not Path(root).is_dir():
+        pytest.skip(f"UNSEG_DATA={root} is no folder")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def tiny_picture() -> np.ndarray:
+    """A picture, uint8 RGB (32,48,3), with every value from 0 to 255: what clips, clips here."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    picture[:2], picture[-2:] = 0, 255
+    return picture
+
+
+@pytest.fixture
+def tiny_mask() -> np.ndarray:
+    """The mask of one object, bool (32,48): a disc of radius 9 in the middle."""
+    rows, columns = np.mgrid[:32, :48]
+    return (rows - 16) ** 2 + (columns - 24) ** 2 < 81
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = 'out: str = "results/scratch/toy"  # where') -> Path:
+    """Write a notebook of code cells, the first one its parameters; a toy for tests of the pipeline."""
+
+    def cell(number: int, source: str, tags: list[str]) -> dict:
+        return {
+            "cell_type": "code",
+            "id": f"cell-{number}",
+            "execution_count": None,
+            "metadata": {"tags": tags} if tags else {},
+            "outputs": [],
+            "source": source.splitlines(keepends=True),
+        }
+
+    body = [cell(0, parameters, ["parameters"])] + [cell(i, text, []) for i, text in enumerate(cells, start=1)]
+    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = {"cells": body, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(notebook, indent=1) + "\n")
+    return path
+
+
+@pytest.fixture
+def toy_notebook():
+    """`toy_notebook(path, *cells, parameters=...)` writes a small notebook."""
+    return write_notebook
