@@ -17,7 +17,7 @@ class BilevelConfig:
 
     layout: str = "vit_b"
     sam_weights: str = ""  # SAM checkpoint for the generator ("" = random, then all of it is trained)
-    mean_free: bool = False
+    mean_free: int = 0  # see Generator
     logit_scale: float = 1.0
     surrogate: str = "sam"
     mae_weights: str = ""  # MAE checkpoint for the surrogate's encoder ("" = random)
@@ -47,6 +47,8 @@ class BilevelConfig:
                 raise UnsegError(f"Expected one of {', '.join(known)}, found '{value}'.")
         if not 0 < self.train_eps_bg <= self.train_eps:
             raise UnsegError(f"Expected 0 < train_eps_bg <= train_eps, found {self.train_eps_bg} and {self.train_eps}.")
+        if self.mean_free and self.mean_free % 2 == 0:
+            raise UnsegError(f"Expected mean_free to be 0 or an odd window, found {self.mean_free}.")
         if self.surrogate_turn < 1 or self.generator_turn < 1 or self.batch_size < 1:
             raise UnsegError("Expected surrogate_turn, generator_turn and batch_size of at least 1.")
 

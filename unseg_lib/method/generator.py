@@ -32,9 +32,9 @@ class Generator(nn.Module):
     """Noise generator on a SAM of any layout; see `forward`.
 
     tokens: "corrected" reads the three noise tokens, "released" the slice of the released weights.
-    mean_free: subtract each channel's spatial mean from the logits before tanh, so that the noise
-        cannot saturate to one constant colour. logit_scale multiplies the logits. Both are for small
-        generators trained from scratch; the paper has neither (False, 1.0).
+    mean_free: subtract from the logits, before tanh, their mean over a window of that many grid cells, so
+        that the noise must be texture and cannot saturate to a constant colour. logit_scale multiplies the
+        logits. Both are for small generators trained from scratch; the paper has neither (0, 1.0).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Generator(nn.Module):
         layout: SamLayout,
         *,
         tokens: str = "corrected",
-        mean_free: bool = False,
+        mean_free: int = 0,
         logit_scale: float = 1.0,
     ):
         super().__init__()
@@ -99,7 +99,7 @@ class Generator(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # the read-out stays in full precision under bf16
             logits = torch.einsum("nkc,nchw->nkhw", token.float(), feature.float()) * self.logit_scale
         if self.mean_free:
-            logits = logits - logits.mean(dim=(2, 3), keepdim=True)
+            logits = logits - local_mean(logits, self.mean_free)
         return torch.tanh(logits)
 
     @torch.inference_mode()
@@ -139,6 +139,11 @@ class Generator(nn.Module):
             masks=masks,
             use=torch.tensor([[box is not None, points is not None, mask is not None]]),
         )
+
+
+def local_mean(x: torch.Tensor, window: int) -> torch.Tensor:
+    """Mean of `(N,C,H,W)` over a centred square window of odd side, smaller at the borders."""
+    return F.avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=False)
 
 
 def upscaling_branch(channels: int, hidden: int, middle: int, out: int) -> nn.Sequential:
