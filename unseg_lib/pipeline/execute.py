@@ -1,4 +1,4 @@
-"""The process that executes one notebook: `python -m unseg_lib.pipeline.execute` with a job as JSON on stdin.
+"""The process that executes one notebook: `python -P execute.py` with a job as JSON on stdin.
 
 It dies with the runner that started it, and the kernel dies with it, so that a killed run leaves nobody
 behind who would go on writing.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, whole_file, write_bytes, write_json
-from unseg_lib.pipeline.execute import FAILED_IN_A_CELL
+from unseg_lib.pipeline import execute
 from unseg_lib.pipeline.parameters import check_parameters, notebook_text_hash
 from unseg_lib.pipeline.provenance import provenance
 from unseg_lib.pipeline.scrub import clean_notebook, places_of
@@ -159,7 +159,7 @@ def _execute(notebook: Path, root: Path, out: Path, parameters: dict, threads: i
             if ran:
                 ran = clean_notebook(ran, places_of(root, out))
             if status:
-                raise _failure(notebook, out, ran if status == FAILED_IN_A_CELL else None, last)
+                raise _failure(notebook, out, ran if status == execute.FAILED_IN_A_CELL else None, last)
             return ran
     finally:
         shutil.rmtree(private, ignore_errors=True)
@@ -167,7 +167,8 @@ def _execute(notebook: Path, root: Path, out: Path, parameters: dict, threads: i
 
 def _run_child(job: dict, environment: dict, label: str) -> tuple[int, str]:
     """Start the executing process, show its lines with the label of the stage; return status and last line."""
-    command = [sys.executable, "-m", "unseg_lib.pipeline.execute"]
+    # by path and -P: importing the package, and torch with it, would only cost seconds here
+    command = [sys.executable, "-P", execute.__file__]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     last = "it ended without a word"
     with subprocess.Popen(command, env=environment, text=True, errors="replace", **streams) as child:

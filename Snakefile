@@ -1,0 +1,124 @@
+"""The grid: train the generator, poison data sets, train victims, look at pixels, make tables and the report.
+
+    make reproduce [PROFILE=small] [DATA=/data]      the usual way (it calls `unseg reproduce`)
+    snakemake -n --config profile=paper              what would be done, and why
+    snakemake --cores 8 --config profile=small --rerun-triggers mtime
+
+One job runs one notebook (`unseg stage PROFILE KIND/NAME`); what it runs with comes from
+notebooks/profiles/PROFILE.yaml through `unseg_lib.pipeline.profiles`. A job's output is an empty marker whose
+name holds the fingerprint of its notebook, parameters and inputs: a changed profile asks for exactly the
+jobs it changes, and the notebooks' own checkpoints survive a kill.
+
+On a Slurm cluster, with the project on a shared disk:
+
+    pip install snakemake-executor-plugin-slurm
+    export UNSEG_DATA=/shared/data
+    snakemake --executor slurm --jobs 64 --config profile=paper --rerun-triggers mtime --latency-wait 60 \
+        --default-resources slurm_account=ME slurm_partition=gpu
+
+Memory, minutes and GPUs of a job are under `resources` of the profile. Kubernetes and others: see Snakemake's
+executor plugins.
+"""
+
+import sys
+
+from unseg_lib.pipeline.profiles import load_profile
+
+PROFILE = load_profile(config.get("profile", "smoke"))
+RESULTS = PROFILE.results.as_posix()
+UNSEG = f"{sys.executable} -m unseg_lib.cli"
+DONE = {key for key, stage in PROFILE.stages.items() if stage.settle()}
+
+
+def needs(key):
+    """What `key` waits for. What is done needs nothing, so a poisoned copy deleted to save space stays away."""
+    missing = [] if key in DONE else [stage for stage in PROFILE.stages[key].needs]
+    return [ancient(stage.marker) for stage in missing]
+
+
+def resource(kind, name):
+    return PROFILE.resources_of(kind)[name]
+
+
+wildcard_constraints:
+    name="[^/]+",
+    mark="[0-9a-f]{12}",
+
+
+rule all:
+    input:
+        f"{RESULTS}/report.html",
+
+
+rule generator:
+    output:
+        RESULTS + "/generator/{name}/.done-{mark}",
+    threads: PROFILE.threads
+    resources:
+        mem_mb=resource("generator", "mem_gb") * 1000,
+        runtime=resource("generator", "minutes"),
+        gpu=resource("generator", "gpu"),
+    shell:
+        "{UNSEG} stage {PROFILE.name} generator/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
+
+
+rule poison:
+    input:
+        lambda wildcards: needs(f"poison/{wildcards.name}"),
+    output:
+        RESULTS + "/poison/{name}/.done-{mark}",
+    threads: PROFILE.threads
+    resources:
+        mem_mb=resource("poison", "mem_gb") * 1000,
+        runtime=resource("poison", "minutes"),
+        gpu=resource("poison", "gpu"),
+    shell:
+        "{UNSEG} stage {PROFILE.name} poison/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
+
+
+rule victim:
+    input:
+        lambda wildcards: needs(f"victim/{wildcards.name}"),
+    output:
+        RESULTS + "/victim/{name}/.done-{mark}",
+    threads: PROFILE.threads
+    resources:
+        mem_mb=resource("victim", "mem_gb") * 1000,
+        runtime=resource("victim", "minutes"),
+        gpu=resource("victim", "gpu"),
+    shell:
+        "{UNSEG} stage {PROFILE.name} victim/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
+
+
+rule pixels:
+    input:
+        lambda wildcards: needs(f"pixels/{wildcards.name}"),
+    output:
+        RESULTS + "/pixels/{name}/.done-{mark}",
+    threads: PROFILE.threads
+    resources:
+        mem_mb=resource("pixels", "mem_gb") * 1000,
+        runtime=resource("pixels", "minutes"),
+    shell:
+        "{UNSEG} stage {PROFILE.name} pixels/{wildcards.name} --threads {threads}"
+
+
+rule tables:
+    input:
+        needs("tables"),
+    output:
+        PROFILE.stages["tables"].marker,
+    resources:
+        mem_mb=resource("tables", "mem_gb") * 1000,
+        runtime=resource("tables", "minutes"),
+    shell:
+        "{UNSEG} stage {PROFILE.name} tables"
+
+
+rule report:
+    input:
+        PROFILE.stages["tables"].marker,
+    output:
+        f"{RESULTS}/report.html",
+    shell:
+        "{UNSEG} report {RESULTS}"

@@ -1,0 +1,216 @@
+"""A profile: one YAML file that says what to run; here it becomes stages, each with its notebook parameters.
+
+Keys, all checked: about, jobs, threads, data (folders under the data root; empty = generated scenes), resources
+{kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01}, datasets {name: parameters of 02 and 03},
+recipes {name: parameters of 02}, victims {name: parameters of 03}, grid [{datasets, recipes, victims, seeds,
+label, set}], pixels [{dataset, recipe, split, limit}].
+
+A more special value wins: dataset < recipe < victim < grid `set` (then `label` ends the stage's name).
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+from unseg_lib.errors import UnsegError, closest, pick
+from unseg_lib.pipeline.parameters import check_parameters, notebook_parameters
+from unseg_lib.pipeline.stages import NOTEBOOKS, Stage
+
+RESOURCES = {"mem_gb": 4, "minutes": 60, "gpu": 0}
+KEYS = {
+    "grid": ("datasets", "recipes", "victims", "seeds", "label", "set"),
+    "pixels": ("dataset", "recipe", "split", "limit"),
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the YAML says. `root` is the checkout; folders of results are relative to it."""
+
+    name: str
+    root: Path
+    about: str = ""
+    jobs: int = 1
+    threads: int = 1
+    data: list = field(default_factory=list)
+    resources: dict = field(default_factory=dict)
+    generators: dict = field(default_factory=dict)
+    datasets: dict = field(default_factory=dict)
+    recipes: dict = field(default_factory=dict)
+    victims: dict = field(default_factory=dict)
+    grid: list = field(default_factory=list)
+    pixels: list = field(default_factory=list)
+
+    @property
+    def results(self) -> Path:
+        return Path("results") / self.name
+
+    def resources_of(self, kind: str) -> dict:
+        """Memory in GB, minutes and GPUs that one job of this kind asks for."""
+        return RESOURCES | self.resources.get(kind, {})
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """Every stage by its key, what is needed first coming first."""
+        found: dict[str, Stage] = {}
+        for stage in [*self._victims(), *self._pixels()]:
+            for part in (*(deep for need in stage.needs for deep in need.needs), *stage.needs, stage):
+                found.setdefault(part.key, part)
+        # only what the tables read: pictures that were deleted to save space are not made again for them
+        read = tuple(stage for stage in found.values() if stage.kind in ("victim", "pixels"))
+        tables = self._stage("tables", "", {"results": self.results.as_posix()}, read)
+        return found | {"tables": tables}
+
+    def _notebook(self, kind: str) -> Path:
+        return self.root / "notebooks" / NOTEBOOKS[kind]
+
+    def _stage(self, kind: str, name: str, parameters: dict, needs: tuple[Stage, ...] = ()) -> Stage:
+        return Stage(kind, name, self._notebook(kind), self.results, parameters, needs)
+
+    def _known(self, kind: str) -> set[str]:
+        return set(notebook_parameters(self._notebook(kind)))
+
+    def _victims(self) -> list[Stage]:
+        runs = {}
+        for entry in self.grid:
+            for dataset, recipe, victim, seed in product(*(entry[key] for key in KEYS["grid"][:4])):
+                stage = self._victim(dataset, recipe, victim, seed, entry)
+                if stage.key in runs and runs[stage.key].values != stage.values:
+                    raise UnsegError(f"Expected one meaning of {stage.key}, found two in the grid; give one a label.")
+                runs[stage.key] = stage
+        return list(runs.values())
+
+    def _victim(self, dataset: str, recipe: str, victim: str, seed: int, entry: dict) -> Stage:
+        """The job that trains `victim` on `recipe`, e.g. victim/lung-unseg-unet-s0."""
+        noise, poisoned = self._noise(dataset, recipe), self._poisoned(dataset, recipe)
+        own = {"dataset": dataset} | {k: v for k, v in self.datasets[dataset].items() if k in self._known("victim")}
+        parameters = own | {"victim": victim} | self.victims[victim] | entry.get("set", {})
+        parameters |= {"poison": recipe, "eps": noise["eps"], "eps_bg": noise["eps_bg"], "seed": seed}
+        if noise["protect"] != "all":
+            parameters.setdefault("protected", noise["protect"])
+        if poisoned:
+            parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
+        name = "-".join([dataset, recipe, victim, *([entry["label"]] if entry.get("label") else []), f"s{seed}"])
+        return self._stage("victim", name, parameters, (poisoned,) if poisoned else ())
+
+    def _noise(self, dataset: str, recipe: str) -> dict:
+        """The parameters of 02 for one recipe on one data set, its defaults included; no noise has budget 0."""
+        given = {"dataset": dataset} | self._poison_parameters(dataset, recipe)
+        values = check_parameters(self._notebook("poison"), given)
+        return values | ({"eps": 0.0, "eps_bg": 0.0} if values["poison"] == "clean" else {})
+
+    def _poison_parameters(self, dataset: str, recipe: str) -> dict:
+        own = {k: v for k, v in self.datasets[dataset].items() if k in self._known("poison")}
+        return own | {"poison": "clean"} | self.recipes[recipe]
+
+    def _poisoned(self, dataset: str, recipe: str) -> Stage | None:
+        """The job that writes the poisoned copy of `dataset`; None where a recipe leaves the pictures alone."""
+        chosen = self.recipes[recipe]
+        if chosen.get("poison", "clean") == "clean" and not {"gray", "file_format"} & set(chosen):
+            return None
+        parameters = {"dataset": dataset} | self._poison_parameters(dataset, recipe)
+        parameters |= {"cache": (self.results / "noise").as_posix(), "jobs": self.threads}
+        name, needs = chosen.get("generator"), ()
+        if name in self.generators:
+            trained = self._stage("generator", name, self.generators[name])
+            parameters["generator"] = (trained.folder / "generator.safetensors").as_posix()
+            needs = (trained,)
+        return self._stage("poison", f"{dataset}-{recipe}", parameters, needs)
+
+    def _pixels(self) -> list[Stage]:
+        found = []
+        for entry in self.pixels:
+            dataset, recipe = entry["dataset"], entry["recipe"]
+            poisoned = self._poisoned(dataset, recipe)
+            own = {k: v for k, v in self.datasets[dataset].items() if k in ("dataset", "task", "limit")}
+            parameters = {"dataset": dataset} | own | {k: v for k, v in entry.items() if k in ("split", "limit")}
+            if poisoned:
+                parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
+            found.append(self._stage("pixels", f"{dataset}-{recipe}", parameters, (poisoned,) if poisoned else ()))
+        return found
+
+
+def project_root() -> Path:
+    """The checkout: the current folder, or where the package was installed from."""
+    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent.parent):
+        if (folder / "notebooks").is_dir():
+            return folder
+    raise UnsegError("Expected a checkout of the project here, found no folder notebooks/; change to it first.")
+
+
+def load_profile(name_or_path: str | Path, root: Path | None = None) -> Profile:
+    """Read and check a profile: a name in notebooks/profiles, or the path of a YAML file."""
+    import yaml
+
+    root = root or project_root()
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        known = sorted(file.stem for file in (root / "notebooks" / "profiles").glob("*.yaml"))
+        pick(dict.fromkeys(known), str(name_or_path), "profile")
+        path = root / "notebooks" / "profiles" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise UnsegError(f"Expected a profile at {path}, found no such file.")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UnsegError(f"Expected YAML in {path}, found {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
+    _check_keys(content, set(Profile.__dataclass_fields__) - {"name", "root"}, str(path))
+    profile = Profile(path.stem, root, **content)
+    check_profile(profile)
+    return profile
+
+
+def _check_keys(section: dict, known: set[str], where: str) -> None:
+    for key in section:
+        if key not in known:
+            raise UnsegError(f"Unknown key '{key}' in {where}; {closest(str(key), sorted(known))}")
+
+
+def check_profile(profile: Profile) -> None:
+    """Raise `UnsegError` on the first misspelt key, unknown name or ill-typed value."""
+    for name, default in Profile.__dataclass_fields__.items():
+        value, kind = getattr(profile, name), default.type
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UnsegError(f"Expected {kind.__name__} for '{name}' in profile {profile.name}, found {value!r}.")
+    poison, victim = profile._known("poison"), profile._known("victim")
+    planned = {"out", "poisoned", "cache", "jobs", "threads", "data_root", "shard", "shards"}
+    sections = {
+        "generators": profile._known("generator") - {"out", "data_root"},
+        "datasets": (poison | victim) - planned - {"seed", "poison", "victim"},
+        "recipes": poison - planned - {"dataset", "task", "limit", "split"},
+        "victims": victim - planned - {"dataset", "task", "limit", "seed", "poison", "eps", "eps_bg"},
+        "resources": set(RESOURCES),
+    }
+    for section, known in sections.items():
+        for name, entry in getattr(profile, section).items():
+            if not isinstance(entry, dict):
+                raise UnsegError(f"Expected keys under {section}.{name} of profile {profile.name}, found {entry!r}.")
+            _check_keys(entry, known, f"{section}.{name} of profile {profile.name}")
+    _check_keys(profile.resources, set(NOTEBOOKS), f"resources of profile {profile.name}")
+    for entry in profile.grid:
+        _check_entry(profile, entry, KEYS["grid"], ("datasets", "recipes", "victims", "seeds"), "grid")
+        _check_keys(entry.get("set", {}), sections["victims"], f"a grid entry's set of profile {profile.name}")
+    for entry in profile.pixels:
+        _check_entry(profile, entry, KEYS["pixels"], ("dataset", "recipe"), "pixels")
+    for stage in profile.stages.values():
+        stage.values  # noqa: B018 - computing it checks every parameter
+
+
+def _check_entry(profile: Profile, entry: dict, known: tuple, required: tuple, where: str) -> None:
+    where = f"{where} of profile {profile.name}"
+    if not isinstance(entry, dict) or any(key not in entry for key in required):
+        raise UnsegError(f"Expected the keys {', '.join(required)} in every entry of {where}, found {entry!r}.")
+    _check_keys(entry, set(known), where)
+    if ("set" in entry) != ("label" in entry):
+        raise UnsegError(f"Expected `set` and `label` together in {where}: the label names what was set.")
+    lists = {key: entry.get(key, []) for key in ("datasets", "recipes", "victims", "seeds")}
+    for key, values in lists.items():
+        if not isinstance(values, list):
+            raise UnsegError(f"Expected a list for {key} in {where}, found {values!r}; write [{values}].")
+    singular = [("datasets", entry.get("dataset")), ("recipes", entry.get("recipe"))]
+    named = [(key, value) for key in ("datasets", "recipes", "victims") for value in lists[key]]
+    for key, value in named + [pair for pair in singular if pair[1] is not None]:
+        pick(getattr(profile, key), value, f"name under {key} in {where}:")

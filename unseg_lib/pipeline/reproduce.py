@@ -1,0 +1,73 @@
+"""The main command: choose the profile, then let Snakemake do what is not done yet."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.pipeline.gpus import visible_gpus
+from unseg_lib.pipeline.notebook import locked
+from unseg_lib.pipeline.profiles import Profile, load_profile, project_root
+from unseg_lib.pipeline.stages import NOTEBOOKS
+
+
+def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = False) -> Path:
+    """Run a profile up to its report; return the report's path.
+
+    Without a name: `small` where its data is, else `smoke` on generated scenes. `data` is the data root
+    (default: UNSEG_DATA, else data/), `jobs` how many notebooks run side by side (default: the profile's).
+    The same command again goes on where a killed one stopped.
+    """
+    from unseg_lib.datasets import data_root
+
+    root = project_root()
+    folder = data_root(data or None)
+    os.environ["UNSEG_DATA"] = str(folder.resolve())
+    chosen = choose(profile, folder, root)
+    missing = missing_data(chosen, folder)
+    if missing and not dry_run:
+        raise UnsegError(
+            f"Expected {', '.join(missing)} under {folder} for profile {chosen.name}, found none; "
+            "get it with `unseg data list`, or name another folder with DATA= (--data)."
+        )
+    with locked(root / chosen.results):
+        status = subprocess.run(snakemake_command(chosen, jobs, dry_run), cwd=root, check=False).returncode
+    if status:
+        raise UnsegError("The run stopped before its end (the reason is above); the same command goes on from there.")
+    report = chosen.results / "report.html"
+    if not dry_run:
+        print(f"Report: {report}")
+    return report
+
+
+def choose(name: str, folder: Path, root: Path) -> Profile:
+    """The named profile; without a name `small` where its data is, else say so and take `smoke`."""
+    if name:
+        return load_profile(name, root)
+    small = load_profile("small", root)
+    missing = missing_data(small, folder)
+    if not missing:
+        return small
+    print(
+        f"The data of profile small is not all under {folder} (missing: {', '.join(missing)}), so this runs "
+        "profile smoke on generated scenes; name the data's folder with DATA=... for the real thing."
+    )
+    return load_profile("smoke", root)
+
+
+def missing_data(profile: Profile, folder: Path) -> list[str]:
+    return [name for name in profile.data if not (folder / name).is_dir()]
+
+
+def snakemake_command(profile: Profile, jobs: int, dry_run: bool) -> list[str]:
+    """The engine's command line. Its own lock, which a kill leaves behind, is replaced by ours, which dies with us."""
+    cores = (jobs or profile.jobs) * profile.threads
+    # without a GPU the count must not hold jobs back
+    gpus = max(len(visible_gpus()) or cores, *(profile.resources_of(kind)["gpu"] for kind in NOTEBOOKS))
+    return [
+        *(sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"profile={profile.name}"),
+        *("--resources", f"gpu={gpus}"),
+        *("--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--latency-wait", "10"),
+        *(["--dry-run"] if dry_run else ["--quiet", "host", "reason"]),
+    ]
