@@ -10,7 +10,7 @@ import pytest
 # two threads at most: tests run beside each other and their tensors are tiny
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import unseg_lib  # noqa: E402, F401 - before any test imports torchvision
+import unseg_lib  # noqa: F401 - before any test imports torchvision
 
 
 @pytest.fixture(autouse=True)

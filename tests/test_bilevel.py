@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
 from safetensors.torch import load_file
 
 from unseg_lib.errors import UnsegError
@@ -16,6 +18,7 @@ from unseg_lib.files import read_csv
 from unseg_lib.method import bilevel
 from unseg_lib.method.bilevel import noise_statistics, train_generator
 from unseg_lib.method.config import BilevelConfig, phase_of
+from unseg_lib.method.losses import segmentation_loss
 from unseg_lib.method.pairs import _keys
 from unseg_lib.method.players import Game
 
@@ -71,8 +74,6 @@ def state_of(game, name):
 @pytest.mark.parametrize("phase", ["surrogate", "generator"])
 @pytest.mark.parametrize("target", ["ones", "true"])
 def test_a_step_moves_one_player_only(phase, target):
-    from lightning.fabric import Fabric
-
     config, fabric = BilevelConfig(**TINY | {"target": target}), Fabric(accelerator="cpu")
     game = Game(config, fabric)
     before = {name: state_of(game, name) for name in game.players}
@@ -86,26 +87,22 @@ def test_a_step_moves_one_player_only(phase, target):
     assert all(p.requires_grad for p in game.bare("surrogate").parameters())
 
 
-def test_label_modification_changes_the_generators_target():
-    captured = {}
-    original = bilevel.segmentation_loss
+@pytest.mark.parametrize(
+    "target,phase,share", [("ones", "generator", 1.0), ("true", "generator", 0.5), ("ones", "surrogate", 0.5)]
+)
+def test_label_modification_changes_the_generators_target(monkeypatch, target, phase, share):
+    asked = []
 
     def spy(logits, target, rng, count):
-        captured["target"] = target
-        return original(logits, target, rng, count)
+        asked.append(target)
+        return segmentation_loss(logits, target, rng, count)
 
+    monkeypatch.setattr(bilevel, "segmentation_loss", spy)
     x, y = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
     y[..., :16] = 1
-    from lightning.fabric import Fabric
-
-    bilevel.segmentation_loss = spy
-    try:
-        for target, phase, share in (("ones", "generator", 1.0), ("true", "generator", 0.5), ("ones", "surrogate", 0.5)):
-            config, fabric = BilevelConfig(**TINY | {"target": target}), Fabric(accelerator="cpu")
-            bilevel.train_step(config, fabric, Game(config, fabric), (x, y), phase, 0)
-            assert captured["target"].mean().item() == pytest.approx(share, abs=0.02)
-    finally:
-        bilevel.segmentation_loss = original
+    config, fabric = BilevelConfig(**TINY | {"target": target}), Fabric(accelerator="cpu")
+    bilevel.train_step(config, fabric, Game(config, fabric), (x, y), phase, 0)
+    assert asked[0].mean().item() == pytest.approx(share, abs=0.02)
 
 
 def test_noise_obeys_the_training_budget_inside_and_outside():
@@ -175,8 +172,6 @@ t.train_generator(config, t.pairs(), Path({out!r}), device="cpu", checkpoint_eve
 
 
 def test_kill_minus_nine_loses_nothing(tmp_path):
-    from pathlib import Path
-
     config = BilevelConfig(**TINY | dict(steps=40))
     out = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent), out=str(out))])
