@@ -114,6 +114,16 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def write_kernel(jupyter: Path, name: str, *options: str) -> None:
+    """Describe a kernel on this very Python under `jupyter`, a folder to be named in JUPYTER_PATH."""
+    spec = {
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", *options],
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    write_json(jupyter / "kernels" / name / "kernel.json", spec)
+
+
 def _environment(private: Path, out: Path, threads: int) -> dict[str, str]:
     """The notebook's process: its own Jupyter and IPython folders, and a kernel on this very Python."""
     spec = {

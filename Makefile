@@ -1,0 +1,45 @@
+# Every target sets up what it needs, once, in .venv; an interrupted set-up goes on with the same command.
+#
+#   make reproduce [PROFILE=smoke|small|paper] [DATA=/folder/of/data/sets] [JOBS=2]
+#   make test [DATA=...]      make setup      make lab      make report PROFILE=small
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROFILE ?=
+DATA ?= $(UNSEG_DATA)
+JOBS ?=
+
+ifneq ($(strip $(DATA)),)
+export UNSEG_DATA := $(abspath $(DATA))
+endif
+
+.PHONY: setup test reproduce lab report
+.DEFAULT_GOAL := setup
+
+setup: $(STAMP)
+
+# Debian without python3-venv has no ensurepip: there the pip beside PYTHON puts a pip into the environment.
+# The stamp comes last, so what was interrupted counts as not done; pip skips what is there already.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else \
+	    "Expected Python 3.11 or 3.12, found " + sys.version.split()[0] + "; name one: make PYTHON=python3.11")'
+	@echo "Setting up $(VENV), once: some minutes, about 2 GB"
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+reproduce: $(STAMP)
+	$(BIN)/unseg reproduce $(if $(PROFILE),--profile $(PROFILE)) $(if $(JOBS),--jobs $(JOBS))
+
+lab: $(STAMP)
+	$(BIN)/unseg lab
+
+report: $(STAMP)
+	$(BIN)/unseg report results/$(or $(PROFILE),small)
