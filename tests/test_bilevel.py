@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv
-from unseg_lib.method import bilevel
+from unseg_lib.method import bilevel, wear
 from unseg_lib.method.bilevel import noise_statistics, train_generator
 from unseg_lib.method.config import BilevelConfig, phase_of
 from unseg_lib.method.losses import segmentation_loss
 from unseg_lib.method.pairs import _keys
 from unseg_lib.method.players import Game
+from unseg_lib.seeds import torch_rng
 
 TINY = dict(
     layout="tiny",
@@ -110,18 +111,32 @@ def test_noise_obeys_the_training_budget_inside_and_outside():
     x, y = torch.full((1, 3, 32, 32), 0.5), torch.zeros(1, 1, 32, 32)
     y[..., :16] = 1
     noise = torch.ones(1, 3, 32, 32)
-    result, _ = bilevel.noised(config, x, y, noise, torch.tensor([False]), 32)
+    result, _ = bilevel.noised(config, x, y, noise, 32)
     change = (result - x)[0, 0] * 255
     assert change[:, :16].allclose(torch.tensor(8.0)) and change[:, 16:].allclose(torch.tensor(2.0), atol=1e-4)
 
 
 def test_gray_pictures_get_the_mean_of_the_noise():
-    config = BilevelConfig(**TINY)
-    x, y = torch.full((2, 3, 32, 32), 0.5), torch.ones(2, 1, 32, 32)
-    noise = torch.tensor([1.0, 0.0, -0.4]).view(1, 3, 1, 1).expand(2, 3, 32, 32)
-    result, _ = bilevel.noised(config, x, y, noise, torch.tensor([True, False]), 32)
-    assert torch.allclose((result - x)[0] * 255, torch.tensor(0.2 * 8), atol=1e-3)
-    assert torch.allclose((result - x)[1, 1] * 255, torch.tensor(0.0), atol=1e-3)
+    noise = torch.tensor([1.0, 0.0, -0.4]).view(1, 3, 1, 1).expand(2, 3, 4, 4)
+    result = wear.gray_part(noise, torch.tensor([True, False]))
+    assert torch.allclose(result[0], torch.tensor(0.2)) and torch.equal(result[1], noise[1])
+
+
+def test_noise_that_is_the_same_everywhere_has_nothing_left_when_the_shared_part_is_removed():
+    noise = torch.rand(1, 3, 8, 8).repeat(4, 1, 1, 1)
+    assert wear.without_shared(noise).abs().max() < 1e-6
+
+
+def test_a_file_wears_fine_noise_more_than_coarse_noise():
+    fine = (torch.arange(32) % 2 * 2.0 - 1).expand(1, 3, 32, 32)
+    coarse = (torch.arange(32) // 8 % 2 * 2.0 - 1).expand(1, 3, 32, 32)
+    left = [wear.through_a_file(noise, 32).std().item() for noise in (fine, coarse)]
+    assert left[0] < 0.6 < 0.9 < left[1]
+
+
+def test_random_sizes_can_be_halved_and_reach_both_ends():
+    sizes = {wear.random_size(96, 0.5, torch_rng(i)) for i in range(100)}
+    assert sizes == {48, 64, 80, 96} and wear.random_size(50, 1.0, torch_rng(0)) == 50
 
 
 def test_signs_of_a_degenerate_generator():

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_csv, write_json
@@ -24,34 +23,26 @@ from unseg_lib.method.pairs import batches, steps_per_epoch
 from unseg_lib.method.players import Game
 from unseg_lib.method.prompts import all_prompts, one_kind, subset
 from unseg_lib.method.sam import LAYOUTS
+from unseg_lib.method.wear import gray_part, random_size, resize, through_a_file, without_shared
 from unseg_lib.method.weights import save_generator
 from unseg_lib.progress import progress
 from unseg_lib.seeds import torch_rng
 
 
-def noised(
-    config: BilevelConfig,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    noise: torch.Tensor,
-    gray: torch.Tensor,
-    size: int,
-):
-    """Put noise on pictures at the surrogate's size (paper 2.3).
+def noised(config: BilevelConfig, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, size: int):
+    """Put noise on pictures at the size at which the surrogate sees them (paper 2.3).
 
-    x `(N,3,S,S)` in [0,1], y `(N,1,S,S)` soft mask, noise `(N,3,g,g)` in (-1,1), gray bool `(N,)`.
+    x `(N,3,S,S)` in [0,1], y `(N,1,S,S)` soft mask, noise `(N,3,g,g)` in (-1,1).
     Returns the noised pictures `(N,3,size,size)` and the masks at that size.
     """
-    x, y, noise = resize(x, size), resize(y, size), resize(noise, size)
-    noise = torch.where(gray.view(-1, 1, 1, 1), noise.mean(dim=1, keepdim=True), noise)
+    x, y = resize(x, size), resize(y, size)
     budget = budget_map(y > 0.5, config.train_eps, config.train_eps_bg)
-    return (x + noise * budget).clamp(0, 1), y
+    return (x + noise_at(config, noise, size) * budget).clamp(0, 1), y
 
 
-def resize(x: torch.Tensor, size: int) -> torch.Tensor:
-    if x.shape[-1] == size:
-        return x
-    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=x.shape[-1] > size)
+def noise_at(config: BilevelConfig, noise: torch.Tensor, size: int) -> torch.Tensor:
+    """The noise map at the surrogate's size: published, a bilinear enlargement."""
+    return through_a_file(noise, size) if config.smallest < 1 else resize(noise, size)
 
 
 def play(config: BilevelConfig, players: dict, seen_by: dict, batch, phase: str, rng: torch.Generator):
@@ -62,12 +53,16 @@ def play(config: BilevelConfig, players: dict, seen_by: dict, batch, phase: str,
     """
     x, y = batch
     gray = (torch.rand(len(x), generator=rng) < config.gray).to(x.device)
-    x = torch.where(gray.view(-1, 1, 1, 1), x.mean(dim=1, keepdim=True), x)
+    x = gray_part(x, gray)
 
     shown = subset(all_prompts(y, LAYOUTS[config.layout].grid, rng), rng)
     with torch.set_grad_enabled(phase == "generator"):
         noise = players["generator"](x, shown)
-    x_noised, y_small = noised(config, x, y, noise, gray, seen_by["size"])
+    worn = gray_part(noise, gray)
+    if torch.rand((), generator=rng) < config.shared_removed:
+        worn = without_shared(worn)
+    size = random_size(seen_by["size"], config.smallest, rng)
+    x_noised, y_small = noised(config, x, y, worn, size)
 
     asked = one_kind(all_prompts(y_small, seen_by["grid"], rng), rng)
     logits = players["surrogate"](x_noised, asked)

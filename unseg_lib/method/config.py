@@ -35,7 +35,10 @@ class BilevelConfig:
     train_eps_bg: float = 0.25
     target: str = "ones"  # label modification; "true" = the true mask in both phases
     scales: tuple[float, float] = (0.1, 2.0)  # large-scale jitter
+    # what may happen to noise before a model sees it (wear.py); none of it is published
     gray: float = 0.0  # share of pictures shown gray, with the gray component of their noise
+    shared_removed: float = 0.0  # share of steps in which what all noises have in common is taken away
+    smallest: float = 1.0  # the surrogate sees pictures at a random size from this share of its own size
     loss_points: int = 112 * 112
     seed: int = 42
 
@@ -47,6 +50,8 @@ class BilevelConfig:
                 raise UnsegError(f"Expected one of {', '.join(known)}, found '{value}'.")
         if not 0 < self.train_eps_bg <= self.train_eps:
             raise UnsegError(f"Expected 0 < train_eps_bg <= train_eps, found {self.train_eps_bg} and {self.train_eps}.")
+        if self.smallest < 1 and self.surrogate == "sam":
+            raise UnsegError("Expected smallest = 1 with the surrogate 'sam', which has one size; use 'unet'.")
         if self.mean_free and self.mean_free % 2 == 0:
             raise UnsegError(f"Expected mean_free to be 0 or an odd window, found {self.mean_free}.")
         if self.surrogate_turn < 1 or self.generator_turn < 1 or self.batch_size < 1:
