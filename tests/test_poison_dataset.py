@@ -1,0 +1,345 @@
+"""Poisoned data sets: whole, resumable after a kill, sharded, same bytes however they were made."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_csv, read_json, sha256_of
+from unseg_lib.pictures import find_picture, is_gray_file, read_label, read_picture
+from unseg_lib.poisons import POISONS, PoisonSettings
+from unseg_lib.poisons.manifest import COLUMNS, append_line, read_rows
+from unseg_lib.poisons.poison_dataset import poison_dataset, protected_classes
+
+PLAIN = PoisonSettings(seed=5)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """What poisoning needs of a `SegmentationSet`: pictures in pic/, label maps in lab/, a list of ids."""
+
+    root: Path
+    name: str = "toy"
+    split: str = "train"
+    classes: tuple[str, ...] = ("background", "disc", "bar")
+    background: int | None = 0
+
+    @property
+    def ids(self):
+        return tuple((self.root / "train.txt").read_text().split())
+
+    @property
+    def annotation_files(self):
+        return (Path("train.txt"), *(Path("lab") / f"{id}.png" for id in self.ids))
+
+    def picture_path(self, id):
+        return find_picture(self.root / "pic", id)
+
+    def relative_picture(self, id):
+        return self.picture_path(id).relative_to(self.root)
+
+    def picture(self, id):
+        return read_picture(self.picture_path(id))
+
+    def label(self, id):
+        return read_label(self.root / "lab" / f"{id}.png")
+
+
+def write_toy(root, n=5, gray=False, size=(20, 30)):
+    """Pictures 0..n-1; the last one has nothing to protect."""
+    (root / "pic").mkdir(parents=True)
+    (root / "lab").mkdir()
+    for i in range(n):
+        rng = np.random.default_rng(i)
+        pixels = rng.integers(0, 256, (*size, 1 if gray else 3), dtype=np.uint8)
+        label = np.zeros(size, np.uint8)
+        if i < n - 1:
+            label[2:9, 3:12], label[12:18, 15:25], label[0] = 1, 2, 255
+        Image.fromarray(pixels.squeeze()).save(root / "pic" / f"p{i}.bmp")
+        Image.fromarray(label).save(root / "lab" / f"p{i}.png")
+    (root / "train.txt").write_text("\n".join(f"p{i}" for i in range(n)))
+    return Toy(root)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return write_toy(tmp_path / "toy")
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_same_layout_and_true_manifest(toy, tmp_path):
+    before = contents(toy.root)
+    rows = poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    assert contents(toy.root) == before
+    copy = Toy(tmp_path / "out")
+    assert copy.ids == toy.ids
+    for id, row in zip(toy.ids, rows):
+        change = np.abs(copy.picture(id).astype(int) - toy.picture(id)).max(axis=2)
+        mask = np.isin(toy.label(id), [1, 2])
+        assert np.array_equal(copy.label(id), toy.label(id))
+        assert row["id"] == id and row["seed"] == 5
+        assert row["linf_inside"] == change[mask].max(initial=0) <= 8
+        assert row["linf_outside"] == change[~mask].max() <= 2
+        assert row["sha256"] == sha256_of(copy.picture_path(id))
+        assert row["protected"] == pytest.approx(mask.mean(), abs=1e-6)
+        assert not change[toy.label(id) == 255].any()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"pic", "lab", "train.txt", "manifest.csv", "poison.json"}
+
+
+def test_manifest_file_holds_the_returned_rows(toy, tmp_path):
+    rows = poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    lines = read_csv(tmp_path / "out" / "manifest.csv")
+    assert list(lines[0]) == COLUMNS
+    assert [{name: str(value) for name, value in row.items()} for row in rows] == lines
+    assert list(read_rows(tmp_path / "out").values()) == [[row] for row in rows]
+
+
+def test_empty_mask_is_recorded_and_left(toy, tmp_path):
+    last = poison_dataset(toy, "random", tmp_path / "out", PLAIN)[-1]
+    assert last["protected"] == last["rms"] == last["linf_inside"] == last["linf_outside"] == 0
+    assert last["psnr"] == float("inf") and last["ssim"] == 1
+    assert np.array_equal(Toy(tmp_path / "out").picture("p4"), toy.picture("p4"))
+
+
+def test_protected_classes_by_hand(toy, tmp_path):
+    assert protected_classes(toy, "all") == [1, 2]
+    assert protected_classes(replace(toy, background=None), "all") == [0, 1, 2]
+    assert protected_classes(toy, "bar, disc") == [2, 1]
+    with pytest.raises(UnsegError, match="did you mean 'disc'"):
+        protected_classes(toy, "dics")
+    poison_dataset(toy, "gray_offset", tmp_path / "out", PLAIN, protect="disc")
+    change = Toy(tmp_path / "out").picture("p0").astype(int) - toy.picture("p0")
+    label = toy.label("p0")
+    assert change[label == 1].max() == 8 and change[label == 2].max() == 2
+
+
+@pytest.mark.parametrize("jobs, shards", [(3, 1), (1, 2), (2, 7)])
+def test_jobs_and_shards_change_no_byte(toy, tmp_path, jobs, shards):
+    poison_dataset(toy, "random", tmp_path / "one", PLAIN)
+    for k in reversed(range(shards)):
+        rows = poison_dataset(toy, "random", tmp_path / "many", PLAIN, jobs=jobs, shard=(k, shards))
+        assert [row["id"] for row in rows] == list(toy.ids[k::shards])
+        assert (tmp_path / "many" / "manifest.csv").exists() == (k == 0)
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+
+
+def test_a_shard_alone_leaves_its_part(toy, tmp_path):
+    poison_dataset(toy, "random", tmp_path / "out", PLAIN, shard=(1, 2))
+    assert [row["id"] for row in read_csv(tmp_path / "out" / "manifest-1-of-2.csv")] == ["p1", "p3"]
+    assert not (tmp_path / "out" / "manifest.csv").exists()
+
+
+def count_calls(monkeypatch):
+    """Poison "random" with a list of the pictures that it was asked for."""
+    asked, real = [], POISONS["random"]
+
+    def counting(settings):
+        poison = real(settings)
+        return lambda picture: (asked.append(picture.id), poison(picture))[1]
+
+    monkeypatch.setitem(POISONS, "random", counting)
+    return asked
+
+
+def test_nothing_is_done_twice_and_damage_is_redone(toy, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    asked = count_calls(monkeypatch)
+    rows = poison_dataset(toy, "random", out, PLAIN)
+    whole = contents(out)
+    assert asked == list(toy.ids)
+    asked.clear()
+    assert poison_dataset(toy, "random", out, PLAIN) == rows
+    assert asked == []
+
+    (out / "pic" / "p2.png").write_bytes(b"damaged")
+    (out / "pic" / "p3.png").unlink()
+    # another number of shards may finish what one began
+    (out / "manifest.csv").rename(out / "manifest-0-of-4.csv")
+    assert poison_dataset(toy, "random", out, PLAIN) == rows
+    assert asked == ["p2", "p3"]
+    assert contents(out) == whole
+
+
+def test_a_changed_original_is_poisoned_anew(toy, tmp_path, monkeypatch):
+    asked = count_calls(monkeypatch)
+    poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    asked.clear()
+    Image.fromarray(255 - toy.picture("p1")).save(toy.root / "pic" / "p1.bmp")
+    (tmp_path / "out" / "manifest.csv").rename(tmp_path / "out" / "manifest-0-of-1.csv")
+    poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    assert asked == ["p1"]
+
+
+def test_torn_lines_are_redone(toy, tmp_path):
+    out = tmp_path / "out"
+    poison_dataset(toy, "random", out, PLAIN)
+    whole = contents(out)
+    text = (out / "manifest.csv").read_text()
+    for cut in (1, 30, 100, 260):  # inside the checksum, at its comma, in the line before, in the header
+        (out / "manifest.csv").unlink()
+        (out / "manifest-0-of-1.csv").write_text(text[:-cut])
+        poison_dataset(toy, "random", out, PLAIN)
+        assert contents(out) == whole
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_poison_dataset import PLAIN, Toy
+from unseg_lib import pictures
+from unseg_lib.poisons import poison_dataset as room
+real = room.write_picture
+def slow(path, picture, **options):  # so that the kill meets a picture half way
+    path.parent.mkdir(exist_ok=True)
+    path.with_name(".partial-1-" + path.name).write_bytes(b"half")
+    time.sleep(0.05)
+    real(path, picture, **options)
+room.write_picture = slow
+room.poison_dataset(Toy(Path({root!r})), "random", {out!r}, PLAIN)
+"""
+
+
+def test_killed_and_resumed_is_bit_identical(tmp_path):
+    toy, out = write_toy(tmp_path / "toy", n=40), tmp_path / "out"
+    poison_dataset(toy, "random", tmp_path / "whole", PLAIN)
+    script = KILLED.format(tests=str(Path(__file__).parent), root=str(toy.root), out=str(out))
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("pic/p*.png"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 5 <= len(read_rows(out)) < 40 and not (out / "manifest.csv").exists()
+    poison_dataset(toy, "random", out, PLAIN, jobs=2)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_other_settings_are_refused(toy, tmp_path):
+    out = tmp_path / "out"
+    poison_dataset(toy, "random", out, PLAIN)
+    whole = contents(out)
+    for poison, options in (("random", {"eps": 4}), ("fixed_tile", {}), ("random", {"seed": 6})):
+        with pytest.raises(UnsegError, match=r"out holds a poisoning with (eps|poison|seed)="):
+            poison_dataset(toy, poison, out, replace(PLAIN, **options))
+    with pytest.raises(UnsegError, match="protect=all"):
+        poison_dataset(toy, "random", out, PLAIN, protect="disc")
+    poison_dataset(toy, "random", out, replace(PLAIN, generator="none", device="cuda", cache=tmp_path))
+    assert contents(out) == whole
+
+    Image.fromarray(toy.label("p0") + np.uint8(1)).save(toy.root / "lab" / "p0.png")
+    with pytest.raises(UnsegError, match="annotations="):
+        poison_dataset(toy, "random", out, PLAIN)
+
+
+def test_settings_are_kept_without_a_place(toy, tmp_path):
+    poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    text = (tmp_path / "out" / "poison.json").read_text()
+    assert str(tmp_path) not in text
+    assert read_json(tmp_path / "out" / "poison.json")["eps_bg"] == 2
+
+
+def test_folders_that_hold_something_else_are_refused(toy, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(UnsegError, match="new or empty folder"):
+        poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    with pytest.raises(UnsegError, match="other than the data set's own"):
+        poison_dataset(toy, "random", toy.root / "pic" / "..", PLAIN)
+    with pytest.raises(UnsegError, match="new or empty"):
+        poison_dataset(toy, "random", tmp_path / "out" / "mine.txt", PLAIN)
+
+
+@pytest.mark.parametrize(
+    "poison, options, sentence",
+    [
+        ("randm", {}, "did you mean 'random'"),
+        ("random", {"shard": (2, 2)}, "shard"),
+        ("random", {"jobs": 0}, "job"),
+        ("random", {"file_format": "jpgg"}, "did you mean 'jpg'"),
+        ("random", {"gray": True}, "found colours"),
+    ],
+)
+def test_wrong_arguments_are_refused(toy, tmp_path, poison, options, sentence):
+    with pytest.raises(UnsegError, match=sentence):
+        poison_dataset(toy, poison, tmp_path / "out", PLAIN, **options)
+
+
+def test_a_corrupt_picture_stops_with_a_sentence_and_keeps_the_rest(toy, tmp_path, monkeypatch):
+    asked = count_calls(monkeypatch)
+    good = (toy.root / "pic" / "p3.bmp").read_bytes()
+    (toy.root / "pic" / "p3.bmp").write_bytes(good[:100])
+    with pytest.raises(UnsegError, match="corrupt"):
+        poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    assert not (tmp_path / "out" / "manifest.csv").exists()
+    (toy.root / "pic" / "p3.bmp").write_bytes(good)
+    poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    assert asked == ["p0", "p1", "p2", "p3", "p4"]
+
+
+@pytest.mark.parametrize("where", ["picture", "manifest"])
+def test_full_disk_is_one_sentence_and_loses_nothing(toy, tmp_path, monkeypatch, where):
+    import unseg_lib.poisons.manifest as manifest
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as context:
+        if where == "picture":
+            context.setattr(Image.Image, "save", full)
+        else:
+            context.setattr(manifest, "open", full, raising=False)
+        with pytest.raises(UnsegError, match="disk is full"):
+            poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    assert not (tmp_path / "out" / "manifest.csv").exists()
+    assert not list((tmp_path / "out").rglob(".partial*"))
+    poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    poison_dataset(toy, "random", tmp_path / "whole", PLAIN)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_gray_files_hold_gray_noise_within_budget(tmp_path):
+    toy = write_toy(tmp_path / "toy", gray=True)
+    rows = poison_dataset(toy, "random", tmp_path / "out", PLAIN, gray=True)
+    copy = Toy(tmp_path / "out")
+    assert all(is_gray_file(copy.picture_path(id)) for id in toy.ids)
+    assert 0 < rows[0]["linf_inside"] <= 8 and rows[0]["linf_outside"] <= 2
+    poison_dataset(toy, "random", tmp_path / "colour", PLAIN)
+    assert not is_gray_file(Toy(tmp_path / "colour").picture_path("p0"))
+
+
+def test_jpeg_is_measured_as_written(toy, tmp_path):
+    rows = poison_dataset(toy, "random", tmp_path / "out", PLAIN, file_format="jpg")
+    copy = Toy(tmp_path / "out")
+    change = np.abs(copy.picture("p0").astype(int) - toy.picture("p0")).max(axis=2)
+    mask = np.isin(toy.label("p0"), [1, 2])
+    assert copy.picture_path("p0").suffix == ".jpg"
+    assert rows[0]["linf_inside"] == change[mask].max() > 8  # JPEG breaks the budget, and the manifest says so
+
+
+def test_two_pictures_of_one_name_are_refused(toy, tmp_path):
+    class Twins(Toy):
+        def relative_picture(self, id):
+            return Path("pic/same.bmp")
+
+    with pytest.raises(UnsegError, match="share a file"):
+        poison_dataset(Twins(toy.root), "random", tmp_path / "out", PLAIN)
+
+
+def test_a_line_is_appended_whole(tmp_path):
+    append_line(tmp_path / "m.csv", ["a,b", 1, float("inf")])
+    append_line(tmp_path / "m.csv", ["c", 2, 0.5])
+    assert (tmp_path / "m.csv").read_text() == '"a,b",1,inf\nc,2,0.5\n'

@@ -1,0 +1,259 @@
+"""Poisons: the written file obeys the budget, noise depends on seed and picture alone, the cache changes nothing."""
+
+import hashlib
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.method.generator import Generator, place_noise
+from unseg_lib.method.sam import LAYOUTS
+from unseg_lib.method.weights import save_generator
+from unseg_lib.pictures import read_picture, write_picture
+from unseg_lib.poisons import POISONS, WITH_GENERATOR, Picture, PoisonSettings
+from unseg_lib.poisons.fixed_tile import cell_of
+from unseg_lib.poisons.noise_cache import cached_noise
+from unseg_lib.poisons.unseg import device_of, open_generator, raw_noise
+from unseg_lib.poisons.untrained import match_amplitude, on_grid, random_twin
+
+SIMPLE = sorted(set(POISONS) - set(WITH_GENERATOR))
+NOISY = sorted(set(POISONS) - {"clean"})
+FROZEN_RANDOM = [6, 3, 7, 4, 0, -4, -3, 0, -7, 3, 5, 4]
+FROZEN_TILE = "49939d99bd4abaf1"
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A tiny generator with strong noise, as a file."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = Generator(LAYOUTS["tiny"], logit_scale=3.0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_generator(generator, path)
+    return str(path)
+
+
+@pytest.fixture
+def plain(weights):
+    return PoisonSettings(seed=3, generator=weights, device="cpu")
+
+
+def picture_of(height=24, width=36, *, seed=0, gray=False, id="a"):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(30, 220, (height, width, 1 if gray else 3), dtype=np.uint8)
+    pixels = np.repeat(pixels, 3, axis=2) if gray else pixels
+    label = np.zeros((height, width), np.uint8)
+    label[4:16, 6:20], label[0:3] = 1, 255
+    return Picture(id, pixels, label == 1, label, gray)
+
+
+def change(name, picture, settings):
+    return POISONS[name](settings)(picture).astype(int) - picture.pixels
+
+
+@st.composite
+def cases(draw):
+    """A picture with any colours, any mask, any label, and any budget."""
+    height, width = draw(st.integers(3, 20)), draw(st.integers(3, 20))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    gray, share = draw(st.booleans()), draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    low, high = draw(st.sampled_from([(0, 256), (0, 6), (250, 256)]))
+    pixels = rng.integers(low, high, (height, width, 1 if gray else 3), dtype=np.uint8)
+    pixels = np.repeat(pixels, 3, axis=2) if gray else pixels
+    label = np.where(rng.random((height, width)) < share, 1, rng.choice([0, 255], (height, width))).astype(np.uint8)
+    eps = draw(st.floats(0, 20)), draw(st.floats(0, 20))
+    return Picture("a", pixels, label == 1, label, gray), eps
+
+
+@pytest.mark.parametrize("name", sorted(POISONS))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases())
+def test_written_file_obeys_budget(name, case, weights, tmp_path):
+    picture, (eps, eps_bg) = case
+    poisoned = POISONS[name](PoisonSettings(eps, eps_bg, 1, weights, device="cpu"))(picture)
+    write_picture(tmp_path / "p.png", poisoned, gray=picture.gray)
+    reread = read_picture(tmp_path / "p.png").astype(int)
+    assert np.array_equal(reread, poisoned)  # for gray: the channels are equal
+    size = np.abs(reread - picture.pixels).max(axis=2)
+    assert size[picture.mask].max(initial=0) <= math.floor(eps)
+    assert size[~picture.mask].max(initial=0) <= math.floor(eps_bg)
+
+
+@pytest.mark.parametrize("name", sorted(POISONS))
+def test_same_seed_and_picture_same_bytes_in_any_order(name, plain):
+    pictures = [picture_of(seed=i, id=str(i)) for i in range(3)]
+    forward, backward = POISONS[name](plain), POISONS[name](plain)
+    first = [forward(p).tobytes() for p in pictures]
+    second = [backward(p).tobytes() for p in reversed(pictures)]
+    assert first == second[::-1]
+
+
+@pytest.mark.parametrize("name", sorted(POISONS))
+def test_global_randomness_is_neither_read_nor_moved(name, plain):
+    np.random.seed(0)
+    torch.manual_seed(0)
+    first = POISONS[name](plain)(picture_of())
+    here = np.random.rand(), torch.rand(1).item()
+    np.random.seed(0)
+    torch.manual_seed(0)
+    assert here == (np.random.rand(), torch.rand(1).item())
+    assert np.array_equal(first, POISONS[name](plain)(picture_of()))
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_nothing_to_protect_leaves_the_picture(name, plain):
+    empty = replace(picture_of(), mask=np.zeros((24, 36), bool))
+    assert not change(name, empty, plain).any()
+    assert change(name, picture_of(), plain).any()
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_ignored_pixels_are_background_for_unseg_and_untouched_by_simple_noise(name, plain):
+    ignored = change(name, picture_of(), plain)[0:3]
+    assert ignored.any() == (name in WITH_GENERATOR)
+
+
+def test_random_is_uniform_and_differs_by_picture_and_seed(plain):
+    big = Picture("a", np.full((100, 100, 3), 128, np.uint8), np.ones((100, 100), bool), np.ones((100, 100), np.uint8))
+    found = change("random", big, plain)
+    assert found.min() == -8 and found.max() == 8
+    assert abs(found.mean()) < 0.1
+    assert np.sqrt((found**2).mean()) == pytest.approx(8 / math.sqrt(3), rel=0.02)
+    assert not np.array_equal(found, change("random", replace(big, id="b"), plain))
+    assert not np.array_equal(found, change("random", big, replace(plain, seed=4)))
+
+
+def test_frozen_random_noise():
+    """The first numbers of one stream: a change here makes every published row irreproducible."""
+    flat = Picture("a", np.full((1, 4, 3), 128, np.uint8), np.ones((1, 4), bool), np.ones((1, 4), np.uint8))
+    assert change("random", flat, PoisonSettings()).ravel().tolist() == FROZEN_RANDOM
+    big = Picture("a", np.full((96, 96, 3), 128, np.uint8), np.ones((96, 96), bool), np.ones((96, 96), np.uint8))
+    tile = change("fixed_tile", big, PoisonSettings())
+    assert hashlib.sha256(tile.astype(np.int8).tobytes()).hexdigest()[:16] == FROZEN_TILE
+
+
+def test_offsets_by_hand(plain):
+    found = {name: change(name, picture_of(), plain) for name in ("colour_offset", "gray_offset")}
+    assert found["colour_offset"][5, 7].tolist() == [8, -8, 8]
+    assert found["colour_offset"][20, 30].tolist() == [2, -2, 2]
+    assert found["gray_offset"][5, 7].tolist() == [8, 8, 8]
+    assert found["gray_offset"][20, 30].tolist() == [2, 2, 2]
+    # the gray component of (+,-,+) is a third: 8/3 rounds to 3, 2/3 to 1
+    gray = change("colour_offset", picture_of(gray=True), plain)
+    assert gray[5, 7].tolist() == [3, 3, 3] and gray[20, 30].tolist() == [1, 1, 1]
+
+
+def test_tile_cells_by_hand():
+    assert cell_of(4, 4, 4).tolist() == [0, 1, 2, 3]
+    assert cell_of(8, 8, 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert cell_of(3, 8, 4).tolist() == [0, 0, 1]
+    assert cell_of(4, 4, 96).tolist() == [0, 1, 2, 3]  # never finer than a pixel
+
+
+def test_tile_repeats_is_the_same_in_all_pictures_and_survives_shrinking(plain):
+    def flat(side, id):
+        return Picture(id, np.full((side, side, 3), 128, np.uint8), np.ones((side, side), bool), np.ones((side, side)))
+
+    small = change("fixed_tile", flat(96, "a"), plain)
+    assert np.array_equal(small, change("fixed_tile", flat(96, "b"), plain))
+    assert np.array_equal(small[:8, :8], small[8:16, 40:48])
+    assert set(np.unique(small)) == {-8, 8}
+    large = change("fixed_tile", flat(384, "c"), plain)
+    assert np.array_equal(large.reshape(96, 4, 96, 4, 3).mean(axis=(1, 3)), small)
+
+
+def test_untrained_has_the_amplitude_of_the_trained_and_another_pattern(plain):
+    picture = picture_of()
+    a, b = (change(name, picture, plain)[picture.mask].ravel().astype(float) for name in ("unseg", "untrained"))
+    assert np.sqrt((b**2).mean()) == pytest.approx(np.sqrt((a**2).mean()), rel=0.1)
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.9
+    assert not np.array_equal(change("untrained", picture, plain), change("untrained", picture, replace(plain, seed=9)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.01, 0.6), st.integers(4, 32), st.integers(4, 32))
+def test_match_amplitude(seed, wanted, height, width):
+    rng = torch.Generator().manual_seed(seed)
+    noise = torch.tanh(torch.randn(3, 8, 8, generator=rng) * 0.02)
+    mask = np.random.default_rng(seed).random((height, width)) < 0.7
+    mask[0, 0] = True
+    matched = match_amplitude(noise, torch.full((3, 8, 8), wanted), mask)
+    placed = place_noise(matched, height, width)[mask]
+    strongest = np.sqrt(np.square(place_noise(noise.sign(), height, width)[mask]).mean())
+    assert np.sqrt(np.square(placed).mean()) == pytest.approx(min(wanted, strongest), rel=1e-3)
+    assert torch.equal(matched.sign(), noise.sign())
+
+
+def test_region_on_grid():
+    mask = np.zeros((40, 20), bool)
+    mask[:20] = True
+    assert on_grid(mask, 4).tolist() == [[True, True, False, False]] * 2 + [[False] * 4] * 2
+    mask[:] = False
+    mask[1, 1] = True  # between the samples of the grid: nothing is left of it
+    assert on_grid(mask, 4).all()
+
+
+def test_twin_keeps_the_options(weights, plain):
+    generator, name = open_generator(plain)
+    twin = random_twin(generator, 0)
+    assert twin.layout == generator.layout and twin.logit_scale == 3 and not twin.training
+    assert not torch.equal(twin.noise_tokens.weight, generator.noise_tokens.weight)
+    assert len(name) == 64
+
+
+@pytest.mark.parametrize("name", WITH_GENERATOR)
+def test_cache_changes_no_byte_and_spares_the_generator(name, plain, tmp_path, monkeypatch):
+    picture = picture_of()
+    without = POISONS[name](plain)(picture)
+    kept = replace(plain, cache=tmp_path / "noise")
+    assert np.array_equal(POISONS[name](kept)(picture), without)
+    assert list((tmp_path / "noise").rglob("*.npy"))
+
+    monkeypatch.setattr(Generator, "noise", None)  # whoever calls it now fails
+    assert np.array_equal(POISONS[name](kept)(picture), without)
+    other = POISONS[name](replace(kept, eps=4, eps_bg=1))(picture)
+    assert not np.array_equal(other, without)
+    with pytest.raises(TypeError):
+        POISONS[name](kept)(picture_of(seed=1))
+
+
+def test_cache_is_int8_and_a_damaged_file_is_made_again(tmp_path):
+    noise = torch.rand(3, 4, 4) * 2 - 1
+    first = cached_noise(tmp_path, "ab" * 32, "cd" * 32, lambda: noise)
+    assert torch.equal(first * 127, (noise * 127).round())
+    (file,) = tmp_path.rglob("*.npy")
+    assert np.load(file).dtype == np.int8
+    for damage in (b"", b"not numpy", file.read_bytes()[:-5]):
+        file.write_bytes(damage)
+        assert torch.equal(cached_noise(tmp_path, "ab" * 32, "cd" * 32, lambda: noise), first)
+    assert not list(tmp_path.rglob(".partial*"))
+
+
+def test_each_prompt_asks_the_generator_differently(plain):
+    generator, name = open_generator(plain)
+    kinds = ("mask", "box", "points", "box+points", "mask+box+points")
+    noises = [raw_noise(generator, name, picture_of(), replace(plain, prompt=kind)) for kind in kinds]
+    assert all(not torch.equal(a, b) for i, a in enumerate(noises) for b in noises[:i])
+    again = raw_noise(generator, name, picture_of(), replace(plain, prompt="points"))
+    assert torch.equal(again, noises[2])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"eps": -1}, {"eps": float("nan")}, {"eps_bg": 256}, {"prompt": "msak"}, {"prompt": ""}]
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(UnsegError, match=r"Expected|Unknown prompt"):
+        PoisonSettings(**wrong)
+
+
+def test_wrong_generator_and_device_are_refused(tmp_path):
+    with pytest.raises(UnsegError, match="generator"):
+        POISONS["unseg"](PoisonSettings(generator=str(tmp_path / "none.safetensors"), device="cpu"))
+    with pytest.raises(UnsegError, match="device"):
+        device_of("tpu")
+    assert device_of("cpu").type == "cpu"

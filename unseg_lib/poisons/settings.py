@@ -1,0 +1,65 @@
+"""What a poison is told, what it is given, and the one way in which noise meets a picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unseg_lib.errors import UnsegError, closest
+from unseg_lib.method.budget import add_noise
+
+IGNORE = 255  # label of pixels that belong to no class
+PROMPTS = ("mask", "box", "points")
+
+
+@dataclass(frozen=True)
+class PoisonSettings:
+    """Settings of a poison.
+
+    eps, eps_bg: budget inside and outside the protected mask, over 255; fractions allowed.
+    generator: name of a shipped generator or path of a .safetensors file. prompt: "mask", "box" or
+    "points", or several joined by "+". device: "auto", "cpu", "cuda", ... cache: folder for raw noise.
+    """
+
+    eps: float = 8
+    eps_bg: float = 2
+    seed: int = 0
+    generator: str = "small"
+    prompt: str = "mask"
+    device: str = "auto"
+    cache: Path | None = None
+
+    def __post_init__(self):
+        for name, value in (("eps", self.eps), ("eps_bg", self.eps_bg)):
+            if not 0 <= value <= 255:  # also refuses NaN
+                raise UnsegError(f"Expected {name} from 0 to 255 (it is a number over 255), found {value}.")
+        for kind in self.prompt.split("+"):
+            if kind not in PROMPTS:
+                raise UnsegError(f"Unknown prompt '{kind}'; {closest(kind, list(PROMPTS))} Join several by '+'.")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: pixels uint8 `(H,W,3)`; mask bool `(H,W)`, True = protect; label uint8 `(H,W)`, 255 = ignore.
+
+    gray: it is (to be) stored as one channel; its channels are equal and its noise stays gray.
+    """
+
+    id: str
+    pixels: np.ndarray
+    mask: np.ndarray
+    label: np.ndarray
+    gray: bool = False
+
+
+def with_noise(picture: Picture, noise: np.ndarray, settings: PoisonSettings, *, ignored: bool = False) -> np.ndarray:
+    """The picture with noise `(H,W,3)` in [-1,1] within its budget: uint8 `(H,W,3)`.
+
+    A picture with nothing to protect stays as it is (paper 5.1). `ignored` says whether pixels labelled
+    255 get background noise, as UnSeg's do; the simple noises leave them alone.
+    """
+    if not picture.mask.any():
+        return picture.pixels
+    if not ignored:
+        noise = np.where((picture.label == IGNORE)[..., None], 0, noise)
+    return add_noise(picture.pixels, noise, picture.mask, settings.eps, settings.eps_bg, gray=picture.gray)

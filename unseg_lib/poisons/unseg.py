@@ -1,0 +1,71 @@
+"""UnSeg: one forward pass of the generator per picture, for all its protected objects at once (paper 5.1)."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import sha256_of
+from unseg_lib.poisons.noise_cache import cached_noise, digest
+from unseg_lib.poisons.settings import Picture, PoisonSettings, with_noise
+from unseg_lib.seeds import torch_rng
+
+
+def unseg(settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
+    """Noise of the trained generator, prompted by the union of the protected objects.
+
+    As published, ignored pixels count as background. Unlike published, the budget follows the mask
+    itself and not the mask on the 256-cell prompt grid, where thin objects vanish.
+    """
+    from unseg_lib.method.generator import place_noise
+
+    generator, name = open_generator(settings)
+
+    def poison(picture: Picture) -> np.ndarray:
+        if not picture.mask.any():
+            return picture.pixels
+        raw = raw_noise(generator, name, picture, settings)
+        return with_noise(picture, place_noise(raw, *picture.mask.shape), settings, ignored=True)
+
+    return poison
+
+
+def open_generator(settings: PoisonSettings):
+    """The generator of the settings on their device, and the sha256 of its file."""
+    from unseg_lib.method.weights import generator_path, load_generator
+
+    with torch.random.fork_rng():  # modules are born with random weights, drawn from the global generator
+        generator = load_generator(settings.generator, device_of(settings.device))
+    return generator, sha256_of(generator_path(settings.generator))
+
+
+def device_of(name: str) -> torch.device:
+    """ "auto" is CUDA, else Apple's MPS, else the CPU; a device that is not there is an error."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, usable in there.items() if usable))
+    if not there.get(name.partition(":")[0], False):
+        usable = ", ".join(kind for kind, usable in there.items() if usable)
+        raise UnsegError(f"Expected a device that is there (auto, {usable}), found '{name}'.")
+    return torch.device(name)
+
+
+def raw_noise(generator, name: str, picture: Picture, settings: PoisonSettings) -> torch.Tensor:
+    """Noise `(3,g,g)` in [-1,1] of a generator called `name` (hex) for one picture, through the cache."""
+    prompt = prompt_of(picture, settings)
+    key = digest(picture.pixels, *prompt.values())
+    return cached_noise(settings.cache, name, key, lambda: generator.noise(picture.pixels, **prompt))
+
+
+def prompt_of(picture: Picture, settings: PoisonSettings) -> dict[str, np.ndarray | None]:
+    """The prompts of a mask that is not empty: mask `(H,W)`, box `(4,)` xyxy, points `(10,2)` xy; None if unused."""
+    from unseg_lib.method.prompts import boxes_of, points_of
+
+    kinds, mask = settings.prompt.split("+"), torch.from_numpy(picture.mask.copy())[None]
+    rng = torch_rng(settings.seed, "points", picture.id)
+    return {
+        "mask": picture.mask if "mask" in kinds else None,
+        "box": boxes_of(mask)[0].numpy() if "box" in kinds else None,
+        "points": points_of(mask, rng)[0].numpy() if "points" in kinds else None,
+    }
