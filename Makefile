@@ -39,7 +39,7 @@ reproduce: $(STAMP)
 	$(BIN)/unseg reproduce $(if $(PROFILE),--profile $(PROFILE)) $(if $(JOBS),--jobs $(JOBS))
 
 lab: $(STAMP)
-	$(BIN)/unseg lab
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --notebook-dir . notebooks/00_quickstart.ipynb
 
 report: $(STAMP)
 	$(BIN)/unseg report results/$(or $(PROFILE),small)

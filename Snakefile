@@ -2,19 +2,20 @@
 
     make reproduce [PROFILE=small] [DATA=/data]      the usual way (it calls `unseg reproduce`)
     snakemake -n --config profile=paper              what would be done, and why
-    snakemake --cores 8 --config profile=small --rerun-triggers mtime
+    snakemake --cores 8 --config profile=small --rerun-triggers mtime --ignore-incomplete
 
 One job runs one notebook (`unseg stage PROFILE KIND/NAME`); what it runs with comes from
 notebooks/profiles/PROFILE.yaml through `unseg_lib.pipeline.profiles`. A job's output is an empty marker whose
 name holds the fingerprint of its notebook, parameters and inputs: a changed profile asks for exactly the
-jobs it changes, and the notebooks' own checkpoints survive a kill.
+jobs it changes, and the notebooks' own checkpoints survive a kill. A marker is made last, so one that is there
+is never incomplete (`--ignore-incomplete`; after a kill, `snakemake --unlock` if you call snakemake yourself).
 
 On a Slurm cluster, with the project on a shared disk:
 
     pip install snakemake-executor-plugin-slurm
     export UNSEG_DATA=/shared/data
-    snakemake --executor slurm --jobs 64 --config profile=paper --rerun-triggers mtime --latency-wait 60 \
-        --default-resources slurm_account=ME slurm_partition=gpu
+    snakemake --executor slurm --jobs 64 --config profile=paper --rerun-triggers mtime --ignore-incomplete \
+        --latency-wait 60 --default-resources slurm_account=ME slurm_partition=gpu
 
 Memory, minutes and GPUs of a job are under `resources` of the profile. Kubernetes and others: see Snakemake's
 executor plugins.

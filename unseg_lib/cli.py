@@ -144,23 +144,6 @@ def reproduce(
 
 
 @app.command()
-def lab(port: int = 8888) -> None:
-    """Open JupyterLab on the notebooks; they run in the checkout's root, as in a batch run."""
-    import os
-
-    from unseg_lib.pipeline.notebook import write_kernel
-    from unseg_lib.pipeline.profiles import project_root
-
-    root = project_root()
-    jupyter = Path(sys.prefix) / "share" / "unseg-lab"
-    write_kernel(jupyter, "python3", f"--IPKernelApp.exec_lines=import os; os.chdir({str(root)!r})")
-    os.environ["JUPYTER_PATH"] = str(jupyter)
-    os.chdir(root)
-    command = [sys.executable, "-m", "jupyterlab", "--port", str(port), "--notebook-dir", str(root)]
-    os.execv(sys.executable, [*command, "--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb"])
-
-
-@app.command()
 def protect(
     images: Path,
     masks: Annotated[Path, typer.Option(help="masks with the pictures' names; non-zero = protect")],

@@ -25,7 +25,7 @@ from unseg_lib.pipeline.provenance import provenance
 from unseg_lib.pipeline.scrub import clean_notebook, places_of
 
 # parameters that say where or how fast, not what: changing them asks for no new result
-PLACES = ("out", "data_root", "cache", "jobs", "threads", "device")
+PLACES = ("out", "data_root", "cache", "jobs", "threads", "device", "workers", "checkpoint_every")
 KERNEL = "unseg"
 
 
@@ -114,16 +114,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_kernel(jupyter: Path, name: str, *options: str) -> None:
-    """Describe a kernel on this very Python under `jupyter`, a folder to be named in JUPYTER_PATH."""
-    spec = {
-        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", *options],
-        "display_name": "Python 3",
-        "language": "python",
-    }
-    write_json(jupyter / "kernels" / name / "kernel.json", spec)
-
-
 def _environment(private: Path, out: Path, threads: int) -> dict[str, str]:
     """The notebook's process: its own Jupyter and IPython folders, and a kernel on this very Python."""
     spec = {
@@ -200,9 +190,9 @@ def _failure(notebook: Path, out: Path, ran: dict | None, last: str) -> UnsegErr
     said = text if name == "UnsegError" else f"{name}: {text}"
     if name == "OSError" and "No space left" in text:
         said = "the disk is full; free some space and run the same command again, finished work is kept"
-    else:
-        write_json(out / "failed.ipynb", ran)
-    return UnsegError(f"{notebook.name} failed: {said.strip()} (see {out / 'failed.ipynb'})")
+        return UnsegError(f"{notebook.name} failed: {said}.")
+    write_json(out / "failed.ipynb", ran)
+    return UnsegError(f"{notebook.name} failed: {' '.join(said.split())} (see {out / 'failed.ipynb'})")
 
 
 def _result(notebook: Path, out: Path, products: tuple[str, ...]) -> dict:

@@ -68,6 +68,6 @@ def snakemake_command(profile: Profile, jobs: int, dry_run: bool) -> list[str]:
     return [
         *(sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"profile={profile.name}"),
         *("--resources", f"gpu={gpus}"),
-        *("--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--latency-wait", "10"),
+        *("--ignore-incomplete", "--rerun-triggers", "mtime", "--nolock", "--latency-wait", "10"),
         *(["--dry-run"] if dry_run else ["--quiet", "host", "reason"]),
     ]

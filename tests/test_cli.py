@@ -1,0 +1,109 @@
+"""The command line: what people mistype is one sentence on stderr and exit code 2, without a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_project import make_project
+
+from unseg_lib import UnsegError, cli
+from unseg_lib.files import read_json
+
+
+@pytest.fixture
+def toys(tmp_path, project, monkeypatch) -> Path:
+    monkeypatch.chdir(make_project(tmp_path, project))
+    return tmp_path
+
+
+@pytest.fixture
+def unseg(monkeypatch, capsys):
+    """Run a command in this process; return its exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["unseg", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("-p", "stepss=3"), "Unknown parameter 'stepss' of 01_train_generator.ipynb; did you mean 'steps'?"),
+        (("-p", "steps=3.5"), "Expected int for the parameter 'steps', found '3.5'"),
+        (("-p", "steps"), "Expected -p name=value, found 'steps'"),
+    ],
+)
+def test_a_mistyped_parameter_is_one_sentence(toys, unseg, words, sentence):
+    code, _, said = unseg("run", "notebooks/01_train_generator.ipynb", *words)
+    assert code == 2
+    assert said.startswith(sentence)
+    assert said.count("\n") == 1
+    assert not (toys / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("run", "notebooks/07.ipynb"), "Expected a notebook at notebooks/07.ipynb"),
+        (("stage", "toyy", "tables"), "Unknown profile 'toyy'; did you mean 'toy'?"),
+        (
+            ("stage", "toy", "victim/scenes-clean-unet-s9"),
+            "Unknown stage of profile toy: 'victim/scenes-clean-unet-s9'",
+        ),
+        (("stage", "toy", "poison/scenes-unseg"), "Expected generator/own to be done before poison/scenes-unseg"),
+        (("report", "results/nothing"), "Expected"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(toys, unseg, words, sentence):
+    code, _, said = unseg(*words)
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith(sentence)
+
+
+def test_a_notebook_runs_with_the_parameters_given(toys, unseg):
+    code, said, _ = unseg("run", "notebooks/01_train_generator.ipynb", "-p", "steps=3", "--out", "results/a")
+    assert code == 0
+    assert said == "Result: results/a\n"
+    assert read_json(toys / "results" / "a" / "metrics.json") == {"steps": 3}
+
+
+def test_text_values_keep_their_type(toys):
+    notebook = toys / "notebooks" / "03_train_victim.ipynb"
+    given = cli.read_parameters(notebook, ["size=[128,96]", "poison=8", "eps=4", "poisoned=a=b"])
+    assert given == {"size": [128, 96], "poison": "8", "eps": 4.0, "poisoned": "a=b"}
+    with pytest.raises(UnsegError, match="did you mean 'epochs'"):
+        cli.read_parameters(notebook, ["epoch=1"])
+
+
+def test_reproduce_names_the_data_that_is_missing(toys, unseg, tmp_path):
+    code, _, said = unseg("reproduce", "--profile", "small", "--data", tmp_path)
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"Expected Lung, CamVid under {tmp_path} for profile small")
+
+
+def test_a_dry_run_says_what_would_be_done(toys, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["unseg", "reproduce", "-n", "--profile", "toy", "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert "victim/scenes-unseg-unet-s0" in capfd.readouterr().out
+
+
+def test_help_is_there_without_heavy_imports():
+    heavy = "segmentation_models_pytorch mmseg pandas matplotlib papermill skimage snakemake".split()
+    program = f"import sys, unseg_lib.cli; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_doctor_tells_what_is_here(toys, unseg, tmp_path):
+    code, said, _ = unseg("doctor", "--data", tmp_path)
+    assert code == 0
+    assert "torch " in said
+    assert "missing: Lung, CamVid" in said

@@ -1,0 +1,71 @@
+"""The pins agree with each other, and the set-up with what it promises."""
+
+import re
+import subprocess
+from importlib import metadata
+
+import yaml
+
+import unseg_lib
+
+
+def pins(path) -> dict[str, str]:
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_the_lock_pins_all_and_holds_what_is_asked_for(project):
+    lock = pins(project / "requirements.lock")
+    assert pins(project / "requirements.in").items() <= lock.items()
+    assert not [name for name in lock if name.startswith(("nvidia", "triton", "cuda"))]
+    assert not [version for version in lock.values() if "+" in version]
+
+
+def test_what_is_installed_is_the_lock(project):
+    lock = pins(project / "requirements.lock")
+    installed = {name: metadata.version(name).partition("+")[0] for name in pins(project / "requirements.in")}
+    assert installed == {name: lock[name] for name in installed}
+
+
+def test_conda_gets_the_same_python_and_the_same_pins(project):
+    packages = yaml.safe_load((project / "environment.yml").read_text())["dependencies"]
+    assert "python=3.11" in packages
+    assert "-r requirements.lock" in next(entry["pip"] for entry in packages if isinstance(entry, dict))
+    assert "--python-version 3.11" in (project / "requirements.in").read_text()
+    assert '">=3.11,' in (project / "pyproject.toml").read_text()
+
+
+def test_one_version_everywhere(project):
+    assert metadata.version("unseg_lib") == unseg_lib.__version__
+    assert yaml.safe_load((project / "CITATION.cff").read_text())["version"] == unseg_lib.__version__
+
+
+def test_the_licence_is_apache_2(project):
+    text = (project / "LICENSE").read_text()
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert 'license = "Apache-2.0"' in (project / "pyproject.toml").read_text()
+
+
+def test_ci_runs_the_test_command_and_nothing_more(project):
+    script = project / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert script.read_text().rstrip().endswith("exec make test")
+    assert len(re.findall(r"^\s*(?:exec )?make\b", script.read_text(), re.M)) == 1
+
+
+def make(project, *words: str) -> str:
+    return subprocess.run(["make", "-n", *words], cwd=project, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_main_command_passes_on_what_is_given(project):
+    assert make(project, "reproduce").splitlines()[-1].split() == [".venv/bin/unseg", "reproduce"]
+    told = make(project, "reproduce", "PROFILE=smoke", "JOBS=3").splitlines()[-1]
+    assert told.split()[2:] == ["--profile", "smoke", "--jobs", "3"]
+
+
+def test_a_changed_lock_is_installed_again_with_plain_pip(project):
+    recipe = make(project, "-W", "requirements.lock", "setup")
+    assert "pip install" in recipe
+    assert "-r requirements.lock" in recipe
+    assert recipe.rstrip().endswith("touch .venv/.installed")

@@ -1,0 +1,99 @@
+"""Notebook parameters are strict: what is misspelt or ill-typed is refused, with a hint."""
+
+import pytest
+
+from unseg_lib import UnsegError
+from unseg_lib.pipeline.parameters import check_parameters, check_value, notebook_parameters, parse_value
+
+CELL = """from typing import Optional
+
+# budgets
+epsilon: float = 8  # inside the mask, 1/255
+steps: int = 20  # how "many" # really
+name: str = "a # b"  # a text with a hash
+gray: bool = False
+size: list[int] = [96, 64]  # height, width
+limit: Optional[int] = None  # all of them"""
+
+
+@pytest.fixture
+def notebook(tmp_path, toy_notebook):
+    return toy_notebook(tmp_path / "toy.ipynb", "1", parameters=CELL)
+
+
+def test_the_cell_is_read_with_types_defaults_and_help(notebook):
+    found = notebook_parameters(notebook)
+    assert [p.name for p in found.values()] == ["epsilon", "steps", "name", "gray", "size", "limit"]
+    assert found["epsilon"].default == 8.0
+    assert isinstance(found["epsilon"].default, float)
+    assert found["size"].type == "list[int]"
+    assert found["size"].default == [96, 64]
+    assert found["limit"].default is None
+    assert found["name"].default == "a # b"
+    assert found["name"].help == "a text with a hash"
+    assert found["gray"].help == ""
+
+
+def test_given_values_replace_defaults(notebook):
+    values = check_parameters(notebook, {"epsilon": 4, "limit": 3})
+    assert values == {"epsilon": 4.0, "steps": 20, "name": "a # b", "gray": False, "size": [96, 64], "limit": 3}
+
+
+def test_a_misspelt_name_names_the_closest(notebook):
+    with pytest.raises(UnsegError, match=r"Unknown parameter 'epsilonn' of toy\.ipynb; did you mean 'epsilon'"):
+        check_parameters(notebook, {"epsilonn": 8})
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        *(("int", 1.0), ("int", True), ("int", "1"), ("float", "1"), ("float", True), ("float", float("nan"))),
+        *(("str", 1), ("bool", 1), ("list[int]", [1, 2.0]), ("list[int]", 3), ("list[str]", "ab")),
+        *(("Optional[int]", "none"), ("int", None), ("list[float]", [None])),
+    ],
+)
+def test_an_ill_typed_value_is_refused(kind, value):
+    with pytest.raises(UnsegError, match="for the parameter 'x'"):
+        check_value("x", kind, value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        *(("int", "7", 7), ("float", "4", 4.0), ("float", "1e-3", 0.001), ("str", "8", "8"), ("str", "a=b", "a=b")),
+        *(("bool", "true", True), ("bool", "False", False), ("Optional[int]", "none", None), ("Optional[int]", "5", 5)),
+        *(
+            ("list[int]", "[96, 128]", [96, 128]),
+            ("list[int]", "96,128", [96, 128]),
+            ("list[str]", "['a','b']", ["a", "b"]),
+        ),
+        ("list[float]", "[]", []),
+    ],
+)
+def test_text_from_the_command_line(kind, text, value):
+    parsed = parse_value("x", kind, text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [("int", "3.5"), ("int", ""), ("bool", "1"), ("float", "a"), ("float", "nan")]
+)
+def test_text_of_another_type_is_refused(kind, text):
+    with pytest.raises(UnsegError, match="for the parameter 'x'"):
+        parse_value("x", kind, text)
+
+
+@pytest.mark.parametrize(
+    "line", ["x = 1", "x: int", "x: dict = {}", "print(1)", "x: int = 1 + y", "x: int | None = 1", "x: int = 'a'"]
+)
+def test_another_form_of_line_is_refused(tmp_path, toy_notebook, line):
+    with pytest.raises(UnsegError):
+        notebook_parameters(toy_notebook(tmp_path / "toy.ipynb", parameters=line))
+
+
+def test_what_is_no_notebook_is_one_sentence(tmp_path):
+    (tmp_path / "a.ipynb").write_text("{]")
+    for name in ("a.ipynb", "missing.ipynb"):
+        with pytest.raises(UnsegError, match="Expected a notebook"):
+            notebook_parameters(tmp_path / name)

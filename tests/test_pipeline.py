@@ -1,0 +1,185 @@
+"""The strict runner: a notebook runs whole or has not run, is not run twice, and leaves nothing of the machine."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unseg_lib import UnsegError
+from unseg_lib.files import read_csv, read_json, write_json
+from unseg_lib.pipeline.notebook import fingerprint, is_done, run_notebook
+from unseg_lib.pipeline.results import COLUMNS, collect, save_result
+from unseg_lib.pipeline.scrub import clean_notebook
+
+# toys write their result without importing the library, and torch with it
+SAVE = """import json, os, pathlib
+pathlib.Path(os.environ["UNSEG_METRICS"]).write_text(json.dumps({"eps": eps}))"""
+COUNT = """with open(pathlib.Path(out, "count.log"), "a") as log:
+    log.write("ran ")"""
+PARAMETERS = """eps: float = 8.0  # budget
+jobs: int = 1  # processes
+out: str = "results/toy"  # where"""
+
+
+@pytest.fixture
+def notebook(tmp_path, toy_notebook):
+    (tmp_path / "Snakefile").touch()  # marks the root of the checkout
+    cells = ("import os; print(os.getcwd(), os.environ['OMP_NUM_THREADS'])\nobject()", SAVE, COUNT)
+    return toy_notebook(tmp_path / "notebooks" / "toy.ipynb", *cells, parameters=PARAMETERS)
+
+
+def test_a_run_leaves_three_whole_files_and_is_not_repeated(notebook, tmp_path):
+    out = tmp_path / "results" / "toy"
+    assert run_notebook(notebook, out, {"eps": 4}, threads=1) == out
+    assert read_json(out / "metrics.json") == {"eps": 4.0}
+    origin = read_json(out / "provenance.json")
+    assert origin["parameters"] == {"eps": 4.0}
+    assert origin["notebook"] == "notebooks/toy.ipynb"
+    assert {"commit", "dirty", "cpu", "cores", "device", "seed", "minutes", "versions", "gpus"} <= set(origin)
+    assert origin["versions"]["python"] == platform.python_version()
+
+    text = (out / "run.ipynb").read_text() + (out / "provenance.json").read_text()
+    for secret in (str(tmp_path), str(Path.home()) + "/", platform.node(), time.strftime("%Y-%m-%d"), "papermill_"):
+        assert secret not in text, secret
+    assert ". 1\\n" in text  # the working folder is the checkout, and threads are as asked
+    executed = json.loads((out / "run.ipynb").read_text())
+    assert all(set(cell["metadata"]) <= {"tags"} for cell in executed["cells"])
+
+    run_notebook(notebook, out, {"eps": 4, "jobs": 2})  # how fast is not what
+    assert (out / "count.log").read_text() == "ran "
+    assert not list(out.glob(".partial*"))
+
+
+def test_a_failed_run_keeps_its_notebook_and_the_old_result(notebook, tmp_path, toy_notebook):
+    out = tmp_path / "results" / "toy"
+    out.mkdir(parents=True)
+    write_json(out / "metrics.json", {"old": 1})
+    toy_notebook(notebook, SAVE, "raise ValueError('no such\\nluck')", parameters=PARAMETERS)
+    with pytest.raises(UnsegError, match=r"toy.ipynb failed: ValueError: no such luck \(see .*failed.ipynb\)"):
+        run_notebook(notebook, out, {})
+    assert read_json(out / "metrics.json") == {"old": 1}
+    assert "luck" in (out / "failed.ipynb").read_text()
+    assert not (out / "run.ipynb").exists()
+    assert not (out / ".done").exists()
+
+
+def test_a_notebook_without_a_result_has_failed(notebook, tmp_path, toy_notebook):
+    toy_notebook(notebook, "1", parameters=PARAMETERS)
+    with pytest.raises(UnsegError, match="save_result"):
+        run_notebook(notebook, tmp_path / "results" / "toy", {})
+    assert not (tmp_path / "results" / "toy" / "run.ipynb").exists()
+
+
+def test_a_wrong_parameter_stops_before_anything_runs(notebook, tmp_path):
+    for given in ({"epss": 8}, {"eps": "8"}):
+        with pytest.raises(UnsegError):
+            run_notebook(notebook, tmp_path / "results" / "toy", given)
+    assert not (tmp_path / "results").exists()
+
+
+RUN = "import sys; from unseg_lib.pipeline.notebook import run_notebook; run_notebook(sys.argv[1], sys.argv[2], {})"
+
+
+def test_a_killed_run_is_not_done_and_the_same_command_finishes(notebook, tmp_path, toy_notebook):
+    out = tmp_path / "results" / "toy"
+    wait = """import time
+if not pathlib.Path(out, "go").exists():
+    pathlib.Path(out, "up").touch()
+    time.sleep(60)"""
+    toy_notebook(notebook, SAVE, wait, COUNT, parameters=PARAMETERS)
+    with subprocess.Popen([sys.executable, "-c", RUN, notebook, out], stderr=subprocess.DEVNULL) as runner:
+        deadline = time.monotonic() + 30
+        while not (out / "up").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(runner.pid, signal.SIGKILL)
+    assert (out / "up").exists()
+    assert not any((out / name).exists() for name in ("run.ipynb", "metrics.json", ".done", "count.log"))
+    (out / "go").touch()
+    run_notebook(notebook, out, {})
+    assert (out / "count.log").read_text() == "ran "
+    assert not list(out.glob(".partial*"))
+
+
+def test_two_runs_of_one_folder_do_the_work_once(notebook, tmp_path):
+    out = tmp_path / "results" / "toy"
+    runs = [threading.Thread(target=run_notebook, args=(notebook, out, {})) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert (out / "count.log").read_text() == "ran "
+
+
+def test_a_result_is_done_only_with_its_products_and_its_fingerprint(tmp_path):
+    for name in ("metrics.json", "provenance.json", "run.ipynb"):
+        (tmp_path / name).touch()
+    assert not is_done(tmp_path, "abc")  # committed by somebody, not made here
+    (tmp_path / ".done").write_text("abc")
+    assert is_done(tmp_path, "abc")
+    assert not is_done(tmp_path, "abd")
+    assert not is_done(tmp_path, "abc", ("generator.safetensors",))
+
+
+def test_the_fingerprint_follows_text_values_and_inputs(notebook, toy_notebook):
+    first = fingerprint(notebook, {"eps": 8.0, "jobs": 1, "out": "a"}, ("x", "y"))
+    assert first == fingerprint(notebook, {"eps": 8.0, "jobs": 4, "out": "b"}, ("y", "x"))
+    assert first != fingerprint(notebook, {"eps": 4.0}, ("x", "y"))
+    assert first != fingerprint(notebook, {"eps": 8.0}, ("x", "z"))
+    toy_notebook(notebook, "another text", parameters=PARAMETERS)
+    assert first != fingerprint(notebook, {"eps": 8.0}, ("x", "y"))
+
+
+def test_scrubbing_joins_streams_and_leaves_pictures_alone():
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": "in /data/set/a.png, "},
+        {
+            "output_type": "stream",
+            "name": "stdout",
+            "text": "/tmp/ipykernel_7/1.py:3: <A at 0x7f00aa11bb22> /data/settle",
+        },
+        {"output_type": "display_data", "data": {"image/png": "/data/set", "text/plain": "<A>"}, "metadata": {}},
+    ]
+    cell = {"cell_type": "code", "metadata": {"papermill": {"start_time": "now"}}, "outputs": outputs, "source": "1"}
+    cleaned = clean_notebook({"cells": [cell], "nbformat": 4, "nbformat_minor": 5}, {"/data/set": "$UNSEG_DATA"})
+    cell = cleaned["cells"][0]
+    assert cell["metadata"] == {}
+    assert [output["output_type"] for output in cell["outputs"]] == ["stream", "display_data"]
+    assert cell["outputs"][0]["text"] == "in $UNSEG_DATA/a.png, <cell>:3: <A at 0x0> /data/settle"
+    assert cell["outputs"][1]["data"]["image/png"] == "/data/set"
+
+
+def test_save_result_takes_arrays_and_refuses_what_is_no_result(tmp_path):
+    save_result(tmp_path, {"iou": np.array([0.5, 1.0]), "n": np.int64(3), "path": Path("a/b"), "ok": np.bool_(True)})
+    assert read_json(tmp_path / "metrics.json") == {"iou": [0.5, 1.0], "n": 3, "path": "a/b", "ok": True}
+    for wrong in (float("nan"), np.array([1.0, np.inf]), object()):
+        with pytest.raises(UnsegError, match=r"metrics\.a\.b"):
+            save_result(tmp_path, {"a": {"b": wrong}})
+
+
+def _finished(results: Path, stage: str, **changes: object) -> None:
+    row = dict.fromkeys(COLUMNS[:15], 0) | {"metric": "miou", "victim": "u"} | changes
+    write_json(results / stage / "metrics.json", {"rows": [row]})
+    write_json(results / stage / "provenance.json", {"commit": "c0ffee", "minutes": 1.5, "device": "cpu"})
+
+
+def test_rows_are_collected_in_a_fixed_order(tmp_path):
+    for seed in (10, 9, 1):
+        _finished(tmp_path, f"victim/v-s{seed}", seed=seed, minutes=seed)
+    path = collect(tmp_path, ["victim/v-s10", "victim/v-s1", "victim/v-s9"])
+    rows = read_csv(path)
+    assert list(rows[0]) == COLUMNS
+    assert [row["seed"] for row in rows] == ["1", "9", "10"]
+    assert (
+        rows[0] | {"commit": "c0ffee", "notebook": "victim/v-s1/run.ipynb", "device": "cpu", "minutes": "1"} == rows[0]
+    )
+    _finished(tmp_path, "victim/v-s9", sead=3)
+    with pytest.raises(UnsegError, match=r"Unknown column 'sead'.*did you mean 'seed'"):
+        collect(tmp_path, ["victim/v-s9"])

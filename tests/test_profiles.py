@@ -1,0 +1,183 @@
+"""A profile becomes the right jobs, Snakemake sees exactly those that are left, and mistakes are one sentence."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_project import make_project
+
+from unseg_lib import UnsegError
+from unseg_lib.files import read_csv
+from unseg_lib.pipeline.profiles import load_profile
+from unseg_lib.pipeline.reproduce import choose, missing_data
+
+
+@pytest.fixture
+def toys(tmp_path, project) -> Path:
+    return make_project(tmp_path, project)
+
+
+def change(root: Path, *path: object, value: object) -> None:
+    """Set one value of the toy profile as it is now: change(root, "victims", "unet", "epochs", value=4)."""
+    file = root / "notebooks" / "profiles" / "toy.yaml"
+    content = yaml.safe_load(file.read_text())
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    file.write_text(yaml.safe_dump(content))
+
+
+def test_a_profile_becomes_stages_with_their_notebooks_parameters(toys):
+    stages = load_profile("toy", toys).stages
+    assert list(stages) == [
+        *("victim/scenes-clean-unet-s0", "generator/own", "poison/scenes-unseg"),
+        *("victim/scenes-unseg-unet-s0", "pixels/scenes-unseg", "tables"),
+    ]
+    clean, poisoned = stages["victim/scenes-clean-unet-s0"], stages["victim/scenes-unseg-unet-s0"]
+    assert clean.needs == ()
+    assert clean.values["poisoned"] == ""
+    assert (clean.values["eps"], clean.values["eps_bg"]) == (0, 0)
+    assert (poisoned.values["eps"], poisoned.values["eps_bg"]) == (8, 2)
+    assert poisoned.values["poisoned"] == "results/toy/poison/scenes-unseg/dataset"
+    assert poisoned.values["epochs"] == 2
+    # what is protected is scored on its own, for the clean victim too
+    assert clean.values["protected"] == poisoned.values["protected"] == "disc"
+    assert stages["poison/scenes-unseg"].values["generator"] == "results/toy/generator/own/generator.safetensors"
+
+
+def test_a_change_asks_for_exactly_the_jobs_it_touches(toys):
+    def marks():
+        return {key: stage.fingerprint for key, stage in load_profile("toy", toys).stages.items()}
+
+    before = marks()
+    change(toys, "generators", "own", "steps", value=6)
+    changed = {key for key, mark in marks().items() if mark != before[key]}
+    assert changed == set(before) - {"victim/scenes-clean-unet-s0"}
+    before = marks()
+    change(toys, "pixels", 0, "limit", value=5)
+    assert {key for key, mark in marks().items() if mark != before[key]} == {"pixels/scenes-unseg", "tables"}
+    before = marks()
+    change(toys, "threads", value=2)
+    assert marks() == before
+
+
+def test_a_label_names_what_a_grid_entry_sets(toys):
+    entry = {"datasets": ["scenes"], "recipes": ["clean"], "victims": ["unet"], "seeds": [3]}
+    change(toys, "grid", value=[entry | {"label": "long", "set": {"epochs": 9}}])
+    stages = load_profile("toy", toys).stages
+    assert stages["victim/scenes-clean-unet-long-s3"].values["epochs"] == 9
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (("gird",), [], "Unknown key 'gird'.*did you mean 'grid'"),
+        (("victims", "unet", "epoch"), 3, "Unknown key 'epoch' in victims.unet.*did you mean 'epochs'"),
+        (("victims", "unet", "epochs"), "3", "victim/scenes-clean-unet-s0: Expected int for the parameter 'epochs'"),
+        (("recipes", "random", "epsilon"), 3, "Unknown key 'epsilon' in recipes.random"),
+        (("recipes", "random"), None, "Expected keys under recipes.random"),
+        (("grid", 0, "recipes"), ["unsegg"], "'unsegg'; did you mean 'unseg'"),
+        (("grid", 0, "seeds"), 3, "Expected a list for seeds"),
+        (("grid", 0, "set"), {"epochs": 1}, "Expected `set` and `label` together"),
+        (("jobs",), "two", "Expected int for 'jobs'"),
+        (("resources",), {"victims": {}}, "Unknown key 'victims' in resources.*did you mean 'victim'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(toys, path, value, sentence):
+    change(toys, *path, value=value)
+    with pytest.raises(UnsegError, match=sentence):
+        load_profile("toy", toys)
+
+
+def test_without_a_name_small_is_chosen_where_its_data_is(toys, tmp_path, capsys):
+    data = tmp_path / "data"
+    (data / "Lung").mkdir(parents=True)
+    assert missing_data(load_profile("small", toys), data) == ["CamVid"]
+    assert choose("", data, toys).name == "smoke"
+    assert capsys.readouterr().out.count("\n") == 1
+    (data / "CamVid").mkdir()
+    assert choose("", data, toys).name == "small"
+    assert choose("toy", data, toys).name == "toy"
+    with pytest.raises(UnsegError, match="Unknown profile 'smal'; did you mean 'small'"):
+        choose("smal", data, toys)
+
+
+ENGINE = ["-m", "snakemake", "--config", "profile=toy", "--nolock", "--rerun-triggers", "mtime", "--ignore-incomplete"]
+
+
+def snakemake(root: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *ENGINE, *words], cwd=root, capture_output=True, text=True, check=False)
+
+
+def jobs_of(dry_run: subprocess.CompletedProcess) -> dict[str, int]:
+    """The table `rule  count` of a dry run."""
+    assert dry_run.returncode == 0, dry_run.stdout + dry_run.stderr
+    table = dry_run.stdout.split("Job stats:")[1].split("\n\n")[0].splitlines()[3:]
+    return {line.split()[0]: int(line.split()[1]) for line in table}
+
+
+def finish(root: Path, key: str) -> None:
+    """Make a stage look done, as the runner leaves it."""
+    stage = load_profile("toy", root).stages[key]
+    for name in ("metrics.json", "provenance.json", "run.ipynb", *stage.products):
+        path = root / stage.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (root / stage.folder / ".done").write_text(stage.fingerprint)
+
+
+def test_snakemake_lists_every_stage_and_skips_what_is_done(toys):
+    every = {"generator": 1, "poison": 1, "victim": 2, "pixels": 1, "tables": 1, "report": 1, "all": 1}
+    assert jobs_of(snakemake(toys, "-n")) == every | {"total": 8}
+    for key in ("victim/scenes-unseg-unet-s0", "pixels/scenes-unseg"):
+        finish(toys, key)
+    # nobody left needs the poisoned copy, so it and the generator are not made again
+    assert jobs_of(snakemake(toys, "-n")) == {"victim": 1, "tables": 1, "report": 1, "all": 1, "total": 4}
+
+
+@pytest.mark.notebook
+def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
+    change(toys, "pixels", value=[])
+    change(toys, "grid", 0, "recipes", value=["random"])
+    tables = load_profile("toy", toys).stages["tables"].marker
+    command = [sys.executable, *ENGINE, "--cores", "2", tables]
+    quiet = {"cwd": toys, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    with subprocess.Popen(command, **quiet) as run:
+        deadline = time.monotonic() + 60
+        while not list(toys.glob("results/toy/poison/*/.done-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGKILL)
+    done = snakemake(toys, "--cores", "2", tables)
+    assert done.returncode == 0, done.stderr
+    ran = (toys / "log.txt").read_text().split()
+    assert ran.count("results/toy/poison/scenes-random") == 1
+    assert ran[-1] == "results/toy/tables"
+    rows = read_csv(toys / "results" / "toy" / "rows.csv")
+    assert [row["notebook"] for row in rows] == ["victim/scenes-random-unet-s0/run.ipynb"]
+
+
+@pytest.mark.parametrize("name", ["smoke", "small", "paper"])
+def test_the_projects_profiles_are_valid(project, name):
+    profile = load_profile(name, project)
+    kinds = {stage.kind for stage in profile.stages.values()}
+    assert kinds == {"generator", "poison", "victim", "pixels", "tables"}
+    assert all(stage.folder.is_relative_to(profile.results) for stage in profile.stages.values())
+
+
+def test_a_dry_run_of_paper_lists_every_stage(project):
+    stages = load_profile("paper", project).stages
+    listed = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-n", "--nolock", "--config", "profile=paper"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert listed.returncode == 0, listed.stderr
+    assert [key for key, stage in stages.items() if stage.marker not in listed.stdout] == []
