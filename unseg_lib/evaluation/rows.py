@@ -1,0 +1,47 @@
+"""The rows that every table is made from: one for every (run, metric)."""
+
+from unseg_lib.errors import UnsegError, closest
+
+RUN = ("task", "dataset", "victim", "init", "poison", "eps", "eps_bg", "defense", "clean_fraction", "seed")
+COLUMNS = (*RUN, "metric", "final", "peak", "epochs", "minutes", "device", "commit", "notebook")
+
+
+def victim_rows(run: dict, result: dict, protected: tuple[str, ...] = ()) -> list[dict]:
+    """The rows of one victim, scores in percent; `commit` and `notebook` are filled in when rows are collected.
+
+    run: exactly the columns of `RUN`. result: as `train_victim` returns it. protected: classes whose mean
+    is the metric iou_protected. Metrics: miou, iou_object (task "object"), iou_protected, iou:<class>.
+    """
+    for name in run:
+        if name not in RUN:
+            raise UnsegError(f"Unknown column '{name}' in a run; {closest(name, list(RUN))}")
+    if missing := [name for name in RUN if name not in run]:
+        raise UnsegError(f"Expected every column of a run, found none called {', '.join(missing)}.")
+    last = {"epochs": len(result["epochs"]), "minutes": round(result["minutes"], 2), "device": result["device"]}
+    return [
+        run | {"metric": metric, "final": round(curve[-1], 3), "peak": round(max(curve), 3)} | last
+        for metric, curve in curves(result, run["task"], protected).items()
+    ]
+
+
+def curves(result: dict, task: str, protected: tuple[str, ...] = ()) -> dict[str, list[float]]:
+    """Every metric's value after every epoch, in percent; classes that the test labels lack have none."""
+    history = result["epochs"]
+    found = {"miou": [100 * epoch["miou"] for epoch in history]}
+    for number, name in enumerate(result["classes"]):
+        values = [epoch["iou"][number] for epoch in history]
+        if None not in values:
+            found[f"iou:{name}"] = [100 * value for value in values]
+    if task == "object":
+        found["iou_object"] = _of_class(found, "object")
+    if protected:
+        columns = zip(*(_of_class(found, name) for name in protected))
+        found["iou_protected"] = [sum(column) / len(protected) for column in columns]
+    return found
+
+
+def _of_class(found: dict[str, list[float]], name: str) -> list[float]:
+    if f"iou:{name}" not in found:
+        known = [metric.removeprefix("iou:") for metric in found if metric.startswith("iou:")]
+        raise UnsegError(f"Expected a class that the test labels hold, found '{name}'; {closest(name, known)}")
+    return found[f"iou:{name}"]

@@ -1,0 +1,76 @@
+"""Which victims there are, and the one function that trains any of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unseg_lib.errors import UnsegError, pick
+from unseg_lib.files import read_json, write_json
+from unseg_lib.victims import smp
+from unseg_lib.victims.run import VictimRun, check, claim
+
+if TYPE_CHECKING:
+    from unseg_lib.datasets import SegmentationSet
+
+VICTIMS = {"smp": smp.train}  # family -> train(run) -> result; a name without a family is smp's
+
+
+def train_victim(
+    victim: str,
+    train: "SegmentationSet",
+    test: "SegmentationSet",
+    out: str | Path,
+    *,
+    size: tuple[int, int],
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    init: str = "random",
+    defense: str = "none",
+    clean: "SegmentationSet | None" = None,
+    clean_fraction: float = 0.0,
+    threads: int = 0,
+    device: str = "auto",
+    precision: str = "32",
+) -> dict:
+    """Train `victim` on `train`, test it on `test` after every epoch, and return its scores.
+
+    victim: "unet-resnet18" (any segmentation-models-pytorch architecture-encoder). size: (height, width)
+    the pictures are resized to. init: first weights of the encoder, "random" or "imagenet". clean_fraction:
+    this share of the pictures of `train` is replaced by those of `clean`. threads: 0 leaves torch's number.
+
+    Returns {"classes": [C names], "epochs": [{"epoch": from 1, "loss", "miou", "iou": [C]}], "final" and
+    "peak": {"miou", "iou"}, "minutes", "device"}; scores in [0,1], None for a class the test labels lack;
+    peak is the best epoch of each score by itself. `out` also receives predictions.npz (picture, truth,
+    prediction of some test pictures). The same call continues a killed training, on the CPU to the same
+    numbers, and returns a finished one's result at once.
+    """
+    if defense != "none":
+        raise UnsegError(f"Unknown defence '{defense}'; known: none.")
+    family, _, name = victim.rpartition(":")
+    train_family = pick(VICTIMS, family or "smp", "family of victims")
+    run = VictimRun(
+        **dict(name=name, train=train, test=test, out=Path(out), size=(int(size[0]), int(size[1])), epochs=epochs),
+        **dict(batch_size=batch_size, lr=lr, seed=seed, init=init, clean=clean, clean_fraction=clean_fraction),
+        **dict(threads=threads, device=choose_device(device), precision=precision),
+    )
+    check(run)
+    claim(run, victim, defense)
+    done = run.out / "result.json"
+    if not done.exists():
+        write_json(done, train_family(run))
+        run.checkpoint.unlink(missing_ok=True)
+    return read_json(done)
+
+
+def choose_device(device: str) -> str:
+    """Resolve "auto" to cuda, mps or cpu; refuse a device this torch does not have."""
+    import torch
+
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, there in have.items() if there)
+    if not have.get(device):
+        here = ", ".join(name for name, there in have.items() if there)
+        raise UnsegError(f"Expected a device of this machine (auto, {here}), found '{device}'.")
+    return device

@@ -1,0 +1,119 @@
+"""What one victim's training is: its settings, its folder, its result.
+
+A folder belongs to one training. `training.json` says which, the checkpoint how far it is, `result.json`
+that it is done; so the same call continues or returns, and another call is refused.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_json, sha256_of, write_json
+
+if TYPE_CHECKING:
+    from unseg_lib.datasets import SegmentationSet
+
+
+@dataclass(frozen=True)
+class VictimRun:
+    """The settings of one training, see `train_victim`."""
+
+    name: str  # without the family: "unet-resnet18"
+    train: "SegmentationSet"
+    test: "SegmentationSet"
+    out: Path
+    size: tuple[int, int]  # height, width
+    epochs: int
+    batch_size: int
+    lr: float
+    seed: int
+    init: str
+    clean: "SegmentationSet | None"
+    clean_fraction: float
+    threads: int
+    device: str  # "cpu", "cuda", "mps"
+    precision: str  # "32" or "bf16"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoint.pt"
+
+
+def check(run: VictimRun) -> None:
+    """Refuse settings that cannot be trained with, before anything is read."""
+    positive = {"epochs": run.epochs, "lr": run.lr, "height": run.size[0], "width": run.size[1]}
+    for name, value in positive.items():
+        if not value > 0:
+            raise UnsegError(f"Expected {name} above 0, found {value}.")
+    if run.batch_size < 2:
+        raise UnsegError(f"Expected a batch size of at least 2 (batch normalisation needs it), found {run.batch_size}.")
+    _one_of("init", run.init, ("random", "imagenet"))
+    _one_of("precision", run.precision, ("32", "bf16"))
+    if not 0 <= run.clean_fraction <= 1:
+        raise UnsegError(f"Expected clean_fraction between 0 and 1, found {run.clean_fraction}.")
+    if run.clean_fraction and run.clean is None:
+        raise UnsegError("Expected the clean pictures with a clean_fraction above 0, found none; pass clean=.")
+    if run.train.classes != run.test.classes:
+        raise UnsegError(
+            f"Expected one list of classes, found {len(run.train.classes)} for training and "
+            f"{len(run.test.classes)} for the test; load both with the same task."
+        )
+    if not len(run.train) or not len(run.test):
+        raise UnsegError(f"Expected pictures, found {len(run.train)} for training and {len(run.test)} for the test.")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UnsegError(f"Expected {name} to be one of {', '.join(known)}, found '{value}'.")
+
+
+def claim(run: VictimRun, victim: str, defense: str) -> None:
+    """Note in the folder what is trained there; refuse to continue something else.
+
+    Threads and device are left out: they change the time, and the last bits of a number.
+    """
+    mine = {
+        "victim": victim,
+        "defense": defense,
+        **{k: getattr(run, k) for k in ("epochs", "batch_size", "lr", "seed", "init", "clean_fraction", "precision")},
+        "size": list(run.size),
+        "train": fingerprint(run.train),
+        "test": fingerprint(run.test),
+        "clean": fingerprint(run.clean) if run.clean_fraction else None,
+    }
+    note = run.out / "training.json"
+    if not note.exists():
+        write_json(note, mine)
+        return
+    theirs = read_json(note)
+    other = [f"{k} {theirs.get(k)} there, {mine[k]} asked" for k in mine if theirs.get(k) != mine[k]]
+    if other:
+        raise UnsegError(
+            f"Expected an empty folder or one of the same training, found another one in {run.out} "
+            f"({'; '.join(other)}); delete it or choose another folder."
+        )
+
+
+def fingerprint(source: "SegmentationSet") -> dict:
+    """Tell data sets apart by what they hold, not by where they lie: a poisoned copy differs in its bytes."""
+    digest = hashlib.sha256("\n".join(source.classes).encode())
+    for name in source.ids:
+        digest.update(f"\n{name} {sha256_of(source.picture_path(name))}".encode())
+    for file in source.annotation_files:
+        digest.update(sha256_of(source.root / file).encode())
+    return {"name": source.name, "split": source.split, "pictures": len(source), "sha256": digest.hexdigest()}
+
+
+def summary(classes: tuple[str, ...], epochs: list[dict], minutes: float, device: str) -> dict:
+    """The result of a training: every epoch, the last one, and of every score the best one."""
+    peak = [max((v for v in column if v is not None), default=None) for column in zip(*(e["iou"] for e in epochs))]
+    return {
+        "classes": list(classes),
+        "epochs": epochs,
+        "final": {"miou": epochs[-1]["miou"], "iou": epochs[-1]["iou"]},
+        "peak": {"miou": max(e["miou"] for e in epochs), "iou": peak},
+        "minutes": minutes,
+        "device": device,
+    }

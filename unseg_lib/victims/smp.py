@@ -1,0 +1,73 @@
+"""Victims of segmentation-models-pytorch: any of its architectures on any of its encoders.
+
+"unet-resnet18", "unetplusplus-densenet169", "deeplabv3-resnet50"; encoders of timm as smp writes them:
+"unetplusplus-tu-res2net50_26w_4s", "unetplusplus-tu-regnetx_032".
+"""
+
+from difflib import get_close_matches
+
+import torch
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims.training import fit, own_randomness
+
+
+def train(run: VictimRun) -> dict:
+    """Train the victim that `run` names; the result as of `train_victim`."""
+    return fit(run, build(run.name, len(run.train.classes), run.size, run.init, run.seed))
+
+
+def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) -> torch.nn.Module:
+    """A model float `(N,3,H,W)` -> logits `(N,C,H,W)` with seeded first weights, the encoder's from `init`."""
+    import segmentation_models_pytorch as smp
+
+    architecture, encoder = parse(name)
+    weights = None if init == "random" else init
+    with own_randomness("cpu", seed, "first weights"):
+        try:
+            model = smp.create_model(architecture, encoder, weights, classes=classes)
+        except Exception as error:  # hub, network, file and lookup errors of four libraries
+            if weights is None:
+                reason = "the architecture cannot use this encoder"
+            else:
+                reason = f"no {init} weights could be loaded; without a network use init=random"
+            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UnsegError(f"Could not build the victim {name}: {reason} ({line}).") from error
+    _check_size(model, name, size)
+    return model
+
+
+def parse(name: str) -> tuple[str, str]:
+    """Split "unet-resnet18" into architecture and encoder, both known."""
+    import segmentation_models_pytorch as smp
+    import timm
+
+    architecture, _, encoder = name.partition("-")
+    architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    if architecture not in architectures:
+        raise UnsegError(
+            f"Unknown architecture '{architecture}' in the victim '{name}'; {_closest(architecture, architectures)}"
+            f"write architecture-encoder with one of {', '.join(architectures)}."
+        )
+    encoders = [*smp.encoders.get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
+    if encoder not in encoders:
+        raise UnsegError(
+            f"Unknown encoder '{encoder}' in the victim '{name}'; {_closest(encoder, encoders)}"
+            "encoders are those of segmentation-models-pytorch, and those of timm with tu- in front."
+        )
+    return architecture, encoder
+
+
+def _closest(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"closest: {', '.join(near)}; " if near else ""
+
+
+def _check_size(model: torch.nn.Module, name: str, size: tuple[int, int]) -> None:
+    """Refuse a picture size that the encoder cannot halve as often as it does."""
+    try:
+        if hasattr(model, "check_input_shape"):
+            model.check_input_shape(torch.empty(1, 3, *size, device="meta"))
+    except RuntimeError as error:
+        raise UnsegError(f"Expected a size that {name} can halve 5 times (multiples of 32), found {size}.") from error

@@ -1,0 +1,168 @@
+"""The ordinary training loop of a victim: cross entropy, AdamW, a falling learning rate, a test every epoch.
+
+Every random number comes from (seed, what for, epoch), so a training that was killed continues from its last
+epoch with the same numbers.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.evaluation.metrics import IGNORE, confusion, intersection_over_union, mean_iou
+from unseg_lib.files import whole_file
+from unseg_lib.progress import progress
+from unseg_lib.seeds import seed_for, torch_rng
+from unseg_lib.victims.data import augment, batches, clean_ids, normalise, tensors
+from unseg_lib.victims.run import VictimRun, summary
+
+WEIGHT_DECAY, POLY_POWER = 1e-2, 0.9
+SHOWN = 4  # test pictures whose predictions are kept
+
+
+def fit(run: VictimRun, model: torch.nn.Module) -> dict:
+    """Train `model` (float `(N,3,H,W)` -> logits `(N,C,H,W)`) as `run` says; the result as of `train_victim`."""
+    with thread_count(run.threads):
+        model = model.to(run.device, memory_format=torch.channels_last)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
+        history, seconds = _restore(run, model, optimiser)
+        x, y = _training_tensors(run)
+        test = tensors(run.test, run.size, "test")
+        left = range(len(history) + 1, run.epochs + 1)
+        for epoch in progress(left, f"training {run.name}", total=run.epochs, initial=len(history)):
+            start = time.monotonic()
+            loss = train_epoch(run, model, optimiser, x, y, epoch)
+            iou = intersection_over_union(score(model, *test, len(run.test.classes), run))
+            history.append({"epoch": epoch, "loss": loss, "miou": mean_iou(iou), "iou": iou})
+            seconds += time.monotonic() - start
+            _save(run, model, optimiser, history, seconds)
+        save_predictions(run.out / "predictions.npz", model, *test, run)
+    return summary(run.train.classes, history, seconds / 60, device_name(run.device))
+
+
+def _training_tensors(run: VictimRun) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training pictures, some of them replaced by clean ones where a mixture is asked."""
+    x, y = tensors(run.train, run.size, "training")
+    stay_clean = clean_ids(run.train.ids, run.clean_fraction, run.seed)
+    if stay_clean:
+        if missing := stay_clean - set(run.clean.ids):
+            raise UnsegError(f"Expected every training picture among the clean ones, found no {min(missing)} there.")
+        clean_x, _ = tensors(run.clean, run.size, "clean")
+        for i, name in enumerate(run.train.ids):
+            if name in stay_clean:
+                x[i] = clean_x[run.clean.ids.index(name)]
+    return x, y
+
+
+def train_epoch(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tensor, epoch: int) -> float:
+    """One pass over the pictures (epochs count from 1); returns the mean loss."""
+    model.train()
+    order = batches(len(x), run.batch_size, run.seed, epoch)
+    total, losses = run.epochs * len(order), []
+    with own_randomness(run.device, run.seed, "dropout", epoch):
+        for i, chosen in enumerate(order):
+            step = (epoch - 1) * len(order) + i
+            optimiser.param_groups[0]["lr"] = run.lr * (1 - step / total) ** POLY_POWER
+            rng = torch_rng(run.seed, "augmentation", epoch, i)
+            losses.append(train_step(run, model, optimiser, x[chosen], y[chosen], rng))
+            if not math.isfinite(losses[-1]):
+                raise UnsegError(
+                    f"Expected a finite loss, found {losses[-1]} in epoch {epoch}, step {i + 1} (learning rate "
+                    f"{optimiser.param_groups[0]['lr']:g}); lower lr or use precision 32."
+                )
+    return sum(losses) / len(losses)
+
+
+def train_step(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> float:
+    """One step on pictures uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`; returns the loss before it."""
+    x, y = augment(normalise(x.to(run.device)), y.to(run.device), rng)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with autocast(run):
+        logits = model(x)
+    loss = _cross_entropy(logits.float(), y)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return loss.item()
+
+
+def _cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Mean over the pixels that are not ignored; 0 where there are none, instead of torch's 0/0."""
+    total = F.cross_entropy(logits, y, ignore_index=IGNORE, reduction="sum")
+    return total / (y != IGNORE).sum().clamp(min=1)
+
+
+@torch.inference_mode()
+def predict(model: torch.nn.Module, x: torch.Tensor, run: VictimRun) -> torch.Tensor:
+    """Class of every pixel, int64 `(N,H,W)`, of pictures uint8 `(N,3,H,W)`."""
+    model.eval()
+    with autocast(run):
+        x = normalise(x.to(run.device)).contiguous(memory_format=torch.channels_last)
+        return model(x).argmax(dim=1)
+
+
+def score(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, classes: int, run: VictimRun) -> torch.Tensor:
+    """Confusion matrix int64 `(C,C)` over pictures uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`."""
+    matrix = torch.zeros(classes, classes, dtype=torch.long, device=run.device)
+    for some_x, some_y in zip(x.split(run.batch_size), y.split(run.batch_size)):
+        matrix += confusion(predict(model, some_x, run), some_y.to(run.device), classes)
+    return matrix
+
+
+def save_predictions(path: Path, model, x: torch.Tensor, y: torch.Tensor, run: VictimRun) -> None:
+    """Keep what the victim makes of some test pictures: arrays picture `(K,H,W,3)`, truth and prediction `(K,H,W)`."""
+    chosen = torch.linspace(0, len(x) - 1, min(SHOWN, len(x))).long()
+    prediction = predict(model, x[chosen], run).to("cpu", torch.uint8)
+    arrays = {"picture": x[chosen].permute(0, 2, 3, 1), "truth": y[chosen], "prediction": prediction}
+    with whole_file(path) as partial:
+        np.savez_compressed(partial, **{name: value.numpy() for name, value in arrays.items()})
+
+
+def _save(run: VictimRun, model, optimiser, history: list[dict], seconds: float) -> None:
+    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "history": history, "seconds": seconds}
+    with whole_file(run.checkpoint) as partial:
+        torch.save(state, partial)
+
+
+def _restore(run: VictimRun, model, optimiser) -> tuple[list[dict], float]:
+    """Continue from the checkpoint where there is one: the finished epochs and the seconds they took."""
+    if not run.checkpoint.exists():
+        return [], 0.0
+    saved = torch.load(run.checkpoint, map_location=run.device, weights_only=True)
+    model.load_state_dict(saved["model"])
+    optimiser.load_state_dict(saved["optimiser"])
+    return saved["history"], saved["seconds"]
+
+
+@contextmanager
+def own_randomness(device: str, *names: object) -> Iterator[None]:
+    """Seed torch's global generator from names for a while, for first weights and dropout; then put it back."""
+    cuda = [torch.cuda.current_device()] if device == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed_for(*names))
+        yield
+
+
+@contextmanager
+def thread_count(threads: int) -> Iterator[None]:
+    """Use so many CPU threads for a while; 0 leaves torch's number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def autocast(run: VictimRun) -> torch.autocast:
+    return torch.autocast(run.device, dtype=torch.bfloat16, enabled=run.precision == "bf16")
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
