@@ -33,6 +33,15 @@ def read_picture(path: str | Path) -> np.ndarray:
     return np.asarray(_open(path).convert("RGB"))
 
 
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Height and width as the header says, without decoding the pixels."""
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnsegError(f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it.") from error
+
+
 def is_gray_file(path: str | Path) -> bool:
     """Whether the file stores one gray channel (not whether its colours happen to be gray)."""
     return _open(path).mode in ("L", "LA", "1")

@@ -1,0 +1,180 @@
+"""Generated pictures with labels: for a machine without data, for tests, and for the smoke profile.
+
+Six classes of things lie on a ground, each known by its outline and its surface, none by its colour:
+things, ground and clutter draw their colours from one distribution. Light comes from one side, things
+cast soft shadows and hide each other, and litter without a class is strewn below and above them.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from unseg_lib.datasets.scene_surfaces import CONTOURS, SURFACES, blur_edges, litter, natural_fields, palette
+from unseg_lib.datasets.segmentation_set import SegmentationSet
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_json, write_json
+from unseg_lib.pictures import read_label, write_picture
+from unseg_lib.progress import progress
+from unseg_lib.seeds import numpy_rng
+
+CLASSES = ("background", *CONTOURS)
+FOLDER = Path("scenes")
+INDEX = "scenes.json"  # written last: a set without it is not complete
+POISONED = "poison.json"  # a poisoned copy; nothing may be generated there
+VERSION = 1  # of the drawing; another one gives other pictures
+SIZE, COUNTS = 96, {"train": 240, "test": 60}
+
+
+def read_scenes(root: Path, split: str, seed: int) -> SegmentationSet:
+    """Read `root/scenes`, which is generated if it is not there (96 pixels, 240 + 60 pictures, seed 0).
+
+    The argument `seed` has no effect: the splits are the written ones.
+    """
+    index = root / FOLDER / INDEX
+    if not index.is_file():
+        if (root / POISONED).exists():
+            raise UnsegError(f"Expected {index} in the poisoned set {root}, found none; poison it again.")
+        write_scenes(root)
+    found = read_json(index)
+    if found.get("version") != VERSION:
+        raise UnsegError(
+            f"Expected scenes of version {VERSION} in {root / FOLDER}, found {found.get('version')}; delete that folder."
+        )
+    names = [id for part in COUNTS for id in found[part]]
+    return SegmentationSet(
+        name="scenes",
+        root=root,
+        split=split,
+        classes=CLASSES,
+        background=0,
+        ids=tuple(found[split]),
+        pictures={id: FOLDER / "pictures" / id for id in found[split]},
+        read_label=partial(_label, root / FOLDER / "labels"),
+        annotation_files=(FOLDER / INDEX, *(FOLDER / "labels" / f"{id}.png" for id in names)),
+    )
+
+
+def _label(folder: Path, id: str) -> np.ndarray:
+    return read_label(folder / f"{id}.png")
+
+
+def write_scenes(root: str | Path, size: int = SIZE, counts: dict[str, int] | None = None, seed: int = 0) -> Path:
+    """Write scenes below `root`; the folder. Two processes may write the same scenes at the same time."""
+    folder, counts = Path(root) / FOLDER, counts or COUNTS
+    ids = {split: [f"{split}_{i:04d}" for i in range(count)] for split, count in counts.items()}
+    try:
+        for id in progress([id for part in ids.values() for id in part], "drawing scenes"):
+            picture, label = draw_scene(size, seed, id)
+            write_picture(folder / "pictures" / f"{id}.png", picture)
+            write_picture(folder / "labels" / f"{id}.png", label[..., None], gray=True)
+        write_json(folder / INDEX, {"version": VERSION, "size": size, "seed": seed, **ids})
+    except OSError as error:
+        raise UnsegError(
+            f"Expected a folder that can be written for the scenes, found {root} ({error.strerror}); "
+            "name another data root with --data or UNSEG_DATA."
+        ) from error
+    return folder
+
+
+def draw_scene(size: int, seed: int, id: str) -> tuple[np.ndarray, np.ndarray]:
+    """One scene: picture uint8 `(size,size,3)` and label uint8 `(size,size)`, the same for the same arguments."""
+    rng = numpy_rng(seed, "scene", VERSION, size, id)
+    fields = natural_fields(rng, size)
+    light = _direction(rng)
+    picture = _ground(rng, size, fields)
+    label = np.zeros((size, size), np.uint8)
+    _strew(rng, picture, label, fields, light, rng.integers(6, 12))
+    for _ in range(rng.integers(2, 6)):
+        _place_thing(rng, picture, label, fields, light)
+    _strew(rng, picture, label, fields, light, rng.integers(2, 5))
+    return _photograph(rng, picture, fields, light), label
+
+
+def _direction(rng: np.random.Generator) -> tuple[float, float]:
+    """Where the light comes from, (down, right)."""
+    angle = rng.uniform(0, 2 * np.pi)
+    return float(np.sin(angle)), float(np.cos(angle))
+
+
+def _ground(rng: np.random.Generator, size: int, fields: np.ndarray) -> np.ndarray:
+    """Two grounds, each two colours mixed by a natural field, with a winding border between them; `(size,size,3)`."""
+    colours, weights = palette(rng, 4), 0.5 + 0.25 * fields[:2].clip(-2, 2)
+    sides = [a + (b - a) * weight[..., None] for a, b, weight in zip(colours[::2], colours[1::2], weights)]
+    down, right = _direction(rng)
+    rows, columns = np.mgrid[:size, :size] / size - 0.5
+    border = down * rows + right * columns + 0.06 * fields[2] + rng.uniform(-0.4, 0.4)
+    side = np.clip(border * size / 2 + 0.5, 0, 1)[..., None]
+    return sides[0] + (sides[1] - sides[0]) * side
+
+
+class _Window:
+    """The part of a picture around a thing, and its pixels in the thing's own coordinates u, v (radius 1)."""
+
+    def __init__(self, rng: np.random.Generator, size: int, radius: float, reach: float):
+        self.radius = radius
+        row, column = rng.uniform(0.05 * size, 0.95 * size, 2)
+        top, left = (max(0, int(at - reach * radius)) for at in (row, column))
+        bottom, right = (min(size, int(at + reach * radius) + 2) for at in (row, column))
+        self.at = np.s_[top:bottom, left:right]
+        self.rows, self.columns = np.mgrid[self.at] + 0.5
+        self.rows, self.columns = (self.rows - row) / radius, (self.columns - column) / radius
+        self.angle = rng.uniform(0, 2 * np.pi)
+
+    def turned(self, shift: tuple[float, float] = (0, 0)) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (u, v) turned by the thing's angle, with its middle shifted by (down, right) radii."""
+        down, right = self.rows - shift[0], self.columns - shift[1]
+        sine, cosine = np.sin(self.angle), np.cos(self.angle)
+        return cosine * right + sine * down, cosine * down - sine * right
+
+
+def _place_thing(rng, picture: np.ndarray, label: np.ndarray, fields: np.ndarray, light: tuple[float, float]) -> None:
+    """Put one thing of a random class into the picture and the label."""
+    size = len(label)
+    index = int(rng.integers(1, len(CLASSES)))
+    window = _Window(rng, size, size * rng.uniform(0.11, 0.24), reach=1.6)
+    contour = CONTOURS[CLASSES[index]](rng)
+    inside = contour(*window.turned())
+    _shade_below(rng, picture, window, contour, light)
+    field = fields[3][window.at]
+    surface = SURFACES[CLASSES[index]](rng, *window.turned(), field) + 0.35 * field
+    dome = 1 - 0.3 * (light[0] * window.rows + light[1] * window.columns) - 0.12 * inside.clip(-1, 0.2)
+    dark, bright = palette(rng, 2)
+    mixed = dark + (bright - dark) * (0.5 + 0.5 * surface.clip(-1.2, 1.2))[..., None]
+    _paint(picture, window, mixed * (1 + 0.22 * surface.clip(-1, 1) * dome)[..., None] * dome[..., None], inside)
+    label[window.at][inside > 0] = index
+
+
+def _shade_below(rng, picture: np.ndarray, window: _Window, contour, light: tuple[float, float]) -> None:
+    """The soft shadow: the outline again, away from the light, with a wide edge."""
+    far, soft = rng.uniform(0.12, 0.35), rng.uniform(0.15, 0.4)
+    shadow = contour(*window.turned((light[0] * far, light[1] * far)))
+    picture[window.at] *= 1 - rng.uniform(0.25, 0.5) * np.clip(shadow / soft + 0.5, 0, 1)[..., None]
+
+
+def _paint(picture: np.ndarray, window: _Window, colours: np.ndarray, inside: np.ndarray) -> None:
+    cover = blur_edges(inside * window.radius)[..., None]
+    picture[window.at] += (colours - picture[window.at]) * cover
+
+
+def _strew(rng, picture: np.ndarray, label: np.ndarray, fields: np.ndarray, light, count: int) -> None:
+    """Litter without a class: pebbles, twigs and shards in the colours of everything else."""
+    size = len(label)
+    for _ in range(count):
+        window = _Window(rng, size, size * rng.uniform(0.04, 0.12), reach=1.9)
+        contour = litter(rng)
+        inside = contour(*window.turned())
+        _shade_below(rng, picture, window, contour, light)
+        dark, bright = palette(rng, 2)
+        colours = dark + (bright - dark) * (0.5 + 0.3 * fields[3][window.at])[..., None]
+        _paint(picture, window, colours, inside)
+        label[window.at][inside > 0] = 0
+
+
+def _photograph(rng, picture: np.ndarray, fields: np.ndarray, light: tuple[float, float]) -> np.ndarray:
+    """Light that falls off across the picture and through leaves, then a camera's noise; uint8."""
+    size = len(picture)
+    rows, columns = np.mgrid[:size, :size] / size - 0.5
+    slope = 1 - rng.uniform(0.2, 0.6) * (light[0] * rows + light[1] * columns) + rng.uniform(0, 0.12) * fields[2]
+    grain = rng.normal(0, rng.uniform(0.005, 0.02), picture.shape)
+    return np.round(255 * np.clip(picture * slope[..., None] + grain, 0, 1)).astype(np.uint8)

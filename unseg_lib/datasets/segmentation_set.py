@@ -1,0 +1,141 @@
+"""What every data set becomes: ids, pictures, label maps, and the files a poisoned copy must carry."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.pictures import PICTURE_SUFFIXES, find_picture, picture_size, read_picture
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object of a picture: mask bool `(H,W)` and the index of its class."""
+
+    mask: np.ndarray
+    class_index: int
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationSet:
+    """One split of a data set.
+
+    The ids come from the annotation files, never from which pictures exist: a poisoned copy, which holds
+    the pictures of one split and the annotations of all, has the same splits as its original.
+    """
+
+    name: str
+    root: Path  # the data root
+    split: str
+    classes: tuple[str, ...]  # index -> name
+    background: int | None  # index of the background; None where every class is of interest
+    ids: tuple[str, ...]
+    pictures: Mapping[str, Path]  # id -> picture below root, without suffix
+    read_label: Callable[[str], np.ndarray]  # id -> uint8 (H,W), class indices and 255 = ignore
+    annotation_files: tuple[Path, ...]  # below root: label maps, split lists, json
+    read_instances: Callable[[str], list[Instance]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture i and its label map."""
+        return self.picture(self.ids[i]), self.label(self.ids[i])
+
+    def picture_path(self, id: str) -> Path:
+        """The file of a picture, found by stem: a poisoned copy has .png where the original has .jpg."""
+        place = self.root / self._place(id)
+        return find_picture(place.parent, place.name)
+
+    def relative_picture(self, id: str) -> Path:
+        """The file of a picture, below root."""
+        return self.picture_path(id).relative_to(self.root)
+
+    def picture(self, id: str) -> np.ndarray:
+        """Picture, uint8 RGB `(H,W,3)`."""
+        return read_picture(self.picture_path(id))
+
+    def label(self, id: str) -> np.ndarray:
+        """Class indices, uint8 `(H,W)`, 255 = ignore. A map of another size or with unknown classes is refused."""
+        label, size = self.read_label(id), picture_size(self.picture_path(id))
+        if label.shape != size:
+            raise UnsegError(
+                f"Expected a mask of {size[1]}x{size[0]} pixels for {id} of {self.name}, the size of its picture, "
+                f"found {label.shape[1]}x{label.shape[0]}; replace one of the two."
+            )
+        highest = int(label[label != IGNORE].max(initial=0))
+        if highest >= len(self.classes):
+            raise UnsegError(
+                f"Expected classes 0 to {len(self.classes) - 1} or 255 in the mask of {id} of {self.name}, "
+                f"found class {highest}; is it a mask of this data set?"
+            )
+        return label
+
+    def instances(self, id: str) -> list[Instance]:
+        """The objects of a picture, crowds left out."""
+        if self.read_instances is None:
+            raise UnsegError(f"{self.name} has no instance masks; use coco or nwpu, or its label maps.")
+        return self.read_instances(id)
+
+    def _place(self, id: str) -> Path:
+        if id not in self.pictures:
+            raise UnsegError(f"Split {self.split} of {self.name} has no picture '{id}'.")
+        return self.pictures[id]
+
+
+def object_label(read_label: Callable[[str], np.ndarray], background: int | None, id: str) -> np.ndarray:
+    """Label map of object against background: 1 = any class but the background, 255 stays."""
+    label = read_label(id)
+    objects = label != IGNORE if background is None else (label != background) & (label != IGNORE)
+    return np.where(label == IGNORE, IGNORE, objects).astype(np.uint8)
+
+
+def as_objects(source: SegmentationSet) -> dict:
+    """The fields that turn a set into object against background."""
+    return {
+        "classes": ("background", "object"),
+        "background": 0,
+        "read_label": partial(object_label, source.read_label, source.background),
+        "read_instances": source.read_instances and partial(_object_instances, source.read_instances),
+    }
+
+
+def _object_instances(read_instances: Callable[[str], list[Instance]], id: str) -> list[Instance]:
+    return [Instance(one.mask, 1) for one in read_instances(id)]
+
+
+def need_folder(folder: Path, what: str, name: str) -> Path:
+    """The folder, or a sentence on how to get the data set called `name`."""
+    if not folder.is_dir():
+        raise UnsegError(
+            f"Expected {what} in {folder}, found no such folder; get it with `unseg data get {name}`, "
+            "or name the data root with --data or UNSEG_DATA."
+        )
+    return folder
+
+
+def picture_files(folder: Path) -> dict[str, Path]:
+    """The pictures in a folder by stem, in order; two of one stem are refused."""
+    found = {}
+    files = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    for path in sorted(path for path in files if not path.name.startswith(".")):
+        if path.stem in found:
+            raise UnsegError(f"Expected one picture called {path.stem} in {folder}, found two; remove one.")
+        found[path.stem] = path
+    return found
+
+
+def check_all_masks(stems: Iterable[str], masks: Mapping[str, Path], folder: Path) -> None:
+    """Every stem has a mask in `folder`, or a sentence that names the first without."""
+    missing = sorted(set(stems) - set(masks))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UnsegError(
+            f"Expected a mask called {missing[0]}{more} in {folder}, found none; "
+            "complete the data set or take the picture out."
+        )
