@@ -11,25 +11,38 @@ import numpy as np
 Contour = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def natural_fields(rng: np.random.Generator, size: int, count: int = 4) -> np.ndarray:
-    """`count` fields `(count,size,size)` of mean 0, deviation 1, whose amplitude falls as 1/f, as in photographs."""
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None]) * size
-    falling = 1 / np.maximum(frequency, 1) ** rng.uniform(1.0, 1.5, (count // 2, 1, 1))
-    falling[:, 0, 0] = 0
-    waves = rng.normal(size=(count // 2, size, size)) + 1j * rng.normal(size=(count // 2, size, size))
-    both = np.fft.ifft2(waves * falling)  # the real and the imaginary part are two independent fields
-    fields = np.concatenate([both.real, both.imag])
-    return fields / fields.std(axis=(1, 2), keepdims=True)
+def natural_fields(rng: np.random.Generator, size: int, exponent: float) -> np.ndarray:
+    """Two fields `(2,size,size)`, mean 0, deviation 1, whose amplitude falls as 1/f^exponent (1: as in photographs)."""
+    down, right = np.fft.fftfreq(size)[:, None] * size, np.fft.fftfreq(size)[None] * size
+    falling = np.maximum(down**2 + right**2, 1).astype(np.float32) ** (-exponent / 2)
+    falling[0, 0] = 0
+    waves = rng.standard_normal((2, size, size), np.float32)
+    both = np.fft.ifft2((waves[0] + 1j * waves[1]) * falling)  # real and imaginary part are independent
+    fields = np.stack([both.real, both.imag])
+    return (fields / fields.std(axis=(1, 2), keepdims=True)).astype(np.float32)
+
+
+# hue from, hue to (degrees), saturation from, to, share: earth, leaves, water and sky, stone, flowers
+COLOURS = np.array(
+    [
+        [10, 45, 0.15, 0.5, 0.3],
+        [70, 125, 0.15, 0.45, 0.25],
+        [190, 230, 0.15, 0.45, 0.15],
+        [0, 360, 0.02, 0.1, 0.2],
+        [0, 360, 0.3, 0.6, 0.1],
+    ]
+)
 
 
 def palette(rng: np.random.Generator, count: int) -> np.ndarray:
-    """`count` muted colours `(count,3)` in 0..1: earth, leaves, stone, water; the same for things and ground."""
-    luminance = rng.uniform(0.2, 0.85, (count, 1))
-    hue = rng.uniform(0, 2 * np.pi, (count, 1)) - np.array([0, 2 * np.pi / 3, 4 * np.pi / 3])
-    return np.clip(luminance * (1 + rng.uniform(0.03, 0.4, (count, 1)) * np.cos(hue)), 0, 1)
+    """`count` colours `(count,3)` in 0..1 as nature has them; the same for things, ground and litter."""
+    kinds = COLOURS[np.searchsorted(COLOURS[:, 4].cumsum(), rng.random(count) * COLOURS[:, 4].sum())]
+    hue = np.radians(rng.uniform(kinds[:, 0], kinds[:, 1]))[:, None] - np.radians([0, 120, 240])
+    saturation, luminance = rng.uniform(kinds[:, 2], kinds[:, 3])[:, None], rng.uniform(0.2, 0.8, (count, 1))
+    return np.clip(luminance * (1 + saturation * np.cos(hue)), 0, 1).astype(np.float32)
 
 
-def blur_edges(pixels_inside: np.ndarray) -> np.ndarray:
+def coverage(pixels_inside: np.ndarray) -> np.ndarray:
     """How much of a pixel is covered, 0 to 1, from how many pixels it lies inside."""
     return np.clip(pixels_inside + 0.5, 0, 1)
 

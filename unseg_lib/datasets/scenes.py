@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unseg_lib.datasets.scene_surfaces import CONTOURS, SURFACES, blur_edges, litter, natural_fields, palette
+from unseg_lib.datasets.scene_surfaces import CONTOURS, SURFACES, coverage, litter, natural_fields, palette
 from unseg_lib.datasets.segmentation_set import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, write_json
@@ -39,7 +39,8 @@ def read_scenes(root: Path, split: str, seed: int) -> SegmentationSet:
     found = read_json(index)
     if found.get("version") != VERSION:
         raise UnsegError(
-            f"Expected scenes of version {VERSION} in {root / FOLDER}, found {found.get('version')}; delete that folder."
+            f"Expected scenes of version {VERSION} in {root / FOLDER}, "
+            f"found {found.get('version')}; delete that folder."
         )
     names = [id for part in COUNTS for id in found[part]]
     return SegmentationSet(
@@ -80,15 +81,15 @@ def write_scenes(root: str | Path, size: int = SIZE, counts: dict[str, int] | No
 def draw_scene(size: int, seed: int, id: str) -> tuple[np.ndarray, np.ndarray]:
     """One scene: picture uint8 `(size,size,3)` and label uint8 `(size,size)`, the same for the same arguments."""
     rng = numpy_rng(seed, "scene", VERSION, size, id)
-    fields = natural_fields(rng, size)
     light = _direction(rng)
-    picture = _ground(rng, size, fields)
+    rough, smooth = natural_fields(rng, size, rng.uniform(1.0, 1.4)), natural_fields(rng, size, rng.uniform(1.7, 2.2))
+    picture = _ground(rng, rough[0], smooth)
     label = np.zeros((size, size), np.uint8)
-    _strew(rng, picture, label, fields, light, rng.integers(6, 12))
+    _strew(rng, picture, label, rough[1], light, rng.integers(5, 10))
     for _ in range(rng.integers(2, 6)):
-        _place_thing(rng, picture, label, fields, light)
-    _strew(rng, picture, label, fields, light, rng.integers(2, 5))
-    return _photograph(rng, picture, fields, light), label
+        _place_thing(rng, picture, label, rough[1], light)
+    _strew(rng, picture, label, rough[1], light, rng.integers(2, 5))
+    return _photograph(rng, picture, smooth[1], light), label
 
 
 def _direction(rng: np.random.Generator) -> tuple[float, float]:
@@ -97,15 +98,23 @@ def _direction(rng: np.random.Generator) -> tuple[float, float]:
     return float(np.sin(angle)), float(np.cos(angle))
 
 
-def _ground(rng: np.random.Generator, size: int, fields: np.ndarray) -> np.ndarray:
-    """Two grounds, each two colours mixed by a natural field, with a winding border between them; `(size,size,3)`."""
-    colours, weights = palette(rng, 4), 0.5 + 0.25 * fields[:2].clip(-2, 2)
-    sides = [a + (b - a) * weight[..., None] for a, b, weight in zip(colours[::2], colours[1::2], weights)]
+def _ground(rng: np.random.Generator, rough: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    """Two grounds, one sandy, one cloudy, each of two colours, with a winding border between them; `(size,size,3)`."""
+    size = len(rough)
+    colours, sandy = palette(rng, 4), rng.uniform(0.3, 0.8)
+    mixtures = (0.5 + 0.22 * rough, 0.5 + 0.22 * (sandy * smooth[0] + (1 - sandy) * rough.T))
+    sides = [a + (b - a) * weight.clip(0, 1)[..., None] for a, b, weight in zip(colours[::2], colours[1::2], mixtures)]
     down, right = _direction(rng)
-    rows, columns = np.mgrid[:size, :size] / size - 0.5
-    border = down * rows + right * columns + 0.06 * fields[2] + rng.uniform(-0.4, 0.4)
-    side = np.clip(border * size / 2 + 0.5, 0, 1)[..., None]
+    rows, columns = _grid(size)
+    border = down * rows + right * columns + 0.08 * smooth[1] + rng.uniform(-0.4, 0.4)
+    side = np.clip(border * size / 3 + 0.5, 0, 1)[..., None]
     return sides[0] + (sides[1] - sides[0]) * side
+
+
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows `(size,1)` and columns `(1,size)` from -0.5 to 0.5."""
+    places = np.arange(size, dtype=np.float32) / size - 0.5
+    return places[:, None], places[None]
 
 
 class _Window:
@@ -117,18 +126,18 @@ class _Window:
         top, left = (max(0, int(at - reach * radius)) for at in (row, column))
         bottom, right = (min(size, int(at + reach * radius) + 2) for at in (row, column))
         self.at = np.s_[top:bottom, left:right]
-        self.rows, self.columns = np.mgrid[self.at] + 0.5
-        self.rows, self.columns = (self.rows - row) / radius, (self.columns - column) / radius
+        self.rows = ((np.arange(top, bottom, dtype=np.float32) + 0.5 - row) / radius)[:, None]
+        self.columns = ((np.arange(left, right, dtype=np.float32) + 0.5 - column) / radius)[None]
         self.angle = rng.uniform(0, 2 * np.pi)
 
     def turned(self, shift: tuple[float, float] = (0, 0)) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (u, v) turned by the thing's angle, with its middle shifted by (down, right) radii."""
         down, right = self.rows - shift[0], self.columns - shift[1]
-        sine, cosine = np.sin(self.angle), np.cos(self.angle)
+        sine, cosine = float(np.sin(self.angle)), float(np.cos(self.angle))
         return cosine * right + sine * down, cosine * down - sine * right
 
 
-def _place_thing(rng, picture: np.ndarray, label: np.ndarray, fields: np.ndarray, light: tuple[float, float]) -> None:
+def _place_thing(rng, picture: np.ndarray, label: np.ndarray, rough: np.ndarray, light: tuple[float, float]) -> None:
     """Put one thing of a random class into the picture and the label."""
     size = len(label)
     index = int(rng.integers(1, len(CLASSES)))
@@ -136,7 +145,7 @@ def _place_thing(rng, picture: np.ndarray, label: np.ndarray, fields: np.ndarray
     contour = CONTOURS[CLASSES[index]](rng)
     inside = contour(*window.turned())
     _shade_below(rng, picture, window, contour, light)
-    field = fields[3][window.at]
+    field = rough[window.at]
     surface = SURFACES[CLASSES[index]](rng, *window.turned(), field) + 0.35 * field
     dome = 1 - 0.3 * (light[0] * window.rows + light[1] * window.columns) - 0.12 * inside.clip(-1, 0.2)
     dark, bright = palette(rng, 2)
@@ -153,11 +162,11 @@ def _shade_below(rng, picture: np.ndarray, window: _Window, contour, light: tupl
 
 
 def _paint(picture: np.ndarray, window: _Window, colours: np.ndarray, inside: np.ndarray) -> None:
-    cover = blur_edges(inside * window.radius)[..., None]
+    cover = coverage(inside * window.radius)[..., None]
     picture[window.at] += (colours - picture[window.at]) * cover
 
 
-def _strew(rng, picture: np.ndarray, label: np.ndarray, fields: np.ndarray, light, count: int) -> None:
+def _strew(rng, picture: np.ndarray, label: np.ndarray, rough: np.ndarray, light, count: int) -> None:
     """Litter without a class: pebbles, twigs and shards in the colours of everything else."""
     size = len(label)
     for _ in range(count):
@@ -166,15 +175,14 @@ def _strew(rng, picture: np.ndarray, label: np.ndarray, fields: np.ndarray, ligh
         inside = contour(*window.turned())
         _shade_below(rng, picture, window, contour, light)
         dark, bright = palette(rng, 2)
-        colours = dark + (bright - dark) * (0.5 + 0.3 * fields[3][window.at])[..., None]
+        colours = dark + (bright - dark) * (0.5 + 0.3 * rough[window.at])[..., None]
         _paint(picture, window, colours, inside)
         label[window.at][inside > 0] = 0
 
 
-def _photograph(rng, picture: np.ndarray, fields: np.ndarray, light: tuple[float, float]) -> np.ndarray:
+def _photograph(rng, picture: np.ndarray, smooth: np.ndarray, light: tuple[float, float]) -> np.ndarray:
     """Light that falls off across the picture and through leaves, then a camera's noise; uint8."""
-    size = len(picture)
-    rows, columns = np.mgrid[:size, :size] / size - 0.5
-    slope = 1 - rng.uniform(0.2, 0.6) * (light[0] * rows + light[1] * columns) + rng.uniform(0, 0.12) * fields[2]
-    grain = rng.normal(0, rng.uniform(0.005, 0.02), picture.shape)
+    rows, columns = _grid(len(picture))
+    slope = 1 - rng.uniform(0.2, 0.6) * (light[0] * rows + light[1] * columns) + rng.uniform(0, 0.12) * smooth
+    grain = rng.standard_normal(picture.shape, np.float32) * rng.uniform(0.005, 0.02)
     return np.round(255 * np.clip(picture * slope[..., None] + grain, 0, 1)).astype(np.uint8)
