@@ -71,3 +71,8 @@ def test_measure_by_hand():
 def test_measure_of_an_unchanged_picture():
     found = measure(full(7, (3, 3, 3)), full(7, (3, 3, 3)), np.zeros((3, 3), bool))
     assert found == {"linf_inside": 0, "linf_outside": 0, "rms": 0.0, "psnr": float("inf"), "ssim": 1.0}
+
+
+def test_a_picture_too_small_for_ssim_is_measured_all_the_same():
+    found = measure(full(7, (2, 9, 3)), full(9, (2, 9, 3)), np.ones((2, 9), bool))
+    assert found["linf_inside"] == 2 and np.isnan(found["ssim"])

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    # unique even where two machines with the same process number share a disk
+    partial = path.with_name(f".partial-{os.getpid()}x{secrets.token_hex(4)}-{path.name}")
     try:
         yield partial
         os.replace(partial, path)
@@ -50,7 +52,9 @@ def read_json(path: str | Path) -> dict:
     try:
         return json.loads(Path(path).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UnsegError(f"Expected JSON in {path}, found something else ({error}); delete it and run again.") from error
+        raise UnsegError(
+            f"Expected JSON in {path}, found something else ({error}); delete it and run again."
+        ) from error
 
 
 def write_csv(path: str | Path, rows: list[dict], columns: list[str] | None = None) -> None:

@@ -38,7 +38,8 @@ def measure(original: np.ndarray, poisoned: np.ndarray, mask: np.ndarray) -> dic
     """What the noise did to a picture: both uint8 `(H,W,3)`, mask bool `(H,W)`.
 
     Returns `linf_inside` and `linf_outside` (the largest change, whole steps over 255; 0 for an empty
-    region), `rms` (over 255), `psnr` (dB; infinite for equal pictures) and `ssim`.
+    region), `rms` (over 255), `psnr` (dB; infinite for equal pictures) and `ssim` (nan
+    where a side has fewer than 3 pixels).
     """
     change = poisoned.astype(np.int16) - original
     size = np.abs(change).max(axis=2)
@@ -57,4 +58,6 @@ def _ssim(original: np.ndarray, poisoned: np.ndarray) -> float:
 
     side = min(7, *original.shape[:2])  # scikit-image's default window of 7, smaller for tiny pictures
     window = side - 1 + side % 2
+    if window < 3:
+        return float("nan")
     return float(structural_similarity(original, poisoned, channel_axis=2, data_range=255, win_size=window))

@@ -65,7 +65,8 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
     options = options["options"]
     layout = options.pop("layout")
     layout["global_blocks"] = tuple(layout["global_blocks"])
-    generator = Generator(SamLayout(**layout), **options)
+    with torch.random.fork_rng():  # construction draws first weights, which are then replaced
+        generator = Generator(SamLayout(**layout), **options)
     generator.load_state_dict(state)
     return generator.to(device).eval()
 
