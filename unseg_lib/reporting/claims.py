@@ -1,0 +1,101 @@
+"""What is expected of the method, and whether the rows bear it out: computed, never typed."""
+
+from dataclasses import dataclass
+
+from unseg_lib.reporting.scores import Score, clean_of, main_metric, percent_of_clean
+
+WELL_FILLED = ("person", "dog", "cat", "horse", "cow", "sheep")  # VOC classes the reduced real data knows well
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`recipe`'s share of the clean-trained score in `setting` lies on one side of `percent`.
+
+    metric: "" is the experiment's own main metric; several are averaged before the share is taken.
+    """
+
+    text: str
+    setting: str
+    recipe: str
+    side: str  # "below" or "above"
+    percent: float
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, and what was found: `holds` is None where a run is missing."""
+
+    text: str
+    holds: bool | None
+    found: str
+
+
+CLAIMS = (
+    Claim("UnSeg on Lung leaves less than 10 % of the clean-trained score", "lung", "unseg", "below", 10),
+    Claim("UnSeg on VOC, object against background, leaves less than 20 %", "voc-object", "unseg", "below", 20),
+    Claim(
+        "UnSeg on VOC's well-filled classes leaves less than 20 %",
+        *("voc", "unseg", "below", 20),
+        tuple(f"iou:{name}" for name in WELL_FILLED),
+    ),
+    Claim("UnSeg on CamVid's protected classes leaves less than 50 %", "camvid-things", "unseg", "below", 50),
+)
+
+
+def verdicts(scores: list[Score], claims: tuple[Claim, ...] = CLAIMS) -> list[Verdict]:
+    """Judge the fixed claims whose setting is there, then the comparisons with the controls, setting by setting."""
+    settings = {score.experiment.setting for score in scores}
+    judged = [_judge(claim, scores) for claim in claims if claim.setting in settings]
+    return judged + [verdict for setting in sorted(settings) for verdict in _against_controls(setting, scores)]
+
+
+def share_of(scores: list[Score], setting: str, recipe: str, metrics: tuple[str, ...] = ()) -> float | None:
+    """Percent of the clean-trained score that `recipe` leaves in `setting`, undefended and unmixed; None if not run."""
+    own = [
+        s
+        for s in scores
+        if (s.experiment.setting, s.experiment.defense, s.experiment.clean_fraction, s.poison)
+        == (setting, "none", 0.0, recipe)
+    ]
+    if not own:
+        return None
+    wanted = metrics or (main_metric(own[0].experiment, scores),)
+    found = {s.metric: s for s in own if s.experiment == own[0].experiment}
+    if not set(wanted) <= set(found):
+        return None
+    cleans = [clean_of(found[metric], scores) for metric in wanted]
+    if None in cleans or not sum(clean.mean for clean in cleans):
+        return None
+    return 100 * sum(found[metric].mean for metric in wanted) / sum(clean.mean for clean in cleans)
+
+
+def _judge(claim: Claim, scores: list[Score]) -> Verdict:
+    share = share_of(scores, claim.setting, claim.recipe, claim.metrics)
+    if share is None:
+        return Verdict(claim.text, None, "not run")
+    holds = share < claim.percent if claim.side == "below" else share > claim.percent
+    return Verdict(claim.text, holds, f"{share:.1f} %")
+
+
+def _against_controls(setting: str, scores: list[Score]) -> list[Verdict]:
+    """Random noise must be harmless, and UnSeg stronger than every control: than noise nobody had to learn."""
+    found = [
+        Verdict(f"Random noise on {setting} leaves more than 93 %", *_above(share_of(scores, setting, "random"), 93))
+    ]
+    unseg = share_of(scores, setting, "unseg")
+    names = {s.poison for s in scores if s.experiment.setting == setting}
+    controls = sorted(name for name in names if name != "clean" and not name.startswith("unseg"))
+    for name in controls if unseg is not None else ():
+        share = share_of(scores, setting, name)
+        if share is not None and not name.endswith("-gray"):
+            text = f"UnSeg on {setting} is stronger than {name}"
+            found.append(Verdict(text, unseg < share, f"{unseg:.1f} % against {share:.1f} %"))
+    return found
+
+
+def _above(share: float | None, percent: float) -> tuple[bool | None, str]:
+    return (None, "not run") if share is None else (share > percent, f"{share:.1f} %")
+
+
+__all__ = ["CLAIMS", "Claim", "Verdict", "percent_of_clean", "share_of", "verdicts"]

@@ -1,0 +1,219 @@
+"""One small helper per kind of figure: SVG for lines and bars, PNG for pixels, the same bytes on every run.
+
+Every helper returns a `Drawing`, which a notebook shows as the last value of a cell and the report embeds.
+Nothing here touches pyplot or another global state.
+"""
+
+import base64
+import io
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+
+STYLE = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8f98",
+    "axes.labelcolor": "#3b4048",
+    "axes.linewidth": 0.7,
+    "xtick.color": "#6b7079",
+    "ytick.color": "#6b7079",
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "path",  # looks the same where DejaVu is not installed
+    "svg.hashsalt": "unseg",  # element ids depend on the drawing alone
+}
+# the method in colour, the clean reference dark, the controls in quiet tones
+INK, REDS = "#2b2f36", ("#c0392b", "#e08a7e", "#8c2a20", "#d9a29b")
+QUIET = ("#4c78a8", "#72a98f", "#b59f3b", "#8f7bb0", "#7f8c8d", "#c58b6b", "#5aa2b5")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A rendered figure: `kind` is "svg" or "png"."""
+
+    kind: str
+    content: bytes
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        if self.kind == "svg":
+            return {"image/svg+xml": self.content.decode()}
+        return {"image/png": base64.b64encode(self.content).decode()}
+
+    def html(self, alt: str) -> str:
+        """An HTML element that needs no other file; `alt` is read out in place of the picture."""
+        from html import escape
+
+        if self.kind == "svg":
+            code = self.content.decode()
+            return f'<div role="img" aria-label="{escape(alt)}">{code[code.index("<svg") :]}</div>'
+        return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(self.content).decode()}">'
+
+
+def colours_of(names: list[str]) -> dict[str, str]:
+    """A colour per recipe: clean dark, UnSeg, its variants and its generator red, everything else quiet."""
+    reds, quiet = cycle(REDS), cycle(QUIET)
+    return {
+        name: INK if name == "clean" else next(reds if name.startswith(("unseg", "generator")) else quiet)
+        for name in names
+    }
+
+
+def _draw(width: float, height: float, kind: str, plot, rows: int = 1, columns: int = 1) -> Drawing:
+    """Give `plot` a grid of axes `(rows,columns)` in the house style and render what it drew; sizes in inches."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+        plot(figure.subplots(rows, columns, squeeze=False))
+        buffer = io.BytesIO()
+        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        figure.savefig(buffer, format=kind, metadata=metadata)
+    return Drawing(kind, buffer.getvalue())
+
+
+def paint(label: np.ndarray) -> np.ndarray:
+    """Label map `(H,W)`, 255 = ignore -> uint8 RGB `(H,W,3)` in Pascal VOC's palette; ignored pixels white."""
+    index = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    palette[255] = 255
+    return palette[label]
+
+
+def magnify(original: np.ndarray, changed: np.ndarray, times: float = 10) -> np.ndarray:
+    """The difference of two uint8 pictures, `times` stronger, around middle gray."""
+    return np.clip(127.5 + times * (changed.astype(np.float32) - original), 0, 255).astype(np.uint8)
+
+
+def _as_picture(image: np.ndarray) -> np.ndarray:
+    """bool masks black and white, label maps painted, float noise in [-1,1] around gray, pictures as they are."""
+    image = np.asarray(image)
+    if image.dtype == bool:
+        return np.repeat(image[..., None], 3, axis=2).astype(np.uint8) * 255
+    if image.ndim == 2:
+        return paint(image)
+    if image.dtype.kind == "f":
+        return np.clip(127.5 * (1 + image), 0, 255).astype(np.uint8)
+    return image
+
+
+def show(**images: np.ndarray) -> Drawing:
+    """Pictures side by side, each under its name: `show(original=x, mask=m)`."""
+    return show_rows([images])
+
+
+def show_rows(rows: list[dict[str, np.ndarray]]) -> Drawing:
+    """Rows of pictures, the names of the first row above."""
+    aspect = max(image.shape[0] / image.shape[1] for row in rows for image in row.values())
+    columns = len(rows[0])
+    width = min(2.2, 7.6 / columns)
+
+    def plot(axes):
+        for number, (row, line) in enumerate(zip(rows, axes)):
+            for axis, (name, image) in zip(line, row.items()):
+                axis.imshow(_as_picture(image), interpolation="nearest")
+                axis.set_axis_off()
+                if number == 0:
+                    axis.set_title(name.replace("_", " "))
+
+    height = len(rows) * width * min(aspect, 1.6) + 0.25
+    return _draw(columns * width, height, "png", plot, len(rows), columns)
+
+
+def curves(
+    series: dict[str, list], *, x: list | None = None, xlabel: str, ylabel: str, log: bool = False, quiet: str = ""
+) -> Drawing:
+    """One line per name. `x` are the common abscissae (default 1, 2, ...); `log` draws y logarithmically.
+
+    A series called `quiet` is drawn thin and gray, as a reference. None in a series leaves a gap.
+    """
+    colours = colours_of(list(series))
+
+    def plot(axes):
+        axis = axes[0, 0]
+        for name, values in series.items():
+            places = x if x is not None else range(1, len(values) + 1)
+            look = {"color": "#9aa0a8", "linewidth": 1.0} if name == quiet else {"color": colours[name]}
+            axis.plot(places, [np.nan if v is None else v for v in values], label=name.replace("_", " "), **look)
+        axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+        axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
+        axis.margins(x=0.01)
+        if len(series) > 1:
+            axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return _draw(6.4, 2.7, "svg", plot)
+
+
+def dots(series: dict[str, list[tuple[float, float]]], *, xlabel: str, ylabel: str) -> Drawing:
+    """Measured points (x, y) as faint dots, with a running mean over a twentieth of them as a line."""
+    colours = colours_of(list(series))
+
+    def plot(axes):
+        axis = axes[0, 0]
+        for name, points in series.items():
+            x, y = np.array(points, float).T
+            window = max(1, len(y) // 20)
+            weights = np.ones(window)
+            smooth = np.convolve(y, weights, "same") / np.convolve(np.ones_like(y), weights, "same")
+            axis.plot(x, y, ".", color=colours[name], markersize=3, alpha=0.35)
+            axis.plot(x, smooth, color=colours[name], label=name.replace("_", " "))
+        axis.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+        axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return _draw(6.4, 2.7, "svg", plot)
+
+
+def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel: str) -> Drawing:
+    """Training loss on the left, test scores on the right, both by epoch."""
+    colours, epochs = colours_of(list(scores)), range(1, len(loss) + 1)
+
+    def plot(axes):
+        left, right = axes[0]
+        left.plot(epochs, loss, color=QUIET[0], marker="o", markersize=3)
+        left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+        for name, values in scores.items():
+            right.plot(epochs, values, color=colours[name], marker="o", markersize=3, label=name.replace("_", " "))
+        right.set(xlabel="epoch", ylabel=ylabel, ylim=(0, 100))
+        right.legend(loc="upper left" if len(scores) == 1 else "best")
+        for axis in (left, right):
+            axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+
+    return _draw(6.4, 2.5, "svg", plot, 1, 2)
+
+
+def bars(groups: dict[str, dict[str, tuple[float, float] | None]], *, xlabel: str, reference: float = 100) -> Drawing:
+    """Horizontal bars, one panel per group: {group: {name: (value, std) or None for a run that is missing}}.
+
+    A thin line marks `reference`; values are written at the bars, so that nobody has to read an axis.
+    """
+    colours = colours_of(list(dict.fromkeys(name for group in groups.values() for name in group)))
+    columns = min(3, len(groups))
+    lines = -(-len(groups) // columns)
+    longest = max(len(group) for group in groups.values())
+
+    def plot(axes):
+        for axis in axes.flat[len(groups) :]:
+            axis.set_axis_off()
+        for axis, (title, group) in zip(axes.flat, groups.items()):
+            for place, (name, value) in enumerate(group.items()):
+                mean, std = value or (0.0, 0.0)
+                axis.barh(place, mean, 0.66, color=colours[name], xerr=std or None, ecolor="#6b7079")
+                text = f"{mean:.0f}" if value else "not run"
+                axis.text(mean + std + 2, place, text, va="center", fontsize=8, color=INK if value else "#9aa0a8")
+            axis.axvline(reference, color="#9aa0a8", linewidth=0.7)
+            axis.set(title=title, xlabel=xlabel, xlim=(0, 1.22 * reference), ylim=(longest - 0.4, -0.6))
+            axis.set_yticks(range(len(group)), [name.replace("_", " ") for name in group])
+
+    return _draw(2.9 * columns, lines * (0.24 * longest + 0.9), "svg", plot, lines, columns)

@@ -1,0 +1,53 @@
+"""Figures over several runs: learning curves and what victims predict, from the files that runs leave behind."""
+
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_json
+from unseg_lib.reporting.scores import Experiment, Score, main_metric
+from unseg_lib.reporting.tables import find, notebook_of, recipes_of
+
+NPZ = "predictions.npz"
+
+
+def curves_of(results: Path, experiment: Experiment, scores: list[Score]) -> dict[str, list[float]]:
+    """Clean test score by epoch for every recipe, mean over its seeds: {recipe: [percent]}."""
+    metric, found = main_metric(experiment, scores), {}
+    for poison in recipes_of(experiment, scores):
+        score = find(scores, experiment, poison, metric)
+        runs = [read_json(results / Path(run["notebook"]).parent / "metrics.json") for run in score.runs]
+        found[poison] = [fmean(epoch) for epoch in zip(*(run["curves"][metric] for run in runs))]
+    return found
+
+
+def predictions_of(
+    results: Path,
+    experiment: Experiment,
+    scores: list[Score],
+    poisons: tuple[str, ...] = ("clean", "unseg"),
+    count: int = 3,
+) -> list[dict[str, np.ndarray]]:
+    """Rows of picture, truth and one prediction per recipe, of the same test pictures; [] where files are missing."""
+    metric = main_metric(experiment, scores)
+    chosen = [score for poison in poisons if (score := find(scores, experiment, poison, metric))]
+    files = [notebook_of(results, score) / NPZ for score in chosen]
+    if len(chosen) < 2 or not all(file.exists() for file in files):
+        return []
+    seen = [np.load(file) for file in files]
+    if any((one["truth"] != seen[0]["truth"]).any() for one in seen):
+        raise UnsegError(f"Expected the predictions of one set of test pictures in {files[0]} and its neighbours.")
+    rows = []
+    for i in _telling(seen[0]["truth"], seen[0]["prediction"], count):
+        row = {"test picture": seen[0]["picture"][i], "truth": seen[0]["truth"][i]}
+        rows.append(row | {f"trained on {s.poison}": one["prediction"][i] for s, one in zip(chosen, seen)})
+    return rows
+
+
+def _telling(truth: np.ndarray, prediction: np.ndarray, count: int) -> list[int]:
+    """The pictures that the clean-trained victim gets best, by pixel accuracy on the object, in their own order."""
+    objects = (truth > 0) & (truth < 255)
+    right = [(t[o] == p[o]).mean() if o.any() else -1 for t, p, o in zip(truth, prediction, objects)]
+    return sorted(sorted(range(len(right)), key=lambda i: -right[i])[:count])

@@ -1,0 +1,66 @@
+"""Tables as HTML: plain, restrained, readable in print, the same in a notebook and in the report."""
+
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell whose text leads to `href`, relative to the report."""
+
+    text: str
+    href: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Cell = str | Link | tuple  # a tuple holds several, shown one after the other
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, rows of cells, and one letter per column: l(eft) or r(ight). A row of one cell is a heading.
+
+    Numbers are formatted by who makes the table, with the same decimals down a column.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    align: str
+    caption: str = ""
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return "<p>(nothing to list)</p>"
+        head = "".join(self._cell("th", name, side) for name, side in zip(self.columns, self.align))
+        body = "".join(self._row(row) for row in self.rows)
+        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        return f'<table class="unseg">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+    def _row(self, row: tuple) -> str:
+        if len(row) == 1 and len(self.columns) > 1:
+            return (
+                f'<tr class="group"><th colspan="{len(self.columns)}" style="text-align:left">{_text(row[0])}</th></tr>'
+            )
+        return f"<tr>{''.join(self._cell('td', cell, side) for cell, side in zip(row, self.align))}</tr>"
+
+    def _cell(self, tag: str, cell: Cell, side: str) -> str:
+        style = "left" if side == "l" else "right"
+        return f'<{tag} style="text-align:{style};font-variant-numeric:tabular-nums">{_text(cell)}</{tag}>'
+
+    def records(self) -> list[dict]:
+        """The rows as dicts of texts, for metrics.json; headings are left out."""
+        return [dict(zip(self.columns, map(_plain, row))) for row in self.rows if len(row) == len(self.columns)]
+
+
+def _text(cell: Cell) -> str:
+    if isinstance(cell, tuple):
+        return " ".join(_text(part) for part in cell)
+    if isinstance(cell, Link):
+        return f'<a href="{escape(cell.href)}">{escape(cell.text)}</a>'
+    return escape(cell)
+
+
+def _plain(cell: Cell) -> str:
+    return " ".join(map(_plain, cell)) if isinstance(cell, tuple) else str(cell)

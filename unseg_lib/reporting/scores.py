@@ -1,0 +1,139 @@
+"""From rows.csv to scores: the same experiment under several seeds is one score with mean and deviation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_csv
+
+NUMBERS = {"eps": float, "eps_bg": float, "clean_fraction": float, "seed": int, "final": float, "peak": float}
+NUMBERS |= {"epochs": int, "minutes": float}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared within one block of a table: one data set (as the profile names it), one way to train.
+
+    setting: "lung" or "camvid-things", the beginning of its runs' names; way: their end, "unet" or "unet-jpeg".
+    """
+
+    setting: str
+    way: str
+    task: str
+    dataset: str
+    victim: str
+    init: str
+    defense: str
+    clean_fraction: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """One recipe's result in one metric: final and peak in percent, one entry per seed, in the order of the seeds."""
+
+    experiment: Experiment
+    poison: str
+    metric: str
+    runs: tuple[dict, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(run["final"] for run in self.runs)
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds; None for a single one."""
+        return stdev(run["final"] for run in self.runs) if len(self.runs) > 1 else None
+
+    @property
+    def peak(self) -> float:
+        return fmean(run["peak"] for run in self.runs)
+
+
+def read_rows(results: str | Path) -> list[dict]:
+    """Read results/<profile>/rows.csv, numbers as numbers."""
+    path = Path(results) / "rows.csv"
+    if not path.is_file():
+        raise UnsegError(f"Expected rows in {path}, found no such file; run `unseg reproduce` first.")
+    try:
+        rows = [row | {name: kind(row[name]) for name, kind in NUMBERS.items()} for row in read_csv(path)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnsegError(f"Expected the columns of the kit in {path}, found a damaged file ({error!r}).") from error
+    if not rows:
+        raise UnsegError(f"Expected rows in {path}, found only the header; run `unseg reproduce` first.")
+    return rows
+
+
+def experiment_of(row: dict, name: str = "") -> Experiment:
+    """The experiment a row belongs to. Its run's name is SETTING-POISON-WAY-sSEED, see the profile."""
+    name = name or row["notebook"].split("/")[-2]
+    body = name.removesuffix(f"-s{row['seed']}")
+    setting, found, way = body.partition(f"-{row['poison']}-")
+    if not found:  # a run that was named by hand
+        setting, way = row["dataset"], row["victim"]
+    fields = ("task", "dataset", "victim", "init", "defense")
+    return Experiment(setting, way, *(row[field] for field in fields), float(row["clean_fraction"]))
+
+
+def scores_of(rows: list[dict]) -> list[Score]:
+    """Group rows over seeds, in the order in which they stand in rows.csv."""
+    found: dict[tuple, list[dict]] = {}
+    for row in rows:
+        found.setdefault((experiment_of(row), row["poison"], row["metric"]), []).append(row)
+    return [Score(*key, tuple(sorted(runs, key=lambda run: run["seed"]))) for key, runs in found.items()]
+
+
+def main_metric(experiment: Experiment, scores: list[Score]) -> str:
+    """The metric an experiment is judged by: the protected classes', else the object's, else the mean over classes."""
+    there = {score.metric for score in scores if score.experiment == experiment}
+    fallback = "iou_object" if experiment.task == "object" else "miou"
+    return "iou_protected" if "iou_protected" in there else fallback
+
+
+def clean_of(score: Score, scores: list[Score]) -> Score | None:
+    """The clean-trained score to compare with: of the same experiment, else of the undefended, unmixed victim."""
+    own = score.experiment
+
+    def fits(other: Score, exactly: bool) -> bool:
+        theirs = other.experiment
+        if (other.poison, other.metric, theirs.setting) != ("clean", score.metric, own.setting):
+            return False
+        if exactly:
+            return theirs == own
+        same = (theirs.victim, theirs.init) == (own.victim, own.init)
+        return same and theirs.defense == "none" and not theirs.clean_fraction
+
+    candidates = [s for s in scores if fits(s, True)] or [s for s in scores if fits(s, False)]
+    return candidates[0] if candidates else None
+
+
+def percent_of_clean(score: Score, scores: list[Score]) -> tuple[float, float] | None:
+    """(mean, std) as a share of the clean-trained mean, in percent; None without a clean run that learnt anything."""
+    clean = clean_of(score, scores)
+    if clean is None or clean.mean <= 0:
+        return None
+    return 100 * score.mean / clean.mean, 100 * (score.std or 0.0) / clean.mean
+
+
+def planned(results: str | Path) -> list[dict]:
+    """Every victim run that the profile of this folder plans: {name, experiment, poison, seed, state}.
+
+    state: "done", "failed" or "not run". Empty where the folder belongs to no profile.
+    """
+    from unseg_lib.pipeline.profiles import load_profile
+
+    results = Path(results)
+    try:
+        stages = load_profile(results.name).stages.values()
+    except UnsegError:
+        return []
+    runs = []
+    for stage in stages:
+        if stage.kind == "victim":
+            folder, values = results / stage.key, stage.values
+            done = (folder / "metrics.json").exists() and (folder / "run.ipynb").exists()
+            state = "done" if done else "failed" if (folder / "failed.ipynb").exists() else "not run"
+            plan = {"name": stage.name, "poison": values["poison"], "seed": values["seed"], "state": state}
+            runs.append(plan | {"experiment": experiment_of(values, stage.name)})
+    return runs

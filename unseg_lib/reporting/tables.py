@@ -1,0 +1,167 @@
+"""The tables: paper | ours | difference, every number ours and from rows.csv, with a link to its executed notebook."""
+
+from pathlib import Path
+
+from unseg_lib.reporting.html import Cell, Link, Table
+from unseg_lib.reporting.published import nearest
+from unseg_lib.reporting.scores import Experiment, Score, clean_of, main_metric, percent_of_clean
+
+METRICS = {"miou": "mean IoU", "iou_object": "IoU of the object", "iou_protected": "mean IoU of the protected classes"}
+
+
+def experiments_of(scores: list[Score], plan: list[dict] = ()) -> list[Experiment]:
+    """Every experiment once, those with results first."""
+    return list(dict.fromkeys([s.experiment for s in scores] + [run["experiment"] for run in plan]))
+
+
+def recipes_of(experiment: Experiment, scores: list[Score], plan: list[dict] = ()) -> list[str]:
+    """The recipes of an experiment: clean first, UnSeg's last, controls between, as planned."""
+    names = [run["poison"] for run in plan if run["experiment"] == experiment]
+    names += [s.poison for s in scores if s.experiment == experiment]
+    return sorted(dict.fromkeys(names), key=lambda name: (name != "clean", name.startswith("unseg")))
+
+
+def find(scores: list[Score], experiment: Experiment, poison: str, metric: str) -> Score | None:
+    for score in scores:
+        if (score.experiment, score.poison, score.metric) == (experiment, poison, metric):
+            return score
+    return None
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number for a table; "–" where there is none; a real minus sign."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def title_of(experiment: Experiment, metric: str) -> str:
+    parts = [experiment.setting, METRICS.get(metric, metric), f"victim {experiment.victim}"]
+    if experiment.init != "random":
+        parts.append(f"{experiment.init} weights")
+    if experiment.defense != "none":
+        parts.append(f"defence {experiment.defense}")
+    if experiment.clean_fraction:
+        parts.append(f"{100 * experiment.clean_fraction:g} % clean pictures")
+    return " · ".join(parts)
+
+
+def effect_table(scores: list[Score], plan: list[dict] = (), base: str = "") -> Table:
+    """The main table: what victims score on clean test pictures, by what they were trained on.
+
+    One block per experiment, with a recipe per line; `base` is put before the notebooks' relative paths.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for experiment in experiments_of(scores, plan):
+        metric = main_metric(experiment, scores)
+        beside = nearest(experiment.task, experiment.dataset, experiment.victim, metric, "clean")
+        heading = title_of(experiment, metric)
+        rows.append((f"{heading}; paper: {beside['note']}" if beside else heading,))
+        for poison in recipes_of(experiment, scores, plan):
+            score = find(scores, experiment, poison, metric)
+            runs = [run for run in plan if run["experiment"] == experiment and run["poison"] == poison]
+            rows.append(_effect_row(score, scores, poison, metric, runs, base))
+    columns = ("trained on", "paper", "of clean", "ours", "± std", "of clean", "difference", "peak", "seeds")
+    return Table(columns, tuple(rows), "lrrrlrrrl")
+
+
+def _effect_row(score: Score | None, scores: list[Score], poison: str, metric: str, runs: list[dict], base: str):
+    if score is None:
+        state = "failed" if any(run["state"] == "failed" for run in runs) else "not run"
+        return (poison, "–", "–", state, "", "–", "–", "–", "–")
+    own = score.experiment
+    # a defended or mixed victim has other published numbers than the plain one
+    plain = own.defense == "none" and not own.clean_fraction
+    paper = nearest(own.task, own.dataset, own.victim, metric, poison) if plain else None
+    share = percent_of_clean(score, scores)
+    difference = share[0] - paper["percent"] if paper and share else None
+    return (
+        poison,
+        number(paper and paper["value"]),
+        _percent(paper and paper["percent"]),
+        Link(number(score.mean), base + score.runs[0]["notebook"]),
+        "" if score.std is None else f"± {number(score.std)}",
+        _percent(share and share[0]),
+        signed(difference),
+        number(score.peak),
+        (*_seeds(score, base), *_missing(score, runs)),
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{number(value, 0)} %"
+
+
+def _seeds(score: Score, base: str) -> tuple[Link, ...]:
+    return tuple(Link(str(run["seed"]), base + run["notebook"]) for run in score.runs)
+
+
+def _missing(score: Score, runs: list[dict]) -> tuple[str, ...]:
+    """Planned seeds without a result, e.g. "2: not run"."""
+    there = {run["seed"] for run in score.runs}
+    return tuple(f"({run['seed']}: {run['state']})" for run in runs if run["seed"] not in there)
+
+
+def class_table(experiment: Experiment, scores: list[Score], base: str = "") -> Table:
+    """IoU of every class under every recipe, classes sorted by how well a clean-trained victim knows them."""
+    own = [s for s in scores if s.experiment == experiment and s.metric.startswith("iou:")]
+    recipes = recipes_of(experiment, own)
+    means = {(s.metric, s.poison): s for s in own}
+    metrics = sorted({s.metric for s in own}, key=lambda m: -_mean(means.get((m, "clean"))))
+    rows = []
+    for metric in metrics:
+        cells = [means.get((metric, poison)) for poison in recipes]
+        linked = [Link(number(s.mean), base + s.runs[0]["notebook"]) if s else "not run" for s in cells]
+        rows.append((metric.removeprefix("iou:"), *linked))
+    return Table(("class", *recipes), tuple(rows), "l" + "r" * len(recipes))
+
+
+def _mean(score: Score | None) -> float:
+    return score.mean if score else -1.0
+
+
+def bars_of(scores: list[Score], plan: list[dict] = ()) -> dict[str, dict[str, tuple[float, float] | None]]:
+    """For `figures.bars`: {setting and metric: {recipe: (percent of clean, std) or None}}."""
+    groups = {}
+    for experiment in experiments_of(scores, plan):
+        metric = main_metric(experiment, scores)
+        shares = {}
+        for poison in recipes_of(experiment, scores, plan):
+            score = find(scores, experiment, poison, metric)
+            shares[poison] = percent_of_clean(score, scores) if score else None
+        groups[f"{experiment.setting} · {experiment.way}"] = shares
+    return groups
+
+
+def difference_rows(scores: list[Score]) -> list[dict]:
+    """The main table as numbers, for metrics.json: one dict per (experiment, recipe)."""
+    found = []
+    for score in scores:
+        own = score.experiment
+        if score.metric != main_metric(own, scores):
+            continue
+        paper = nearest(own.task, own.dataset, own.victim, score.metric, score.poison)
+        share, clean = percent_of_clean(score, scores), clean_of(score, scores)
+        found.append(
+            {
+                "setting": own.setting,
+                "way": own.way,
+                "poison": score.poison,
+                "metric": score.metric,
+                "seeds": len(score.runs),
+            }
+            | {"mean": round(score.mean, 3), "std": None if score.std is None else round(score.std, 3)}
+            | {"clean": round(clean.mean, 3) if clean else None, "percent": round(share[0], 2) if share else None}
+            | {
+                "paper": paper["value"] if paper else None,
+                "paper_percent": round(paper["percent"], 2) if paper else None,
+            }
+        )
+    return found
+
+
+def notebook_of(results: Path, score: Score) -> Path:
+    """The folder of a score's first run."""
+    return results / Path(score.runs[0]["notebook"]).parent
