@@ -60,7 +60,7 @@ rule generator:
         runtime=resource("generator", "minutes"),
         gpu=resource("generator", "gpu"),
     shell:
-        "{UNSEG} stage {PROFILE.name} generator/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
+        "{UNSEG} stage {PROFILE.source} generator/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
 
 
 rule poison:
@@ -74,7 +74,7 @@ rule poison:
         runtime=resource("poison", "minutes"),
         gpu=resource("poison", "gpu"),
     shell:
-        "{UNSEG} stage {PROFILE.name} poison/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
+        "{UNSEG} stage {PROFILE.source} poison/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
 
 
 rule victim:
@@ -88,7 +88,7 @@ rule victim:
         runtime=resource("victim", "minutes"),
         gpu=resource("victim", "gpu"),
     shell:
-        "{UNSEG} stage {PROFILE.name} victim/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
+        "{UNSEG} stage {PROFILE.source} victim/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
 
 
 rule pixels:
@@ -101,7 +101,7 @@ rule pixels:
         mem_mb=resource("pixels", "mem_gb") * 1000,
         runtime=resource("pixels", "minutes"),
     shell:
-        "{UNSEG} stage {PROFILE.name} pixels/{wildcards.name} --threads {threads}"
+        "{UNSEG} stage {PROFILE.source} pixels/{wildcards.name} --threads {threads}"
 
 
 rule tables:
@@ -113,7 +113,7 @@ rule tables:
         mem_mb=resource("tables", "mem_gb") * 1000,
         runtime=resource("tables", "minutes"),
     shell:
-        "{UNSEG} stage {PROFILE.name} tables"
+        "{UNSEG} stage {PROFILE.source} tables"
 
 
 rule report:

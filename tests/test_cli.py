@@ -96,7 +96,7 @@ def test_a_dry_run_says_what_would_be_done(toys, tmp_path, capfd, monkeypatch):
 
 
 def test_help_is_there_without_heavy_imports():
-    heavy = "segmentation_models_pytorch mmseg pandas matplotlib papermill skimage snakemake".split()
+    heavy = ["segmentation_models_pytorch", "mmseg", "pandas", "matplotlib", "papermill", "skimage", "snakemake"]
     program = f"import sys, unseg_lib.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

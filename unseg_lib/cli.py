@@ -153,9 +153,10 @@ def protect(
     generator: Annotated[str, typer.Option(help="small, conv, or a .safetensors file")] = "small",
 ) -> None:
     """Protect pictures with the shipped generator; the written files keep the budget at every pixel."""
-    from unseg_lib.poisons.protect import protect_folder
+    from unseg_lib.protect import protect_folder
 
-    protect_folder(images, masks, out, eps=eps, eps_bg=eps_bg, generator=generator)
+    rows = protect_folder(images, masks, out, eps=eps, eps_bg=eps_bg, generator=generator)
+    print(f"Protected pictures: {len(rows)} in {out}, with the noise of each measured in {out / 'protected.csv'}")
 
 
 @app.command()

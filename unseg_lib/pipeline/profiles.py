@@ -30,6 +30,7 @@ class Profile:
 
     name: str
     root: Path
+    source: str  # what it was asked for by: a name or a path
     about: str = ""
     jobs: int = 1
     threads: int = 1
@@ -157,8 +158,8 @@ def load_profile(name_or_path: str | Path, root: Path | None = None) -> Profile:
         raise UnsegError(f"Expected YAML in {path}, found {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
-    _check_keys(content, set(Profile.__dataclass_fields__) - {"name", "root"}, str(path))
-    profile = Profile(path.stem, root, **content)
+    _check_keys(content, set(Profile.__dataclass_fields__) - {"name", "root", "source"}, str(path))
+    profile = Profile(path.stem, root, str(name_or_path), **content)
     check_profile(profile)
     return profile
 

@@ -23,8 +23,9 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
 
     root = project_root()
     folder = data_root(data or None)
-    os.environ["UNSEG_DATA"] = str(folder.resolve())
     chosen = choose(profile, folder, root)
+    # generated scenes are written: into the checkout, never into a folder of real data
+    os.environ["UNSEG_DATA"] = str((folder if chosen.data else root / "data").resolve())
     missing = missing_data(chosen, folder)
     if missing and not dry_run:
         raise UnsegError(
@@ -66,7 +67,7 @@ def snakemake_command(profile: Profile, jobs: int, dry_run: bool) -> list[str]:
     # without a GPU the count must not hold jobs back
     gpus = max(len(visible_gpus()) or cores, *(profile.resources_of(kind)["gpu"] for kind in NOTEBOOKS))
     return [
-        *(sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"profile={profile.name}"),
+        *(sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"profile={profile.source}"),
         *("--resources", f"gpu={gpus}"),
         *("--ignore-incomplete", "--rerun-triggers", "mtime", "--nolock", "--latency-wait", "10"),
         *(["--dry-run"] if dry_run else ["--quiet", "host", "reason"]),
