@@ -1,5 +1,7 @@
 """Pascal VOC 2012, with the SBD masks where they are ("aug"): 20 classes and background."""
 
+import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -7,7 +9,9 @@ import numpy as np
 
 from unseg_lib.datasets.segmentation_set import SegmentationSet, check_all_masks, need_folder, picture_files
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import read_label
+from unseg_lib.files import whole_file, write_bytes
+from unseg_lib.pictures import read_label, write_picture
+from unseg_lib.progress import progress
 
 FOLDER = Path("VOCdevkit/VOC2012")
 CLASSES = (
@@ -46,3 +50,35 @@ def read_voc(root: Path, split: str, seed: int) -> SegmentationSet:
 def _label(folder: Path, id: str) -> np.ndarray:
     """Palette indices are the classes; 255 is the contour that nobody scores."""
     return read_label(folder / f"{id}.png")
+
+
+def merge_sbd(sbd: Path, folder: Path) -> None:
+    """Add SBD's masks ("aug") to VOC 2012 in `folder`: all masks in SegmentationClassAug, then the list train_aug.
+
+    sbd holds `cls/*.mat` and the lists train.txt, val.txt. Where VOC has a mask of its own, that one is taken;
+    the list is every picture with a mask but VOC's val: 10,582.
+    """
+    masks, official = folder / MASKS[0], picture_files(folder / MASKS[1])
+    if not masks.is_dir():  # else an earlier call was killed just before it wrote the list
+        _write_masks(sbd, official, masks.with_name(f".{masks.name}"))
+        os.replace(masks.with_name(f".{masks.name}"), masks)
+    lists = folder / "ImageSets/Segmentation"
+    ids = {id for name in (sbd / "train.txt", sbd / "val.txt", lists / "train.txt") for id in name.read_text().split()}
+    chosen = sorted(ids - set((lists / "val.txt").read_text().split()))
+    write_bytes(lists / "train_aug.txt", ("\n".join(chosen) + "\n").encode())
+
+
+def _write_masks(sbd: Path, official: dict[str, Path], masks: Path) -> None:
+    from scipy.io import loadmat
+
+    for path in progress(sorted((sbd / "cls").glob("*.mat")), "SBD masks"):
+        if path.stem not in official:
+            write_picture(masks / f"{path.stem}.png", _sbd_mask(loadmat(path))[..., None], gray=True)
+    for path in official.values():
+        with whole_file(masks / path.name) as partial:
+            shutil.copyfile(path, partial)
+
+
+def _sbd_mask(content: dict) -> np.ndarray:
+    """Class indices, uint8 `(H,W)`, of a MATLAB file of SBD."""
+    return np.ascontiguousarray(content["GTcls"][0, 0]["Segmentation"].astype(np.uint8))

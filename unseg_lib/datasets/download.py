@@ -1,0 +1,132 @@
+"""`unseg data list | get NAME | check NAME`."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unseg_lib.datasets import DATASETS, data_root, load_dataset, splits_of
+from unseg_lib.datasets.fetch import CHECKSUMS, fetch, name_of
+from unseg_lib.datasets.sources import SOURCES, Source
+from unseg_lib.datasets.unpack import unpack
+from unseg_lib.datasets.voc import merge_sbd
+from unseg_lib.errors import UnsegError, pick
+from unseg_lib.progress import progress
+
+DOWNLOADS = ".downloads"  # below the data root: archives on their way
+ARCHIVES = (".tar", ".tgz", ".tar.gz", ".zip")
+
+
+def list_sets(root: str | Path | None = None) -> None:
+    """Print every data set: whether it is there, its size, how to get it, its licence."""
+    root = Path(root) if root else data_root()
+    print(f"data root: {root}\n")
+    for name, source in SOURCES.items():
+        here = "here" if (root / source.place).exists() else "-"
+        size = sum(archive.megabytes for archive in source.archives)
+        how = f"unseg data get {name} ({size} MB)" if source.archives else f"by hand: {source.by_hand}"
+        print(f"{name:11} {here:5} {source.title}; {source.official}\n{'':17} in {source.place}; {source.licence}")
+        print(f"{'':17} {how}\n")
+    print(f"{'scenes':11} {'-':5} generated when first used; needs no download")
+    print(f"{'folder:SUB':11} {'-':5} any folder with im/ (pictures) and gt/ (masks of the same names)")
+
+
+def get(name: str, root: str | Path) -> Path:
+    """Download and unpack a data set below `root`, or say in an error what must be done by hand.
+
+    It is unpacked beside its place and moved there as a whole: what is there is complete. Interrupted,
+    the same call goes on with the download.
+    """
+    root = Path(root)
+    if name == "scenes":
+        load_dataset("scenes", root, "train")
+        return root / "scenes"
+    source = pick(SOURCES, name, "data set")
+    target = root / source.place
+    if target.exists():
+        print(f"{source.title} is there: {target} (delete it to download it again).")
+        return target
+    if not source.archives:
+        raise UnsegError(
+            f"{source.title} cannot be downloaded without a person: {source.by_hand}, below the data root {root} "
+            f"(licence: {source.licence})."
+        )
+    if name == "voc-aug" and not (root / SOURCES["voc"].place).is_dir():
+        raise UnsegError(f"Expected VOC 2012 in {root} before its additional masks, found none; get voc first.")
+    with _alone(root, name):
+        _download(root, name, source)
+    print(f"{source.title}: {target} ({source.licence}; cite {source.paper}).")
+    return target
+
+
+@contextmanager
+def _alone(root: Path, name: str) -> Iterator[None]:
+    """Refuse a second download of the same set at the same time; the lock dies with its process."""
+    import fcntl
+
+    try:
+        (root / DOWNLOADS).mkdir(parents=True, exist_ok=True)
+        file = open(root / DOWNLOADS / f"{name}.lock", "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UnsegError(
+            f"Expected a data root that can be written, found {root} ({error.strerror}); name another with --data."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UnsegError(
+                f"Expected no other download of {name} into {root}, found one running; wait for it."
+            ) from error
+        yield
+
+
+def _download(root: Path, name: str, source: Source) -> None:
+    downloads, staging = root / DOWNLOADS, root / DOWNLOADS / f"{name}.unpacked"
+    files = []
+    for archive in source.archives:
+        file = downloads / name_of(archive.url)
+        files.append(fetch(archive.url, file, archive.checksum, root / CHECKSUMS))
+    shutil.rmtree(staging, ignore_errors=True)  # of an interrupted call
+    try:
+        for archive, file in zip(source.archives, files):
+            place = staging / archive.place
+            if file.name.endswith(ARCHIVES):
+                unpack(file, place, archive.folder)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, place)
+        if name == "voc-aug":
+            merge_sbd(staging / "sbd", root / SOURCES["voc"].place)
+        else:
+            (root / source.place).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staging / source.place, root / source.place)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    for file in files:
+        file.unlink()
+
+
+def check(name: str, root: str | Path) -> dict[str, int]:
+    """Read every picture and mask of a data set; how many each split has. The first fault is an error."""
+    root, counts, ids = Path(root), {}, {}
+    official = SOURCES[name].official if name in SOURCES else ""
+    if name in SOURCES and name not in DATASETS:
+        raise UnsegError(f"Expected one of {', '.join(DATASETS)} to check, found {name}, which has no reader.")
+    for split in splits_of(name)[:-2]:  # fit and holdout are parts of train
+        found = load_dataset(name, root, split)
+        if found.ids in ids.values():  # of VOC, COCO and NWPU "test" is val
+            continue
+        for id in progress(found.ids, f"checking {name} {split}"):
+            found.picture(id), found.label(id)
+        ids[split], counts[split] = found.ids, len(found)
+    others = {id for split, part in ids.items() if split != "train" for id in part}
+    shared = others.intersection(ids["train"])
+    if shared:
+        raise UnsegError(f"Expected no picture of {name} both in train and test, found {min(shared)}.")
+    has = ", ".join(f"{split} {count}" for split, count in counts.items())
+    print(
+        f"{name}: every picture and mask can be read: {has}" + (f" (the whole set: {official})." if official else ".")
+    )
+    return counts
