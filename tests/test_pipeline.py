@@ -15,9 +15,10 @@ import pytest
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
-from unseg_lib.pipeline.notebook import fingerprint, is_done, run_notebook
+from unseg_lib.pipeline.notebook import BEGUN, claim, fingerprint, is_done, run_notebook
 from unseg_lib.pipeline.results import COLUMNS, collect, save_result
 from unseg_lib.pipeline.scrub import clean_notebook
+from unseg_lib.progress import progress
 
 # toys write their result without importing the library, and torch with it
 SAVE = """import json, os, pathlib
@@ -58,17 +59,33 @@ def test_a_run_leaves_three_whole_files_and_is_not_repeated(notebook, tmp_path):
     assert not list(out.glob(".partial*"))
 
 
-def test_a_failed_run_keeps_its_notebook_and_the_old_result(notebook, tmp_path, toy_notebook):
+def test_a_failed_run_keeps_its_notebook_for_reading(notebook, tmp_path, toy_notebook):
     out = tmp_path / "results" / "toy"
-    out.mkdir(parents=True)
-    write_json(out / "metrics.json", {"old": 1})
     toy_notebook(notebook, SAVE, "raise ValueError('no such\\nluck')", parameters=PARAMETERS)
     with pytest.raises(UnsegError, match=r"toy.ipynb failed: ValueError: no such luck \(see .*failed.ipynb\)"):
         run_notebook(notebook, out, {})
-    assert read_json(out / "metrics.json") == {"old": 1}
     assert "luck" in (out / "failed.ipynb").read_text()
-    assert not (out / "run.ipynb").exists()
-    assert not (out / ".done").exists()
+    assert not any((out / name).exists() for name in ("run.ipynb", "metrics.json", ".done"))
+
+
+def test_a_folder_belongs_to_one_run(tmp_path):
+    def leave(*names):
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        for name in names:
+            (tmp_path / name).write_text("abc")
+
+    leave("notes.txt")
+    claim(tmp_path, "abc")  # nobody's folder: nothing is removed
+    assert (tmp_path / "notes.txt").exists()
+    leave("checkpoint.pt", "deep/picture.png")
+    claim(tmp_path, "abc")  # the same run again: it goes on
+    assert (tmp_path / "checkpoint.pt").exists()
+    claim(tmp_path, "xyz")  # other parameters
+    assert [path.name for path in tmp_path.iterdir()] == [BEGUN]
+    (tmp_path / BEGUN).unlink()
+    leave("provenance.json", "metrics.json", "training.json")
+    claim(tmp_path, "abc")  # results that came with the clone
+    assert [path.name for path in tmp_path.iterdir()] == [BEGUN]
 
 
 def test_a_notebook_without_a_result_has_failed(notebook, tmp_path, toy_notebook):
@@ -139,21 +156,33 @@ def test_the_fingerprint_follows_text_values_and_inputs(notebook, toy_notebook):
 
 def test_scrubbing_joins_streams_and_leaves_pictures_alone():
     outputs = [
-        {"output_type": "stream", "name": "stdout", "text": "in /data/set/a.png, "},
+        {"output_type": "stream", "name": "stdout", "text": ["in /data/set/a.png, ", "or "]},
         {
             "output_type": "stream",
             "name": "stdout",
             "text": "/tmp/ipykernel_7/1.py:3: <A at 0x7f00aa11bb22> /data/settle",
         },
-        {"output_type": "display_data", "data": {"image/png": "/data/set", "text/plain": "<A>"}, "metadata": {}},
+        {"output_type": "display_data", "data": {"image/png": "/data/set", "text/plain": "<A>" * 999}, "metadata": {}},
     ]
     cell = {"cell_type": "code", "metadata": {"papermill": {"start_time": "now"}}, "outputs": outputs, "source": "1"}
     cleaned = clean_notebook({"cells": [cell], "nbformat": 4, "nbformat_minor": 5}, {"/data/set": "$UNSEG_DATA"})
     cell = cleaned["cells"][0]
     assert cell["metadata"] == {}
     assert [output["output_type"] for output in cell["outputs"]] == ["stream", "display_data"]
-    assert cell["outputs"][0]["text"] == "in $UNSEG_DATA/a.png, <cell>:3: <A at 0x0> /data/settle"
-    assert cell["outputs"][1]["data"]["image/png"] == "/data/set"
+    assert cell["outputs"][0]["text"] == "in $UNSEG_DATA/a.png, or <cell>:3: <A at 0x0> /data/settle"
+    assert cell["outputs"][1]["data"] == {"image/png": "/data/set"}
+
+
+def test_progress_is_not_part_of_a_result(capsys, monkeypatch):
+    monkeypatch.setenv("UNSEG_BATCH", "1")
+    list(progress(range(20), "training"))
+    lines = capsys.readouterr().err
+    assert "20/20" in lines
+    output = {"output_type": "stream", "name": "stderr", "text": lines}
+    for text, left in ((lines, []), (lines + "careful\n", ["careful\n"])):
+        cell = {"cell_type": "code", "metadata": {}, "outputs": [output | {"text": text}], "source": "1"}
+        cleaned = clean_notebook({"cells": [cell], "nbformat": 4, "nbformat_minor": 5}, {})
+        assert [output["text"] for output in cleaned["cells"][0]["outputs"]] == left
 
 
 def test_save_result_takes_arrays_and_refuses_what_is_no_result(tmp_path):

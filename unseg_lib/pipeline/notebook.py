@@ -27,6 +27,7 @@ from unseg_lib.pipeline.scrub import clean_notebook, places_of
 # parameters that say where or how fast, not what: changing them asks for no new result
 PLACES = ("out", "data_root", "cache", "jobs", "threads", "device", "workers", "checkpoint_every")
 KERNEL = "unseg"
+BEGUN = ".partial-begun"  # holds the fingerprint of a run that has not ended
 
 
 def fingerprint(notebook: str | Path, values: dict, inputs: tuple[str, ...] = ()) -> str:
@@ -69,7 +70,7 @@ def run_notebook(
         if is_done(out, mark, products):
             print(f"{shown}: already done", file=sys.stderr)
             return out
-        (out / ".done").unlink(missing_ok=True)
+        claim(out, mark)
         start = time.monotonic()
         given = {name: values[name] for name in (*parameters, "out")}
         executed = _execute(notebook, root, out, given, threads)
@@ -88,7 +89,26 @@ def run_notebook(
         os.replace(_pending(out), out / "metrics.json")
         (out / "failed.ipynb").unlink(missing_ok=True)
         write_bytes(out / ".done", mark.encode())
+        (out / BEGUN).unlink()
     return out
+
+
+def claim(out: Path, mark: str) -> None:
+    """Make `out` the folder of this run: what a run of the same fingerprint left is kept, for its checkpoints;
+    what another run left (other parameters, or the committed results of somebody else) is removed.
+
+    A folder that no runner wrote to is left as it is.
+    """
+    owners = [(out / name).read_text() for name in (BEGUN, ".done") if (out / name).exists()]
+    if mark not in owners and (owners or (out / "provenance.json").exists()):
+        write_bytes(out / BEGUN, b"nobody's")  # a kill here: the next run removes the rest
+        for path in out.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in (".lock", BEGUN):
+                path.unlink()
+    write_bytes(out / BEGUN, mark.encode())
+    (out / ".done").unlink(missing_ok=True)
 
 
 def project_root(notebook: Path) -> Path:

@@ -10,6 +10,7 @@ PICTURES = ("image/png", "image/jpeg", "application/pdf")  # base64: not text
 VOLATILE = [
     (re.compile(r"\S*ipykernel_\d+/\d+\.py"), "<cell>"),
     (re.compile(r" at 0x[0-9a-f]{6,}"), " at 0x0"),
+    (re.compile(r"^.*: \d+/\d+, \d+ s spent, \d+ s left\n", re.M), ""),  # unseg_lib.progress
 ]
 
 
@@ -36,7 +37,9 @@ def _clean_cell(cell: dict, replacements: list) -> dict:
         if "id" in cell:
             cleaned["id"] = "injected-parameters"  # papermill's is random
     if "outputs" in cell:
-        cleaned["outputs"] = _joined_streams([_clean(output, replacements) for output in cell["outputs"]])
+        outputs = _joined_streams(cell["outputs"])
+        cleaned["outputs"] = [_without_twin(_clean(output, replacements)) for output in outputs]
+        cleaned["outputs"] = [output for output in cleaned["outputs"] if output.get("text") != ""]
     return cleaned
 
 
@@ -53,6 +56,13 @@ def _clean(value: object, replacements: list) -> object:
     return value
 
 
+def _without_twin(output: dict) -> dict:
+    """Drop the text that stands beside a picture: a reader sees the picture, and some texts hold it again."""
+    if any(kind.startswith("image/") for kind in output.get("data", {})):
+        return output | {"data": {kind: item for kind, item in output["data"].items() if kind != "text/plain"}}
+    return output
+
+
 def _joined_streams(outputs: list[dict]) -> list[dict]:
     """Join neighbouring texts of one stream: how they were cut depends on timing."""
     joined: list[dict] = []
@@ -60,6 +70,8 @@ def _joined_streams(outputs: list[dict]) -> list[dict]:
         last = joined[-1] if joined else {}
         if output["output_type"] == "stream" and last.get("name") == output["name"]:
             last["text"] = "".join(last["text"]) + "".join(output["text"])
+        elif output["output_type"] == "stream":
+            joined.append({**output, "text": "".join(output["text"])})
         else:
             joined.append(dict(output))
     return joined
