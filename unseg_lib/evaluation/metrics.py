@@ -2,7 +2,7 @@
 
 import torch
 
-IGNORE = 255  # label of pixels that nobody scores
+from unseg_lib.datasets import IGNORE
 
 
 def confusion(prediction: torch.Tensor, label: torch.Tensor, classes: int) -> torch.Tensor:

@@ -1,56 +1,60 @@
 """Pictures for victims: resized once, kept in memory as bytes, augmented a batch at a time."""
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation.metrics import IGNORE
 from unseg_lib.progress import progress
 from unseg_lib.seeds import torch_rng
-
-if TYPE_CHECKING:
-    from unseg_lib.datasets import SegmentationSet
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: what pretrained encoders expect
 SCALE = (0.75, 1.25)
 
 
-def tensors(source: "SegmentationSet", size: tuple[int, int], what: str) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(source: SegmentationSet, size: tuple[int, int], what: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Read a data set at `size`: pictures uint8 `(N,3,H,W)` and labels uint8 `(N,H,W)`, 255 = ignore.
 
-    Pictures are resized bilinearly with antialiasing, labels to the nearest pixel. `what` names the progress.
+    `what` names the progress, e.g. "training".
     """
-    height, width = size
-    x = torch.empty(len(source), 3, height, width, dtype=torch.uint8)
-    y = torch.empty(len(source), height, width, dtype=torch.uint8)
+    x = torch.empty(len(source), 3, *size, dtype=torch.uint8)
+    y = torch.empty(len(source), *size, dtype=torch.uint8)
     for i, name in enumerate(progress(source.ids, f"reading {what} pictures")):
-        picture = Image.fromarray(source.picture(name)).resize((width, height), Image.Resampling.BILINEAR)
-        label = Image.fromarray(checked_label(source, name)).resize((width, height), Image.Resampling.NEAREST)
-        x[i] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        y[i] = torch.from_numpy(np.array(label))
+        x[i], y[i] = tensor(source, name, size)
     return x, y
 
 
-def checked_label(source: "SegmentationSet", name: str) -> np.ndarray:
-    """The label map of a picture, uint8 `(H,W)`, holding only classes of the set and 255."""
-    label = source.label(name).astype(np.uint8, copy=False)
-    highest = label[label != IGNORE].max(initial=0)
-    if highest >= len(source.classes):
+def tensor(source: SegmentationSet, name: str, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """One picture uint8 `(3,H,W)`, resized bilinearly with antialiasing, and its label `(H,W)`, nearest pixel."""
+    shape = size[::-1]  # Pillow's order
+    picture = Image.fromarray(source.picture(name)).resize(shape, Image.Resampling.BILINEAR)
+    label = Image.fromarray(source.label(name)).resize(shape, Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1), torch.from_numpy(np.array(label))
+
+
+def mixed(train: SegmentationSet, clean: SegmentationSet | None, fraction: float, seed: int) -> SegmentationSet:
+    """`train` with this share of its pictures as they are in `clean`; the labels stay those of `train`.
+
+    The pictures of a smaller share are among those of a larger one.
+    """
+    if not 0 <= fraction <= 1:
+        raise UnsegError(f"Expected clean_fraction between 0 and 1, found {fraction}.")
+    if fraction == 0:
+        return train
+    missing = sorted(set(train.ids) - set(clean.ids if clean else ()))
+    if missing:
         raise UnsegError(
-            f"Expected labels below {len(source.classes)} or 255 in {source.name}, found {highest} in {name}; "
-            "is it a label map of this data set?"
+            f"Expected every training picture also among the clean ones with a clean_fraction of {fraction}, found no "
+            f"{missing[0]} there; pass the same split of the clean data set as clean."
         )
-    return label
-
-
-def clean_ids(ids: tuple[str, ...], fraction: float, seed: int) -> set[str]:
-    """The pictures that stay clean in a mixture; those of a smaller fraction are among those of a larger one."""
-    order = torch.randperm(len(ids), generator=torch_rng(seed, "clean pictures"))
-    return {ids[i] for i in order[: round(fraction * len(ids))].tolist()}
+    order = torch.randperm(len(train), generator=torch_rng(seed, "clean pictures"))
+    chosen = {train.ids[i] for i in order[: round(fraction * len(train))].tolist()}
+    paths = {id: (clean if id in chosen else train).picture_path(id).absolute() for id in train.ids}
+    return replace(train, pictures={id: path.with_suffix("") for id, path in paths.items()})
 
 
 def batches(pictures: int, batch_size: int, seed: int, epoch: int) -> torch.Tensor:

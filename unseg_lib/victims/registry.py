@@ -1,23 +1,22 @@
 """Which victims there are, and the one function that trains any of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import read_json, write_json
-from unseg_lib.victims import smp
+from unseg_lib.victims import mmseg, smp
+from unseg_lib.victims.data import mixed
 from unseg_lib.victims.run import VictimRun, check, claim
 
-if TYPE_CHECKING:
-    from unseg_lib.datasets import SegmentationSet
-
-VICTIMS = {"smp": smp.train}  # family -> train(run) -> result; a name without a family is smp's
+# family -> train(run) -> result; "unet-resnet18" is smp's, "mmseg:CONFIG" is mmseg's
+VICTIMS = {"smp": smp.train, "mmseg": mmseg.train}
 
 
 def train_victim(
     victim: str,
-    train: "SegmentationSet",
-    test: "SegmentationSet",
+    train: SegmentationSet,
+    test: SegmentationSet,
     out: str | Path,
     *,
     size: tuple[int, int],
@@ -27,7 +26,7 @@ def train_victim(
     seed: int,
     init: str = "random",
     defense: str = "none",
-    clean: "SegmentationSet | None" = None,
+    clean: SegmentationSet | None = None,
     clean_fraction: float = 0.0,
     threads: int = 0,
     device: str = "auto",
@@ -35,9 +34,10 @@ def train_victim(
 ) -> dict:
     """Train `victim` on `train`, test it on `test` after every epoch, and return its scores.
 
-    victim: "unet-resnet18" (any segmentation-models-pytorch architecture-encoder). size: (height, width)
-    the pictures are resized to. init: first weights of the encoder, "random" or "imagenet". clean_fraction:
-    this share of the pictures of `train` is replaced by those of `clean`. threads: 0 leaves torch's number.
+    victim: "unet-resnet18" (any architecture-encoder of segmentation-models-pytorch) or "mmseg:CONFIG" (any
+    config of mmsegmentation, see mmseg.py). size: (height, width) the pictures are resized to; of mmseg the
+    training crop. init: first weights of the encoder, "random" or "imagenet". clean_fraction: this share of
+    the pictures of `train` is replaced by those of `clean`. threads: 0 leaves torch's number.
 
     Returns {"classes": [C names], "epochs": [{"epoch": from 1, "loss", "miou", "iou": [C]}], "final" and
     "peak": {"miou", "iou"}, "minutes", "device"}; scores in [0,1], None for a class the test labels lack;
@@ -47,12 +47,23 @@ def train_victim(
     """
     if defense != "none":
         raise UnsegError(f"Unknown defence '{defense}'; known: none.")
-    family, _, name = victim.rpartition(":")
-    train_family = pick(VICTIMS, family or "smp", "family of victims")
+    family, name = victim.split(":", 1) if ":" in victim else ("smp", victim)
+    train_family = pick(VICTIMS, family, "family of victims")
     run = VictimRun(
-        **dict(name=name, train=train, test=test, out=Path(out), size=(int(size[0]), int(size[1])), epochs=epochs),
-        **dict(batch_size=batch_size, lr=lr, seed=seed, init=init, clean=clean, clean_fraction=clean_fraction),
-        **dict(threads=threads, device=choose_device(device), precision=precision),
+        name=name,
+        train=mixed(train, clean, clean_fraction, seed),
+        test=test,
+        out=Path(out),
+        size=(int(size[0]), int(size[1])),
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        init=init,
+        clean_fraction=clean_fraction,
+        threads=threads,
+        device=choose_device(device),
+        precision=precision,
     )
     check(run)
     claim(run, victim, defense)

@@ -7,13 +7,10 @@ that it is done; so the same call continues or returns, and another call is refu
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, sha256_of, write_json
-
-if TYPE_CHECKING:
-    from unseg_lib.datasets import SegmentationSet
 
 
 @dataclass(frozen=True)
@@ -21,8 +18,8 @@ class VictimRun:
     """The settings of one training, see `train_victim`."""
 
     name: str  # without the family: "unet-resnet18"
-    train: "SegmentationSet"
-    test: "SegmentationSet"
+    train: SegmentationSet
+    test: SegmentationSet
     out: Path
     size: tuple[int, int]  # height, width
     epochs: int
@@ -30,8 +27,7 @@ class VictimRun:
     lr: float
     seed: int
     init: str
-    clean: "SegmentationSet | None"
-    clean_fraction: float
+    clean_fraction: float  # already mixed into `train`; kept for the note in the folder
     threads: int
     device: str  # "cpu", "cuda", "mps"
     precision: str  # "32" or "bf16"
@@ -51,10 +47,6 @@ def check(run: VictimRun) -> None:
         raise UnsegError(f"Expected a batch size of at least 2 (batch normalisation needs it), found {run.batch_size}.")
     _one_of("init", run.init, ("random", "imagenet"))
     _one_of("precision", run.precision, ("32", "bf16"))
-    if not 0 <= run.clean_fraction <= 1:
-        raise UnsegError(f"Expected clean_fraction between 0 and 1, found {run.clean_fraction}.")
-    if run.clean_fraction and run.clean is None:
-        raise UnsegError("Expected the clean pictures with a clean_fraction above 0, found none; pass clean=.")
     if run.train.classes != run.test.classes:
         raise UnsegError(
             f"Expected one list of classes, found {len(run.train.classes)} for training and "
@@ -81,7 +73,6 @@ def claim(run: VictimRun, victim: str, defense: str) -> None:
         "size": list(run.size),
         "train": fingerprint(run.train),
         "test": fingerprint(run.test),
-        "clean": fingerprint(run.clean) if run.clean_fraction else None,
     }
     note = run.out / "training.json"
     if not note.exists():
@@ -96,7 +87,7 @@ def claim(run: VictimRun, victim: str, defense: str) -> None:
         )
 
 
-def fingerprint(source: "SegmentationSet") -> dict:
+def fingerprint(source: SegmentationSet) -> dict:
     """Tell data sets apart by what they hold, not by where they lie: a poisoned copy differs in its bytes."""
     digest = hashlib.sha256("\n".join(source.classes).encode())
     for name in source.ids:

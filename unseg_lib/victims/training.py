@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from unseg_lib.datasets import IGNORE
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation.metrics import IGNORE, confusion, intersection_over_union, mean_iou
+from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
 from unseg_lib.files import whole_file
 from unseg_lib.progress import progress
 from unseg_lib.seeds import seed_for, torch_rng
-from unseg_lib.victims.data import augment, batches, clean_ids, normalise, tensors
+from unseg_lib.victims.data import augment, batches, normalise, tensors
 from unseg_lib.victims.run import VictimRun, summary
 
 WEIGHT_DECAY, POLY_POWER = 1e-2, 0.9
@@ -32,32 +33,19 @@ def fit(run: VictimRun, model: torch.nn.Module) -> dict:
         model = model.to(run.device, memory_format=torch.channels_last)
         optimiser = torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
         history, seconds = _restore(run, model, optimiser)
-        x, y = _training_tensors(run)
-        test = tensors(run.test, run.size, "test")
+        x, y = tensors(run.train, run.size, "training")
+        test_x, test_y = tensors(run.test, run.size, "test")
         left = range(len(history) + 1, run.epochs + 1)
         for epoch in progress(left, f"training {run.name}", total=run.epochs, initial=len(history)):
             start = time.monotonic()
             loss = train_epoch(run, model, optimiser, x, y, epoch)
-            iou = intersection_over_union(score(model, *test, len(run.test.classes), run))
+            iou = intersection_over_union(score(model, test_x, test_y, len(run.test.classes), run))
             history.append({"epoch": epoch, "loss": loss, "miou": mean_iou(iou), "iou": iou})
             seconds += time.monotonic() - start
             _save(run, model, optimiser, history, seconds)
-        save_predictions(run.out / "predictions.npz", model, *test, run)
+        some_x, some_y = test_x[shown(len(test_x))], test_y[shown(len(test_x))]
+        save_predictions(run.out / "predictions.npz", some_x, some_y, predict(model, some_x, run))
     return summary(run.train.classes, history, seconds / 60, device_name(run.device))
-
-
-def _training_tensors(run: VictimRun) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training pictures, some of them replaced by clean ones where a mixture is asked."""
-    x, y = tensors(run.train, run.size, "training")
-    stay_clean = clean_ids(run.train.ids, run.clean_fraction, run.seed)
-    if stay_clean:
-        if missing := stay_clean - set(run.clean.ids):
-            raise UnsegError(f"Expected every training picture among the clean ones, found no {min(missing)} there.")
-        clean_x, _ = tensors(run.clean, run.size, "clean")
-        for i, name in enumerate(run.train.ids):
-            if name in stay_clean:
-                x[i] = clean_x[run.clean.ids.index(name)]
-    return x, y
 
 
 def train_epoch(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tensor, epoch: int) -> float:
@@ -115,13 +103,16 @@ def score(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, classes: int
     return matrix
 
 
-def save_predictions(path: Path, model, x: torch.Tensor, y: torch.Tensor, run: VictimRun) -> None:
-    """Keep what the victim makes of some test pictures: arrays picture `(K,H,W,3)`, truth and prediction `(K,H,W)`."""
-    chosen = torch.linspace(0, len(x) - 1, min(SHOWN, len(x))).long()
-    prediction = predict(model, x[chosen], run).to("cpu", torch.uint8)
-    arrays = {"picture": x[chosen].permute(0, 2, 3, 1), "truth": y[chosen], "prediction": prediction}
+def save_predictions(path: Path, x: torch.Tensor, y: torch.Tensor, prediction: torch.Tensor) -> None:
+    """Keep what the victim makes of K pictures: arrays picture uint8 `(K,H,W,3)`, truth and prediction `(K,H,W)`."""
+    arrays = {"picture": x.permute(0, 2, 3, 1), "truth": y, "prediction": prediction.to("cpu", torch.uint8)}
     with whole_file(path) as partial:
         np.savez_compressed(partial, **{name: value.numpy() for name, value in arrays.items()})
+
+
+def shown(pictures: int) -> list[int]:
+    """Which test pictures' predictions are kept: some, evenly spread."""
+    return torch.linspace(0, pictures - 1, min(SHOWN, pictures)).long().tolist()
 
 
 def _save(run: VictimRun, model, optimiser, history: list[dict], seconds: float) -> None:

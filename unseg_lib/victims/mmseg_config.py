@@ -1,0 +1,151 @@
+"""A config of mmsegmentation made ours.
+
+Its model, augmentation, optimiser and schedule stay; what is the run's is put in: classes, crop size (`size`;
+the config's other sizes keep their ratio to it), learning rate, number of steps, first weights.
+"""
+
+import ast
+import importlib.util
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.victims import mm_compat
+from unseg_lib.victims.data import batches
+from unseg_lib.victims.run import VictimRun
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+NEEDED = ("model", "train_pipeline", "test_pipeline", "optim_wrapper", "param_scheduler", "train_cfg")
+SIZES = ("scale", "scales", "img_scale", "max_size")  # of a pipeline's steps; keep their ratio to the crop
+
+
+def load_config(name: str) -> "Config":
+    """Read "NAME key=value ..." from the configs that mmsegmentation ships."""
+    from mmengine.config import Config
+
+    name, *options = name.split() or [""]
+    known = mm_compat.shipped_configs()
+    if name not in known:
+        near = get_close_matches(name, known, n=3, cutoff=0.3)
+        raise UnsegError(
+            f"Unknown mmsegmentation config '{name}'; closest: {', '.join(near) or 'none'}; write the name of one of "
+            f"its {len(known)} config files, without .py."
+        )
+    config = Config.fromfile(known[name])
+    for option in options:
+        key, _, value = option.partition("=")
+        if not value or not _has_parent(config.to_dict(), key):
+            raise UnsegError(f"Expected options like model.backbone.depth=18 after {name}, found '{option}'.")
+        config.merge_from_dict({key: _literal(value)})
+    return config
+
+
+def _has_parent(node: object, key: str) -> bool:
+    """Whether all of "a.b.c" but its last part is there; a new last part may be a model's argument."""
+    for part in key.split(".")[:-1]:
+        try:
+            node = node[int(part)] if isinstance(node, list | tuple) else node[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return False
+    return isinstance(node, dict)
+
+
+def _literal(text: str) -> object:
+    """A number, list or None as Python writes it; anything else is a text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def adapt(config: "Config", run: VictimRun) -> "Config":
+    """Put the run's classes, sizes, learning rate and iterations into a config, in place."""
+    if missing := [part for part in NEEDED if part not in config]:
+        raise UnsegError(f"Expected '{missing[0]}' in the mmsegmentation config {run.name}, found none; take another.")
+    model = config.model
+    walk(model, _need_package)
+    old = config.get("crop_size") or model.data_preprocessor.size
+    factor = min(run.size) / min(old)
+    walk([config.train_pipeline, config.test_pipeline], lambda node: _resize(node, factor, run.size))
+    if "size" in model.data_preprocessor:
+        model.data_preprocessor.size = run.size
+    if model.test_cfg.get("mode") == "slide":
+        model.test_cfg.stride = _scaled(model.test_cfg.stride, factor)
+        model.test_cfg.crop_size = run.size
+    walk(model, lambda node: _make_ours(node, len(run.train.classes), run.init))
+    steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
+    _reschedule(config, run, steps)
+    return config
+
+
+def walk(node: object, change: Callable[[dict], None]) -> None:
+    """Call `change` on every dict inside a config, the outer ones first."""
+    if isinstance(node, dict):
+        change(node)
+        node = list(node.values())
+    for child in node if isinstance(node, list | tuple) else ():
+        walk(child, change)
+
+
+def _need_package(part: dict) -> None:
+    """Refuse a model with parts of an OpenMMLab package that is not installed."""
+    package = str(part.get("type", "")).partition(".")[0]
+    if package in ("mmdet", "mmpretrain") and not importlib.util.find_spec(package):
+        raise UnsegError(f"Expected {package} for {part['type']}, found it not installed; take another config.")
+
+
+def _scaled(value, factor: float):
+    if isinstance(value, list | tuple):
+        return type(value)(_scaled(item, factor) for item in value)
+    return max(1, round(value * factor))
+
+
+def _resize(step: dict, factor: float, crop: tuple[int, int]) -> None:
+    """Fit a step of a pipeline to the crop."""
+    for key in SIZES:
+        if step.get(key) is not None:
+            step[key] = _scaled(step[key], factor)
+    if "crop_size" in step:
+        step["crop_size"] = crop
+    if step.get("type") == "Pad" and step.get("size") is not None:
+        step["size"] = crop
+
+
+def _make_ours(part: dict, classes: int, init: str) -> None:
+    """Fit a part of a model to our classes, one process, and first weights."""
+    if part.get("type") in ("SyncBN", "MMSyncBN"):
+        part["type"] = "BN"  # the same in one process, and there on a CPU
+    weights = part.get("class_weight")
+    if isinstance(weights, list | tuple):
+        # Mask2Former's last weight is that of "no object"; others are frequencies of the config's own data
+        part["class_weight"] = [1.0] * classes + [weights[-1]] if set(weights[:-1]) == {1.0} else None
+    if "num_classes" in part:
+        part["num_classes"] = classes
+    if init == "random":
+        if "pretrained" in part:
+            part["pretrained"] = None
+        if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
+            part["init_cfg"] = None
+
+
+def _reschedule(config: "Config", run: VictimRun, steps: int) -> None:
+    """Give the optimiser the run's learning rate and precision, and stretch the schedule to its steps."""
+    wrapper = config.optim_wrapper
+    factor = steps / (config.train_cfg.get("max_iters") or config.train_cfg.max_epochs)
+    lower = run.lr / wrapper.optimizer.lr
+    wrapper.optimizer.lr = run.lr
+    for key in ("dtype", "loss_scale"):
+        wrapper.pop(key, None)
+    bf16 = {"type": "AmpOptimWrapper", "dtype": "bfloat16"}
+    wrapper.update(bf16 if run.precision == "bf16" else {"type": "OptimWrapper"})
+    schedule = config.param_scheduler
+    for part in schedule if isinstance(schedule, list | tuple) else [schedule]:
+        part["by_epoch"] = False
+        part.update({key: round(part[key] * factor) for key in ("begin", "end") if key in part})
+        part.update({"milestones": _scaled(part["milestones"], factor)} if "milestones" in part else {})
+        part.update({"eta_min": part["eta_min"] * lower} if "eta_min" in part else {})
+    # a warm-up shorter than a step is none
+    config.param_scheduler = [part for part in schedule if part.get("begin", 0) < part.get("end", steps)]
