@@ -212,7 +212,7 @@ def _failure(notebook: Path, out: Path, ran: dict | None, last: str) -> UnsegErr
         said = "the disk is full; free some space and run the same command again, finished work is kept"
         return UnsegError(f"{notebook.name} failed: {said}.")
     write_json(out / "failed.ipynb", ran)
-    return UnsegError(f"{notebook.name} failed: {' '.join(said.split())} (see {out / 'failed.ipynb'})")
+    return UnsegError(f"{notebook.name} failed: {' '.join(said.split()).rstrip('.')} (see {out / 'failed.ipynb'})")
 
 
 def _result(notebook: Path, out: Path, products: tuple[str, ...]) -> dict:
