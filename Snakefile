@@ -13,7 +13,7 @@ is never incomplete (`--ignore-incomplete`; after a kill, `snakemake --unlock` i
 On a Slurm cluster, with the project on a shared disk:
 
     pip install snakemake-executor-plugin-slurm
-    export UNSEG_DATA=/shared/data
+    export UNSEG_DATA=/nfs/data
     snakemake --executor slurm --jobs 64 --config profile=paper --rerun-triggers mtime --ignore-incomplete \
         --latency-wait 60 --default-resources slurm_account=ME slurm_partition=gpu
 
