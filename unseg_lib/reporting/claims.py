@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from unseg_lib.reporting.scores import Score, clean_of, main_metric, percent_of_clean
+from unseg_lib.reporting.html import Table
+from unseg_lib.reporting.scores import Score, clean_of, main_metric
 
 WELL_FILLED = ("person", "dog", "cat", "horse", "cow", "sheep")  # VOC classes the reduced real data knows well
 
@@ -79,18 +80,21 @@ def _judge(claim: Claim, scores: list[Score]) -> Verdict:
 
 
 def _against_controls(setting: str, scores: list[Score]) -> list[Verdict]:
-    """Random noise must be harmless, and UnSeg stronger than every control: than noise nobody had to learn."""
+    """Random noise must be harmless, and UnSeg stronger than the strongest control: than noise nobody had to train."""
     found = [
         Verdict(f"Random noise on {setting} leaves more than 93 %", *_above(share_of(scores, setting, "random"), 93))
     ]
-    unseg = share_of(scores, setting, "unseg")
     names = {s.poison for s in scores if s.experiment.setting == setting}
-    controls = sorted(name for name in names if name != "clean" and not name.startswith("unseg"))
-    for name in controls if unseg is not None else ():
-        share = share_of(scores, setting, name)
-        if share is not None and not name.endswith("-gray"):
-            text = f"UnSeg on {setting} is stronger than {name}"
-            found.append(Verdict(text, unseg < share, f"{unseg:.1f} % against {share:.1f} %"))
+    for unseg in sorted(name for name in names if name in ("unseg", "unseg-gray")):
+        # what is written as gray files is compared with what is, too
+        suffix = unseg.removeprefix("unseg")
+        controls = {n: share_of(scores, setting, n) for n in names if not n.startswith("unseg") and n != "clean"}
+        controls = {n: s for n, s in controls.items() if s is not None and n.endswith("-gray") == (suffix == "-gray")}
+        share = share_of(scores, setting, unseg)
+        if controls and share is not None:
+            best = min(controls, key=lambda name: (controls[name], name))
+            text = f"{unseg} on {setting} is stronger than every control"
+            found.append(Verdict(text, share < controls[best], f"{share:.1f} %; {best} {controls[best]:.1f} %"))
     return found
 
 
@@ -98,4 +102,7 @@ def _above(share: float | None, percent: float) -> tuple[bool | None, str]:
     return (None, "not run") if share is None else (share > percent, f"{share:.1f} %")
 
 
-__all__ = ["CLAIMS", "Claim", "Verdict", "percent_of_clean", "share_of", "verdicts"]
+def verdict_table(judged: list[Verdict]) -> Table:
+    """The verdicts as a table, those that do not hold marked in words, not by colour alone."""
+    words = {True: "✓ holds", False: "✗ does not hold", None: "– not run"}
+    return Table(("", "claim", "found"), tuple((words[one.holds], one.text, one.found) for one in judged), "lll")

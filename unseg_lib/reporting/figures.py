@@ -130,28 +130,79 @@ def show_rows(rows: list[dict[str, np.ndarray]]) -> Drawing:
     return _draw(columns * width, height, "png", plot, len(rows), columns)
 
 
-def curves(
-    series: dict[str, list], *, x: list | None = None, xlabel: str, ylabel: str, log: bool = False, quiet: str = ""
-) -> Drawing:
-    """One line per name. `x` are the common abscissae (default 1, 2, ...); `log` draws y logarithmically.
+def show_prompts(picture: np.ndarray, mask: np.ndarray, box: np.ndarray, points: np.ndarray) -> Drawing:
+    """A picture with its prompts: mask bool `(H,W)` tinted, box xyxy, points `(k,2)` xy, one panel each."""
+    from matplotlib.patches import Rectangle
 
-    A series called `quiet` is drawn thin and gray, as a reference. None in a series leaves a gap.
+    tinted = np.where(mask[..., None], 0.45 * picture + 0.55 * np.array([192, 57, 43]), picture).astype(np.uint8)
+
+    def plot(axes):
+        panels = {"mask": tinted, "box": picture, "points": picture}
+        for axis, (name, image) in zip(axes[0], panels.items()):
+            axis.imshow(image, interpolation="nearest")
+            axis.set_axis_off()
+            axis.set_title(name)
+        left, top, right, bottom = box
+        outline = Rectangle((left, top), right - left, bottom - top, fill=False, color=REDS[0], linewidth=2)
+        axes[0, 1].add_patch(outline)
+        axes[0, 2].plot(*points.T, "o", color=REDS[0], markersize=5, markeredgecolor="white")
+
+    return _draw(6.6, 2.2 * min(1.6, picture.shape[0] / picture.shape[1]) + 0.25, "png", plot, 1, 3)
+
+
+def curves(
+    series: dict[str, list], *, x: list, xlabel: str, ylabel: str, log: bool = False, steps: bool = False
+) -> Drawing:
+    """One line per name over the abscissae `x`, a shorter one over the first of them.
+
+    `log` draws y logarithmically, `steps` as a histogram.
     """
     colours = colours_of(list(series))
 
     def plot(axes):
         axis = axes[0, 0]
         for name, values in series.items():
-            places = x if x is not None else range(1, len(values) + 1)
-            look = {"color": "#9aa0a8", "linewidth": 1.0} if name == quiet else {"color": colours[name]}
-            axis.plot(places, [np.nan if v is None else v for v in values], label=name.replace("_", " "), **look)
+            style = "steps-mid" if steps else "default"
+            axis.plot(
+                list(x)[: len(values)], values, label=name.replace("_", " "), color=colours[name], drawstyle=style
+            )
         axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+        if not log:
+            axis.set_ylim(0, None)
         axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
         axis.margins(x=0.01)
         if len(series) > 1:
             axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     return _draw(6.4, 2.7, "svg", plot)
+
+
+def curve_panels(groups: dict[str, dict[str, list]], *, xlabel: str, ylabel: str) -> Drawing:
+    """Learning curves, one panel per group, with one legend: {group: {name: [value of epoch 1, 2, ...]}}."""
+    colours = colours_of(list(dict.fromkeys(name for group in groups.values() for name in group)))
+    columns = min(3, len(groups))
+    lines = -(-len(groups) // columns)
+
+    def plot(axes):
+        for axis in axes.flat[len(groups) :]:
+            axis.set_axis_off()
+        for axis, (title, group) in zip(axes.flat, groups.items()):
+            for name, values in group.items():
+                axis.plot(range(1, len(values) + 1), values, color=colours[name], linewidth=1.3)
+            axis.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+            axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        figure, keys = axes[0, 0].figure, [_key(colour) for colour in colours.values()]
+        names = [name.replace("_", " ") for name in colours]
+        figure.legend(keys, names, loc="outside lower left", ncols=5, handlelength=1.4)
+
+    return _draw(max(2.9 * columns, 5.0), lines * 2.3 + 0.4, "svg", plot, lines, columns)
+
+
+def _key(colour: str):
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour)
 
 
 def dots(series: dict[str, list[tuple[float, float]]], *, xlabel: str, ylabel: str) -> Drawing:
@@ -215,5 +266,6 @@ def bars(groups: dict[str, dict[str, tuple[float, float] | None]], *, xlabel: st
             axis.axvline(reference, color="#9aa0a8", linewidth=0.7)
             axis.set(title=title, xlabel=xlabel, xlim=(0, 1.22 * reference), ylim=(longest - 0.4, -0.6))
             axis.set_yticks(range(len(group)), [name.replace("_", " ") for name in group])
+        axes[0, 0].figure.get_layout_engine().set(h_pad=0.12)
 
     return _draw(2.9 * columns, lines * (0.24 * longest + 0.9), "svg", plot, lines, columns)

@@ -18,9 +18,17 @@ def curves_of(results: Path, experiment: Experiment, scores: list[Score]) -> dic
     metric, found = main_metric(experiment, scores), {}
     for poison in recipes_of(experiment, scores):
         score = find(scores, experiment, poison, metric)
-        runs = [read_json(results / Path(run["notebook"]).parent / "metrics.json") for run in score.runs]
+        runs = [_metrics(results / Path(run["notebook"]).parent) for run in score.runs]
         found[poison] = [fmean(epoch) for epoch in zip(*(run["curves"][metric] for run in runs))]
     return found
+
+
+def _metrics(folder: Path) -> dict:
+    if not (folder / "metrics.json").is_file():
+        raise UnsegError(
+            f"Expected the curves of a run in {folder / 'metrics.json'}, found no such file; run it again."
+        )
+    return read_json(folder / "metrics.json")
 
 
 def predictions_of(

@@ -20,7 +20,8 @@ Cell = str | Link | tuple  # a tuple holds several, shown one after the other
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows of cells, and one letter per column: l(eft) or r(ight). A row of one cell is a heading.
+    """Columns, rows of cells, and one letter per column: l(eft) or r(ight). A row of one cell is a heading,
+    in which what follows a tuple's first text is a remark.
 
     Numbers are formatted by who makes the table, with the same decimals down a column.
     """
@@ -40,9 +41,10 @@ class Table:
 
     def _row(self, row: tuple) -> str:
         if len(row) == 1 and len(self.columns) > 1:
-            return (
-                f'<tr class="group"><th colspan="{len(self.columns)}" style="text-align:left">{_text(row[0])}</th></tr>'
-            )
+            first, *rest = row[0] if isinstance(row[0], tuple) else row
+            note = f' <span style="font-weight:normal">{_text(" ".join(rest))}</span>' if any(rest) else ""
+            place = f'colspan="{len(self.columns)}" style="text-align:left"'
+            return f'<tr class="group"><th {place}>{_text(first)}{note}</th></tr>'
         return f"<tr>{''.join(self._cell('td', cell, side) for cell, side in zip(row, self.align))}</tr>"
 
     def _cell(self, tag: str, cell: Cell, side: str) -> str:

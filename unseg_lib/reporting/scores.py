@@ -121,15 +121,13 @@ def planned(results: str | Path) -> list[dict]:
 
     state: "done", "failed" or "not run". Empty where the folder belongs to no profile.
     """
-    from unseg_lib.pipeline.profiles import load_profile
+    from unseg_lib.pipeline.profiles import load_profile, project_root
 
-    results = Path(results)
-    try:
-        stages = load_profile(results.name).stages.values()
-    except UnsegError:
+    results = Path(results).resolve()
+    if not (project_root() / "notebooks" / "profiles" / f"{results.name}.yaml").is_file():
         return []
     runs = []
-    for stage in stages:
+    for stage in load_profile(results.name).stages.values():
         if stage.kind == "victim":
             folder, values = results / stage.key, stage.values
             done = (folder / "metrics.json").exists() and (folder / "run.ipynb").exists()

@@ -37,8 +37,10 @@ def signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.1f}".replace("-", "−")
 
 
-def title_of(experiment: Experiment, metric: str) -> str:
-    parts = [experiment.setting, METRICS.get(metric, metric), f"victim {experiment.victim}"]
+def title_of(experiment: Experiment, metric: str = "") -> str:
+    """One line that names an experiment, for headings."""
+    parts = [experiment.setting, METRICS[metric]] if metric else [experiment.setting]
+    parts.append(f"victim {experiment.victim}")
     if experiment.init != "random":
         parts.append(f"{experiment.init} weights")
     if experiment.defense != "none":
@@ -46,6 +48,11 @@ def title_of(experiment: Experiment, metric: str) -> str:
     if experiment.clean_fraction:
         parts.append(f"{100 * experiment.clean_fraction:g} % clean pictures")
     return " · ".join(parts)
+
+
+def panel_of(experiment: Experiment) -> str:
+    """The short name of an experiment, for a panel of a figure."""
+    return f"{experiment.setting} · {experiment.way}"
 
 
 def effect_table(scores: list[Score], plan: list[dict] = (), base: str = "") -> Table:
@@ -58,7 +65,7 @@ def effect_table(scores: list[Score], plan: list[dict] = (), base: str = "") -> 
         metric = main_metric(experiment, scores)
         beside = nearest(experiment.task, experiment.dataset, experiment.victim, metric, "clean")
         heading = title_of(experiment, metric)
-        rows.append((f"{heading}; paper: {beside['note']}" if beside else heading,))
+        rows.append(((heading, f"paper: {beside['note']}" if beside else ""),))
         for poison in recipes_of(experiment, scores, plan):
             score = find(scores, experiment, poison, metric)
             runs = [run for run in plan if run["experiment"] == experiment and run["poison"] == poison]
@@ -91,7 +98,7 @@ def _effect_row(score: Score | None, scores: list[Score], poison: str, metric: s
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{number(value, 0)} %"
+    return "–" if value is None else f"{number(value)} %"
 
 
 def _seeds(score: Score, base: str) -> tuple[Link, ...]:
@@ -131,7 +138,7 @@ def bars_of(scores: list[Score], plan: list[dict] = ()) -> dict[str, dict[str, t
         for poison in recipes_of(experiment, scores, plan):
             score = find(scores, experiment, poison, metric)
             shares[poison] = percent_of_clean(score, scores) if score else None
-        groups[f"{experiment.setting} · {experiment.way}"] = shares
+        groups[panel_of(experiment)] = shares
     return groups
 
 

@@ -1,0 +1,197 @@
+"""The notebooks: their form, read without running them, and a tiny run of each through the strict runner."""
+
+import ast
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from unseg_lib.files import read_json
+from unseg_lib.pipeline.notebook import run_notebook
+from unseg_lib.pipeline.parameters import check_parameters, notebook_parameters
+from unseg_lib.pipeline.results import COLUMNS, collect
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+PICTURE = re.compile(r"^(show\w*|bars|curves|curve_panels|dots|learning_curve)\(", re.M)  # a cell that ends in a figure
+
+
+def cells(path: Path, kind: str) -> list[dict]:
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def code(path: Path, *, parameters: bool = False) -> list[str]:
+    """The texts of the code cells, with or without the parameters."""
+    found = [cell for cell in cells(path, "code") if parameters or not cell["metadata"].get("tags")]
+    return ["".join(cell["source"]) for cell in found]
+
+
+def test_there_are_notebooks():
+    assert {path.name[:2] for path in NOTEBOOKS} >= {"00", "01", "02", "03", "04", "06"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestForm:
+    def test_is_stripped_and_in_normal_form(self, path):
+        text = path.read_text()
+        notebook = json.loads(text)
+        assert text == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", "save it with outputs cleared"
+        assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+        assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+        ids = [cell["id"] for cell in notebook["cells"]]
+        assert len(set(ids)) == len(ids)
+        for cell in cells(path, "code"):
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+
+    def test_opens_with_its_question(self, path):
+        first = json.loads(path.read_text())["cells"][0]
+        text = "".join(first["source"])
+        assert first["cell_type"] == "markdown" and text.startswith("# ") and "**Question:" in text
+
+    def test_is_short_and_every_cell_is_introduced(self, path):
+        kinds = [cell["cell_type"] for cell in json.loads(path.read_text())["cells"]]
+        assert kinds.count("code") <= 15
+        assert all(before == "markdown" for before, kind in pairwise(kinds) if kind == "code")
+        lengths = [len(text.splitlines()) for text in code(path)]
+        assert median(lengths) <= 10 and max(lengths) <= 15
+
+    def test_imports_the_library_first_and_ends_with_its_result(self, path):
+        texts = code(path)
+        statements = [node for text in texts for node in ast.parse(text).body]
+        first = next(node for node in statements if isinstance(node, ast.Import | ast.ImportFrom))
+        assert ast.unparse(first) == "import unseg_lib"
+        assert texts[-1].splitlines()[-1].startswith("save_result(out, ")
+
+    def test_has_plain_code(self, path):
+        for text in code(path):
+            assert not re.search(r"^\s*[%!]", text, re.M), "no magics"
+            nodes = list(ast.walk(ast.parse(text)))
+            assert not any(isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Lambda) for node in nodes)
+            assert max(map(len, text.splitlines())) <= 120
+
+    def test_checks_before_every_picture(self, path):
+        for text in code(path):
+            if PICTURE.search(text):
+                assert "assert " in text, f"a picture without a check before it:\n{text}"
+
+    def test_parameters_are_declared_with_help(self, path):
+        found = notebook_parameters(path)
+        assert "out" in found and found["out"].default.startswith("results/scratch/")
+        assert all(parameter.help for parameter in found.values())
+        assert check_parameters(path, {}) == {name: parameter.default for name, parameter in found.items()}
+
+    def test_papermill_reads_the_parameters_too(self, path, capsys):
+        import papermill
+
+        assert set(papermill.inspect_notebook(str(path))) == set(notebook_parameters(path))
+
+
+def test_the_generators_notebook_declares_every_setting_of_the_game():
+    from dataclasses import fields
+
+    from unseg_lib.method.config import BilevelConfig
+
+    declared = notebook_parameters(FOLDER / "01_train_generator.ipynb")
+    assert {field.name for field in fields(BilevelConfig)} <= set(declared)
+
+
+# tiny runs, each building on the one before
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a handful of small scenes under data/."""
+    from unseg_lib.datasets.scenes import write_scenes
+
+    root = tmp_path_factory.mktemp("notebooks")
+    write_scenes(root / "data", 48, {"train": 12, "test": 4})
+    return root
+
+
+def run(place: Path, number: str, name: str, **parameters) -> tuple[Path, dict]:
+    """Run a notebook into place/results/name; its folder and metrics."""
+    notebook = next(FOLDER.glob(f"{number}_*.ipynb"))
+    if "data_root" in notebook_parameters(notebook):
+        parameters["data_root"] = str(place / "data")
+    out = run_notebook(notebook, place / "results" / name, parameters, threads=1)
+    return out, read_json(out / "metrics.json")
+
+
+@pytest.fixture(scope="module")
+def generator(place) -> tuple[Path, dict]:
+    game = dict(layout="tiny", steps=4, batch_size=2, surrogate_turn=1, generator_turn=1, loss_points=64)
+    return run(place, "01", "generator/tiny", **game)
+
+
+@pytest.fixture(scope="module")
+def poisoned(place, generator) -> tuple[Path, dict]:
+    weights = str(generator[0] / "generator.safetensors")
+    return run(place, "02", "poison/scenes-unseg", task="object", generator=weights)
+
+
+@pytest.fixture(scope="module")
+def victims(place, poisoned) -> list[tuple[Path, dict]]:
+    how = dict(task="object", size=[32, 32], epochs=2, batch_size=4, threads=1, device="cpu")
+    copy = dict(poison="unseg", poisoned=str(poisoned[0] / "dataset"), eps=8.0, eps_bg=2.0)
+    first = run(place, "03", "victim/scenes-clean-unet-s0", **how)
+    return [first, run(place, "03", "victim/scenes-unseg-unet-s0", **how, **copy)]
+
+
+@pytest.mark.notebook
+def test_01_trains_a_generator_and_names_its_deviations(generator):
+    out, metrics = generator
+    assert (out / "generator.safetensors").exists() and (out / "log.csv").exists()
+    assert metrics["steps"] == 4 and metrics["loss_generator"] > 0 and 0 < metrics["rms"] <= 1
+    deviations = {line["setting"]: line["here"] for line in metrics["deviations"]}
+    assert deviations["layout"] == "tiny" and deviations["data"] == "scenes"
+
+
+@pytest.mark.notebook
+def test_02_poisons_within_the_budget(poisoned):
+    out, metrics = poisoned
+    assert metrics["pictures"] == 12 and metrics["linf_inside"] <= 8 and metrics["linf_outside"] <= 2
+    assert (out / "dataset" / "manifest.csv").exists()
+
+
+@pytest.mark.notebook
+def test_03_leaves_rows_and_curves(victims):
+    for (_, metrics), poison in zip(victims, ("clean", "unseg")):
+        assert {row["metric"] for row in metrics["rows"]} >= {"miou", "iou_object", "iou:object"}
+        assert all(row["poison"] == poison and 0 <= row["final"] <= row["peak"] <= 100 for row in metrics["rows"])
+        assert all(len(curve) == 2 for curve in metrics["curves"].values()) and "loss" in metrics["curves"]
+        assert set(metrics["rows"][0]) | {"commit", "notebook"} == set(COLUMNS)
+
+
+@pytest.mark.notebook
+def test_04_makes_the_tables_from_rows(place, victims):
+    collect(place / "results", ["victim/scenes-clean-unet-s0", "victim/scenes-unseg-unet-s0"])
+    out, metrics = run(place, "04", "tables", results=str(place / "results"))
+    shares = {line["poison"]: line["percent"] for line in metrics["effect"]}
+    assert set(shares) == {"clean", "unseg"} and shares["clean"] in (100, None)
+    executed = (out / "run.ipynb").read_text()
+    assert "../victim/scenes-unseg-unet-s0/run.ipynb" in executed
+
+
+@pytest.mark.notebook
+def test_06_describes_the_noise(place, poisoned):
+    _, metrics = run(place, "06", "pixels", task="object", poisoned=str(poisoned[0] / "dataset"), limit=0)
+    assert metrics["pictures"] == 12 and metrics["linf_inside"] <= 8
+    assert len(metrics["spectrum_noise"]) == len(metrics["cycles_per_pixel"])
+
+
+@pytest.mark.notebook
+def test_00_runs_from_the_notebooks_own_folder(place, generator):
+    import papermill
+
+    weights, out = str(generator[0] / "generator.safetensors"), place / "results" / "quickstart"
+    papermill.execute_notebook(
+        *(str(FOLDER / "00_quickstart.ipynb"), None, {"generator": weights, "out": str(out)}),
+        kernel_name="python3",
+        cwd=str(FOLDER),
+        progress_bar=False,
+    )
+    metrics = read_json(out / "metrics.json")
+    assert metrics["linf_inside"] <= 8 and (out / "protected.png").exists()

@@ -1,0 +1,74 @@
+"""Where numbers come from: machines, code and minutes, and what the stages before the victims left behind."""
+
+from pathlib import Path
+
+from unseg_lib.files import read_json
+from unseg_lib.reporting.html import Cell, Link, Table
+from unseg_lib.reporting.published import SETTINGS
+from unseg_lib.reporting.tables import number
+
+
+def _stages(results: Path, kind: str) -> list[tuple[Path, dict]]:
+    """The finished stages of a kind: their folder and metrics, by name."""
+    return [(path.parent, read_json(path)) for path in sorted((results / kind).glob("*/metrics.json"))]
+
+
+def visibility_table(results: Path) -> Table:
+    """What each poisoning did to the pictures, measured on the written files."""
+    rows: list[tuple[Cell, ...]] = []
+    for folder, found in _stages(results, "poison"):
+        if "linf_inside" in found:
+            name = Link(folder.name, f"poison/{folder.name}/run.ipynb")
+            largest = (f"{found['linf_inside']:.0f}", f"{found['linf_outside']:.0f}")
+            seen = (number(found["rms"], 2), number(found["psnr"], 1), number(found["ssim"], 4))
+            rows.append((name, str(found["pictures"]), *largest, *seen))
+    columns = ("data set and recipe", "pictures", "max inside", "max outside", "rms", "PSNR", "SSIM")
+    return Table(columns, tuple(rows), "lrrrrrr")
+
+
+def generator_tables(results: Path) -> list[tuple[Link, Table]]:
+    """Of each trained generator: a link to its notebook, and where it deviates from the published settings."""
+    found = []
+    for folder, metrics in _stages(results, "generator"):
+        records = metrics.get("deviations", [])
+        rows = tuple(tuple(record[column] for column in SETTINGS) for record in records)
+        text = f"{folder.name}: {metrics.get('steps', '?')} steps on {metrics.get('pictures', '?')} pictures"
+        link = Link(text, f"generator/{folder.name}/run.ipynb")
+        found.append((link, Table(SETTINGS, rows, "llll")))
+    return found
+
+
+def origin_table(results: Path, rows: list[dict]) -> Table:
+    """Hardware, versions, commits and minutes of every stage that the rows stand on, each fact once."""
+    origins = [read_json(path) for path in sorted(results.glob("*/*/provenance.json"))]
+    origins += [read_json(path) for path in sorted(results.glob("tables/provenance.json"))]
+    facts: list[tuple[Cell, ...]] = [("commits", _each([row["commit"][:12] or "none" for row in rows]))]
+    dirty = sum(bool(origin.get("dirty")) for origin in origins)
+    if origins:
+        facts += [
+            ("uncommitted changes", f"in {dirty} of {len(origins)} stages" if dirty else "none"),
+            ("processors", _each([f"{origin['cpu']}, {origin['cores']} cores" for origin in origins])),
+            ("GPUs", _each([", ".join(origin["gpus"]) or "none" for origin in origins])),
+            ("devices of the victims", _each([row["device"] for row in rows])),
+            ("versions", _each([_versions(origin["versions"]) for origin in origins])),
+        ]
+    facts += [(f"minutes, {kind}", f"{total:.0f}") for kind, total in _minutes(results).items()]
+    return Table(("", "found"), tuple(facts), "ll")
+
+
+def _versions(versions: dict) -> str:
+    return ", ".join(
+        f"{name} {versions[name]}" for name in ("python", "torch", "torchvision", "numpy") if name in versions
+    )
+
+
+def _each(values: list[str]) -> str:
+    """Every value once, in order, separated by semicolons."""
+    return "; ".join(dict.fromkeys(values))
+
+
+def _minutes(results: Path) -> dict[str, float]:
+    """Minutes of all finished stages by kind."""
+    kinds = ("generator", "poison", "victim", "pixels")
+    totals = {kind: [read_json(p)["minutes"] for p in (results / kind).glob("*/provenance.json")] for kind in kinds}
+    return {kind: sum(minutes) for kind, minutes in totals.items() if minutes}

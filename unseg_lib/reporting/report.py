@@ -1,0 +1,145 @@
+"""The report: results/<profile>/report.html, one file with tables, curves, pictures and provenance.
+
+Every number is computed from rows.csv or from the metrics of a stage, and links to the executed notebook.
+The file needs no network, no script and no other file, except where a link leads.
+"""
+
+from html import escape
+from pathlib import Path
+
+from unseg_lib.files import write_bytes
+from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
+from unseg_lib.reporting.figures import Drawing, bars, curve_panels, show_rows
+from unseg_lib.reporting.gallery import curves_of, predictions_of
+from unseg_lib.reporting.html import Table
+from unseg_lib.reporting.origin import generator_tables, origin_table, visibility_table
+from unseg_lib.reporting.published import not_run_here
+from unseg_lib.reporting.scores import Experiment, Score, planned, read_rows, scores_of
+from unseg_lib.reporting.tables import bars_of, class_table, effect_table, experiments_of, panel_of, title_of
+
+READING = (
+    "Victims are trained on protected pictures and tested on clean ones. Scores are intersection over union in percent "
+    "after the last epoch, mean and standard deviation over seeds; low means protected. “Of clean” is the share of "
+    "what the same victim reaches when it is trained on clean pictures. “Difference” is ours minus the paper’s in that "
+    "share, in points: the paper’s victims and pictures are named in each heading, and are not always ours. “Peak” is "
+    "the best epoch, which only somebody with a clean test set could pick. Every number leads to its notebook."
+)
+
+
+def write_report(results: str | Path) -> Path:
+    """Write `results/report.html` from what is in the folder; raises `UnsegError` where there are no rows."""
+    results = Path(results)
+    rows, plan = read_rows(results), planned(results)
+    scores = scores_of(rows)
+    parts = [
+        ("What holds, and what does not", _verdicts(verdicts(scores))),
+        ("Paper, ours, difference", _effect(scores, plan)),
+        ("While they learn", _curves(results, scores)),
+        ("What they predict", _predictions(results, scores)),
+        ("Class by class", _classes(scores)),
+        ("How visible the noise is", _visibility(results)),
+        ("How the generators were trained", _generators(results)),
+        ("Not run here", _not_run(scores, plan)),
+        ("Where the numbers come from", _origin(results, rows)),
+    ]
+    write_bytes(results / "report.html", _page(results.resolve().name, rows, plan, parts).encode())
+    return results / "report.html"
+
+
+def _page(profile: str, rows: list[dict], plan: list[dict], parts: list[tuple[str, str]]) -> str:
+    """The whole document; parts without content are left out."""
+    parts = [(title, body) for title, body in parts if body]
+    style = (Path(__file__).parent / "report.css").read_text()
+    links = " ".join(f'<a href="#part-{i}">{escape(title)}</a>' for i, (title, _) in enumerate(parts))
+    body = "".join(f'<section id="part-{i}"><h2>{escape(t)}</h2>{b}</section>' for i, (t, b) in enumerate(parts))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>UnSeg, profile {escape(profile)}</title><style>{style}</style></head><body><main>"
+        f"<h1>UnSeg, reproduced: profile {escape(profile)}</h1>"
+        f'<p class="lead">{escape(_summary(rows, plan))}</p><nav>{links}</nav>{body}'
+        "<footer>Paper: Ye Sun, Hao Zhang, Tiehua Zhang, Xingjun Ma, Yu-Gang Jiang, “UnSeg: One Universal Unlearnable "
+        "Example Generator is Enough against All Image Segmentation”, NeurIPS 2024, arXiv 2410.09909. What it reports "
+        "but is not known to us stays missing: nothing is guessed.</footer></main></body></html>\n"
+    )
+
+
+def _summary(rows: list[dict], plan: list[dict]) -> str:
+    runs = {row["notebook"] for row in rows}
+    sets, minutes = {row["dataset"] for row in rows}, sum({row["notebook"]: row["minutes"] for row in rows}.values())
+    waiting = [run for run in plan if run["state"] != "done"]
+    text = f"{len(runs)} victims trained on {', '.join(sorted(sets))} in {minutes:.0f} minutes of training"
+    return f"{text}; {len(waiting)} of {len(plan)} planned runs have no result yet." if waiting else f"{text}."
+
+
+def _table(table: Table) -> str:
+    return f'<div class="wide">{table._repr_html_()}</div>' if table.rows else ""
+
+
+def _figure(drawing: Drawing, alt: str, caption: str = "") -> str:
+    caption = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{drawing.html(alt)}{caption}</figure>"
+
+
+def _verdicts(judged: list[Verdict]) -> str:
+    if not judged:
+        return ""
+    counts = [sum(one.holds is state for one in judged) for state in (True, False, None)]
+    text = "Computed from the rows: {} hold, {} do not, {} cannot be judged yet.".format(*counts)
+    return f"<p>{text}</p>{_table(verdict_table(judged))}"
+
+
+def _effect(scores: list[Score], plan: list[dict]) -> str:
+    drawing = bars(bars_of(scores, plan), xlabel="% of clean-trained score")
+    caption = "What is left of the clean-trained score. UnSeg in red; the other colours are controls."
+    return f"<p>{escape(READING)}</p>{_table(effect_table(scores, plan))}{_figure(drawing, caption, caption)}"
+
+
+def _curves(results: Path, scores: list[Score]) -> str:
+    groups = {panel_of(one): curves_of(results, one, scores) for one in experiments_of(scores)}
+    caption = "Clean test score in percent by epoch, mean over seeds."
+    return _figure(curve_panels(groups, xlabel="epoch", ylabel="clean test, %"), caption, caption)
+
+
+def _predictions(results: Path, scores: list[Score]) -> str:
+    found = []
+    for experiment in experiments_of(scores):
+        rows = predictions_of(results, experiment, scores)
+        if rows:
+            found.append(_titled(experiment, _figure(show_rows(rows), "Test pictures, truth and predictions")))
+    note = "The test pictures that the clean-trained victim gets best; white pixels in the truth are not scored."
+    return f'<p class="note">{note}</p>{"".join(found)}' if found else ""
+
+
+def _classes(scores: list[Score]) -> str:
+    several = [experiment for experiment in experiments_of(scores) if experiment.task == "semantic"]
+    note = '<p class="note">IoU in percent, best-known class first.</p>'
+    return note + "".join(_titled(one, _table(class_table(one, scores))) for one in several) if several else ""
+
+
+def _titled(experiment: Experiment, body: str) -> str:
+    return f"<h3>{escape(title_of(experiment))}</h3>{body}"
+
+
+def _visibility(results: Path) -> str:
+    table = visibility_table(results)
+    note = "Measured on the written files; changes in steps of 1/255, largest inside and outside the mask; PSNR in dB."
+    return f'<p class="note">{note}</p>{_table(table)}' if table.rows else ""
+
+
+def _generators(results: Path) -> str:
+    """Each generator's deviations from the published settings, with the reason."""
+    tables = generator_tables(results)
+    return "".join(f'<h3><a href="{escape(link.href)}">{escape(link.text)}</a></h3>{_table(t)}' for link, t in tables)
+
+
+def _not_run(scores: list[Score], plan: list[dict]) -> str:
+    waiting = tuple((run["name"], run["state"]) for run in plan if run["state"] != "done")
+    own = _table(Table(("planned run", "state"), waiting, "ll"))
+    paper = not_run_here({score.experiment.dataset for score in scores})
+    note = '<p class="note">The paper’s systems on data sets that this profile does not touch:</p>'
+    return own + note + _table(paper)
+
+
+def _origin(results: Path, rows: list[dict]) -> str:
+    return _table(origin_table(results, rows))
