@@ -99,6 +99,7 @@ def test_mean_free_noise_cannot_be_one_constant():
     smooth = local_mean(logits, 9)[..., 8:-8, 8:-8]  # what is left of the mean is second order
     assert smooth.abs().mean() < 0.2 * logits.abs().mean()
     assert torch.equal(local_mean(torch.full((1, 1, 6, 6), 3.0), 5), torch.full((1, 1, 6, 6), 3.0))
+    assert local_mean(torch.arange(4.0).reshape(1, 1, 2, 2), -1).item() == 1.5
 
 
 def test_only_the_new_parts_train_when_sam_is_frozen():

@@ -52,8 +52,8 @@ class BilevelConfig:
             raise UnsegError(f"Expected 0 < train_eps_bg <= train_eps, found {self.train_eps_bg} and {self.train_eps}.")
         if self.smallest < 1 and self.surrogate == "sam":
             raise UnsegError("Expected smallest = 1 with the surrogate 'sam', which has one size; use 'unet'.")
-        if self.mean_free and self.mean_free % 2 == 0:
-            raise UnsegError(f"Expected mean_free to be 0 or an odd window, found {self.mean_free}.")
+        if self.mean_free < -1 or (self.mean_free > 0 and self.mean_free % 2 == 0):
+            raise UnsegError(f"Expected mean_free to be 0, -1 or an odd window, found {self.mean_free}.")
         if self.surrogate_turn < 1 or self.generator_turn < 1 or self.batch_size < 1:
             raise UnsegError("Expected surrogate_turn, generator_turn and batch_size of at least 1.")
 

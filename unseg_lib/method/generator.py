@@ -32,7 +32,7 @@ class Generator(nn.Module):
     """Noise generator on a SAM of any layout; see `forward`.
 
     tokens: "corrected" reads the three noise tokens, "released" the slice of the released weights.
-    mean_free: subtract from the logits, before tanh, their mean over a window of that many grid cells, so
+    mean_free: subtract from the logits, before tanh, their mean over a window of that many grid cells (-1: all), so
         that the noise must be texture and cannot saturate to a constant colour. logit_scale multiplies the
         logits. Both are for small generators trained from scratch; the paper has neither (0, 1.0).
     """
@@ -142,7 +142,9 @@ class Generator(nn.Module):
 
 
 def local_mean(x: torch.Tensor, window: int) -> torch.Tensor:
-    """Mean of `(N,C,H,W)` over a centred square window of odd side, smaller at the borders."""
+    """Mean of `(N,C,H,W)` over a centred square window of odd side, smaller at the borders; -1 = over the whole map."""
+    if window < 0:
+        return x.mean(dim=(2, 3), keepdim=True)
     return F.avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=False)
 
 
