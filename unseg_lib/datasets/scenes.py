@@ -85,10 +85,10 @@ def draw_scene(size: int, seed: int, id: str) -> tuple[np.ndarray, np.ndarray]:
     rough, smooth = natural_fields(rng, size, rng.uniform(1.0, 1.4)), natural_fields(rng, size, rng.uniform(1.7, 2.2))
     picture = _ground(rng, rough[0], smooth)
     label = np.zeros((size, size), np.uint8)
-    _strew(rng, picture, label, rough[1], light, rng.integers(5, 10))
-    for _ in range(rng.integers(2, 6)):
+    _strew(rng, picture, label, rough[1], light, rng.integers(4, 8))
+    for _ in range(rng.integers(3, 6)):
         _place_thing(rng, picture, label, rough[1], light)
-    _strew(rng, picture, label, rough[1], light, rng.integers(2, 5))
+    _strew(rng, picture, label, rough[1], light, rng.integers(1, 4))
     return _photograph(rng, picture, smooth[1], light), label
 
 
@@ -141,7 +141,7 @@ def _place_thing(rng, picture: np.ndarray, label: np.ndarray, rough: np.ndarray,
     """Put one thing of a random class into the picture and the label."""
     size = len(label)
     index = int(rng.integers(1, len(CLASSES)))
-    window = _Window(rng, size, size * rng.uniform(0.11, 0.24), reach=1.6)
+    window = _Window(rng, size, size * rng.uniform(0.14, 0.27), reach=1.6)
     contour = CONTOURS[CLASSES[index]](rng)
     inside = contour(*window.turned())
     _shade_below(rng, picture, window, contour, light)
