@@ -40,8 +40,14 @@ CLAIMS = (
         *("voc", "unseg", "below", 20),
         tuple(f"iou:{name}" for name in WELL_FILLED),
     ),
-    Claim("UnSeg on CamVid's protected classes leaves less than 50 %", "camvid-things", "unseg", "below", 50),
+    Claim(
+        "UnSeg on CamVid's protected classes leaves less than 50 %",
+        *("camvid", "unseg-things", "below", 50),
+        ("iou_protected",),
+    ),
 )
+# ends of recipes' names: written as gray files, and class-wise protection with the metric it is judged by
+MODES = {"": (), "-gray": (), "-things": ("iou_protected",)}
 
 
 def verdicts(scores: list[Score], claims: tuple[Claim, ...] = CLAIMS) -> list[Verdict]:
@@ -61,7 +67,7 @@ def share_of(scores: list[Score], setting: str, recipe: str, metrics: tuple[str,
     ]
     if not own:
         return None
-    wanted = metrics or (main_metric(own[0].experiment, scores),)
+    wanted = metrics or (main_metric(own[0].experiment),)
     found = {s.metric: s for s in own if s.experiment == own[0].experiment}
     if not set(wanted) <= set(found):
         return None
@@ -81,21 +87,22 @@ def _judge(claim: Claim, scores: list[Score]) -> Verdict:
 
 def _against_controls(setting: str, scores: list[Score]) -> list[Verdict]:
     """Random noise must be harmless, and UnSeg stronger than the strongest control: than noise nobody had to train."""
-    found = [
-        Verdict(f"Random noise on {setting} leaves more than 93 %", *_above(share_of(scores, setting, "random"), 93))
-    ]
-    names = {s.poison for s in scores if s.experiment.setting == setting}
-    for unseg in sorted(name for name in names if name in ("unseg", "unseg-gray")):
-        # what is written as gray files is compared with what is, too
-        suffix = unseg.removeprefix("unseg")
-        controls = {n: share_of(scores, setting, n) for n in names if not n.startswith("unseg") and n != "clean"}
-        controls = {n: s for n, s in controls.items() if s is not None and n.endswith("-gray") == (suffix == "-gray")}
-        share = share_of(scores, setting, unseg)
-        if controls and share is not None:
-            best = min(controls, key=lambda name: (controls[name], name))
-            text = f"{unseg} on {setting} is stronger than every control"
-            found.append(Verdict(text, share < controls[best], f"{share:.1f} %; {best} {controls[best]:.1f} %"))
+    random = share_of(scores, setting, "random")
+    found = [Verdict(f"Random noise on {setting} leaves more than 93 %", *_above(random, 93))]
+    names = {s.poison for s in scores if s.experiment.setting == setting} - {"clean"}
+    for mode, metrics in MODES.items():
+        share = share_of(scores, setting, f"unseg{mode}", metrics)
+        controls = [name for name in names if not name.startswith("unseg") and _mode_of(name) == mode]
+        shares = {name: left for name in controls if (left := share_of(scores, setting, name, metrics)) is not None}
+        if shares and share is not None:
+            best = min((left, name) for name, left in shares.items())[1]
+            text = f"unseg{mode} on {setting} is stronger than every control"
+            found.append(Verdict(text, share < shares[best], f"{share:.1f} %; {best} {shares[best]:.1f} %"))
     return found
+
+
+def _mode_of(recipe: str) -> str:
+    return next((mode for mode in MODES if mode and recipe.endswith(mode)), "")
 
 
 def _above(share: float | None, percent: float) -> tuple[bool | None, str]:

@@ -13,9 +13,9 @@ from unseg_lib.reporting.tables import find, notebook_of, recipes_of
 NPZ = "predictions.npz"
 
 
-def curves_of(results: Path, experiment: Experiment, scores: list[Score]) -> dict[str, list[float]]:
+def curves_of(results: Path, experiment: Experiment, metric: str, scores: list[Score]) -> dict[str, list[float]]:
     """Clean test score by epoch for every recipe, mean over its seeds: {recipe: [percent]}."""
-    metric, found = main_metric(experiment, scores), {}
+    found = {}
     for poison in recipes_of(experiment, scores):
         score = find(scores, experiment, poison, metric)
         runs = [_metrics(results / Path(run["notebook"]).parent) for run in score.runs]
@@ -31,15 +31,13 @@ def _metrics(folder: Path) -> dict:
     return read_json(folder / "metrics.json")
 
 
-def predictions_of(
-    results: Path,
-    experiment: Experiment,
-    scores: list[Score],
-    poisons: tuple[str, ...] = ("clean", "unseg"),
-    count: int = 3,
-) -> list[dict[str, np.ndarray]]:
-    """Rows of picture, truth and one prediction per recipe, of the same test pictures; [] where files are missing."""
-    metric = main_metric(experiment, scores)
+def predictions_of(results: Path, experiment: Experiment, scores: list[Score], count: int = 3) -> list[dict]:
+    """Rows {name: array} of picture, truth, and the predictions after clean and after UnSeg's recipes (at most three).
+
+    All of the same test pictures; [] where the files are missing.
+    """
+    metric = main_metric(experiment)
+    poisons = [name for name in recipes_of(experiment, scores) if name == "clean" or name.startswith("unseg")][:4]
     chosen = [score for poison in poisons if (score := find(scores, experiment, poison, metric))]
     files = [notebook_of(results, score) / NPZ for score in chosen]
     if len(chosen) < 2 or not all(file.exists() for file in files):

@@ -15,7 +15,7 @@ from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.origin import generator_tables, origin_table, visibility_table
 from unseg_lib.reporting.published import not_run_here
 from unseg_lib.reporting.scores import Experiment, Score, planned, read_rows, scores_of
-from unseg_lib.reporting.tables import bars_of, class_table, effect_table, experiments_of, panel_of, title_of
+from unseg_lib.reporting.tables import bars_of, blocks_of, class_table, effect_table, experiments_of, panel_of, title_of
 
 READING = (
     "Victims are trained on protected pictures and tested on clean ones. Scores are intersection over union in percent "
@@ -96,7 +96,7 @@ def _effect(scores: list[Score], plan: list[dict]) -> str:
 
 
 def _curves(results: Path, scores: list[Score]) -> str:
-    groups = {panel_of(one): curves_of(results, one, scores) for one in experiments_of(scores)}
+    groups = {panel_of(*block): curves_of(results, *block, scores) for block in blocks_of(scores)}
     caption = "Clean test score in percent by epoch, mean over seeds."
     return _figure(curve_panels(groups, xlabel="epoch", ylabel="clean test, %"), caption, caption)
 

@@ -84,11 +84,15 @@ def scores_of(rows: list[dict]) -> list[Score]:
     return [Score(*key, tuple(sorted(runs, key=lambda run: run["seed"]))) for key, runs in found.items()]
 
 
-def main_metric(experiment: Experiment, scores: list[Score]) -> str:
-    """The metric an experiment is judged by: the protected classes', else the object's, else the mean over classes."""
+def metrics_of(experiment: Experiment, scores: list[Score]) -> tuple[str, ...]:
+    """The metrics an experiment is judged by: its main one, then the protected classes' where there are some."""
     there = {score.metric for score in scores if score.experiment == experiment}
-    fallback = "iou_object" if experiment.task == "object" else "miou"
-    return "iou_protected" if "iou_protected" in there else fallback
+    main = main_metric(experiment)
+    return (main, "iou_protected") if "iou_protected" in there else (main,)
+
+
+def main_metric(experiment: Experiment) -> str:
+    return "iou_object" if experiment.task == "object" else "miou"
 
 
 def clean_of(score: Score, scores: list[Score]) -> Score | None:

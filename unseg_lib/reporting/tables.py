@@ -4,7 +4,7 @@ from pathlib import Path
 
 from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.published import nearest
-from unseg_lib.reporting.scores import Experiment, Score, clean_of, main_metric, percent_of_clean
+from unseg_lib.reporting.scores import Experiment, Score, clean_of, metrics_of, percent_of_clean
 
 METRICS = {"miou": "mean IoU", "iou_object": "IoU of the object", "iou_protected": "mean IoU of the protected classes"}
 
@@ -34,7 +34,8 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+    """A difference for a table, with its sign; no minus zero."""
+    return "–" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def title_of(experiment: Experiment, metric: str = "") -> str:
@@ -50,19 +51,24 @@ def title_of(experiment: Experiment, metric: str = "") -> str:
     return " · ".join(parts)
 
 
-def panel_of(experiment: Experiment) -> str:
-    """The short name of an experiment, for a panel of a figure."""
-    return f"{experiment.setting} · {experiment.way}"
+def panel_of(experiment: Experiment, metric: str) -> str:
+    """The short name of a block, for a panel of a figure."""
+    name = f"{experiment.setting} · {experiment.way}"
+    return f"{name}, protected classes" if metric == "iou_protected" else name
+
+
+def blocks_of(scores: list[Score], plan: list[dict] = ()) -> list[tuple[Experiment, str]]:
+    """What the main table and the figures show one by one: every experiment in every metric it is judged by."""
+    return [(one, metric) for one in experiments_of(scores, plan) for metric in metrics_of(one, scores)]
 
 
 def effect_table(scores: list[Score], plan: list[dict] = (), base: str = "") -> Table:
     """The main table: what victims score on clean test pictures, by what they were trained on.
 
-    One block per experiment, with a recipe per line; `base` is put before the notebooks' relative paths.
+    One recipe per line; `base` is put before the notebooks' relative paths.
     """
     rows: list[tuple[Cell, ...]] = []
-    for experiment in experiments_of(scores, plan):
-        metric = main_metric(experiment, scores)
+    for experiment, metric in blocks_of(scores, plan):
         beside = nearest(experiment.task, experiment.dataset, experiment.victim, metric, "clean")
         heading = title_of(experiment, metric)
         rows.append(((heading, f"paper: {beside['note']}" if beside else ""),))
@@ -130,24 +136,23 @@ def _mean(score: Score | None) -> float:
 
 
 def bars_of(scores: list[Score], plan: list[dict] = ()) -> dict[str, dict[str, tuple[float, float] | None]]:
-    """For `figures.bars`: {setting and metric: {recipe: (percent of clean, std) or None}}."""
+    """For `figures.bars`: {block: {recipe: (percent of clean, std) or None}}."""
     groups = {}
-    for experiment in experiments_of(scores, plan):
-        metric = main_metric(experiment, scores)
+    for experiment, metric in blocks_of(scores, plan):
         shares = {}
         for poison in recipes_of(experiment, scores, plan):
             score = find(scores, experiment, poison, metric)
             shares[poison] = percent_of_clean(score, scores) if score else None
-        groups[panel_of(experiment)] = shares
+        groups[panel_of(experiment, metric)] = shares
     return groups
 
 
 def difference_rows(scores: list[Score]) -> list[dict]:
-    """The main table as numbers, for metrics.json: one dict per (experiment, recipe)."""
+    """The main table as numbers, for metrics.json: one dict per (block, recipe)."""
     found = []
     for score in scores:
         own = score.experiment
-        if score.metric != main_metric(own, scores):
+        if score.metric not in metrics_of(own, scores):
             continue
         paper = nearest(own.task, own.dataset, own.victim, score.metric, score.poison)
         share, clean = percent_of_clean(score, scores), clean_of(score, scores)
