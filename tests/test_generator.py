@@ -148,6 +148,10 @@ def test_square_pads_right_and_below_with_black():
     assert x.shape == (1, 3, 8, 8) and x[..., :4, :].min() == 1 and x[..., 4:, :].max() == 0
 
 
+def test_a_surrogate_can_have_another_size():
+    assert build_surrogate("unet", TINY, 24).size == 24 and build_surrogate("sam", TINY, 32).grid == 32
+
+
 @pytest.mark.parametrize("kind", sorted(SURROGATES))
 def test_surrogates_answer_with_mask_logits(kind):
     surrogate = build_surrogate(kind, LAYOUTS["small"] if kind == "resnet50" else TINY).eval()
@@ -156,7 +160,7 @@ def test_surrogates_answer_with_mask_logits(kind):
     mask[..., 2:9, 2:9] = 1
     logits = surrogate(torch.rand(2, 3, size, size), only(all_prompts(mask, surrogate.grid, torch_rng(0)), "box"))
     assert logits.shape[:2] == (2, 1) and logits.isfinite().all()
-    assert size == {"sam": 16, "resnet50": 48, "unet": 32}[kind]
+    assert size == {"sam": 16, "resnet50": 64, "unet": 16}[kind]
 
 
 def test_generator_survives_its_file(tmp_path):

@@ -20,6 +20,7 @@ class BilevelConfig:
     mean_free: int = 0  # see Generator
     logit_scale: float = 1.0
     surrogate: str = "sam"
+    surrogate_size: int = 0  # side of its input in pixels; 0 = half the generator's
     mae_weights: str = ""  # MAE checkpoint for the surrogate's encoder ("" = random)
     epochs: int = 27
     steps: int = 0  # > 0: stop after that many steps, whatever the epochs

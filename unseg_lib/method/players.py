@@ -19,7 +19,7 @@ class Game:
             torch.manual_seed(seed_for(config.seed, "weights"))  # construction draws from the global generator
             layout = pick(LAYOUTS, config.layout, "layout")
             generator = Generator(layout, mean_free=config.mean_free, logit_scale=config.logit_scale)
-            surrogate = build_surrogate(config.surrogate, layout)
+            surrogate = build_surrogate(config.surrogate, layout, config.surrogate_size)
         if config.sam_weights:
             load_sam(generator, config.sam_weights)
             generator.train_only_noise_head()

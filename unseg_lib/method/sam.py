@@ -45,8 +45,8 @@ LAYOUTS = {
     "vit_b": SamLayout(),
     "vit_l": SamLayout(embed_dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
     "vit_h": SamLayout(embed_dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
-    # patch 4, so that the noise grid is as fine as the picture; for training from scratch on a CPU
-    "small": SamLayout(96, 4, 128, 3, 4, (1,), 8, 64, 4, 256),
+    # for training from scratch on a CPU: 16 x 16 tokens, noise of 64 x 64 cells
+    "small": SamLayout(128, 8, 128, 3, 4, (1,), 8, 64, 4, 256),
     "tiny": SamLayout(32, 4, 32, 2, 2, (1,), 4, 32, 2, 64),
 }
 

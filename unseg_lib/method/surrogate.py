@@ -93,18 +93,16 @@ def two_convs(inside: int, outside: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def half_size(layout: SamLayout) -> SamLayout:
-    """The layout of the surrogate beside a generator: the same SAM at half the picture (paper 3: 512 of 1024)."""
-    return replace(layout, image_size=layout.image_size // 2)
+def build_surrogate(kind: str, layout: SamLayout, size: int = 0) -> nn.Module:
+    """A surrogate by name ("sam", "resnet50", "unet") beside a generator of `layout`, with random weights.
+
+    size: side of its input in pixels; 0 = half the generator's, as published (512 of 1024, paper 3).
+    """
+    return pick(SURROGATES, kind, "surrogate")(layout, size or layout.image_size // 2)
 
 
 SURROGATES = {
-    "sam": lambda layout: SamSurrogate(half_size(layout)),
-    "resnet50": lambda layout: ResNetSurrogate(layout.image_size // 2),
-    "unet": lambda layout: UNetSurrogate(layout.image_size),
+    "sam": lambda layout, size: SamSurrogate(replace(layout, image_size=size)),
+    "resnet50": lambda layout, size: ResNetSurrogate(size),
+    "unet": lambda layout, size: UNetSurrogate(size),
 }
-
-
-def build_surrogate(kind: str, layout: SamLayout) -> nn.Module:
-    """A surrogate by name ("sam", "resnet50", "unet") beside a generator of `layout`, with random weights."""
-    return pick(SURROGATES, kind, "surrogate")(layout)
