@@ -21,6 +21,7 @@ from unseg_lib.method.config import BilevelConfig, phase_of
 from unseg_lib.method.losses import segmentation_loss
 from unseg_lib.method.pairs import _keys
 from unseg_lib.method.players import Game
+from unseg_lib.method.weights import load_generator
 from unseg_lib.seeds import torch_rng
 
 TINY = dict(
@@ -200,6 +201,21 @@ def test_kill_minus_nine_loses_nothing(tmp_path):
     one, two = load_file(resumed), load_file(whole)
     # another process may use other threads: equal to rounding, not to the bit
     assert all(torch.allclose(one[k], two[k], atol=1e-3) for k in one)
+
+
+TWO_PROCESSES = """
+import sys; sys.path.insert(0, {tests!r})
+import test_bilevel as t
+t.train_generator(t.BilevelConfig(**t.TINY | dict(steps=2)), t.pairs(), {out!r}, device="cpu", devices=2)
+"""
+
+
+def test_two_processes_train_one_generator(tmp_path):
+    script = tmp_path / "two.py"  # a file: each process starts it again
+    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent), out=str(tmp_path / "run")))
+    subprocess.run([sys.executable, script], check=True, timeout=120, cwd=tmp_path)
+    assert len(read_csv(tmp_path / "run/log.csv")) == 2
+    assert load_generator(tmp_path / "run/generator.safetensors")
 
 
 def test_a_finished_run_is_not_done_again_and_another_one_is_refused(tmp_path):
