@@ -179,7 +179,7 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path):
 
 
 SCRIPT = """
-import sys; sys.path.insert(0, {tests!r})
+import sys, unseg_lib; sys.path.insert(0, {tests!r})
 import test_bilevel as t
 from pathlib import Path
 config = t.BilevelConfig(**t.TINY | dict(steps=40))
@@ -204,7 +204,7 @@ def test_kill_minus_nine_loses_nothing(tmp_path):
 
 
 TWO_PROCESSES = """
-import sys; sys.path.insert(0, {tests!r})
+import sys, unseg_lib; sys.path.insert(0, {tests!r})
 import test_bilevel as t
 t.train_generator(t.BilevelConfig(**t.TINY | dict(steps=2)), t.pairs(), {out!r}, device="cpu", devices=2)
 """
