@@ -22,7 +22,9 @@ def _open(path: Path) -> Image.Image:
         picture = Image.open(path)
         picture.load()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnsegError(f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it.") from error
+        raise UnsegError(
+            f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it."
+        ) from error
     if picture.mode.startswith(("I", "F")):
         raise UnsegError(f"Expected 8 bits a channel in {path}, found mode {picture.mode}; convert it to 8 bits first.")
     return picture
@@ -39,7 +41,9 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         with Image.open(path) as picture:
             return picture.height, picture.width
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnsegError(f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it.") from error
+        raise UnsegError(
+            f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it."
+        ) from error
 
 
 def is_gray_file(path: str | Path) -> bool:
