@@ -242,7 +242,7 @@ def test_bf16_trains(tmp_path):
     "wrong,message",
     [
         (dict(layout="vitb"), "did you mean 'vit_b'"),
-        (dict(target="all"), "Expected one of ones, true"),
+        (dict(target="all"), "Expected target to be one of ones, true"),
         (dict(train_eps=1.0, train_eps_bg=2.0), "train_eps_bg <= train_eps"),
         (dict(batch_size=0), "at least 1"),
     ],

@@ -21,7 +21,7 @@ from unseg_lib.method.config import BilevelConfig, phase_of
 from unseg_lib.method.losses import segmentation_loss
 from unseg_lib.method.pairs import batches, steps_per_epoch
 from unseg_lib.method.players import Game
-from unseg_lib.method.prompts import all_prompts, one_kind, subset
+from unseg_lib.method.prompts import all_prompts, one_kind, only, subset
 from unseg_lib.method.sam import LAYOUTS
 from unseg_lib.method.wear import gray_part, random_size, resize, through_a_file, without_shared
 from unseg_lib.method.weights import save_generator
@@ -55,7 +55,8 @@ def play(config: BilevelConfig, players: dict, seen_by: dict, batch, phase: str,
     gray = (torch.rand(len(x), generator=rng) < config.gray).to(x.device)
     x = gray_part(x, gray)
 
-    shown = subset(all_prompts(y, LAYOUTS[config.layout].grid, rng), rng)
+    prompts = all_prompts(y, LAYOUTS[config.layout].grid, rng)
+    shown = subset(prompts, rng) if config.shown == "subset" else only(prompts, config.shown)
     with torch.set_grad_enabled(phase == "generator"):
         noise = players["generator"](x, shown)
     worn = gray_part(noise, gray)

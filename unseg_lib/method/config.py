@@ -7,7 +7,7 @@ import torch
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.method.sam import LAYOUTS
 
-TARGETS = ("ones", "true")
+CHOICES = {"target": ("ones", "true"), "alternation": ("epoch", "steps"), "shown": ("subset", "mask")}
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -19,6 +19,7 @@ class BilevelConfig:
     sam_weights: str = ""  # SAM checkpoint for the generator ("" = random, then all of it is trained)
     mean_free: int = 0  # see Generator
     logit_scale: float = 1.0
+    shown: str = "subset"  # prompts of the generator: a random subset of kinds, or always the "mask"
     surrogate: str = "sam"
     surrogate_size: int = 0  # side of its input in pixels; 0 = half the generator's
     mae_weights: str = ""  # MAE checkpoint for the surrogate's encoder ("" = random)
@@ -46,9 +47,9 @@ class BilevelConfig:
     def __post_init__(self):
         pick(LAYOUTS, self.layout, "layout")
         pick(OPTIMISERS, self.optimiser, "optimiser")
-        for value, known in ((self.target, TARGETS), (self.alternation, ("epoch", "steps"))):
-            if value not in known:
-                raise UnsegError(f"Expected one of {', '.join(known)}, found '{value}'.")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UnsegError(f"Expected {name} to be one of {', '.join(known)}, found '{getattr(self, name)}'.")
         if not 0 < self.train_eps_bg <= self.train_eps:
             raise UnsegError(f"Expected 0 < train_eps_bg <= train_eps, found {self.train_eps_bg} and {self.train_eps}.")
         if self.smallest < 1 and self.surrogate == "sam":
