@@ -23,7 +23,8 @@ def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) 
     import segmentation_models_pytorch as smp
 
     architecture, encoder = parse(name)
-    weights = None if init == "random" else init
+    # timm's encoders have their weights' name in their own
+    weights = None if init == "random" else True if encoder.startswith("tu-") else init
     with own_randomness("cpu", seed, "first weights"):
         try:
             model = smp.create_model(architecture, encoder, weights, classes=classes)
@@ -65,9 +66,12 @@ def _closest(name: str, known: list[str]) -> str:
 
 
 def _check_size(model: torch.nn.Module, name: str, size: tuple[int, int]) -> None:
-    """Refuse a picture size that the encoder cannot halve as often as it does."""
+    """Refuse a picture size that the model cannot take, by one look at an empty picture."""
     try:
-        if hasattr(model, "check_input_shape"):
-            model.check_input_shape(torch.empty(1, 3, *size, device="meta"))
-    except RuntimeError as error:
-        raise UnsegError(f"Expected a size that {name} can halve 5 times (multiples of 32), found {size}.") from error
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, *size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnsegError(
+            f"Expected a picture size that {name} can take, found {size[0]}x{size[1]} ({reason})."
+        ) from error

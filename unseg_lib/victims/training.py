@@ -30,7 +30,7 @@ SHOWN = 4  # test pictures whose predictions are kept
 def fit(run: VictimRun, model: torch.nn.Module) -> dict:
     """Train `model` (float `(N,3,H,W)` -> logits `(N,C,H,W)`) as `run` says; the result as of `train_victim`."""
     with thread_count(run.threads):
-        model = model.to(run.device, memory_format=torch.channels_last)
+        model = model.to(run.device, memory_format=memory_format(model))
         optimiser = torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
         history, seconds = _restore(run, model, optimiser)
         x, y = tensors(run.train, run.size, "training")
@@ -70,7 +70,6 @@ def train_epoch(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tens
 def train_step(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> float:
     """One step on pictures uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`; returns the loss before it."""
     x, y = augment(normalise(x.to(run.device)), y.to(run.device), rng)
-    x = x.contiguous(memory_format=torch.channels_last)
     with autocast(run):
         logits = model(x)
     loss = _cross_entropy(logits.float(), y)
@@ -91,8 +90,7 @@ def predict(model: torch.nn.Module, x: torch.Tensor, run: VictimRun) -> torch.Te
     """Class of every pixel, int64 `(N,H,W)`, of pictures uint8 `(N,3,H,W)`."""
     model.eval()
     with autocast(run):
-        x = normalise(x.to(run.device)).contiguous(memory_format=torch.channels_last)
-        return model(x).argmax(dim=1)
+        return model(normalise(x.to(run.device))).argmax(dim=1)
 
 
 def score(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, classes: int, run: VictimRun) -> torch.Tensor:
@@ -149,6 +147,19 @@ def thread_count(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def memory_format(model: torch.nn.Module) -> torch.memory_format:
+    """Channels last, which is faster, unless oneDNN's fast path would write past its memory.
+
+    On x86 its weight gradient of a strided 1x1 convolution with fewer input channels than a vector holds does
+    so (https://github.com/uxlfoundation/oneDNN/issues/6035); of smp's encoders mobileone has one.
+    """
+    for layer in model.modules():
+        strided = isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+        if strided and layer.in_channels // layer.groups < 16:
+            return torch.contiguous_format
+    return torch.channels_last
 
 
 def autocast(run: VictimRun) -> torch.autocast:
