@@ -42,4 +42,4 @@ lab: $(STAMP)
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --notebook-dir . notebooks/00_quickstart.ipynb
 
 report: $(STAMP)
-	$(BIN)/unseg report results/$(or $(PROFILE),small)
+	$(BIN)/unseg report results/$(or $(PROFILE),small) $(if $(filter-out small,$(PROFILE)),,--readme README.md)

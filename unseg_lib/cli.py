@@ -160,11 +160,17 @@ def protect(
 
 
 @app.command()
-def report(results: Path) -> None:
+def report(
+    results: Path,
+    readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None,
+) -> None:
     """Write RESULTS/report.html: one file with tables, curves, pictures and provenance."""
+    from unseg_lib.reporting.readme import write_results
     from unseg_lib.reporting.report import write_report
 
     print(f"Report: {write_report(results)}")
+    if readme:
+        write_results(readme, results)
 
 
 if __name__ == "__main__":

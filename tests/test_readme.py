@@ -1,0 +1,57 @@
+"""The README: its results are the rows', its tables are written by the report."""
+
+from pathlib import Path
+
+import pytest
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import write_csv
+from unseg_lib.pipeline.results import COLUMNS
+from unseg_lib.reporting.readme import BEGIN, END, results_table, write_results
+
+ROOT = Path(__file__).parent.parent
+
+
+def rows(tmp_path):
+    made = []
+    for poison, finals in {"clean": (80.0, 90.0), "unseg": (8.0, 9.0)}.items():
+        for seed, final in enumerate(finals):
+            made.append(
+                dict(
+                    task="object", dataset="lung", victim="unet-resnet18", init="random", poison=poison, eps=8, eps_bg=2
+                )
+                | dict(defense="none", clean_fraction=0, seed=seed, metric="iou_object", final=final, peak=final)
+                | dict(
+                    epochs=4,
+                    minutes=1,
+                    device="cpu",
+                    commit="0",
+                    notebook=f"victim/lung-{poison}-unet-s{seed}/run.ipynb",
+                )
+            )
+    write_csv(tmp_path / "rows.csv", made, list(COLUMNS))
+    return tmp_path
+
+
+def test_the_table_holds_mean_deviation_and_share(tmp_path):
+    table = results_table(rows(tmp_path))
+    assert "| clean | 85.0 ± 7.1 | 100 % | 2 |" in table and "| unseg | 8.5 ± 0.7 | 10 % | 2 |" in table
+
+
+def test_only_what_is_between_the_markers_is_replaced(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold numbers\n{END}\nafter\n")
+    write_results(readme, rows(tmp_path))
+    once = readme.read_text()
+    assert once.startswith("before\n") and once.endswith("\nafter\n") and "old" not in once and "8.5" in once
+    write_results(readme, tmp_path)
+    assert readme.read_text() == once
+    readme.write_text("no markers")
+    with pytest.raises(UnsegError, match="put them back"):
+        write_results(readme, tmp_path)
+
+
+def test_the_readme_shows_the_committed_rows():
+    if not (ROOT / "results/small/rows.csv").exists():
+        pytest.skip("results/small/rows.csv is not there: no results of profile small are committed yet")
+    assert results_table(ROOT / "results/small") in (ROOT / "README.md").read_text()
