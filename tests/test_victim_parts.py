@@ -1,0 +1,158 @@
+"""What a victim is given, and what it is at first: pictures, augmentation, batches, mixtures, names, weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from toy_set import boxes
+
+from unseg_lib import UnsegError
+from unseg_lib.seeds import torch_rng
+from unseg_lib.victims import data, smp, train_victim, training
+
+VICTIM = "unet-tu-mobilenetv3_small_050"
+HOW = {"size": (32, 32), "epochs": 2, "batch_size": 4, "lr": 2e-3, "seed": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("boxes")
+    return boxes(root, "train", 9), boxes(root, "test", 5)
+
+
+def weights_of(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+# what a victim is given
+
+
+def test_pictures_are_resized_labels_keep_their_classes(sets):
+    x, y = data.tensors(sets[0], (16, 24), "toy")
+    assert x.shape == (9, 3, 16, 24) and x.dtype == torch.uint8
+    assert y.shape == (9, 16, 24) and set(y.unique().tolist()) <= {0, 1, 255}
+    whole, _ = data.tensors(sets[0], (32, 48), "toy")
+    assert torch.equal(whole[3].permute(1, 2, 0), torch.from_numpy(sets[0].picture(sets[0].ids[3]).copy()))
+
+
+def test_normalised_means():
+    x = torch.tensor(data.MEAN).mul(255).round().to(torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    assert data.normalise(x).abs().max() < 0.01
+
+
+def test_augmentation_moves_pictures_and_labels_together():
+    y = torch.zeros(64, 32, 32, dtype=torch.uint8)
+    y[:, 8:20, 4:16] = 1
+    x = y[:, None].float().expand(-1, 3, -1, -1) + 1  # 1 or 2; 0 is what lies outside
+    x, moved = data.augment(x, y, torch_rng("augment"))
+    assert moved.dtype == torch.long and set(moved.unique().tolist()) == {0, 1, 255}
+    # bilinear against nearest: at a corner the nearest pixel has a quarter of the weight
+    x = x[:, 0]
+    assert (x[moved == 255] < 2 * 0.75).all()
+    assert (x[moved == 1] >= 1.25 - 1e-3).all()
+    assert (x[moved == 0] <= 1.75 + 1e-3).all()
+    area = (moved == 1).float().sum(dim=(1, 2)) / 144
+    assert 0.4 < area.min() < 0.8 and 1.1 < area.max() < 1.7  # scales 0.75 to 1.25, squared
+    columns = (moved == 1).float().sum(dim=1).argmax(dim=1)
+    assert (columns < 16).any() and (columns >= 16).any()  # some are flipped
+
+
+def test_augmentation_is_seeded_and_touches_no_global_state():
+    x, y = torch.rand(3, 3, 16, 16), torch.zeros(3, 16, 16, dtype=torch.uint8)
+    before = torch.get_rng_state()
+    one, two, other = (data.augment(x, y, torch_rng(seed))[0] for seed in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "batch", "shape"), [(10, 4, (2, 4)), (4, 4, (1, 4)), (3, 4, (1, 3)), (1, 4, (1, 2)), (2, 2, (1, 2))]
+)
+def test_batches(pictures, batch, shape):
+    order = data.batches(pictures, batch, 0, 1)
+    assert tuple(order.shape) == shape
+    if pictures > 1:
+        assert len(order.unique()) == order.numel()
+    assert pictures < 4 or not torch.equal(order, data.batches(pictures, batch, 0, 2))
+
+
+def test_mixture_replaces_a_nested_share_of_the_pictures(tmp_path):
+    clean = boxes(tmp_path / "clean", "train", 8)
+    poisoned = boxes(tmp_path / "poisoned", "train", 8, dim=30)
+
+    def clean_ones(fraction: float) -> set[str]:
+        mixture = data.mixed(poisoned, clean, fraction, seed=0)
+        return {name for name in clean.ids if np.array_equal(mixture.picture(name), clean.picture(name))}
+
+    assert [len(clean_ones(fraction)) for fraction in (0, 0.25, 0.5, 1)] == [0, 2, 4, 8]
+    assert clean_ones(0.25) < clean_ones(0.5)
+    with pytest.raises(UnsegError, match="train7"):
+        data.mixed(poisoned, replace(clean, ids=clean.ids[:7]), 0.5, seed=0)
+    with pytest.raises(UnsegError, match="clean_fraction"):
+        data.mixed(poisoned, clean, 1.5, seed=0)
+
+
+# first weights and names
+
+
+def test_first_weights_come_from_the_seed_alone():
+    before = torch.get_rng_state()
+    one, two, other = (weights_of(smp.build(VICTIM, 2, (32, 32), "random", seed)) for seed in (0, 0, 1))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "encoder"),
+    [
+        ("unet-resnet18", "unet", "resnet18"),
+        ("unetplusplus-tu-res2net50_26w_4s", "unetplusplus", "tu-res2net50_26w_4s"),
+        ("unetplusplus-tu-regnetx_032", "unetplusplus", "tu-regnetx_032"),
+        ("unetplusplus-efficientnet-b6", "unetplusplus", "efficientnet-b6"),
+        ("deeplabv3-resnet50", "deeplabv3", "resnet50"),
+    ],
+)
+def test_names(name, architecture, encoder):
+    assert smp.parse(name) == (architecture, encoder)
+
+
+@pytest.mark.parametrize(
+    ("victim", "words"),
+    [
+        ("unett-resnet18", "'unett'.*closest: unet"),
+        ("unet-resnet19", "'resnet19'.*closest: resnet18"),
+        ("unetplusplus-tu-res2net50_26w_4", "closest: tu-res2net50_26w_4s"),
+        ("unet", "encoder ''"),
+        ("smpp:unet-resnet18", "did you mean 'smp'"),
+        ("unetplusplus-mit_b0", "cannot use this encoder"),
+    ],
+)
+def test_unknown_names(victim, words, sets, tmp_path):
+    with pytest.raises(UnsegError, match=words):
+        train_victim(victim, *sets, tmp_path, **HOW)
+
+
+def test_imagenet_weights_without_a_network(monkeypatch):
+    import segmentation_models_pytorch
+
+    def offline(*_arguments, **_options):
+        raise OSError("no route to host\nand much more")
+
+    monkeypatch.setattr(segmentation_models_pytorch, "create_model", offline)
+    with pytest.raises(UnsegError, match=r"use init=random \(no route to host\)\.$"):
+        smp.build(VICTIM, 2, (32, 32), "imagenet", 0)
+
+
+def test_a_size_the_model_cannot_take():
+    with pytest.raises(UnsegError, match="found 30x32"):
+        smp.build("unetplusplus-resnet18", 2, (30, 32), "random", 0)
+
+
+def test_a_model_that_onednn_cannot_do_channels_last():
+    """Strided 1x1 convolutions on three channels corrupt the heap there: the process would abort."""
+    model = smp.build("unet-mobileone_s0", 2, (32, 32), "random", 0)
+    assert training.memory_format(model) == torch.contiguous_format
+    model.train()(torch.rand(4, 3, 32, 32)).sum().backward()
+    resnet = smp.build("unet-resnet18", 2, (32, 32), "random", 0)
+    assert training.memory_format(resnet) == torch.channels_last

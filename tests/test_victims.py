@@ -1,0 +1,189 @@
+"""Victims of segmentation-models-pytorch: training, resume, refusals."""
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from toy_set import boxes
+
+from unseg_lib import UnsegError
+from unseg_lib.files import read_json
+from unseg_lib.pictures import write_picture
+from unseg_lib.victims import registry, train_victim, training
+
+VICTIM = "unet-tu-mobilenetv3_small_050"
+HOW = {"size": (32, 32), "epochs": 2, "batch_size": 4, "lr": 2e-3, "seed": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("boxes")
+    return boxes(root, "train", 9), boxes(root, "test", 5)
+
+
+@pytest.fixture(scope="module")
+def trained(sets, tmp_path_factory):
+    """One uninterrupted training: its folder and result."""
+    out = tmp_path_factory.mktemp("trained")
+    return out, train_victim(VICTIM, *sets, out, **HOW)
+
+
+def test_a_victim_learns_boxes(sets, tmp_path):
+    result = train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 6, "lr": 5e-3}))
+    assert result["final"]["iou"][1] > 0.5
+    assert result["epochs"][-1]["loss"] < 0.7 * result["epochs"][0]["loss"]
+
+
+def test_result_and_files(sets, trained):
+    out, result = trained
+    assert result["classes"] == ["background", "object"] and result["device"] == "cpu" and result["minutes"] > 0
+    assert [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
+    for epoch in result["epochs"]:
+        assert epoch["miou"] == pytest.approx(sum(epoch["iou"]) / 2)
+    assert result["final"] == {name: result["epochs"][-1][name] for name in ("miou", "iou")}
+    assert result["peak"]["miou"] == max(epoch["miou"] for epoch in result["epochs"])
+    assert result["peak"]["iou"][1] == max(epoch["iou"][1] for epoch in result["epochs"])
+    assert sorted(file.name for file in out.iterdir()) == ["predictions.npz", "result.json", "training.json"]
+    assert str(sets[0].root) not in (out / "training.json").read_text()
+    shown = np.load(out / "predictions.npz")
+    assert shown["picture"].shape == (4, 32, 32, 3) and shown["picture"].dtype == np.uint8
+    assert shown["truth"].shape == shown["prediction"].shape == (4, 32, 32)
+    assert set(np.unique(shown["prediction"])) <= {0, 1}
+
+
+def test_the_score_is_that_of_the_saved_predictions(trained, sets, tmp_path):
+    """Four test pictures are all shown, so their predictions must give the last epoch's score."""
+    test = replace(sets[1], ids=sets[1].ids[:4])
+    result = train_victim(VICTIM, sets[0], test, tmp_path, **HOW)
+    shown = np.load(tmp_path / "predictions.npz")
+    seen = shown["truth"] != 255
+    for c in (0, 1):
+        truth, prediction = (shown[name][seen] == c for name in ("truth", "prediction"))
+        assert result["final"]["iou"][c] == pytest.approx((truth & prediction).sum() / (truth | prediction).sum())
+
+
+def _train_and_die(sets, out):
+    save = training._save
+
+    def save_then_die(*arguments):
+        save(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    training._save = save_then_die
+    train_victim(VICTIM, *sets, out, **HOW)
+
+
+def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path):
+    child = multiprocessing.get_context("fork").Process(target=_train_and_die, args=(sets, tmp_path))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "result.json").exists()
+    assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"]) == 1
+    result = train_victim(VICTIM, *sets, tmp_path, **HOW)
+    out, expected = trained
+    assert result["epochs"] == expected["epochs"]  # bit for bit
+    assert (tmp_path / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_same_call_returns_the_stored_result(sets, trained, monkeypatch):
+    out, result = trained
+    monkeypatch.setitem(registry.VICTIMS, "smp", lambda run: pytest.fail("trained again"))
+    assert train_victim(VICTIM, *sets, out, **HOW) == result == read_json(out / "result.json")
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 3}, {"size": (64, 32)}, {"lr": 1e-3}])
+def test_another_call_is_refused(sets, trained, change):
+    with pytest.raises(UnsegError, match=f"{next(iter(change))} .* there, .* asked"):
+        train_victim(VICTIM, *sets, trained[0], **(HOW | change))
+
+
+def test_other_pictures_are_refused(sets, trained, tmp_path):
+    poisoned = boxes(tmp_path, "train", 9, dim=1)
+    with pytest.raises(UnsegError, match=r"train .* asked"):
+        train_victim(VICTIM, poisoned, sets[1], trained[0], **HOW)
+
+
+def test_a_data_set_elsewhere_with_the_same_bytes_is_the_same(sets, trained, tmp_path):
+    moved = boxes(tmp_path, "train", 9)
+    assert train_victim(VICTIM, moved, sets[1], trained[0], **HOW) == trained[1]
+
+
+def test_tiny_and_ignored(tmp_path):
+    """One training picture whose pixels are all ignored: nothing to learn, nothing to crash on."""
+    one = boxes(tmp_path, "train", 1)
+    ignored = replace(one, read_label=lambda name: np.full((32, 48), 255, np.uint8))
+    result = train_victim(VICTIM, ignored, one, tmp_path / "out", **(HOW | {"epochs": 1}))
+    assert result["epochs"][0]["loss"] == 0
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_sentence(sets, tmp_path):
+    with pytest.raises(UnsegError, match=r"^Expected a finite loss, found nan in epoch 1, step 2 .*lower lr"):
+        train_victim(VICTIM, *sets, tmp_path, **(HOW | {"lr": float("inf")}))
+    assert not (tmp_path / "result.json").exists() and not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 0}, "epochs above 0"),
+        ({"batch_size": 1}, "at least 2"),
+        ({"init": "sam"}, "random, imagenet"),
+        ({"precision": "16"}, "32, bf16"),
+        ({"device": "tpu"}, "auto, .*cpu"),
+        ({"defense": "blur"}, "'blur'"),
+        ({"clean_fraction": 0.5}, "clean"),
+        ({"size": (0, 32)}, "height above 0"),
+    ],
+)
+def test_settings_are_checked(sets, tmp_path, change, words):
+    with pytest.raises(UnsegError, match=words):
+        train_victim(VICTIM, *sets, tmp_path / "out", **(HOW | change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_classes_are_refused(sets, tmp_path):
+    with pytest.raises(UnsegError, match="one list of classes"):
+        train_victim(VICTIM, sets[0], replace(sets[1], classes=("a", "b", "c")), tmp_path, **HOW)
+
+
+def test_threads_are_put_back(sets, tmp_path):
+    before = torch.get_num_threads()
+    with training.thread_count(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_bf16(sets, tmp_path):
+    result = train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1, "precision": "bf16"}))
+    assert 0 < result["epochs"][0]["loss"] < 5
+
+
+def test_a_corrupt_picture_is_one_sentence(tmp_path):
+    train, test = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
+    (tmp_path / "im" / "train1.png").write_bytes(b"no picture")
+    with pytest.raises(UnsegError, match=r"train1\.png"):
+        train_victim(VICTIM, train, test, tmp_path / "out", **HOW)
+
+
+def test_a_mask_of_another_size_is_one_sentence(tmp_path):
+    train, test = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
+    write_picture(tmp_path / "im" / "train1.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UnsegError, match="train1"):
+        train_victim(VICTIM, train, test, tmp_path / "out", **HOW)
+
+
+@pytest.mark.real
+def test_lung_at_96_px_one_step(data_root, tmp_path):
+    from unseg_lib.datasets import load_dataset
+
+    train = load_dataset("lung", data_root, "train", limit=8)
+    test = load_dataset("lung", data_root, "test", limit=4)
+    how = HOW | {"size": (96, 96), "epochs": 1, "batch_size": 8}
+    result = train_victim("unet-resnet18", train, test, tmp_path, **how)
+    assert len(result["epochs"]) == 1 and 0 <= result["final"]["miou"] <= 1
