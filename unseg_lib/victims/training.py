@@ -150,7 +150,7 @@ def thread_count(threads: int) -> Iterator[None]:
 
 
 def memory_format(model: torch.nn.Module) -> torch.memory_format:
-    """Channels last, which is faster, unless oneDNN's fast path would write past its memory.
+    """Channels last, unless oneDNN's path for it would write past its memory.
 
     On x86 its weight gradient of a strided 1x1 convolution with fewer input channels than a vector holds does
     so (https://github.com/uxlfoundation/oneDNN/issues/6035); of smp's encoders mobileone has one.
