@@ -5,12 +5,8 @@ import os
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError, closest
+from unseg_lib.evaluation.rows import COLUMNS
 from unseg_lib.files import read_json, write_csv, write_json
-
-COLUMNS = [
-    *("task", "dataset", "victim", "init", "poison", "eps", "eps_bg", "defense", "clean_fraction", "seed"),
-    *("metric", "final", "peak", "epochs", "minutes", "device", "commit", "notebook"),
-]
 
 
 def save_result(out: str | Path, metrics: dict) -> Path:
@@ -52,7 +48,7 @@ def collect(results: str | Path, stages: list[str]) -> Path:
     results = Path(results)
     rows = [row for stage in stages for row in _stage_rows(results, stage)]
     rows.sort(key=_order)
-    write_csv(results / "rows.csv", rows, COLUMNS)
+    write_csv(results / "rows.csv", rows, list(COLUMNS))
     return results / "rows.csv"
 
 
@@ -73,7 +69,7 @@ def _stage_rows(results: Path, stage: str) -> list[dict]:
         row = filled | row | known
         for name in row:
             if name not in COLUMNS:
-                raise UnsegError(f"Unknown column '{name}' in the rows of {stage}; {closest(name, COLUMNS)}")
+                raise UnsegError(f"Unknown column '{name}' in the rows of {stage}; {closest(name, list(COLUMNS))}")
         missing = [name for name in COLUMNS if name not in row]
         if missing:
             raise UnsegError(f"Expected every column in the rows of {stage}, found none called {', '.join(missing)}.")
