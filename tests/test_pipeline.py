@@ -204,7 +204,7 @@ def test_rows_are_collected_in_a_fixed_order(tmp_path):
         _finished(tmp_path, f"victim/v-s{seed}", seed=seed, minutes=seed)
     path = collect(tmp_path, ["victim/v-s10", "victim/v-s1", "victim/v-s9"])
     rows = read_csv(path)
-    assert list(rows[0]) == COLUMNS
+    assert list(rows[0]) == list(COLUMNS)
     assert [row["seed"] for row in rows] == ["1", "9", "10"]
     assert (
         rows[0] | {"commit": "c0ffee", "notebook": "victim/v-s1/run.ipynb", "device": "cpu", "minutes": "1"} == rows[0]
