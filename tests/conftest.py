@@ -12,6 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import unseg_lib  # noqa: F401 - before any test imports torchvision
 
+REAL_DATA = os.environ.get("UNSEG_DATA")  # now: the commands under test set it for themselves
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch):
@@ -23,7 +25,7 @@ def _no_settings_from_outside(monkeypatch):
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real pictures; tests that need it are skipped where there is none."""
-    root = os.environ.get("UNSEG_DATA")
+    root = REAL_DATA
     if not root:
         pytest.skip("UNSEG_DATA is not set: no real pictures here")
     if not Path(root).is_dir():
