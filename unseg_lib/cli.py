@@ -173,5 +173,13 @@ def report(
         write_results(readme, results)
 
 
+@app.command()
+def publish(results: Path) -> None:
+    """Take the data sets' pictures out of executed notebooks and report, so that RESULTS may be passed on."""
+    from unseg_lib.reporting.publish import publish as take_out
+
+    print(f"Without pictures: {take_out(results)}")
+
+
 if __name__ == "__main__":
     main()

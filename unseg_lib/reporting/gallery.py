@@ -10,6 +10,7 @@ from unseg_lib.files import read_json
 from unseg_lib.reporting.scores import Experiment, Score, main_metric
 from unseg_lib.reporting.tables import find, notebook_of, recipes_of
 
+PHOTOGRAPH = "test picture"  # the column that shows a data set's picture
 NPZ = "predictions.npz"
 
 
@@ -47,7 +48,7 @@ def predictions_of(results: Path, experiment: Experiment, scores: list[Score], c
         raise UnsegError(f"Expected the predictions of one set of test pictures in {files[0]} and its neighbours.")
     rows = []
     for i in _telling(seen[0]["truth"], seen[0]["prediction"], count):
-        row = {"test picture": seen[0]["picture"][i], "truth": seen[0]["truth"][i]}
+        row = {PHOTOGRAPH: seen[0]["picture"][i], "truth": seen[0]["truth"][i]}
         rows.append(row | {f"trained on {s.poison}": one["prediction"][i] for s, one in zip(chosen, seen)})
     return rows
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from unseg_lib.files import write_bytes
 from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
 from unseg_lib.reporting.figures import Drawing, bars, curve_panels, show_rows
-from unseg_lib.reporting.gallery import curves_of, predictions_of
+from unseg_lib.reporting.gallery import PHOTOGRAPH, curves_of, predictions_of
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.origin import generator_tables, origin_table, visibility_table
 from unseg_lib.reporting.published import not_run_here
@@ -26,8 +26,11 @@ READING = (
 )
 
 
-def write_report(results: str | Path) -> Path:
-    """Write `results/report.html` from what is in the folder; raises `UnsegError` where there are no rows."""
+def write_report(results: str | Path, photographs: bool = True) -> Path:
+    """Write `results/report.html` from what is in the folder; raises `UnsegError` where there are no rows.
+
+    Without `photographs` predictions are shown beside the true masks alone: for publishing, see `publish.py`.
+    """
     results = Path(results)
     rows, plan = read_rows(results), planned(results)
     scores = scores_of(rows)
@@ -35,7 +38,7 @@ def write_report(results: str | Path) -> Path:
         ("What holds, and what does not", _verdicts(verdicts(scores))),
         ("Paper, ours, difference", _effect(scores, plan)),
         ("While they learn", _curves(results, scores)),
-        ("What they predict", _predictions(results, scores)),
+        ("What they predict", _predictions(results, scores, photographs)),
         ("Class by class", _classes(scores)),
         ("How visible the noise is", _visibility(results)),
         ("How the generators were trained", _generators(results)),
@@ -101,10 +104,12 @@ def _curves(results: Path, scores: list[Score]) -> str:
     return _figure(curve_panels(groups, xlabel="epoch", ylabel="clean test, %"), caption, caption)
 
 
-def _predictions(results: Path, scores: list[Score]) -> str:
+def _predictions(results: Path, scores: list[Score], photographs: bool) -> str:
     found = []
     for experiment in experiments_of(scores):
         rows = predictions_of(results, experiment, scores)
+        if not photographs:
+            rows = [{name: image for name, image in row.items() if name != PHOTOGRAPH} for row in rows]
         if rows:
             found.append(_titled(experiment, _figure(show_rows(rows), "Test pictures, truth and predictions")))
     note = "The test pictures that the clean-trained victim gets best; white pixels in the truth are not scored."

@@ -1,0 +1,33 @@
+"""What may be published: numbers, curves and masks, but no picture of a data set."""
+
+import json
+
+from unseg_lib.files import write_json
+from unseg_lib.reporting.publish import INSTEAD, strip_pictures
+
+
+def notebook() -> dict:
+    pictures = [{"data": {"image/png": "AAAA"}}, {"data": {"image/svg+xml": "<svg/>"}}, {"text": ["said"]}]
+    return {"cells": [{"cell_type": "code", "outputs": pictures}, {"cell_type": "markdown"}]}
+
+
+def test_photographs_go_and_drawings_stay():
+    one = notebook()
+    assert strip_pictures(one) == 1
+    outputs = one["cells"][0]["outputs"]
+    assert outputs[0]["data"] == {"text/plain": INSTEAD} and "image/svg+xml" in outputs[1]["data"]
+    assert strip_pictures(one) == 0
+
+
+def test_only_notebooks_on_data_sets_are_stripped(tmp_path, monkeypatch):
+    from unseg_lib.reporting import publish
+
+    written = []
+    monkeypatch.setattr(publish, "write_report", lambda results, photographs: written.append(photographs))
+    for name, dataset in {"real": "voc", "own": "scenes"}.items():
+        folder = tmp_path / "victim" / name
+        write_json(folder / "provenance.json", {"parameters": {"dataset": dataset}})
+        (folder / "run.ipynb").write_text(json.dumps(notebook()))
+    publish.publish(tmp_path)
+    kept = {name: "AAAA" in (tmp_path / "victim" / name / "run.ipynb").read_text() for name in ("real", "own")}
+    assert kept == {"real": False, "own": True} and written == [False]
