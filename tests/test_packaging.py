@@ -1,6 +1,7 @@
 """The pins agree with each other, and the set-up with what it promises."""
 
 import re
+import os
 import subprocess
 from importlib import metadata
 
@@ -55,7 +56,10 @@ def test_ci_runs_the_test_command_and_nothing_more(project):
 
 
 def make(project, *words: str) -> str:
-    return subprocess.run(["make", "-n", *words], cwd=project, capture_output=True, text=True, check=True).stdout
+    """What make would do, whoever calls: under `make test` the outer make's settings must not be passed on."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "UNSEG"))}
+    done = subprocess.run(["make", "-n", *words], cwd=project, capture_output=True, text=True, check=True, env=own)
+    return done.stdout
 
 
 def test_the_main_command_passes_on_what_is_given(project):
