@@ -1,7 +1,7 @@
 """The pins agree with each other, and the set-up with what it promises."""
 
-import re
 import os
+import re
 import subprocess
 from importlib import metadata
 
