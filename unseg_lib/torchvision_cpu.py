@@ -6,16 +6,23 @@ timm and segmentation-models-pytorch with it. Declaring the two schemas that the
 with a plain PyTorch body for NMS, is enough. Where the operators load, nothing is changed.
 """
 
+from __future__ import annotations
+
+import importlib.abc
 import importlib.util
 import sys
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # torch costs seconds; it is imported when torchvision is
+    import torch
 
 _library = None  # torch.library undoes its registrations when the object dies
 
 
 def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     """Greedy non-maximum suppression: boxes `(N,4)` xyxy, scores `(N,)` -> kept indices, best first."""
+    import torch
+
     order = scores.argsort(descending=True, stable=True)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     kept = []
@@ -31,6 +38,8 @@ def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> tor
 
 def _operators_load() -> bool:
     """Whether torchvision's `_C.so` loads beside this torch (True also where there is no torchvision)."""
+    import torch
+
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         return True
@@ -42,20 +51,35 @@ def _operators_load() -> bool:
 
 
 def make_torchvision_importable() -> None:
-    """Declare what torchvision's import needs; call before the first `import torchvision`."""
+    """Arrange for the first `import torchvision` to find what it needs; costs nothing until then."""
+    if "torchvision" not in sys.modules and not any(isinstance(one, _BeforeTorchvision) for one in sys.meta_path):
+        sys.meta_path.insert(0, _BeforeTorchvision())
+
+
+class _BeforeTorchvision(importlib.abc.MetaPathFinder):
+    """Finds nothing itself: it prepares torch when somebody looks for torchvision."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            if not _operators_load():
+                _declare_operators()
+                _lift_assertion_on_import()
+
+
+def _declare_operators() -> None:
+    """Declare the two schemas that torchvision's import looks up, and give NMS a body."""
     global _library
-    if _library is not None or "torchvision" in sys.modules or _operators_load():
-        return
+    import torch
+
     _library = torch.library.Library("torchvision", "DEF")
     _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _library.impl("nms", _nms, "CompositeExplicitAutograd")
-    _lift_assertion_on_import()
 
 
 def _lift_assertion_on_import() -> None:
     """Let `torchvision.ops.nms` through its "no custom operators" check, once torchvision is imported."""
-    import importlib.abc
 
     class Lift(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path=None, target=None):
