@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# two threads at most: tests run beside each other and their tensors are tiny
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# one thread whatever the caller has set: tensors are tiny, and a test that forks would hang with OpenMP's threads
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import unseg_lib  # noqa: F401 - before any test imports torchvision
 
@@ -80,3 +80,29 @@ def write_notebook(path: Path, *cells: str, parameters: str = 'out: str = "resul
 def toy_notebook():
     """`toy_notebook(path, *cells, parameters=...)` writes a small notebook."""
     return write_notebook
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> str:
+    """A tiny generator with strong noise, as a file."""
+    import torch
+
+    from unseg_lib.method.generator import Generator
+    from unseg_lib.method.sam import LAYOUTS
+    from unseg_lib.method.weights import save_generator
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = Generator(LAYOUTS["tiny"], logit_scale=3.0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_generator(generator, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> tuple:
+    """Two toy sets that a victim learns in seconds: train and test."""
+    from toy_set import boxes
+
+    root = tmp_path_factory.mktemp("boxes")
+    return boxes(root, "train", 9), boxes(root, "test", 5)

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.method.generator import Generator, place_noise
-from unseg_lib.method.sam import LAYOUTS
-from unseg_lib.method.weights import save_generator
 from unseg_lib.pictures import read_picture, write_picture
 from unseg_lib.poisons import POISONS, WITH_GENERATOR, Picture, PoisonSettings
 from unseg_lib.poisons.fixed_tile import cell_of
@@ -25,17 +23,6 @@ SIMPLE = sorted(set(POISONS) - set(WITH_GENERATOR))
 NOISY = sorted(set(POISONS) - {"clean"})
 FROZEN_RANDOM = [6, 3, 7, 4, 0, -4, -3, 0, -7, 3, 5, 4]
 FROZEN_TILE = "49939d99bd4abaf1"
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory):
-    """A tiny generator with strong noise, as a file."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        generator = Generator(LAYOUTS["tiny"], logit_scale=3.0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_generator(generator, path)
-    return str(path)
 
 
 @pytest.fixture

@@ -5,28 +5,14 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, sha256_of
-from unseg_lib.method.generator import Generator
-from unseg_lib.method.sam import LAYOUTS
-from unseg_lib.method.weights import save_generator
 from unseg_lib.pictures import is_gray_file, read_picture
 from unseg_lib.protect import COLUMNS, REPORT, protect_folder
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        generator = Generator(LAYOUTS["tiny"], logit_scale=3.0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_generator(generator, path)
-    return str(path)
 
 
 @pytest.fixture

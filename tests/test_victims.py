@@ -8,21 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toy_set import boxes
+from toy_set import HOW, VICTIM, boxes
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.pictures import write_picture
 from unseg_lib.victims import registry, train_victim, training
-
-VICTIM = "unet-tu-mobilenetv3_small_050"
-HOW = {"size": (32, 32), "epochs": 2, "batch_size": 4, "lr": 2e-3, "seed": 0, "device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("boxes")
-    return boxes(root, "train", 9), boxes(root, "test", 5)
 
 
 @pytest.fixture(scope="module")
