@@ -14,6 +14,7 @@ from unseg_lib import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.pictures import write_picture
 from unseg_lib.victims import registry, train_victim, training
+from unseg_lib.victims.data import mixed
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,18 @@ def test_settings_are_checked(sets, tmp_path, change, words):
 def test_other_classes_are_refused(sets, tmp_path):
     with pytest.raises(UnsegError, match="one list of classes"):
         train_victim(VICTIM, sets[0], replace(sets[1], classes=("a", "b", "c")), tmp_path, **HOW)
+
+
+def test_the_clean_part_alone_is_that_of_the_mixture(sets, tmp_path):
+    mixture = mixed(sets[0], sets[0], 0.5, 0)
+    alone = mixed(sets[0], sets[0], 0.5, 0, clean_only=True)
+    assert len(mixture) == 9 and len(alone) == 4 and set(alone.ids) < set(mixture.ids)
+    assert mixed(sets[0], sets[0], 0, 0, clean_only=True) is sets[0]
+    how = HOW | {"epochs": 1, "clean": sets[0], "clean_only": True}
+    train_victim(VICTIM, *sets, tmp_path / "half", **how, clean_fraction=0.5)
+    assert read_json(tmp_path / "half" / "training.json")["train"]["pictures"] == 4
+    with pytest.raises(UnsegError, match="found 0 for training"):
+        train_victim(VICTIM, *sets, tmp_path / "none", **how, clean_fraction=0.01)
 
 
 def test_threads_are_put_back(sets, tmp_path):

@@ -36,10 +36,13 @@ def tensor(source: SegmentationSet, name: str, size: tuple[int, int]) -> tuple[t
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1), torch.from_numpy(np.array(label))
 
 
-def mixed(train: SegmentationSet, clean: SegmentationSet | None, fraction: float, seed: int) -> SegmentationSet:
+def mixed(
+    train: SegmentationSet, clean: SegmentationSet | None, fraction: float, seed: int, *, clean_only: bool = False
+) -> SegmentationSet:
     """`train` with this share of its pictures as they are in `clean`; the labels stay those of `train`.
 
-    The pictures of a smaller share are among those of a larger one.
+    The pictures of a smaller share are among those of a larger one. clean_only: only they are left, which is
+    what the paper compares a mixture with; a share of 0 leaves `train` as it is.
     """
     if not 0 <= fraction <= 1:
         raise UnsegError(f"Expected clean_fraction between 0 and 1, found {fraction}.")
@@ -53,8 +56,9 @@ def mixed(train: SegmentationSet, clean: SegmentationSet | None, fraction: float
         )
     order = torch.randperm(len(train), generator=torch_rng(seed, "clean pictures"))
     chosen = {train.ids[i] for i in order[: round(fraction * len(train))].tolist()}
-    paths = {id: (clean if id in chosen else train).picture_path(id).absolute() for id in train.ids}
-    return replace(train, pictures={id: path.with_suffix("") for id, path in paths.items()})
+    ids = tuple(id for id in train.ids if id in chosen or not clean_only)
+    paths = {id: (clean if id in chosen else train).picture_path(id).absolute() for id in ids}
+    return replace(train, ids=ids, pictures={id: path.with_suffix("") for id, path in paths.items()})
 
 
 def batches(pictures: int, batch_size: int, seed: int, epoch: int) -> torch.Tensor:

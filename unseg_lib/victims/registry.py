@@ -28,6 +28,7 @@ def train_victim(
     defense: str = "none",
     clean: SegmentationSet | None = None,
     clean_fraction: float = 0.0,
+    clean_only: bool = False,
     threads: int = 0,
     device: str = "auto",
     precision: str = "32",
@@ -37,7 +38,8 @@ def train_victim(
     victim: "unet-resnet18" (any architecture-encoder of segmentation-models-pytorch) or "mmseg:CONFIG" (any
     config of mmsegmentation, see mmseg.py). size: (height, width) the pictures are resized to; of mmseg the
     training crop. init: first weights of the encoder, "random" or "imagenet". clean_fraction: this share of
-    the pictures of `train` is replaced by those of `clean`. threads: 0 leaves torch's number.
+    the pictures of `train` is replaced by those of `clean`, and with clean_only the others are left out. threads:
+    0 leaves torch's number.
 
     Returns {"classes": [C names], "epochs": [{"epoch": from 1, "loss", "miou", "iou": [C]}], "final" and
     "peak": {"miou", "iou"}, "minutes", "device"}; scores in [0,1], None for a class the test labels lack;
@@ -51,7 +53,7 @@ def train_victim(
     train_family = pick(VICTIMS, family, "family of victims")
     run = VictimRun(
         name=name,
-        train=mixed(train, clean, clean_fraction, seed),
+        train=mixed(train, clean, clean_fraction, seed, clean_only=clean_only),
         test=test,
         out=Path(out),
         size=(int(size[0]), int(size[1])),
