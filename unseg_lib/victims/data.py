@@ -74,7 +74,7 @@ def batches(pictures: int, batch_size: int, seed: int, epoch: int) -> torch.Tens
 
 
 def normalise(x: torch.Tensor) -> torch.Tensor:
-    """uint8 `(N,3,H,W)` to float, zero mean and unit variance over ImageNet."""
+    """uint8 `(N,3,H,W)`, or float from 0 to 255, to float with zero mean and unit variance over ImageNet."""
     mean, std = (x.new_tensor(value, dtype=torch.float32).view(3, 1, 1) for value in (MEAN, STD))
     return (x.float() / 255 - mean) / std
 

@@ -1,8 +1,10 @@
 """Which victims there are, and the one function that trains any of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from unseg_lib.datasets import SegmentationSet
+from unseg_lib.defenses import Defense, defended, defenses_of
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import read_json, write_json
 from unseg_lib.victims import mmseg, smp
@@ -37,9 +39,10 @@ def train_victim(
 
     victim: "unet-resnet18" (any architecture-encoder of segmentation-models-pytorch) or "mmseg:CONFIG" (any
     config of mmsegmentation, see mmseg.py). size: (height, width) the pictures are resized to; of mmseg the
-    training crop. init: first weights of the encoder, "random" or "imagenet". clean_fraction: this share of
-    the pictures of `train` is replaced by those of `clean`, and with clean_only the others are left out. threads:
-    0 leaves torch's number.
+    training crop. init: first weights of the encoder, "random" or "imagenet". defense: of the training, one or
+    several of `unseg_lib.defenses`, e.g. "jpeg quality=50+grayscale". clean_fraction: this share of the pictures
+    of `train` is replaced by those of `clean`, and with clean_only the others are left out. threads: 0 leaves
+    torch's number.
 
     Returns {"classes": [C names], "epochs": [{"epoch": from 1, "loss", "miou", "iou": [C]}], "final" and
     "peak": {"miou", "iou"}, "minutes", "device"}; scores in [0,1], None for a class the test labels lack;
@@ -47,10 +50,10 @@ def train_victim(
     prediction of some test pictures). The same call continues a killed training, on the CPU to the same
     numbers, and returns a finished one's result at once.
     """
-    if defense != "none":
-        raise UnsegError(f"Unknown defence '{defense}'; known: none.")
     family, name = victim.split(":", 1) if ":" in victim else ("smp", victim)
     train_family = pick(VICTIMS, family, "family of victims")
+    defenses = defenses_of(defense, seed)
+    _check_defenses(family, defenses, defense)
     run = VictimRun(
         name=name,
         train=mixed(train, clean, clean_fraction, seed, clean_only=clean_only),
@@ -66,14 +69,24 @@ def train_victim(
         threads=threads,
         device=choose_device(device),
         precision=precision,
+        defenses=defenses,
     )
     check(run)
     claim(run, victim, defense)
     done = run.out / "result.json"
     if not done.exists():
-        write_json(done, train_family(run))
+        write_json(done, train_family(replace(run, train=defended(run.train, defenses))))
         run.checkpoint.unlink(missing_ok=True)
     return read_json(done)
+
+
+def _check_defenses(family: str, defenses: tuple[Defense, ...], text: str) -> None:
+    """mmengine's runner knows nothing of our training loop."""
+    if family == "mmseg" and any(defense.changes_training for defense in defenses):
+        raise UnsegError(
+            f"Expected a defence that only changes pictures for a victim of mmsegmentation, found '{text}'; "
+            "take a victim of smp for the others."
+        )
 
 
 def choose_device(device: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unseg_lib.datasets import SegmentationSet
+from unseg_lib.defenses import Defense
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, sha256_of, write_json
 
@@ -31,6 +32,7 @@ class VictimRun:
     threads: int
     device: str  # "cpu", "cuda", "mps"
     precision: str  # "32" or "bf16"
+    defenses: tuple[Defense, ...] = ()  # changes of pictures are already in `train`, see `defended`
 
     @property
     def checkpoint(self) -> Path:

@@ -30,6 +30,8 @@ SHOWN = 4  # test pictures whose predictions are kept
 def fit(run: VictimRun, model: torch.nn.Module) -> dict:
     """Train `model` (float `(N,3,H,W)` -> logits `(N,C,H,W)`) as `run` says; the result as of `train_victim`."""
     with thread_count(run.threads):
+        for defense in run.defenses:
+            model = defense.prepare(run, model) if defense.prepare else model
         model = model.to(run.device, memory_format=memory_format(model))
         optimiser = torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
         history, seconds = _restore(run, model, optimiser)
@@ -57,8 +59,9 @@ def train_epoch(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tens
         for i, chosen in enumerate(order):
             step = (epoch - 1) * len(order) + i
             optimiser.param_groups[0]["lr"] = run.lr * (1 - step / total) ** POLY_POWER
+            some_x = defended_batch(run, x[chosen].to(run.device), torch_rng(run.seed, "defence", epoch, i))
             rng = torch_rng(run.seed, "augmentation", epoch, i)
-            losses.append(train_step(run, model, optimiser, x[chosen], y[chosen], rng))
+            losses.append(train_step(run, model, optimiser, some_x, y[chosen], rng))
             if not math.isfinite(losses[-1]):
                 raise UnsegError(
                     f"Expected a finite loss, found {losses[-1]} in epoch {epoch}, step {i + 1} (learning rate "
@@ -68,18 +71,31 @@ def train_epoch(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tens
 
 
 def train_step(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> float:
-    """One step on pictures uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`; returns the loss before it."""
+    """One step on pictures as `normalise` takes them, with labels uint8 `(N,H,W)`; returns the loss before it."""
     x, y = augment(normalise(x.to(run.device)), y.to(run.device), rng)
-    with autocast(run):
-        logits = model(x)
-    loss = _cross_entropy(logits.float(), y)
+    loss_of = next((defense.loss for defense in run.defenses if defense.loss), plain_loss)
+    loss = loss_of(run, model, x, y)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
     return loss.item()
 
 
-def _cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def defended_batch(run: VictimRun, x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """uint8 `(N,3,H,W)` through the defences that are drawn anew in every step; still in 0 to 255."""
+    for defense in run.defenses:
+        x = 255 * defense.batch(x.float() / 255, rng) if defense.batch else x
+    return x
+
+
+def plain_loss(run: VictimRun, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the logits for x, normalised float `(N,3,H,W)`, with labels int64 `(N,H,W)`."""
+    with autocast(run):
+        logits = model(x)
+    return cross_entropy(logits.float(), y)
+
+
+def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Mean over the pixels that are not ignored; 0 where there are none, instead of torch's 0/0."""
     total = F.cross_entropy(logits, y, ignore_index=IGNORE, reduction="sum")
     return total / (y != IGNORE).sum().clamp(min=1)

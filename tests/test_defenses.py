@@ -1,0 +1,471 @@
+"""Defences: names and options, what each does to pictures, and how they enter a training."""
+
+import multiprocessing
+import os
+import signal
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from toy_set import HOW, VICTIM
+
+from unseg_lib import UnsegError
+from unseg_lib.datasets import SegmentationSet
+from unseg_lib.defenses import DEFENSES, Defense, defended, defenses_of
+from unseg_lib.defenses.adversarial import attack, cross_entropy_sum, segpgd
+from unseg_lib.defenses.ddc_at import DividedModel, divided_loss, flipped
+from unseg_lib.defenses.defense import DefendedSet
+from unseg_lib.defenses.orthogonal_projection import picture_of, sample, separating, tiles_of
+from unseg_lib.defenses.sharpen_frequency import low_frequencies, sharpen
+from unseg_lib.defenses.ueraser import OPERATIONS, operate, plasma
+from unseg_lib.defenses.universal_component import GRIDS, PERIODS, shared_tile
+from unseg_lib.seeds import torch_rng
+from unseg_lib.victims import train_victim, training
+from unseg_lib.victims.data import MEAN, STD, normalise, tensors
+from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims.smp import build
+
+PICTURES = ["gaussian_blur", "gaussian_noise", "median", "jpeg", "grayscale", "bit_depth", "down_up", "coin"]
+FITTED = ["orthogonal_projection tile=8", "universal_component"]
+BATCH = ["sharpen_frequency", "ueraser"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> SegmentationSet:
+    """Twelve generated scenes of 96x96 pixels, object against background."""
+    from unseg_lib.datasets import load_dataset
+    from unseg_lib.datasets.scenes import write_scenes
+
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, 96, {"train": 12, "test": 2})
+    return load_dataset("scenes", root, "train", task="object")
+
+
+@pytest.fixture(scope="module")
+def tiled(scenes) -> SegmentationSet:
+    """The scenes with the kit's fixed tile."""
+    from unseg_lib.poisons import POISONS, Picture, PoisonSettings
+
+    poison = POISONS["fixed_tile"](PoisonSettings(eps=8, eps_bg=2))
+
+    def change(pixels, id):
+        label = scenes.label(id)
+        return poison(Picture(id, pixels, label == 1, label))
+
+    return changed(scenes, change)
+
+
+def changed(source: SegmentationSet, change) -> SegmentationSet:
+    own = {field.name: getattr(source, field.name) for field in fields(SegmentationSet)}
+    return DefendedSet(**own, inner=source, change=change)
+
+
+def apply(text: str, pixels: np.ndarray, id: str = "a", seed: int = 0) -> np.ndarray:
+    return defenses_of(text, seed)[0].picture(pixels, id)
+
+
+def energy(a: SegmentationSet, b: SegmentationSet) -> float:
+    """Mean squared difference of the pictures of two sets."""
+    return np.mean([((a.picture(id).astype(float) - b.picture(id)) ** 2).mean() for id in a.ids])
+
+
+# names and options
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("jpg", r"Unknown defence 'jpg'; did you mean 'jpeg'\?"),
+        ("", "Unknown defence ''"),
+        ("jpeg+", "Unknown defence ''"),
+        ("jpeg qualty=5", r"Unknown option 'qualty' of the defence jpeg; did you mean 'quality'\?"),
+        ("jpeg quality", "a whole number for quality"),
+        ("jpeg quality=x", "a whole number for quality .* found 'x'"),
+        ("jpeg quality=5.5", "a whole number for quality"),
+        ("jpeg quality=5 quality=6", "once .* twice"),
+        ("jpeg quality=0", "quality from 1 to 100"),
+        ("jpeg subsampling=411", "420, 422, 444"),
+        ("grayscale bits=2", "no options of the defence grayscale"),
+        ("gaussian_blur sigma=nan", "a number for sigma"),
+        ("gaussian_blur sigma=-1", "sigma from 0"),
+        ("gaussian_noise sigma=300", "sigma from 0 to 255"),
+        ("median size=4", "odd size"),
+        ("bit_depth bits=9", "bits from 1 to 8"),
+        ("down_up factor=0", "factor above 0"),
+        ("coin alpha=-1", "alpha from 0"),
+        ("sharpen_frequency keep=0", "keep from"),
+        ("orthogonal_projection tile=1", "tile from 2"),
+        ("universal_component period=1", "period from 2"),
+        ("pgd_at eps=-1", "eps from 0"),
+        ("ddc_at steps=0", "steps from 1"),
+        ("pgd_at+ddc_at", "at most one defence that trains"),
+        ("purify", "one of module=.* found none"),
+        ("purify module=a.py function=b:c", "found both"),
+        ("purify module=nowhere.py", "nowhere.py, found no such file"),
+        ("purify function=scipy", "package.module:name"),
+        ("purify function=no_such_package:f", "Could not import no_such_package"),
+        ("purify function=math:purify", "a function purify"),
+    ],
+)
+def test_names_and_options_are_strict(text, words):
+    with pytest.raises(UnsegError, match=words):
+        defenses_of(text)
+
+
+def test_several_defences_keep_their_order(tiny_picture):
+    two = defenses_of("gaussian_blur sigma=2 + bit_depth bits=3")
+    assert len(two) == 2
+    both = two[1].picture(two[0].picture(tiny_picture, "a"), "a")
+    assert np.array_equal(both, apply("bit_depth bits=3", apply("gaussian_blur sigma=2", tiny_picture)))
+    assert defenses_of("none") == (Defense(),)
+
+
+def test_every_defence_is_found_by_its_defaults():
+    for name in set(DEFENSES) - {"purify"}:
+        assert len(defenses_of(name)) == 1
+
+
+# pictures
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("gaussian_blur sigma=0", "gaussian_noise sigma=0", "median size=1", "bit_depth bits=8"),
+        *("down_up factor=1", "coin alpha=0"),
+    ],
+)
+def test_the_mildest_setting_changes_nothing(text, tiny_picture):
+    assert np.array_equal(apply(text, tiny_picture), tiny_picture)
+
+
+@pytest.mark.parametrize("text", ["gaussian_blur sigma=3", "median size=5", "down_up factor=0.3", "coin", "grayscale"])
+def test_a_flat_gray_picture_stays(text):
+    flat = np.full((20, 30, 3), 77, np.uint8)
+    assert np.array_equal(apply(text, flat), flat)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_keeps_its_size_and_changes(name, scenes):
+    id = scenes.ids[0]
+    before = scenes.picture(id)
+    after = defended(scenes, defenses_of(name)).picture(id)
+    assert after.shape == before.shape and after.dtype == np.uint8
+    assert 0 < np.abs(after.astype(float) - before).mean() < 60
+    assert np.array_equal(defended(scenes, defenses_of(name)).label(id), scenes.label(id))
+
+
+@pytest.mark.parametrize("name", ["gaussian_noise", "coin"])
+def test_random_ones_depend_on_seed_and_picture_alone(name, tiny_picture):
+    first = apply(name, tiny_picture)
+    assert np.array_equal(first, apply(name, tiny_picture))
+    assert not np.array_equal(first, apply(name, tiny_picture, id="b"))
+    assert not np.array_equal(first, apply(name, tiny_picture, seed=1))
+
+
+def test_grayscale_has_equal_channels_of_luma(tiny_picture):
+    gray = apply("grayscale", tiny_picture)
+    assert (gray == gray[..., :1]).all()
+    assert np.abs(gray[..., 0] - tiny_picture @ np.array([0.299, 0.587, 0.114])).max() <= 1
+
+
+def test_jpeg_gets_closer_with_its_quality(scenes):
+    picture = scenes.picture(scenes.ids[0]).astype(float)
+
+    def error(options: str) -> float:
+        return ((apply(f"jpeg {options}", picture.astype(np.uint8)) - picture) ** 2).mean()
+
+    assert error("quality=10") > error("quality=50") > error("quality=100 subsampling=444")
+    assert error("quality=100 subsampling=444") < 1.5
+    assert error("quality=75 subsampling=420") > error("quality=75 subsampling=444")
+
+
+def test_bit_depth_leaves_so_many_values(tiny_picture):
+    assert sorted(np.unique(apply("bit_depth bits=2", tiny_picture))) == [0, 64, 128, 192]
+
+
+def test_gaussian_noise_has_the_strength_asked_for():
+    noise = apply("gaussian_noise sigma=8", np.full((64, 64, 3), 128, np.uint8)).astype(float) - 128
+    assert noise.std() == pytest.approx(8, rel=0.03) and abs(noise.mean()) < 0.3
+
+
+def test_coin_fetches_from_nearby():
+    ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
+    moved = np.abs(apply("coin alpha=1.5", ramp).astype(float) - ramp)[:, 3:-3]
+    assert 2 < moved.max() <= 4 * 1.5
+
+
+def test_purify_by_file_and_by_package(tmp_path, tiny_picture, sets):
+    (tmp_path / "mine.py").write_text("def purify(x):\n    return 255 - x\n")
+    assert np.array_equal(apply(f"purify module={tmp_path / 'mine.py'}", tiny_picture), 255 - tiny_picture)
+    assert np.array_equal(apply("purify function=numpy:invert", tiny_picture), 255 - tiny_picture)
+    (tmp_path / "half.py").write_text("def purify(x):\n    return x[::2]\n")
+    with pytest.raises(UnsegError, match=r"uint8 \(32, 48, 3\) for train0, found uint8 \(16, 48, 3\)"):
+        defended(sets[0], defenses_of(f"purify module={tmp_path / 'half.py'}")).picture("train0")
+    (tmp_path / "broken.py").write_text("import no_such_package\n")
+    with pytest.raises(UnsegError, match=r"Could not load .*broken.py .*no_such_package"):
+        defenses_of(f"purify module={tmp_path / 'broken.py'}")
+
+
+# fitted to the set
+
+
+def test_tiles_are_put_back(tiny_picture):
+    flat = tiles_of(tiny_picture, 8)
+    assert flat.shape == (24, 192)
+    assert np.allclose(255 * picture_of(flat, tiny_picture.shape, 8), tiny_picture, atol=1e-3)
+
+
+def test_projection_takes_out_noise_that_is_linear_in_the_class(scenes):
+    tiles = np.random.default_rng(0).choice([-8.0, 8.0], (2, 8, 8, 3))
+
+    def change(pixels, id):
+        label, (height, width) = scenes.label(id), pixels.shape[:2]
+        noise = tiles[label.clip(max=1), (np.arange(height) % 8)[:, None], np.arange(width) % 8]
+        return (pixels + noise).clip(0, 255).astype(np.uint8)
+
+    x, y = sample(changed(scenes, change), 8, 0)
+    directions = separating(x - x.mean(axis=0), y, ridge=0.1)
+    assert directions.shape == (192, 1)
+    assert np.allclose(directions.T @ directions, 1, atol=1e-4)
+    between = (tiles[1] - tiles[0]).ravel()
+    assert ((between @ directions) ** 2).sum() / (between @ between) > 0.6
+    left = x - (x - x.mean(axis=0)) @ directions @ directions.T
+    guesses = [((data - data.mean(axis=0)) @ between > 0) == (y == 1) for data in (x, left)]
+    assert guesses[0].mean() > 0.9 and guesses[1].mean() < 0.8
+
+
+def test_projection_without_two_classes_does_nothing(scenes):
+    one = replace(scenes, read_label=lambda id: np.zeros((96, 96), np.uint8))
+    same = defended(one, defenses_of("orthogonal_projection tile=8"))
+    assert energy(one, same) == 0
+
+
+def test_the_shared_part_of_a_fixed_tile_is_subtracted(scenes, tiled):
+    cleaned = defended(tiled, defenses_of("universal_component"))
+    assert energy(scenes, cleaned) < 0.2 * energy(scenes, tiled)
+    assert shared_tile(tiled, GRIDS, PERIODS).tile.shape[1] == 8
+
+
+def test_the_shared_part_is_found_on_a_grid_of_coarse_cells(tmp_path):
+    """Pictures of 200x130 pixels: a cell of the tile is then about two pixels, not a whole number."""
+    from toy_set import boxes
+
+    from unseg_lib.poisons import POISONS, Picture, PoisonSettings
+
+    plain = boxes(tmp_path, "train", 8, shape=(130, 200))
+    poison = POISONS["fixed_tile"](PoisonSettings(eps=8, eps_bg=2))
+    dirty = changed(plain, lambda x, id: poison(Picture(id, x, plain.label(id) == 1, plain.label(id))))
+    assert shared_tile(dirty, GRIDS, PERIODS).grid == 96
+    assert energy(plain, defended(dirty, defenses_of("universal_component"))) < 0.2 * energy(plain, dirty)
+
+
+@pytest.mark.parametrize("text", FITTED)
+def test_clean_pictures_are_nearly_unharmed(text, scenes):
+    assert 10 * np.log10(255**2 / energy(scenes, defended(scenes, defenses_of(text)))) > 33
+
+
+def test_fitted_ones_take_small_and_ignored_pictures(tmp_path):
+    from toy_set import boxes
+
+    tiny = boxes(tmp_path, "train", 2, shape=(6, 5))
+    ignored = replace(tiny, read_label=lambda id: np.full((6, 5), 255, np.uint8))
+    for source in (tiny, ignored):
+        for text in FITTED:
+            assert defended(source, defenses_of(text)).picture("train0").shape == (6, 5, 3)
+
+
+# drawn anew in every step
+
+
+@pytest.mark.parametrize("name", BATCH)
+def test_batch_defences_are_seeded_and_in_range(name, scenes):
+    x = tensors(scenes, (48, 64), "training")[0][:4].float() / 255
+    change = defenses_of(name)[0].batch
+    one, two, other = (change(x, torch_rng(seed)) for seed in (1, 1, 2))
+    assert one.shape == x.shape and one.min() >= 0 and one.max() <= 1
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_low_frequencies_are_those_of_the_dct():
+    from scipy.fft import dctn, idctn
+
+    x = torch.rand(2, 3, 20, 30, generator=torch_rng("x")) * 0.2 + 0.4
+    spectrum = dctn(x.numpy(), axes=(2, 3), norm="ortho")
+    spectrum[:, :, 6:], spectrum[:, :, :, 9:] = 0, 0
+    expected = np.clip(idctn(spectrum, axes=(2, 3), norm="ortho"), 0, 1)
+    assert np.allclose(low_frequencies(x, 0.3), expected, atol=1e-5)
+    assert torch.allclose(low_frequencies(x, 1.0), x, atol=1e-5)
+
+
+def test_sharpening_raises_edges_and_about_keeps_what_is_flat():
+    x = torch.full((64, 3, 16, 16), 0.4)
+    x[..., 8:] = 0.6
+    y = sharpen(x, 2.5, torch_rng("x")).mean(dim=0)
+    assert y[:, 4, 2].mean() == pytest.approx(0.4, abs=0.05)  # the weights sum to 1 on average
+    assert y[:, 4, 8].mean() - y[:, 4, 7].mean() > 0.3  # the step was 0.2
+
+
+def test_plasma_and_operations_stay_in_range():
+    x = torch.rand(3, 20, 30, generator=torch_rng("x"))
+    cloud = plasma(x, 0.5, torch_rng("cloud"))
+    assert cloud.shape == (1, 20, 30) and cloud.min() == 0 and cloud.max() == 1
+    for name in OPERATIONS:
+        for strength in (-1, 0, 1):
+            y = operate(x, name, strength)
+            assert y.shape == x.shape and y.min() >= 0 and y.max() <= 1
+    assert torch.allclose(operate(x, "brightness", 0), x, atol=0.003)
+
+
+# another training
+
+
+@pytest.fixture(scope="module")
+def plain(sets, tmp_path_factory) -> tuple:
+    """A run, its model, and one batch: pictures normalised `(4,3,32,32)`, labels `(4,32,32)`."""
+    how = {name: value for name, value in HOW.items() if name != "device"}
+    out = tmp_path_factory.mktemp("plain")
+    settings = {"init": "random", "clean_fraction": 0.0, "threads": 1, "device": "cpu", "precision": "32"}
+    run = VictimRun(name=VICTIM, train=sets[0], test=sets[1], out=out, **settings, **how)
+    x, y = tensors(sets[0], (32, 32), "training")
+    return run, build(VICTIM, 2, (32, 32), "random", 0), normalise(x[:4]), y[:4].long()
+
+
+@pytest.fixture(scope="module")
+def divided(plain) -> DividedModel:
+    run, model, *_ = plain
+    return defenses_of("ddc_at")[0].prepare(run, model)
+
+
+def pixels_of(x: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
+    return x * std + mean
+
+
+@pytest.mark.parametrize("objective", [cross_entropy_sum, segpgd])
+def test_the_attack_keeps_its_budget_and_hurts(plain, objective):
+    run, model, x, y = plain
+    model.eval()
+    attacked = attack(run, model, x, y, 7.65, 3, objective)
+    change = (pixels_of(attacked) - pixels_of(x)).abs()
+    assert change.max() <= 7.65 / 255 + 1e-5 and change.mean() > 0.3 * 7.65 / 255
+    assert pixels_of(attacked).min() > -1e-5 and pixels_of(attacked).max() < 1 + 1e-5
+    with torch.inference_mode():
+        before, after = (cross_entropy_sum(model(some), y, 1, 1) for some in (x, attacked))
+    assert after > before
+    assert torch.allclose(attack(run, model, x, y, 0, 3, objective), x, atol=1e-5)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_segpgd_weighs_right_and_wrong_pixels():
+    logits = torch.tensor([[2.0, 2.0], [0.0, 0.0]]).view(1, 2, 1, 2)  # class 0 at both pixels
+    y = torch.tensor([0, 1]).view(1, 1, 2)
+    right, wrong = np.log1p(np.exp(-2)), np.log1p(np.exp(2))
+    assert segpgd(logits, y, 1, 4).item() == pytest.approx(right, rel=1e-5)
+    assert segpgd(logits, y, 3, 4).item() == pytest.approx(0.75 * right + 0.25 * wrong, rel=1e-5)
+
+
+def test_without_an_attack_no_pixel_is_fragile(plain, divided):
+    run, _, x, y = plain
+    divided.eval()
+    same = attack(run, divided, x, y, 0, 3, cross_entropy_sum)
+    assert not flipped(run, divided, x, same).any()
+    fragile = flipped(run, divided, x, attack(run, divided, x, y, 60, 3, cross_entropy_sum))
+    assert set(fragile.unique().tolist()) <= {0, 1} and fragile.shape == y.shape and fragile.any()
+
+
+def test_the_divided_loss_teaches_every_head(plain, divided):
+    run, _, x, y = plain
+    divided_loss(run, divided, x, y, 7.65, 3).backward()
+    for part in ("cls1", "router", "aux", "encoder", "decoder"):
+        gradients = [p.grad for p in getattr(divided, part).parameters() if p.grad is not None]
+        assert sum(float(g.abs().sum()) for g in gradients) > 0, part
+    divided.zero_grad()
+    assert divided.training and divided(x).shape == (4, 2, 32, 32)
+
+
+def test_the_router_sends_pixels_to_the_second_head(plain, divided):
+    _, _, x, _ = plain
+    divided.eval()
+    last, before = divided.router[-1], divided.router[-1].bias.detach().clone()
+    with torch.no_grad():
+        last.bias[1] += 1e4
+        routed = divided.parts(x)[0]
+        second = divided._at(x, divided.cls2(divided.decoder(divided.encoder(x))))
+        last.bias.copy_(before)
+    assert torch.allclose(routed, second, atol=1e-5)
+
+
+def test_a_batch_without_labels_has_a_finite_loss(plain, divided):
+    run, _, x, y = plain
+    nothing = torch.full_like(y, 255)
+    assert torch.isfinite(divided_loss(run, divided, x, nothing, 7.65, 3))
+    assert torch.isfinite(defenses_of("pgd_at")[0].loss(run, divided, x, nothing))
+
+
+def test_a_frozen_encoder_stays_bit_for_bit(sets, plain):
+    run, _, x, y = plain
+    model = defenses_of("frozen_encoder")[0].prepare(run, build(VICTIM, 2, (32, 32), "random", 0))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    model.train()
+    training.plain_loss(run, model, x, y).backward()
+    optimiser.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and not any(name.startswith("encoder.") for name in moved)
+
+
+# through train_victim
+
+
+@pytest.mark.parametrize("defense", ["pgd_at", "ddc_at steps=1", "frozen_encoder+grayscale", "universal_component"])
+def test_a_defended_victim_is_trained(sets, tmp_path, defense):
+    result = train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1}), defense=defense)
+    assert 0 < result["epochs"][0]["loss"] < 10
+    with pytest.raises(UnsegError, match=r"defense .* there, jpeg asked"):
+        train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1}), defense="jpeg")
+
+
+RANDOM = "gaussian_noise+ueraser+ddc_at steps=1"
+
+
+def _train_and_die(sets, out):
+    save = training._save
+
+    def save_then_die(*arguments):
+        save(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    training._save = save_then_die
+    train_victim(VICTIM, *sets, out, **HOW, defense=RANDOM)
+
+
+def test_killed_with_a_random_defence_it_ends_with_the_same_numbers(sets, tmp_path):
+    child = multiprocessing.get_context("fork").Process(target=_train_and_die, args=(sets, tmp_path / "killed"))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL and not (tmp_path / "killed" / "result.json").exists()
+    killed, whole = (train_victim(VICTIM, *sets, tmp_path / at, **HOW, defense=RANDOM) for at in ("killed", "whole"))
+    assert killed["epochs"] == whole["epochs"]
+
+
+def test_a_defence_from_outside_works_by_name(sets, tmp_path, monkeypatch):
+    seen = []
+
+    def darker(seed: int, *, by: int = 10) -> Defense:
+        def picture(pixels, id):
+            seen.append((id, seed, by))
+            return (pixels // 2).clip(by)
+
+        return Defense(picture=picture)
+
+    monkeypatch.setitem(DEFENSES, "darker", darker)
+    train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1}), defense="darker by=3")
+    assert seen == [(id, 0, 3) for id in sets[0].ids]  # the training pictures, once; never the test
+
+
+def test_mmseg_victims_take_picture_defences_only(sets, tmp_path):
+    with pytest.raises(UnsegError, match=r"only changes pictures .* found 'pgd_at'"):
+        train_victim("mmseg:any", *sets, tmp_path / "out", **HOW, defense="pgd_at")
+    assert not (tmp_path / "out").exists()
