@@ -2,25 +2,41 @@
 
 A poison is called once with the settings and returns a function from `Picture` to the poisoned pixels,
 uint8 `(H,W,3)`. It reads no global randomness: the same seed and picture give the same bytes.
+One that has to see the whole set first has a second line, in `FITTED`: its fit is called with the pictures and
+the settings, returns arrays, and finds them again in the file `settings.fitted`.
 """
 
+from unseg_lib.poisons.autoregressive import ar
 from unseg_lib.poisons.clean import clean
 from unseg_lib.poisons.constant_offset import colour_offset, gray_offset
+from unseg_lib.poisons.cuda import cuda, cuda_blur
+from unseg_lib.poisons.error_min import error_min, error_min_class, fit_samples, fit_tiles
 from unseg_lib.poisons.fixed_tile import fixed_tile
+from unseg_lib.poisons.random_class import random_class
 from unseg_lib.poisons.random_noise import random_noise
 from unseg_lib.poisons.settings import Picture, PoisonSettings
+from unseg_lib.poisons.synper import synper
 from unseg_lib.poisons.unseg import unseg
 from unseg_lib.poisons.untrained import untrained
 
 POISONS = {
     "clean": clean,
     "random": random_noise,
+    "random_class": random_class,
     "fixed_tile": fixed_tile,
     "colour_offset": colour_offset,
     "gray_offset": gray_offset,
+    "synper": synper,
+    "ar": ar,
+    "cuda": cuda,
+    "cuda_blur": cuda_blur,
+    "error_min": error_min,
+    "error_min_class": error_min_class,
     "untrained": untrained,
     "unseg": unseg,
 }
 WITH_GENERATOR = ("unseg", "untrained")  # their result depends on the generator's file
+UNBOUNDED = ("synper", "ar", "cuda", "cuda_blur")  # keep to no eps: they follow classes, see `include_background`
+FITTED = {"error_min": fit_samples, "error_min_class": fit_tiles}  # learn from the whole set first
 
-__all__ = ["POISONS", "WITH_GENERATOR", "Picture", "PoisonSettings"]
+__all__ = ["FITTED", "POISONS", "UNBOUNDED", "WITH_GENERATOR", "Picture", "PoisonSettings"]

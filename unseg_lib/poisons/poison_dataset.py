@@ -19,13 +19,15 @@ from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, sha256_of, whole_file, write_csv, write_json
 from unseg_lib.method.budget import measure
 from unseg_lib.pictures import read_picture, write_picture
-from unseg_lib.poisons import POISONS, WITH_GENERATOR
+from unseg_lib.poisons import POISONS, UNBOUNDED, WITH_GENERATOR
+from unseg_lib.poisons.fitting import with_fit
 from unseg_lib.poisons.manifest import COLUMNS, MERGED, append_line, finish, finished, part_path, read_rows
 from unseg_lib.poisons.settings import IGNORE, Picture, PoisonSettings
 from unseg_lib.progress import progress
 
 FORMATS = ("png", "jpg")  # jpg: quality 95, 4:2:0, as the paper's files; breaks the budget, which the manifest shows
 SETTINGS = "poison.json"
+LEARNT = ".learnt.npz"  # what a poison in FITTED has learnt from the set
 
 
 def poison_dataset(
@@ -114,6 +116,7 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
         "seed": settings.seed,
         "generator": generator,
         "prompt": settings.prompt if generator else None,
+        "include_background": settings.include_background if poison in UNBOUNDED else None,
         "protect": protect,
         "file_format": file_format,
         "gray": gray,
@@ -169,7 +172,13 @@ class _Work:
             raise UnsegError(
                 f"Expected gray pictures, found colours in {self.source.picture_path(id)}; use gray=False."
             )
-        return Picture(id, pixels, np.isin(label, self.wanted) & (label != IGNORE), label, self.gray)
+        mask = np.isin(label, self.wanted) & (label != IGNORE)
+        return Picture(id, pixels, mask, label, self.gray, self.source.background)
+
+    def fitted(self, poison: str) -> PoisonSettings:
+        """The settings, for a poison in FITTED with what it has learnt from the whole set, whatever the shard."""
+        every = (self.read(id) for id in progress(self.source.ids, f"read for {poison}"))
+        return with_fit(poison, every, self.settings, self.part.with_name(LEARNT))
 
     def write(self, picture: Picture, pixels: np.ndarray) -> dict:
         """Write one poisoned picture, then its line of the manifest."""
@@ -194,7 +203,7 @@ def _poison_all(work: _Work, poison: str, todo: list[str], total: int, jobs: int
     """Noise is made here, in order; writing and measuring, which cost more, go to `jobs` threads."""
     if not todo:
         return
-    apply: Callable[[Picture], np.ndarray] = POISONS[poison](work.settings)
+    apply: Callable[[Picture], np.ndarray] = POISONS[poison](work.fitted(poison))
     pending: deque[Future] = deque()
     with ThreadPoolExecutor(jobs) as pool:
         for id in progress(todo, f"poison {poison}", total, total - len(todo)):

@@ -19,6 +19,8 @@ class PoisonSettings:
     eps, eps_bg: budget inside and outside the protected mask, over 255; fractions allowed.
     generator: name of a shipped generator or path of a .safetensors file. prompt: "mask", "box" or
     "points", or several joined by "+". device: "auto", "cpu", "cuda", ... cache: folder for raw noise.
+    include_background: whether poisons that know classes but no eps treat the background as one more class.
+    fitted: the file that a poison in `FITTED` has learnt from the whole set.
     """
 
     eps: float = 8
@@ -28,6 +30,8 @@ class PoisonSettings:
     prompt: str = "mask"
     device: str = "auto"
     cache: Path | None = None
+    include_background: bool = True
+    fitted: Path | None = None
 
     def __post_init__(self):
         for name, value in (("eps", self.eps), ("eps_bg", self.eps_bg)):
@@ -43,6 +47,7 @@ class Picture:
     """One picture: pixels uint8 `(H,W,3)`; mask bool `(H,W)`, True = protect; label uint8 `(H,W)`, 255 = ignore.
 
     gray: it is (to be) stored as one channel; its channels are equal and its noise stays gray.
+    background: index of the background class; None where every class is of interest.
     """
 
     id: str
@@ -50,6 +55,7 @@ class Picture:
     mask: np.ndarray
     label: np.ndarray
     gray: bool = False
+    background: int | None = None
 
 
 def with_noise(picture: Picture, noise: np.ndarray, settings: PoisonSettings, *, ignored: bool = False) -> np.ndarray:

@@ -1,0 +1,83 @@
+"""The search for autoregressive processes that stay alive at 512 pixels and differ from class to class.
+
+`python -m unseg_lib.poisons.ar_search` writes `ar_coefficients.json` anew: the same file, some minutes later.
+"""
+
+import numpy as np
+
+from unseg_lib.files import write_bytes
+from unseg_lib.poisons.autoregressive import LARGEST, TABLE, process
+from unseg_lib.progress import progress
+from unseg_lib.seeds import numpy_rng
+
+SEED, CLASSES = 0, 100
+DECIMALS = 4
+SIDES, STARTS = (36, 128, 256, LARGEST), 3  # pictures that a process must survive, and how often
+WEAKEST, STRONGEST = 0.03, 3.0  # rms of a process that neither dies nor grows; it starts at 1
+UNEVEN = 3.0  # largest ratio of energies of two opposite quarters or halves of a picture
+RESPONSE = 0.05  # least rms that a class's filter leaves of another class's noise of rms 1
+
+
+def search(seed: int = SEED, classes: int = CLASSES) -> list[list[list[float]]]:
+    """For every class and channel the first eight coefficients of a 3x3 window; the ninth is 0."""
+    channels = [_search_channel(seed, channel, classes) for channel in range(3)]
+    return [[list(map(float, channel[index].ravel()[:8])) for channel in channels] for index in range(classes)]
+
+
+def _search_channel(seed: int, channel: int, classes: int) -> list[np.ndarray]:
+    rng, found, views = numpy_rng(seed, "ar_search", channel), [], []
+    for _ in progress(range(classes), f"processes of channel {channel}"):
+        while True:
+            window = candidate(rng)
+            if not stable(window, rng):
+                continue
+            view = neighbourhoods(process(window, 64, 64, rng))
+            if all(min(response(window, other), response(b, view)) >= RESPONSE for b, other in zip(found, views)):
+                break
+        found.append(window)
+        views.append(view)
+    return found
+
+
+def candidate(rng: np.random.Generator) -> np.ndarray:
+    """Eight normal numbers over their sum, rounded so that they still sum to 1: `(3,3)`, the last one 0."""
+    taps = rng.standard_normal(8)
+    taps = np.round(taps / taps.sum(), DECIMALS)
+    taps[0] = np.round(1 - taps[1:].sum(), DECIMALS)
+    return np.append(taps, 0.0).reshape(3, 3)
+
+
+def stable(window: np.ndarray, rng: np.random.Generator) -> bool:
+    """Whether the process is finite, of moderate strength, and everywhere about equally strong."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return all(_even(process(window, side, side, rng)) for side in SIDES for _ in range(STARTS))
+
+
+def _even(field: np.ndarray) -> bool:
+    half, energy = len(field) // 2, np.square(field)
+    top, bottom = ([part[:, :half].mean(), part[:, half:].mean()] for part in (energy[:half], energy[half:]))
+    if not (np.isfinite([*top, *bottom]).all() and WEAKEST**2 <= energy.mean() <= STRONGEST**2):
+        return False
+    ratios = np.array([top[0] / bottom[1], sum(top) / sum(bottom), (top[0] + bottom[0]) / (top[1] + bottom[1])])
+    return bool(np.all((ratios >= 1 / UNEVEN) & (ratios <= UNEVEN)))
+
+
+def neighbourhoods(field: np.ndarray) -> np.ndarray:
+    """All 3x3 neighbourhoods `(n,9)` of a field, brought to rms 1."""
+    views = np.lib.stride_tricks.sliding_window_view(field, (3, 3)).reshape(-1, 9)
+    return views / np.sqrt(np.square(field).mean())
+
+
+def response(window: np.ndarray, views: np.ndarray) -> float:
+    """What the filter that predicts a process leaves of some noise, as rms: 0 for the process's own."""
+    matching = np.append(window.ravel()[:8], -1)
+    return float(np.sqrt(np.square(views @ matching).mean()))
+
+
+def main() -> None:
+    lines = ",\n".join(f"  {windows}" for windows in search())
+    write_bytes(TABLE, f'{{\n "seed": {SEED},\n "windows": [\n{lines}\n ]\n}}\n'.encode())
+
+
+if __name__ == "__main__":
+    main()
