@@ -8,6 +8,7 @@ the settings, returns arrays, and finds them again in the file `settings.fitted`
 
 from unseg_lib.poisons.autoregressive import ar
 from unseg_lib.poisons.clean import clean
+from unseg_lib.poisons.colour_grating import colour_grating
 from unseg_lib.poisons.constant_offset import colour_offset, gray_offset
 from unseg_lib.poisons.cuda import cuda, cuda_blur
 from unseg_lib.poisons.error_min import error_min, error_min_class, fit_samples, fit_tiles
@@ -26,6 +27,7 @@ POISONS = {
     "fixed_tile": fixed_tile,
     "colour_offset": colour_offset,
     "gray_offset": gray_offset,
+    "colour_grating": colour_grating,
     "synper": synper,
     "ar": ar,
     "cuda": cuda,
