@@ -1,0 +1,105 @@
+"""Defended and mixed victims in the tables, and tiny runs of notebooks 05 and 08."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unseg_lib.defenses.effect import cost, noise_left
+from unseg_lib.evaluation.rows import COLUMNS
+from unseg_lib.files import read_json, write_csv
+from unseg_lib.pipeline.notebook import run_notebook
+from unseg_lib.reporting.defended import defence_grids, heat_map, table_4
+from unseg_lib.reporting.mixture import line_values, mixture_table, our_mixtures, paper_mixtures
+from unseg_lib.reporting.scores import read_rows, scores_of
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+# recipe, defence, clean share, score
+FOUND = [
+    ("clean", "none", 0.0, 80.0),
+    ("unseg", "none", 0.0, 8.0),
+    ("clean", "jpeg quality=10", 0.0, 72.0),
+    ("unseg", "jpeg quality=10", 0.0, 40.0),
+    ("clean", "none", 0.2, 60.0),
+    ("unseg", "none", 0.2, 58.0),
+]
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    """A folder with rows.csv of a lung experiment, defended and mixed."""
+    rows = []
+    for number, (poison, defense, share, value) in enumerate(FOUND):
+        row = dict.fromkeys(COLUMNS, "") | {"task": "object", "dataset": "lung", "victim": "unet", "init": "random"}
+        row |= {"poison": poison, "eps": 8, "eps_bg": 2, "defense": defense, "clean_fraction": share, "seed": 0}
+        row |= {"metric": "iou_object", "final": value, "peak": value, "epochs": 2, "minutes": 1}
+        rows.append(row | {"notebook": f"victim/lung-{poison}-way{number}-s0/run.ipynb"})
+    write_csv(tmp_path / "rows.csv", rows, list(COLUMNS))
+    return tmp_path
+
+
+def test_the_grid_is_in_percent_of_the_undefended_clean_score(results):
+    (grid,) = defence_grids(scores_of(read_rows(results))).values()
+    assert grid == {
+        "clean": {"none": 100, "jpeg quality=10": 90},
+        "unseg": {"none": 10, "jpeg quality=10": 50},
+    }
+    assert heat_map(grid).content.startswith(b"<?xml")
+
+
+def test_table_4_has_the_paper_and_ours(results):
+    rows = table_4(defence_grids(scores_of(read_rows(results)))).rows
+    assert ("jpeg", "44.8", "59.7 %", "", "", "") in rows
+    assert any(row[4:] == ("50.0 %", "90.0 %") for row in rows)
+
+
+def test_mixtures_stand_beside_the_same_clean_pictures_alone(results):
+    (lines,) = our_mixtures(scores_of(read_rows(results))).values()
+    assert lines == {"clean only": {1.0: 80, 0.2: 60}, "mixed with unseg": {0.0: 8, 0.2: 58}}
+    assert mixture_table({"a": lines}, (0.0, 0.2, 1.0)).rows[1:] == (
+        ("clean only", "–", "60.0", "80.0"),
+        ("mixed with unseg", "8.0", "58.0", "–"),
+    )
+    assert np.isnan(line_values(lines["clean only"], (0.0, 0.2))[0])
+
+
+def test_the_papers_mixtures():
+    paper = paper_mixtures()
+    assert paper["Table 8, voc, deeplabv1-wideresnet38"]["mixed"][0.2] == 66.6
+    assert set(paper["Table 5, voc, deeplabv3-resnet50"]["mixed"].values()) == {None}
+
+
+def test_what_is_left_of_a_noise_by_hand():
+    clean = np.full((1, 2, 2, 3), 100, np.uint8)
+    noisy = clean + np.uint8(8)
+    assert noise_left((clean, noisy), (clean, clean + np.uint8(2))) == pytest.approx(0.25)
+    assert noise_left((clean, clean), (clean, noisy)) == 0
+    assert cost(clean, clean) == float("inf")
+    assert cost(clean, noisy) == pytest.approx(20 * np.log10(255 / 8))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> dict:
+    """Parameters that make a notebook small."""
+    from unseg_lib.datasets.scenes import write_scenes
+
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, 48, {"train": 6, "test": 2})
+    return {"data_root": str(root), "limit": 6}
+
+
+@pytest.mark.notebook
+def test_05_shows_what_defences_do(small, results, tmp_path, weights):
+    own = {"size": [48, 48], "generator": weights, "results": str(results)}
+    out = run_notebook(FOLDER / "05_defenses.ipynb", tmp_path / "05", small | own, threads=1)
+    metrics = read_json(out / "metrics.json")
+    assert metrics["effects"]["none"] == {"unseg": 1, "fixed_tile": 1, "psnr": None}
+    assert metrics["effects"]["jpeg quality=10"]["fixed_tile"] < 0.5
+    assert len(metrics["trained"]) == 1
+
+
+@pytest.mark.notebook
+def test_08_shows_what_a_mixture_is(small, results, tmp_path, weights):
+    own = {"generator": weights, "results": str(results)}
+    out = run_notebook(FOLDER / "08_mixed_data.ipynb", tmp_path / "08", small | own, threads=1)
+    assert len(read_json(out / "metrics.json")["rows"]) == 1

@@ -1,0 +1,89 @@
+"""Poison x defence: what is left of the clean score under every defence, and the paper's Table 4 beside it."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from unseg_lib.reporting.figures import INK, Drawing, _draw
+from unseg_lib.reporting.html import Table
+from unseg_lib.reporting.published import value_of
+from unseg_lib.reporting.scores import Experiment, Score, main_metric
+from unseg_lib.reporting.tables import number
+
+Grid = dict[str, dict[str, float]]  # recipe -> defence -> percent of the clean-trained, undefended score
+# our defences beside the columns of the paper's Table 4, whose settings are not published
+PAPER = {
+    "none": "unseg",
+    "gaussian_blur": "unseg+gaussian",
+    "jpeg": "unseg+jpeg",
+    "pgd_at": "unseg+at",
+    "ddc_at": "unseg+ddc-at",
+}
+TABLE_4 = ("4", "voc", "deeplabv3-resnet50")
+
+
+def undefended(experiment: Experiment) -> Experiment:
+    """What defended experiments of one data set and victim have in common."""
+    return replace(experiment, way="", defense="none")
+
+
+def defence_grids(scores: list[Score]) -> dict[Experiment, Grid]:
+    """For every data set and victim that was run with a defence: what each recipe leaves under each defence.
+
+    In percent of the score of the victim trained on clean pictures without a defence, so the recipe "clean"
+    shows what a defence costs.
+    """
+    own = [s for s in scores if s.metric == main_metric(s.experiment) and not s.experiment.clean_fraction]
+    asked = dict.fromkeys(undefended(s.experiment) for s in own if s.experiment.defense != "none")
+    grids = {}
+    for experiment in asked:
+        same = [s for s in own if undefended(s.experiment) == experiment]
+        full = [s.mean for s in same if (s.poison, s.experiment.defense) == ("clean", "none")]
+        if full and full[0] > 0:
+            grids[experiment] = {}
+            for score in same:
+                line = grids[experiment].setdefault(score.poison, {})
+                line.setdefault(score.experiment.defense, 100 * score.mean / full[0])
+    return grids
+
+
+def heat_map(grid: Grid) -> Drawing:
+    """One line per recipe, one column per defence: dark is a victim that learns, light one that does not."""
+    recipes = sorted(grid, key=lambda name: (name != "clean", name.startswith("unseg")))
+    found = {defense for line in grid.values() for defense in line}
+    defenses = sorted(found, key=lambda name: (name != "none", name))
+    values = np.array([[grid[recipe].get(defense, np.nan) for defense in defenses] for recipe in recipes])
+
+    def plot(axes):
+        axis = axes[0, 0]
+        axis.imshow(values, cmap="Blues", vmin=0, vmax=120, aspect="auto")
+        axis.set_xticks(range(len(defenses)), [name.replace("_", " ") for name in defenses], rotation=35, ha="right")
+        axis.set_yticks(range(len(recipes)), [name.replace("_", " ") for name in recipes])
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+        for (row, column), value in np.ndenumerate(values):
+            text = "" if np.isnan(value) else f"{value:.0f}"
+            axis.text(column, row, text, ha="center", va="center", color="white" if value > 70 else INK)
+
+    return _draw(1.6 + 0.62 * len(defenses), 1.3 + 0.3 * len(recipes), "svg", plot)
+
+
+def table_4(grids: dict[Experiment, Grid]) -> Table:
+    """The paper's Table 4, and our share of the clean score for each defence of that kind, UnSeg's pictures."""
+    clean = value_of(*TABLE_4, "clean", "miou")
+    rows = []
+    for kind, method in PAPER.items():
+        paper = value_of(*TABLE_4, method, "miou")
+        rows.append((kind, number(paper), f"{number(100 * paper / clean)} %", "", "", ""))
+        for experiment, grid in grids.items():
+            for defense, share in grid.get("unseg", {}).items():
+                if defense.split()[0] == kind:
+                    cost = grid.get("clean", {}).get(defense)
+                    where = f"{experiment.setting}, {experiment.victim}: {defense}"
+                    rows.append(("", "", "", where, _percent(share), _percent(cost)))
+    columns = ("defence", "paper, mIoU", "of clean", "ours", "UnSeg, of clean", "clean with it, of clean")
+    return Table(columns, tuple(rows), "lrrlrr")
+
+
+def _percent(value: float | None) -> str:
+    return "not run" if value is None else f"{number(value)} %"
