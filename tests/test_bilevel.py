@@ -16,9 +16,8 @@ from safetensors.torch import load_file
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv
 from unseg_lib.method import bilevel, wear
-from unseg_lib.method.bilevel import noise_statistics, play, train_generator
+from unseg_lib.method.bilevel import noise_statistics, train_generator
 from unseg_lib.method.config import BilevelConfig, phase_of
-from unseg_lib.method.generator import is_gray
 from unseg_lib.method.losses import segmentation_loss
 from unseg_lib.method.pairs import _keys
 from unseg_lib.method.players import Game
@@ -116,32 +115,6 @@ def test_noise_obeys_the_training_budget_inside_and_outside():
     result, _ = bilevel.noised(config, x, y, noise, 32)
     change = (result - x)[0, 0] * 255
     assert change[:, :16].allclose(torch.tensor(8.0)) and change[:, 16:].allclose(torch.tensor(2.0), atol=1e-4)
-
-
-def test_tinted_pictures_are_gray_under_noise_in_colour():
-    """Two pictures of one draw: both are shown gray, but only the one drawn as `gray` loses its noise's colour."""
-    shown = {}
-    noise = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1).expand(2, 3, 8, 8)
-
-    def generator(x, prompts):
-        shown["generator"] = x
-        return noise
-
-    def surrogate(x, prompts):
-        shown["surrogate"] = x
-        return torch.zeros(2, 1, 16, 16, requires_grad=True)
-
-    x, y = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
-    y[..., 8:24, 8:24] = 1
-    drawn = torch.rand(2, generator=torch_rng(0, "tinted")).sort().values
-    settings = dict(layout="tiny", shown="mask", loss_points=64, train_eps=8.0, train_eps_bg=8.0)
-    between = float(drawn.mean())
-    config = BilevelConfig(**settings, gray=between, tinted=1 - between)
-    seen_by = {"size": 32, "grid": 8}
-    rng = torch_rng(0, "tinted")
-    play(config, {"generator": generator, "surrogate": surrogate}, seen_by, (x, y), "surrogate", rng)
-    assert is_gray(shown["generator"], 1e-6).all()
-    assert sorted(is_gray(shown["surrogate"], 1e-3).flatten().tolist()) == [False, True]
 
 
 def test_gray_pictures_get_the_mean_of_the_noise():

@@ -8,7 +8,7 @@ from segment_anything.build_sam import sam_model_registry
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
 from unseg_lib.method import weights
-from unseg_lib.method.generator import Generator, is_gray, local_mean, place_noise, square
+from unseg_lib.method.generator import Generator, local_mean, place_noise, square
 from unseg_lib.method.prompts import Prompts, all_prompts, only, subset
 from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
 from unseg_lib.method.surrogate import SURROGATES, build_surrogate
@@ -100,19 +100,6 @@ def test_mean_free_noise_cannot_be_one_constant():
     assert smooth.abs().mean() < 0.2 * logits.abs().mean()
     assert torch.equal(local_mean(torch.full((1, 1, 6, 6), 3.0), 5), torch.full((1, 1, 6, 6), 3.0))
     assert local_mean(torch.arange(4.0).reshape(1, 1, 2, 2), -1).item() == 1.5
-
-
-def test_gray_pictures_alone_keep_the_mean_where_they_may_be_tinted():
-    x, prompts = batch()
-    gray = x.mean(dim=1, keepdim=True).expand_as(x)
-    both = torch.cat([x[:1], gray[1:]])
-    free, held, tints = (
-        tiny_generator(**how) for how in ({}, {"mean_free": -1}, {"mean_free": -1, "tints_gray": True})
-    )
-    one = only(prompts, "mask")
-    assert torch.equal(tints(both, one)[0], held(both, one)[0])
-    assert torch.equal(tints(both, one)[1], free(both, one)[1])
-    assert is_gray(torch.cat([gray[:1], gray[:1] + 0.01, x[:1]])).flatten().tolist() == [True, True, False]
 
 
 def test_only_the_new_parts_train_when_sam_is_frozen():

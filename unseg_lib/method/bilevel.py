@@ -52,9 +52,8 @@ def play(config: BilevelConfig, players: dict, seen_by: dict, batch, phase: str,
     batch: x `(N,3,S,S)` and y `(N,1,S,S)` in [0,1] at the generator's size.
     """
     x, y = batch
-    drawn = torch.rand(len(x), generator=rng).to(x.device)
-    gray, tinted = drawn < config.gray, (drawn >= config.gray) & (drawn < config.gray + config.tinted)
-    x = gray_part(x, gray | tinted)
+    gray = (torch.rand(len(x), generator=rng) < config.gray).to(x.device)
+    x = gray_part(x, gray)
 
     prompts = all_prompts(y, LAYOUTS[config.layout].grid, rng)
     shown = subset(prompts, rng) if config.shown == "subset" else only(prompts, config.shown)

@@ -33,9 +33,8 @@ class Generator(nn.Module):
 
     tokens: "corrected" reads the three noise tokens, "released" the slice of the released weights.
     mean_free: subtract from the logits, before tanh, their mean over a window of that many grid cells (-1: all), so
-        that the noise must be texture and cannot saturate to a constant colour. tints_gray: leave that mean where
-        the picture itself is gray, since there no colour is natural. logit_scale multiplies the logits.
-        All are for small generators trained from scratch; the paper has none (0, False, 1.0).
+        that the noise must be texture and cannot saturate to a constant colour. logit_scale multiplies the
+        logits. Both are for small generators trained from scratch; the paper has neither (0, 1.0).
     """
 
     def __init__(
@@ -44,12 +43,11 @@ class Generator(nn.Module):
         *,
         tokens: str = "corrected",
         mean_free: int = 0,
-        tints_gray: bool = False,
         logit_scale: float = 1.0,
     ):
         super().__init__()
-        self.layout, self.tokens, self.logit_scale = layout, tokens, logit_scale
-        self.mean_free, self.tints_gray = mean_free, tints_gray
+        self.layout, self.mean_free, self.logit_scale = layout, mean_free, logit_scale
+        self.tokens = tokens
         self.image_encoder = build_image_encoder(layout)
         self.prompt_encoder = build_prompt_encoder(layout)
         self.mask_decoder = build_mask_decoder(layout)
@@ -101,8 +99,7 @@ class Generator(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # the read-out stays in full precision under bf16
             logits = torch.einsum("nkc,nchw->nkhw", token.float(), feature.float()) * self.logit_scale
         if self.mean_free:
-            kept = is_gray(x) if self.tints_gray else torch.zeros_like(x[:, :1, :1, :1], dtype=torch.bool)
-            logits = torch.where(kept, logits, logits - local_mean(logits, self.mean_free))
+            logits = logits - local_mean(logits, self.mean_free)
         return torch.tanh(logits)
 
     @torch.inference_mode()
@@ -142,11 +139,6 @@ class Generator(nn.Module):
             masks=masks,
             use=torch.tensor([[box is not None, points is not None, mask is not None]]),
         )
-
-
-def is_gray(x: torch.Tensor, tolerance: float = 0.02) -> torch.Tensor:
-    """Which pictures `(N,3,H,W)` in [0,1] have no colour anywhere, up to a file's rounding: bool `(N,1,1,1)`."""
-    return (x - x.mean(dim=1, keepdim=True)).abs().amax(dim=(1, 2, 3), keepdim=True) <= tolerance
 
 
 def local_mean(x: torch.Tensor, window: int) -> torch.Tensor:

@@ -18,12 +18,7 @@ class Game:
         with torch.random.fork_rng():
             torch.manual_seed(seed_for(config.seed, "weights"))  # construction draws from the global generator
             layout = pick(LAYOUTS, config.layout, "layout")
-            options = {
-                "mean_free": config.mean_free,
-                "tints_gray": config.tinted > 0,
-                "logit_scale": config.logit_scale,
-            }
-            generator = Generator(layout, **options)
+            generator = Generator(layout, mean_free=config.mean_free, logit_scale=config.logit_scale)
             surrogate = build_surrogate(config.surrogate, layout, config.surrogate_size)
         if config.sam_weights:
             load_sam(generator, config.sam_weights)

@@ -28,7 +28,6 @@ def save_generator(generator: Generator, path: str | Path, about: dict | None = 
         "layout": asdict(generator.layout),
         "tokens": generator.tokens,
         "mean_free": generator.mean_free,
-        "tints_gray": generator.tints_gray,
         "logit_scale": generator.logit_scale,
     }
     # one entry: safetensors keeps several in no fixed order, and equal generators are equal files

@@ -49,7 +49,6 @@ def random_twin(generator, seed: int):
             generator.layout,
             tokens=generator.tokens,
             mean_free=generator.mean_free,
-            tints_gray=generator.tints_gray,
             logit_scale=generator.logit_scale,
         )
     return twin.to(generator.noise_tokens.weight.device).eval()
