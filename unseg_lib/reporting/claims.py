@@ -34,6 +34,7 @@ class Verdict:
 
 CLAIMS = (
     Claim("UnSeg on Lung leaves less than 10 % of the clean-trained score", "lung", "unseg", "below", 10),
+    Claim("UnSeg's generator `colour` on Lung leaves less than 10 %", "lung", "unseg-colour", "below", 10),
     Claim("UnSeg on VOC, object against background, leaves less than 20 %", "voc-object", "unseg", "below", 20),
     Claim(
         "UnSeg on VOC's well-filled classes leaves less than 20 %",
@@ -90,13 +91,14 @@ def _against_controls(setting: str, scores: list[Score]) -> list[Verdict]:
     random = share_of(scores, setting, "random")
     found = [Verdict(f"Random noise on {setting} leaves more than 93 %", *_above(random, 93))]
     names = {s.poison for s in scores if s.experiment.setting == setting} - {"clean"}
-    for mode, metrics in MODES.items():
-        share = share_of(scores, setting, f"unseg{mode}", metrics)
+    for own in sorted(name for name in names if name.startswith("unseg")):
+        mode, metrics = _mode_of(own), MODES[_mode_of(own)]
+        share = share_of(scores, setting, own, metrics)
         controls = [name for name in names if not name.startswith("unseg") and _mode_of(name) == mode]
         shares = {name: left for name in controls if (left := share_of(scores, setting, name, metrics)) is not None}
         if shares and share is not None:
             best = min((left, name) for name, left in shares.items())[1]
-            text = f"unseg{mode} on {setting} is stronger than every control"
+            text = f"{own} on {setting} is stronger than every control"
             found.append(Verdict(text, share < shares[best], f"{share:.1f} %; {best} {shares[best]:.1f} %"))
     return found
 
