@@ -194,7 +194,7 @@ def curve_panels(groups: dict[str, dict[str, list]], *, xlabel: str, ylabel: str
             axis.xaxis.get_major_locator().set_params(integer=True)
         figure, keys = axes[0, 0].figure, [_key(colour) for colour in colours.values()]
         names = [name.replace("_", " ") for name in colours]
-        figure.legend(keys, names, loc="outside lower left", ncols=5, handlelength=1.4)
+        figure.legend(keys, names, loc="outside lower left", ncols=4, handlelength=1.4)
 
     return _draw(max(2.9 * columns, 5.0), lines * 2.3 + 0.4, "svg", plot, lines, columns)
 

@@ -49,7 +49,7 @@ def predictions_of(results: Path, experiment: Experiment, scores: list[Score], c
     rows = []
     for i in _telling(seen[0]["truth"], seen[0]["prediction"], count):
         row = {PHOTOGRAPH: seen[0]["picture"][i], "truth": seen[0]["truth"][i]}
-        rows.append(row | {f"trained on {s.poison}": one["prediction"][i] for s, one in zip(chosen, seen)})
+        rows.append(row | {f"trained on\n{s.poison}": one["prediction"][i] for s, one in zip(chosen, seen)})
     return rows
 
 
