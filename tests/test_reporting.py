@@ -176,8 +176,8 @@ def test_curves_and_predictions(results):
     experiment = lung(scores, "clean").experiment
     assert curves_of(results, experiment, "iou_object", scores)["clean"] == [21.25, 42.5, 63.75, 85.0]
     rows = predictions_of(results, experiment, scores)
-    assert list(rows[0]) == ["test picture", "truth", "trained on clean", "trained on unseg"]
-    assert (rows[0]["trained on clean"] == rows[0]["truth"]).all() and not rows[0]["trained on unseg"].any()
+    assert list(rows[0]) == ["test picture", "truth", "trained on\nclean", "trained on\nunseg"]
+    assert (rows[0]["trained on\nclean"] == rows[0]["truth"]).all() and not rows[0]["trained on\nunseg"].any()
     (results / "victim/lung-clean-unet-s0/predictions.npz").unlink()
     assert predictions_of(results, experiment, scores) == []
 
