@@ -14,7 +14,8 @@ def results_table(results: str | Path) -> str:
     """Markdown: one table per experiment and metric, final scores in percent as mean ± std over seeds."""
     scores, parts = scores_of(read_rows(results)), []
     for experiment, metric in blocks_of(scores):
-        lines = [f"**{experiment.setting}**, {METRICS[metric]} in %, victim {experiment.victim}:", ""]
+        defence = "" if experiment.defense == "none" else f", defence `{experiment.defense}`"
+        lines = [f"**{experiment.setting}**, {METRICS[metric]} in %, victim {experiment.victim}{defence}:", ""]
         lines += ["| trained on | score | of clean | seeds |", "|---|---|---|---|"]
         for poison in recipes_of(experiment, scores):
             score = find(scores, experiment, poison, metric)
