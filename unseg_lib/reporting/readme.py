@@ -5,7 +5,7 @@ from pathlib import Path
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
 from unseg_lib.reporting.scores import percent_of_clean, read_rows, scores_of
-from unseg_lib.reporting.tables import METRICS, blocks_of, find, recipes_of
+from unseg_lib.reporting.tables import blocks_of, find, recipes_of, title_of
 
 BEGIN, END = "<!-- results: written by `unseg report` -->", "<!-- end of results -->"
 
@@ -14,8 +14,7 @@ def results_table(results: str | Path) -> str:
     """Markdown: one table per experiment and metric, final scores in percent as mean ± std over seeds."""
     scores, parts = scores_of(read_rows(results)), []
     for experiment, metric in blocks_of(scores):
-        defence = "" if experiment.defense == "none" else f", defence `{experiment.defense}`"
-        lines = [f"**{experiment.setting}**, {METRICS[metric]} in %, victim {experiment.victim}{defence}:", ""]
+        lines = [f"**{title_of(experiment, metric)}**, in %:", ""]
         lines += ["| trained on | score | of clean | seeds |", "|---|---|---|---|"]
         for poison in recipes_of(experiment, scores):
             score = find(scores, experiment, poison, metric)
