@@ -1,14 +1,13 @@
 """Defences: names and options, what each does to pictures, and how they enter a training."""
 
 import multiprocessing
-import os
 import signal
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
-from toy_set import HOW, VICTIM
+from toy_set import HOW, VICTIM, train_and_die
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import SegmentationSet
@@ -430,19 +429,8 @@ def test_a_defended_victim_is_trained(sets, tmp_path, defense):
 RANDOM = "gaussian_noise+ueraser+ddc_at steps=1"
 
 
-def _train_and_die(sets, out):
-    save = training._save
-
-    def save_then_die(*arguments):
-        save(*arguments)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    training._save = save_then_die
-    train_victim(VICTIM, *sets, out, **HOW, defense=RANDOM)
-
-
 def test_killed_with_a_random_defence_it_ends_with_the_same_numbers(sets, tmp_path):
-    child = multiprocessing.get_context("fork").Process(target=_train_and_die, args=(sets, tmp_path / "killed"))
+    child = multiprocessing.get_context("fork").Process(target=train_and_die, args=(sets, tmp_path / "killed", RANDOM))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL and not (tmp_path / "killed" / "result.json").exists()

@@ -1,14 +1,13 @@
 """Victims of segmentation-models-pytorch: training, resume, refusals."""
 
 import multiprocessing
-import os
 import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from toy_set import HOW, VICTIM, boxes
+from toy_set import HOW, VICTIM, boxes, train_and_die
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_json
@@ -58,19 +57,8 @@ def test_the_score_is_that_of_the_saved_predictions(trained, sets, tmp_path):
         assert result["final"]["iou"][c] == pytest.approx((truth & prediction).sum() / (truth | prediction).sum())
 
 
-def _train_and_die(sets, out):
-    save = training._save
-
-    def save_then_die(*arguments):
-        save(*arguments)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    training._save = save_then_die
-    train_victim(VICTIM, *sets, out, **HOW)
-
-
 def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path):
-    child = multiprocessing.get_context("fork").Process(target=_train_and_die, args=(sets, tmp_path))
+    child = multiprocessing.get_context("fork").Process(target=train_and_die, args=(sets, tmp_path))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL

@@ -1,11 +1,14 @@
 """Hand-made data sets for the tests of victims: bright boxes on a dark ground, learnt in a few steps."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.pictures import write_picture
+from unseg_lib.victims import train_victim, training
 
 # a victim that learns them in seconds, and how
 VICTIM = "unet-tu-mobilenetv3_small_050"
@@ -34,3 +37,15 @@ def boxes(root: Path, split: str, count: int, shape=(32, 48), dim: int = 0) -> S
         read_label=labels.__getitem__,
         annotation_files=(),
     )
+
+
+def train_and_die(sets, out, defense="none"):
+    """For a process of its own: train the toy victim and be killed once its first epoch is saved."""
+    save = training._save
+
+    def save_then_die(*arguments):
+        save(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    training._save = save_then_die
+    train_victim(VICTIM, *sets, out, **HOW, defense=defense)

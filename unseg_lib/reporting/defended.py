@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from unseg_lib.reporting.figures import INK, Drawing, _draw
+from unseg_lib.reporting.figures import INK, Drawing, draw
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.published import value_of
 from unseg_lib.reporting.scores import Experiment, Score, main_metric
@@ -65,7 +65,7 @@ def heat_map(grid: Grid) -> Drawing:
             text = "" if np.isnan(value) else f"{value:.0f}"
             axis.text(column, row, text, ha="center", va="center", color="white" if value > 70 else INK)
 
-    return _draw(1.6 + 0.62 * len(defenses), 1.3 + 0.3 * len(recipes), "svg", plot)
+    return draw(1.6 + 0.62 * len(defenses), 1.3 + 0.3 * len(recipes), "svg", plot)
 
 
 def table_4(grids: dict[Experiment, Grid]) -> Table:

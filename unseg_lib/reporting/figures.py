@@ -65,7 +65,7 @@ def colours_of(names: list[str]) -> dict[str, str]:
     }
 
 
-def _draw(width: float, height: float, kind: str, plot, rows: int = 1, columns: int = 1) -> Drawing:
+def draw(width: float, height: float, kind: str, plot, rows: int = 1, columns: int = 1) -> Drawing:
     """Give `plot` a grid of axes `(rows,columns)` in the house style and render what it drew; sizes in inches."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -127,7 +127,7 @@ def show_rows(rows: list[dict[str, np.ndarray]]) -> Drawing:
                     axis.set_title(name.replace("_", " "))
 
     height = len(rows) * width * min(aspect, 1.6) + 0.25
-    return _draw(columns * width, height, "png", plot, len(rows), columns)
+    return draw(columns * width, height, "png", plot, len(rows), columns)
 
 
 def show_prompts(picture: np.ndarray, mask: np.ndarray, box: np.ndarray, points: np.ndarray) -> Drawing:
@@ -147,7 +147,7 @@ def show_prompts(picture: np.ndarray, mask: np.ndarray, box: np.ndarray, points:
         axes[0, 1].add_patch(outline)
         axes[0, 2].plot(*points.T, "o", color=REDS[0], markersize=5, markeredgecolor="white")
 
-    return _draw(6.6, 2.2 * min(1.6, picture.shape[0] / picture.shape[1]) + 0.25, "png", plot, 1, 3)
+    return draw(6.6, 2.2 * min(1.6, picture.shape[0] / picture.shape[1]) + 0.25, "png", plot, 1, 3)
 
 
 def curves(
@@ -174,7 +174,7 @@ def curves(
         if len(series) > 1:
             axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    return _draw(6.4, 2.7, "svg", plot)
+    return draw(6.4, 2.7, "svg", plot)
 
 
 def curve_panels(groups: dict[str, dict[str, list]], *, xlabel: str, ylabel: str) -> Drawing:
@@ -196,7 +196,7 @@ def curve_panels(groups: dict[str, dict[str, list]], *, xlabel: str, ylabel: str
         names = [name.replace("_", " ") for name in colours]
         figure.legend(keys, names, loc="outside lower left", ncols=4, handlelength=1.4)
 
-    return _draw(max(2.9 * columns, 5.0), lines * 2.3 + 0.4, "svg", plot, lines, columns)
+    return draw(max(2.9 * columns, 5.0), lines * 2.3 + 0.4, "svg", plot, lines, columns)
 
 
 def _key(colour: str):
@@ -222,7 +222,7 @@ def dots(series: dict[str, list[tuple[float, float]]], *, xlabel: str, ylabel: s
         axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    return _draw(6.4, 2.7, "svg", plot)
+    return draw(6.4, 2.7, "svg", plot)
 
 
 def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel: str) -> Drawing:
@@ -241,7 +241,7 @@ def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel:
             axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
             axis.xaxis.get_major_locator().set_params(integer=True)
 
-    return _draw(6.4, 2.5, "svg", plot, 1, 2)
+    return draw(6.4, 2.5, "svg", plot, 1, 2)
 
 
 def bars(groups: dict[str, dict[str, tuple[float, float] | None]], *, xlabel: str, reference: float = 100) -> Drawing:
@@ -268,4 +268,4 @@ def bars(groups: dict[str, dict[str, tuple[float, float] | None]], *, xlabel: st
             axis.set_yticks(range(len(group)), [name.replace("_", " ") for name in group])
         axes[0, 0].figure.get_layout_engine().set(h_pad=0.12)
 
-    return _draw(2.9 * columns, lines * (0.24 * longest + 0.9), "svg", plot, lines, columns)
+    return draw(2.9 * columns, lines * (0.24 * longest + 0.9), "svg", plot, lines, columns)
