@@ -74,6 +74,20 @@ def test_a_label_names_what_a_grid_entry_sets(toys):
     assert stages["victim/scenes-clean-unet-long-s3"].values["epochs"] == 9
 
 
+def test_what_a_grid_entry_varies_gives_a_stage_for_every_combination(toys):
+    entry = {"datasets": ["scenes"], "recipes": ["clean"], "victims": ["unet"], "seeds": [3], "set": {"epochs": 9}}
+    vary = {"clean_fraction": [0.2, 1.0], "defense": ["none", "jpeg quality=50+median"]}
+    change(toys, "grid", value=[entry | {"label": "long", "vary": vary}])
+    stages = load_profile("toy", toys).stages
+    assert [key for key in stages if key.startswith("victim/")] == [
+        f"victim/scenes-clean-unet-long-clean_fraction-{share}-{defense}-s3"
+        for share in (0.2, 1.0)
+        for defense in ("none", "jpeg-quality-50-median")
+    ]
+    values = stages["victim/scenes-clean-unet-long-clean_fraction-1.0-jpeg-quality-50-median-s3"].values
+    assert (values["defense"], values["clean_fraction"], values["epochs"]) == ("jpeg quality=50+median", 1.0, 9)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
@@ -85,6 +99,9 @@ def test_a_label_names_what_a_grid_entry_sets(toys):
         (("grid", 0, "recipes"), ["unsegg"], "'unsegg'; did you mean 'unseg'"),
         (("grid", 0, "seeds"), 3, "Expected a list for seeds"),
         (("grid", 0, "set"), {"epochs": 1}, "Expected `set` and `label` together"),
+        (("grid", 0, "vary"), {"defence": ["none"]}, "Unknown key 'defence' in a grid entry's vary.*mean 'defense'"),
+        (("grid", 0, "vary"), {"defense": "none"}, "Expected a list for defense"),
+        (("grid", 0, "vary"), ["none"], "Expected parameters under vary"),
         (("jobs",), "two", "Expected int for 'jobs'"),
         (("resources",), {"victims": {}}, "Unknown key 'victims' in resources.*did you mean 'victim'"),
     ],

@@ -3,11 +3,14 @@
 Keys, all checked: about, jobs, threads, data (folders under the data root; empty = generated scenes), resources
 {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01}, datasets {name: parameters of 02 and 03},
 recipes {name: parameters of 02}, victims {name: parameters of 03}, grid [{datasets, recipes, victims, seeds,
-label, set}], pixels [{dataset, recipe, split, limit}].
+label, set, vary}], pixels [{dataset, recipe, split, limit}].
 
-A more special value wins: dataset < recipe < victim < grid `set` (then `label` ends the stage's name).
+A more special value wins: dataset < recipe < victim < grid `set` (then `label` ends the stage's name) < `vary`, which
+lists several values of one or more parameters of 03 (each gives a stage, whose name ends in its value).
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -19,7 +22,7 @@ from unseg_lib.pipeline.stages import NOTEBOOKS, Stage
 
 RESOURCES = {"mem_gb": 4, "minutes": 60, "gpu": 0}
 KEYS = {
-    "grid": ("datasets", "recipes", "victims", "seeds", "label", "set"),
+    "grid": ("datasets", "recipes", "victims", "seeds", "label", "set", "vary"),
     "pixels": ("dataset", "recipe", "split", "limit"),
 }
 
@@ -75,24 +78,26 @@ class Profile:
     def _victims(self) -> list[Stage]:
         runs = {}
         for entry in self.grid:
-            for dataset, recipe, victim, seed in product(*(entry[key] for key in KEYS["grid"][:4])):
-                stage = self._victim(dataset, recipe, victim, seed, entry)
+            for (dataset, recipe, victim, seed), (label, values) in product(
+                product(*(entry[key] for key in KEYS["grid"][:4])), variants(entry)
+            ):
+                stage = self._victim(dataset, recipe, victim, seed, label, values)
                 if stage.key in runs and runs[stage.key].values != stage.values:
                     raise UnsegError(f"Expected one meaning of {stage.key}, found two in the grid; give one a label.")
                 runs[stage.key] = stage
         return list(runs.values())
 
-    def _victim(self, dataset: str, recipe: str, victim: str, seed: int, entry: dict) -> Stage:
+    def _victim(self, dataset: str, recipe: str, victim: str, seed: int, label: list[str], values: dict) -> Stage:
         """The job that trains `victim` on `recipe`, e.g. victim/lung-unseg-unet-s0."""
         noise, poisoned = self._noise(dataset, recipe), self._poisoned(dataset, recipe)
         own = {"dataset": dataset} | {k: v for k, v in self.datasets[dataset].items() if k in self._known("victim")}
-        parameters = own | {"victim": victim} | self.victims[victim] | entry.get("set", {})
+        parameters = own | {"victim": victim} | self.victims[victim] | values
         parameters |= {"poison": recipe, "eps": noise["eps"], "eps_bg": noise["eps_bg"], "seed": seed}
         if noise["protect"] != "all":
             parameters.setdefault("protected", noise["protect"])
         if poisoned:
             parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
-        name = "-".join([dataset, recipe, victim, *([entry["label"]] if entry.get("label") else []), f"s{seed}"])
+        name = "-".join([dataset, recipe, victim, *label, f"s{seed}"])
         return self._stage("victim", name, parameters, (poisoned,) if poisoned else ())
 
     def _noise(self, dataset: str, recipe: str) -> dict:
@@ -130,6 +135,20 @@ class Profile:
                 parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
             found.append(self._stage("pixels", f"{dataset}-{recipe}", parameters, (poisoned,) if poisoned else ()))
         return found
+
+
+def variants(entry: dict) -> Iterator[tuple[list[str], dict]]:
+    """What a grid entry sets, once for every combination of what it varies: end of the stage's name, values.
+
+    >>> next(variants({"vary": {"defense": ["jpeg quality=50"], "clean_fraction": [0.2]}}))
+    (['jpeg-quality-50', 'clean_fraction-0.2'], {'defense': 'jpeg quality=50', 'clean_fraction': 0.2})
+    """
+    varied = entry.get("vary", {})
+    for values in product(*varied.values()):
+        chosen = dict(zip(varied, values))
+        ends = [value if isinstance(value, str) else f"{key}-{value}" for key, value in chosen.items()]
+        label = [entry["label"]] if entry.get("label") else []
+        yield label + [re.sub(r"[^A-Za-z0-9._]+", "-", end) for end in ends], entry.get("set", {}) | chosen
 
 
 def project_root() -> Path:
@@ -193,7 +212,8 @@ def check_profile(profile: Profile) -> None:
     _check_keys(profile.resources, set(NOTEBOOKS), f"resources of profile {profile.name}")
     for entry in profile.grid:
         _check_entry(profile, entry, KEYS["grid"], ("datasets", "recipes", "victims", "seeds"), "grid")
-        _check_keys(entry.get("set", {}), sections["victims"], f"a grid entry's set of profile {profile.name}")
+        for part in ("set", "vary"):
+            _check_keys(entry.get(part, {}), sections["victims"], f"a grid entry's {part} of profile {profile.name}")
     for entry in profile.pixels:
         _check_entry(profile, entry, KEYS["pixels"], ("dataset", "recipe"), "pixels")
     for stage in profile.stages.values():
@@ -205,9 +225,12 @@ def _check_entry(profile: Profile, entry: dict, known: tuple, required: tuple, w
     if not isinstance(entry, dict) or any(key not in entry for key in required):
         raise UnsegError(f"Expected the keys {', '.join(required)} in every entry of {where}, found {entry!r}.")
     _check_keys(entry, set(known), where)
+    for part in ("set", "vary"):
+        if not isinstance(entry.get(part, {}), dict):
+            raise UnsegError(f"Expected parameters under {part} in {where}, found {entry[part]!r}.")
     if ("set" in entry) != ("label" in entry):
         raise UnsegError(f"Expected `set` and `label` together in {where}: the label names what was set.")
-    lists = {key: entry.get(key, []) for key in ("datasets", "recipes", "victims", "seeds")}
+    lists = {key: entry.get(key, []) for key in ("datasets", "recipes", "victims", "seeds")} | entry.get("vary", {})
     for key, values in lists.items():
         if not isinstance(values, list):
             raise UnsegError(f"Expected a list for {key} in {where}, found {values!r}; write [{values}].")
