@@ -135,19 +135,23 @@ def test_synper_is_a_tile_of_32_made_of_cells_of_8():
 # ar
 
 
-def test_ar_by_rows_equals_pixel_by_pixel():
-    window, start = coefficients(0)[0], np.random.default_rng(0).standard_normal((20, 20))
+@pytest.mark.parametrize(
+    "shape", [(3, 3), (5, 40), (40, 5), (20, 20), (38, 51)]
+)  # less than a tile, whole and cut ones
+def test_ar_by_tiles_equals_pixel_by_pixel(shape):
+    windows, start = coefficients(0), np.random.default_rng(0).standard_normal((3, *shape))
     naive = start.copy()
-    for i in range(2, 20):
-        for j in range(2, 20):
-            naive[i, j] = (window * naive[i - 2 : i + 1, j - 2 : j + 1]).sum()
-    assert np.allclose(recursion(window, start), naive, rtol=0, atol=1e-12)
+    for k in range(3):
+        for i in range(2, shape[0]):
+            for j in range(2, shape[1]):
+                naive[k, i, j] = (windows[k] * naive[k, i - 2 : i + 1, j - 2 : j + 1]).sum()
+    assert np.allclose(recursion(windows, start), naive, rtol=0, atol=1e-12)
 
 
 def test_ar_filter_is_silent_on_its_own_class_and_loud_on_others():
     for channel in range(3):
         windows = [coefficients(index)[channel] for index in range(12)]
-        views = [neighbourhoods(process(b, 48, 48, np.random.default_rng(1))) for b in windows]
+        views = [neighbourhoods(process(b[None], 48, 48, np.random.default_rng(1))[0]) for b in windows]
         found = np.array([[response(b, view) for view in views] for b in windows])
         assert found.diagonal().max() < 1e-9
         assert found[~np.eye(12, dtype=bool)].min() > 0.8 * RESPONSE
@@ -163,7 +167,7 @@ def test_ar_filter_is_silent_inside_the_region_of_its_class():
 @pytest.mark.parametrize("side", [256, 512])
 def test_ar_is_as_strong_at_the_end_of_a_picture_as_at_its_start(side):
     for index in (0, 7, 57, 99):
-        field = np.stack([process(b, side, side, np.random.default_rng(index)) for b in coefficients(index)])
+        field = process(coefficients(index), side, side, np.random.default_rng(index))
         top, bottom = (np.square(part).mean() for part in np.array_split(field, 2, axis=1))
         assert np.isfinite(field).all() and 0.25 <= top / bottom <= 4
 

@@ -31,7 +31,7 @@ def _search_channel(seed: int, channel: int, classes: int) -> list[np.ndarray]:
             window = candidate(rng)
             if not stable(window, rng):
                 continue
-            view = neighbourhoods(process(window, 64, 64, rng))
+            view = neighbourhoods(process(window[None], 64, 64, rng)[0])
             if all(min(response(window, other), response(b, view)) >= RESPONSE for b, other in zip(found, views)):
                 break
         found.append(window)
@@ -50,7 +50,7 @@ def candidate(rng: np.random.Generator) -> np.ndarray:
 def stable(window: np.ndarray, rng: np.random.Generator) -> bool:
     """Whether the process is finite, of moderate strength, and everywhere about equally strong."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return all(_even(process(window, side, side, rng)) for side in SIDES for _ in range(STARTS))
+        return all(_even(process(window[None], side, side, rng)[0]) for side in SIDES for _ in range(STARTS))
 
 
 def _even(field: np.ndarray) -> bool:

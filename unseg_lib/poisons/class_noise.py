@@ -37,9 +37,10 @@ def class_noise(
     noise = np.zeros((3, *picture.label.shape), np.float32)
     for index, region in regions(picture, settings):
         box = box_of(region)
-        drawn = pattern(index, box)[: 1 if picture.gray else 3] * region[box]
-        strength = np.sqrt(np.vdot(drawn, drawn) / (len(drawn) * region.sum()))
-        noise[:, *box] += drawn * (rms / strength)
+        drawn = pattern(index, box)[: 1 if picture.gray else 3]
+        drawn = np.multiply(drawn, region[box], dtype=np.float32, casting="same_kind")
+        drawn *= rms / np.sqrt(np.vdot(drawn, drawn) / (len(drawn) * region.sum()))
+        noise[:, *box] += drawn
     return np.moveaxis(noise, 0, -1)
 
 
