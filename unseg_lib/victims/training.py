@@ -1,20 +1,23 @@
 """The ordinary training loop of a victim: cross entropy, AdamW, a falling learning rate, a test every epoch.
 
 Every random number comes from (seed, what for, epoch), so a training that was killed continues from its last
-epoch with the same numbers.
+epoch with the same numbers. What a family of victims does its own way is a `Recipe`.
 """
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from unseg_lib.datasets import IGNORE
+from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
 from unseg_lib.files import whole_file
@@ -26,42 +29,94 @@ from unseg_lib.victims.run import VictimRun, summary
 WEIGHT_DECAY, POLY_POWER = 1e-2, 0.9
 SHOWN = 4  # test pictures whose predictions are kept
 
+Rng = Callable[[str], torch.Generator]  # what for -> a generator of this step's own
 
-def fit(run: VictimRun, model: torch.nn.Module) -> dict:
-    """Train `model` (float `(N,3,H,W)` -> logits `(N,C,H,W)`) as `run` says; the result as of `train_victim`."""
+
+def adamw(run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
+
+
+def read_labelled(run: VictimRun, source: SegmentationSet, what: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """All pictures and label maps at the run's size, see `tensors`."""
+    return tensors(source, run.size, what)
+
+
+def batch_loss(run: VictimRun, model: torch.nn.Module, data: tuple, chosen: torch.Tensor, rng: Rng) -> torch.Tensor:
+    """The loss on the pictures numbered `chosen`, defended and augmented."""
+    x, y = (part[chosen].to(run.device) for part in data)
+    x, y = augment(normalise(defended_batch(run, x, rng("defence"))), y, rng("augmentation"))
+    return loss_function(run)(run, model, x, y)
+
+
+def label_scores(run: VictimRun, model: torch.nn.Module, data: tuple) -> dict:
+    """Scores {"miou", "iou": [C]} in [0,1]."""
+    iou = intersection_over_union(score(model, *data, len(run.test.classes), run))
+    return {"miou": mean_iou(iou), "iou": iou}
+
+
+def keep_predictions(run: VictimRun, model: torch.nn.Module, data: tuple) -> None:
+    """Write predictions.npz of some test pictures."""
+    x, y = (part[shown(len(part))] for part in data)
+    save_predictions(run.out / "predictions.npz", x, y, predict(model, x, run))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a family of victims is trained and tested; what is not given is as for segmentation-models-pytorch.
+
+    read: (run, set, "training" or "test") -> data in memory, as the other functions take it.
+    optimiser: (run, model) -> optimiser; "factor" in a group of its parameters multiplies the learning rate.
+    loss: (run, model, data, picture numbers, rng) -> loss of a step; `rng("what for")` makes a generator.
+    test: (run, model, data) -> scores, see `train_victim`. keep: (run, model, data) writes predictions.npz.
+    clip: the largest norm of a step's gradient.
+    """
+
+    read: Callable[[VictimRun, SegmentationSet, str], Any] = read_labelled
+    optimiser: Callable[[VictimRun, torch.nn.Module], torch.optim.Optimizer] = adamw
+    loss: Callable[[VictimRun, torch.nn.Module, Any, torch.Tensor, Rng], torch.Tensor] = batch_loss
+    test: Callable[[VictimRun, torch.nn.Module, Any], dict] = label_scores
+    keep: Callable[[VictimRun, torch.nn.Module, Any], None] = keep_predictions
+    clip: float | None = None
+
+
+ORDINARY = Recipe()
+
+
+def fit(run: VictimRun, model: torch.nn.Module, recipe: Recipe = ORDINARY) -> dict:
+    """Train `model` as `run` and `recipe` say; the result as of `train_victim`.
+
+    In an ordinary recipe the model maps float `(N,3,H,W)` to logits `(N,C,H,W)`.
+    """
     with thread_count(run.threads):
         for defense in run.defenses:
             model = defense.prepare(run, model) if defense.prepare else model
         model = model.to(run.device, memory_format=memory_format(model))
-        optimiser = torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
+        optimiser = recipe.optimiser(run, model)
         history, seconds = _restore(run, model, optimiser)
-        x, y = tensors(run.train, run.size, "training")
-        test_x, test_y = tensors(run.test, run.size, "test")
+        training, test = recipe.read(run, run.train, "training"), recipe.read(run, run.test, "test")
         left = range(len(history) + 1, run.epochs + 1)
-        for epoch in progress(left, f"training {run.name}", total=run.epochs, initial=len(history)):
+        for epoch in progress(left, f"training {run.name.split()[0]}", total=run.epochs, initial=len(history)):
             start = time.monotonic()
-            loss = train_epoch(run, model, optimiser, x, y, epoch)
-            iou = intersection_over_union(score(model, test_x, test_y, len(run.test.classes), run))
-            history.append({"epoch": epoch, "loss": loss, "miou": mean_iou(iou), "iou": iou})
+            loss = train_epoch(run, model, optimiser, recipe, training, epoch)
+            history.append({"epoch": epoch, "loss": loss} | recipe.test(run, model, test))
             seconds += time.monotonic() - start
             _save(run, model, optimiser, history, seconds)
-        some_x, some_y = test_x[shown(len(test_x))], test_y[shown(len(test_x))]
-        save_predictions(run.out / "predictions.npz", some_x, some_y, predict(model, some_x, run))
+        recipe.keep(run, model, test)
     return summary(run.train.classes, history, seconds / 60, device_name(run.device))
 
 
-def train_epoch(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tensor, epoch: int) -> float:
+def train_epoch(run: VictimRun, model, optimiser, recipe: Recipe, data: Any, epoch: int) -> float:
     """One pass over the pictures (epochs count from 1); returns the mean loss."""
     model.train()
-    order = batches(len(x), run.batch_size, run.seed, epoch)
+    order = batches(len(run.train), run.batch_size, run.seed, epoch)
     total, losses = run.epochs * len(order), []
     with own_randomness(run.device, run.seed, "dropout", epoch):
         for i, chosen in enumerate(order):
             step = (epoch - 1) * len(order) + i
-            optimiser.param_groups[0]["lr"] = run.lr * (1 - step / total) ** POLY_POWER
-            some_x = defended_batch(run, x[chosen].to(run.device), torch_rng(run.seed, "defence", epoch, i))
-            rng = torch_rng(run.seed, "augmentation", epoch, i)
-            losses.append(train_step(run, model, optimiser, some_x, y[chosen], rng))
+            for group in optimiser.param_groups:
+                group["lr"] = run.lr * group.get("factor", 1.0) * (1 - step / total) ** POLY_POWER
+            rng = partial(_step_rng, run.seed, epoch, i)
+            losses.append(train_step(model, optimiser, recipe.loss(run, model, data, chosen, rng), recipe.clip))
             if not math.isfinite(losses[-1]):
                 raise UnsegError(
                     f"Expected a finite loss, found {losses[-1]} in epoch {epoch}, step {i + 1} (learning rate "
@@ -70,15 +125,20 @@ def train_epoch(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tens
     return sum(losses) / len(losses)
 
 
-def train_step(run: VictimRun, model, optimiser, x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> float:
-    """One step on pictures as `normalise` takes them, with labels uint8 `(N,H,W)`; returns the loss before it."""
-    x, y = augment(normalise(x.to(run.device)), y.to(run.device), rng)
-    loss_of = next((defense.loss for defense in run.defenses if defense.loss), plain_loss)
-    loss = loss_of(run, model, x, y)
+def train_step(
+    model: torch.nn.Module, optimiser: torch.optim.Optimizer, loss: torch.Tensor, clip: float | None
+) -> float:
+    """One step down a loss; returns the loss before it."""
     optimiser.zero_grad()
     loss.backward()
+    if clip:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimiser.step()
     return loss.item()
+
+
+def _step_rng(seed: int, epoch: int, step: int, what: str) -> torch.Generator:
+    return torch_rng(seed, what, epoch, step)
 
 
 def defended_batch(run: VictimRun, x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
@@ -86,6 +146,11 @@ def defended_batch(run: VictimRun, x: torch.Tensor, rng: torch.Generator) -> tor
     for defense in run.defenses:
         x = 255 * defense.batch(x.float() / 255, rng) if defense.batch else x
     return x
+
+
+def loss_function(run: VictimRun) -> Callable[..., torch.Tensor]:
+    """`plain_loss`, or what the defence that trains in its own way has in its place."""
+    return next((defense.loss for defense in run.defenses if defense.loss), plain_loss)
 
 
 def plain_loss(run: VictimRun, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
