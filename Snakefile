@@ -24,6 +24,7 @@ executor plugins.
 import sys
 
 from unseg_lib.pipeline.profiles import load_profile
+from unseg_lib.pipeline.stages import PAGES
 
 PROFILE = load_profile(config.get("profile", "smoke"))
 RESULTS = PROFILE.results.as_posix()
@@ -43,6 +44,7 @@ def resource(kind, name):
 
 wildcard_constraints:
     name="[^/]+",
+    page="|".join(PAGES),
     mark="[0-9a-f]{12}",
 
 
@@ -50,7 +52,7 @@ rule all:
     input:
         f"{RESULTS}/report.html",
         # named here, because a report of fewer stages would hide that others are missing
-        [] if "tables" in DONE else PROFILE.stages["tables"].marker,
+        [PROFILE.stages[key].marker for key in ("tables", *PROFILE.pages) if key not in DONE],
 
 
 rule generator:
@@ -118,9 +120,22 @@ rule tables:
         "{UNSEG} stage {PROFILE.source} tables"
 
 
+rule page:
+    input:
+        lambda wildcards: needs(wildcards.page),
+    output:
+        RESULTS + "/{page}/.done-{mark}",
+    threads: PROFILE.threads
+    resources:
+        mem_mb=lambda wildcards: resource(wildcards.page, "mem_gb") * 1000,
+        runtime=lambda wildcards: resource(wildcards.page, "minutes"),
+    shell:
+        "{UNSEG} stage {PROFILE.source} {wildcards.page} --threads {threads}"
+
+
 rule report:
     input:
-        PROFILE.stages["tables"].marker,
+        [PROFILE.stages[key].marker for key in ("tables", *PROFILE.pages)],
     output:
         f"{RESULTS}/report.html",
     shell:

@@ -37,7 +37,7 @@ def test_a_profile_becomes_stages_with_their_notebooks_parameters(toys):
     stages = load_profile("toy", toys).stages
     assert list(stages) == [
         *("victim/scenes-clean-unet-s0", "generator/own", "poison/scenes-unseg"),
-        *("victim/scenes-unseg-unet-s0", "pixels/scenes-unseg", "tables"),
+        *("victim/scenes-unseg-unet-s0", "pixels/scenes-unseg", "tables", "mixture"),
     ]
     clean, poisoned = stages["victim/scenes-clean-unet-s0"], stages["victim/scenes-unseg-unet-s0"]
     assert clean.needs == ()
@@ -61,7 +61,7 @@ def test_a_change_asks_for_exactly_the_jobs_it_touches(toys):
     assert changed == set(before) - {"victim/scenes-clean-unet-s0"}
     before = marks()
     change(toys, "pixels", 0, "limit", value=5)
-    assert {key for key, mark in marks().items() if mark != before[key]} == {"pixels/scenes-unseg", "tables"}
+    assert {key for key, mark in marks().items() if mark != before[key]} == {"pixels/scenes-unseg", "tables", "mixture"}
     before = marks()
     change(toys, "threads", value=2)
     assert marks() == before
@@ -102,6 +102,8 @@ def test_what_a_grid_entry_varies_gives_a_stage_for_every_combination(toys):
         (("grid", 0, "vary"), {"defence": ["none"]}, "Unknown key 'defence' in a grid entry's vary.*mean 'defense'"),
         (("grid", 0, "vary"), {"defense": "none"}, "Expected a list for defense"),
         (("grid", 0, "vary"), ["none"], "Expected parameters under vary"),
+        (("pages",), {"mixtures": {}}, "Unknown key 'mixtures' in pages.*did you mean 'mixture'"),
+        (("pages", "mixture"), {"share": [0.2]}, "Unknown key 'share' in pages.mixture.*did you mean 'shares'"),
         (("jobs",), "two", "Expected int for 'jobs'"),
         (("resources",), {"victims": {}}, "Unknown key 'victims' in resources.*did you mean 'victim'"),
     ],
@@ -150,12 +152,12 @@ def finish(root: Path, key: str) -> None:
 
 
 def test_snakemake_lists_every_stage_and_skips_what_is_done(toys):
-    every = {"generator": 1, "poison": 1, "victim": 2, "pixels": 1, "tables": 1, "report": 1, "all": 1}
-    assert jobs_of(snakemake(toys, "-n")) == every | {"total": 8}
+    every = {"generator": 1, "poison": 1, "victim": 2, "pixels": 1, "tables": 1, "page": 1, "report": 1, "all": 1}
+    assert jobs_of(snakemake(toys, "-n")) == every | {"total": 9}
     for key in ("victim/scenes-unseg-unet-s0", "pixels/scenes-unseg"):
         finish(toys, key)
     # nobody left needs the poisoned copy, so it and the generator are not made again
-    left = {"victim": 1, "tables": 1, "report": 1, "all": 1, "total": 4}
+    left = {"victim": 1, "tables": 1, "page": 1, "report": 1, "all": 1, "total": 5}
     assert jobs_of(snakemake(toys, "-n")) == left
     (toys / "results/toy/report.html").write_text("a report of fewer stages")
     assert jobs_of(snakemake(toys, "-n")) == left
@@ -186,7 +188,7 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
 def test_the_projects_profiles_are_valid(project, name):
     profile = load_profile(name, project)
     kinds = {stage.kind for stage in profile.stages.values()}
-    assert kinds == {"generator", "poison", "victim", "pixels", "tables"}
+    assert kinds == {"generator", "poison", "victim", "pixels", "tables", *profile.pages}
     assert all(stage.folder.is_relative_to(profile.results) for stage in profile.stages.values())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import write_csv
+from unseg_lib.files import read_csv, write_csv, write_json
 from unseg_lib.pipeline.results import COLUMNS
 from unseg_lib.reporting.readme import BEGIN, END, results_table, write_results
 
@@ -34,8 +34,32 @@ def rows(tmp_path):
 
 
 def test_the_table_holds_mean_deviation_and_share(tmp_path):
+    poison = tmp_path / "poison/lung-unseg"
+    poison.mkdir(parents=True)
+    write_json(
+        poison / "metrics.json", {"linf_inside": 8.0, "linf_outside": 2, "rms": 3.256, "psnr": 37.1, "ssim": 0.9}
+    )
     table = results_table(rows(tmp_path))
-    assert "| clean | 85.0 ± 7.1 | 100 % | 2 |" in table and "| unseg | 8.5 ± 0.7 | 10 % | 2 |" in table
+    assert "| clean | 85.0 ± 7.1 | 100 % | 2 | – | – | – | – |" in table
+    assert "| unseg | 8.5 ± 0.7 | 10 % | 2 | 8 / 2 | 3.26 | 37.1 | 0.900 |" in table
+
+
+def test_defended_victims_have_a_table_of_their_own(tmp_path):
+    made = read_csv(rows(tmp_path) / "rows.csv")
+    defended = [
+        row
+        | {
+            "defense": "jpeg quality=10",
+            "final": 17,
+            "notebook": f"victim/lung-unseg-unet-jpeg-s{row['seed']}/run.ipynb",
+        }
+        for row in made
+        if row["poison"] == "unseg"
+    ]
+    write_csv(tmp_path / "rows.csv", made + defended, list(COLUMNS))
+    table = results_table(tmp_path)
+    assert table.count("| trained on |") == 1
+    assert "| jpeg quality=10 | 20 |" in table and "| none | 10 |" in table
 
 
 def test_only_what_is_between_the_markers_is_replaced(tmp_path):

@@ -53,8 +53,9 @@ PARAMETERS = {
         *("dataset: str = 'scenes'", "task: str = 'object'", "split: str = 'train'"),
         *("poisoned: str = ''", "limit: int = 0"),
     ],
+    "08_mixed_data": ["results: str = 'results/toy'", "dataset: str = 'scenes'", "shares: list[float] = [0.5]"],
 }
-BODIES = dict(zip(PARAMETERS, (GENERATOR, POISON, VICTIM, TABLES, "save({})")))
+BODIES = dict(zip(PARAMETERS, (GENERATOR, POISON, VICTIM, TABLES, "save({})", TABLES)))
 PROFILE = """
 about: toys
 jobs: 2
@@ -72,6 +73,8 @@ grid:
   - {datasets: [scenes], recipes: [clean, unseg], victims: [unet], seeds: [0]}
 pixels:
   - {dataset: scenes, recipe: unseg, limit: 4}
+pages:
+  mixture: {shares: [0.2]}
 """
 
 

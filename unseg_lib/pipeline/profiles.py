@@ -3,7 +3,8 @@
 Keys, all checked: about, jobs, threads, data (folders under the data root; empty = generated scenes), resources
 {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01}, datasets {name: parameters of 02 and 03},
 recipes {name: parameters of 02}, victims {name: parameters of 03}, grid [{datasets, recipes, victims, seeds,
-label, set, vary}], pixels [{dataset, recipe, split, limit}].
+label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {defenses: parameters of 05, poisons: of 07,
+mixture: of 08}.
 
 A more special value wins: dataset < recipe < victim < grid `set` (then `label` ends the stage's name) < `vary`, which
 lists several values of one or more parameters of 03 (each gives a stage, whose name ends in its value).
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.pipeline.parameters import check_parameters, notebook_parameters
-from unseg_lib.pipeline.stages import NOTEBOOKS, Stage
+from unseg_lib.pipeline.stages import NOTEBOOKS, PAGES, Stage
 
 RESOURCES = {"mem_gb": 4, "minutes": 60, "gpu": 0}
 KEYS = {
@@ -45,6 +46,7 @@ class Profile:
     victims: dict = field(default_factory=dict)
     grid: list = field(default_factory=list)
     pixels: list = field(default_factory=list)
+    pages: dict = field(default_factory=dict)
 
     @property
     def results(self) -> Path:
@@ -64,7 +66,7 @@ class Profile:
         # only what the tables read: pictures that were deleted to save space are not made again for them
         read = tuple(stage for stage in found.values() if stage.kind in ("victim", "pixels"))
         tables = self._stage("tables", "", {"results": self.results.as_posix()}, read)
-        return found | {"tables": tables}
+        return found | {"tables": tables} | {kind: self._page(kind, tables) for kind in self.pages}
 
     def _notebook(self, kind: str) -> Path:
         return self.root / "notebooks" / NOTEBOOKS[kind]
@@ -123,6 +125,10 @@ class Profile:
             parameters["generator"] = (trained.folder / "generator.safetensors").as_posix()
             needs = (trained,)
         return self._stage("poison", f"{dataset}-{recipe}", parameters, needs)
+
+    def _page(self, kind: str, tables: Stage) -> Stage:
+        results = {"results": self.results.as_posix()} if "results" in self._known(kind) else {}
+        return self._stage(kind, "", self.pages[kind] | results, (tables,))
 
     def _pixels(self) -> list[Stage]:
         found = []
@@ -204,6 +210,8 @@ def check_profile(profile: Profile) -> None:
         "victims": victim - planned - {"dataset", "task", "limit", "seed", "poison", "eps", "eps_bg"},
         "resources": set(RESOURCES),
     }
+    _check_keys(profile.pages, set(PAGES), f"pages of profile {profile.name}")
+    sections["pages"] = set().union(*(profile._known(kind) for kind in profile.pages)) - planned - {"results"}
     for section, known in sections.items():
         for name, entry in getattr(profile, section).items():
             if not isinstance(entry, dict):

@@ -17,7 +17,11 @@ NOTEBOOKS = {
     "victim": "03_train_victim.ipynb",
     "tables": "04_results.ipynb",
     "pixels": "06_pixel_distributions.ipynb",
+    "defenses": "05_defenses.ipynb",
+    "poisons": "07_poisons.ipynb",
+    "mixture": "08_mixed_data.ipynb",
 }
+PAGES = ("defenses", "poisons", "mixture")  # one of each at most; they read rows.csv, so the tables come before them
 # files that later stages read and that are not committed: without them a stage is not done
 PRODUCTS = {"generator": ("generator.safetensors",), "poison": ("dataset/manifest.csv",)}
 

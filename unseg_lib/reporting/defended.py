@@ -31,7 +31,7 @@ def defence_grids(scores: list[Score]) -> dict[Experiment, Grid]:
     """For every data set and victim that was run with a defence: what each recipe leaves under each defence.
 
     In percent of the score of the victim trained on clean pictures without a defence, so the recipe "clean"
-    shows what a defence costs.
+    shows what a defence costs. Recipes that nobody defended against are left out.
     """
     own = [s for s in scores if s.metric == main_metric(s.experiment) and not s.experiment.clean_fraction]
     asked = dict.fromkeys(undefended(s.experiment) for s in own if s.experiment.defense != "none")
@@ -41,45 +41,48 @@ def defence_grids(scores: list[Score]) -> dict[Experiment, Grid]:
         full = [s.mean for s in same if (s.poison, s.experiment.defense) == ("clean", "none")]
         if full and full[0] > 0:
             grids[experiment] = {}
-            for score in same:
+            tried = {s.poison for s in same if s.experiment.defense != "none"}
+            for score in (s for s in same if s.poison in tried):
                 line = grids[experiment].setdefault(score.poison, {})
                 line.setdefault(score.experiment.defense, 100 * score.mean / full[0])
     return grids
 
 
 def heat_map(grid: Grid) -> Drawing:
-    """One line per recipe, one column per defence: dark is a victim that learns, light one that does not."""
+    """One line per defence, one column per recipe: dark is a victim that learns, light one that does not."""
     recipes = sorted(grid, key=lambda name: (name != "clean", name.startswith("unseg")))
-    found = {defense for line in grid.values() for defense in line}
+    found = dict.fromkeys(defense for line in grid.values() for defense in line)
     defenses = sorted(found, key=lambda name: (name != "none", name))
-    values = np.array([[grid[recipe].get(defense, np.nan) for defense in defenses] for recipe in recipes])
+    values = np.array([[grid[recipe].get(defense, np.nan) for recipe in recipes] for defense in defenses])
 
     def plot(axes):
         axis = axes[0, 0]
         axis.imshow(values, cmap="Blues", vmin=0, vmax=120, aspect="auto")
-        axis.set_xticks(range(len(defenses)), [name.replace("_", " ") for name in defenses], rotation=35, ha="right")
-        axis.set_yticks(range(len(recipes)), [name.replace("_", " ") for name in recipes])
+        axis.set_xticks(range(len(recipes)), [name.replace("_", " ") for name in recipes])
+        axis.xaxis.tick_top()
+        axis.set_yticks(range(len(defenses)), [name.replace("_", " ") for name in defenses])
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
         for (row, column), value in np.ndenumerate(values):
             text = "" if np.isnan(value) else f"{value:.0f}"
             axis.text(column, row, text, ha="center", va="center", color="white" if value > 70 else INK)
 
-    return draw(1.6 + 0.62 * len(defenses), 1.3 + 0.3 * len(recipes), "svg", plot)
+    return draw(2.4 + 1.2 * len(recipes), 0.8 + 0.26 * len(defenses), "svg", plot)
 
 
 def table_4(grids: dict[Experiment, Grid]) -> Table:
-    """The paper's Table 4, and our share of the clean score for each defence of that kind, UnSeg's pictures."""
+    """The paper's Table 4, and our share of the clean score for each defence of that kind, for UnSeg's recipes."""
     clean = value_of(*TABLE_4, "clean", "miou")
     rows = []
     for kind, method in PAPER.items():
         paper = value_of(*TABLE_4, method, "miou")
         rows.append((kind, number(paper), f"{number(100 * paper / clean)} %", "", "", ""))
         for experiment, grid in grids.items():
-            for defense, share in grid.get("unseg", {}).items():
+            own = [(recipe, *pair) for recipe in grid if recipe.startswith("unseg") for pair in grid[recipe].items()]
+            for recipe, defense, share in own:
                 if defense.split()[0] == kind:
                     cost = grid.get("clean", {}).get(defense)
-                    where = f"{experiment.setting}, {experiment.victim}: {defense}"
+                    where = f"{experiment.setting}, {recipe}, {experiment.victim}: {defense}"
                     rows.append(("", "", "", where, _percent(share), _percent(cost)))
     columns = ("defence", "paper, mIoU", "of clean", "ours", "UnSeg, of clean", "clean with it, of clean")
     return Table(columns, tuple(rows), "lrrlrr")

@@ -5,31 +5,17 @@ from pathlib import Path
 from unseg_lib.files import read_json
 from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.published import SETTINGS
-from unseg_lib.reporting.tables import number
 
 
-def _stages(results: Path, kind: str) -> list[tuple[Path, dict]]:
+def stages_of(results: Path, kind: str) -> list[tuple[Path, dict]]:
     """The finished stages of a kind: their folder and metrics, by name."""
     return [(path.parent, read_json(path)) for path in sorted((results / kind).glob("*/metrics.json"))]
-
-
-def visibility_table(results: Path) -> Table:
-    """What each poisoning did to the pictures, measured on the written files."""
-    rows: list[tuple[Cell, ...]] = []
-    for folder, found in _stages(results, "poison"):
-        if "linf_inside" in found:
-            name = Link(folder.name, f"poison/{folder.name}/run.ipynb")
-            largest = (f"{found['linf_inside']:.0f}", f"{found['linf_outside']:.0f}")
-            seen = (number(found["rms"], 2), number(found["psnr"], 1), number(found["ssim"], 4))
-            rows.append((name, str(found["pictures"]), *largest, *seen))
-    columns = ("data set and recipe", "pictures", "max inside", "max outside", "rms", "PSNR", "SSIM")
-    return Table(columns, tuple(rows), "lrrrrrr")
 
 
 def generator_tables(results: Path) -> list[tuple[Link, Table]]:
     """Of each trained generator: a link to its notebook, and where it deviates from the published settings."""
     found = []
-    for folder, metrics in _stages(results, "generator"):
+    for folder, metrics in stages_of(results, "generator"):
         records = metrics.get("deviations", [])
         rows = tuple(tuple(record[column] for column in SETTINGS) for record in records)
         text = f"{folder.name}: {metrics.get('steps', '?')} steps on {metrics.get('pictures', '?')} pictures"

@@ -4,27 +4,46 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
-from unseg_lib.reporting.scores import percent_of_clean, read_rows, scores_of
-from unseg_lib.reporting.tables import blocks_of, find, recipes_of, title_of
+from unseg_lib.reporting.defended import Grid, defence_grids
+from unseg_lib.reporting.scores import Experiment, Score, percent_of_clean, plain_only, read_rows, scores_of
+from unseg_lib.reporting.tables import SEEN, blocks_of, find, recipes_of, seen_cells, title_of
+from unseg_lib.reporting.visibility import visibility
 
 BEGIN, END = "<!-- results: written by `unseg report` -->", "<!-- end of results -->"
 
 
 def results_table(results: str | Path) -> str:
-    """Markdown: one table per experiment and metric, final scores in percent as mean ± std over seeds."""
-    scores, parts = scores_of(read_rows(results)), []
-    for experiment, metric in blocks_of(scores):
-        lines = [f"**{title_of(experiment, metric)}**, in %:", ""]
-        lines += ["| trained on | score | of clean | seeds |", "|---|---|---|---|"]
-        for poison in recipes_of(experiment, scores):
-            score = find(scores, experiment, poison, metric)
-            if score:
-                share = percent_of_clean(score, scores)
-                spread = f" ± {score.std:.1f}" if score.std is not None else ""
-                of_clean = f"{share[0]:.0f} %" if share else "–"
-                lines.append(f"| {poison} | {score.mean:.1f}{spread} | {of_clean} | {len(score.runs)} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    """Markdown: one table per experiment and metric, and what is left under defences."""
+    scores, seen = scores_of(read_rows(results)), visibility(results)
+    usual, _ = plain_only(scores)
+    parts = [_scores(*block, usual, seen) for block in blocks_of(usual)]
+    return "\n\n".join(parts + [_defences(title_of(one), grid) for one, grid in defence_grids(scores).items()])
+
+
+def _scores(experiment: Experiment, metric: str, scores: list[Score], seen: dict[str, dict]) -> str:
+    """Final scores in percent as mean ± std over seeds, beside what the poison did to the files."""
+    lines = [f"**{title_of(experiment, metric)}**, in %:", ""]
+    lines += [f"| trained on | score | of clean | seeds | {' | '.join(SEEN)} |", "|---" * (4 + len(SEEN)) + "|"]
+    for poison in recipes_of(experiment, scores):
+        score = find(scores, experiment, poison, metric)
+        if score:
+            share = percent_of_clean(score, scores)
+            spread = f" ± {score.std:.1f}" if score.std is not None else ""
+            of_clean = f"{share[0]:.0f} %" if share else "–"
+            changes = " | ".join(seen_cells(seen.get(f"{experiment.setting}-{poison}")))
+            lines.append(f"| {poison} | {score.mean:.1f}{spread} | {of_clean} | {len(score.runs)} | {changes} |")
+    return "\n".join(lines)
+
+
+def _defences(title: str, grid: Grid) -> str:
+    """What is left under each defence, in percent of the undefended clean score."""
+    recipes = list(grid)
+    lines = [f"**{title} · under defences**, in % of the undefended clean score:", ""]
+    lines += [f"| defence | {' | '.join(recipes)} |", "|---" * (1 + len(recipes)) + "|"]
+    for defense in dict.fromkeys(name for line in grid.values() for name in line):
+        shares = [f"{grid[recipe][defense]:.0f}" if defense in grid[recipe] else "–" for recipe in recipes]
+        lines.append(f"| {defense} | {' | '.join(shares)} |")
+    return "\n".join(lines)
 
 
 def write_results(readme: str | Path, results: str | Path) -> None:

@@ -7,22 +7,27 @@ The file needs no network, no script and no other file, except where a link lead
 from html import escape
 from pathlib import Path
 
-from unseg_lib.files import write_bytes
+from unseg_lib.files import read_json, write_bytes
 from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
-from unseg_lib.reporting.figures import Drawing, bars, curve_panels, show_rows
+from unseg_lib.reporting.defended import defence_grids, heat_map, table_4
+from unseg_lib.reporting.figures import Drawing, bars, curve_panels, curves, show_rows
 from unseg_lib.reporting.gallery import PHOTOGRAPH, curves_of, predictions_of
-from unseg_lib.reporting.html import Table
-from unseg_lib.reporting.origin import generator_tables, origin_table, visibility_table
+from unseg_lib.reporting.html import Link, Table
+from unseg_lib.reporting.mixture import line_values, mixture_table, our_mixtures, paper_mixtures
+from unseg_lib.reporting.origin import generator_tables, origin_table
 from unseg_lib.reporting.published import not_run_here
-from unseg_lib.reporting.scores import Experiment, Score, planned, read_rows, scores_of
+from unseg_lib.reporting.scores import Experiment, Score, plain_only, planned, read_rows, scores_of
 from unseg_lib.reporting.tables import bars_of, blocks_of, class_table, effect_table, experiments_of, panel_of, title_of
+from unseg_lib.reporting.visibility import visibility, visibility_table
 
 READING = (
     "Victims are trained on protected pictures and tested on clean ones. Scores are intersection over union in percent "
     "after the last epoch, mean and standard deviation over seeds; low means protected. “Of clean” is the share of "
     "what the same victim reaches when it is trained on clean pictures. “Difference” is ours minus the paper’s in that "
     "share, in points: the paper’s victims and pictures are named in each heading, and are not always ours. “Peak” is "
-    "the best epoch, which only somebody with a clean test set could pick. Every number leads to its notebook."
+    "the best epoch, which only somebody with a clean test set could pick. Every number leads to its notebook. "
+    "The last columns measure the protected files: largest change inside and outside the mask and rms, in steps of "
+    "1/255, PSNR in dB, SSIM. A score means little without them: SynPer, AR and CUDA keep to no budget."
 )
 
 
@@ -34,12 +39,16 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
     results = Path(results)
     rows, plan = read_rows(results), planned(results)
     scores = scores_of(rows)
+    usual, usual_plan = plain_only(scores, plan)
     parts = [
         ("What holds, and what does not", _verdicts(verdicts(scores))),
-        ("Paper, ours, difference", _effect(scores, plan)),
-        ("While they learn", _curves(results, scores)),
-        ("What they predict", _predictions(results, scores, photographs)),
-        ("Class by class", _classes(scores)),
+        ("Paper, ours, difference", _effect(results, usual, usual_plan)),
+        ("While they learn", _curves(results, usual)),
+        ("What a thief can do", _defences(scores)),
+        ("Clean pictures among them", _mixtures(scores)),
+        ("What they predict", _predictions(results, usual, photographs)),
+        ("Class by class", _classes(usual)),
+        ("Questions with a notebook of their own", _pages(results)),
         ("How visible the noise is", _visibility(results)),
         ("How the generators were trained", _generators(results)),
         ("Not run here", _not_run(scores, plan)),
@@ -92,10 +101,35 @@ def _verdicts(judged: list[Verdict]) -> str:
     return f"<p>{text}</p>{_table(verdict_table(judged))}"
 
 
-def _effect(scores: list[Score], plan: list[dict]) -> str:
+def _effect(results: Path, scores: list[Score], plan: list[dict]) -> str:
     drawing = bars(bars_of(scores, plan), xlabel="% of clean-trained score")
     caption = "What is left of the clean-trained score. UnSeg in red; the other colours are controls."
-    return f"<p>{escape(READING)}</p>{_table(effect_table(scores, plan))}{_figure(drawing, caption, caption)}"
+    table = _table(effect_table(scores, plan, seen=visibility(results)))
+    return f"<p>{escape(READING)}</p>{table}{_figure(drawing, caption, caption)}"
+
+
+def _defences(scores: list[Score]) -> str:
+    """Victims trained with a defence: one heat map for every data set and victim, and the paper's Table 4."""
+    grids = defence_grids(scores)
+    caption = (
+        "Percent of the undefended, clean-trained score: dark learns, light does not; “clean” is a defence's cost."
+    )
+    maps = "".join(_titled(one, _figure(heat_map(grid), caption, caption)) for one, grid in grids.items())
+    return f"{maps}<h3>The paper’s Table 4</h3>{_table(table_4(grids))}" if grids else ""
+
+
+def _mixtures(scores: list[Score]) -> str:
+    """Curves over the share of clean pictures, against the same clean pictures alone; the paper's beside them."""
+    found = ""
+    for title, lines in our_mixtures(scores).items():
+        shares = sorted({share for line in lines.values() for share in line})
+        series = {name: line_values(line, shares) for name, line in lines.items()}
+        drawing = curves(
+            series, x=[100 * share for share in shares], xlabel="clean pictures, %", ylabel="clean test, %"
+        )
+        found += _figure(drawing, f"{title}: clean test score by share of clean pictures", title)
+        found += _table(mixture_table({title: lines}, shares))
+    return f"{found}<h3>The paper’s Tables 5, 8 and 9</h3>{_table(mixture_table(paper_mixtures()))}" if found else ""
 
 
 def _curves(results: Path, scores: list[Score]) -> str:
@@ -126,9 +160,21 @@ def _titled(experiment: Experiment, body: str) -> str:
     return f"<h3>{escape(title_of(experiment))}</h3>{body}"
 
 
+def _pages(results: Path) -> str:
+    """The executed notebooks beside the grid, each by the heading and the question that it opens with."""
+    rows = []
+    for notebook in sorted(results.glob("*/run.ipynb")) + sorted(results.glob("pixels/*/run.ipynb")):
+        first = "".join(read_json(notebook)["cells"][0]["source"]).splitlines()
+        question = " ".join(line.strip("*") for line in first if line.startswith("**Question"))
+        rows.append((Link(first[0].lstrip("# "), notebook.relative_to(results).as_posix()), question))
+    return _table(Table(("notebook", "question"), tuple(rows), "ll"))
+
+
 def _visibility(results: Path) -> str:
     table = visibility_table(results)
-    note = "Measured on the written files; changes in steps of 1/255, largest inside and outside the mask; PSNR in dB."
+    note = (
+        "Measured on the written files: largest change inside / outside the mask and rms in steps of 1/255, PSNR in dB."
+    )
     return f'<p class="note">{note}</p>{_table(table)}' if table.rows else ""
 
 

@@ -27,6 +27,11 @@ class Experiment:
     defense: str
     clean_fraction: float
 
+    @property
+    def plain(self) -> bool:
+        """Trained as usual: no defence, and no clean pictures among the protected ones."""
+        return self.defense == "none" and not self.clean_fraction
+
 
 @dataclass(frozen=True)
 class Score:
@@ -74,6 +79,11 @@ def experiment_of(row: dict, name: str = "") -> Experiment:
         setting, way = row["dataset"], row["victim"]
     fields = ("task", "dataset", "victim", "init", "defense")
     return Experiment(setting, way, *(row[field] for field in fields), float(row["clean_fraction"]))
+
+
+def plain_only(scores: list[Score], plan: list[dict] = ()) -> tuple[list[Score], list[dict]]:
+    """Scores and planned runs of victims trained as usual; defences and mixtures have tables of their own."""
+    return [s for s in scores if s.experiment.plain], [run for run in plan if run["experiment"].plain]
 
 
 def scores_of(rows: list[dict]) -> list[Score]:

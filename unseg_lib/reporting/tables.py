@@ -1,11 +1,13 @@
 """The tables: paper | ours | difference, every number ours and from rows.csv, with a link to its executed notebook."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.published import nearest
 from unseg_lib.reporting.scores import Experiment, Score, clean_of, metrics_of, percent_of_clean
 
+SEEN = ("max in / out", "rms", "PSNR", "SSIM")  # what a poison did to the pictures; changes in steps of 1/255
 METRICS = {"miou": "mean IoU", "iou_object": "IoU of the object", "iou_protected": "mean IoU of the protected classes"}
 
 
@@ -62,10 +64,18 @@ def blocks_of(scores: list[Score], plan: list[dict] = ()) -> list[tuple[Experime
     return [(one, metric) for one in experiments_of(scores, plan) for metric in metrics_of(one, scores)]
 
 
-def effect_table(scores: list[Score], plan: list[dict] = (), base: str = "") -> Table:
-    """The main table: what victims score on clean test pictures, by what they were trained on.
+def seen_cells(found: dict | None) -> tuple[str, ...]:
+    """The cells of `SEEN`, of the metrics of a poisoning; "–" where the pictures are as they were."""
+    if found is None:
+        return ("–",) * len(SEEN)
+    largest = f"{found['linf_inside']:.0f} / {found['linf_outside']:.0f}"
+    return (largest, number(found["rms"], 2), number(found["psnr"], 1), number(found["ssim"], 3))
 
-    One recipe per line; `base` is put before the notebooks' relative paths.
+
+def effect_table(scores: list[Score], plan: list[dict] = (), base: str = "", seen: Mapping[str, dict] = {}) -> Table:
+    """The main table: what victims score on clean test pictures, by what they were trained on, and how visible that is.
+
+    One recipe per line; `base` is put before the notebooks' relative paths; `seen` as `visibility` gives it.
     """
     rows: list[tuple[Cell, ...]] = []
     for experiment, metric in blocks_of(scores, plan):
@@ -75,9 +85,10 @@ def effect_table(scores: list[Score], plan: list[dict] = (), base: str = "") -> 
         for poison in recipes_of(experiment, scores, plan):
             score = find(scores, experiment, poison, metric)
             runs = [run for run in plan if run["experiment"] == experiment and run["poison"] == poison]
-            rows.append(_effect_row(score, scores, poison, metric, runs, base))
-    columns = ("trained on", "paper", "of clean", "ours", "± std", "of clean", "difference", "peak", "seeds")
-    return Table(columns, tuple(rows), "lrrrlrrrl")
+            changes = seen_cells(seen.get(f"{experiment.setting}-{poison}"))
+            rows.append(_effect_row(score, scores, poison, metric, runs, base) + changes)
+    columns = ("trained on", "paper", "of clean", "ours", "± std", "of clean", "difference", "peak", "seeds", *SEEN)
+    return Table(columns, tuple(rows), "lrrrlrrrl" + "r" * len(SEEN))
 
 
 def _effect_row(score: Score | None, scores: list[Score], poison: str, metric: str, runs: list[dict], base: str):
@@ -86,8 +97,7 @@ def _effect_row(score: Score | None, scores: list[Score], poison: str, metric: s
         return (poison, "–", "–", state, "", "–", "–", "–", "–")
     own = score.experiment
     # a defended or mixed victim has other published numbers than the plain one
-    plain = own.defense == "none" and not own.clean_fraction
-    paper = nearest(own.task, own.dataset, own.victim, metric, poison) if plain else None
+    paper = nearest(own.task, own.dataset, own.victim, metric, poison) if own.plain else None
     share = percent_of_clean(score, scores)
     difference = share[0] - paper["percent"] if paper and share else None
     return (
