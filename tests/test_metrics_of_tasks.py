@@ -1,0 +1,346 @@
+"""Boundary IoU, average precision and panoptic quality against scores by hand and against other implementations."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unseg_lib import UnsegError
+from unseg_lib.datasets import load_dataset
+from unseg_lib.evaluation.average_precision import average_precision
+from unseg_lib.evaluation.boundary import boundary_iou
+from unseg_lib.evaluation.panoptic import panoptic_quality
+
+# of pycocotools with numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SIZE = (20, 30)
+CLASSES = ("background", "car", "tree")
+
+
+def box(top: int, left: int, bottom: int, right: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def masks(*found: np.ndarray) -> np.ndarray:
+    return np.stack(found) if found else np.zeros((0, *SIZE), bool)
+
+
+# boundary IoU
+
+
+def test_border_by_hand():
+    # a diagonal of 100 pixels gives a border of 2; squares of 10 pixels have borders of 10² - 6² = 64
+    truth = box(20, 20, 30, 30, (60, 80))
+    assert boundary_iou(truth, truth) == 1
+    shifted = box(20, 21, 30, 31, (60, 80))
+    # in both: the 9 shared columns of the rows 20, 21, 28, 29, and in the 6 rows between columns 21 and 29
+    both = 4 * 9 + 6 * 2
+    assert boundary_iou(shifted, truth) == pytest.approx(both / (64 + 64 - both))
+    assert boundary_iou(box(22, 22, 28, 28, (60, 80)), truth) == 0  # IoU 0.36, but no border in common
+
+
+def test_the_edge_of_the_picture_is_outline():
+    everything = np.ones((60, 80), bool)
+    inner = box(2, 2, 58, 78, (60, 80))
+    assert boundary_iou(everything & ~inner, everything) == 1  # a frame of two pixels is the border of everything
+
+
+def test_empty_masks():
+    empty = np.zeros(SIZE, bool)
+    assert boundary_iou(empty, empty) == 1
+    assert boundary_iou(empty, box(2, 2, 5, 5)) == boundary_iou(box(2, 2, 5, 5), empty) == 0
+
+
+def test_a_thin_mask_is_all_border():
+    assert boundary_iou(box(5, 0, 6, 30), box(5, 0, 7, 30)) == 0.5
+
+
+def test_masks_of_two_sizes_are_refused():
+    with pytest.raises(UnsegError, match="Expected masks of one size, found 20x30 and 20x31"):
+        boundary_iou(np.ones(SIZE, bool), np.ones((20, 31), bool))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.tuples(st.integers(1, 120), st.integers(1, 120)))
+def test_border_equals_repeated_erosion(seed, size):
+    from scipy.ndimage import binary_erosion
+
+    rng = np.random.default_rng(seed)
+    pair = [np.kron(rng.random((9, 9)) < 0.7, np.ones((14, 14), bool))[: size[0], : size[1]] for _ in range(2)]
+    width = max(1, round(0.02 * float(np.sqrt(size[0] ** 2 + size[1] ** 2))))
+    borders = [mask & ~binary_erosion(mask, np.ones((3, 3)), width) for mask in pair]
+    union = (borders[0] | borders[1]).sum()
+    assert boundary_iou(*pair) == (pytest.approx((borders[0] & borders[1]).sum() / union) if union else 1)
+
+
+# average precision
+
+
+def test_half_found_by_hand():
+    # two cars; the better of two guesses hits one exactly, the other hits nothing: precision 1 up to recall 1/2
+    truth = (masks(box(0, 0, 10, 10), box(10, 20, 20, 30)), np.array([1, 1]))
+    guess = (masks(box(0, 0, 10, 10), box(0, 20, 5, 30)), np.array([1, 1]), np.array([0.9, 0.4]))
+    found = average_precision([truth], [guess], CLASSES)
+    half = 51 / 101  # of the recalls 0, 0.01, ..., 1 those up to 0.5
+    assert found["AP"] == found["AP50"] == found["AP75"] == found["APs"] == pytest.approx(half)
+    assert found["APm"] is found["APl"] is None
+    assert (found["AP:car"], found["AP:tree"], found["AP:background"]) == (pytest.approx(half), None, None)
+    assert set(found) == {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP:background", "AP:car", "AP:tree"}
+
+
+def test_thresholds_by_hand():
+    # IoU 60/100 counts at 0.50, 0.55 and 0.60
+    truth = (masks(box(0, 0, 10, 10)), np.array([2]))
+    guess = (masks(box(0, 0, 6, 10)), np.array([2]), np.array([0.5]))
+    found = average_precision([truth], [guess], CLASSES)
+    assert (found["AP50"], found["AP75"], found["AP"]) == (pytest.approx(1), 0, pytest.approx(0.3))
+
+
+def test_a_better_wrong_guess_halves_the_precision():
+    truth = (masks(box(0, 0, 10, 10)), np.array([1]))
+    guess = (masks(box(0, 0, 10, 10), box(10, 10, 20, 20)), np.array([1, 1]), np.array([0.3, 0.8]))
+    assert average_precision([truth], [guess], CLASSES)["AP"] == pytest.approx(0.5)
+
+
+def test_sizes_by_hand():
+    # 31², 40² and 100² pixels; only the largest is found
+    size, sides = (200, 200), (31, 40, 100)
+    truth = (np.stack([box(0, 0, side, side, size) for side in sides]), np.array([1, 1, 1]))
+    guess = (truth[0][2:], np.array([1]), np.array([1.0]))
+    found = average_precision([truth], [guess], CLASSES)
+    assert (found["APs"], found["APm"], found["APl"]) == (0, 0, pytest.approx(1))
+
+
+@pytest.mark.parametrize("kind", ["mask", "box"])
+def test_no_predictions_and_no_truths(kind):
+    nothing = masks() if kind == "mask" else np.zeros((0, 4))
+    none = np.zeros(0, int)
+    truth, empty = (masks(box(0, 0, 10, 10)), np.array([1])), (masks(), none)
+    no_guess = (nothing, none, np.zeros(0))
+    region = box(0, 0, 5, 5)[None] if kind == "mask" else np.array([[0, 0, 5, 5]])
+    found = average_precision([truth, empty], [no_guess, no_guess], CLASSES, kind)
+    assert found["AP"] == found["APs"] == 0 and found["AP:tree"] is None
+    nobody = average_precision([empty], [(region, np.array([1]), np.ones(1))], CLASSES, kind)
+    assert set(nobody.values()) == {None}
+    assert set(average_precision([], [], CLASSES, kind).values()) == {None}
+
+
+def test_a_guess_in_an_empty_picture_costs():
+    truths = [(masks(box(0, 0, 10, 10)), np.array([1])), (masks(), np.zeros(0, int))]
+    exact = (truths[0][0], np.array([1]), np.array([0.5]))
+    wrong = (masks(box(0, 0, 5, 5)), np.array([1]), np.array([0.6]))
+    assert average_precision(truths, [exact, wrong], CLASSES)["AP"] == pytest.approx(0.5)
+
+
+def test_what_is_found_in_a_crowd_does_not_count():
+    objects = masks(box(0, 0, 10, 10), box(10, 0, 20, 30))
+    guess = (masks(box(10, 3, 20, 9), box(0, 0, 10, 10)), np.array([1, 1]), np.array([0.9, 0.8]))
+    labels, crowd = np.array([1, 1]), np.array([False, True])
+    assert average_precision([(objects, labels, crowd)], [guess], CLASSES)["AP"] == pytest.approx(1)
+    assert average_precision([(objects[:1], labels[:1])], [guess], CLASSES)["AP"] == pytest.approx(0.5)
+
+
+def test_boxes_by_hand():
+    # IoU of 10x10 with 10x8 pixels is 0.8: thresholds 0.50 to 0.80
+    truth = (np.array([[4.0, 2, 14, 12]]), np.array([1]))
+    guess = (np.array([[4.0, 2, 14, 10]]), np.array([1]), np.array([0.5]))
+    found = average_precision([truth], [guess], CLASSES, "box")
+    assert found["AP"] == pytest.approx(0.7) and found["AP75"] == pytest.approx(1)
+    of_mask = (masks(box(2, 4, 12, 14)), np.array([1]))
+    assert average_precision([of_mask], [guess], CLASSES, "box") == found
+
+
+def test_the_area_of_a_mask_says_how_large_its_box_is():
+    # a diagonal line 50 pixels long has a box of 50² pixels, but 50 pixels of its own
+    line = np.zeros((60, 60), bool)
+    line[range(50), range(50)] = True
+    guess = (np.array([[0, 0, 50, 50]]), np.array([1]), np.ones(1))
+    found = average_precision([(line[None], np.array([1]))], [guess], CLASSES, "box")
+    assert found["APs"] == pytest.approx(1) and found["APm"] is None
+    boxes = average_precision([(guess[0], np.array([1]))], [guess], CLASSES, "box")
+    assert boxes["APs"] is None and boxes["APm"] == pytest.approx(1)
+
+
+def test_average_precision_is_silent_and_takes_generators(capfd):
+    truth = (masks(box(0, 0, 10, 10)), np.array([1]))
+    found = average_precision((truth for _ in range(3)), ((*truth, np.ones(1)) for _ in range(3)), CLASSES)
+    assert found["AP"] == pytest.approx(1)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("truth", "guess", "words"),
+    [
+        ((masks(box(0, 0, 1, 1)), [1]), (masks(), [1], [0.5]), "found lengths 0, 1, 1"),
+        ((masks(box(0, 0, 1, 1)), [3]), (masks(), [], []), "classes 0 to 2 in the truth of picture 1, found 3 to 3"),
+        ((masks(box(0, 0, 1, 1)), [1]), (np.ones((1, 5, 5), bool), [1], [1]), r"of 20x30 pixels .* 1, .* found 5x5"),
+    ],
+)
+def test_average_precision_refuses(truth, guess, words):
+    with pytest.raises(UnsegError, match=words):
+        average_precision([truth], [guess], CLASSES)
+
+
+def test_average_precision_wants_one_prediction_a_picture():
+    truth = (masks(), np.zeros(0, int))
+    with pytest.raises(UnsegError, match="as many pictures as truths, found one without at 2"):
+        average_precision([truth, truth], [(*truth, np.zeros(0))], CLASSES)
+    with pytest.raises(UnsegError, match="Unknown kind of average precision 'masks'; did you mean 'mask'"):
+        average_precision([], [], CLASSES, "masks")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", ["mask", "box"])
+@pytest.mark.parametrize("name", ["nwpu", "coco"])
+def test_scores_of_real_objects_equal_pycocotools_on_the_json(name, kind, data_root):
+    """Our arrays of the data set against pycocotools on the official json, with areas and boxes made of its masks."""
+    from pycocotools import mask
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    found = load_dataset(name, data_root, "test", limit=12)
+    content = json.loads((data_root / found.annotation_files[0]).read_text())
+    numbers = {image["file_name"].split(".")[0]: image["id"] for image in content["images"]}
+    categories = sorted(category["id"] for category in content["categories"])
+    truths, guesses, results, rng = [], [], [], np.random.default_rng(0)
+    for id in found.ids:
+        objects = found.instances(id)
+        truths.append((np.stack([one.mask for one in objects]), np.array([one.class_index for one in objects])))
+        # every second object, shifted by some pixels, and some as another class
+        chosen, labels = truths[-1][0][::2], truths[-1][1][::2].copy()
+        chosen = np.stack([np.roll(mask, rng.integers(0, 4), 1) for mask in chosen])
+        labels[rng.random(len(labels)) < 0.2] = 1
+        scores = rng.random(len(labels))
+        guesses.append((chosen if kind == "mask" else _boxes(chosen), labels, scores))
+        results += _results(numbers[id], chosen, [categories[label - 1] for label in labels], scores, kind)
+    ours = average_precision(truths, guesses, found.classes, kind)
+
+    truth = COCO(str(data_root / found.annotation_files[0]))
+    for note in truth.anns.values():  # in the json they are those of the polygons, not of the pixels
+        packed = truth.annToRLE(note)
+        note.update(area=float(mask.area(packed)), bbox=mask.toBbox(packed).tolist())
+    evaluation = COCOeval(truth, truth.loadRes(results), {"mask": "segm", "box": "bbox"}[kind])
+    evaluation.params.imgIds = [numbers[id] for id in found.ids]
+    evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
+    theirs = dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), evaluation.stats))
+    assert 0.05 < ours["AP"] < 0.95
+    assert {key: ours[key] if ours[key] is not None else -1 for key in theirs} == pytest.approx(theirs)
+
+
+def _boxes(regions: np.ndarray) -> np.ndarray:
+    spots = [np.nonzero(mask) for mask in regions]
+    return np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in spots], float)
+
+
+def _results(number: int, regions: np.ndarray, labels: list[int], scores: np.ndarray, kind: str) -> list[dict]:
+    from pycocotools import mask
+
+    return [
+        {"image_id": number, "category_id": label, "score": score}
+        | (
+            {"segmentation": mask.encode(np.asfortranarray(region, np.uint8))}
+            if kind == "mask"
+            else {"bbox": [left, top, right - left, bottom - top]}
+        )
+        for region, (left, top, right, bottom), label, score in zip(regions, _boxes(regions), labels, scores)
+    ]
+
+
+# panoptic quality
+
+SCENE = ("road", "sky", "car", "person")
+THINGS = (2, 3)
+
+
+def test_panoptic_by_hand():
+    road, sky = box(10, 0, 20, 30), box(0, 0, 10, 30)
+    one, two = box(12, 0, 16, 10), box(12, 15, 16, 25)
+    truth = (masks(road & ~one & ~two, sky, one, two), np.array([0, 1, 2, 2]))
+    # the sky is exact; of the cars one is hit with IoU 30/40, the other missed; a person is made up on the road
+    near, nobody = box(12, 0, 15, 10), box(17, 25, 20, 30)
+    guess = (masks(road & ~near & ~nobody, sky, near, nobody), np.array([0, 1, 2, 3]))
+    found = panoptic_quality([truth], [guess], SCENE, THINGS)
+    # road: 300-80 true, 300-30-15 found; both lack `one`'s upper 30 pixels and found lacks 15 of the true
+    road_iou = (220 - 15) / (255 + 220 - 205)
+    expected = {"road": road_iou, "sky": 1, "car": 0.75 / 1.5, "person": 0}
+    assert {name: found[f"PQ:{name}"] for name in SCENE} == pytest.approx(expected)
+    assert found["PQ"] == pytest.approx(np.mean(list(expected.values())))
+    assert (found["PQ_things"], found["PQ_stuff"]) == pytest.approx((0.25, (1 + road_iou) / 2))
+    assert (found["SQ_things"], found["RQ_things"]) == pytest.approx((0.75 / 2, (1 / 1.5) / 2))
+    assert (found["SQ_stuff"], found["RQ_stuff"]) == pytest.approx(((1 + road_iou) / 2, 1))
+
+
+def test_void_and_crowds_are_ignored():
+    truth = (masks(box(0, 0, 10, 20)), np.array([1]))  # everything else is void
+    inside = box(0, 0, 10, 30)  # reaches into the void by a third
+    guess = (masks(inside, box(12, 0, 18, 9)), np.array([1, 2]))  # the car lies in the void: no mistake
+    found = panoptic_quality([truth], [guess], SCENE, THINGS)
+    assert found["PQ:sky"] == found["PQ"] == 1 and found["PQ:car"] is found["PQ_things"] is None
+    half = (masks(box(9, 0, 12, 20)), np.array([2]))  # 20 of its 60 pixels are sky, 40 void; then the other way round
+    assert panoptic_quality([truth], [half], SCENE, THINGS)["PQ:car"] is None
+    assert panoptic_quality([truth], [(masks(box(8, 0, 11, 20)), np.array([2]))], SCENE, THINGS)["PQ:car"] == 0
+
+
+def test_no_segments():
+    truth, nothing = (masks(box(0, 0, 10, 20)), np.array([2])), (masks(), np.zeros(0, int))
+    found = panoptic_quality([truth, nothing], [nothing, nothing], SCENE, THINGS)
+    assert found["PQ"] == found["SQ"] == found["RQ"] == found["PQ_things"] == 0  # missed, however silently
+    assert found["PQ_stuff"] is found["PQ:person"] is None
+    assert set(panoptic_quality([nothing], [nothing], SCENE, THINGS).values()) == {None}
+    assert set(panoptic_quality([], [], SCENE, THINGS).values()) == {None}
+
+
+def test_stuff_of_one_class_is_one_segment_and_things_are_not():
+    halves = masks(box(0, 0, 20, 10), box(0, 20, 20, 30))
+    joined = masks(halves.any(0))
+    for label, score in {1: 1, 2: 0}.items():
+        found = panoptic_quality([(joined, [label])], [(halves, [label, label])], SCENE, THINGS)
+        assert found["PQ"] == score
+
+
+def test_counts_are_summed_over_pictures():
+    truth = (masks(box(0, 0, 10, 10)), np.array([2]))
+    empty = (masks(), np.zeros(0, int))
+    found = panoptic_quality((truth for _ in range(2)), iter([truth, empty]), SCENE, THINGS)
+    assert (found["SQ"], found["RQ"]) == (1, pytest.approx(1 / 1.5))
+
+
+def test_panoptic_refuses():
+    truth = (masks(box(0, 0, 10, 10)), np.array([2]))
+    with pytest.raises(UnsegError, match="found one without at 1"):
+        panoptic_quality([truth], [], SCENE, THINGS)
+    with pytest.raises(UnsegError, match=r"of 20x30 pixels for picture 1.*found 5x5"):
+        panoptic_quality([truth], [(np.ones((1, 5, 5), bool), [2])], SCENE, THINGS)
+    with pytest.raises(UnsegError, match="classes 0 to 3 in picture 1, found 2 to 4"):
+        panoptic_quality([truth], [(masks(box(0, 0, 5, 5), box(0, 0, 1, 1)), [2, 4])], SCENE, THINGS)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 2**31))
+def test_panoptic_equals_torchmetrics_where_every_pixel_is_predicted(seed):
+    """With segments everywhere in the predictions the two must agree; void is in the truth only."""
+    import torch
+    from torchmetrics.detection import PanopticQuality
+
+    rng = np.random.default_rng(seed)
+    metric = PanopticQuality(things=THINGS, stuffs=(0, 1), return_per_class=True)
+    pictures = [[], []]
+    for _ in range(2):
+        cells = rng.integers(0, 6, (4, 5))
+        changed = np.where(rng.random((8, 10)) < 0.3, rng.integers(0, 6, (8, 10)), cells.repeat(2, 0).repeat(2, 1))
+        maps, kinds = [cells.repeat(4, 0).repeat(4, 1), changed.repeat(2, 0).repeat(2, 1)], rng.integers(0, 4, 6)
+        void = maps[0] == 5
+        for found, numbers in zip(pictures, maps):
+            found.append((np.stack([numbers == i for i in range(6)]), kinds))
+        pictures[0][-1] = (pictures[0][-1][0][:5], kinds[:5])
+        pairs = [torch.as_tensor(np.stack([kinds[numbers], numbers], -1)) for numbers in maps]
+        pairs[0][torch.as_tensor(void)] = 255
+        metric.update(pairs[1][None], pairs[0][None])
+    ours, theirs = panoptic_quality(*pictures, SCENE, THINGS), metric.compute()[0].tolist()
+    for name, value in zip(("car", "person", "road", "sky"), theirs):
+        assert (ours[f"PQ:{name}"] or 0) == pytest.approx(value)
