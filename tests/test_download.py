@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import stat
 import tarfile
 import threading
@@ -443,6 +444,31 @@ def test_sbd_is_merged_into_voc(server, monkeypatch, tmp_path):
     assert masks == {"2007_000001": 1, "2008_000002": 4, "2009_000003": 2}
 
 
+def test_panoptic_annotations_are_merged_into_coco(server, monkeypatch, tmp_path):
+    tiny_sets.coco_panoptic(tmp_path / "original")
+    notes = tmp_path / "original/coco/annotations"
+    members = []
+    for year in ("train2017", "val2017"):
+        pngs = [(f"panoptic_{year}/{p.name}", p.read_bytes()) for p in sorted((notes / f"panoptic_{year}").iterdir())]
+        inner = write_zip(tmp_path / f"{year}.zip", [*pngs, (f"__MACOSX/panoptic_{year}/._x.png", b"")])
+        members.append((f"annotations/panoptic_{year}.zip", inner.read_bytes()))
+        members.append((f"annotations/panoptic_{year}.json", (notes / f"panoptic_{year}.json").read_bytes()))
+    server.files["/panoptic.zip"] = write_zip(tmp_path / "p.zip", members).read_bytes()
+    archive = replace(SOURCES["coco-panoptic"].archives[0], url=f"{server.address}/panoptic.zip", checksum=None)
+    monkeypatch.setitem(SOURCES, "coco-panoptic", replace(SOURCES["coco-panoptic"], archives=(archive,)))
+    (tmp_path / "data/coco").mkdir(parents=True)
+    for year in ("train2017", "val2017"):
+        (tmp_path / "original/coco" / year).rename(tmp_path / "data/coco" / year)
+    # killed between the two splits: the same call goes on
+    (tmp_path / "data/coco/annotations/panoptic_train2017").mkdir(parents=True)
+    for path in (notes / "panoptic_train2017").iterdir():
+        path.rename(tmp_path / "data/coco/annotations/panoptic_train2017" / path.name)
+    get("coco-panoptic", tmp_path / "data")
+    assert check("coco-panoptic", tmp_path / "data") == {"train": 8, "val": 3}
+    names = [f"panoptic_{split}2017{end}" for split in ("train", "val") for end in ("", ".json")]
+    assert only(tmp_path / "data/coco/annotations", *names)
+
+
 def test_two_downloads_of_one_set_do_not_collide(kvasir, tmp_path):
     from unseg_lib.datasets.download import _alone
 
@@ -452,15 +478,18 @@ def test_two_downloads_of_one_set_do_not_collide(kvasir, tmp_path):
 
 
 def test_by_hand_sets_say_what_to_do(tmp_path):
-    for name in ("lung", "cityscapes", "ade20k", "hqseg44k"):
+    for name in ("lung", "cityscapes", "hqseg44k", "dis5k", "whu", "ssdd"):
         with pytest.raises(UnsegError, match="cannot be downloaded without a person: "):
             get(name, tmp_path)
     with pytest.raises(UnsegError, match="Unknown data set 'kvasr'; did you mean 'kvasir'"):
         get("kvasr", tmp_path)
     with pytest.raises(UnsegError, match="get voc first"):
         get("voc-aug", tmp_path)
+    for name, needed in {"coco-panoptic": "coco", "ade20k-instances": "ade20k"}.items():
+        with pytest.raises(UnsegError, match=f"get {needed} first"):
+            get(name, tmp_path)
     with pytest.raises(UnsegError, match="has no reader"):
-        check("cityscapes", tmp_path)
+        check("voc-aug", tmp_path)
     with pytest.raises(UnsegError, match="Unknown data set 'nonsense'"):
         check("nonsense", tmp_path)
     assert only(tmp_path)
@@ -480,7 +509,8 @@ def test_every_source_can_be_had_or_says_how():
         assert isinstance(source, Source) and bool(source.archives) != bool(source.by_hand), name
         assert source.title and source.licence and source.paper and source.place and source.official
         for archive in source.archives:
-            assert archive.url.startswith(("https://", "http://host.robots.ox.ac.uk", "http://images.cocodataset.org"))
+            plain = ("host.robots.ox.ac.uk", "images.cocodataset.org", "sceneparsing.csail.mit.edu")
+            assert archive.url.startswith(("https://", *(f"http://{host}" for host in plain)))
             assert archive.checksum is None or archive.checksum.partition(":")[0] in ("sha256", "md5")
             digits = {"sha256": 64, "md5": 32}
             assert (
@@ -497,4 +527,5 @@ def test_list_names_every_set(tmp_path, capsys):
     tiny_sets.kvasir(tmp_path)
     list_sets(tmp_path)
     printed = capsys.readouterr().out
-    assert all(name in printed for name in SOURCES) and "kvasir      here" in printed
+    assert all(name in printed for name in SOURCES) and re.search("^kvasir +here ", printed, re.MULTILINE)
+    assert "unseg data get coift (size not published)" in printed and "COCO 2017 panoptic, needs coco;" in printed

@@ -1,9 +1,11 @@
 """Tiny data sets in the official layouts, for tests: a few pictures of 12 x 16 pixels each."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from unseg_lib.pictures import write_picture
 
@@ -123,4 +125,96 @@ def nwpu(root: Path) -> str:
     return "nwpu"
 
 
+def whu(root: Path) -> str:
+    for split, count in {"train": 8, "val": 3, "test": 2}.items():
+        content = coco_json(split, count)
+        for note in content["annotations"]:
+            note["category_id"] = 1
+        for image in content["images"]:
+            image["file_name"] = f"{image['id']}.tif"  # the same names in every split, as in the official release
+            write_picture(root / f"WHU/imgs/{split}/image/{image['id']}.tif", picture(image["id"]))
+        path = root / f"WHU/annotations/WHU_building_{split}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "building"}]}))
+    return "whu"
+
+
+def ssdd(root: Path) -> str:
+    _coco(root, dict.fromkeys(("train", "val"), "SSDD/imgs"), "SSDD/annotations/SSDD_instances_{}.json")
+    for path in (root / "SSDD/annotations").iterdir():
+        content = json.loads(path.read_text())
+        for note in content["annotations"]:
+            note["category_id"] = 1
+        path.write_text(json.dumps(content | {"categories": [{"supercategory": None, "id": 1, "name": "ship"}]}))
+    return "ssdd"
+
+
+LEFT, RIGHT = (slice(2, 8), slice(3, 7)), (slice(2, 8), slice(7, 11))  # the halves of BOX: two objects
+
+
+def coco_panoptic(root: Path) -> str:
+    """Grass (class 80) around two things of class 2; the last row is void, the first a crowd of class 4."""
+    kinds = [{"id": i + 1, "name": f"thing {i}", "isthing": 1} for i in range(80)]
+    kinds += [{"id": 100 + i, "name": f"stuff {i}", "isthing": 0} for i in range(53)]
+    for split, count in {"train": 8, "val": 3}.items():
+        images, notes = [], []
+        for i in range(count):
+            numbers, stem = np.full((HEIGHT, WIDTH), 70_000 + i), f"{split}{i}"
+            numbers[LEFT], numbers[RIGHT], numbers[0], numbers[-1] = 300, 7, 9, 0
+            segments = [(70_000 + i, 100, 0), (300, 3, 0), (7, 3, 0), (9, 5, 1)]
+            found = [{"id": n, "category_id": c, "iscrowd": k, "area": 1, "bbox": []} for n, c, k in segments]
+            notes.append({"image_id": 50 + i, "file_name": f"{stem}.png", "segments_info": found})
+            images.append({"id": 50 + i, "file_name": f"{stem}.jpg", "height": HEIGHT, "width": WIDTH})
+            colours = np.stack([numbers % 256, numbers // 256 % 256, numbers // 256**2], 2).astype(np.uint8)
+            write_picture(root / f"coco/annotations/panoptic_{split}2017/{stem}.png", colours)
+            write_picture(root / f"coco/{split}2017/{stem}.jpg", picture(i))
+        content = {"images": images, "annotations": notes, "categories": kinds[::-1], "info": {}, "licenses": []}
+        (root / f"coco/annotations/panoptic_{split}2017.json").write_text(json.dumps(content))
+    return "coco-panoptic"
+
+
+def ade20k(root: Path) -> str:
+    """Two beds (class 7, thing 1) on a floor (class 3), the right one with a pillow's mask on the floor beside it."""
+    for part, count in {"training": 8, "validation": 3}.items():
+        for i in range(count):
+            folder, mask = root / "ADEChallengeData2016", label(7 + 1, outside=3 + 1)
+            mask[0] = 0
+            objects = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+            objects[LEFT], objects[RIGHT], objects[9, :4] = (1, 1, 0), (1, 2, 0), (34, 3, 0)
+            places = (f"images/{part}", f"annotations/{part}")
+            write_pair(folder, f"ADE_{part}_{i:08d}", i, mask, places)
+            write_picture(folder / f"annotations_instance/{part}/ADE_{part}_{i:08d}.png", objects)
+    return "ade20k"
+
+
+def cityscapes(root: Path) -> str:
+    """Two cars on a road, a group of persons in the last row, a caravan in the first column, the first row void."""
+    for split, count in {"train": 8, "val": 3}.items():
+        for i in range(count):
+            city, numbers = f"{split}city{i % 2}", np.full((HEIGHT, WIDTH), 7, np.uint16)
+            numbers[LEFT], numbers[RIGHT], numbers[-1], numbers[:, 0], numbers[0] = 26000, 26001, 24, 29000, 3
+            stem = f"{city}_{i:06d}_000019"
+            write_picture(root / f"cityscapes/leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png", picture(i))
+            path = root / f"cityscapes/gtFine/{split}/{city}/{stem}_gtFine_instanceIds.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(numbers).save(path)
+    return "cityscapes"
+
+
+def _hqseg(name: str, root: Path) -> str:
+    """Two pictures of each training part (of a set of one part eight), one of each test part."""
+    from unseg_lib.datasets.hqseg import FOLDER, PARTS, SETS
+
+    for split, parts in SETS[name].items():
+        for part in parts:
+            pictures, masks, _ = PARTS[part]
+            for i in range(1 if split != "train" else 2 if len(parts) > 1 else 8):
+                write_pair(root / FOLDER, f"{split}{i}", i, label(255), (pictures, masks))
+    return name
+
+
 ALL = {make.__name__: make for make in (voc, camvid, lung, kvasir, nwpu, coco, folder, scenes)}
+ALL |= {make.__name__: make for make in (whu, ssdd, ade20k, cityscapes)} | {"coco-panoptic": coco_panoptic}
+HQSEG = ("hqseg44k", "dis5k", "coift", "hrsod", "thinobject5k")
+ALL |= {name: partial(_hqseg, name) for name in HQSEG}
+WITH_TRAIN = sorted(set(ALL) - {"coift", "hrsod"})

@@ -5,9 +5,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from unseg_lib.datasets.ade20k import read_ade20k
 from unseg_lib.datasets.camvid import read_camvid
-from unseg_lib.datasets.coco import read_coco, read_nwpu
+from unseg_lib.datasets.cityscapes import read_cityscapes
+from unseg_lib.datasets.coco import read_coco, read_nwpu, read_ssdd, read_whu
+from unseg_lib.datasets.coco_panoptic import read_coco_panoptic
 from unseg_lib.datasets.folder import read_folder
+from unseg_lib.datasets.hqseg import READERS as HQSEG
 from unseg_lib.datasets.lung import read_kvasir, read_lung
 from unseg_lib.datasets.scenes import read_scenes, write_scenes
 from unseg_lib.datasets.segmentation_set import IGNORE, Instance, SegmentationSet, as_objects
@@ -23,10 +27,18 @@ DATASETS = {
     "kvasir": read_kvasir,
     "nwpu": read_nwpu,
     "coco": read_coco,
+    "coco-panoptic": read_coco_panoptic,
+    "ade20k": read_ade20k,
+    "cityscapes": read_cityscapes,
+    "whu": read_whu,
+    "ssdd": read_ssdd,
+    **HQSEG,
     "scenes": read_scenes,
     "folder": read_folder,
 }
-WITH_VAL = ("voc", "camvid", "nwpu", "coco")  # have an official split "val"
+# have an official split "val"
+WITH_VAL = ("voc", "camvid", "nwpu", "coco", "coco-panoptic", "ade20k", "cityscapes", "whu", "ssdd", "dis5k")
+TEST_ONLY = ("coift", "hrsod")
 PARTS = ("fit", "holdout")  # a seeded 85/15 cut of "train", for tuning
 TASKS = ("semantic", "object")
 
@@ -38,6 +50,8 @@ def data_root(explicit: str | Path | None = None) -> Path:
 
 def splits_of(name: str) -> tuple[str, ...]:
     """The splits of a data set."""
+    if name in TEST_ONLY:
+        return ("test",)
     return ("train", "val", "test", *PARTS) if name.partition(":")[0] in WITH_VAL else ("train", "test", *PARTS)
 
 

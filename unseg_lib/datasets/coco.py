@@ -1,6 +1,9 @@
-"""Instances in COCO's json: COCO 2017 and NWPU VHR-10. Polygons and RLE are decoded by pycocotools."""
+"""Instances in COCO's json: COCO 2017, NWPU VHR-10, WHU building, SSDD. pycocotools decodes polygons and RLE."""
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,71 +13,126 @@ from unseg_lib.datasets.segmentation_set import IGNORE, Instance, SegmentationSe
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 
-# "test" is the official val: COCO's test masks are secret, and NWPU is cut in two only
+# "test" is the official val: COCO's test masks are secret, and NWPU and SSDD are cut in two only
 SPLITS = {"train": "train", "val": "val", "test": "val"}
 
 
 def read_coco(root: Path, split: str, seed: int) -> SegmentationSet:
     """Read `root/coco/{train,val}2017` with `annotations/instances_*2017.json`; the seed has no effect."""
     year = f"{SPLITS[split]}2017"
-    return _read(root, split, "coco", Path("coco") / year, Path(f"coco/annotations/instances_{year}.json"))
+    return _read(root, split, "coco", f"coco/{year}", f"coco/annotations/instances_{year}.json")
 
 
 def read_nwpu(root: Path, split: str, seed: int) -> SegmentationSet:
     """Read `root/NWPU_VHR-10/images` with `annotations/NWPU_instances_{train,val}.json`; the seed has no effect."""
-    notes = Path(f"NWPU_VHR-10/annotations/NWPU_instances_{SPLITS[split]}.json")
-    return _read(root, split, "nwpu", Path("NWPU_VHR-10/images"), notes)
+    notes = f"NWPU_VHR-10/annotations/NWPU_instances_{SPLITS[split]}.json"
+    return _read(root, split, "nwpu", "NWPU_VHR-10/images", notes)
 
 
-def _read(root: Path, split: str, name: str, pictures: Path, notes: Path) -> SegmentationSet:
-    need_folder(root / notes.parent, f"annotations of {name}", name)
-    if not (root / notes).is_file():
-        raise UnsegError(f"Expected the annotations {root / notes}, found none; complete the data set.")
-    content = read_json(root / notes)
-    images, objects, categories = _parse(content, root / notes)
-    places = {id: pictures / Path(image["file_name"]).with_suffix("") for id, image in images.items()}
-    outside = [place for place in places.values() if place.is_absolute() or ".." in place.parts]
-    if outside:
-        raise UnsegError(f"Expected pictures below {root / pictures} in {root / notes}, found {outside[0]}.")
+def read_whu(root: Path, split: str, seed: int) -> SegmentationSet:
+    """Read `root/WHU/imgs/{train,val,test}/image` with RSPrompter's `annotations/WHU_building_*.json`.
+
+    The seed has no effect. Ids begin with the split: the release has pictures of one name in train and test.
+    """
+    notes = f"WHU/annotations/WHU_building_{split}.json"
+    return _read(root, split, "whu", f"WHU/imgs/{split}/image", notes, classes=1, prefix=f"{split}-")
+
+
+def read_ssdd(root: Path, split: str, seed: int) -> SegmentationSet:
+    """Read `root/SSDD/imgs` with RSPrompter's `annotations/SSDD_instances_{train,val}.json`; no effect of the seed."""
+    return _read(root, split, "ssdd", "SSDD/imgs", f"SSDD/annotations/SSDD_instances_{SPLITS[split]}.json", classes=1)
+
+
+def _read(
+    root: Path, split: str, name: str, pictures: str, notes: str, *, classes: int = 0, prefix: str = ""
+) -> SegmentationSet:
+    found = read_notes(root, name, Path(pictures), Path(notes), classes, prefix)
+    with coco_json(found.path):
+        objects = _objects(found)
     return SegmentationSet(
         name=name,
         root=root,
         split=split,
-        classes=("background", *(category["name"] for category in categories)),
+        classes=("background", *(category["name"] for category in found.categories)),
         background=0,
-        ids=tuple(images),
-        pictures=places,
-        read_label=partial(_label, images, objects),
-        annotation_files=(notes,),
-        read_instances=partial(_instances, images, objects),
+        ids=tuple(found.images),
+        pictures=found.places,
+        read_label=partial(_label, found.images, objects),
+        annotation_files=(Path(notes),),
+        read_instances=partial(_instances, found.images, objects),
     )
 
 
-def _parse(content: dict, path: Path) -> tuple[dict, dict, list]:
-    """(id -> image, id -> its annotations with `class_index`, categories in the order of their numbers)."""
+@dataclass(frozen=True)
+class CocoNotes:
+    """What a json of COCO's format holds, be it instances or panoptic segments."""
+
+    path: Path
+    annotations: list[dict]
+    categories: list[dict]  # in the order of their numbers
+    images: dict[str, dict]  # id, which is the file's name without suffix, or begins with more -> image; in order
+    index: dict[int, int]  # COCO's number of a category -> its place in `categories`
+    ids: dict[int, str]  # COCO's number of an image -> id
+    places: dict[str, Path]  # id -> picture below the data root, without suffix
+
+    def class_of(self, note: dict) -> int:
+        """The place in `categories` of an annotation's or a segment's class."""
+        if note["category_id"] not in self.index:
+            raise UnsegError(
+                f"Expected one of the {len(self.index)} categories of {self.path} in annotation {note['id']}, "
+                f"found unknown class {note['category_id']}; replace the file."
+            )
+        return self.index[note["category_id"]]
+
+
+@contextmanager
+def coco_json(path: Path) -> Iterator[None]:
+    """Make a sentence of what is missing in a json."""
     try:
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        index = {category["id"]: i for i, category in enumerate(categories, start=1)}
-        images = {Path(image["file_name"]).stem: image for image in content["images"]}
-        names = {image["id"]: name for name, image in images.items()}
-        if len(names) < len(content["images"]):
-            raise UnsegError(f"Expected pictures of different names in {path}, found two of one name.")
-        objects = defaultdict(list)
-        for note in content["annotations"]:
-            if note["category_id"] not in index:
-                raise UnsegError(
-                    f"Expected one of the {len(index)} categories of {path} in annotation {note['id']}, "
-                    f"found unknown class {note['category_id']}; replace the file."
-                )
-            objects[names[note["image_id"]]].append(note | {"class_index": index[note["category_id"]]})
+        yield
     except (KeyError, TypeError) as error:
         raise UnsegError(
             f"Expected COCO annotations in {path}, found json without {error}; replace the file."
         ) from error
-    return dict(sorted(images.items())), dict(objects), categories
 
 
-def _decode(note: dict, image: dict) -> np.ndarray:
+def read_notes(root: Path, name: str, pictures: Path, notes: Path, classes: int = 0, prefix: str = "") -> CocoNotes:
+    """Read the json `notes` of the set `name`, whose pictures are in the folder `pictures`, both below root.
+
+    classes: how many categories it must have, 0 = any number. prefix: what ids begin with.
+    """
+    path = root / notes
+    need_folder(path.parent, f"annotations of {name}", name)
+    if not path.is_file():
+        raise UnsegError(f"Expected the annotations {path}, found none; complete the data set.")
+    content = read_json(path)
+    with coco_json(path):
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        index = {category["id"]: i for i, category in enumerate(categories)}
+        images = {prefix + Path(image["file_name"]).stem: image for image in content["images"]}
+        ids = {image["id"]: id for id, image in images.items()}
+        places = {id: pictures / Path(image["file_name"]).with_suffix("") for id, image in images.items()}
+        found = CocoNotes(path, content["annotations"], categories, dict(sorted(images.items())), index, ids, places)
+        if len(ids) < len(content["images"]):
+            raise UnsegError(f"Expected pictures of different names in {path}, found two of one name.")
+    if outside := [place for place in places.values() if place.is_absolute() or ".." in place.parts]:
+        raise UnsegError(f"Expected pictures below {root / pictures} in {path}, found {outside[0]}.")
+    if classes and len(categories) != classes:
+        raise UnsegError(
+            f"Expected {classes} classes in {path}, found {len(categories)}; is it the json of this data set?"
+        )
+    return found
+
+
+def _objects(notes: CocoNotes) -> dict[str, list[dict]]:
+    """id -> its annotations with `class_index`."""
+    objects = defaultdict(list)
+    for note in notes.annotations:
+        objects[notes.ids[note["image_id"]]].append(note | {"class_index": 1 + notes.class_of(note)})
+    return dict(objects)
+
+
+def decode(note: dict, image: dict) -> np.ndarray:
     """The mask of one annotation, bool `(H,W)`: polygons, or RLE as counts or as text."""
     from pycocotools import mask
 
@@ -94,17 +152,14 @@ def _decode(note: dict, image: dict) -> np.ndarray:
 
 def _label(images: dict, objects: dict, id: str) -> np.ndarray:
     """Class indices, uint8 `(H,W)`: crowds are ignored, small objects lie on top of large ones."""
-    image = images[id]
-    label = np.zeros((image["height"], image["width"]), np.uint8)
-    notes = objects.get(id, [])
-    for note in notes:
-        if note.get("iscrowd", 0):
-            label[_decode(note, image)] = IGNORE
-    for one in sorted(_instances(images, objects, id), key=lambda one: -int(one.mask.sum())):
-        label[one.mask] = one.class_index
+    label = np.zeros((images[id]["height"], images[id]["width"]), np.uint8)
+    for one in sorted(_instances(images, objects, id), key=lambda one: (not one.crowd, -int(one.mask.sum()))):
+        label[one.mask] = IGNORE if one.crowd else one.class_index
     return label
 
 
 def _instances(images: dict, objects: dict, id: str) -> list[Instance]:
-    notes = [note for note in objects.get(id, []) if not note.get("iscrowd", 0)]
-    return [Instance(_decode(note, images[id]), note["class_index"]) for note in notes]
+    return [
+        Instance(decode(note, images[id]), note["class_index"], bool(note.get("iscrowd", 0)))
+        for note in objects.get(id, [])
+    ]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unseg_lib.datasets import DATASETS, data_root, load_dataset, splits_of
+from unseg_lib.datasets import DATASETS, PARTS, data_root, load_dataset, splits_of
+from unseg_lib.datasets.coco_panoptic import merge_panoptic
 from unseg_lib.datasets.fetch import CHECKSUMS, fetch, name_of
 from unseg_lib.datasets.sources import SOURCES, Source
 from unseg_lib.datasets.unpack import unpack
@@ -16,20 +17,25 @@ from unseg_lib.progress import progress
 
 DOWNLOADS = ".downloads"  # below the data root: archives on their way
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".zip")
+# sets whose files are put among those of the set they need, and how
+MERGES = {"voc-aug": merge_sbd, "coco-panoptic": merge_panoptic}
 
 
 def list_sets(root: str | Path | None = None) -> None:
     """Print every data set: whether it is there, its size, how to get it, its licence."""
     root = Path(root) if root else data_root()
+    wide = max(map(len, SOURCES))
     print(f"data root: {root}\n")
     for name, source in SOURCES.items():
         here = "here" if (root / source.place).exists() else "-"
-        size = sum(archive.megabytes for archive in source.archives)
-        how = f"unseg data get {name} ({size} MB)" if source.archives else f"by hand: {source.by_hand}"
-        print(f"{name:11} {here:5} {source.title}; {source.official}\n{'':17} in {source.place}; {source.licence}")
-        print(f"{'':17} {how}\n")
-    print(f"{'scenes':11} {'-':5} generated when first used; needs no download")
-    print(f"{'folder:SUB':11} {'-':5} any folder with im/ (pictures) and gt/ (masks of the same names)")
+        sizes = [archive.megabytes for archive in source.archives]
+        size = "size not published" if None in sizes else f"{sum(sizes)} MB"
+        how = f"unseg data get {name} ({size})" if source.archives else f"by hand: {source.by_hand}"
+        needs = f", needs {source.needs}" if source.needs else ""
+        print(f"{name:{wide}} {here:5} {source.title}{needs}; {source.official}")
+        print(f"{'':{wide + 6}} in {source.place}; {source.licence}\n{'':{wide + 6}} {how}\n")
+    print(f"{'scenes':{wide}} {'-':5} generated when first used; needs no download")
+    print(f"{'folder:SUB':{wide}} {'-':5} any folder with im/ (pictures) and gt/ (masks of the same names)")
 
 
 def get(name: str, root: str | Path) -> Path:
@@ -52,8 +58,11 @@ def get(name: str, root: str | Path) -> Path:
             f"{source.title} cannot be downloaded without a person: {source.by_hand}, below the data root {root} "
             f"(licence: {source.licence})."
         )
-    if name == "voc-aug" and not (root / SOURCES["voc"].place).is_dir():
-        raise UnsegError(f"Expected VOC 2012 in {root} before its additional masks, found none; get voc first.")
+    if source.needs and not (root / SOURCES[source.needs].place).is_dir():
+        raise UnsegError(
+            f"Expected {SOURCES[source.needs].title} in {root} before {source.title}, found none; "
+            f"get {source.needs} first."
+        )
     with _alone(root, name):
         _download(root, name, source)
     print(f"{source.title}: {target} ({source.licence}; cite {source.paper}).")
@@ -97,8 +106,8 @@ def _download(root: Path, name: str, source: Source) -> None:
             else:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, place)
-        if name == "voc-aug":
-            merge_sbd(staging / "sbd", root / SOURCES["voc"].place)
+        if name in MERGES:
+            MERGES[name](staging / source.archives[0].place, root / SOURCES[source.needs].place)
         else:
             (root / source.place).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / source.place, root / source.place)
@@ -114,15 +123,17 @@ def check(name: str, root: str | Path) -> dict[str, int]:
     official = SOURCES[name].official if name in SOURCES else ""
     if name in SOURCES and name not in DATASETS:
         raise UnsegError(f"Expected one of {', '.join(DATASETS)} to check, found {name}, which has no reader.")
-    for split in splits_of(name)[:-2]:  # fit and holdout are parts of train
+    for split in (split for split in splits_of(name) if split not in PARTS):
         found = load_dataset(name, root, split)
-        if found.ids in ids.values():  # of VOC, COCO and NWPU "test" is val
+        if found.ids in ids.values():  # of many sets "test" is val
             continue
         for id in progress(found.ids, f"checking {name} {split}"):
             found.picture(id), found.label(id)
+            if found.things is not None:  # has masks of objects in files of their own
+                found.instances(id)
         ids[split], counts[split] = found.ids, len(found)
     others = {id for split, part in ids.items() if split != "train" for id in part}
-    shared = others.intersection(ids["train"])
+    shared = others.intersection(ids.get("train", ()))
     if shared:
         raise UnsegError(f"Expected no picture of {name} both in train and test, found {min(shared)}.")
     has = ", ".join(f"{split} {count}" for split, count in counts.items())

@@ -1,8 +1,6 @@
-"""Any folders of pictures `im/` and masks `gt/` of the same names: one object against its background.
+"""Any folders of pictures `im/` and masks `gt/` of the same names: one object against its background."""
 
-This is how HQSeg-44K, the data that UnSeg's generator is trained on, is laid out.
-"""
-
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,35 +12,49 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.pictures import read_label
 
 
+@dataclass(frozen=True)
+class PairFolder:
+    """A folder of pictures and one of masks of the same names; `stems` are those that belong to the split."""
+
+    pictures: Path  # below the data root
+    masks: dict[str, Path]  # stem -> file, of all splits
+    stems: tuple[str, ...]
+    prefix: str = ""  # before the stem in an id: two folders may use one name
+    originals: dict[str, Path] = field(default_factory=dict)  # as in SegmentationSet, by stem
+
+
 def read_folder(root: Path, split: str, seed: int, where: str = "") -> SegmentationSet:
     """Read folders below `root`, joined by "+" ("interactive/davis+interactive/ccp"; "" = root itself).
 
     Of each, all pairs `im/`, `gt/` in it or up to two levels below are read. There are no official splits:
     a seeded fifth of each is "test", frames of one video together.
     """
-    pairs = [pair for name in where.split("+") for pair in _find_pairs(root, name.strip())]
-    chosen, pictures, masks, annotations = [], {}, {}, []
-    for pair in pairs:
-        files = picture_files(pair / "gt")
-        if (pair / "im").is_dir():
-            check_all_masks(picture_files(pair / "im"), files, pair / "gt")
-        place = pair.relative_to(root)
-        prefix = "" if len(pairs) == 1 else "-".join(place.parts) + "-"  # two folders may use one name
+    places = [pair.relative_to(root) for name in where.split("+") for pair in _find_pairs(root, name.strip())]
+    folders = []
+    for place in places:
+        files = picture_files(root / place / "gt")
+        if (root / place / "im").is_dir():
+            check_all_masks(picture_files(root / place / "im"), files, root / place / "gt")
         train, test = cut_groups(tuple(files), TEST_SHARE, seed, place.as_posix(), "test")
-        for stem in train if split == "train" else test:
-            chosen.append(prefix + stem)
-            pictures[prefix + stem], masks[prefix + stem] = place / "im" / stem, files[stem]
-        annotations += [path.relative_to(root) for path in files.values()]
+        prefix = "" if len(places) == 1 else "-".join(place.parts) + "-"
+        folders.append(PairFolder(place / "im", files, train if split == "train" else test, prefix))
+    return pair_set(root, f"folder:{where}" if where else "folder", split, folders)
+
+
+def pair_set(root: Path, name: str, split: str, folders: list[PairFolder], what: str = "object") -> SegmentationSet:
+    """The set of all pairs in the folders, of the classes "background" and `what`."""
+    keys = [(folder.prefix + stem, folder, stem) for folder in folders for stem in folder.stems]
     return SegmentationSet(
-        name=f"folder:{where}" if where else "folder",
+        name=name,
         root=root,
         split=split,
-        classes=("background", "object"),
+        classes=("background", what),
         background=0,
-        ids=tuple(chosen),
-        pictures=pictures,
-        read_label=partial(binary_label, masks),
-        annotation_files=tuple(annotations),
+        ids=tuple(id for id, _, _ in keys),
+        pictures={id: folder.pictures / stem for id, folder, stem in keys},
+        read_label=partial(_binary_label, {id: folder.masks[stem] for id, folder, stem in keys}),
+        annotation_files=tuple(path.relative_to(root) for folder in folders for path in folder.masks.values()),
+        originals={id: folder.originals[stem] for id, folder, stem in keys if stem in folder.originals},
     )
 
 
@@ -59,7 +71,7 @@ def _find_pairs(root: Path, name: str) -> list[Path]:
     return found
 
 
-def binary_label(masks: dict[str, Path], id: str) -> np.ndarray:
+def _binary_label(masks: dict[str, Path], id: str) -> np.ndarray:
     """Object 1, background 0: more than half of 255 is object (JPEG masks are not clean), of 0/1 masks the 1."""
     mask = read_label(masks[id])
     return (mask > (127 if mask.max(initial=0) > 1 else 0)).astype(np.uint8)

