@@ -10,7 +10,8 @@ def victim_rows(run: dict, result: dict, protected: tuple[str, ...] = ()) -> lis
     """The rows of one victim, scores in percent; `commit` and `notebook` are filled in when rows are collected.
 
     run: exactly the columns of `RUN`. result: as `train_victim` returns it. protected: classes whose mean
-    is the metric iou_protected. Metrics: miou, iou_object (task "object"), iou_protected, iou:<class>.
+    is the metric iou_protected. Metrics: miou, iou_object (task "object"), iou_protected, iou:<class>; where the
+    result has "scores", those.
     """
     for name in run:
         if name not in RUN:
@@ -27,6 +28,8 @@ def victim_rows(run: dict, result: dict, protected: tuple[str, ...] = ()) -> lis
 def curves(result: dict, task: str, protected: tuple[str, ...] = ()) -> dict[str, list[float]]:
     """Every metric's value after every epoch, in percent; classes that the test labels lack have none."""
     history = result["epochs"]
+    if "scores" in history[0]:
+        return _of_scores([epoch["scores"] for epoch in history], protected)
     found = {"miou": [100 * epoch["miou"] for epoch in history]}
     for number, name in enumerate(result["classes"]):
         values = [epoch["iou"][number] for epoch in history]
@@ -38,6 +41,16 @@ def curves(result: dict, task: str, protected: tuple[str, ...] = ()) -> dict[str
         columns = zip(*(_of_class(found, name) for name in protected))
         found["iou_protected"] = [sum(column) / len(protected) for column in columns]
     return found
+
+
+def _of_scores(history: list[dict], protected: tuple[str, ...]) -> dict[str, list[float]]:
+    """Average precision or panoptic quality; a metric that nothing in the test set counts for is None and left out."""
+    if protected:
+        raise UnsegError(
+            f"Expected no protected classes with the scores {', '.join(history[0])}, found {protected[0]}."
+        )
+    found = {metric: [scores[metric] for scores in history] for metric in history[0]}
+    return {metric: [100 * value for value in values] for metric, values in found.items() if None not in values}
 
 
 def _of_class(found: dict[str, list[float]], name: str) -> list[float]:

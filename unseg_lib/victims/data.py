@@ -30,10 +30,18 @@ def tensors(source: SegmentationSet, size: tuple[int, int], what: str) -> tuple[
 
 def tensor(source: SegmentationSet, name: str, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """One picture uint8 `(3,H,W)`, resized bilinearly with antialiasing, and its label `(H,W)`, nearest pixel."""
-    shape = size[::-1]  # Pillow's order
-    picture = Image.fromarray(source.picture(name)).resize(shape, Image.Resampling.BILINEAR)
-    label = Image.fromarray(source.label(name)).resize(shape, Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1), torch.from_numpy(np.array(label))
+    return resized_picture(source.picture(name), size), resized_label(source.label(name), size)
+
+
+def resized_picture(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """Pixels uint8 `(h,w,3)` to `(3,H,W)`, bilinearly with antialiasing."""
+    picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)  # Pillow has the width first
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def resized_label(label: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """A map or mask `(h,w)` to `(H,W)`, each pixel from the nearest one."""
+    return torch.from_numpy(np.array(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST)))
 
 
 def mixed(
@@ -85,14 +93,19 @@ def augment(x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> tuple[tor
     Scaled up by s, a random window of the picture is seen; scaled down, the picture lies somewhere in the
     window, and what is around it is mean gray and ignored.
     """
-    n = len(x)
-    flip = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
-    seen = 1 / torch.empty(n).uniform_(*SCALE, generator=rng)  # side of the window over that of the picture
-    shift = (torch.rand(n, 2, generator=rng) * 2 - 1) * (1 - seen).abs()[:, None]
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = flip * seen, seen, shift
-    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
+    grid = random_windows(x, SCALE, rng)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     # grid_sample pads with 0, so labels are moved to make 0 mean "ignore"
     y = F.grid_sample(y[:, None].float() - IGNORE, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return x, (y[:, 0] + IGNORE).long()
+
+
+def random_windows(x: torch.Tensor, scale: tuple[float, float], rng: torch.Generator) -> torch.Tensor:
+    """A window of every picture of x `(N,3,H,W)`, flipped or not: grids `(N,H,W,2)` for `grid_sample`."""
+    n = len(x)
+    flip = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
+    seen = 1 / torch.empty(n).uniform_(*scale, generator=rng)  # side of the window over that of the picture
+    shift = (torch.rand(n, 2, generator=rng) * 2 - 1) * (1 - seen).abs()[:, None]
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = flip * seen, seen, shift
+    return F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)

@@ -5,6 +5,7 @@ that it is done; so the same call continues or returns, and another call is refu
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import Defense
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, sha256_of, write_json
+
+INIT = ("random", "imagenet")
+LABEL_TASKS = ("", "semantic", "object")  # learnt from label maps, as the sets were read
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,13 @@ class VictimRun:
     batch_size: int
     lr: float
     seed: int
-    init: str
+    init: str  # "random", "imagenet", or a file or folder of weights
     clean_fraction: float  # already mixed into `train`; kept for the note in the folder
     threads: int
     device: str  # "cpu", "cuda", "mps"
     precision: str  # "32" or "bf16"
     defenses: tuple[Defense, ...] = ()  # changes of pictures are already in `train`, see `defended`
+    task: str = ""  # "" is that of the label maps, "semantic" or "object"
 
     @property
     def checkpoint(self) -> Path:
@@ -47,7 +52,8 @@ def check(run: VictimRun) -> None:
             raise UnsegError(f"Expected {name} above 0, found {value}.")
     if run.batch_size < 2:
         raise UnsegError(f"Expected a batch size of at least 2 (batch normalisation needs it), found {run.batch_size}.")
-    _one_of("init", run.init, ("random", "imagenet"))
+    if run.init not in INIT and not Path(run.init).exists():
+        raise UnsegError(f"Expected init to be one of {', '.join(INIT)}, or a file of weights, found '{run.init}'.")
     _one_of("precision", run.precision, ("32", "bf16"))
     if run.train.classes != run.test.classes:
         raise UnsegError(
@@ -71,17 +77,21 @@ def claim(run: VictimRun, victim: str, defense: str) -> None:
     mine = {
         "victim": victim,
         "defense": defense,
-        **{k: getattr(run, k) for k in ("epochs", "batch_size", "lr", "seed", "init", "clean_fraction", "precision")},
+        **{k: getattr(run, k) for k in ("epochs", "batch_size", "lr", "seed", "clean_fraction", "precision")},
+        "init": run.init if run.init in INIT else f"{Path(run.init).name} {weights_digest(Path(run.init))}",
         "size": list(run.size),
         "train": fingerprint(run.train),
         "test": fingerprint(run.test),
     }
+    if run.task not in LABEL_TASKS:
+        mine["task"] = run.task
     note = run.out / "training.json"
     if not note.exists():
         write_json(note, mine)
         return
     theirs = read_json(note)
-    other = [f"{k} {theirs.get(k)} there, {mine[k]} asked" for k in mine if theirs.get(k) != mine[k]]
+    different = [k for k in mine | theirs if theirs.get(k) != mine.get(k)]
+    other = [f"{k} {theirs.get(k)} there, {mine.get(k)} asked" for k in different]
     if other:
         raise UnsegError(
             f"Expected an empty folder or one of the same training, found another one in {run.out} "
@@ -99,14 +109,25 @@ def fingerprint(source: SegmentationSet) -> dict:
     return {"name": source.name, "split": source.split, "pictures": len(source), "sha256": digest.hexdigest()}
 
 
+def weights_digest(path: Path) -> str:
+    """What a file of weights, or a folder of them, holds."""
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()
+
+
 def summary(classes: tuple[str, ...], epochs: list[dict], minutes: float, device: str) -> dict:
     """The result of a training: every epoch, the last one, and of every score the best one."""
-    peak = [max((v for v in column if v is not None), default=None) for column in zip(*(e["iou"] for e in epochs))]
-    return {
-        "classes": list(classes),
-        "epochs": epochs,
-        "final": {"miou": epochs[-1]["miou"], "iou": epochs[-1]["iou"]},
-        "peak": {"miou": max(e["miou"] for e in epochs), "iou": peak},
-        "minutes": minutes,
-        "device": device,
-    }
+    last = epochs[-1]
+    if "scores" in last:
+        final = last["scores"]
+        peak = {metric: _best(epoch["scores"][metric] for epoch in epochs) for metric in final}
+    else:
+        final = {"miou": last["miou"], "iou": last["iou"]}
+        columns = zip(*(epoch["iou"] for epoch in epochs))
+        peak = {"miou": _best(epoch["miou"] for epoch in epochs), "iou": [_best(column) for column in columns]}
+    result = {"classes": list(classes), "epochs": epochs, "final": final, "peak": peak}
+    return result | {"minutes": minutes, "device": device}
+
+
+def _best(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)

@@ -182,9 +182,14 @@ def score(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, classes: int
     return matrix
 
 
-def save_predictions(path: Path, x: torch.Tensor, y: torch.Tensor, prediction: torch.Tensor) -> None:
-    """Keep what the victim makes of K pictures: arrays picture uint8 `(K,H,W,3)`, truth and prediction `(K,H,W)`."""
-    arrays = {"picture": x.permute(0, 2, 3, 1), "truth": y, "prediction": prediction.to("cpu", torch.uint8)}
+def save_predictions(
+    path: Path, x: torch.Tensor, y: torch.Tensor, prediction: torch.Tensor, **more: torch.Tensor
+) -> None:
+    """Keep what the victim makes of K pictures: arrays picture uint8 `(K,H,W,3)`, truth and prediction `(K,H,W)`.
+
+    more: further arrays, as "truth_segments" and "prediction_segments", the segment numbers of every pixel.
+    """
+    arrays = {"picture": x.permute(0, 2, 3, 1), "truth": y, "prediction": prediction.to("cpu", torch.uint8)} | more
     with whole_file(path) as partial:
         np.savez_compressed(partial, **{name: value.numpy() for name, value in arrays.items()})
 

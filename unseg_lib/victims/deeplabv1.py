@@ -1,0 +1,220 @@
+"""DeepLabV1 (Chen et al., ICLR 2015) on WideResNet-38, the paper's victim on VOC (its section 6.1, `PUBLISHED`).
+
+"deeplabv1:wideresnet38", "deeplabv1:wideresnet38-tiny", and with options, separated by blanks:
+"deeplabv1:wideresnet38 label_padding=ignore weight_decay=meant"; the fields of `Variant` are the options.
+
+`size` is the training crop. Pictures keep their sides' ratio: the longer side becomes 500/321 of the crop's, so VOC's,
+of 500 pixels, keep their size at the published crop of 321. They are tested whole, one at a time, at that size.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from unseg_lib.datasets import IGNORE, SegmentationSet
+from unseg_lib.errors import UnsegError, pick
+from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
+from unseg_lib.progress import progress
+from unseg_lib.victims.data import MEAN, normalise, resized_label, resized_picture, tensor
+from unseg_lib.victims.options import with_options
+from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims.training import (
+    Recipe,
+    Rng,
+    defended_batch,
+    fit,
+    loss_function,
+    own_randomness,
+    predict,
+    save_predictions,
+    shown,
+)
+from unseg_lib.victims.wideresnet38 import WIDTHS, WideResNet38
+from unseg_lib.victims.wideresnet38_weights import load_encoder, read_weights
+
+# arguments of `train_victim` with which the paper's numbers were made
+PUBLISHED = {"size": (321, 321), "epochs": 30, "batch_size": 16, "lr": 7e-4}
+LONGER_SIDE = 500 / 321  # of a picture, over that of the crop
+SCALE = (0.7, 1.3)  # one for a whole batch
+HEAD_LR = 10.0  # of the head's learning rate over the encoder's
+DECAY = 1e-5
+HEAD_CHANNELS, HEAD_PLACE = 512, {"padding": 12, "dilation": 12}
+
+# what lies around a picture in its crop is labelled so; class 0 is VOC's background
+LABEL_PADDINGS = {"background": 0, "ignore": IGNORE}
+# the released code hands SGD its weight decay where the momentum is expected
+WEIGHT_DECAYS = {
+    "misplaced": {"momentum": DECAY, "weight_decay": 0.0},
+    "meant": {"momentum": 0.0, "weight_decay": DECAY},
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the released code does, or what it should have done; see LABEL_PADDINGS and WEIGHT_DECAYS."""
+
+    label_padding: str = "background"
+    weight_decay: str = "misplaced"
+
+    def __post_init__(self):
+        pick(LABEL_PADDINGS, self.label_padding, "label_padding of DeepLabV1")
+        pick(WEIGHT_DECAYS, self.weight_decay, "weight_decay of DeepLabV1")
+
+
+Data = tuple[list[torch.Tensor], list[torch.Tensor]]  # pictures uint8 (3,h,w) and labels uint8 (h,w), sizes differ
+
+
+def train(run: VictimRun) -> dict:
+    """Train the victim that `run` names; the result as of `train_victim`."""
+    name, variant = with_options(run.name, dict.fromkeys(WIDTHS, Variant()), "DeepLabV1 encoder")
+    recipe = Recipe(
+        read=read,
+        optimiser=partial(sgd, variant),
+        loss=partial(batch_loss, variant),
+        test=scores,
+        keep=keep,
+    )
+    return fit(run, build(name, len(run.train.classes), run.init, run.seed), recipe)
+
+
+class DeepLabV1(nn.Module):
+    """float `(N,3,H,W)` -> logits `(N,C,H,W)`: two dilated convolutions on the encoder's features, scaled up."""
+
+    def __init__(self, encoder: WideResNet38, classes: int):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = Decoder(encoder.norm.num_features)
+        self.head = nn.Conv2d(HEAD_CHANNELS, classes, 3, **HEAD_PLACE)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.head(self.decoder(self.encoder(x)))
+        return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
+
+
+class Decoder(nn.Module):
+    """The first convolution of the head, on the last features."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, HEAD_CHANNELS, 3, **HEAD_PLACE)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return F.relu(self.conv(features[-1]))
+
+
+def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
+    """The model with seeded first weights; with those of a file its batch normalisation is frozen, as published.
+
+    init: "random", a file of the encoder's weights (see wideresnet38_weights.py) or of a whole DeepLabV1.
+    """
+    if init == "imagenet":
+        raise UnsegError(
+            "Expected init=random or a file for DeepLabV1, found imagenet, which no hub has for WideResNet-38; "
+            "get ilsvrc-cls_rna-a1_cls1000_ep-0001.params and write its path."
+        )
+    with own_randomness("cpu", seed, "first weights"):
+        model = DeepLabV1(WIDTHS[name](), classes)
+        for layer in model.encoder.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        for layer in (model.decoder.conv, model.head):
+            nn.init.normal_(layer.weight, std=0.01)  # as the new layers of Chen et al.
+            nn.init.zeros_(layer.bias)
+    if init != "random":
+        _load(model, Path(init))
+        model.encoder.freeze_norms()
+    return model
+
+
+def _load(model: DeepLabV1, path: Path) -> None:
+    found = read_weights(path)
+    if "head.bias" not in found:
+        load_encoder(model.encoder, found, path)
+        return
+    if len(found["head.bias"]) != len(model.head.bias):
+        raise UnsegError(
+            f"Expected a DeepLabV1 of {len(model.head.bias)} classes in {path}, found one of "
+            f"{len(found['head.bias'])}; take one for this data set, or the encoder's weights alone."
+        )
+    try:
+        model.load_state_dict(found)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UnsegError(
+            f"Expected this DeepLabV1 in {path}, found another ({reason}); is it of this width?"
+        ) from error
+
+
+def sgd(variant: Variant, run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
+    encoder = {id(p) for p in model.encoder.parameters()}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) in encoder], "factor": 1.0},
+        {"params": [p for p in model.parameters() if id(p) not in encoder], "factor": HEAD_LR},
+    ]
+    return torch.optim.SGD(groups, lr=run.lr, **WEIGHT_DECAYS[variant.weight_decay])
+
+
+def read(run: VictimRun, source: SegmentationSet, what: str) -> Data:
+    """All pictures and label maps; for VOC at the published size that is 8 GB."""
+    longer, pictures, labels = round(max(run.size) * LONGER_SIDE), [], []
+    for id in progress(source.ids, f"reading {what} pictures"):
+        pixels, label = source.picture(id), source.label(id)
+        size = tuple(max(1, round(side * longer / max(label.shape))) for side in label.shape)
+        pictures.append(resized_picture(pixels, size))
+        labels.append(resized_label(label, size))
+    return pictures, labels
+
+
+def batch_loss(
+    variant: Variant, run: VictimRun, model: nn.Module, data: Data, chosen: torch.Tensor, rng: Rng
+) -> torch.Tensor:
+    """The loss on crops of the pictures numbered `chosen`, defended."""
+    some = ([column[i].to(run.device) for i in chosen.tolist()] for column in data)
+    x, y = crops(*some, run.size, LABEL_PADDINGS[variant.label_padding], rng("augmentation"))
+    return loss_function(run)(run, model, normalise(defended_batch(run, x, rng("defence"))), y)
+
+
+def crops(
+    pictures: list[torch.Tensor], labels: list[torch.Tensor], size: tuple[int, int], padding: int, rng: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale pictures uint8 `(3,h,w)` alike, flip each or not, and cut `size` out of each, with its label `(h,w)`.
+
+    Returns float `(N,3,H,W)`, 0 to 255, and int64 `(N,H,W)`. What a small picture does not fill is mean gray, zero
+    once normalised, and labelled `padding`.
+    """
+    scale = float(torch.empty(1).uniform_(*SCALE, generator=rng))
+    mean = 255 * torch.tensor(MEAN, device=pictures[0].device).view(1, 3, 1, 1)
+    crop, cut = torch.tensor([size[1], size[0]]), []  # width first, as in a grid
+    for x, y in zip(pictures, labels):
+        seen = crop / (scale * torch.tensor([y.shape[1], y.shape[0]]))  # side of the crop over that of the picture
+        shift = (torch.rand(2, generator=rng) * 2 - 1) * (1 - seen).abs()
+        flip = -1.0 if torch.rand(1, generator=rng) < 0.5 else 1.0
+        theta = torch.tensor([[[flip * seen[0], 0, shift[0]], [0, seen[1], shift[1]]]], device=x.device)
+        grid = F.affine_grid(theta, [1, 1, *size], align_corners=False)
+        # grid_sample pads with 0: what is sampled is moved there and back
+        x = F.grid_sample(x[None].float() - mean, grid, mode="bilinear", align_corners=False) + mean
+        y = F.grid_sample(y[None, None].float() - padding, grid, mode="nearest", align_corners=False) + padding
+        cut.append((x[0], y[0, 0].long()))
+    return tuple(torch.stack(column) for column in zip(*cut))
+
+
+def scores(run: VictimRun, model: nn.Module, data: Data) -> dict:
+    """Scores of whole pictures, see `train_victim`."""
+    matrix = torch.zeros(2 * (len(run.test.classes),), dtype=torch.long, device=run.device)
+    for x, y in zip(*data):
+        matrix += confusion(predict(model, x[None], run)[0], y.to(run.device), len(run.test.classes))
+    iou = intersection_over_union(matrix)
+    return {"miou": mean_iou(iou), "iou": iou}
+
+
+def keep(run: VictimRun, model: nn.Module, data: Data) -> None:
+    """Write predictions.npz of some test pictures, at the run's size."""
+    rows = []
+    for i in shown(len(run.test)):
+        prediction = predict(model, data[0][i][None], run)[0].to("cpu", torch.uint8)
+        rows.append((*tensor(run.test, run.test.ids[i], run.size), resized_label(prediction.numpy(), run.size)))
+    save_predictions(run.out / "predictions.npz", *(torch.stack(column) for column in zip(*rows)))

@@ -1,0 +1,74 @@
+"""Mask2Former (Cheng et al., CVPR 2022): label maps, instances and panoptic segments from one model.
+
+"mask2former:resnet50", "mask2former:swin-tiny", "mask2former:tiny", and with options, separated by blanks:
+"mask2former:resnet50 queries=50 colour=False"; `Layout` says which there are. As published: AdamW at lr 1e-4,
+a tenth of it for the backbone, polynomial decay, clipped gradients, flips, random windows, changed colours.
+"""
+
+from functools import partial
+
+import torch
+
+from unseg_lib.victims.data import normalise
+from unseg_lib.victims.instance_data import MaskedPictures, augment, read, recolour
+from unseg_lib.victims.mask2former_model import LAYOUTS, Layout, build
+from unseg_lib.victims.mask2former_scores import keep, scores
+from unseg_lib.victims.options import with_options
+from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit
+
+CLIP, WEIGHT_DECAY = 0.01, 0.05
+
+
+def train(run: VictimRun) -> dict:
+    """Train the victim that `run` names; the result as of `train_victim`."""
+    _, layout = with_options(run.name, LAYOUTS, "Mask2Former")
+    recipe = Recipe(
+        read=lambda run, source, what: read(source, run.size, run.task, what),
+        optimiser=partial(adamw, layout),
+        loss=partial(batch_loss, layout),
+        test=partial(scores, layout),
+        keep=partial(keep, layout),
+        clip=CLIP,
+    )
+    return fit(run, build(layout, len(run.train.classes), run.init, run.seed), recipe)
+
+
+def adamw(layout: Layout, run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """AdamW that leaves norms, embeddings and Swin's position biases without weight decay, as published."""
+    backbone = {id(p) for p in model.encoder.parameters()}
+    plain = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.BatchNorm2d, torch.nn.Embedding)
+    free = {id(p) for layer in model.modules() if isinstance(layer, plain) for p in layer.parameters()}
+    free |= {id(p) for name, p in model.named_parameters() if "position_bias" in name}
+    groups: dict[tuple[float, float], list] = {}
+    for p in model.parameters():
+        factor, decay = layout.backbone_lr if id(p) in backbone else 1.0, 0.0 if id(p) in free else WEIGHT_DECAY
+        groups.setdefault((factor, decay), []).append(p)
+    parts = [{"params": p, "factor": factor, "weight_decay": decay} for (factor, decay), p in groups.items()]
+    return torch.optim.AdamW(parts, lr=run.lr, fused=True)
+
+
+def batch_loss(
+    layout: Layout, run: VictimRun, model: torch.nn.Module, data: MaskedPictures, chosen: torch.Tensor, rng: Rng
+) -> torch.Tensor:
+    """The loss on the pictures numbered `chosen`, defended and augmented."""
+    x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
+    x = 255 * recolour(x.float() / 255, rng("colour")) if layout.colour else x
+    masks, classes = zip(*(data.learnt(i) for i in chosen.tolist()))
+    x, masks, left = augment(normalise(x), masks, (layout.scale_low, layout.scale_high), rng("augmentation"))
+    classes = [one.to(run.device)[some] for one, some in zip(classes, left)]
+    return mask_loss(run, model, x, masks, classes)
+
+
+def mask_loss(
+    run: VictimRun, model: torch.nn.Module, x: torch.Tensor, masks: list[torch.Tensor], classes: list[torch.Tensor]
+) -> torch.Tensor:
+    """The published loss over all layers, in fp32: 2 x class + 5 x mask + 5 x dice of the matched queries.
+
+    x: normalised float `(N,3,H,W)`; of every picture masks bool `(K,H,W)` and class indices `(K,)`.
+    """
+    with autocast(run):
+        found = model(x, output_auxiliary_logits=True)
+    last = found.masks_queries_logits.float(), found.class_queries_logits.float()
+    earlier = [{name: logits.float() for name, logits in layer.items()} for layer in found.auxiliary_logits]
+    return sum(model.get_loss_dict(*last, [one.float() for one in masks], classes, earlier).values())

@@ -1,0 +1,181 @@
+"""Mask2Former's architectures and first weights, on transformers' Mask2FormerForUniversalSegmentation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_json
+from unseg_lib.victims.training import own_randomness
+
+if TYPE_CHECKING:
+    from transformers import Mask2FormerForUniversalSegmentation
+
+COUNTS = ("width", "feedforward", "pixel_layers", "pixel_feedforward", "layers", "heads", "queries", "points")
+STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A model and what its training does its own way; what is not given is as in the published configs.
+
+    backbone: class in transformers and its arguments. weights: the backbone's on Hugging Face's hub, trained on
+    ImageNet. backbone_lr: factor of the backbone's learning rate. scale_low, scale_high: of random windows; COCO's
+    config has 0.1 to 2. colour: whether colours are changed; COCO's config has not. threshold, overlap: see
+    `mask2former_outputs.segments`.
+    """
+
+    backbone: tuple[str, dict[str, Any]]
+    weights: str | None = None
+    width: int = 256
+    feedforward: int = 2048
+    pixel_layers: int = 6
+    pixel_feedforward: int = 1024
+    layers: int = 9
+    heads: int = 8
+    queries: int = 100
+    points: int = 12544
+    backbone_lr: float = 0.1
+    scale_low: float = 0.5
+    scale_high: float = 2.0
+    colour: bool = True
+    threshold: float = 0.8
+    overlap: float = 0.8
+
+    def __post_init__(self):
+        for name in COUNTS:
+            if getattr(self, name) < 1:
+                raise UnsegError(f"Expected {name} of Mask2Former from 1, found {getattr(self, name)}.")
+        if self.width % 32 or self.width % self.heads:
+            raise UnsegError(f"Expected a width that 32 and heads={self.heads} divide, found {self.width}.")
+        if not 0 < self.scale_low <= self.scale_high:
+            raise UnsegError(f"Expected 0 < scale_low <= scale_high, found {self.scale_low:g} and {self.scale_high:g}.")
+        for name in ("threshold", "overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UnsegError(f"Expected {name} of Mask2Former from 0 to 1, found {getattr(self, name):g}.")
+
+
+SWIN_TINY = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "drop_path_rate": 0.3}
+RESNET_TINY = {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+TINY = {"width": 64, "feedforward": 128, "pixel_layers": 1, "pixel_feedforward": 128, "heads": 4, "layers": 2}
+
+LAYOUTS = {
+    "resnet50": Layout(("ResNetConfig", {}), "microsoft/resnet-50"),
+    "swin-tiny": Layout(("SwinConfig", SWIN_TINY), "microsoft/swin-tiny-patch4-window7-224"),
+    # for tests and processors: never trained by others, so the backbone learns as fast as the rest
+    "tiny": Layout(("ResNetConfig", RESNET_TINY), **TINY, queries=20, points=1024, backbone_lr=1.0),
+}
+
+
+def build(layout: Layout, classes: int, init: str, seed: int) -> "Mask2FormerForUniversalSegmentation":
+    """The model with seeded first weights, or those that `init` names.
+
+    init: "random"; "imagenet", the backbone's from the hub; a folder as transformers saves them, of a Mask2Former
+    or of a backbone; or a .safetensors file of a Mask2Former.
+    """
+    with own_randomness("cpu", seed, "first weights"), quiet():
+        model = _untrained(layout, classes)
+        _load(model, layout, init)
+    pixel_module = model.model.pixel_level_module
+    _keep_in_fp32(pixel_module.decoder)
+    # by this name defences find it; set beside torch's book-keeping, which would save its weights twice
+    object.__setattr__(model, "encoder", pixel_module.encoder)
+    return model
+
+
+def _untrained(layout: Layout, classes: int) -> "Mask2FormerForUniversalSegmentation":
+    import transformers
+
+    kind, arguments = layout.backbone
+    config = transformers.Mask2FormerConfig(
+        backbone_config=getattr(transformers, kind)(**arguments, **STAGES),
+        num_labels=classes,
+        feature_size=layout.width,
+        mask_feature_size=layout.width,
+        hidden_dim=layout.width,
+        dim_feedforward=layout.feedforward,
+        encoder_layers=layout.pixel_layers,
+        encoder_feedforward_dim=layout.pixel_feedforward,
+        decoder_layers=layout.layers + 1,  # transformers counts the prediction before the first layer
+        num_attention_heads=layout.heads,
+        num_queries=layout.queries,
+        train_num_points=layout.points,
+    )
+    return transformers.Mask2FormerForUniversalSegmentation(config)
+
+
+def _load(model: "Mask2FormerForUniversalSegmentation", layout: Layout, init: str) -> None:
+    path = Path(init)
+    if init == "imagenet" and not layout.weights:
+        raise UnsegError("Expected init=random for this Mask2Former, nobody has trained its backbone on ImageNet.")
+    if init == "imagenet" or (path.is_dir() and read_json(path / "config.json").get("model_type") != "mask2former"):
+        _load_backbone(model, layout.weights if init == "imagenet" else init)
+    elif init != "random":
+        _load_all(model, path / "model.safetensors" if path.is_dir() else path)
+
+
+def _load_backbone(model: "Mask2FormerForUniversalSegmentation", place: str) -> None:
+    from transformers import AutoBackbone
+
+    encoder = model.model.pixel_level_module.encoder
+    try:
+        weights = AutoBackbone.from_pretrained(place, **STAGES).state_dict()
+        encoder.load_state_dict(weights)
+    except Exception as error:  # hub, network, file and shape errors of three libraries
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnsegError(
+            f"Could not load the backbone's weights {place} ({line}); without a network use init=random or a folder."
+        ) from error
+
+
+def _load_all(model: "Mask2FormerForUniversalSegmentation", file: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UnsegError(f"Expected weights in {file}, as safetensors, found something else ({error}).") from error
+    found.pop("criterion.empty_weight", None)  # no weight: how much "no object" counts
+    needed = {name: value for name, value in model.state_dict().items() if name != "criterion.empty_weight"}
+    head = "class_predictor.bias"
+    if head in found and found[head].shape != needed[head].shape:
+        raise UnsegError(
+            f"Expected weights for {len(needed[head]) - 1} classes in {file}, found {len(found[head]) - 1}; take those "
+            "of a model for this data set, or train from a backbone's."
+        )
+    other = sorted(needed.keys() ^ found.keys()) or [k for k in needed if needed[k].shape != found[k].shape]
+    if other:
+        raise UnsegError(
+            f"Expected the weights of this Mask2Former in {file}, found {len(other)} that differ, the first is "
+            f"{other[0]}; take the same backbone and options."
+        )
+    model.load_state_dict(found, strict=False)
+
+
+def _keep_in_fp32(decoder: torch.nn.Module) -> None:
+    """As the authors do: in 16 bits the places where deformable attention looks are too coarse."""
+    forward = decoder.forward
+
+    def in_fp32(features: list[torch.Tensor], **options):
+        with torch.autocast(features[0].device.type, enabled=False):
+            return forward([feature.float() for feature in features], **options)
+
+    decoder.forward = in_fp32
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' remarks: it warns of any backbone but Swin."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

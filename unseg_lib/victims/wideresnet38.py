@@ -1,0 +1,115 @@
+"""WideResNet-38, "model A1" of Wu, Shen and van den Hengel, "Wider or Deeper" (arXiv 1611.10080), for dense output.
+
+Residual units that normalise first; levels 5 to 7 are dilated instead of strided, so features have 1/8 of the
+picture's size, and 4096 channels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A residual unit: channels and kernel of each convolution, stride and dilation of the first one, dilation of the
+    others, dropout before the last."""
+
+    name: str
+    channels: tuple[int, ...]
+    kernels: tuple[int, ...]
+    stride: int = 1
+    first_dilation: int = 1
+    dilation: int = 1
+    dropout: float = 0.0
+
+
+def units(narrower: int = 1, lengths: tuple[int, int, int, int] = (3, 3, 6, 3)) -> list[Unit]:
+    """The units of levels 2 to 7, by their names in the published weights: 2a, 2b1, 2b2, 3a, ...
+
+    narrower: divides all channels. lengths: units in levels 2 to 5.
+    """
+    found = []
+    # channels, and stride and dilation of a level's units; the first unit of level 5 widens its view within itself
+    levels = (((128, 128), 2, 1), ((256, 256), 2, 1), ((512, 512), 2, 1), ((512, 1024), 1, 2))
+    for level, (length, (channels, stride, dilation)) in enumerate(zip(lengths, levels), start=2):
+        channels = tuple(channel // narrower for channel in channels)
+        for i in range(length):
+            first = {"stride": stride, "first_dilation": 1} if i == 0 else {"first_dilation": dilation}
+            found.append(Unit(f"{level}{f'b{i}' if i else 'a'}", channels, (3, 3), dilation=dilation, **first))
+    for name, widest, dropout in (("6a", 2048, 0.3), ("7a", 4096, 0.5)):
+        channels = tuple(widest // part // narrower for part in (4, 2, 1))
+        found.append(Unit(name, channels, (1, 3, 1), first_dilation=4, dilation=4, dropout=dropout))
+    return found
+
+
+class Residual(nn.Module):
+    """One unit: (norm, ReLU, convolution) for each convolution, plus the shortcut."""
+
+    def __init__(self, entering: int, unit: Unit):
+        super().__init__()
+        before = (entering, *unit.channels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in before[:-1])
+        self.convs = nn.ModuleList()
+        for i, kernel in enumerate(unit.kernels):
+            stride, dilation = (unit.stride, unit.first_dilation) if i == 0 else (1, unit.dilation)
+            place = {"stride": stride, "dilation": dilation, "padding": dilation * (kernel // 2)}
+            self.convs.append(nn.Conv2d(before[i], before[i + 1], kernel, bias=False, **place))
+        same = entering == before[-1] and unit.stride == 1
+        self.shortcut = None if same else nn.Conv2d(entering, before[-1], 1, stride=unit.stride, bias=False)
+        self.dropout = nn.Dropout(unit.dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = F.relu(self.norms[0](x))
+        # a shortcut that changes the shape starts after the first norm
+        shortcut = x if self.shortcut is None else self.shortcut(first)
+        x = self.convs[0](first)
+        for i, (norm, conv) in enumerate(zip(self.norms[1:], self.convs[1:]), start=2):
+            x = F.relu(norm(x))
+            x = conv(self.dropout(x) if i == len(self.convs) else x)
+        return x + shortcut
+
+
+class WideResNet38(nn.Module):
+    """float `(N,3,H,W)` -> features of levels 4 to 7, the last `(N,4096,H/8,W/8)`, rounded up."""
+
+    def __init__(self, narrower: int = 1, lengths: tuple[int, int, int, int] = (3, 3, 6, 3)):
+        super().__init__()
+        channels = 64 // narrower
+        self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.units = nn.ModuleDict()
+        for unit in units(narrower, lengths):
+            self.units[unit.name] = Residual(channels, unit)
+            channels = unit.channels[-1]
+        self.norm = nn.BatchNorm2d(channels)
+        self.frozen = False
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x, features = self.stem(x), {}
+        for name, unit in self.units.items():
+            x = features[name[0]] = unit(x)
+        return [features["4"], features["5"], features["6"], F.relu(self.norm(x))]
+
+    def freeze_norms(self) -> None:
+        """Keep statistics, scales and shifts of the batch normalisation as they are, whatever mode is set."""
+        self.frozen = True
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "WideResNet38":
+        super().train(mode)
+        for layer in self.modules() if self.frozen else ():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
+        return self
+
+
+WIDTHS: dict[str, Callable[[], WideResNet38]] = {
+    "wideresnet38": WideResNet38,
+    # for tests and processors: a sixteenth of the channels, every level kept
+    "wideresnet38-tiny": lambda: WideResNet38(narrower=16, lengths=(1, 1, 2, 1)),
+}
