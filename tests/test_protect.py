@@ -2,6 +2,9 @@
 
 import errno
 import math
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ from PIL import Image
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, sha256_of
 from unseg_lib.pictures import is_gray_file, read_picture
-from unseg_lib.protect import COLUMNS, REPORT, protect_folder
+from unseg_lib.protection.batch import COLUMNS, REPORT, protect_files
+from unseg_lib.protection.inputs import find_inputs
 
 
 @pytest.fixture
@@ -35,18 +39,23 @@ def disc(size=(24, 32)):
     return mask
 
 
-def add(room, name, pixels=None, mask=None):
+def add(room, name, pixels=None, mask=None, **options):
     pixels, mask = pixels_of() if pixels is None else pixels, disc() if mask is None else mask
-    Image.fromarray(pixels).save(room / "images" / name)
+    Image.fromarray(pixels).save(room / "images" / name, **options)
     Image.fromarray(mask).save(room / "masks" / f"{name.rpartition('.')[0]}.png")
 
 
 def run(room, weights, **options):
-    return protect_folder(room / "images", room / "masks", room / "out", generator=weights, device="cpu", **options)
+    options = {"masks": str(room / "masks"), "generator": weights, "device": "cpu"} | options
+    return protect_files([room / "images"], room / "out", **options)
 
 
 def hashes(*folders):
     return {path: sha256_of(path) for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def change_of(room, name, written):
+    return np.abs(read_picture(room / "out" / written).astype(int) - read_picture(room / "images" / name)).max(axis=2)
 
 
 def test_pictures_are_protected_within_budget_and_originals_untouched(room, weights):
@@ -56,12 +65,13 @@ def test_pictures_are_protected_within_budget_and_originals_untouched(room, weig
     assert [row["written"] for row in rows] == ["a.png", "b.png"]
     assert {path.name for path in (room / "out").iterdir()} == {"a.png", "b.png", REPORT}
     for row in rows:
-        original, written = read_picture(room / "images" / row["picture"]), read_picture(room / "out" / row["written"])
-        change = np.abs(written.astype(int) - original).max(axis=2)
+        change = change_of(room, row["picture"], row["written"])
         assert row["linf_inside"] == change[disc() > 0].max() and 2 < row["linf_inside"] <= 8
         assert row["linf_outside"] == change[disc() == 0].max() <= 2
         assert row["sha256"] == sha256_of(room / "out" / row["written"])
-        assert (row["eps"], row["eps_bg"], row["problem"]) == (8, 2, "")
+        assert row["source_sha256"] == sha256_of(room / "images" / row["picture"])
+        assert row["bytes_after"] == (room / "out" / row["written"]).stat().st_size
+        assert (row["eps"], row["eps_bg"], row["found_by"], row["problem"]) == (8, 2, "mask", "")
     lines = read_csv(room / "out" / REPORT)
     assert list(lines[0]) == COLUMNS
     assert lines == [{name: str(row[name]) for name in COLUMNS} for row in rows]
@@ -72,18 +82,30 @@ def test_pictures_are_protected_within_budget_and_originals_untouched(room, weig
 def test_any_budget_holds_in_the_written_file(room, weights, eps, eps_bg, seed, channels):
     add(room, "b.png", pixels_of(channels, seed), 255 * (pixels_of(1, seed) > 128).astype(np.uint8))
     run(room, weights, eps=eps, eps_bg=eps_bg)
-    mask = pixels_of(1, seed) > 128
-    change = np.abs(read_picture(room / "out" / "b.png").astype(int) - read_picture(room / "images" / "b.png")).max(
-        axis=2
-    )
+    mask, change = pixels_of(1, seed) > 128, change_of(room, "b.png", "b.png")
     assert change[mask].max() <= math.floor(eps) and change[~mask].max() <= math.floor(eps_bg)
 
 
-def test_again_gives_the_same_files(room, weights):
+def test_a_second_call_does_nothing_and_another_budget_does_it_again(room, weights, monkeypatch):
     rows = run(room, weights)
-    before = hashes(room / "out")
-    assert run(room, weights) == rows
-    assert hashes(room / "out") == before
+    before = {path: path.stat().st_mtime_ns for path in (room / "out").glob("*.png")}
+    with monkeypatch.context() as context:
+        context.setattr("unseg_lib.protection.one.Protector.raw_noise", lambda *_: pytest.fail("noise was made twice"))
+        assert run(room, weights) == rows
+    assert {path: path.stat().st_mtime_ns for path in (room / "out").glob("*.png")} == before
+    (room / "masks" / "b.png").unlink()
+    Image.fromarray(255 - disc()).save(room / "masks" / "b.png")
+    again = run(room, weights)
+    assert again[0] == rows[0] and again[1]["sha256"] != rows[1]["sha256"]
+    assert all(row["linf_inside"] == 4 for row in run(room, weights, eps=4.5))
+
+
+def test_a_killed_run_goes_on(room, weights):
+    whole = run(room, weights)
+    lines = (room / "out" / REPORT).read_text().splitlines(keepends=True)
+    (room / "out" / REPORT).write_text("".join(lines[:2]) + lines[2][:20])  # a torn line
+    (room / "out" / "b.png").unlink()
+    assert run(room, weights) == whole
 
 
 def test_gray_stays_gray(room, weights):
@@ -112,7 +134,41 @@ def test_transparency_of_a_palette_is_kept(room, weights):
     assert np.array_equal(np.asarray(written)[..., 3] == 0, pixels_of(1) % 4 == 2)
 
 
-@pytest.mark.parametrize("size", [(3, 40), (40, 3)])
+def with_exif(path, pixels):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x013B] = 6, "somebody"  # to be turned by a quarter; the artist
+    Image.fromarray(pixels).save(path, exif=exif, icc_profile=b"a profile", quality=95)
+
+
+def test_orientation_is_applied_the_profile_kept_and_metadata_only_on_request(room, weights):
+    with_exif(room / "images" / "b.jpg", pixels_of())
+    (room / "images" / "b.png").unlink()
+    Image.fromarray(np.rot90(disc(), -1).copy()).save(room / "masks" / "b.png")
+    upright = np.rot90(np.asarray(Image.open(room / "images" / "b.jpg")), -1)
+    for metadata in (False, True):
+        run(room, weights, metadata=metadata)
+        with Image.open(room / "out" / "b.png") as written:
+            assert np.abs(np.asarray(written).astype(int) - upright).max() <= 8
+            assert written.info["icc_profile"] == b"a profile"
+            assert dict(written.getexif()) == ({0x013B: "somebody"} if metadata else {})
+
+
+@pytest.mark.parametrize("suffix", ["webp", "tif", "jpg", "bmp", "png"])
+def test_keep_writes_the_format_of_the_original(room, weights, suffix):
+    add(room, f"c.{suffix}", pixels_of(size=(40, 48)), disc((40, 48)))
+    row = run(room, weights, format="keep")[-1]
+    assert row["written"] == ("c.png" if suffix == "bmp" else f"c.{suffix}") and not row["problem"]
+    if suffix != "jpg":
+        assert change_of(room, row["picture"], row["written"])[disc((40, 48)) == 0].max() <= 2
+
+
+def test_jpeg_says_how_far_it_breaks_the_budget(room, weights):
+    row = run(room, weights, format="jpeg", quality=60)[1]
+    change = change_of(room, "b.png", "b.jpg")
+    assert row["linf_outside"] == change[disc() == 0].max() > 2
+
+
+@pytest.mark.parametrize("size", [(16, 40), (40, 16)])
 def test_narrow_pictures(room, weights, size):
     add(room, "b.png", pixels_of(3, 1, size), np.full(size, 255, np.uint8))
     run(room, weights)
@@ -143,6 +199,67 @@ def test_masks_of_any_kind_mean_the_same(room, weights, kind):
     assert hashes(room / "out") == expected
 
 
+def test_classes_of_a_label_map(room, weights):
+    label = np.zeros((24, 32), np.uint8)
+    label[2:8], label[10:20] = 1, 15
+    add(room, "b.png", mask=label)
+    assert run(room, weights, classes="15")[1]["protected"] == pytest.approx((label == 15).mean(), abs=1e-6)
+    with pytest.raises(UnsegError, match="numbers of a label map's classes"):
+        run(room, weights, classes="dog")
+
+
+def test_classes_of_cocos_json(room, weights):
+    from unseg_lib.files import write_json
+
+    square = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": [[0, 0, 9, 0, 9, 9, 0, 9]], "iscrowd": 0}
+    other = square | {"id": 2, "category_id": 5, "segmentation": [[12, 12, 20, 12, 20, 20, 12, 20]]}
+    (room / "images" / "a.jpg").unlink()
+    notes = {
+        "images": [{"id": 7, "file_name": "b.png", "width": 32, "height": 24}],
+        "annotations": [square, other],
+        "categories": [{"id": 3, "name": "cup"}, {"id": 5, "name": "dog"}],
+    }
+    write_json(room / "notes.json", notes)
+    shares = [run(room, weights, masks=str(room / "notes.json"), classes=one)[0]["protected"] for one in ("cup", "dog")]
+    both = run(room, weights, masks=str(room / "notes.json"))[0]["protected"]
+    assert both == pytest.approx(sum(shares), abs=1e-5) and min(shares) > 0.05
+    with pytest.raises(UnsegError, match=r"Unknown class 'dg'.*did you mean 'dog'"):
+        run(room, weights, masks=str(room / "notes.json"), classes="dg")
+
+
+def test_boxes_and_points_for_all_or_by_file(room, weights):
+    box = np.zeros((24, 32), bool)
+    box[3:9, 5:16] = True
+    (room / "boxes.csv").write_text("picture,x0,y0,x1,y1\na.jpg,5,3,15,8\nb.png,5,3,15,8\nb.png,0,0,1,1\n")
+    (room / "points.csv").write_text("picture,x,y\na.jpg,5,3\n")
+    for row in run(room, weights, masks="", boxes="5,3,15,8"):
+        assert (row["found_by"], row["protected"]) == ("box", round(float(box.mean()), 6))
+    rows = run(room, weights, masks="", boxes=str(room / "boxes.csv"))
+    assert rows[1]["protected"] == round(float(box.mean() + 4 / box.size), 6)
+    rows = run(room, weights, masks="", points=str(room / "points.csv"))
+    assert rows[0]["found_by"] == "points" and "Expected a line for b.png" in rows[1]["problem"]
+    for options, sentence in (
+        ({"boxes": "5,3,15"}, "Expected numbers as x0,y0,x1,y1"),
+        ({"boxes": "none.csv"}, "Expected a CSV file"),
+        ({"boxes": "1,1,2,2", "points": "1,1"}, "one of --masks, --boxes and --points"),
+        ({"classes": "1"}, "Expected --masks beside --classes"),
+    ):
+        with pytest.raises(UnsegError, match=sentence):
+            run(room, weights, masks="", **options)
+
+
+def test_without_a_prompt_the_report_says_what_was_taken(room, weights):
+    plain = np.full((60, 80, 3), 90, np.uint8)
+    stands_out = plain.copy()
+    stands_out[20:40, 30:50] = (200, 30, 30)
+    add(room, "a.png", stands_out)
+    add(room, "b.png", plain)
+    (room / "images" / "a.jpg").unlink()
+    rows = run(room, weights, masks="")
+    assert [row["found_by"] for row in rows] == ["salient objects", "whole picture"]
+    assert rows[0]["protected"] == pytest.approx(400 / 4800, rel=0.3) and rows[1]["protected"] == 1
+
+
 def spoil(room, how):
     """Break picture b in one way."""
     images, masks = room / "images", room / "masks"
@@ -167,21 +284,29 @@ def spoil(room, how):
         frames[0].save(images / "b.png", save_all=True, append_images=frames[1:])
     elif how == "unknown format":
         (images / "b.png").rename(images / "b.heic")
-    elif how == "one name twice":
-        Image.fromarray(pixels_of()).save(images / "b.bmp")
-    elif how == "one name in two cases":
-        Image.fromarray(pixels_of()).save(images / "B.bmp")
+    elif how == "tiny":
+        add(room, "b.png", pixels_of(size=(15, 40)), disc((15, 40)))
+    elif how == "bomb":
+        Image.new("1", (30_000, 30_000)).save(images / "b.png")
+    elif how == "large":
+        Image.new("1", (11_000, 11_000)).save(images / "b.png")
     elif how == "foreign file in the output":
         (room / "out").mkdir()
         (room / "out" / "b.png").write_text("mine")
+    elif how == "a link out of the output":
+        (images / "sub").mkdir()
+        (images / "b.png").rename(images / "sub" / "b.png")
+        (room / "out").mkdir()
+        (room / "away").mkdir()
+        (room / "out" / "sub").symlink_to(room / "away")
 
 
 @pytest.mark.parametrize(
     "how, sentence",
     [
         ("no mask", "Expected one mask called b .*found none"),
-        ("two masks", r"found several \(b.bmp, b.png\)"),
-        ("mask of another size", "Expected a mask of 32x24 pixels .*found 32x20"),
+        ("two masks", r"found several \(b.png, b.bmp\)"),
+        ("mask of another size", "Expected a mask of 32x24 pixels.*found 32x20"),
         ("corrupt mask", "found a corrupt one"),
         ("transparent mask", "without transparency"),
         ("corrupt picture", "found a corrupt one"),
@@ -189,32 +314,57 @@ def spoil(room, how):
         ("16 bits", "Expected 8 bits"),
         ("several frames", "Expected one picture in .*found 2"),
         ("unknown format", "b.heic; convert it"),
-        ("one name twice", "several pictures that would become .*b.png"),
-        ("one name in two cases", "several pictures that would become"),
+        ("tiny", "at least 16 pixels a side in .*found 40x15"),
+        ("bomb", "at most 100 million pixels in .*found far more"),
+        ("large", "at most 100 million pixels in .*found 11000x11000"),
         ("foreign file in the output", "not from here"),
+        ("a link out of the output", "a link that leads away"),
     ],
 )
 def test_what_cannot_be_protected_is_named_and_the_rest_goes_on(room, weights, how, sentence):
     spoil(room, how)
     before = hashes(room / "images", room / "masks")
-    with pytest.raises(UnsegError, match=rf"Protected 1 of [23] pictures; [12] left out.*{sentence}") as caught:
-        run(room, weights)
-    assert "\n" not in str(caught.value)
+    good, bad = run(room, weights)
     assert hashes(room / "images", room / "masks") == before
-    lines = {line["picture"]: line for line in read_csv(room / "out" / REPORT)}
-    assert lines.pop("a.jpg")["problem"] == "" and (room / "out" / "a.png").exists()
-    assert lines and all(line["problem"] and not line["written"] for line in lines.values())
+    assert good["problem"] == "" and (room / "out" / "a.png").exists()
+    assert re.search(sentence, bad["problem"]) and "\n" not in bad["problem"] and not bad["written"]
+    assert read_csv(room / "out" / REPORT)[-1]["problem"] == bad["problem"]
     if how == "foreign file in the output":
         assert (room / "out" / "b.png").read_text() == "mine"
-    else:
-        assert {path.name for path in (room / "out").iterdir()} == {"a.png", REPORT}
+        assert not any(row["problem"] for row in run(room, weights, overwrite=True))
+    if how == "a link out of the output":
+        assert not list((room / "away").iterdir())
 
 
-def test_hidden_files_notes_and_sub_folders_are_left_alone(room, weights):
+def test_copies_of_one_name_do_not_hide_each_other(room, weights):
+    Image.fromarray(pixels_of()).save(room / "images" / "b.bmp")
+    Image.fromarray(pixels_of()).save(room / "images" / "B.tif")
+    Image.fromarray(disc()).save(room / "masks" / "B.png")
+    names = [row["written"] for row in run(room, weights)]
+    assert names == ["B-tif.png", "a.png", "b-bmp.png", "b-png.png"]
+    assert len({name.casefold() for name in names}) == 4
+
+
+def test_sub_folders_patterns_links_and_strange_names(room):
+    (room / "images" / "sub").mkdir()
+    (room / "images" / "sub" / "new\nline.png").write_bytes(b"")
     (room / "images" / ".thumbs.png").write_text("x")
     (room / "images" / "notes.txt").write_text("x")
-    (room / "images" / "sub.png").mkdir()
-    assert len(run(room, weights)) == 2
+    (room / "secret.png").write_bytes(b"")
+    (room / "images" / "leads-out.png").symlink_to(room / "secret.png")
+    (room / "images" / "loop").symlink_to(room / "images")
+    found = find_inputs([room / "images"], room / "out", "png")
+    assert [one.target for one in found] == ["a.png", "b.png", "sub/new_line.png"]
+    matched = find_inputs([f"{room}/images/*.png"], room / "out", "png")
+    assert "b.png" in [one.target for one in matched]
+    twice = find_inputs([room / "images", room / "images" / "b.png"], room / "out", "png")
+    assert len(twice) == 3
+    here = os.getcwd()
+    try:
+        os.chdir(room / "images")
+        assert find_inputs(["../images/../secret.png"], room / "out", "png")[0].target == "secret.png"
+    finally:
+        os.chdir(here)
 
 
 def test_upper_case_suffixes_are_pictures(room, weights):
@@ -222,30 +372,42 @@ def test_upper_case_suffixes_are_pictures(room, weights):
     assert [row["picture"] for row in run(room, weights)] == ["a.jpg", "b.PNG"]
 
 
-@pytest.mark.parametrize("out", ["images", "images/safe", "masks", "masks/../images"])
-def test_output_inside_input_is_refused(room, weights, out):
+def test_an_output_that_would_replace_originals_or_masks_is_refused(room, weights):
     before = hashes(room)
-    with pytest.raises(UnsegError, match="output folder outside"):
-        protect_folder(room / "images", room / "masks", room / out, generator=weights, device="cpu")
+    for out, sentence in (("images", "pictures outside the output folder"), ("masks", "masks and copies")):
+        with pytest.raises(UnsegError, match=sentence):
+            options = {"masks": str(room / "masks"), "generator": weights, "overwrite": True}
+            protect_files([room / "images"], room / out, **options)
+    with pytest.raises(UnsegError, match=r"originals and copies in two folders, found b\.png"):
+        protect_files([room / "images" / "b.png"], room / "images", generator=weights, overwrite=True)
     assert hashes(room) == before
 
 
-def test_folders_that_make_no_sense_are_refused(room, weights, tmp_path):
+def test_an_output_inside_the_input_is_not_read_again(room, weights):
+    for _ in range(2):
+        rows = protect_files([room / "images"], room / "images" / "safe", masks=str(room / "masks"), generator=weights)
+        assert [row["written"] for row in rows] == ["a.png", "b.png"]
+
+
+def test_what_makes_no_sense_is_refused(room, weights):
     (room / "empty").mkdir()
     (room / "file").write_text("x")
-    images, masks, out = room / "images", room / "masks", room / "out"
-    for folders, sentence in (
-        ((room / "none", masks, out), "folder of pictures"),
-        ((images, room / "none", out), "folder of masks"),
-        ((images, images, out), "two folders"),
-        ((images, masks, room / "file"), "a file at"),
-        ((room / "empty", masks, out), "found none"),
+    images, out = room / "images", room / "out"
+    for inputs, place, options, sentence in (
+        ([room / "none"], out, {}, "Expected a file, a folder or a pattern"),
+        ([room / "*.gif"], out, {}, "Expected a file, a folder or a pattern"),
+        ([room / "empty"], out, {}, "found none"),
+        ([images], room / "file", {}, "a file at"),
+        ([images], room / "file" / "below", {}, "Could not write"),
+        ([images], out, {"masks": str(room / "none")}, "folder of masks"),
+        ([images], out, {"eps": 300}, "from 0 to 255"),
+        ([images], out, {"format": "gif"}, "format png, keep or jpeg"),
+        ([images], out, {"quality": 0}, "quality from 1 to 100"),
+        ([images], out, {"generator": "huge"}, "Expected a generator's name"),
     ):
         with pytest.raises(UnsegError, match=sentence):
-            protect_folder(*folders, generator=weights, device="cpu")
+            protect_files(inputs, place, **{"generator": weights} | options)
     assert not out.exists()
-    with pytest.raises(UnsegError, match="from 0 to 255"):
-        run(room, weights, eps=300)
 
 
 def test_a_second_batch_keeps_the_lines_of_the_first(room, weights):
@@ -258,16 +420,16 @@ def test_a_second_batch_keeps_the_lines_of_the_first(room, weights):
 
 
 def test_a_full_disk_stops_at_once_and_the_next_run_goes_on(room, weights, monkeypatch):
-    real = Image.Image.save
+    real = Path.write_bytes
 
-    def full(image, path, **options):
+    def full(path, content):
         if path.name.endswith("b.png"):
-            path.write_bytes(b"half")
+            real(path, b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(image, path, **options)
+        return real(path, content)
 
     with monkeypatch.context() as context:
-        context.setattr(Image.Image, "save", full)
+        context.setattr(Path, "write_bytes", full)
         with pytest.raises(UnsegError, match=r"^Could not write .*disk is full"):
             run(room, weights)
     assert {path.name for path in (room / "out").iterdir()} == {"a.png", REPORT}
@@ -277,6 +439,21 @@ def test_a_full_disk_stops_at_once_and_the_next_run_goes_on(room, weights, monke
 def test_a_file_changed_since_is_not_replaced(room, weights):
     run(room, weights)
     (room / "out" / "b.png").write_bytes(b"edited by hand")
-    with pytest.raises(UnsegError, match="not from here"):
-        run(room, weights)
+    assert "not from here" in run(room, weights)[1]["problem"]
     assert (room / "out" / "b.png").read_bytes() == b"edited by hand"
+
+
+def test_many_mixed_pictures_in_one_call(room, weights):
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        size = tuple(rng.integers(16, 60, 2))
+        suffix = ["png", "jpg", "webp", "tif"][number % 4]
+        path = room / "images" / f"n{number}.{suffix}"
+        Image.fromarray(pixels_of([3, 1][number % 2], number, size)).save(path)
+        if number % 10 == 9:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    rows = run(room, weights, masks="", jobs=3)
+    bad = [row["picture"] for row in rows if row["problem"]]
+    assert len(rows) == 62 and bad == ["n19.tif", "n29.jpg", "n39.tif", "n49.jpg", "n59.tif", "n9.jpg"]
+    assert all(row["linf_inside"] <= 8 and row["linf_outside"] <= 2 for row in rows)
+    assert run(room, weights, masks="", jobs=1) == rows

@@ -11,4 +11,13 @@ from unseg_lib.version import VERSION
 make_torchvision_importable()
 
 __version__ = VERSION
-__all__ = ["UnsegError", "__version__"]
+__all__ = ["Protected", "Protector", "UnsegError", "__version__", "protect", "protect_batch"]
+
+
+def __getattr__(name: str):
+    """Load what needs torch only when it is asked for."""
+    if name in ("Protected", "Protector", "protect", "protect_batch"):
+        from unseg_lib import protection
+
+        return getattr(protection, name)
+    raise AttributeError(f"module 'unseg_lib' has no attribute '{name}'")

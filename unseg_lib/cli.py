@@ -1,4 +1,4 @@
-"""The command line: `unseg doctor | data | run | reproduce | protect | report`."""
+"""The command line: `unseg doctor | data | run | reproduce | protect | inspect | report`."""
 
 import sys
 from pathlib import Path
@@ -145,18 +145,65 @@ def reproduce(
 
 @app.command()
 def protect(
-    images: Path,
-    masks: Annotated[Path, typer.Option(help="masks with the pictures' names; non-zero = protect")],
-    out: Annotated[Path, typer.Option(help="folder for the protected pictures (PNG)")],
-    eps: Annotated[float, typer.Option(help="budget inside the mask, in 1/255")] = 8,
-    eps_bg: Annotated[float, typer.Option(help="budget outside the mask, in 1/255")] = 2,
-    generator: Annotated[str, typer.Option(help="small, conv, or a .safetensors file")] = "small",
+    inputs: Annotated[list[str], typer.Argument(help="pictures, folders (with sub-folders) or quoted patterns")],
+    out: Annotated[Path, typer.Option(help="folder for the protected copies")],
+    masks: Annotated[str, typer.Option(help="folder of masks with the pictures' names, or COCO's json")] = "",
+    classes: Annotated[
+        str, typer.Option(help="with --masks: only these (numbers of a label map, names of a json)")
+    ] = "",
+    boxes: Annotated[str, typer.Option(help="x0,y0,x1,y1 for every picture, or a CSV file: picture,x0,y0,x1,y1")] = "",
+    points: Annotated[str, typer.Option(help="x,y;x,y for every picture, or a CSV file: picture,x,y")] = "",
+    eps: Annotated[float, typer.Option(help="largest change inside the region, in steps of 255")] = 8,
+    eps_bg: Annotated[float, typer.Option(help="largest change outside")] = 2,
+    generator: Annotated[str, typer.Option(help="small, colour, or the path of a .safetensors file")] = "small",
+    format: Annotated[str, typer.Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
+    quality: Annotated[int, typer.Option(help="of JPEG, 1 to 100")] = 95,
+    keep_metadata: Annotated[bool, typer.Option(help="keep EXIF, which may hold places and names")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace files in the output folder that are not ours")] = False,
+    jobs: Annotated[int, typer.Option(help="threads that read and write")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only list what would be written")] = False,
 ) -> None:
-    """Protect pictures with the shipped generator; the written files keep the budget at every pixel."""
-    from unseg_lib.protect import protect_folder
+    """Protect pictures; the originals stay as they are, and lossless copies keep the budget at every pixel.
 
-    rows = protect_folder(images, masks, out, eps=eps, eps_bg=eps_bg, generator=generator)
-    print(f"Protected pictures: {len(rows)} in {out}, with the noise of each measured in {out / 'protected.csv'}")
+    Without masks, boxes or points it protects what stands out by its colour, at last the whole picture.
+    """
+    from unseg_lib.protection.inputs import find_inputs
+
+    if dry_run:
+        files = find_inputs(inputs, out, format)
+        print(*(f"{file.path} -> {out / file.target}" for file in files), f"{len(files)} pictures", sep="\n")
+        return
+    from unseg_lib.protection.batch import protect_files
+    from unseg_lib.protection.summary import summary
+
+    how = {"masks": masks, "classes": classes, "boxes": boxes, "points": points, "eps": eps, "eps_bg": eps_bg}
+    how |= {"generator": generator, "format": format, "quality": quality, "metadata": keep_metadata}
+    rows = protect_files(inputs, out, **how, overwrite=overwrite, jobs=jobs, device=device)
+    print(summary(rows, out))
+    left_out = [row for row in rows if row["problem"]]
+    if left_out:
+        raise UnsegError(
+            f"Protected {len(rows) - len(left_out)} of {len(rows)} pictures; {len(left_out)} left out, all listed in "
+            f"{out / 'protected.csv'}, the first one because: {left_out[0]['problem']}"
+        )
+
+
+@app.command()
+def inspect(
+    original: Path,
+    protected: Path,
+    picture: Annotated[
+        Path | None, typer.Option(help="also write the change, ten times enlarged, to this file")
+    ] = None,
+) -> None:
+    """Compare an original with its protected copy: how much was changed, and how often."""
+    from unseg_lib.protection.compare import described, write_difference
+    from unseg_lib.protection.compare import inspect as look
+
+    print(described(look(original, protected)))
+    if picture:
+        write_difference(original, protected, picture)
 
 
 @app.command()

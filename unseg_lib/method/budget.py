@@ -7,6 +7,8 @@ eps/4 outside, and breaks both by JPEG and rounding. Here noise is quantised bef
 import numpy as np
 import torch
 
+STRIP = 1 << 22  # pixels of a large picture that are worked on at once
+
 
 def budget_map(mask: torch.Tensor, eps: float, eps_bg: float) -> torch.Tensor:
     """Budget per pixel for training: mask bool `(...,H,W)` -> float in units of the [0,1] image range.
@@ -39,25 +41,42 @@ def measure(original: np.ndarray, poisoned: np.ndarray, mask: np.ndarray) -> dic
 
     Returns `linf_inside` and `linf_outside` (the largest change, whole steps over 255; 0 for an empty
     region), `rms` (over 255), `psnr` (dB; infinite for equal pictures) and `ssim` (nan
-    where a side has fewer than 3 pixels).
+    where a side has fewer than 3 pixels). Large pictures are read in strips: the memory stays bounded.
     """
-    change = poisoned.astype(np.int16) - original
-    size = np.abs(change).max(axis=2)
-    rms = float(np.sqrt(np.mean(np.square(change, dtype=np.float64))))
+    largest, squares = [0, 0], 0.0
+    for rows in strips(*mask.shape):
+        change = poisoned[rows].astype(np.int16) - original[rows]
+        size = np.abs(change).max(axis=2)
+        here = (int(size.max(where=mask[rows], initial=0)), int(size.max(where=~mask[rows], initial=0)))
+        largest = [max(pair) for pair in zip(largest, here)]
+        squares += float(np.square(change, dtype=np.float64).sum())
+    rms = float(np.sqrt(squares / original.size))
     return {
-        "linf_inside": int(size.max(where=mask, initial=0)),
-        "linf_outside": int(size.max(where=~mask, initial=0)),
+        "linf_inside": largest[0],
+        "linf_outside": largest[1],
         "rms": rms,
         "psnr": float(20 * np.log10(255 / rms)) if rms else float("inf"),
         "ssim": _ssim(original, poisoned),
     }
 
 
+def strips(height: int, width: int) -> list[slice]:
+    """Cut the rows of a picture so that a strip has at most `STRIP` pixels."""
+    rows = max(1, STRIP // width)
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
 def _ssim(original: np.ndarray, poisoned: np.ndarray) -> float:
+    """SSIM over all windows that fit into the picture, as scikit-image has it."""
     from skimage.metrics import structural_similarity
 
     side = min(7, *original.shape[:2])  # scikit-image's default window of 7, smaller for tiny pictures
     window = side - 1 + side % 2
     if window < 3:
         return float("nan")
-    return float(structural_similarity(original, poisoned, channel_axis=2, data_range=255, win_size=window))
+    options = {"channel_axis": 2, "data_range": 255, "win_size": window}
+    total, places = 0.0, original.shape[0] - window + 1  # rows of windows
+    for rows in strips(places, original.shape[1]):
+        pair = (x[rows.start : rows.stop + window - 1] for x in (original, poisoned))
+        total += (rows.stop - rows.start) * structural_similarity(*pair, **options)
+    return float(total / places)

@@ -1,0 +1,153 @@
+"""Protecting from Python: every kind of picture comes back as it came, within budget; looking at what was changed."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import unseg_lib
+from unseg_lib.errors import UnsegError
+from unseg_lib.method import budget
+from unseg_lib.pictures import write_picture
+from unseg_lib.protection import Protector, inspect, protect, protect_batch
+from unseg_lib.protection.compare import described, write_difference
+from unseg_lib.protection.region import region_of, salient_objects
+
+
+@pytest.fixture(scope="module")
+def protector(weights):
+    return Protector(weights, device="cpu")
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+MASK = np.zeros((24, 32), bool)
+MASK[5:18, 8:22] = True
+
+
+def kinds(pixels):
+    """One picture as every kind that is taken, with the way back to uint8 (H,W,C)."""
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    back = lambda x: x.permute(1, 2, 0).numpy()  # noqa: E731
+    return {
+        "uint8": (pixels, lambda x: x),
+        "float": (pixels.astype(np.float32) / 255, lambda x: np.rint(x * 255).astype(np.uint8)),
+        "pil": (Image.fromarray(pixels), np.asarray),
+        "tensor": (tensor, back),
+        "float tensor": (tensor / 255, lambda x: back((x * 255).round().byte())),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds(PIXELS))
+def test_every_kind_comes_back_as_it_came_and_means_the_same(protector, kind):
+    expected = protector(PIXELS, MASK)
+    image, back = kinds(PIXELS)[kind]
+    mask = torch.from_numpy(MASK) if "tensor" in kind else Image.fromarray(MASK) if kind == "pil" else MASK
+    found = protector(image, mask)
+    assert type(found.image) is (Image.Image if kind == "pil" else type(image))
+    assert getattr(found.image, "dtype", None) == getattr(image, "dtype", None)
+    assert np.array_equal(back(found.image), expected.image)
+    assert np.array_equal(found.noise, expected.image.astype(int) - PIXELS)
+    change = np.abs(found.noise).max(axis=2)
+    assert 2 < change[MASK].max() <= 8 and change[~MASK].max() <= 2
+    assert found.found_by == "mask" and found.measured == expected.measured
+
+
+@pytest.mark.parametrize("shape", [(24, 32), (24, 32, 1)])
+def test_one_channel_stays_one_channel(protector, shape):
+    gray = PIXELS[..., 0].reshape(shape)
+    assert protector(gray, MASK).image.shape == shape
+    tensor = torch.from_numpy(PIXELS[..., :1]).permute(2, 0, 1)
+    assert protector(tensor, MASK).image.shape == (1, 24, 32)
+    assert protector(Image.fromarray(PIXELS[..., 0]), MASK).image.mode == "L"
+
+
+def test_prompts_say_what_is_protected(protector):
+    box = protector(PIXELS, box=(8, 5, 21, 17))
+    assert box.found_by == "box" and np.array_equal(box.region, MASK)
+    assert np.array_equal(box.image, protector(PIXELS, MASK).image)
+    two = protector(PIXELS, box=[(0, 0, 1, 1), (8, 5, 21, 17)])
+    assert two.region.sum() == MASK.sum() + 4
+    point = protector(PIXELS, points=[(9, 6)])
+    assert point.found_by == "points" and point.region[6, 9]
+    assert protector(np.full_like(PIXELS, 7)).found_by == "whole picture"
+
+
+def test_a_point_takes_the_area_of_like_colour_around_it():
+    picture = np.full((120, 160, 3), 200, np.uint8)
+    picture[30:90, 40:110] = (20, 90, 40)
+    found = region_of(picture, points=[(60, 50)]).mask
+    assert found[35:85, 45:105].all() and not found[:25].any() and not found[:, 115:].any()
+    assert np.array_equal(salient_objects(picture)[35:85, 45:105], np.ones((50, 60), bool))
+    assert not salient_objects(picture)[:20].any()
+
+
+@pytest.mark.parametrize(
+    "image, options, sentence",
+    [
+        (PIXELS, {"mask": MASK[:20]}, "a mask of 32x24 pixels, found 32x20"),
+        (PIXELS, {"mask": MASK, "box": (0, 0, 1, 1)}, "one of mask, box and points, found mask and box"),
+        (PIXELS, {"box": (5, 5, 1, 1)}, "a box x0,y0,x1,y1"),
+        (PIXELS, {"box": (40, 5, 50, 9)}, "meets the picture"),
+        (PIXELS, {"points": [(32, 5)]}, "points inside the picture of 32x24"),
+        (PIXELS, {"points": []}, "Expected points as x,y"),
+        (PIXELS.astype(np.float32), {}, "floats from 0 to 1"),
+        (PIXELS.astype(np.int32), {}, "Expected uint8"),
+        (PIXELS[None], {}, "for several use protect_batch"),
+        (PIXELS[:10], {}, "at least 16 pixels"),
+        (Image.fromarray(PIXELS).convert("CMYK"), {}, "mode RGB or L, found CMYK"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(protector, image, options, sentence):
+    with pytest.raises(UnsegError, match=sentence) as caught:
+        protector(image, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_call_gives_the_same_picture_and_leaves_randomness_alone(weights):
+    before = torch.get_rng_state()
+    one, two = (protect(PIXELS, MASK, generator=weights, device="cpu") for _ in range(2))
+    assert np.array_equal(one.image, two.image) and torch.equal(before, torch.get_rng_state())
+    assert unseg_lib.protect is protect
+
+
+def test_a_batch_is_its_pictures_one_by_one(weights, protector):
+    stack = torch.stack(
+        [torch.from_numpy(PIXELS).permute(2, 0, 1), torch.from_numpy(PIXELS[::-1].copy()).permute(2, 0, 1)]
+    )
+    found = protect_batch(stack, [MASK, None], generator=weights, device="cpu", eps=4)
+    assert found[0].found_by == "mask" and len(found) == 2
+    assert all(one.measured["linf_inside"] <= 4 for one in found)
+    with pytest.raises(UnsegError, match="a mask for each of 2 pictures, found 1"):
+        protect_batch(stack, [MASK], generator=weights)
+
+
+def test_a_large_picture_in_strips_is_the_same_within_a_step(protector, monkeypatch):
+    whole = protector(PIXELS, MASK)
+    monkeypatch.setattr(budget, "STRIP", 32 * 5)
+    strips = protector(PIXELS, MASK)
+    assert np.abs(strips.noise - whole.noise).max() <= 1 and (strips.noise != whole.noise).mean() < 0.01
+    assert strips.measured["ssim"] == pytest.approx(whole.measured["ssim"], abs=1e-3)
+
+
+def test_measuring_in_strips_changes_nothing(monkeypatch):
+    other = np.clip(PIXELS.astype(int) + np.random.default_rng(1).integers(-5, 6, PIXELS.shape), 0, 255).astype(
+        np.uint8
+    )
+    whole = budget.measure(PIXELS, other, MASK)
+    monkeypatch.setattr(budget, "STRIP", 32 * 3)
+    assert budget.measure(PIXELS, other, MASK) == pytest.approx(whole, abs=1e-12)
+
+
+def test_inspect_counts_the_changes(tmp_path):
+    changed = PIXELS // 2
+    changed[0, 0, 1] += 3
+    for name, pixels in (("a.png", PIXELS // 2), ("b.png", changed), ("c.png", changed[:20])):
+        write_picture(tmp_path / name, pixels)
+    found = inspect(tmp_path / "a.png", tmp_path / "b.png")
+    assert found["largest"] == [0, 3, 0] and found["changed"] == 1 / (24 * 32)
+    assert found["counts"][3] == 1 / PIXELS.size and sum(found["counts"]) == pytest.approx(1)
+    assert "red 0, green 3, blue 0" in described(found)
+    write_difference(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "d.png")
+    assert np.asarray(Image.open(tmp_path / "d.png"))[0, 0].tolist() == [127, 157, 127]
+    with pytest.raises(UnsegError, match="two pictures of one size, found 32x24 and 32x20"):
+        inspect(tmp_path / "a.png", tmp_path / "c.png")

@@ -1,0 +1,286 @@
+"""Protect many pictures: what `unseg protect` does.
+
+The generator works on one picture while threads read the next ones and measure and write the last ones; only a few
+pictures are in memory at once. `protected.csv` gets a line as soon as a file is whole. A picture that cannot be
+protected gets a line with the reason, and the rest goes on. The same call again does nothing twice.
+"""
+
+import errno
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_csv, sha256_of, whole_file, write_csv
+from unseg_lib.method.budget import measure
+from unseg_lib.poisons.manifest import append_line
+from unseg_lib.progress import progress
+from unseg_lib.protection.inputs import Input, find_inputs
+from unseg_lib.protection.one import SHORTEST, Protector
+from unseg_lib.protection.photo import FORMATS, Photo, decoded, encode, read_photo
+from unseg_lib.protection.placing import add_raw_noise
+from unseg_lib.protection.region import Region
+from unseg_lib.protection.wanted import Wanted, wanted
+
+REPORT = "protected.csv"
+LOSSLESS = ("png", "webp", "tiff")
+HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of protected.csv.
+
+    found_by: how the region was found; protected: its share of the picture. linf_inside, linf_outside, rms: what the
+    written file changes, in steps over 255; psnr: dB. bytes_before, bytes_after: sizes of the files. source_sha256,
+    sha256: of original and copy; settings: fingerprint of everything else the copy depends on. remark: what could not
+    be kept. problem: why there is no copy.
+    """
+
+    picture: str
+    written: str = ""
+    found_by: str = ""
+    protected: float = 0.0
+    eps: float = 0.0
+    eps_bg: float = 0.0
+    linf_inside: int = 0
+    linf_outside: int = 0
+    rms: float = 0.0
+    psnr: float = 0.0
+    ssim: float = 0.0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    source_sha256: str = ""
+    sha256: str = ""
+    settings: str = ""
+    remark: str = ""
+    problem: str = ""
+
+
+COLUMNS = [column.name for column in fields(Row)]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What stays the same from picture to picture."""
+
+    protector: Protector
+    regions: Wanted
+    out: Path
+    format: str
+    quality: int
+    metadata: bool
+    overwrite: bool
+    earlier: dict[str, dict]  # lines of copies that are as we wrote them, by the copy's name
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A picture that was read and whose region is known."""
+
+    file: Input
+    photo: Photo
+    region: Region
+    source_sha256: str
+    settings: str
+    size: int
+
+
+def protect_files(
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    *,
+    masks: str = "",
+    classes: str = "",
+    boxes: str = "",
+    points: str = "",
+    eps: float = 8,
+    eps_bg: float = 2,
+    generator: str = "small",
+    format: str = "png",
+    quality: int = 95,
+    metadata: bool = False,
+    overwrite: bool = False,
+    jobs: int = 2,
+    device: str = "auto",
+) -> list[dict]:
+    """Protect pictures of files, folders and patterns, write copies of the same names below `out`; originals stay.
+
+    masks, classes, boxes, points: what to protect, see `wanted`; with none of them what stands out by its colour, at
+    last the whole picture. format: "png"; "keep" the original's (JPEG stays JPEG, the others are lossless); "jpeg".
+    quality: of JPEG. metadata: keep EXIF. overwrite: replace files in `out` that are not ours. jobs: threads that read
+    and write.
+
+    Returns the lines of `out`/protected.csv for these pictures, those with a problem included. Raises `UnsegError` at
+    once where nothing can be done at all: no picture, no generator, a full disk.
+    """
+    out = Path(out)
+    if format not in ("png", "keep", "jpeg"):
+        raise UnsegError(f"Expected the format png, keep or jpeg, found '{format}'.")
+    if not 1 <= quality <= 100:
+        raise UnsegError(f"Expected a JPEG quality from 1 to 100, found {quality}.")
+    if out.exists() and not out.is_dir():
+        raise UnsegError(f"Expected a folder for the output, found a file at {out}; choose another.")
+    if masks and out.resolve() == Path(masks).resolve():
+        raise UnsegError(f"Expected masks and copies in two folders, found both in {out}; choose another --out.")
+    files, regions = find_inputs(inputs, out, format), wanted(masks, classes, boxes, points)
+    protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device)
+    earlier = _earlier(out)
+    if not (out / REPORT).exists():
+        with writing(out / REPORT):
+            write_csv(out / REPORT, [], COLUMNS)
+    work = _Work(protector, regions, out, format, quality, metadata, overwrite, earlier)
+    rows = [_plain(row) for row in progress(_rows(files, work, max(1, jobs)), "protect", total=len(files))]
+    again = {row["picture"] for row in rows} | {row["written"] for row in rows}
+    kept = [row for row in earlier.values() if row["written"] not in again]
+    write_csv(out / REPORT, kept + rows, COLUMNS)
+    return rows
+
+
+def _rows(files: list[Input], work: _Work, jobs: int) -> Iterator[Row]:
+    """One line for each file, in order. Read ahead and written behind by threads, the generator's turn in between."""
+    with ThreadPoolExecutor(jobs) as readers, ThreadPoolExecutor(jobs) as writers:
+        coming, going, left = deque(), deque(), iter(files)
+
+        def read_one() -> None:
+            for file in left:
+                coming.append((file, readers.submit(_read, file, work)))
+                return
+
+        for _ in range(jobs):
+            read_one()
+        while coming or going:
+            if coming:
+                file, reading = coming.popleft()
+                going.append((file, _noised(file, reading, work, writers)))
+                read_one()
+            if not coming or len(going) > jobs:
+                file, writing = going.popleft()
+                yield _explained(file, writing.result)
+
+
+def _noised(file: Input, reading: "Future[_Ready | Row]", work: _Work, writers: ThreadPoolExecutor) -> "Future[Row]":
+    """The generator's turn; what went wrong before is passed on to the writers, which is where lines come from."""
+    raw = None
+    try:
+        ready = reading.result()
+        if isinstance(ready, _Ready) and ready.region.mask.any():
+            raw = work.protector.raw_noise(ready.photo.pixels, ready.region)
+    except UnsegError as error:
+        ready = error
+    return writers.submit(_finish, ready, raw, work)
+
+
+def _finish(ready: "_Ready | Row | UnsegError", raw, work: _Work) -> Row:
+    if isinstance(ready, UnsegError):
+        raise ready
+    return ready if isinstance(ready, Row) else _write(ready, raw, work)
+
+
+def _explained(file: Input, get: Callable[[], Row]) -> Row:
+    try:
+        return get()
+    except UnsegError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in HOPELESS:
+            raise  # no other picture would fare better
+        return Row(file.name, problem=str(error))
+
+
+def _read(file: Input, work: _Work) -> "_Ready | Row":
+    """The picture and its region; or its line, if the copy that is there is what would be made."""
+    try:
+        source = sha256_of(file.path)
+    except OSError as error:
+        raise UnsegError(f"Expected a readable file at {file.path}, found none ({error.strerror}).") from None
+    target, known = work.out / file.target, work.earlier.get(file.target)
+    if target.exists() and not known and not work.overwrite:
+        raise UnsegError(
+            f"Expected to write {target}, found a file there that is not from here; move it or --overwrite."
+        )
+    photo = read_photo(file.path)
+    if min(photo.pixels.shape[:2]) < SHORTEST:
+        size = f"{photo.pixels.shape[1]}x{photo.pixels.shape[0]}"
+        raise UnsegError(f"Expected at least {SHORTEST} pixels a side in {file.path}, found {size}.")
+    region = work.regions.region(file, photo.pixels)
+    settings = _settings(region, work)
+    if known and (known["source_sha256"], known["settings"]) == (source, settings):
+        return Row(**known)
+    return _Ready(file, photo, region, source, settings, file.path.stat().st_size)
+
+
+def _settings(region: Region, work: _Work) -> str:
+    """A fingerprint of all that decides the copy but the original itself."""
+    own = work.protector
+    words = (own.sha256, own.eps, own.eps_bg, work.format, work.quality, work.metadata, region.mask.shape)
+    return hashlib.sha256(repr(words).encode() + np.packbits(region.mask).tobytes()).hexdigest()[:16]
+
+
+def _write(ready: _Ready, raw, work: _Work) -> Row:
+    photo, mask, own = ready.photo, ready.region.mask, work.protector
+    done = photo.pixels
+    if raw is not None:
+        done = add_raw_noise(photo.pixels, raw, mask, own.eps, own.eps_bg, gray=photo.gray)
+    suffix = Path(ready.file.target).suffix
+    content = encode(photo, done, FORMATS[suffix], quality=work.quality, metadata=work.metadata)
+    seen = done if FORMATS[suffix] in LOSSLESS else decoded(content)
+    row = Row(
+        picture=ready.file.name,
+        written=ready.file.target,
+        found_by=ready.region.found_by,
+        protected=round(float(mask.mean()), 6),
+        eps=float(own.eps),
+        eps_bg=float(own.eps_bg),
+        **{name: round(value, 6) for name, value in measure(photo.pixels, seen, mask).items()},
+        bytes_before=ready.size,
+        bytes_after=len(content),
+        source_sha256=ready.source_sha256,
+        sha256=hashlib.sha256(content).hexdigest(),
+        settings=ready.settings,
+        remark="; ".join(photo.remarks),
+    )
+    _put(work.out / ready.file.target, content, row, work.out / REPORT)
+    return row
+
+
+def _put(target: Path, content: bytes, row: Row, report: Path) -> None:
+    """The line comes before the file has its name: a killed run leaves no file that the next would not know."""
+    if not target.parent.resolve().is_relative_to(report.parent.resolve()):
+        raise UnsegError(f"Expected {target.parent} below {report.parent}, found a link that leads away; remove it.")
+    with writing(target), whole_file(target) as partial:
+        partial.write_bytes(content)
+        append_line(report, [_plain(row)[name] for name in COLUMNS])
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make one sentence of what keeps a file from being written."""
+    try:
+        yield
+    except OSError as error:
+        raise UnsegError(f"Could not write {path} ({error.strerror}); choose another --out.") from error
+
+
+def _earlier(out: Path) -> dict[str, dict]:
+    """The lines of copies that earlier runs wrote and nobody changed since, by name, with their types."""
+    if not (out / REPORT).exists():
+        return {}
+    found, kinds = {}, {column.name: column.type for column in fields(Row)}
+    for row in read_csv(out / REPORT):
+        try:
+            typed = {name: kinds[name](row[name]) for name in COLUMNS}
+        except (KeyError, TypeError, ValueError):
+            continue  # a torn line: its picture is simply done again
+        target = out / typed["written"]
+        if typed["written"] and target.is_file() and sha256_of(target) == typed["sha256"]:
+            found[typed["written"]] = typed
+    return found
+
+
+def _plain(row: Row) -> dict:
+    return asdict(row)

@@ -1,0 +1,59 @@
+"""Compare an original with its protected copy: what `unseg inspect A B` shows."""
+
+from pathlib import Path
+
+import numpy as np
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.method.budget import measure
+from unseg_lib.protection.photo import read_photo
+
+BARS, WIDTH = 9, 40  # lines of the histogram at most, characters of its longest bar
+
+
+def inspect(original: str | Path, protected: str | Path) -> dict:
+    """What was changed: share of changed pixels, largest change of each channel, rms, psnr, ssim, and how often each.
+
+    `counts[k]` is the share of values that changed by k steps of 255, sign dropped.
+    """
+    before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
+    if before.shape != after.shape:
+        sizes = (f"{x.shape[1]}x{x.shape[0]}" for x in (before, after))
+        raise UnsegError(f"Expected two pictures of one size, found {' and '.join(sizes)}; give original and copy.")
+    change = np.abs(after.astype(np.int16) - before)
+    found = measure(before, after, np.ones(before.shape[:2], bool))
+    return {
+        "changed": float((change.max(axis=2) > 0).mean()),
+        "largest": [int(value) for value in change.max(axis=(0, 1))],
+        "counts": (np.bincount(change.ravel(), minlength=1) / change.size).tolist(),
+        **{name: found[name] for name in ("rms", "psnr", "ssim")},
+    }
+
+
+def described(found: dict) -> str:
+    """The result of `inspect` as lines of text, with a histogram."""
+    red, green, blue = found["largest"]
+    lines = [
+        f"changed pixels    {100 * found['changed']:.1f} %",
+        f"largest change    red {red}, green {green}, blue {blue} of 255 steps",
+        f"rms               {found['rms']:.2f} steps",
+        f"PSNR, SSIM        {found['psnr']:.1f} dB, {found['ssim']:.4f}",
+        "",
+        "change in steps   share of all values",
+    ]
+    counts = found["counts"]
+    step = -(-len(counts) // BARS)
+    for first in range(0, len(counts), step):
+        share = sum(counts[first : first + step])
+        name = str(first) if step == 1 else f"{first}-{first + step - 1}"
+        lines.append(f"{name:>15}   {'#' * round(WIDTH * share):<{WIDTH}} {100 * share:5.1f} %")
+    return "\n".join(lines)
+
+
+def write_difference(original: str | Path, protected: str | Path, path: str | Path, times: int = 10) -> None:
+    """Write a picture of the change, enlarged around gray."""
+    from unseg_lib.pictures import write_picture
+    from unseg_lib.reporting.figures import magnify
+
+    before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
+    write_picture(path, magnify(before, after, times))

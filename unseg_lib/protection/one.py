@@ -1,0 +1,187 @@
+"""Protect one picture from Python: numpy arrays, PIL images and tensors in, the same kind out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.method.budget import measure
+from unseg_lib.protection.placing import add_raw_noise
+from unseg_lib.protection.region import Box, Region, region_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from unseg_lib.method.generator import Generator
+
+SHORTEST = 16  # pixels; below, a picture is smaller than the noise's own grain
+LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
+
+
+@dataclass(frozen=True)
+class Protected:
+    """A protected picture and what was done to it.
+
+    image: of the kind, shape and value range that was given. noise: change in whole steps over 255, int16 `(H,W,3)`.
+    region: bool `(H,W)`, where the full budget holds; found_by: "mask", "box", "points", "salient objects" or "whole
+    picture". measured: linf_inside, linf_outside, rms (steps over 255), psnr (dB), ssim.
+    """
+
+    image: Any
+    noise: np.ndarray
+    region: np.ndarray
+    found_by: str
+    measured: dict[str, float]
+
+
+class Protector:
+    """A loaded generator that protects any number of pictures; to be made once, e.g. in a data loader's worker.
+
+    generator: "small", "colour", or the path of a .safetensors file. eps, eps_bg: the largest change inside and outside
+    the region, in steps over 255; fractions are allowed and rounded down. device: "auto", "cpu", "cuda", "mps".
+    """
+
+    def __init__(self, generator: str = "small", *, eps: float = 8, eps_bg: float = 2, device: str = "auto"):
+        from unseg_lib.poisons import PoisonSettings
+        from unseg_lib.poisons.unseg import open_generator
+
+        settings = PoisonSettings(eps, eps_bg, generator=str(generator), device=device)  # checks the budget
+        self.eps, self.eps_bg = eps, eps_bg
+        self.generator, self.sha256 = open_generator(settings)
+
+    def __call__(
+        self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None
+    ) -> Protected:
+        """Protect one picture, see `protect`."""
+        pixels, gray = pixels_of(image)
+        region = region_of(pixels, None if mask is None else array_of(mask), box, points)
+        done = self.protected(pixels, region, gray=gray)
+        return Protected(
+            image=like(image, done),
+            noise=done.astype(np.int16) - pixels,
+            region=region.mask,
+            found_by=region.found_by,
+            measured=measure(pixels, done, region.mask),
+        )
+
+    def protected(self, pixels: np.ndarray, region: Region, *, gray: bool = False) -> np.ndarray:
+        """uint8 `(H,W,3)` with noise around its region; an empty region leaves it as it is (paper 5.1)."""
+        if not region.mask.any():
+            return pixels
+        raw = self.raw_noise(pixels, region)
+        return add_raw_noise(pixels, raw, region.mask, self.eps, self.eps_bg, gray=gray)
+
+    def raw_noise(self, pixels: np.ndarray, region: Region) -> "torch.Tensor":
+        """The generator's noise `(3,g,g)` in [-1,1] on the padded square."""
+        return noise_of(self.generator, pixels, region.mask)
+
+
+def noise_of(generator: "Generator", pixels: np.ndarray, mask: np.ndarray) -> "torch.Tensor":
+    """Raw noise of one picture with a mask prompt; very large pictures are shrunk first, to save memory."""
+    from PIL import Image
+
+    ratio = LARGEST / max(mask.shape)
+    if ratio < 1:
+        size = tuple(max(1, round(side * ratio)) for side in mask.shape[::-1])
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
+        mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return generator.noise(pixels, mask=mask)
+
+
+def protect(
+    image: Any,
+    mask: Any = None,
+    *,
+    box: Box | None = None,
+    points: Sequence[Box] | None = None,
+    eps: float = 8,
+    eps_bg: float = 2,
+    generator: str = "small",
+    device: str = "auto",
+) -> Protected:
+    """Protect one picture: no value changes by more than `eps` of 255 steps inside the region, `eps_bg` outside.
+
+    image: numpy uint8 or float in [0,1], `(H,W,3)`, `(H,W,1)` or `(H,W)`; a PIL image; or a tensor `(3,H,W)` or
+    `(1,H,W)`, uint8 or float in [0,1]. At least 16 pixels a side. A float picture is rounded to 255 steps first, as a
+    file would. One-channel pictures, and PIL images that are gray, stay gray.
+    mask `(H,W)`, anything but 0 = protect; or box x0,y0,x1,y1 (one or several); or points `(k,2)` x, y; or nothing:
+    then what stands out by its colour, at last the whole picture.
+
+    The same picture and settings give the same result; nothing is drawn at random. For many pictures make a
+    `Protector` once. Raises `UnsegError` in one sentence on anything else.
+    """
+    return Protector(generator, eps=eps, eps_bg=eps_bg, device=device)(image, mask, box=box, points=points)
+
+
+def protect_batch(images: Iterable[Any], masks: Iterable[Any] | None = None, **options: Any) -> list[Protected]:
+    """`protect` for several pictures, of any sizes, with one loaded generator; options as there, without prompts.
+
+    masks: one for every picture, None for those without. A tensor `(N,3,H,W)` counts as N pictures.
+    """
+    protector = Protector(options.pop("generator", "small"), **options)
+    images = list(images)
+    masks = [None] * len(images) if masks is None else list(masks)
+    if len(masks) != len(images):
+        raise UnsegError(f"Expected a mask for each of {len(images)} pictures, found {len(masks)}; use None for none.")
+    return [protector(image, mask) for image, mask in zip(images, masks)]
+
+
+def array_of(value: Any) -> np.ndarray:
+    """A tensor, PIL image or array as numpy."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+def pixels_of(image: Any) -> tuple[np.ndarray, bool]:
+    """A picture of any kind as uint8 `(H,W,3)`, and whether its noise must be gray."""
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        if image.mode not in ("1", "L", "RGB"):
+            raise UnsegError(
+                f"Expected a PIL image of mode RGB or L, found {image.mode}; convert it, e.g. image.convert('RGB')."
+            )
+        pixels, gray = np.asarray(image.convert("RGB")), image.mode != "RGB"
+    else:
+        values = array_of(image)
+        values = values.transpose(1, 2, 0) if hasattr(image, "detach") and values.ndim == 3 else values
+        values = values[..., None] if values.ndim == 2 else values
+        if values.ndim != 3 or values.shape[2] not in (1, 3):
+            raise UnsegError(
+                "Expected one picture, numpy (H,W,3) or (H,W) or a tensor (3,H,W), found shape "
+                f"{tuple(np.shape(image))}; for several use protect_batch."
+            )
+        gray = values.shape[2] == 1
+        pixels = np.ascontiguousarray(np.broadcast_to(_as_bytes(values), (*values.shape[:2], 3)))
+    if min(pixels.shape[:2]) < SHORTEST:
+        raise UnsegError(f"Expected at least {SHORTEST} pixels a side, found {pixels.shape[1]}x{pixels.shape[0]}.")
+    return pixels, gray
+
+
+def _as_bytes(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind != "f" or not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise UnsegError(
+            f"Expected uint8, or floats from 0 to 1, found {values.dtype} from {values.min()} to {values.max()}."
+        )
+    return np.rint(values * 255).astype(np.uint8)
+
+
+def like(image: Any, pixels: np.ndarray) -> Any:
+    """Pixels uint8 `(H,W,3)` as the kind of picture that `image` is."""
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return Image.fromarray(pixels[..., 0] if image.mode != "RGB" else pixels)
+    tensor = hasattr(image, "detach")
+    channels = 1 if image.ndim == 2 else image.shape[0 if tensor else 2]
+    values = pixels[..., :channels]
+    values = values[..., 0] if image.ndim == 2 else values.transpose(2, 0, 1) if tensor else values
+    if not tensor:
+        return values.copy() if image.dtype == np.uint8 else (values / 255).astype(image.dtype)
+    import torch
+
+    found = torch.from_numpy(np.ascontiguousarray(values)).to(image.device)
+    return found if image.dtype == torch.uint8 else (found / 255).to(image.dtype)

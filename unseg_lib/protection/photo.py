@@ -1,0 +1,135 @@
+"""Photographs in and out: orientation, colour profile, transparency, palettes, gray, and what cannot be kept.
+
+Only the pixels change. The colour profile is kept, because the numbers mean other colours without it; EXIF, which
+may hold places and names, only on request.
+"""
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from unseg_lib.errors import UnsegError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+MOST_PIXELS = 100_000_000  # of one picture; beyond, a small file may hide a picture that fills the memory
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
+ORIENTATION = 0x0112  # EXIF tag
+
+
+@dataclass(frozen=True)
+class Photo:
+    """pixels uint8 `(H,W,3)`, upright; gray: stored as one channel; alpha uint8 `(H,W)` or None; profile: ICC bytes;
+    exif: EXIF bytes without the orientation; remarks: what the file had that cannot be kept.
+    """
+
+    pixels: np.ndarray
+    gray: bool = False
+    alpha: np.ndarray | None = None
+    profile: bytes | None = None
+    exif: bytes | None = None
+    remarks: tuple[str, ...] = field(default=())
+
+
+def read_photo(path: Path) -> Photo:
+    """Read a picture of 8 bits a channel, upright as its EXIF says; raises `UnsegError` on anything else."""
+    if not path.is_file():
+        raise UnsegError(f"Expected a picture at {path}, found no such file.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UnsegError(f"Expected {', '.join(SUFFIXES)}, found {path}; convert it first.")
+    try:
+        with _open(path) as file:
+            _check_size(file, path)
+            remarks = _remarks(file, path)
+            file.load()
+            return _photo(ImageOps.exif_transpose(file), file.info.get("icc_profile"), remarks)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        what = " ".join(str(error).split())
+        raise UnsegError(f"Expected a readable picture in {path}, found a corrupt one ({what}); replace it.") from error
+
+
+def _open(path: Path) -> Image.Image:
+    """Read the header only; Pillow refuses the largest ones by itself."""
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise UnsegError(
+            f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found far more ({error})."
+        ) from error
+
+
+def _check_size(file: Image.Image, path: Path) -> None:
+    """Before anything is decoded: pictures that are too small, too large, several in one, or of more than 8 bits."""
+    if file.width * file.height > MOST_PIXELS:
+        raise UnsegError(
+            f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found {file.width}x{file.height}; "
+            "shrink it."
+        )
+    if getattr(file, "n_frames", 1) > 1:
+        raise UnsegError(f"Expected one picture in {path}, found {file.n_frames}; save them one by one.")
+    if file.mode.startswith(("I", "F")):
+        raise UnsegError(f"Expected 8 bits a channel in {path}, found mode {file.mode}; convert it to 8 bits first.")
+
+
+def _remarks(file: Image.Image, path: Path) -> tuple[str, ...]:
+    found = []
+    if file.format == "PNG" and path.read_bytes()[24:25] == b"\x10":
+        found.append("16 bits a channel were reduced to 8")
+    if (file.mode in ("CMYK", "LAB", "YCbCr", "HSV") and file.format != "JPEG") or file.mode == "CMYK":
+        found.append(f"{file.mode} was converted to RGB")
+    return tuple(found)
+
+
+def _photo(file: Image.Image, profile: bytes | None, remarks: tuple[str, ...]) -> Photo:
+    gray = file.mode in ("1", "L", "LA")
+    alpha = np.asarray(file.convert("RGBA"))[..., 3] if file.has_transparency_data else None
+    exif = file.getexif()
+    exif.pop(ORIENTATION, None)
+    return Photo(
+        pixels=np.asarray(file.convert("RGB")),
+        gray=gray,
+        alpha=alpha,
+        profile=None if file.mode == "CMYK" else profile,  # of the colours that were converted away
+        exif=exif.tobytes() if len(exif) else None,
+        remarks=remarks,
+    )
+
+
+def encode(photo: Photo, pixels: np.ndarray, format: str, *, quality: int = 95, metadata: bool = False) -> bytes:
+    """A file of new pixels with all else of `photo`. png, tiff and webp are lossless; jpeg drops transparency."""
+    layers = [pixels[..., :1] if photo.gray else pixels]
+    if photo.alpha is not None and format != "jpeg":
+        layers.append(photo.alpha[..., None])
+    image = Image.fromarray(np.concatenate(layers, axis=2).squeeze(axis=2) if _single(layers) else _stacked(layers))
+    options = {
+        "png": {"compress_level": 4},
+        "jpeg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
+        "webp": {"lossless": True, "method": 2, "exact": True},
+        "tiff": {"compression": "tiff_adobe_deflate"},
+    }[format]
+    if photo.profile:
+        options["icc_profile"] = photo.profile
+    if metadata and photo.exif:
+        options["exif"] = photo.exif
+    file = io.BytesIO()
+    try:
+        image.save(file, format, **options)
+    except (OSError, ValueError) as error:  # e.g. WebP takes at most 16383 pixels a side
+        raise UnsegError(f"Could not write {format} ({error}); choose --format png.") from error
+    return file.getvalue()
+
+
+def _single(layers: list[np.ndarray]) -> bool:
+    return len(layers) == 1 and layers[0].shape[2] == 1
+
+
+def _stacked(layers: list[np.ndarray]) -> np.ndarray:
+    return np.ascontiguousarray(np.concatenate(layers, axis=2))
+
+
+def decoded(content: bytes) -> np.ndarray:
+    """What a reader of the file will see: uint8 `(H,W,3)`."""
+    with Image.open(io.BytesIO(content)) as file:
+        return np.asarray(file.convert("RGB"))

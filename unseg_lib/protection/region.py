@@ -1,0 +1,146 @@
+"""What to protect: the region of a picture that gets the full budget, from a mask, a box, points, or nothing.
+
+The generator is always shown the region as a mask prompt: that is what the shipped ones have learnt from, and the
+budget needs a region anyway. The paper generates from masks alone, too (section 5.1).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unseg_lib.errors import UnsegError
+
+Box = Sequence[float]  # x0, y0, x1, y1 in pixels, corners included
+SIDE = 320  # pixels; regions are looked for in a picture shrunk to this
+SMALLEST, LARGEST = 0.005, 0.9  # share of the picture that a salient object, and all of them together, may have
+
+
+@dataclass(frozen=True)
+class Region:
+    """mask bool `(H,W)`, True = protect; found_by: "mask", "box", "points", "salient objects" or "whole picture"."""
+
+    mask: np.ndarray
+    found_by: str
+
+
+def region_of(
+    pixels: np.ndarray, mask: np.ndarray | None = None, box: Box | None = None, points: Sequence[Box] | None = None
+) -> Region:
+    """The region that the given prompt means in a picture uint8 `(H,W,3)`; without a prompt what stands out.
+
+    mask: `(H,W)`, anything but 0 is protected. box: one box or several. points: `(k,2)` x, y.
+    """
+    given = [name for name, value in (("mask", mask), ("box", box), ("points", points)) if value is not None]
+    if len(given) > 1:
+        raise UnsegError(f"Expected one of mask, box and points, found {' and '.join(given)}; give one of them.")
+    shape = pixels.shape[:2]
+    if mask is not None:
+        return Region(checked_mask(mask, shape), "mask")
+    if box is not None:
+        return Region(inside_boxes(box, shape), "box")
+    if points is not None:
+        return Region(around_points(pixels, points), "points")
+    salient = salient_objects(pixels)
+    return Region(salient, "salient objects") if salient.any() else Region(np.ones(shape, bool), "whole picture")
+
+
+def checked_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A mask as bool `(H,W)`, or a sentence where it does not fit the picture."""
+    mask = np.asarray(mask)
+    if mask.shape != shape:
+        found = "x".join(map(str, mask.shape[::-1]))
+        raise UnsegError(
+            f"Expected a mask of {shape[1]}x{shape[0]} pixels, found {found}; draw it on the picture itself."
+        )
+    return mask if mask.dtype == bool else mask > 0
+
+
+def inside_boxes(box: Box | Sequence[Box], shape: tuple[int, int]) -> np.ndarray:
+    """All pixels of one box or several: what is near an object's edge is protected with it."""
+    boxes = _numbers(box, 4, "boxes", "x0,y0,x1,y1")
+    mask = np.zeros(shape, bool)
+    for x0, y0, x1, y1 in boxes:
+        if not (x0 <= x1 and y0 <= y1 and x1 >= 0 and y1 >= 0 and x0 < shape[1] and y0 < shape[0]):
+            raise UnsegError(
+                f"Expected a box x0,y0,x1,y1 with x0 <= x1 and y0 <= y1 that meets the picture of "
+                f"{shape[1]}x{shape[0]} pixels, found {x0:g},{y0:g},{x1:g},{y1:g}."
+            )
+        rows = slice(max(0, int(np.floor(y0))), int(np.ceil(y1)) + 1)
+        mask[rows, max(0, int(np.floor(x0))) : int(np.ceil(x1)) + 1] = True
+    return mask
+
+
+def around_points(pixels: np.ndarray, points: Sequence[Sequence[float]]) -> np.ndarray:
+    """The parts of the picture that hold a point: areas of like colour (Felzenszwalb and Huttenlocher 2004).
+
+    Each point also brings a disc of a twentieth of the shorter side, so that a point on a thin part counts.
+    """
+    from skimage.segmentation import felzenszwalb
+
+    height, width = pixels.shape[:2]
+    given = _numbers(points, 2, "points", "x,y")
+    outside = [(x, y) for x, y in given if not (0 <= x < width and 0 <= y < height)]
+    if outside:
+        raise UnsegError(
+            f"Expected points inside the picture of {width}x{height} pixels, found "
+            f"{outside[0][0]:g},{outside[0][1]:g}; x comes first."
+        )
+    small = shrunk(pixels)
+    parts = felzenszwalb(small, scale=200, sigma=0.8, min_size=small.shape[0] * small.shape[1] // 100)
+    rows = (given[:, 1] * small.shape[0] / height).astype(int)
+    columns = (given[:, 0] * small.shape[1] / width).astype(int)
+    mask = enlarged(np.isin(parts, parts[rows, columns]), (height, width))
+    y, x = np.ogrid[:height, :width]
+    for px, py in given:
+        mask |= (x - px) ** 2 + (y - py) ** 2 <= (min(height, width) / 20) ** 2
+    return mask
+
+
+def salient_objects(pixels: np.ndarray) -> np.ndarray:
+    """What stands out by its colour, bool `(H,W)`; nothing where the answer would be next to nothing or everything.
+
+    Frequency-tuned saliency (Achanta et al., CVPR 2009), the distance of the smoothed picture in Lab from its mean
+    colour; Otsu's threshold; specks are dropped and holes filled. It knows colours, not objects.
+    """
+    from scipy.ndimage import binary_fill_holes, binary_opening
+    from skimage.color import rgb2lab
+    from skimage.filters import gaussian, threshold_otsu
+    from skimage.measure import label, regionprops
+
+    lab = rgb2lab(shrunk(pixels))
+    distance = np.linalg.norm(gaussian(lab, sigma=2, channel_axis=2) - lab.mean(axis=(0, 1)), axis=2)
+    if distance.max() < 1:  # below what an eye can tell apart
+        return np.zeros(pixels.shape[:2], bool)
+    candidates = label(binary_opening(distance > threshold_otsu(distance), iterations=2))
+    mask = np.zeros(candidates.shape, bool)
+    for part in regionprops(candidates):
+        if part.area >= SMALLEST * mask.size:
+            mask[part.slice] |= binary_fill_holes(part.image)
+    return enlarged(mask & (mask.mean() <= LARGEST), pixels.shape[:2])
+
+
+def shrunk(pixels: np.ndarray) -> np.ndarray:
+    """The picture with its longer side at most `SIDE`."""
+    from PIL import Image
+
+    ratio = min(1, SIDE / max(pixels.shape[:2]))
+    size = tuple(max(1, round(side * ratio)) for side in pixels.shape[1::-1])
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
+
+
+def enlarged(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A mask brought to another size, nearest neighbour."""
+    from PIL import Image
+
+    return np.array(Image.fromarray(mask).resize(shape[::-1], Image.Resampling.NEAREST))
+
+
+def _numbers(values: object, width: int, what: str, form: str) -> np.ndarray:
+    try:
+        found = np.asarray(values, float).reshape(-1, width)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if not found.size or not np.isfinite(found).all():
+        raise UnsegError(f"Expected {what} as {form}, found {values!r}.")
+    return found

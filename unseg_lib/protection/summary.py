@@ -1,0 +1,34 @@
+"""What a batch of `unseg protect` did, in a few lines: honest about what was broken and what it cost."""
+
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+
+REPORT_ONLY = "protected.csv"
+
+
+def summary(rows: list[dict], out: Path) -> str:
+    """Lines of text about the rows of `protect_files`; budgets are those of the written files."""
+    done = [row for row in rows if not row["problem"]]
+    if not done:
+        return f"No picture was protected; {out / REPORT_ONLY} says why."
+    ways = ", ".join(f"{count} by {way}" for way, count in Counter(row["found_by"] for row in done).items())
+    before, after = (sum(row[name] for row in done) / 1e6 for name in ("bytes_before", "bytes_after"))
+    largest = [max(row[name] for row in done) for name in ("linf_inside", "linf_outside")]
+    psnr = [row["psnr"] for row in done if row["psnr"] != float("inf")]
+    lines = [
+        f"Protected pictures: {len(done)} in {out}; regions found: {ways}.",
+        f"Largest change {largest[0]} inside and {largest[1]} outside the region, of 255 steps"
+        + (f"; mean PSNR {fmean(psnr):.1f} dB." if psnr else "; nothing was changed."),
+        f"Size of the files: {before:.1f} MB before, {after:.1f} MB after.",
+    ]
+    broken = [row for row in done if row["linf_inside"] > row["eps"] or row["linf_outside"] > row["eps_bg"]]
+    if broken:
+        lines.append(
+            f"JPEG has changed {len(broken)} of them beyond the budget, and may have weakened the protection; "
+            "--format png does neither."
+        )
+    whole = sum(row["found_by"] == "whole picture" for row in done)
+    if whole:
+        lines.append(f"In {whole} nothing stood out, so the whole picture was taken; better say what to protect.")
+    return "\n".join([*lines, f"Every picture has a line in {out / REPORT_ONLY}."])
