@@ -95,7 +95,7 @@ class Profile:
         own = {"dataset": dataset} | {k: v for k, v in self.datasets[dataset].items() if k in self._known("victim")}
         parameters = own | {"victim": victim} | self.victims[victim] | values
         parameters |= {"poison": recipe, "eps": noise["eps"], "eps_bg": noise["eps_bg"], "seed": seed}
-        if noise["protect"] != "all":
+        if noise["protect"] not in ("all", "things", "stuff"):  # the names of these are the data set's to know
             parameters.setdefault("protected", noise["protect"])
         if poisoned:
             parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
