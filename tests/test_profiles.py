@@ -13,7 +13,7 @@ from toy_project import make_project
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv
-from unseg_lib.pipeline.profiles import load_profile
+from unseg_lib.pipeline.profiles import Profile, load_profile
 from unseg_lib.pipeline.reproduce import choose, missing_data
 
 
@@ -86,6 +86,20 @@ def test_what_a_grid_entry_varies_gives_a_stage_for_every_combination(toys):
     ]
     values = stages["victim/scenes-clean-unet-long-clean_fraction-1.0-jpeg-quality-50-median-s3"].values
     assert (values["defense"], values["clean_fraction"], values["epochs"]) == ("jpeg quality=50+median", 1.0, 9)
+
+
+def test_the_task_of_a_data_set_chooses_the_victims_notebook(project):
+    entry = {"datasets": {"nwpu": {"task": "instance", "test_limit": 9, "limit": 5}}, "recipes": {"tile": {}}}
+    entry["recipes"]["tile"] = {"poison": "fixed_tile"}
+    entry |= {"victims": {"m2f": {"victim": "mask2former:tiny"}}}
+    entry |= {"grid": [{"datasets": ["nwpu"], "recipes": ["tile"], "victims": ["m2f"], "seeds": [0]}]}
+    entry |= {"pixels": [{"dataset": "nwpu", "recipe": "tile"}]}
+    stages = Profile("own", project, "own", **entry).stages
+    victim, poison = stages["victim/nwpu-tile-m2f-s0"], stages["poison/nwpu-tile"]
+    assert victim.notebook.name == "03b_instances.ipynb"
+    assert (victim.values["task"], victim.values["test_limit"]) == ("instance", 9)
+    assert (poison.values["task"], poison.values["limit"]) == ("semantic", 5)  # noise for the union of the objects
+    assert stages["pixels/nwpu-tile"].values["task"] == "semantic"
 
 
 @pytest.mark.parametrize(

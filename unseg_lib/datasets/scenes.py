@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from unseg_lib.datasets.scene_surfaces import CONTOURS, SURFACES, coverage, litter, natural_fields, palette
-from unseg_lib.datasets.segmentation_set import SegmentationSet
+from unseg_lib.datasets.segmentation_set import Instance, SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, write_json
 from unseg_lib.pictures import read_label, write_picture
@@ -23,6 +23,7 @@ FOLDER = Path("scenes")
 INDEX = "scenes.json"  # written last: a set without it is not complete
 POISONED = "poison.json"  # a poisoned copy; nothing may be generated there
 VERSION = 1  # of the drawing; another one gives other pictures
+SPECK = 12  # pixels
 SIZE, COUNTS = 96, {"train": 240, "test": 60}
 
 
@@ -53,7 +54,20 @@ def read_scenes(root: Path, split: str, seed: int) -> SegmentationSet:
         pictures={id: FOLDER / "pictures" / id for id in found[split]},
         read_label=partial(_label, root / FOLDER / "labels"),
         annotation_files=(FOLDER / INDEX, *(FOLDER / "labels" / f"{id}.png" for id in names)),
+        read_instances=partial(_instances, root / FOLDER / "labels"),
     )
+
+
+def _instances(folder: Path, id: str) -> list[Instance]:
+    """The connected parts of each class: a thing that another one cuts in two counts twice, specks not at all."""
+    from scipy.ndimage import label as parts_of
+
+    label, found = _label(folder, id), []
+    for index in np.unique(label[label > 0]):
+        parts, count = parts_of(label == index)
+        masks = (parts == number for number in range(1, count + 1))
+        found += [Instance(mask, int(index)) for mask in masks if mask.sum() >= SPECK]
+    return found
 
 
 def _label(folder: Path, id: str) -> np.ndarray:

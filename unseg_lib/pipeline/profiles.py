@@ -19,7 +19,7 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.pipeline.parameters import check_parameters, notebook_parameters
-from unseg_lib.pipeline.stages import NOTEBOOKS, PAGES, Stage
+from unseg_lib.pipeline.stages import BY_TASK, NOTEBOOKS, PAGES, Stage
 
 RESOURCES = {"mem_gb": 4, "minutes": 60, "gpu": 0}
 KEYS = {
@@ -68,14 +68,19 @@ class Profile:
         tables = self._stage("tables", "", {"results": self.results.as_posix()}, read)
         return found | {"tables": tables} | {kind: self._page(kind, tables) for kind in self.pages}
 
-    def _notebook(self, kind: str) -> Path:
-        return self.root / "notebooks" / NOTEBOOKS[kind]
+    def _notebook(self, kind: str, task: str = "") -> Path:
+        name = BY_TASK.get(task, NOTEBOOKS[kind]) if kind == "victim" else NOTEBOOKS[kind]
+        return self.root / "notebooks" / name
 
     def _stage(self, kind: str, name: str, parameters: dict, needs: tuple[Stage, ...] = ()) -> Stage:
-        return Stage(kind, name, self._notebook(kind), self.results, parameters, needs)
+        return Stage(kind, name, self._notebook(kind, parameters.get("task", "")), self.results, parameters, needs)
 
-    def _known(self, kind: str) -> set[str]:
-        return set(notebook_parameters(self._notebook(kind)))
+    def _known(self, kind: str, task: str = "") -> set[str]:
+        return set(notebook_parameters(self._notebook(kind, task)))
+
+    def _tasks(self) -> set[str]:
+        """The tasks of the data sets, "" for those that name none."""
+        return {entry.get("task", "") for entry in self.datasets.values() if isinstance(entry, dict)}
 
     def _victims(self) -> list[Stage]:
         runs = {}
@@ -92,10 +97,15 @@ class Profile:
     def _victim(self, dataset: str, recipe: str, victim: str, seed: int, label: list[str], values: dict) -> Stage:
         """The job that trains `victim` on `recipe`, e.g. victim/lung-unseg-unet-s0."""
         noise, poisoned = self._noise(dataset, recipe), self._poisoned(dataset, recipe)
-        own = {"dataset": dataset} | {k: v for k, v in self.datasets[dataset].items() if k in self._known("victim")}
+        known = self._known("victim", self.datasets[dataset].get("task", ""))
+        own = {"dataset": dataset} | {k: v for k, v in self.datasets[dataset].items() if k in known}
         parameters = own | {"victim": victim} | self.victims[victim] | values
         parameters |= {"poison": recipe, "eps": noise["eps"], "eps_bg": noise["eps_bg"], "seed": seed}
-        if noise["protect"] not in ("all", "things", "stuff"):  # the names of these are the data set's to know
+        if "protected" in known and noise["protect"] not in (
+            "all",
+            "things",
+            "stuff",
+        ):  # the names of these are the data set's to know
             parameters.setdefault("protected", noise["protect"])
         if poisoned:
             parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
@@ -109,8 +119,14 @@ class Profile:
         return values | ({"eps": 0.0, "eps_bg": 0.0} if values["poison"] == "clean" else {})
 
     def _poison_parameters(self, dataset: str, recipe: str) -> dict:
-        own = {k: v for k, v in self.datasets[dataset].items() if k in self._known("poison")}
-        return own | {"poison": "clean"} | self.recipes[recipe]
+        return self._pictures(dataset, self._known("poison")) | {"poison": "clean"} | self.recipes[recipe]
+
+    def _pictures(self, dataset: str, known: set[str]) -> dict:
+        """The parameters of a data set for a notebook that reads its pictures with label maps, whatever the task."""
+        own = {k: v for k, v in self.datasets[dataset].items() if k in known}
+        if own.get("task") in BY_TASK:
+            own["task"] = "object" if own["task"] == "interactive" else "semantic"
+        return own
 
     def _poisoned(self, dataset: str, recipe: str) -> Stage | None:
         """The job that writes the poisoned copy of `dataset`; None where a recipe leaves the pictures alone."""
@@ -135,7 +151,7 @@ class Profile:
         for entry in self.pixels:
             dataset, recipe = entry["dataset"], entry["recipe"]
             poisoned = self._poisoned(dataset, recipe)
-            own = {k: v for k, v in self.datasets[dataset].items() if k in ("dataset", "task", "limit")}
+            own = self._pictures(dataset, {"dataset", "task", "limit"})
             parameters = {"dataset": dataset} | own | {k: v for k, v in entry.items() if k in ("split", "limit")}
             if poisoned:
                 parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
@@ -201,7 +217,8 @@ def check_profile(profile: Profile) -> None:
         value, kind = getattr(profile, name), default.type
         if not isinstance(value, kind) or isinstance(value, bool):
             raise UnsegError(f"Expected {kind.__name__} for '{name}' in profile {profile.name}, found {value!r}.")
-    poison, victim = profile._known("poison"), profile._known("victim")
+    poison = profile._known("poison")
+    victim = set().union(*(profile._known("victim", task) for task in profile._tasks() | {""}))
     planned = {"out", "poisoned", "cache", "jobs", "threads", "data_root", "shard", "shards"}
     sections = {
         "generators": profile._known("generator") - {"out", "data_root"},

@@ -21,6 +21,13 @@ NOTEBOOKS = {
     "poisons": "07_poisons.ipynb",
     "mixture": "08_mixed_data.ipynb",
 }
+# of the victims' tasks that do not learn label maps; the others run in NOTEBOOKS["victim"]
+BY_TASK = {
+    "instance": "03b_instances.ipynb",
+    "panoptic": "03b_instances.ipynb",
+    "detection": "03b_instances.ipynb",
+    "interactive": "03c_interactive.ipynb",
+}
 PAGES = ("defenses", "poisons", "mixture")  # one of each at most; they read rows.csv, so the tables come before them
 # files that later stages read and that are not committed: without them a stage is not done
 PRODUCTS = {"generator": ("generator.safetensors",), "poison": ("dataset/manifest.csv",)}

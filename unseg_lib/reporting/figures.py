@@ -107,6 +107,14 @@ def _as_picture(image: np.ndarray) -> np.ndarray:
     return image
 
 
+def numbered(masks: list[np.ndarray]) -> np.ndarray:
+    """Objects, bool masks `(H,W)`, as one label map: each its number from 1, small ones on top; 0 is none of them."""
+    found = np.zeros(masks[0].shape, np.uint8)
+    for number in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
+        found[masks[number]] = 1 + number % 254
+    return found
+
+
 def show(**images: np.ndarray) -> Drawing:
     """Pictures side by side, each under its name: `show(original=x, mask=m)`."""
     return show_rows([images])

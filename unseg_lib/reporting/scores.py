@@ -9,6 +9,14 @@ from unseg_lib.files import read_csv
 
 NUMBERS = {"eps": float, "eps_bg": float, "clean_fraction": float, "seed": int, "final": float, "peak": float}
 NUMBERS |= {"epochs": int, "minutes": float}
+MAIN_METRIC = {
+    "semantic": "miou",
+    "object": "iou_object",
+    "instance": "AP",
+    "detection": "AP",
+    "panoptic": "PQ",
+    "interactive": "miou_pictures",
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,8 @@ def metrics_of(experiment: Experiment, scores: list[Score]) -> tuple[str, ...]:
 
 
 def main_metric(experiment: Experiment) -> str:
-    return "iou_object" if experiment.task == "object" else "miou"
+    """The metric its field judges a task by."""
+    return MAIN_METRIC[experiment.task]
 
 
 def clean_of(score: Score, scores: list[Score]) -> Score | None:
