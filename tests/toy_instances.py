@@ -12,7 +12,7 @@ COLOURS = np.array([(40, 90, 40), (120, 160, 220), (220, 60, 50), (240, 220, 60)
 
 
 def shapes(root: Path, split: str, count: int, shape=(48, 64), crowd: bool = False, dim: int = 0) -> SegmentationSet:
-    """`count` pictures, `shape` (height, width), each with one to three things; `dim` darkens them.
+    """`count` pictures, `shape` (height, width), each with one to three things apart; `dim` darkens them.
 
     The last picture has no thing; with `crowd` the first thing of every picture is a crowd.
     """
@@ -21,8 +21,8 @@ def shapes(root: Path, split: str, count: int, shape=(48, 64), crowd: bool = Fal
         id = f"{split}{i}"
         labels[id] = np.zeros(shape, np.uint8)
         labels[id][: shape[0] // 3] = 1
-        masks = [_thing(rng, shape) for _ in range(rng.integers(1, 4) if i < count - 1 else 0)]
-        objects[id] = [Instance(mask, index, crowd and n == 0) for n, (mask, index) in enumerate(masks)]
+        things = _things(rng, shape, rng.integers(1, 4) if i < count - 1 else 0)
+        objects[id] = [Instance(mask, index, crowd and n == 0) for n, (mask, index) in enumerate(things)]
         for one in objects[id]:
             labels[id][one.mask] = 255 if one.crowd else one.class_index
         drawn = labels[id].copy()
@@ -43,6 +43,15 @@ def shapes(root: Path, split: str, count: int, shape=(48, 64), crowd: bool = Fal
         read_instances=objects.__getitem__,
         things=(2, 3),
     )
+
+
+def _things(rng: np.random.Generator, shape: tuple[int, int], count: int) -> list[tuple[np.ndarray, int]]:
+    found = []
+    while len(found) < count:
+        mask, index = _thing(rng, shape)
+        if not any((mask & other).any() for other, _ in found):
+            found.append((mask, index))
+    return found
 
 
 def _thing(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, int]:

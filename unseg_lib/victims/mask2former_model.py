@@ -119,12 +119,9 @@ def _load(model: "Mask2FormerForUniversalSegmentation", layout: Layout, init: st
 
 
 def _load_backbone(model: "Mask2FormerForUniversalSegmentation", place: str) -> None:
-    from transformers import AutoBackbone
-
     encoder = model.model.pixel_level_module.encoder
     try:
-        weights = AutoBackbone.from_pretrained(place, **STAGES).state_dict()
-        encoder.load_state_dict(weights)
+        encoder.load_state_dict(type(encoder).from_pretrained(place, **STAGES).state_dict())
     except Exception as error:  # hub, network, file and shape errors of three libraries
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnsegError(

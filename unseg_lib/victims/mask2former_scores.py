@@ -46,9 +46,14 @@ def predict(run: VictimRun, model: torch.nn.Module, x: torch.Tensor) -> Iterator
 
 
 def instance_scores(run: VictimRun, data: MaskedPictures, found: Iterable[tuple]) -> dict[str, float | None]:
-    """AP of (masks, classes, scores) of every picture; what is found in crowds does not count."""
-    truths = ((data.masks(i).numpy(), data.classes[i].numpy(), data.crowd[i].numpy()) for i in range(len(data.x)))
-    return average_precision(truths, found, run.test.classes)
+    """AP of (masks, classes, scores) of every picture, over the things; what is found in crowds does not count."""
+
+    def truths() -> Iterator[tuple]:
+        for i, classes in enumerate(data.classes):
+            thing = torch.isin(classes, torch.tensor(things(run.test)))
+            yield tuple(part[thing].numpy() for part in (data.masks(i), classes, data.crowd[i]))
+
+    return average_precision(truths(), found, run.test.classes)
 
 
 def panoptic_scores(
