@@ -7,12 +7,18 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import Defense, defended, defenses_of
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, write_json
-from unseg_lib.victims import deeplabv1, mask2former, mmseg, smp
+from unseg_lib.victims import deeplabv1, mask2former, mmseg, sam_hq, smp
 from unseg_lib.victims.data import mixed
 from unseg_lib.victims.run import INIT, LABEL_TASKS, VictimRun, check, claim
 
 # family -> train(run) -> result; "unet-resnet18" is smp's, "mmseg:CONFIG" is mmseg's
-VICTIMS = {"smp": smp.train, "mmseg": mmseg.train, "deeplabv1": deeplabv1.train, "mask2former": mask2former.train}
+VICTIMS = {
+    "smp": smp.train,
+    "mmseg": mmseg.train,
+    "deeplabv1": deeplabv1.train,
+    "mask2former": mask2former.train,
+    "sam-hq": sam_hq.train,
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ ABILITIES = {
     "mmseg": Abilities(defenses=()),  # mmengine's runner knows nothing of our training loop
     "deeplabv1": Abilities(files=True),
     "mask2former": Abilities((*LABEL_TASKS, "instance", "panoptic"), ("batch", "prepare"), files=True),
+    "sam-hq": Abilities(("interactive",), ("batch",), files=True),
 }
 
 
@@ -59,21 +66,21 @@ def train_victim(
     """Train `victim` on `train`, test it on `test` after every epoch, and return its scores.
 
     victim: "unet-resnet18" (any architecture-encoder of segmentation-models-pytorch), "mmseg:CONFIG" (any config
-    of mmsegmentation, see mmseg.py), "deeplabv1:wideresnet38" or "mask2former:resnet50" (see their files). size:
-    (height, width) the pictures are resized to; of mmseg and deeplabv1 the training crop. init: first weights of
-    the encoder, "random" or "imagenet"; of deeplabv1 and mask2former also a file. defense: of the training, one or
-    several of `unseg_lib.defenses`, e.g. "jpeg quality=50+grayscale". clean_fraction: this share of the pictures
-    of `train` is replaced by those of `clean`, and with clean_only the others are left out. task: "instance" and
-    "panoptic" learn from instance masks (mask2former); otherwise label maps are learnt, as the sets were read.
-    threads: 0 leaves torch's number.
+    of mmsegmentation, see mmseg.py), "deeplabv1:wideresnet38", "mask2former:resnet50" or "sam-hq:vit_b" (see their
+    files). size: (height, width) the pictures are resized to; of mmseg and deeplabv1 the training crop. init: first
+    weights of the encoder, "random" or "imagenet"; of deeplabv1, mask2former and sam-hq also a file. defense: of the
+    training, one or several of `unseg_lib.defenses`, e.g. "jpeg quality=50+grayscale". clean_fraction: this share of
+    the pictures of `train` is replaced by those of `clean`, and with clean_only the others are left out. task:
+    "instance" and "panoptic" learn from instance masks (mask2former), "interactive" from masks and prompts (sam-hq);
+    otherwise label maps are learnt, as the sets were read. threads: 0 leaves torch's number.
 
     Returns {"classes": [C names], "epochs": [{"epoch": from 1, "loss", "miou", "iou": [C]}], "final" and
     "peak": {"miou", "iou"}, "minutes", "device"}; scores in [0,1], None for a class the test labels lack;
-    peak is the best epoch of each score by itself. Of the tasks "instance" and "panoptic" an epoch has
-    {"epoch", "loss", "scores": {metric: in [0,1] or None}}, and "final" and "peak" are such scores. `out` also
+    peak is the best epoch of each score by itself. Of the tasks "instance", "panoptic" and "interactive" an epoch
+    has {"epoch", "loss", "scores": {metric: in [0,1] or None}}, and "final" and "peak" are such scores. `out` also
     receives predictions.npz (picture, truth, prediction of some test pictures; of those tasks also the segments'
-    numbers). The same call continues a killed training, on the CPU to the same numbers, and returns a finished
-    one's result at once.
+    numbers, or the box that was asked with). The same call continues a killed training, on the CPU to the same
+    numbers, and returns a finished one's result at once.
     """
     family, name = victim.split(":", 1) if ":" in victim else ("smp", victim)
     train_family = pick(VICTIMS, family, "family of victims")
@@ -115,9 +122,9 @@ def _check_task(family: str, task: str) -> None:
     if not able:
         tasks = {name for family in VICTIMS for name in abilities(family).tasks if name}
         raise UnsegError(f"Unknown task '{task}' of a victim; {closest(task, sorted(tasks))}")
-    can = ", ".join(filter(None, abilities(family).tasks))
+    can, wanted = ", ".join(filter(None, abilities(family).tasks)), task or "label maps"
     raise UnsegError(
-        f"Expected a victim of {' or '.join(able)} for {task}, found one of {family}, which can only {can}."
+        f"Expected a victim of {' or '.join(able)} for {wanted}, found one of {family}, which can only {can}."
     )
 
 
@@ -129,7 +136,7 @@ def _check_init(family: str, init: str) -> None:
 def _check_defenses(family: str, defenses: tuple[Defense, ...], text: str) -> None:
     can = abilities(family).defenses
     if any(getattr(defense, part) for defense in defenses for part in {"batch", "prepare", "loss"} - set(can)):
-        kind = "leaves the loss as it is" if can else "only changes pictures"
+        kind = "leaves the loss as it is" if "prepare" in can else "only changes pictures"
         raise UnsegError(
             f"Expected a defence that {kind} for a victim of {family}, found '{text}'; "
             "take a victim of smp for the others."

@@ -1,0 +1,115 @@
+"""Pictures with one object each: what a promptable victim learns from, and how its masks are scored."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+
+from unseg_lib.datasets import IGNORE, SegmentationSet
+from unseg_lib.errors import UnsegError
+from unseg_lib.evaluation.boundary import boundary_iou
+from unseg_lib.method.jitter import large_scale_jitter
+from unseg_lib.progress import progress
+from unseg_lib.victims.data import resized_picture
+
+MEMORY = 8 << 30  # bytes of pictures that are kept; more are read anew in every epoch
+OBJECT = 1  # its class index
+
+Pair = tuple[torch.Tensor, torch.Tensor]  # picture uint8 (3,h,w), mask uint8 (h,w) from 0 to 255
+Found = tuple[str, np.ndarray, np.ndarray]  # id, true label map uint8 (h,w), predicted mask bool (h,w)
+
+
+def check_object(source: SegmentationSet) -> None:
+    """Refuse a set with more than one class beside the background, or without any object."""
+    if len(source.classes) != 2:
+        raise UnsegError(
+            f"Expected one object against its background in every picture of {source.name} for the task interactive, "
+            f"found {len(source.classes)} classes; load the set with task 'object'."
+        )
+    if next(asked(source), None) is None:
+        raise UnsegError(f"Expected an object in some pictures of {source.name}, split {source.split}, found none.")
+
+
+def pairs(source: SegmentationSet, longest: int, what: str) -> Callable[[int], Pair]:
+    """Picture number -> picture and mask, with a long side of at most `longest` pixels; `what` names the progress.
+
+    They are kept in memory where all of them fit. Ignored pixels are background.
+    """
+    if 4 * len(source) * longest**2 > MEMORY:
+        return lambda i: pair(source, source.ids[i], longest)
+    return [pair(source, id, longest) for id in progress(source.ids, f"reading {what} pictures")].__getitem__
+
+
+def pair(source: SegmentationSet, id: str, longest: int) -> Pair:
+    """One picture and its mask; where they are scaled down, the mask gets soft edges."""
+    pixels, mask = source.picture(id), 255 * (source.label(id) == OBJECT).astype(np.uint8)
+    scale = min(1, longest / max(mask.shape))
+    height, width = (max(1, round(scale * side)) for side in mask.shape)
+    soft = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
+    return resized_picture(pixels, (height, width)), torch.from_numpy(np.array(soft))
+
+
+def jittered(
+    data: Callable[[int], Pair], chosen: torch.Tensor, size: int, scales: tuple[float, float], rng: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of the pictures numbered `chosen`: x `(N,3,S,S)` and soft masks `(N,1,S,S)`, both in [0,1]."""
+    found = [large_scale_jitter(*data(i), size, rng, scales) for i in chosen.tolist()]
+    x, y = (torch.stack(column) for column in zip(*found))
+    return x, y
+
+
+def asked(source: SegmentationSet) -> Iterator[tuple[str, np.ndarray]]:
+    """Ids and label maps of the pictures that have an object, which can be asked for."""
+    for id in source.ids:
+        label = source.label(id)
+        if (label == OBJECT).any():
+            yield id, label
+
+
+def tight_box(mask: np.ndarray) -> np.ndarray:
+    """The box around a mask, bool `(H,W)`: xyxy in pixels, float `(4,)`; the last row and column are in it."""
+    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], float)
+
+
+def scaled_box(box: np.ndarray, before: tuple[int, int], after: tuple[int, int]) -> np.ndarray:
+    """A box of a picture of the size `before` (height, width) in the pixels of the size `after`."""
+    scale = np.array([after[1] / before[1], after[0] / before[0]] * 2)
+    return (box + 0.5) * scale - 0.5  # pixel 0 has its middle at 0.5
+
+
+def filled_boxes(source: SegmentationSet) -> Iterator[Found]:
+    """The answer of somebody who has not learnt anything: all of the box."""
+    for id, label in asked(source):
+        left, top, right, bottom = tight_box(label == OBJECT).astype(int)
+        prediction = np.zeros(label.shape, bool)
+        prediction[top : bottom + 1, left : right + 1] = True
+        yield id, label, prediction
+
+
+def object_scores(source: SegmentationSet, found: Iterable[Found]) -> dict[str, float | None]:
+    """{"miou_pictures", "biou"} in [0,1]: IoU and boundary IoU of every picture's mask, means over the pictures.
+
+    As SAM-HQ is evaluated; "miou" of other victims comes from one confusion matrix instead. Ignored pixels do not
+    count. Of a set with several parts also "NAME:PART" of each, e.g. "biou:DIS5K-VD". None where no picture counts.
+    """
+    values: dict[str, list[float]] = {"miou_pictures": [], "biou": []}
+    several = len({part_of(source, id) for id in source.ids}) > 1
+    for id, label, prediction in found:
+        truth, prediction = label == OBJECT, prediction & (label != IGNORE)
+        one = {"miou_pictures": mask_iou(prediction, truth), "biou": boundary_iou(prediction, truth)}
+        one |= {f"{metric}:{part_of(source, id)}": value for metric, value in one.items()} if several else {}
+        for metric, value in one.items():
+            values.setdefault(metric, []).append(value)
+    return {metric: sum(all_of) / len(all_of) if all_of else None for metric, all_of in values.items()}
+
+
+def part_of(source: SegmentationSet, id: str) -> str:
+    """The part of a set that a picture is from: what its id has before the name of its file."""
+    return id.removesuffix(source.pictures[id].name).rstrip("-")
+
+
+def mask_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two masks, bool of one shape, one of them not empty."""
+    return float((prediction & truth).sum() / (prediction | truth).sum())

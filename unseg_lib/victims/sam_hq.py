@@ -1,0 +1,172 @@
+"""SAM-HQ (Ke et al., NeurIPS 2023), a promptable victim: asked by a box, points or a coarse mask, it finds the object.
+
+"sam-hq:vit_b", "sam-hq:vit_l" and "sam-hq:vit_h"; "sam-hq:small" and "sam-hq:tiny" have small layouts for CPUs. Options
+come after blanks: "sam-hq:vit_b points=4096".
+
+With SAM's weights as `init`, only what SAM-HQ adds is trained, as published; with init=random everything is. The task
+is "interactive": one object against its background in every picture, as HQSeg-44K has them.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from unseg_lib.datasets import SegmentationSet
+from unseg_lib.errors import UnsegError
+from unseg_lib.method.losses import segmentation_loss
+from unseg_lib.method.prompts import Prompts, all_prompts, one_kind
+from unseg_lib.victims.data import batches, resized_label, resized_picture
+from unseg_lib.victims.object_pictures import (
+    OBJECT,
+    Found,
+    Pair,
+    asked,
+    check_object,
+    jittered,
+    object_scores,
+    pairs,
+    scaled_box,
+    tight_box,
+)
+from unseg_lib.victims.options import with_options
+from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit, save_predictions, shown
+
+if TYPE_CHECKING:
+    from unseg_lib.victims.sam_hq_model import SamHQ
+
+# arguments of `train_victim` as published, for HQSeg-44K
+PUBLISHED = {"size": (1024, 1024), "epochs": 12, "batch_size": 32, "lr": 1e-3}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The recipe of a layout; the defaults are published.
+
+    points: where the loss looks, per mask. scale_low, scale_high: of the large-scale jitter, long side over the
+    victim's size. drop: share of the training after which the learning rate is a tenth, 10 of 12 epochs.
+    """
+
+    points: int = 112 * 112
+    scale_low: float = 0.1
+    scale_high: float = 2.0
+    drop: float = 10 / 12
+
+    def __post_init__(self):
+        if self.points < 4:
+            raise UnsegError(f"Expected points of SAM-HQ from 4, found {self.points}.")
+        if not 0 < self.scale_low <= self.scale_high:
+            raise UnsegError(f"Expected 0 < scale_low <= scale_high, found {self.scale_low} and {self.scale_high}.")
+        if not 0 < self.drop <= 1:
+            raise UnsegError(f"Expected drop above 0, up to 1, found {self.drop}.")
+
+
+# a layout of method.sam -> its recipe; on a small picture a tenth of it is nothing, and small masks need fewer points
+MODELS = {
+    **dict.fromkeys(("vit_b", "vit_l", "vit_h"), Settings()),
+    **dict.fromkeys(("small", "tiny"), Settings(points=1024, scale_low=0.5)),
+}
+
+
+def train(run: VictimRun) -> dict:
+    """Train the victim that `run` names; the result as of `train_victim`."""
+    from unseg_lib.victims.sam_hq_model import build
+
+    name, settings = with_options(run.name, MODELS, "layout of SAM-HQ")
+    if run.init == "imagenet":
+        raise UnsegError("Expected init random or a file of SAM's weights for a victim of sam-hq, found 'imagenet'.")
+    check_object(run.train)
+    check_object(run.test)
+    model = build(name, run.size, run.init, run.seed)
+    recipe = Recipe(
+        read=partial(read, settings),
+        optimiser=partial(optimiser, settings),
+        loss=partial(loss, settings),
+        test=scores,
+        keep=keep,
+    )
+    return fit(run, model, recipe)
+
+
+def read(settings: Settings, run: VictimRun, source: SegmentationSet, what: str) -> Callable[[int], Pair] | None:
+    """The training pictures as `pairs`; the test's are read as they are needed, at their own size."""
+    return pairs(source, round(settings.scale_high * run.size[0]), what) if what == "training" else None
+
+
+def optimiser(settings: Settings, run: VictimRun, model: "SamHQ") -> torch.optim.Optimizer:
+    """Adam of what is trainable, with one drop of the learning rate, which replaces the falling one of the loop."""
+    adam = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=run.lr, fused=True)
+    steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
+    token = model.mask_decoder.hf_token.weight  # learns in every step, as not all prompt embeddings do
+
+    def set_rate(adam: torch.optim.Optimizer, *_) -> None:
+        done = int(adam.state.get(token, {}).get("step", 0))
+        for group in adam.param_groups:
+            group["lr"] = run.lr * (0.1 if done >= settings.drop * steps else 1.0)
+
+    adam.register_step_pre_hook(set_rate)
+    return adam
+
+
+def loss(
+    settings: Settings, run: VictimRun, model: "SamHQ", data: Callable, chosen: torch.Tensor, rng: Rng
+) -> torch.Tensor:
+    """BCE + Dice on points of the pictures numbered `chosen`, jittered, each prompted by one kind drawn for it."""
+    x, y = jittered(data, chosen, run.size[0], (settings.scale_low, settings.scale_high), rng("jitter"))
+    x = defended_batch(run, 255 * x.to(run.device), rng("defence"))
+    prompts = one_kind(all_prompts(y, model.grid, rng("prompts")), rng("kind of prompt"))
+    return segmentation_loss(masks(run, model, x, prompts), y.to(run.device), rng("points"), settings.points)
+
+
+def masks(run: VictimRun, model: "SamHQ", x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+    """Logits `(N,1,g,g)` of what pictures `(N,3,S,S)` from 0 to 255 are prompted for.
+
+    Only the image encoder, which costs most, runs in bf16: in its 8 bits a prompt's place is wrong by some pixels.
+    """
+    with autocast(run):
+        seen = model.see(x.to(run.device).float() / 255)
+    return model.find(*(feature.float() for feature in seen), prompts.to(run.device))
+
+
+def scores(run: VictimRun, model: "SamHQ", data: None) -> dict:
+    """{"scores": as of `object_scores`}."""
+    return {"scores": object_scores(run.test, answers(run, model))}
+
+
+def answers(run: VictimRun, model: "SamHQ") -> Iterator[Found]:
+    """The model's mask of every test picture at the picture's own size, asked by the box around the true mask."""
+    for id, label in asked(run.test):
+        box = scaled_box(tight_box(label == OBJECT), label.shape, run.size)
+        yield id, label, answer(run, model, resized_picture(run.test.picture(id), run.size), box, label.shape)
+
+
+@torch.inference_mode()
+def answer(run: VictimRun, model: "SamHQ", x: torch.Tensor, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask bool `(H,W)` at `size` for a picture uint8 `(3,S,S)` and a box xyxy in its pixels."""
+    model.eval()
+    prompts = Prompts(
+        boxes=torch.tensor(box, dtype=torch.float32)[None],
+        points=torch.zeros(1, 1, 2),
+        masks=torch.zeros(1, 1, 1, 1),
+        use=torch.tensor([[True, False, False]]),
+    )
+    logits = masks(run, model, x[None], prompts)
+    return (F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0] > 0).cpu().numpy()
+
+
+def keep(run: VictimRun, model: "SamHQ", data: None) -> None:
+    """Write predictions.npz of some test pictures at the run's size, with "box" `(K,4)`, xyxy: what was asked."""
+    ids = [id for id, _ in asked(run.test)]
+    columns = []
+    for id in (ids[i] for i in shown(len(ids))):
+        x, label = resized_picture(run.test.picture(id), run.size), run.test.label(id)
+        box = scaled_box(tight_box(label == OBJECT), label.shape, run.size)
+        found = torch.from_numpy(answer(run, model, x, box, run.size))
+        columns.append((x, resized_label(label, run.size), found, torch.from_numpy(box)))
+    x, truth, found, boxes = (torch.stack(column) for column in zip(*columns))
+    save_predictions(run.out / "predictions.npz", x, truth, found, box=boxes)
