@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from unseg_lib.errors import UnsegError
 from unseg_lib.method.generator import Generator, place_noise
 from unseg_lib.pictures import read_picture, write_picture
-from unseg_lib.poisons import FITTED, POISONS, UNBOUNDED, WITH_GENERATOR, Picture, PoisonSettings
+from unseg_lib.poisons import FITTED, OWN_REGION, POISONS, UNBOUNDED, WITH_GENERATOR, Picture, PoisonSettings
 from unseg_lib.poisons.fixed_tile import cell_of
 from unseg_lib.poisons.noise_cache import cached_noise
 from unseg_lib.poisons.unseg import device_of, open_generator, raw_noise
 from unseg_lib.poisons.untrained import match_amplitude, on_grid, random_twin
+from unseg_lib.protection.region import region_of
 
 HERE = sorted(set(POISONS) - set(UNBOUNDED) - set(FITTED))  # the others are in test_rival_poisons.py
 SIMPLE = sorted(set(HERE) - set(WITH_GENERATOR))
@@ -70,6 +71,21 @@ def test_written_file_obeys_budget(name, case, weights, tmp_path):
     size = np.abs(reread - picture.pixels).max(axis=2)
     assert size[picture.mask].max(initial=0) <= math.floor(eps)
     assert size[~picture.mask].max(initial=0) <= math.floor(eps_bg)
+
+
+@pytest.mark.parametrize("name", OWN_REGION)
+def test_a_region_of_its_own_gets_the_full_budget_and_the_rest_the_small_one(name, plain):
+    picture = picture_of(60, 80)
+    picture.pixels[4:16, 6:20] = (250, 10, 10)
+    kinds = {"unseg_box": {"box": (6, 4, 19, 15)}, "unseg_salient": {}}
+    size = np.abs(change(name, picture, plain)).max(axis=2)
+    if name in kinds:
+        region = region_of(picture.pixels, **kinds[name]).mask
+        assert 2 < size[region].max() <= 8 and size[~region].max() <= 2
+    assert 2 < size[picture.mask].max() <= 8 and np.median(size) <= 2  # the object is in it, most of the rest is not
+    assert np.array_equal(change(name, picture, plain), change(name, picture, plain))
+    empty = replace(picture, mask=np.zeros_like(picture.mask))
+    assert not change(name, empty, plain).any()
 
 
 @pytest.mark.parametrize("name", HERE)

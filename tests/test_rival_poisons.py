@@ -12,7 +12,7 @@ from test_poison_dataset import Toy, contents, write_toy
 from unseg_lib import datasets
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.poisons import FITTED, POISONS, UNBOUNDED, Picture, PoisonSettings
+from unseg_lib.poisons import BY_CLASS, FITTED, POISONS, Picture, PoisonSettings
 from unseg_lib.poisons.ar_search import RESPONSE, neighbourhoods, response, search
 from unseg_lib.poisons.autoregressive import RMS as AR_RMS
 from unseg_lib.poisons.autoregressive import ar_noise, coefficients, process, recursion
@@ -27,7 +27,7 @@ from unseg_lib.poisons.synper import class_vector, cluster, synper_noise
 from unseg_lib.reporting.spectrum import spectrum
 
 PLAIN = PoisonSettings(seed=3, device="cpu")
-SIMPLE = (*UNBOUNDED, "random_class")
+SIMPLE = (*BY_CLASS, "random_class")
 BY_RMS = {"synper": (synper_noise, SYNPER_RMS), "ar": (ar_noise, AR_RMS)}
 
 
@@ -81,7 +81,7 @@ def test_who_is_treated(name):
     assert not change(name, replace(picture, mask=np.zeros_like(picture.mask))).any()
 
 
-@pytest.mark.parametrize("name", UNBOUNDED)
+@pytest.mark.parametrize("name", BY_CLASS)
 def test_background_is_a_class_only_on_request_and_other_classes_never(name):
     picture = picture_of()
     left = change(name, picture, replace(PLAIN, include_background=False))
@@ -277,7 +277,7 @@ def test_a_set_is_poisoned_measured_and_resumed(toy, tmp_path, name):
         found = abs(Toy(out).picture(id).astype(int) - toy.picture(id))
         assert row["linf_inside"] == found[np.isin(toy.label(id), (1, 2))].max() > 0
         assert row["rms"] == pytest.approx(rms(found), abs=1e-5) and 5 < row["psnr"] < 60 and row["ssim"] < 1
-        assert name in UNBOUNDED or (row["linf_inside"] <= 8 and row["linf_outside"] <= 2)
+        assert name in BY_CLASS or (row["linf_inside"] <= 8 and row["linf_outside"] <= 2)
     assert rows[-1]["rms"] == 0  # nothing to protect
     (out / "pic" / "p1.png").unlink()
     (out / "manifest.csv").rename(out / "manifest-0-of-2.csv")

@@ -19,7 +19,7 @@ from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, sha256_of, whole_file, write_csv, write_json
 from unseg_lib.method.budget import measure
 from unseg_lib.pictures import read_picture, write_picture
-from unseg_lib.poisons import POISONS, UNBOUNDED, WITH_GENERATOR
+from unseg_lib.poisons import BY_CLASS, POISONS, WITH_GENERATOR
 from unseg_lib.poisons.fitting import with_fit
 from unseg_lib.poisons.manifest import COLUMNS, MERGED, append_line, finish, finished, part_path, read_rows
 from unseg_lib.poisons.settings import IGNORE, Picture, PoisonSettings
@@ -124,7 +124,7 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
         "seed": settings.seed,
         "generator": generator,
         "prompt": settings.prompt if generator else None,
-        "include_background": settings.include_background if poison in UNBOUNDED else None,
+        "include_background": settings.include_background if poison in BY_CLASS else None,
         "protect": protect,
         "file_format": file_format,
         "gray": gray,

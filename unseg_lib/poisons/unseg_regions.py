@@ -1,0 +1,58 @@
+"""UnSeg as its owner uses it who has no mask: the region comes from a box, from points, or from nothing at all.
+
+Here box and points are drawn from the true mask, as somebody would who knows the object. The region that they give
+(`unseg_lib.protection.region`) gets the full budget, also where it is larger than the object.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from unseg_lib.poisons.settings import Picture, PoisonSettings
+from unseg_lib.poisons.unseg import unseg
+from unseg_lib.seeds import torch_rng
+
+Poison = Callable[[Picture], np.ndarray]
+POINTS = 3
+
+
+def unseg_box(settings: PoisonSettings) -> Poison:
+    """The region is the tight box of all that is to be protected."""
+    from unseg_lib.method.prompts import boxes_of
+
+    return _with_region(settings, lambda picture: {"box": boxes_of(_mask(picture))[0].tolist()})
+
+
+def unseg_points(settings: PoisonSettings) -> Poison:
+    """The region is what three points in the object give, see `around_points`."""
+    from unseg_lib.method.prompts import points_of
+
+    def prompt(picture: Picture) -> dict:
+        rng = torch_rng(settings.seed, "region points", picture.id)
+        return {"points": points_of(_mask(picture), rng, POINTS)[0].tolist()}
+
+    return _with_region(settings, prompt)
+
+
+def unseg_salient(settings: PoisonSettings) -> Poison:
+    """Nobody says what to protect: what stands out by its colour, at last the whole picture."""
+    return _with_region(settings, lambda picture: {})
+
+
+def _with_region(settings: PoisonSettings, prompt: Callable[[Picture], dict]) -> Poison:
+    from unseg_lib.protection.region import region_of
+
+    poison = unseg(settings)
+
+    def with_region(picture: Picture) -> np.ndarray:
+        if not picture.mask.any():  # as the other poisons: nothing to protect (paper 5.1)
+            return picture.pixels
+        return poison(replace(picture, mask=region_of(picture.pixels, **prompt(picture)).mask))
+
+    return with_region
+
+
+def _mask(picture: Picture) -> torch.Tensor:
+    return torch.from_numpy(picture.mask.copy())[None]
