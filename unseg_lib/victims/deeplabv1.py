@@ -118,11 +118,11 @@ def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
         )
     with own_randomness("cpu", seed, "first weights"):
         model = DeepLabV1(WIDTHS[name](), classes)
-        for layer in model.encoder.modules():
+        for layer in model.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.normal_(model.head.weight, std=0.01)  # as Chen et al. their last layer
         for layer in (model.decoder.conv, model.head):
-            nn.init.normal_(layer.weight, std=0.01)  # as the new layers of Chen et al.
             nn.init.zeros_(layer.bias)
     if init != "random":
         _load(model, Path(init))
