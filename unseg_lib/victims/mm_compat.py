@@ -1,9 +1,10 @@
 """What the frozen OpenMMLab packages need beside today's torch, in one place.
 
-mmcv-lite has no compiled operators (`mmcv._ext`), but importing mmseg's models looks them up: a stand-in
-whose functions raise when called is enough.
+mmcv-lite has no compiled operators (`mmcv._ext`), but importing the others' models looks them up: a stand-in
+does, whose functions raise when called. Those that PyTorch or torchvision has take its place, on a GPU too.
 """
 
+import importlib
 import importlib.machinery
 import importlib.util
 import sys
@@ -11,35 +12,54 @@ import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unseg_lib.errors import UnsegError
+
+if TYPE_CHECKING:
+    import torch
+
+LIBRARIES = {"mmseg": "mmsegmentation", "mmdet": "mmdetection"}  # package -> name
 
 
 def import_mmseg() -> types.ModuleType:
     """Import mmseg with its models, transforms and schedulers registered (7 s the first time)."""
+    return _imported("mmseg")
+
+
+def import_mmdet() -> types.ModuleType:
+    """Import mmdet with its models, transforms and schedulers registered (7 s the first time)."""
+    return _imported("mmdet")
+
+
+def _imported(package: str) -> types.ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # their deprecations, which nobody will mend
-        stand_in_for_compiled_operators()
-        import mmseg
-        import mmseg.datasets
-        import mmseg.engine
-        import mmseg.models
+        if stand_in_for_compiled_operators():
+            use_other_operators()
+        module = importlib.import_module(package)
+        for part in ("datasets", "engine", "models"):
+            importlib.import_module(f"{package}.{part}")
         from mmengine.logging import MMLogger
         from mmengine.registry import init_default_scope
 
-        init_default_scope("mmseg")  # where configs' bare names are looked up
+        init_default_scope(package)  # where configs' bare names are looked up
         MMLogger.get_instance("unseg", log_level="ERROR")  # else every weight's first value is announced
-    return mmseg
+    return module
 
 
-def stand_in_for_compiled_operators() -> None:
-    """Put a module in the place of `mmcv._ext` where mmcv has been installed without it."""
-    if "mmcv._ext" in sys.modules or importlib.util.find_spec("mmcv._ext"):
-        return
+def stand_in_for_compiled_operators() -> bool:
+    """Put a module in the place of `mmcv._ext` where mmcv has been installed without it; whether it is there."""
+    if "mmcv._ext" not in sys.modules and importlib.util.find_spec("mmcv._ext"):
+        return False
+    if "mmcv._ext" in sys.modules:
+        return sys.modules["mmcv._ext"].__spec__.loader is None
     module = types.ModuleType("mmcv._ext", "Stand-in: every function raises when called.")
     module.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", loader=None)
     module.__getattr__ = _missing_operator
+    module.nms = nms
     sys.modules["mmcv._ext"] = module
+    return True
 
 
 def _missing_operator(name: str) -> Callable:
@@ -55,10 +75,62 @@ def _missing_operator(name: str) -> Callable:
     return raise_when_called
 
 
-def shipped_configs() -> dict[str, Path]:
-    """The configs inside the mmsegmentation package by name, e.g. deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512."""
-    folder = Path(importlib.util.find_spec("mmseg").origin).parent / ".mim" / "configs"
+def use_other_operators() -> None:
+    """Send deformable attention to mmcv's own PyTorch body and the focal loss to torchvision's, on every device."""
+    import mmcv.ops
+    from mmcv.ops import multi_scale_deform_attn
+
+    multi_scale_deform_attn.IS_CUDA_AVAILABLE = False  # else a GPU is asked for the compiled one
+    mmcv.ops.sigmoid_focal_loss = sigmoid_focal_loss
+
+
+def nms(boxes: "torch.Tensor", scores: "torch.Tensor", iou_threshold: float, offset: int) -> "torch.Tensor":
+    """Non-maximum suppression, as mmcv's: kept numbers, int64; offset: 1 where the last pixel belongs to a box."""
+    from torchvision.ops import nms
+
+    return nms(boxes + boxes.new_tensor([0, 0, offset, offset]), scores, iou_threshold)
+
+
+def sigmoid_focal_loss(
+    logits: "torch.Tensor", labels: "torch.Tensor", gamma: float, alpha: float, weight: None, reduction: str
+) -> "torch.Tensor":
+    """The focal loss of logits `(N,C)` with labels `(N,)` from 0 to C = background, as mmcv's, in fp32."""
+    from torch.nn.functional import one_hot
+    from torchvision.ops import sigmoid_focal_loss
+
+    classes = logits.shape[1]
+    target = one_hot(labels, classes + 1)[:, :classes].float()
+    return sigmoid_focal_loss(logits.float(), target, alpha, gamma, reduction)
+
+
+def safe_globals() -> list:
+    """What torch may unpickle from a checkpoint of OpenMMLab beside tensors: its histories of losses, in numpy."""
+    import numpy as np
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    functions = {"_reconstruct": np.zeros(1).__reduce__()[0], "scalar": np.float64(1).__reduce__()[0]}
+    names = [f"numpy.{core}.multiarray" for core in ("core", "_core")]  # before numpy 2 and since
+    kinds = [type(np.dtype(kind)) for kind in ("f8", "i8")]
+    allowed = [(function, f"{name}.{part}") for part, function in functions.items() for name in names]
+    return [HistoryBuffer, (_history_method, "builtins.getattr"), np.ndarray, np.dtype, *kinds, *allowed]
+
+
+def _history_method(owner: object, name: str) -> Callable:
+    """Stands for `getattr`, with which mmengine's histories name their methods and others could name anything."""
+    from pickle import UnpicklingError
+
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
+        raise UnpicklingError(f"'{name}' is no method of mmengine's histories")
+    return getattr(owner, name)
+
+
+def shipped_configs(package: str = "mmseg") -> dict[str, Path]:
+    """The configs inside a package by name, e.g. deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512."""
+    folder = Path(importlib.util.find_spec(package).origin).parent / ".mim" / "configs"
     files = {file.stem: file for file in sorted(folder.glob("[!_]*/*.py"))}
     if not files:
-        raise UnsegError(f"Expected mmsegmentation's configs in {folder}, found none; install mmsegmentation 1.2.2.")
+        library = LIBRARIES[package]
+        raise UnsegError(f"Expected the configs of {library} in {folder}, found none; install {library} again.")
     return files

@@ -9,7 +9,7 @@ It is tested as mmsegmentation does: pictures resized by the config's test pipel
 import random
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,32 +27,61 @@ from unseg_lib.victims.training import device_name, own_randomness, save_predict
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from mmengine.evaluator import BaseMetric
     from mmengine.runner import Runner
+
+    from unseg_lib.victims.mmseg_parts import Book, Truth
 
 
 def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     mm_compat.import_mmseg()
+    from unseg_lib.victims.mmseg_parts import Confusion, label_map
+
+    check_device(run)
+    config = adapt(load_config(run.name), run)
+    return fit(run, config, build_model(config, run), label_map, Confusion(run.test), keep_predictions)
+
+
+def check_device(run: VictimRun) -> None:
+    """Refuse what mmengine would not do."""
     from mmengine.device import get_device
 
     if run.device != get_device():
         raise UnsegError(f"Expected device {get_device()}, which mmengine always uses here, found {run.device}.")
     if run.precision == "bf16" and run.device != "cuda":
         raise UnsegError(f"Expected precision 32, mmengine has bf16 only on a GPU, found bf16 on {run.device}.")
-    config = adapt(load_config(run.name), run)
+
+
+def fit(
+    run: VictimRun,
+    config: "Config",
+    model: torch.nn.Module,
+    truth: "Truth",
+    metric: "BaseMetric",
+    keep: Callable[["Runner", VictimRun], None],
+) -> dict:
+    """Train `model` by mmengine's runner and test it with `metric`; the result as of `train_victim`.
+
+    truth: what a training picture has beside its pixels, see `mmseg_parts`. keep: writes predictions.npz.
+    """
     with (
         tempfile.TemporaryDirectory() as logs,
         thread_count(run.threads),
         python_randomness_kept(),
         own_randomness(run.device, run.seed, "mmengine"),
+        warnings.catch_warnings(),
     ):
-        runner, book = make_runner(config, run, logs)
+        warnings.filterwarnings("ignore", "torch.meshgrid")  # mmdetection's calls, which nobody will mend
+        runner, book = make_runner(run, config, model, truth, metric, logs)
         runner.train()
-        keep_predictions(runner, run)
+        keep(runner, run)
     return summary(run.train.classes, book.history, book.seconds / 60, device_name(run.device))
 
 
-def make_runner(config: "Config", run: VictimRun, logs: str) -> tuple["Runner", object]:
+def make_runner(
+    run: VictimRun, config: "Config", model: torch.nn.Module, truth: "Truth", metric: "BaseMetric", logs: str
+) -> tuple["Runner", "Book"]:
     """mmengine's runner for `run` and the book it keeps; it continues from the checkpoint where there is one."""
     import multiprocessing
 
@@ -60,16 +89,16 @@ def make_runner(config: "Config", run: VictimRun, logs: str) -> tuple["Runner", 
     from mmengine.evaluator import Evaluator
     from mmengine.runner import Runner
 
-    from unseg_lib.victims.mmseg_parts import Book, Confusion, loader
+    from unseg_lib.victims.mmseg_parts import Book, loader
 
     book = Book(run)
     start = multiprocessing.get_start_method()
     runner = Runner(
-        model=build_model(config, run),
+        model=model,
         work_dir=logs,
-        train_dataloader=loader(run, run.train, config.train_pipeline, training=True),
-        val_dataloader=loader(run, run.test, config.test_pipeline, training=False),
-        val_evaluator=Evaluator(Confusion(run.test)),
+        train_dataloader=loader(run, run.train, config.train_pipeline, truth, training=True),
+        val_dataloader=loader(run, run.test, config.test_pipeline, truth, training=False),
+        val_evaluator=Evaluator(metric),
         train_cfg={"type": "EpochBasedTrainLoop", "max_epochs": run.epochs},
         val_cfg={"type": "ValLoop"},
         optim_wrapper=config.optim_wrapper,
@@ -81,25 +110,26 @@ def make_runner(config: "Config", run: VictimRun, logs: str) -> tuple["Runner", 
         env_cfg={"mp_cfg": {"mp_start_method": start, "opencv_num_threads": cv2.getNumThreads()}},
         log_level="ERROR",
         randomness={"seed": seed_for(run.seed, "mmengine") % 2**32},
-        default_scope="mmseg",
+        default_scope=config.default_scope,
         experiment_name=logs,  # a name of its own: runs of one name share their message hub
     )
     return runner, book
 
 
 def build_model(config: "Config", run: VictimRun) -> torch.nn.Module:
-    """The config's segmentor with seeded first weights."""
-    from mmseg.registry import MODELS
+    """The config's model with seeded first weights."""
+    from mmengine.registry import MODELS
 
-    with own_randomness("cpu", run.seed, "first weights"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of mmseg to itself
+    with own_randomness("cpu", run.seed, "first weights"), python_randomness_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the library to itself
         try:
             model = MODELS.build(config.model)
             model.init_weights()
         except Exception as error:  # another package's model, a weight file without a network, ...
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            hint = "; without a network use init=random" if run.init != "random" else ""
-            raise UnsegError(f"Could not build the mmsegmentation config {run.name} ({line}){hint}.") from error
+            hint = "; without a network use init=random" if run.init == "imagenet" else ""
+            library = mm_compat.LIBRARIES[config.default_scope]
+            raise UnsegError(f"Could not build the {library} config {run.name} ({line}){hint}.") from error
     return model
 
 

@@ -22,17 +22,17 @@ NEEDED = ("model", "train_pipeline", "test_pipeline", "optim_wrapper", "param_sc
 SIZES = ("scale", "scales", "img_scale", "max_size")  # of a pipeline's steps; keep their ratio to the crop
 
 
-def load_config(name: str) -> "Config":
-    """Read "NAME key=value ..." from the configs that mmsegmentation ships."""
+def load_config(name: str, package: str = "mmseg") -> "Config":
+    """Read "NAME key=value ..." from the configs that one of OpenMMLab's packages ships."""
     from mmengine.config import Config
 
     name, *options = name.split() or [""]
-    known = mm_compat.shipped_configs()
+    known = mm_compat.shipped_configs(package)
     if name not in known:
-        near = get_close_matches(name, known, n=3, cutoff=0.3)
+        near = ", ".join(get_close_matches(name, known, n=3, cutoff=0.3)) or "none"
         raise UnsegError(
-            f"Unknown mmsegmentation config '{name}'; closest: {', '.join(near) or 'none'}; write the name of one of "
-            f"its {len(known)} config files, without .py."
+            f"Unknown {mm_compat.LIBRARIES[package]} config '{name}'; closest: {near}; write the name of one of its "
+            f"{len(known)} config files, without .py."
         )
     config = Config.fromfile(known[name])
     for option in options:
@@ -63,22 +63,27 @@ def _literal(text: str) -> object:
 
 def adapt(config: "Config", run: VictimRun) -> "Config":
     """Put the run's classes, sizes, learning rate and iterations into a config, in place."""
-    if missing := [part for part in NEEDED if part not in config]:
-        raise UnsegError(f"Expected '{missing[0]}' in the mmsegmentation config {run.name}, found none; take another.")
+    need_parts(config, run)
     model = config.model
-    walk(model, _need_package)
     old = config.get("crop_size") or model.data_preprocessor.size
     factor = min(run.size) / min(old)
     walk([config.train_pipeline, config.test_pipeline], lambda node: _resize(node, factor, run.size))
     if "size" in model.data_preprocessor:
         model.data_preprocessor.size = run.size
     if model.test_cfg.get("mode") == "slide":
-        model.test_cfg.stride = _scaled(model.test_cfg.stride, factor)
+        model.test_cfg.stride = scaled(model.test_cfg.stride, factor)
         model.test_cfg.crop_size = run.size
-    walk(model, lambda node: _make_ours(node, len(run.train.classes), run.init))
-    steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
-    _reschedule(config, run, steps)
+    walk(model, lambda node: make_ours(node, len(run.train.classes), run.init))
+    reschedule(config, run)
     return config
+
+
+def need_parts(config: "Config", run: VictimRun) -> None:
+    """Refuse a config without what we change, or with models of a package that is not installed."""
+    if missing := [part for part in NEEDED if part not in config]:
+        library = mm_compat.LIBRARIES[config.get("default_scope", "mmseg")]
+        raise UnsegError(f"Expected '{missing[0]}' in the {library} config {run.name}, found none; take another.")
+    walk(config.model, _need_package)
 
 
 def walk(node: object, change: Callable[[dict], None]) -> None:
@@ -97,9 +102,10 @@ def _need_package(part: dict) -> None:
         raise UnsegError(f"Expected {package} for {part['type']}, found it not installed; take another config.")
 
 
-def _scaled(value, factor: float):
+def scaled(value, factor: float):
+    """A number of pixels or steps, or a list of them, times `factor`; at least 1."""
     if isinstance(value, list | tuple):
-        return type(value)(_scaled(item, factor) for item in value)
+        return type(value)(scaled(item, factor) for item in value)
     return max(1, round(value * factor))
 
 
@@ -107,15 +113,15 @@ def _resize(step: dict, factor: float, crop: tuple[int, int]) -> None:
     """Fit a step of a pipeline to the crop."""
     for key in SIZES:
         if step.get(key) is not None:
-            step[key] = _scaled(step[key], factor)
+            step[key] = scaled(step[key], factor)
     if "crop_size" in step:
         step["crop_size"] = crop
     if step.get("type") == "Pad" and step.get("size") is not None:
         step["size"] = crop
 
 
-def _make_ours(part: dict, classes: int, init: str) -> None:
-    """Fit a part of a model to our classes, one process, and first weights."""
+def make_ours(part: dict, classes: int, init: str) -> None:
+    """Fit a part of a model to our classes, one process, and first weights; for `walk`."""
     if part.get("type") in ("SyncBN", "MMSyncBN"):
         part["type"] = "BN"  # the same in one process, and there on a CPU
     weights = part.get("class_weight")
@@ -124,15 +130,16 @@ def _make_ours(part: dict, classes: int, init: str) -> None:
         part["class_weight"] = [1.0] * classes + [weights[-1]] if set(weights[:-1]) == {1.0} else None
     if "num_classes" in part:
         part["num_classes"] = classes
-    if init == "random":
+    if init != "imagenet":
         if "pretrained" in part:
             part["pretrained"] = None
         if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
             part["init_cfg"] = None
 
 
-def _reschedule(config: "Config", run: VictimRun, steps: int) -> None:
+def reschedule(config: "Config", run: VictimRun) -> None:
     """Give the optimiser the run's learning rate and precision, and stretch the schedule to its steps."""
+    steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
     wrapper = config.optim_wrapper
     factor = steps / (config.train_cfg.get("max_iters") or config.train_cfg.max_epochs)
     lower = run.lr / wrapper.optimizer.lr
@@ -145,7 +152,7 @@ def _reschedule(config: "Config", run: VictimRun, steps: int) -> None:
     for part in schedule if isinstance(schedule, list | tuple) else [schedule]:
         part["by_epoch"] = False
         part.update({key: round(part[key] * factor) for key in ("begin", "end") if key in part})
-        part.update({"milestones": _scaled(part["milestones"], factor)} if "milestones" in part else {})
+        part.update({"milestones": scaled(part["milestones"], factor)} if "milestones" in part else {})
         part.update({"eta_min": part["eta_min"] * lower} if "eta_min" in part else {})
     # a warm-up shorter than a step is none
     config.param_scheduler = [part for part in schedule if part.get("begin", 0) < part.get("end", steps)]

@@ -1,20 +1,20 @@
 """Our data set, our score and our book-keeping as mmengine wants them.
 
-Imported only after `mm_compat.import_mmseg`, by `mmseg.py`.
+Imported only after `mm_compat.import_mmseg` or `import_mmdet`, by `mmseg.py` and `dino.py`.
 """
 
 import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmseg.registry import TRANSFORMS
+from mmengine.registry import TRANSFORMS
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
@@ -27,26 +27,35 @@ from unseg_lib.victims.run import VictimRun
 
 WORKERS = 8  # processes that prepare pictures for a GPU; a CPU is busy enough with the training
 
+Truth = Callable[[SegmentationSet, str], dict]  # (set, id) -> what a picture's sample has beside its pixels
 
-def loader(run: VictimRun, source: SegmentationSet, pipeline: list[dict], *, training: bool):
+
+def label_map(source: SegmentationSet, id: str) -> dict:
+    """A picture's truth for segmentation."""
+    return {"gt_seg_map": source.label(id), "seg_fields": ["gt_seg_map"]}
+
+
+def loader(run: VictimRun, source: SegmentationSet, pipeline: list[dict], truth: Truth = label_map, *, training: bool):
     """A DataLoader of packed samples: the run's batches for training, picture by picture for the test."""
-    dataset = Pictures(source, pipeline, run.seed, training)
+    dataset = Pictures(source, pipeline, run.seed, truth, training=training)
     sampler = EpochBatches(dataset, run) if training else [[i] for i in range(len(source))]
     workers = min(WORKERS, os.cpu_count() or 1) if run.device == "cuda" else 0
     return torch.utils.data.DataLoader(dataset, batch_sampler=sampler, collate_fn=pseudo_collate, num_workers=workers)
 
 
 class Pictures(torch.utils.data.Dataset):
-    """A SegmentationSet through an mmsegmentation pipeline, without the steps that read files.
+    """A SegmentationSet through a pipeline of an OpenMMLab config, without the steps that read files.
 
     The augmentation of a picture depends on (seed, epoch, picture) alone: neither on the worker that makes
-    it nor on what was killed before. Labels go through the training pipeline only; the test reads them anew.
+    it nor on what was killed before. The truth goes through the training pipeline only; the test reads it anew.
     """
 
-    def __init__(self, source: SegmentationSet, pipeline: list[dict], seed: int, training: bool):
+    def __init__(
+        self, source: SegmentationSet, pipeline: list[dict], seed: int, truth: Truth = label_map, *, training: bool
+    ):
         steps = [step for step in pipeline if not step["type"].endswith(("LoadImageFromFile", "LoadAnnotations"))]
         self.steps = [TRANSFORMS.build(step) for step in steps]
-        self.source, self.seed, self.training, self.epoch = source, seed, training, 0
+        self.source, self.seed, self.truth, self.training, self.epoch = source, seed, truth, training, 0
         self.metainfo = {"classes": source.classes, "palette": [[0, 0, 0]] * len(source.classes)}
 
     def __len__(self) -> int:
@@ -60,8 +69,7 @@ class Pictures(torch.utils.data.Dataset):
         picture = np.ascontiguousarray(self.source.picture(name)[..., ::-1])  # BGR, as mmcv reads files
         sample = {"img": picture, "img_path": name, "img_shape": picture.shape[:2], "ori_shape": picture.shape[:2]}
         sample |= {"seg_fields": [], "reduce_zero_label": False}
-        if self.training:
-            sample |= {"gt_seg_map": self.source.label(name), "seg_fields": ["gt_seg_map"]}
+        sample |= self.truth(self.source, name) if self.training else {}
         for step in self.steps:
             sample = step(sample)
         return sample
@@ -135,7 +143,7 @@ class Book(Hook):
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         loss = sum(self.losses) / len(self.losses)
-        self.history.append({"epoch": runner.epoch, "loss": loss, "miou": metrics["miou"], "iou": metrics["iou"]})
+        self.history.append({"epoch": runner.epoch, "loss": loss} | metrics)
         self.seconds += time.monotonic() - self.start
         meta = {"epoch": runner.epoch, "iter": runner.iter, "history": self.history, "seconds": self.seconds}
         with whole_file(self.run.checkpoint) as partial:
