@@ -7,7 +7,7 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import Defense, defended, defenses_of
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, write_json
-from unseg_lib.victims import deeplabv1, mask2former, mmseg, sam_hq, smp
+from unseg_lib.victims import deeplabv1, dino, mask2former, mmseg, rsprompter, sam_hq, smp
 from unseg_lib.victims.data import mixed
 from unseg_lib.victims.run import INIT, LABEL_TASKS, VictimRun, check, claim
 
@@ -18,6 +18,8 @@ VICTIMS = {
     "deeplabv1": deeplabv1.train,
     "mask2former": mask2former.train,
     "sam-hq": sam_hq.train,
+    "rsprompter": rsprompter.train,
+    "dino": dino.train,
 }
 
 
@@ -39,6 +41,8 @@ ABILITIES = {
     "deeplabv1": Abilities(files=True),
     "mask2former": Abilities((*LABEL_TASKS, "instance", "panoptic"), ("batch", "prepare"), files=True),
     "sam-hq": Abilities(("interactive",), ("batch",), files=True),
+    "rsprompter": Abilities(("instance",), ("batch", "prepare"), files=True),
+    "dino": Abilities(("detection",), (), files=True),
 }
 
 
@@ -66,18 +70,19 @@ def train_victim(
     """Train `victim` on `train`, test it on `test` after every epoch, and return its scores.
 
     victim: "unet-resnet18" (any architecture-encoder of segmentation-models-pytorch), "mmseg:CONFIG" (any config
-    of mmsegmentation, see mmseg.py), "deeplabv1:wideresnet38", "mask2former:resnet50" or "sam-hq:vit_b" (see their
-    files). size: (height, width) the pictures are resized to; of mmseg and deeplabv1 the training crop. init: first
-    weights of the encoder, "random" or "imagenet"; of deeplabv1, mask2former and sam-hq also a file. defense: of the
-    training, one or several of `unseg_lib.defenses`, e.g. "jpeg quality=50+grayscale". clean_fraction: this share of
-    the pictures of `train` is replaced by those of `clean`, and with clean_only the others are left out. task:
-    "instance" and "panoptic" learn from instance masks (mask2former), "interactive" from masks and prompts (sam-hq);
+    of mmsegmentation, see mmseg.py), "deeplabv1:wideresnet38", "mask2former:resnet50", "sam-hq:vit_b",
+    "rsprompter:vit_b" or "dino:CONFIG" (see their files). size: (height, width) the pictures are resized to; of mmseg
+    and deeplabv1 the training crop, of dino see there. init: first weights of the encoder, "random" or "imagenet"; of
+    all but smp and mmseg also a file. defense: of the training, one or several of `unseg_lib.defenses`, e.g.
+    "jpeg quality=50+grayscale". clean_fraction: this share of the pictures of `train` is replaced by those of `clean`,
+    and with clean_only the others are left out. task: "instance" and "panoptic" learn from instance masks (mask2former,
+    the former also rsprompter), "detection" from their boxes (dino), "interactive" from masks and prompts (sam-hq);
     otherwise label maps are learnt, as the sets were read. threads: 0 leaves torch's number.
 
     Returns {"classes": [C names], "epochs": [{"epoch": from 1, "loss", "miou", "iou": [C]}], "final" and
     "peak": {"miou", "iou"}, "minutes", "device"}; scores in [0,1], None for a class the test labels lack;
-    peak is the best epoch of each score by itself. Of the tasks "instance", "panoptic" and "interactive" an epoch
-    has {"epoch", "loss", "scores": {metric: in [0,1] or None}}, and "final" and "peak" are such scores. `out` also
+    peak is the best epoch of each score by itself. Of tasks other than label maps an epoch has
+    {"epoch", "loss", "scores": {metric: in [0,1] or None}}, and "final" and "peak" are such scores. `out` also
     receives predictions.npz (picture, truth, prediction of some test pictures; of those tasks also the segments'
     numbers, or the box that was asked with). The same call continues a killed training, on the CPU to the same
     numbers, and returns a finished one's result at once.

@@ -1,0 +1,371 @@
+"""DINO of mmdetection: config, boxes, operators without compiled mmcv, weights, training, resume, refusals."""
+
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_instances import CLASSES, shapes
+from toy_set import boxes
+
+from unseg_lib import UnsegError
+from unseg_lib.datasets import Instance
+from unseg_lib.seeds import torch_rng
+from unseg_lib.victims import dino, dino_config, dino_weights, mm_compat, mmseg, registry, train_victim
+from unseg_lib.victims.mmseg_config import load_config, walk
+from unseg_lib.victims.run import VictimRun
+
+CONFIG = "dino-4scale_r50_8xb2-12e_coco"
+FFN = "layer_cfg.ffn_cfg.feedforward_channels=32"
+SMALL = (
+    f"{CONFIG} model.backbone.depth=18 model.backbone.base_channels=8 model.neck.in_channels=[16,32,64] "
+    f"model.num_queries=10 model.dn_cfg.group_cfg.num_dn_queries=4 model.encoder.num_layers=1 model.encoder.{FFN} "
+    f"model.decoder.num_layers=1 model.decoder.{FFN}"
+)
+HOW = {"size": (48, 48), "epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "detection"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cpu_only():
+    mm_compat.import_mmdet()
+    from mmengine.device import get_device
+
+    if get_device() != "cpu":
+        pytest.skip("mmengine takes this machine's GPU, these tests are about exact numbers on a CPU")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    return shapes(root, "train", 7), shapes(root, "test", 4)
+
+
+@pytest.fixture(scope="module")
+def trained(sets, tmp_path_factory):
+    """One uninterrupted training: its folder and result."""
+    out = tmp_path_factory.mktemp("trained")
+    return out, train_victim(f"dino:{SMALL}", *sets, out, **HOW)
+
+
+def run_of(sets, **changes) -> VictimRun:
+    how = {"name": SMALL, "train": sets[0], "test": sets[1], "out": Path("none")}
+    how |= {"init": "random", "clean_fraction": 0.0, "threads": 0, "precision": "32"}
+    return VictimRun(**(how | HOW | changes))
+
+
+def adapted(run: VictimRun):
+    return dino_config.adapt(load_config(run.name, "mmdet"), run)
+
+
+# what becomes of a config
+
+
+def test_the_config_becomes_ours(sets):
+    run = run_of(sets, name=CONFIG, size=(400, 600), lr=2e-4, epochs=24, init="imagenet")
+    config = adapted(run)
+    model = config.model
+    assert model.type == "DINO" and model.num_queries == 900 and model.encoder.num_layers == 6
+    assert model.bbox_head.num_classes == 2  # box and disc; sky and ground are no things
+    assert model.backbone.init_cfg.checkpoint == "torchvision://resnet50" and model.backbone.frozen_stages == 1
+    flip, choice, _ = config.train_pipeline[-3:]
+    assert flip["prob"] == 0.5
+    plain, cropped = choice["transforms"]
+    assert plain[0]["scales"][0] == (240, 666) and plain[0]["scales"][-1] == (400, 666)  # 480 to 800, halved
+    assert cropped[1]["crop_size"] == (192, 300)
+    assert config.test_pipeline[1]["scale"] == (666, 400)
+    assert config.optim_wrapper.optimizer == {"type": "AdamW", "lr": 2e-4, "weight_decay": 1e-4}
+    assert config.optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult == 0.1
+    assert config.optim_wrapper.clip_grad.max_norm == 0.1
+    (step,) = config.param_scheduler  # 24 epochs of two steps; a tenth after 11 of 12
+    assert (step["milestones"], step["end"], step["by_epoch"]) == ([44], 48, False)
+
+
+def test_dino_r50_is_built_as_published(sets):
+    """47 million parameters with 80 classes (Zhang et al., Table 1)."""
+    config = load_config(CONFIG, "mmdet")
+    config.model.backbone.init_cfg = None
+    from mmengine.registry import MODELS
+
+    with torch.device("meta"):
+        model = MODELS.build(config.model)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == 47_702_412
+    assert sum(p.numel() for p in model.backbone.parameters()) == 25_557_032 - 2_049_000
+
+
+def test_without_first_weights_nothing_is_frozen_or_slowed(sets):
+    run = run_of(sets)
+    config = adapted(run)
+    before = torch.get_rng_state(), random.getstate()
+    model = mmseg.build_model(config, run)
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.train().backbone.bn1.training
+    found = []
+    walk(config.optim_wrapper, lambda part: found.extend(part))
+    assert "lr_mult" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dino-4scale_r50_8xb2-12e_cocoa", f"^Unknown mmdetection config .* closest: {CONFIG}"),
+        (f"{CONFIG} model.num_querys.x=5", "found 'model.num_querys.x=5'"),
+        (f"{CONFIG} model.num_queries", "found 'model.num_queries'"),
+    ],
+)
+def test_names_and_options_are_checked(name, words):
+    with pytest.raises(UnsegError, match=words):
+        load_config(name, "mmdet")
+
+
+def test_more_queries_than_cells_are_refused(sets):
+    # the smallest pictures have 480 x 48 / 800 = 29 pixels: 4 x 4 + 2 x 2 + 1 + 1 cells
+    with pytest.raises(UnsegError, match=r"^Expected at most 22 queries .* as small as 29 pixels, found 900"):
+        adapted(run_of(sets, name=CONFIG))
+
+
+# operators without compiled mmcv
+
+
+def test_stand_ins_are_those_of_pytorch(monkeypatch):
+    from mmcv.ops import batched_nms, multi_scale_deform_attn
+
+    if sys.modules["mmcv._ext"].__spec__.loader is not None:
+        pytest.skip("the full mmcv is installed")
+    from mmdet.models.losses import FocalLoss, focal_loss
+
+    assert not multi_scale_deform_attn.IS_CUDA_AVAILABLE
+    assert focal_loss._sigmoid_focal_loss is mm_compat.sigmoid_focal_loss
+    logits, labels = torch.randn(7, 3, generator=torch_rng("x")), torch.tensor([0, 1, 2, 3, 3, 0, 1])
+    weight = torch.rand(7, generator=torch_rng("w"))
+    loss = FocalLoss()
+    on_cpu = loss(logits, labels, weight, avg_factor=2.5)
+    as_on_gpu = focal_loss.sigmoid_focal_loss(logits, labels, weight, 2.0, 0.25, "mean", 2.5)
+    assert torch.allclose(on_cpu, as_on_gpu)
+    overlapping = torch.tensor([[0.0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]])
+    kept = batched_nms(
+        overlapping, torch.tensor([0.8, 0.9, 0.7]), torch.zeros(3), {"type": "nms", "iou_threshold": 0.5}
+    )
+    assert kept[1].tolist() == [1, 2]
+
+
+def test_nms_counts_the_last_pixel_where_asked():
+    pair = torch.tensor([[0.0, 0, 4, 4], [0.0, 0, 4, 1]])
+    scores = torch.tensor([0.9, 0.8])
+    # by hand: 4 of 16 pixels, and 10 of 25 where the last pixel counts
+    assert mm_compat.nms(pair, scores, 0.3, 0).tolist() == [0, 1]
+    assert mm_compat.nms(pair, scores, 0.3, 1).tolist() == [0]
+
+
+# boxes
+
+
+def test_boxes_are_tight_and_classes_are_the_things(sets):
+    from unseg_lib.victims.dino_parts import tight_boxes, truth
+
+    masks = np.zeros((2, 6, 8), bool)
+    masks[0, 1:4, 2:7] = True
+    masks[1, 5, 7] = True
+    assert tight_boxes(masks).tolist() == [[2, 1, 7, 4], [7, 5, 8, 6]]
+    source, id = sets[0], sets[0].ids[0]
+    found = truth(source, id)
+    assert [CLASSES[2 + label] for label in found["gt_bboxes_labels"]] == [
+        CLASSES[one.class_index] for one in source.instances(id)
+    ]
+    assert len(found["gt_bboxes"]) == len(source.instances(id)) and not found["gt_ignore_flags"].any()
+    nothing = truth(source, source.ids[-1])
+    assert nothing["gt_bboxes"].tensor.shape == (0, 4)
+
+
+def test_boxes_follow_their_objects_through_the_augmentation(sets):
+    """The toy's discs and boxes are brighter than the ground: where a box is, there is no ground or sky."""
+    from unseg_lib.victims.dino_parts import truth
+    from unseg_lib.victims.mmseg_parts import loader
+
+    run = run_of(sets, size=(48, 64))
+    batches = loader(run, run.train, adapted(run).train_pipeline, truth, training=True)
+
+    def epoch(number: int) -> list:
+        batches.dataset.epoch = number
+        return [pair for batch in batches for pair in zip(batch["inputs"], batch["data_samples"])]
+
+    middles = 0
+    for x, sample in epoch(1):
+        height, width = x.shape[1:]
+        for box in sample.gt_instances.bboxes.tensor:
+            assert (box >= 0).all() and (box[2:] <= torch.tensor([width, height])).all()
+            column, row = ((box[:2] + box[2:]) / 2).long().tolist()
+            middles += 1
+            assert x[2, row, column] > 170  # red of boxes and discs; BGR
+    assert middles > 5
+    one, two, other = epoch(1), epoch(1), epoch(2)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(one, two))
+    assert any(a[0].shape != b[0].shape or not torch.equal(a[0], b[0]) for a, b in zip(one, other))
+
+
+def test_who_says_the_truth_has_full_scores(tmp_path):
+    from unseg_lib.victims.dino_parts import BoxPrecision, tight_boxes
+
+    source = shapes(tmp_path, "test", 4, crowd=True)
+    metric = BoxPrecision(source)
+    for id in source.ids:
+        every = source.instances(id) + source.crowds(id)  # what is found in a crowd does not count
+        masks = np.stack([one.mask for one in every]) if every else np.zeros((0, 48, 64), bool)
+        labels = torch.tensor([one.class_index - 2 for one in every], dtype=torch.long)
+        instances = {"bboxes": tight_boxes(masks), "labels": labels, "scores": torch.full((len(every),), 0.9)}
+        metric.process({}, [{"img_path": id, "pred_instances": instances}])
+    scores = metric.compute_metrics(metric.results)["scores"]
+    assert scores["AP"] == pytest.approx(1) and scores["AP:box"] == pytest.approx(1)
+    assert scores["AP:sky"] is None
+
+
+# weights
+
+
+@pytest.fixture(scope="module")
+def checkpoint(sets, tmp_path_factory) -> Path:
+    """A checkpoint as mmdetection writes it, with its history of losses."""
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    run = run_of(sets)
+    model = mmseg.build_model(adapted(run), replace(run, seed=7))
+    history = HistoryBuffer([1.0, 0.5], [1, 1])
+    path = tmp_path_factory.mktemp("zoo") / "dino.pth"
+    hub = {"log_scalars": {"train/loss": history}, "runtime_info": {"iter": 2}}
+    torch.save({"meta": {"epoch": 1}, "state_dict": model.state_dict(), "message_hub": hub}, path)
+    return path
+
+
+def test_weights_of_a_checkpoint_are_taken_over(sets, checkpoint):
+    run = run_of(sets)
+    model = mmseg.build_model(adapted(run), run)
+    dino_weights.load_weights(model, str(checkpoint))
+    other = mmseg.build_model(adapted(run), replace(run, seed=7)).state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in model.state_dict().items())
+
+
+def test_other_weights_are_refused(sets, checkpoint, tmp_path):
+    run = run_of((replace(sets[0], things=(1, 2, 3)), sets[1]))
+    model = mmseg.build_model(adapted(run), run)
+    with pytest.raises(UnsegError, match=r"^Expected weights for 3 classes in .*dino.pth, found 2; take those"):
+        dino_weights.load_weights(model, str(checkpoint))
+    torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "other.pth")
+    with pytest.raises(UnsegError, match=r"^Expected the weights of this config in .* found \d+ that differ"):
+        dino_weights.load_weights(model, str(tmp_path / "other.pth"))
+
+
+class Evil:
+    def __reduce__(self):
+        return getattr, (torch.nn.Module, "forward")
+
+
+def test_only_histories_are_unpickled_beside_tensors(sets, tmp_path):
+    for thing in (sets[0], Evil()):
+        torch.save({"state_dict": {}, "message_hub": thing}, tmp_path / "code.pth")
+        with pytest.raises(UnsegError, match=r"^Expected a state dict of tensors in .*code.pth"):
+            dino_weights.load_weights(torch.nn.Linear(1, 1), str(tmp_path / "code.pth"))
+
+
+# training
+
+
+def test_a_step_lowers_the_loss_of_its_batch(sets):
+    from unseg_lib.victims.dino_parts import truth
+    from unseg_lib.victims.mmseg_parts import loader
+    from unseg_lib.victims.training import own_randomness
+
+    run = run_of(sets)
+    config = adapted(run)
+    model = mmseg.build_model(config, run).train()
+    batch = next(iter(loader(run, run.train, config.train_pipeline, truth, training=True)))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=run.lr)
+
+    def loss() -> torch.Tensor:
+        with own_randomness("cpu", "noise of the boxes"):
+            return model.parse_losses(model(**model.data_preprocessor(batch, True), mode="loss"))[0]
+
+    before = loss()
+    before.backward()
+    optimiser.step()
+    assert loss() < before - 0.05
+
+
+def test_a_batch_without_any_object_is_learnt_from(sets):
+    from unseg_lib.victims.dino_parts import truth
+    from unseg_lib.victims.mmseg_parts import loader
+
+    run = run_of((replace(sets[0], ids=sets[0].ids[-1:]), sets[1]))
+    config = adapted(run)
+    model = mmseg.build_model(config, run).train()
+    batch = next(iter(loader(run, run.train, config.train_pipeline, truth, training=True)))
+    loss, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode="loss"))
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_result_and_files(trained):
+    out, result = trained
+    assert result["classes"] == list(CLASSES) and [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
+    assert set(result["epochs"][0]) == {"epoch", "loss", "scores"} and result["epochs"][0]["loss"] > 0
+    assert result["final"] == result["epochs"][-1]["scores"] and {"AP", "AP50", "APs", "AP:box"} <= set(result["final"])
+    assert sorted(file.name for file in out.iterdir()) == ["predictions.npz", "result.json", "training.json"]
+
+
+def test_true_boxes_are_drawn(trained, sets):
+    shown = np.load(trained[0] / "predictions.npz")
+    assert shown["picture"].shape == (4, 48, 48, 3) and shown["prediction"].shape == (4, 48, 48)
+    for i, id in enumerate(sets[1].ids):
+        segments = shown["truth_segments"][i]
+        assert segments.max() == len(sets[1].instances(id))
+        assert ((shown["truth"][i] == 255) == (segments == 0)).all()  # the set has no background
+        for one in sets[1].instances(id):
+            rows, columns = (np.flatnonzero(one.mask.any(axis=axis)) for axis in (1, 0))
+            row, column = (rows[0] + rows[-1] + 1) / 2, (columns[0] + columns[-1] + 1) / 2
+            assert segments[int(row), int(column * 48 / 64)] > 0
+
+
+def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
+    from unseg_lib.victims import mmseg_parts
+
+    whole = mmseg_parts.Book.after_val_epoch
+
+    def die(book, runner, metrics=None):
+        whole(book, runner, metrics)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mmseg_parts.Book, "after_val_epoch", die)
+        train_victim(f"dino:{SMALL}", *sets, tmp_path, **HOW)
+    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "result.json").exists()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    result = train_victim(f"dino:{SMALL}", *sets, tmp_path, **HOW)
+    out, expected = trained
+    assert result["epochs"] == expected["epochs"]  # bit for bit
+    assert (tmp_path / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_wrong_calls_are_refused_with_one_sentence(sets, tmp_path):
+    def call(words: str, sets=sets, **changes) -> None:
+        with pytest.raises(UnsegError, match=words):
+            train_victim(f"dino:{SMALL}", *sets, tmp_path / "out", **(HOW | changes))
+
+    call("^Expected a victim of mask2former or rsprompter for instance, found one of dino", task="instance")
+    call("^Expected one list of classes, found 3 for training", (replace(sets[0], classes=CLASSES[:3]), sets[1]))
+    call("only changes pictures for a victim of dino", defense="frozen_encoder")
+    flat = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
+    call("^boxes has no instance masks", flat)
+    assert set(registry.ABILITIES["dino"].tasks) == {"detection"}
+
+
+def test_objects_without_a_pixel_are_left_out(sets):
+    from unseg_lib.victims.dino_parts import stacked
+
+    empty = Instance(np.zeros((48, 64), bool), 2)
+    masks, classes = stacked(sets[0], sets[0].ids[0], [empty])
+    assert masks.shape == (0, 48, 64) and len(classes) == 0
+    assert dino.SURE == 0.3
