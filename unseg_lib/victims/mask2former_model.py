@@ -167,12 +167,15 @@ def _keep_in_fp32(decoder: torch.nn.Module) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' remarks: it warns of any backbone but Swin."""
+    """Without transformers' remarks, it warns of any backbone but Swin, and without its bars."""
     from transformers.utils import logging
 
-    before = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
