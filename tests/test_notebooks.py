@@ -7,9 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pytest
 
 from unseg_lib.files import read_json
+from unseg_lib.pictures import read_picture
 from unseg_lib.pipeline.notebook import run_notebook
 from unseg_lib.pipeline.parameters import check_parameters, notebook_parameters
 from unseg_lib.pipeline.results import COLUMNS, collect
@@ -180,6 +182,18 @@ def test_06_describes_the_noise(place, poisoned):
     _, metrics = run(place, "06", "pixels", task="object", poisoned=str(poisoned[0] / "dataset"), limit=0)
     assert metrics["pictures"] == 12 and metrics["linf_inside"] <= 8
     assert len(metrics["spectrum_noise"]) == len(metrics["cycles_per_pixel"])
+
+
+@pytest.mark.notebook
+def test_10_protects_a_picture_where_nobody_clicks(place):
+    picture = place / "data/scenes/pictures/train_0000.png"
+    out, metrics = run(place, "10", "protect", picture=str(picture), box=[4, 8, 30, 40], eps=6.0)
+    change = abs(read_picture(out / "protected.png").astype(int) - read_picture(picture)).max(axis=2)
+    outside = np.ones(change.shape, bool)
+    outside[8:41, 4:31] = False
+    assert (metrics["found_by"], metrics["linf_inside"]) == ("box", change[~outside].max())
+    assert 0 < change[~outside].max() <= 6 and change[outside].max() == metrics["linf_outside"] <= 2
+    assert "widget-view" not in (out / "run.ipynb").read_text()
 
 
 @pytest.mark.notebook

@@ -1,0 +1,349 @@
+"""The desk of notebook 10: what is clicked is what `protect` would protect, without a browser and in a real one."""
+
+import asyncio
+import base64
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, PATIENCE, Page, chromium, jupyter_lab
+from PIL import Image, ImageCms
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.pictures import read_picture
+from unseg_lib.protection import Protector, protect
+from unseg_lib.protection.desk import VIEW, Desk, free_name, uploaded
+from unseg_lib.protection.desk_figure import changes, panels
+from unseg_lib.protection.photo import Photo, decoded, read_photo
+from unseg_lib.protection.region import region_of
+
+# ipympl hands its toolbar's arguments to traitlets, which will mind some day
+pytestmark = pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")
+
+NOTEBOOK = Path(__file__).parent.parent / "notebooks/10_protect_your_pictures.ipynb"
+
+
+def two_discs(height=60, width=80) -> np.ndarray:
+    """A picture with a red disc on the left and a blue one on the right of a green ground, with some grain."""
+    y, x = np.mgrid[:height, :width]
+    picture = np.full((height, width, 3), (60, 150, 80), np.int16)
+    for centre, colour in ((0.25, (200, 60, 40)), (0.75, (40, 60, 200))):
+        picture[(x - centre * width) ** 2 + (y - height / 2) ** 2 < (height / 4) ** 2] = colour
+    return (picture + np.random.default_rng(0).integers(-4, 5, picture.shape)).clip(0, 255).astype(np.uint8)
+
+
+PICTURE = two_discs()
+
+
+@pytest.fixture
+def desk(weights):
+    return Desk(Photo(PICTURE), "discs", generator=weights, device="cpu")
+
+
+class Counter:
+    """How often the generator runs."""
+
+    def __init__(self, monkeypatch):
+        self.runs, plain = 0, Protector.raw_noise
+
+        def counted(*arguments):
+            self.runs += 1
+            return plain(*arguments)
+
+        monkeypatch.setattr(Protector, "raw_noise", counted)
+
+
+def test_clicks_and_boxes_mean_what_they_mean_to_protect(desk, weights, tmp_path):
+    prompts = {
+        "nothing": (lambda: desk.point_at(), {}),
+        "a click": (lambda: desk.on_click(20, 30), {"points": [(20, 30)]}),
+        "another": (lambda: desk.on_click(60, 30), {"points": [(20, 30), (60, 30)]}),
+        "a box": (lambda: desk.on_box(30, 40, 5, 9), {"box": [(5, 9, 30, 40)]}),
+        "another box": (lambda: desk.on_box(50, 10, 70, 50), {"box": [(5, 9, 30, 40), (50, 10, 70, 50)]}),
+        "one taken back": (lambda: desk.undo(), {"box": [(5, 9, 30, 40)]}),
+        "a click after boxes": (lambda: desk.on_click(60, 30), {"points": [(60, 30)]}),
+        "all taken back": (lambda: desk.undo(), {}),
+    }
+    for name, (step, prompt) in prompts.items():
+        step()
+        expected = protect(PICTURE, generator=weights, device="cpu", **prompt)
+        saved = desk.save(tmp_path / f"{name}.png")
+        assert np.array_equal(read_picture(tmp_path / f"{name}.png"), expected.image), name
+        assert np.array_equal(desk.region.mask, expected.region) and saved["found_by"] == expected.found_by
+        assert {key: saved[key] for key in expected.measured} == expected.measured
+        assert np.array_equal(desk.view_protected, expected.image)
+
+
+def test_a_slider_reuses_the_noise_and_a_generator_the_region(desk, weights, monkeypatch):
+    desk.on_click(20, 30)
+    counter, raw, region = Counter(monkeypatch), desk.raw, desk.region
+    for eps, eps_bg in ((16, 4), (1, 0), (0, 0), (2.5, 8)):
+        desk.set_budget(eps, eps_bg)
+        expected = protect(PICTURE, points=[(20, 30)], eps=eps, eps_bg=eps_bg, generator=weights, device="cpu")
+        assert np.array_equal(desk.view_protected, expected.image)
+    counter.runs = 0
+    desk.set_budget(8, 2)
+    assert counter.runs == 0 and desk.raw is raw
+    desk.set_generator("small")
+    assert counter.runs == 1 and desk.region is region and not np.array_equal(desk.raw, raw)
+    desk.on_click(60, 30)
+    assert counter.runs == 2
+
+
+def test_what_makes_no_sense_leaves_the_desk_as_it_was(desk, tmp_path):
+    desk.on_click(20, 30)
+    before, region = desk.prompt, desk.region
+    for step, sentence in (
+        (lambda: desk.on_click(80, 30), "points inside the picture of 80x60"),
+        (lambda: desk.on_box(90, 5, 95, 9), "meets the picture"),
+        (lambda: desk.point_at(points=[1, 2, 3]), "Expected points as x,y"),
+        (lambda: desk.point_at(points=[1, 2], box=[1, 2, 3, 4]), "one of mask, box and points"),
+        (lambda: desk.set_budget(-1, 2), "eps from 0 to 255"),
+        (lambda: desk.set_generator("smal"), "a generator's name"),
+        (lambda: desk.take(Photo(PICTURE[:9]), "flat"), "at least 16 pixels"),
+        (lambda: desk.save(tmp_path / "copy.jpg"), r"ends in \.png"),
+    ):
+        with pytest.raises(UnsegError, match=sentence) as caught:
+            step()
+        assert "\n" not in str(caught.value)
+    assert (desk.prompt, desk.eps, desk.name) == (before, 8, "discs") and desk.region is region
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_file_is_replaced(desk, tmp_path):
+    first = desk.save(free_name(tmp_path, "discs"))
+    assert first["written"] == (tmp_path / "discs-protected.png").as_posix()
+    with pytest.raises(UnsegError, match="found a file there"):
+        desk.save(first["written"])
+    assert [free_name(tmp_path, "discs").name, desk.save(free_name(tmp_path, "discs"))["written"][-7:]] == [
+        "discs-protected-2.png",
+        "d-2.png",
+    ]
+    desk.set_budget(1, 1)
+    assert desk.save(first["written"], overwrite=True)["linf_inside"] == 1
+    (tmp_path / "file").touch()
+    with pytest.raises(UnsegError, match="Could not write"):
+        desk.save(tmp_path / "file" / "copy.png")
+
+
+def test_a_copy_keeps_profile_and_transparency_but_no_exif(weights, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    alpha = np.random.default_rng(1).integers(0, 256, PICTURE.shape[:2], dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x010E] = "where I live"
+    image = Image.fromarray(np.dstack([PICTURE, alpha]))
+    image.save(tmp_path / "a.png", icc_profile=profile, exif=exif)
+    desk = Desk(read_photo(tmp_path / "a.png"), generator=weights, device="cpu")
+    with Image.open(desk.save(tmp_path / "b.png")["written"]) as copy:
+        assert np.array_equal(np.asarray(copy)[..., 3], alpha) and copy.info["icc_profile"] == profile
+        assert not len(copy.getexif())
+
+
+def test_gray_stays_gray(weights, tmp_path):
+    Image.fromarray(PICTURE[..., 0]).save(tmp_path / "gray.png")
+    desk = Desk(read_photo(tmp_path / "gray.png"), generator=weights, device="cpu")
+    desk.on_click(20, 30)
+    desk.save(tmp_path / "copy.png")
+    with Image.open(tmp_path / "copy.png") as copy:
+        assert copy.mode == "L" and np.array_equal(np.asarray(copy), desk.view_protected[..., 0])
+
+
+def test_a_large_picture_is_shown_small_and_saved_whole(weights, tmp_path):
+    picture = two_discs(720, 960)
+    desk = Desk(Photo(picture), generator=weights, device="cpu")
+    desk.on_click(240, 360)
+    assert desk.view.shape == (VIEW * 3 // 4, VIEW, 3)
+    shown = desk.measured()
+    assert 0 < shown["linf_inside"] <= 8 and shown["linf_outside"] <= 2
+    saved = desk.save(tmp_path / "large.png")
+    expected = protect(picture, points=[(240, 360)], generator=weights, device="cpu")
+    assert np.array_equal(read_picture(tmp_path / "large.png"), expected.image)
+    assert saved["protected"] == pytest.approx(desk.view_mask.mean(), abs=0.005)
+    assert saved["rms"] == pytest.approx(shown["rms"], rel=0.1)
+
+
+def test_another_picture_takes_the_place_of_the_first(desk, weights):
+    desk.on_click(70, 50)
+    desk.set_budget(4, 1)
+    content = io.BytesIO()
+    Image.fromarray(two_discs(40, 50)).save(content, "PNG")
+    desk.take(uploaded("../other.png", content.getvalue()), "other")
+    assert desk.prompt == {} and desk.view_protected.shape == (40, 50, 3)
+    assert desk.measured()["linf_inside"] == 4
+    with pytest.raises(UnsegError, match=r"in broken\.jpg, found a corrupt one \(cannot identify image file 'broken"):
+        uploaded("broken.jpg", b"nothing")
+
+
+def test_the_histogram_counts_every_value(desk):
+    desk.on_box(10, 10, 29, 29)
+    counted = changes(desk)
+    change = desk.view_protected.astype(int) - PICTURE
+    for name, mask in (("inside", desk.view_mask), ("outside", ~desk.view_mask)):
+        shares = {step - 8: share for step, share in enumerate(counted[name])}
+        assert shares[-1] == pytest.approx(100 * (change[mask] == -1).mean()) and sum(shares.values()) == pytest.approx(
+            100
+        )
+    assert all(counted["outside"][step + 8] == 0 for step in (-8, -3, 3, 8)) and counted["inside"][[0, 16]].all()
+    desk.on_box(0, 0, 79, 59)
+    assert set(changes(desk)) == {"inside"}
+
+
+def test_pictures_follow_the_prompt(desk):
+    drawn = [panels(desk).content]
+    for step in (lambda: desk.on_click(20, 30), lambda: desk.on_box(1, 1, 9, 9), lambda: desk.set_budget(3, 1)):
+        step()
+        drawn.append(panels(desk).content)
+    assert len(set(drawn)) == 4 and all(one.startswith(b"\x89PNG") for one in drawn)
+
+
+# the widgets, with events made by hand
+
+
+@pytest.fixture
+def panel(desk, tmp_path):
+    from unseg_lib.protection.desk_panel import Panel
+
+    return Panel(desk, tmp_path)
+
+
+def drag(panel, *places) -> None:
+    """Press, move and release at places of the picture, as a browser would report them."""
+    from matplotlib.backend_bases import MouseEvent
+
+    panel.canvas.draw()
+    points = [panel.axes[0].transData.transform(place) for place in places]
+    kinds = ["button_press_event", *["motion_notify_event"] * (len(points) - 2), "button_release_event"]
+    for kind, point in zip(kinds, points, strict=True):
+        panel.canvas.callbacks.process(kind, MouseEvent(kind, panel.canvas, *point, button=1))
+
+
+def test_a_hand_that_stays_still_clicks_and_one_that_moves_draws_a_box(panel):
+    drag(panel, (20, 30), (20.2, 30.1))
+    assert panel.desk.prompt == {"points": [[20, 30]]} and "found by points" in panel.status.value
+    drag(panel, (40, 50), (20, 20), (10, 5))
+    assert panel.desk.prompt == {"box": [[10, 5, 40, 50]]}
+    drag(panel, (60, 30), (75, 20), (200, 500))
+    assert panel.desk.prompt["box"][1] == [60, 30, 79, 59], "a box ends at the border"
+    panel.undo.click()
+    assert panel.desk.prompt == {"box": [[10, 5, 40, 50]]}
+    panel.clear.click()
+    assert panel.desk.prompt == {}
+    drag(panel, (300, 30), (20, 30))
+    assert panel.desk.prompt == {}, "pressed outside the picture"
+
+
+def test_every_control_does_its_step(panel, tmp_path):
+    histogram = panel.histogram.value
+    panel.eps.value = 3
+    panel.eps_bg.value = 1
+    assert (panel.desk.eps, panel.desk.eps_bg) == (3, 1) and panel.histogram.value != histogram
+    panel.generator.value = "colour"
+    assert panel.desk.generator == "colour"
+    panel.save.click()
+    panel.save.click()
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["discs-protected-2.png", "discs-protected.png"]
+    assert "3 inside (allowed 3) and 1 outside (allowed 1)" in panel.status.value
+    change = np.abs(read_picture(tmp_path / "discs-protected.png").astype(int) - PICTURE)
+    assert change[panel.desk.region.mask].max() == 3 and change[~panel.desk.region.mask].max() == 1
+
+
+def test_an_opened_picture_changes_the_canvas_and_a_broken_one_says_so(panel):
+    before, content = panel.figure.get_size_inches()[1], io.BytesIO()
+    Image.fromarray(two_discs(60, 40)).save(content, "PNG")
+    panel.upload.value = [file_of("tall.png", content.getvalue())]
+    assert panel.desk.name == "tall" and panel.figure.get_size_inches()[1] > before
+    drag(panel, (10, 30), (10, 30))
+    assert panel.desk.prompt == {"points": [[10, 30]]} and "% of tall" in panel.status.value
+    panel.upload.value = [file_of("<b>.png", b"nothing")]
+    assert "found a corrupt one" in panel.status.value and "<b>" not in panel.status.value
+    assert panel.desk.name == "tall"
+
+
+def file_of(name: str, content: bytes) -> dict:
+    """A file as the upload button reports it."""
+    from datetime import UTC, datetime
+
+    about = {"name": name, "type": "", "size": len(content), "last_modified": datetime.now(UTC)}
+    return about | {"content": memoryview(content)}
+
+
+# the notebook in JupyterLab, in a browser
+
+CANVAS = "document.querySelector('.jupyter-matplotlib-canvas-div canvas')"
+STATUS = "document.querySelector('.widget-html-content').innerText"
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """A folder `lab` with the notebook and a picture, and room for what the two programs keep."""
+    for name in ("lab", "jupyter", "chromium"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(two_discs(300, 400)).save(tmp_path / "lab/discs.png")
+    notebook = json.loads(NOTEBOOK.read_text())
+    given = {"picture": str(tmp_path / "lab/discs.png"), "out": str(tmp_path / "lab/out")}
+    lines = next(cell for cell in notebook["cells"] if cell["metadata"].get("tags") == ["parameters"])["source"]
+    lines.append("".join(f"\n{name} = {value!r}" for name, value in given.items()))
+    (tmp_path / "lab/desk.ipynb").write_text(json.dumps(notebook))
+    return tmp_path
+
+
+@pytest.mark.notebook
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
+def test_in_a_browser_a_click_and_a_slider_change_the_picture_and_save_keeps_the_budget(place):
+    with jupyter_lab(place / "lab", place / "jupyter") as lab, chromium(place / "chromium") as devtools:
+        asyncio.run(at_the_desk(lab, devtools))
+    saved = place / "lab/out/discs-protected.png"
+    original = read_picture(place / "lab/discs.png")
+    change = np.abs(read_picture(saved).astype(int) - original).max(axis=2)
+    left = region_of(original, points=[(100, 150)]).mask
+    assert 2 < change[left].max() <= 7 and change[~left].max() <= 2
+
+
+async def at_the_desk(lab: str, devtools: str) -> None:
+    page = await Page.open(devtools)
+    await page.call("Emulation.setFocusEmulationEnabled", enabled=True)
+    await page.call("Page.navigate", url=f"{lab}lab/tree/desk.ipynb")
+    await page.until("window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.id")
+    await page.js("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
+    assert not await page.js("document.querySelectorAll('[data-mime-type*=stderr]').length")
+    await page.until(f"{CANVAS}?.getBoundingClientRect().width > 800 && {STATUS}.includes('salient')")
+    first = await settled(page)
+    await page.mouse(*[await place_of(page, 100, 150)] * 2)
+    await page.until(f"{STATUS}.includes('found by points')")
+    clicked = await settled(page)
+    assert changed(first, clicked), "the protected picture stayed as it was"
+    await page.js("document.querySelector('.noUi-handle').focus()")
+    await page.key("ArrowLeft")
+    await page.until(f"{STATUS}.includes('change 7 inside')")
+    assert changed(clicked, await settled(page)), "the slider left the picture as it was"
+    await page.js("[...document.querySelectorAll('button')].find(b => b.innerText.includes('save')).click()")
+    await page.until(f"{STATUS}.includes('7 inside (allowed 7) and 2 outside (allowed 2)')")
+
+
+async def place_of(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a pixel of the 400x300 picture is on the page: it fills the first third of the canvas but for margins."""
+    left, top, width, height = await page.js(
+        f"(() => {{ const r = {CANVAS}.getBoundingClientRect(); return [r.x, r.y, r.width, r.height] }})()"
+    )
+    side = width / 3
+    return left + side * x / 400, top + height - side * 0.75 * (1 - y / 300)
+
+
+async def settled(page: Page) -> np.ndarray:
+    """The right third of the canvas, the protected picture, once it has stopped changing."""
+    seen, end = None, time.monotonic() + PATIENCE
+    while True:
+        url = await page.js(f"{CANVAS}.toDataURL()")
+        pixels = decoded(base64.b64decode(url.partition(",")[2]))
+        if url == seen and pixels.any():
+            return pixels[30:, 2 * pixels.shape[1] // 3 :]
+        assert time.monotonic() < end, "the canvas never comes to rest"
+        seen = url
+        await asyncio.sleep(0.5)
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> bool:
+    return before.shape == after.shape and not np.array_equal(before, after)
