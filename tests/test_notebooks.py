@@ -168,6 +168,17 @@ def test_03_leaves_rows_and_curves(victims):
 
 
 @pytest.mark.notebook
+@pytest.mark.parametrize("name, score", [("03b_instances", "AP"), ("03c_interactive", "miou_pictures")])
+def test_03b_and_03c_leave_rows_of_their_task(place, name, score):
+    quick = {"limit": 6, "test_limit": 3, "epochs": 1, "size": [64, 64], "batch_size": 3, "threads": 1}
+    folder = place / name
+    run_notebook(FOLDER / f"{name}.ipynb", folder, quick | {"data_root": str(place / "data")})
+    metrics = read_json(folder / "metrics.json")
+    assert metrics["score"] == score and score in {row["metric"] for row in metrics["rows"]}
+    assert all(0 <= row["final"] <= row["peak"] <= 100 for row in metrics["rows"])
+
+
+@pytest.mark.notebook
 def test_04_makes_the_tables_from_rows(place, victims):
     collect(place / "results", ["victim/scenes-clean-unet-s0", "victim/scenes-unseg-unet-s0"])
     out, metrics = run(place, "04", "tables", results=str(place / "results"))

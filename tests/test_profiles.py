@@ -102,6 +102,23 @@ def test_the_task_of_a_data_set_chooses_the_victims_notebook(project):
     assert stages["pixels/nwpu-tile"].values["task"] == "semantic"
 
 
+def test_the_paper_profile_has_a_stage_for_every_system_of_the_paper(project):
+    stages = load_profile("paper", project).stages
+    runs = {
+        (s.values["victim"].partition(":")[0], s.values["dataset"], s.notebook.stem)
+        for s in stages.values()
+        if s.kind == "victim"
+    }
+    assert runs >= {
+        *(("mask2former", name, "03_train_victim") for name in ("ade20k", "cityscapes")),
+        *(("mask2former", name, "03b_instances") for name in ("ade20k", "cityscapes", "coco-panoptic")),
+        *(("rsprompter", name, "03b_instances") for name in ("whu", "nwpu", "ssdd")),
+        *(("deeplabv1", "voc", "03_train_victim"), ("mmseg", "voc", "03_train_victim")),
+        *(("sam-hq", "hqseg44k", "03c_interactive"), ("dino", "coco", "03b_instances")),
+        *(("unetplusplus-resnet50", name, "03_train_victim") for name in ("lung", "kvasir")),
+    }
+
+
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [

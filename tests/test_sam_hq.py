@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unseg_lib import UnsegError
+from unseg_lib.datasets import Instance
 from unseg_lib.files import read_json
 from unseg_lib.method.prompts import Prompts, all_prompts, one_kind, only
 from unseg_lib.method.sam import LAYOUTS
@@ -115,6 +116,20 @@ def test_prompts_of_several_kinds_do_not_mix(model):
         for i in range(4):
             one = Prompts(*(part[i : i + 1] for part in (prompts.boxes, prompts.points, prompts.masks, prompts.use)))
             torch.testing.assert_close(model.find(*model.see(x[i : i + 1]), one), together[i : i + 1])
+
+
+def test_a_box_as_a_filled_mask_by_hand():
+    prompts = Prompts(
+        boxes=torch.tensor([[2.0, 0, 5, 7]] * 3),
+        points=torch.zeros(3, 1, 2),
+        masks=torch.full((3, 1, 4, 4), 7.0),
+        use=torch.tensor([[True, False, False], [False, True, False], [True, False, True]]),
+    )
+    shown = sam_hq.with_filled_boxes(prompts, 4, 8)  # two pixels of the picture in each of the mask's
+    assert shown.use.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+    assert shown.masks[0, 0].tolist() == [[0, 255, 255, 0]] * 4
+    assert (shown.masks[1:] == 7).all()
+    assert prompts.use[0].tolist() == [True, False, False], "its argument is left alone"
 
 
 def test_first_weights_are_seeded():
@@ -266,6 +281,18 @@ def test_scores_by_hand(sets):
     assert found["biou:ccp"] == pytest.approx(10 / 62)
     assert found["miou_pictures"] == pytest.approx((1 + 1 / 3) / 2)
     assert object_pictures.object_scores(source, []) == {"miou_pictures": None, "biou": None}
+
+
+def test_of_several_objects_the_largest_is_asked_for(sets):
+    small, large = (np.zeros((32, 48), bool) for _ in range(2))
+    small[2:6, 2:6], large[10:30, 10:30] = True, True
+    several = replace(sets[1], read_instances=lambda id: [Instance(small, 1), Instance(large, 1)])
+    one, id = object_pictures.one_object(several), sets[1].ids[0]
+    assert ((one.label(id) == 1) == large).all(where=sets[1].label(id) != 255)
+    assert ((one.label(id) == 255) == (sets[1].label(id) == 255)).all()
+    none = object_pictures.one_object(replace(sets[1], read_instances=lambda id: []))
+    assert set(np.unique(none.label(id))) == {0, 255}
+    assert object_pictures.one_object(sets[1]) is sets[1]
 
 
 def test_the_answer_of_a_filled_box(sets):

@@ -72,8 +72,8 @@ class Profile:
         name = BY_TASK.get(task, NOTEBOOKS[kind]) if kind == "victim" else NOTEBOOKS[kind]
         return self.root / "notebooks" / name
 
-    def _stage(self, kind: str, name: str, parameters: dict, needs: tuple[Stage, ...] = ()) -> Stage:
-        return Stage(kind, name, self._notebook(kind, parameters.get("task", "")), self.results, parameters, needs)
+    def _stage(self, kind: str, name: str, parameters: dict, needs: tuple[Stage, ...] = (), task: str = "") -> Stage:
+        return Stage(kind, name, self._notebook(kind, task), self.results, parameters, needs)
 
     def _known(self, kind: str, task: str = "") -> set[str]:
         return set(notebook_parameters(self._notebook(kind, task)))
@@ -97,7 +97,8 @@ class Profile:
     def _victim(self, dataset: str, recipe: str, victim: str, seed: int, label: list[str], values: dict) -> Stage:
         """The job that trains `victim` on `recipe`, e.g. victim/lung-unseg-unet-s0."""
         noise, poisoned = self._noise(dataset, recipe), self._poisoned(dataset, recipe)
-        known = self._known("victim", self.datasets[dataset].get("task", ""))
+        task = self.datasets[dataset].get("task", "")
+        known = self._known("victim", task)
         own = {"dataset": dataset} | {k: v for k, v in self.datasets[dataset].items() if k in known}
         parameters = own | {"victim": victim} | self.victims[victim] | values
         parameters |= {"poison": recipe, "eps": noise["eps"], "eps_bg": noise["eps_bg"], "seed": seed}
@@ -110,7 +111,7 @@ class Profile:
         if poisoned:
             parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
         name = "-".join([dataset, recipe, victim, *label, f"s{seed}"])
-        return self._stage("victim", name, parameters, (poisoned,) if poisoned else ())
+        return self._stage("victim", name, parameters, (poisoned,) if poisoned else (), task)
 
     def _noise(self, dataset: str, recipe: str) -> dict:
         """The parameters of 02 for one recipe on one data set, its defaults included; no noise has budget 0."""

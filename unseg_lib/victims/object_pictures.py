@@ -1,6 +1,8 @@
 """Pictures with one object each: what a promptable victim learns from, and how its masks are scored."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +31,21 @@ def check_object(source: SegmentationSet) -> None:
         )
     if next(asked(source), None) is None:
         raise UnsegError(f"Expected an object in some pictures of {source.name}, split {source.split}, found none.")
+
+
+def one_object(source: SegmentationSet) -> SegmentationSet:
+    """`source` with the largest object of every picture alone, where the set tells objects apart.
+
+    Folders of pictures and masks do not: there, all that is marked is the object.
+    """
+    return replace(source, read_label=partial(_largest, source)) if source.read_instances else source
+
+
+def _largest(source: SegmentationSet, id: str) -> np.ndarray:
+    label = source.label(id)
+    masks = [one.mask for one in source.instances(id)]
+    chosen = max(masks, key=np.sum) if masks else np.zeros(label.shape, bool)
+    return np.where(label == IGNORE, IGNORE, chosen).astype(np.uint8)
 
 
 def pairs(source: SegmentationSet, longest: int, what: str) -> Callable[[int], Pair]:
@@ -77,6 +94,14 @@ def scaled_box(box: np.ndarray, before: tuple[int, int], after: tuple[int, int])
     """A box of a picture of the size `before` (height, width) in the pixels of the size `after`."""
     scale = np.array([after[1] / before[1], after[0] / before[0]] * 2)
     return (box + 0.5) * scale - 0.5  # pixel 0 has its middle at 0.5
+
+
+def boxed(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """A picture uint8 `(H,W,3)` with a box, xyxy in its pixels, drawn into it in red; for figures."""
+    from torchvision.utils import draw_bounding_boxes
+
+    planes = torch.from_numpy(picture.copy()).permute(2, 0, 1)
+    return draw_bounding_boxes(planes, torch.from_numpy(box)[None], colors="red").permute(1, 2, 0).numpy()
 
 
 def filled_boxes(source: SegmentationSet) -> Iterator[Found]:

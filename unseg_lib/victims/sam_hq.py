@@ -8,7 +8,7 @@ is "interactive": one object against its background in every picture, as HQSeg-4
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from unseg_lib.victims.object_pictures import (
     check_object,
     jittered,
     object_scores,
+    one_object,
     pairs,
     scaled_box,
     tight_box,
@@ -49,13 +50,15 @@ class Settings:
     """The recipe of a layout; the defaults are published.
 
     points: where the loss looks, per mask. scale_low, scale_high: of the large-scale jitter, long side over the
-    victim's size. drop: share of the training after which the learning rate is a tenth, 10 of 12 epochs.
+    victim's size. drop: share of the training after which the learning rate is a tenth, 10 of 12 epochs. filled_box:
+    a box is also shown as a mask, see `with_filled_boxes`.
     """
 
     points: int = 112 * 112
     scale_low: float = 0.1
     scale_high: float = 2.0
     drop: float = 10 / 12
+    filled_box: bool = False
 
     def __post_init__(self):
         if self.points < 4:
@@ -66,10 +69,11 @@ class Settings:
             raise UnsegError(f"Expected drop above 0, up to 1, found {self.drop}.")
 
 
-# a layout of method.sam -> its recipe; on a small picture a tenth of it is nothing, and small masks need fewer points
+# a layout of method.sam -> its recipe; on a small picture a tenth of it is nothing, small masks need fewer points, and
+# what a pair of corners means takes longer to learn from nothing than a small training is
 MODELS = {
     **dict.fromkeys(("vit_b", "vit_l", "vit_h"), Settings()),
-    **dict.fromkeys(("small", "tiny"), Settings(points=1024, scale_low=0.5)),
+    **dict.fromkeys(("small", "tiny"), Settings(points=1024, scale_low=0.5, filled_box=True)),
 }
 
 
@@ -80,6 +84,7 @@ def train(run: VictimRun) -> dict:
     name, settings = with_options(run.name, MODELS, "layout of SAM-HQ")
     if run.init == "imagenet":
         raise UnsegError("Expected init random or a file of SAM's weights for a victim of sam-hq, found 'imagenet'.")
+    run = replace(run, train=one_object(run.train), test=one_object(run.test))
     check_object(run.train)
     check_object(run.test)
     model = build(name, run.size, run.init, run.seed)
@@ -87,8 +92,8 @@ def train(run: VictimRun) -> dict:
         read=partial(read, settings),
         optimiser=partial(optimiser, settings),
         loss=partial(loss, settings),
-        test=scores,
-        keep=keep,
+        test=partial(scores, settings),
+        keep=partial(keep, settings),
     )
     return fit(run, model, recipe)
 
@@ -120,53 +125,70 @@ def loss(
     x, y = jittered(data, chosen, run.size[0], (settings.scale_low, settings.scale_high), rng("jitter"))
     x = defended_batch(run, 255 * x.to(run.device), rng("defence"))
     prompts = one_kind(all_prompts(y, model.grid, rng("prompts")), rng("kind of prompt"))
-    return segmentation_loss(masks(run, model, x, prompts), y.to(run.device), rng("points"), settings.points)
+    return segmentation_loss(masks(settings, run, model, x, prompts), y.to(run.device), rng("points"), settings.points)
 
 
-def masks(run: VictimRun, model: "SamHQ", x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+def masks(settings: Settings, run: VictimRun, model: "SamHQ", x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
     """Logits `(N,1,g,g)` of what pictures `(N,3,S,S)` from 0 to 255 are prompted for.
 
     Only the image encoder, which costs most, runs in bf16: in its 8 bits a prompt's place is wrong by some pixels.
     """
+    if settings.filled_box:
+        prompts = with_filled_boxes(prompts, model.grid, x.shape[-1])
     with autocast(run):
         seen = model.see(x.to(run.device).float() / 255)
     return model.find(*(feature.float() for feature in seen), prompts.to(run.device))
 
 
-def scores(run: VictimRun, model: "SamHQ", data: None) -> dict:
+def with_filled_boxes(prompts: Prompts, grid: int, size: int) -> Prompts:
+    """Show a box also as a filled mask, `(1,grid,grid)` of 0 and 255, where a picture of `size` has no mask prompt."""
+    middle = (torch.arange(grid) + 0.5) * size / grid - 0.5  # of the mask's pixels, in those of the picture
+    left, top, right, bottom = prompts.boxes[:, :, None].unbind(dim=1)
+    columns = (left - 0.5 <= middle) & (middle <= right + 0.5)  # (N,grid)
+    rows = (top - 0.5 <= middle) & (middle <= bottom + 0.5)
+    filled = 255.0 * (rows[:, None, :, None] & columns[:, None, None, :])
+    alone, use = prompts.use[:, 0] & ~prompts.use[:, 2], prompts.use.clone()
+    use[:, 2] |= alone
+    return replace(prompts, masks=torch.where(alone[:, None, None, None], filled, prompts.masks), use=use)
+
+
+def scores(settings: Settings, run: VictimRun, model: "SamHQ", data: None) -> dict:
     """{"scores": as of `object_scores`}."""
-    return {"scores": object_scores(run.test, answers(run, model))}
+    return {"scores": object_scores(run.test, answers(settings, run, model))}
 
 
-def answers(run: VictimRun, model: "SamHQ") -> Iterator[Found]:
+def answers(settings: Settings, run: VictimRun, model: "SamHQ") -> Iterator[Found]:
     """The model's mask of every test picture at the picture's own size, asked by the box around the true mask."""
     for id, label in asked(run.test):
         box = scaled_box(tight_box(label == OBJECT), label.shape, run.size)
-        yield id, label, answer(run, model, resized_picture(run.test.picture(id), run.size), box, label.shape)
+        x = resized_picture(run.test.picture(id), run.size)
+        yield id, label, answer(settings, run, model, x, box, label.shape)
 
 
 @torch.inference_mode()
-def answer(run: VictimRun, model: "SamHQ", x: torch.Tensor, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def answer(
+    settings: Settings, run: VictimRun, model: "SamHQ", x: torch.Tensor, box: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
     """The mask bool `(H,W)` at `size` for a picture uint8 `(3,S,S)` and a box xyxy in its pixels."""
     model.eval()
     prompts = Prompts(
         boxes=torch.tensor(box, dtype=torch.float32)[None],
         points=torch.zeros(1, 1, 2),
-        masks=torch.zeros(1, 1, 1, 1),
+        masks=torch.zeros(1, 1, model.grid, model.grid),
         use=torch.tensor([[True, False, False]]),
     )
-    logits = masks(run, model, x[None], prompts)
+    logits = masks(settings, run, model, x[None], prompts)
     return (F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0] > 0).cpu().numpy()
 
 
-def keep(run: VictimRun, model: "SamHQ", data: None) -> None:
+def keep(settings: Settings, run: VictimRun, model: "SamHQ", data: None) -> None:
     """Write predictions.npz of some test pictures at the run's size, with "box" `(K,4)`, xyxy: what was asked."""
     ids = [id for id, _ in asked(run.test)]
     columns = []
     for id in (ids[i] for i in shown(len(ids))):
         x, label = resized_picture(run.test.picture(id), run.size), run.test.label(id)
         box = scaled_box(tight_box(label == OBJECT), label.shape, run.size)
-        found = torch.from_numpy(answer(run, model, x, box, run.size))
+        found = torch.from_numpy(answer(settings, run, model, x, box, run.size))
         columns.append((x, resized_label(label, run.size), found, torch.from_numpy(box)))
     x, truth, found, boxes = (torch.stack(column) for column in zip(*columns))
     save_predictions(run.out / "predictions.npz", x, truth, found, box=boxes)
