@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.scores import Score, clean_of, main_metric
 
+HARMLESS = 93  # percent of the clean-trained score; what leaves more has no effect
 WELL_FILLED = ("person", "dog", "cat", "horse", "cow", "sheep")  # VOC classes the reduced real data knows well
 
 
@@ -94,7 +95,7 @@ def _judge(claim: Claim, scores: list[Score]) -> Verdict:
 def _against_controls(setting: str, scores: list[Score]) -> list[Verdict]:
     """Random noise must be harmless, and UnSeg stronger than the strongest control: than noise nobody had to train."""
     random = share_of(scores, setting, "random")
-    found = [Verdict(f"Random noise on {setting} leaves more than 93 %", *_above(random, 93))]
+    found = [Verdict(f"Random noise on {setting} leaves more than {HARMLESS} %", *_above(random, HARMLESS))]
     names = {s.poison for s in scores if s.experiment.setting == setting} - {"clean"}
     for own in sorted(name for name in names if name.startswith("unseg")):
         mode, metrics = _mode_of(own), MODES[_mode_of(own)]
@@ -103,8 +104,9 @@ def _against_controls(setting: str, scores: list[Score]) -> list[Verdict]:
         shares = {name: left for name in controls if (left := share_of(scores, setting, name, metrics)) is not None}
         if shares and share is not None:
             best = min((left, name) for name, left in shares.items())[1]
-            text = f"{own} on {setting} is stronger than every control"
-            found.append(Verdict(text, share < shares[best], f"{share:.1f} %; {best} {shares[best]:.1f} %"))
+            text = f"{own} on {setting} works, and better than every control"
+            holds = share < min(shares[best], HARMLESS)
+            found.append(Verdict(text, holds, f"{share:.1f} %; {best} {shares[best]:.1f} %"))
     return found
 
 

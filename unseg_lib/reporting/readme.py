@@ -40,7 +40,7 @@ def _defences(title: str, grid: Grid) -> str:
     recipes = list(grid)
     lines = [f"**{title} · under defences**, in % of the undefended clean score:", ""]
     lines += [f"| defence | {' | '.join(recipes)} |", "|---" * (1 + len(recipes)) + "|"]
-    for defense in dict.fromkeys(name for line in grid.values() for name in line):
+    for defense in sorted({name for line in grid.values() for name in line}, key=lambda name: (name != "none", name)):
         shares = [f"{grid[recipe][defense]:.0f}" if defense in grid[recipe] else "–" for recipe in recipes]
         lines.append(f"| {defense} | {' | '.join(shares)} |")
     return "\n".join(lines)
