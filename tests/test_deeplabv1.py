@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_set import interrupted_after_saving
 
 from unseg_lib import UnsegError
 from unseg_lib.defenses import defenses_of
@@ -399,14 +400,7 @@ def test_whole_pictures_of_any_shape_are_scored(sets):
 
 
 def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
-    save = training._save
-
-    def save_then_die(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_save", save_then_die)
+    with interrupted_after_saving(monkeypatch):
         train_victim(VICTIM, *sets, tmp_path, **HOW)
     torch.manual_seed(1)
     result = train_victim(VICTIM, *sets, tmp_path, **HOW)
@@ -419,14 +413,7 @@ def test_killed_with_weights_of_a_file_it_ends_with_the_same_numbers(sets, tmp_p
     torch.save(deeplabv1.build(TINY, 2, "random", 7).encoder.state_dict(), tmp_path / "e.pth")
     how = HOW | {"init": str(tmp_path / "e.pth"), "lr": 1e-3}
     whole = train_victim(VICTIM, *sets, tmp_path / "whole", **how)
-    save = training._save
-
-    def save_then_die(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_save", save_then_die)
+    with interrupted_after_saving(monkeypatch):
         train_victim(VICTIM, *sets, tmp_path / "killed", **how)
     assert train_victim(VICTIM, *sets, tmp_path / "killed", **how)["epochs"] == whole["epochs"]
     note = read_json(tmp_path / "whole" / "training.json")

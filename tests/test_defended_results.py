@@ -9,8 +9,8 @@ from unseg_lib.defenses.effect import cost, noise_left
 from unseg_lib.evaluation.rows import COLUMNS
 from unseg_lib.files import read_json, write_csv
 from unseg_lib.pipeline.notebook import run_notebook
-from unseg_lib.reporting.defended import defence_grids, heat_map, table_4
-from unseg_lib.reporting.mixture import line_values, mixture_table, our_mixtures, paper_mixtures
+from unseg_lib.reporting.defended import axes_of, defence_grids, heat_map, table_4
+from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
 from unseg_lib.reporting.scores import read_rows, scores_of
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
@@ -60,7 +60,19 @@ def test_mixtures_stand_beside_the_same_clean_pictures_alone(results):
         ("clean only", "–", "60.0", "80.0"),
         ("mixed with unseg", "8.0", "58.0", "–"),
     )
-    assert np.isnan(line_values(lines["clean only"], (0.0, 0.2))[0])
+
+
+def test_a_share_that_nobody_ran_is_a_gap_in_the_curve():
+    drawn = {"mixed": {0.0: 8, 0.2: 58, 1.0: 80}, "clean only": {0.2: 60, 1.0: 80}}
+    unknown = {"mixed": drawn["mixed"], "clean only": {0.0: None} | drawn["clean only"]}
+    nought = {"mixed": drawn["mixed"], "clean only": {0.0: 0} | drawn["clean only"]}
+    assert mixture_curves(drawn).content == mixture_curves(unknown).content
+    assert mixture_curves(drawn).content != mixture_curves(nought).content
+
+
+def test_tables_and_figures_name_clean_first_and_the_method_last():
+    grid = {"unseg": {"jpeg": 1.0}, "synper": {"none": 2.0}, "clean": {"none": 100.0, "coin": 99.0}}
+    assert axes_of(grid) == (["clean", "synper", "unseg"], ["none", "coin", "jpeg"])
 
 
 def test_the_papers_mixtures():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from toy_instances import CLASSES, shapes
-from toy_set import boxes
+from toy_set import boxes, only_on_a_cpu
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
@@ -31,10 +31,7 @@ HOW = {"size": (48, 48), "epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "d
 @pytest.fixture(scope="module", autouse=True)
 def _cpu_only():
     mm_compat.import_mmdet()
-    from mmengine.device import get_device
-
-    if get_device() != "cpu":
-        pytest.skip("mmengine takes this machine's GPU, these tests are about exact numbers on a CPU")
+    only_on_a_cpu()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from toy_instances import CLASSES, shapes
-from toy_set import VICTIM, boxes
+from toy_set import VICTIM, boxes, interrupted_after_saving
 
 from unseg_lib import UnsegError
 from unseg_lib.evaluation.rows import curves
@@ -358,14 +358,7 @@ def test_label_scores_are_those_of_the_saved_predictions(trained):
 
 @pytest.mark.parametrize("task", ["instance", "panoptic"])
 def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch, task):
-    save = training._save
-
-    def save_then_die(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_save", save_then_die)
+    with interrupted_after_saving(monkeypatch):
         train_victim(SMALL, *sets, tmp_path, **HOW, task=task)
     assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"]) == 1
     torch.manual_seed(1)

@@ -2,9 +2,11 @@
 
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.pictures import write_picture
@@ -39,13 +41,38 @@ def boxes(root: Path, split: str, count: int, shape=(32, 48), dim: int = 0) -> S
     )
 
 
-def train_and_die(sets, out, defense="none"):
-    """For a process of its own: train the toy victim and be killed once its first epoch is saved."""
+def after_saving(act):
+    """`training._save` that calls `act` after each checkpoint it writes."""
     save = training._save
 
-    def save_then_die(*arguments):
+    def save_and_act(*arguments):
         save(*arguments)
-        os.kill(os.getpid(), signal.SIGKILL)
+        act()
 
-    training._save = save_then_die
+    return save_and_act
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupted_after_saving(monkeypatch):
+    """The training inside ends, like one that is stopped by hand, once its first checkpoint is written."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_save", after_saving(interrupt))
+        yield
+
+
+def train_and_die(sets, out, defense="none"):
+    """For a process of its own: train the toy victim and be killed once its first epoch is saved."""
+    training._save = after_saving(lambda: os.kill(os.getpid(), signal.SIGKILL))
     train_victim(VICTIM, *sets, out, **HOW, defense=defense)
+
+
+def only_on_a_cpu():
+    """Skip where mmengine would take a GPU: it asks nobody, and these tests are about exact numbers."""
+    from mmengine.device import get_device
+
+    if get_device() != "cpu":
+        pytest.skip("mmengine takes this machine's GPU, these tests are about exact numbers on a CPU")

@@ -48,11 +48,16 @@ def defence_grids(scores: list[Score]) -> dict[Experiment, Grid]:
     return grids
 
 
+def axes_of(grid: Grid) -> tuple[list[str], list[str]]:
+    """Recipes, "clean" first and UnSeg's last, and defences, "none" first: the order of every table and figure."""
+    recipes = sorted(grid, key=lambda name: (name != "clean", name.startswith("unseg")))
+    found = {defense for line in grid.values() for defense in line}
+    return recipes, sorted(found, key=lambda name: (name != "none", name))
+
+
 def heat_map(grid: Grid) -> Drawing:
     """One line per defence, one column per recipe: dark is a victim that learns, light one that does not."""
-    recipes = sorted(grid, key=lambda name: (name != "clean", name.startswith("unseg")))
-    found = dict.fromkeys(defense for line in grid.values() for defense in line)
-    defenses = sorted(found, key=lambda name: (name != "none", name))
+    recipes, defenses = axes_of(grid)
     values = np.array([[grid[recipe].get(defense, np.nan) for recipe in recipes] for defense in defenses])
 
     def plot(axes):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from unseg_lib.reporting.figures import Drawing, curves
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.published import published
 from unseg_lib.reporting.scores import Score, main_metric
@@ -67,6 +68,11 @@ def mixture_table(curves: dict[str, Lines], shares: Iterable[float] = SHARES) ->
     return Table(columns, tuple(rows), "l" + "r" * len(shares))
 
 
-def line_values(values: dict[float, float | None], shares: Iterable[float]) -> list[float]:
-    """The known values of a curve over `shares`, not a number where there is none, for a figure."""
-    return [float("nan") if values.get(share) is None else values[share] for share in shares]
+def mixture_curves(lines: Lines, ylabel: str = "clean test, %") -> Drawing:
+    """The lines over the share of clean pictures, in percent; a share that a line does not know leaves a gap."""
+    shares = sorted({share for values in lines.values() for share in values})
+    series = {
+        name: [float("nan") if values.get(share) is None else values[share] for share in shares]
+        for name, values in lines.items()
+    }
+    return curves(series, x=[100 * share for share in shares], xlabel="clean pictures, %", ylabel=ylabel)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
-from unseg_lib.reporting.defended import Grid, defence_grids
+from unseg_lib.reporting.defended import Grid, axes_of, defence_grids
 from unseg_lib.reporting.scores import Experiment, Score, percent_of_clean, plain_only, read_rows, scores_of
 from unseg_lib.reporting.tables import SEEN, blocks_of, find, recipes_of, seen_cells, title_of
 from unseg_lib.reporting.visibility import visibility
@@ -37,10 +37,10 @@ def _scores(experiment: Experiment, metric: str, scores: list[Score], seen: dict
 
 def _defences(title: str, grid: Grid) -> str:
     """What is left under each defence, in percent of the undefended clean score."""
-    recipes = list(grid)
+    recipes, defenses = axes_of(grid)
     lines = [f"**{title} · under defences**, in % of the undefended clean score:", ""]
     lines += [f"| defence | {' | '.join(recipes)} |", "|---" * (1 + len(recipes)) + "|"]
-    for defense in sorted({name for line in grid.values() for name in line}, key=lambda name: (name != "none", name)):
+    for defense in defenses:
         shares = [f"{grid[recipe][defense]:.0f}" if defense in grid[recipe] else "–" for recipe in recipes]
         lines.append(f"| {defense} | {' | '.join(shares)} |")
     return "\n".join(lines)

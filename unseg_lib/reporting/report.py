@@ -10,10 +10,10 @@ from pathlib import Path
 from unseg_lib.files import read_json, write_bytes
 from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
 from unseg_lib.reporting.defended import defence_grids, heat_map, table_4
-from unseg_lib.reporting.figures import Drawing, bars, curve_panels, curves, show_rows
+from unseg_lib.reporting.figures import Drawing, bars, curve_panels, show_rows
 from unseg_lib.reporting.gallery import PHOTOGRAPH, curves_of, predictions_of
 from unseg_lib.reporting.html import Link, Table
-from unseg_lib.reporting.mixture import line_values, mixture_table, our_mixtures, paper_mixtures
+from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
 from unseg_lib.reporting.origin import generator_tables, origin_table
 from unseg_lib.reporting.published import not_run_here
 from unseg_lib.reporting.scores import Experiment, Score, plain_only, planned, read_rows, scores_of
@@ -122,13 +122,9 @@ def _mixtures(scores: list[Score]) -> str:
     """Curves over the share of clean pictures, against the same clean pictures alone; the paper's beside them."""
     found = ""
     for title, lines in our_mixtures(scores).items():
-        shares = sorted({share for line in lines.values() for share in line})
-        series = {name: line_values(line, shares) for name, line in lines.items()}
-        drawing = curves(
-            series, x=[100 * share for share in shares], xlabel="clean pictures, %", ylabel="clean test, %"
-        )
-        found += _figure(drawing, f"{title}: clean test score by share of clean pictures", title)
-        found += _table(mixture_table({title: lines}, shares))
+        shares = {share for line in lines.values() for share in line}
+        found += _figure(mixture_curves(lines), f"{title}: clean test score by share of clean pictures", title)
+        found += _table(mixture_table({title: lines}, sorted(shares)))
     return f"{found}<h3>The paper’s Tables 5, 8 and 9</h3>{_table(mixture_table(paper_mixtures()))}" if found else ""
 
 
