@@ -419,6 +419,21 @@ def test_a_second_batch_keeps_the_lines_of_the_first(room, weights):
     assert [line["written"] for line in read_csv(room / "out" / REPORT)] == ["a.png", "b.png", "c.png"]
 
 
+def test_a_copy_stays_known_when_its_picture_fails_once(room, weights):
+    rows = run(room, weights)
+    whole = (room / "images" / "b.png").read_bytes()
+    (room / "images" / "b.png").write_bytes(whole[:300])
+    assert "corrupt" in run(room, weights)[1]["problem"]
+    lines = read_csv(room / "out" / REPORT)
+    assert [(line["picture"], bool(line["problem"])) for line in lines] == [
+        ("b.png", False),
+        ("a.jpg", False),
+        ("b.png", True),
+    ]
+    (room / "images" / "b.png").write_bytes(whole)
+    assert run(room, weights) == rows
+
+
 def test_a_full_disk_stops_at_once_and_the_next_run_goes_on(room, weights, monkeypatch):
     real = Path.write_bytes
 

@@ -136,8 +136,8 @@ def protect_files(
         with writing(out / REPORT):
             write_csv(out / REPORT, [], COLUMNS)
     work = _Work(protector, regions, out, format, quality, metadata, overwrite, earlier)
-    rows = [_plain(row) for row in progress(_rows(files, work, max(1, jobs)), "protect", total=len(files))]
-    again = {row["picture"] for row in rows} | {row["written"] for row in rows}
+    rows = [asdict(row) for row in progress(_rows(files, work, max(1, jobs)), "protect", total=len(files))]
+    again = {row["written"] for row in rows}
     kept = [row for row in earlier.values() if row["written"] not in again]
     write_csv(out / REPORT, kept + rows, COLUMNS)
     return rows
@@ -254,7 +254,7 @@ def _put(target: Path, content: bytes, row: Row, report: Path) -> None:
         raise UnsegError(f"Expected {target.parent} below {report.parent}, found a link that leads away; remove it.")
     with writing(target), whole_file(target) as partial:
         partial.write_bytes(content)
-        append_line(report, [_plain(row)[name] for name in COLUMNS])
+        append_line(report, [asdict(row)[name] for name in COLUMNS])
 
 
 @contextmanager
@@ -280,7 +280,3 @@ def _earlier(out: Path) -> dict[str, dict]:
         if typed["written"] and target.is_file() and sha256_of(target) == typed["sha256"]:
             found[typed["written"]] = typed
     return found
-
-
-def _plain(row: Row) -> dict:
-    return asdict(row)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.protection.photo import FORMATS, SUFFIXES
+from unseg_lib.pictures import PICTURE_SUFFIXES
+from unseg_lib.protection.photo import FORMATS
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
         for path, name in _expand(str(one), out):
             found.setdefault(path, name)
     if not found:
-        raise UnsegError(f"Expected pictures ({', '.join(SUFFIXES)}), found none in {', '.join(map(str, given))}.")
+        raise UnsegError(
+            f"Expected pictures ({', '.join(PICTURE_SUFFIXES)}), found none in {', '.join(map(str, given))}."
+        )
     targets = _targets(list(found.items()), format)
     originals = {path.resolve() for path in found}
     for target in targets:
@@ -45,7 +48,7 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
 
 def is_picture(path: Path) -> bool:
     """Whether a file is a picture by its name, readable here or not, and not hidden."""
-    known = path.suffix.lower() in SUFFIXES or (mimetypes.guess_type(path.name)[0] or "").startswith("image/")
+    known = path.suffix.lower() in PICTURE_SUFFIXES or (mimetypes.guess_type(path.name)[0] or "").startswith("image/")
     return known and not path.name.startswith(".")
 
 

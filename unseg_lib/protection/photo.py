@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.pictures import PICTURE_SUFFIXES
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 MOST_PIXELS = 100_000_000  # of one picture; beyond, a small file may hide a picture that fills the memory
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 ORIENTATION = 0x0112  # EXIF tag
@@ -37,8 +37,8 @@ def read_photo(path: Path) -> Photo:
     """Read a picture of 8 bits a channel, upright as its EXIF says; raises `UnsegError` on anything else."""
     if not path.is_file():
         raise UnsegError(f"Expected a picture at {path}, found no such file.")
-    if path.suffix.lower() not in SUFFIXES:
-        raise UnsegError(f"Expected {', '.join(SUFFIXES)}, found {path}; convert it first.")
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise UnsegError(f"Expected {', '.join(PICTURE_SUFFIXES)}, found {path}; convert it first.")
     try:
         with _open(path) as file:
             _check_size(file, path)

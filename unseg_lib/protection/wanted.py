@@ -10,9 +10,8 @@ import numpy as np
 from PIL import Image
 
 from unseg_lib.errors import UnsegError, closest
-from unseg_lib.pictures import read_label, read_picture
+from unseg_lib.pictures import PICTURE_SUFFIXES, read_label, read_picture
 from unseg_lib.protection.inputs import Input
-from unseg_lib.protection.photo import SUFFIXES
 from unseg_lib.protection.region import Region, region_of
 
 Prompt = dict[str, object]  # one of mask, box, points, as `region_of` takes them; empty: nothing was given
@@ -58,8 +57,8 @@ def _mask_files(folder: Path, classes: str) -> Wanted:
 
     def of(file: Input, shape: tuple[int, int]) -> Prompt:
         stem = Path(file.name).with_suffix("")
-        found = [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
-        found = found or [path for suffix in SUFFIXES if (path := folder / f"{stem.name}{suffix}").is_file()]
+        found = [path for suffix in PICTURE_SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+        found = found or [path for suffix in PICTURE_SUFFIXES if (path := folder / f"{stem.name}{suffix}").is_file()]
         if len(found) != 1:
             count = "none" if not found else f"several ({', '.join(path.name for path in found)})"
             raise UnsegError(f"Expected one mask called {stem.name} in {folder}, found {count}.")
