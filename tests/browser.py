@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE = 240  # seconds; on a busy machine the kernel's imports alone take a minute
+PATIENCE = 600  # seconds; on a busy machine the kernel's imports alone take minutes
 
 
 @contextmanager
@@ -51,11 +51,17 @@ def jupyter_lab(root: Path, private: Path) -> Iterator[str]:
     names = ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
     names += ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
     places = {name: str(private / name.lower()) for name in names}
+    # nothing of who started the tests: a batch run, for one, shows no widgets
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("UNSEG", "JUPYTER", "MPL"))}
+    # all cells are on the page, not only those that a window of unknown size would show
+    settings = private / "jupyterlab_settings_dir/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')
     options = {"ServerApp.root_dir": root, "ServerApp.port": 0, "ServerApp.open_browser": False}
     options |= {"IdentityProvider.token": "", "ServerApp.allow_root": True, "LabApp.expose_app_in_browser": True}
     options |= {"LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate"}  # no network
     command = [sys.executable, "-m", "jupyter", "lab", *(f"--{name}={value}" for name, value in options.items())]
-    with open(private / "lab.log", "w") as log, started(command, env=os.environ | places, stdout=log, stderr=log):
+    with open(private / "lab.log", "w") as log, started(command, env=inherited | places, stdout=log, stderr=log):
         servers = private / "jupyter_runtime_dir"
         yield waited(lambda: json.loads("".join(file.read_text() for file in servers.glob("jpserver-*.json")))["url"])
 
