@@ -106,3 +106,9 @@ def sets(tmp_path_factory) -> tuple:
 
     root = tmp_path_factory.mktemp("boxes")
     return boxes(root, "train", 9), boxes(root, "test", 5)
+
+
+@pytest.fixture
+def bf16_everywhere(monkeypatch):
+    """bf16 is computed in where it is asked for, on processors that only emulate it, too."""
+    monkeypatch.setattr("unseg_lib.hardware.has_bf16", lambda device: True)

@@ -233,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
         train_generator(config, pairs(), tmp_path, device="cpu")
 
 
-def test_bf16_trains(tmp_path):
+def test_bf16_trains(tmp_path, bf16_everywhere):
     config = BilevelConfig(**TINY | dict(steps=2))
     assert train_generator(config, pairs(), tmp_path, device="cpu", precision="bf16-mixed").exists()
 

@@ -427,7 +427,7 @@ def test_the_same_call_returns_the_stored_result(sets, trained, monkeypatch):
         train_victim(f"{VICTIM} weight_decay=meant", *sets, trained[0], **HOW)
 
 
-def test_bf16(sets, tmp_path):
+def test_bf16(sets, tmp_path, bf16_everywhere):
     result = train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1, "precision": "bf16"}))
     assert 0 < result["epochs"][0]["loss"] < 2
 

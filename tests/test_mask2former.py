@@ -387,7 +387,7 @@ def test_rows_of_scores(trained):
         curves(result, "panoptic", ("box",))
 
 
-def test_bf16_is_near_fp32(sets):
+def test_bf16_is_near_fp32(sets, bf16_everywhere):
     data = instance_data.read(sets[0], (32, 48), "instance", "toy")
     losses = []
     for precision in ("32", "bf16"):

@@ -234,7 +234,7 @@ def test_defences_of_pictures_and_of_batches_reach_it(sets, trained, tmp_path):
         assert result["epochs"][0]["loss"] != trained[1]["epochs"][0]["loss"]
 
 
-def test_bf16(sets, tmp_path):
+def test_bf16(sets, tmp_path, bf16_everywhere):
     result = train_victim("sam-hq:tiny", *sets, tmp_path, **(HOW | {"epochs": 1, "precision": "bf16"}))
     assert 0 < result["epochs"][0]["loss"] < 5
 

@@ -151,7 +151,7 @@ def test_threads_are_put_back(sets, tmp_path):
     assert torch.get_num_threads() == before
 
 
-def test_bf16(sets, tmp_path):
+def test_bf16(sets, tmp_path, bf16_everywhere):
     result = train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1, "precision": "bf16"}))
     assert 0 < result["epochs"][0]["loss"] < 5
 

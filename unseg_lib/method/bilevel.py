@@ -16,6 +16,7 @@ import torch
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_csv, write_json
+from unseg_lib.hardware import choose_device, usable_precision
 from unseg_lib.method.budget import budget_map
 from unseg_lib.method.config import BilevelConfig, phase_of
 from unseg_lib.method.losses import segmentation_loss
@@ -144,7 +145,7 @@ def train_generator(
     pairs: a sequence of (picture uint8 `(H,W,3)`, mask bool or 0..255 `(H,W)`). `out` receives
     generator.safetensors, log.csv (one row per step) and, until the end, a checkpoint every
     `checkpoint_every` steps from which the same call continues. device: auto, cpu, cuda, mps;
-    precision: Lightning Fabric's ("32-true", "bf16-mixed").
+    precision: Lightning Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no bf16).
     """
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
@@ -155,6 +156,7 @@ def train_generator(
     if finished.exists():
         return finished
     strategy = DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto"
+    precision = usable_precision(precision, choose_device(device))
     fabric = Fabric(accelerator=device, devices=devices, strategy=strategy, precision=precision)
     fabric.launch()
     game, log, start = Game(config, fabric), [], 0

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from unseg_lib.hardware import choose_device
 from unseg_lib.method.budget import budget_map
 from unseg_lib.poisons.settings import IGNORE, Picture, PoisonSettings
-from unseg_lib.poisons.unseg import device_of
 from unseg_lib.seeds import seed_for, torch_rng
 
 SIDE = 64  # cells along both sides of a picture: of the surrogate's input and of the noise
@@ -91,7 +91,7 @@ def open_game(pictures: Iterable[Picture], settings: PoisonSettings) -> Game:
     """Read the pictures, each once, and make a surrogate with random weights for their classes."""
     rows = [(one.id, one.gray, _classes(one.label), *_shrunk(one, settings)) for one in pictures]
     ids, grays, classes, *stacks = (list(column) for column in zip(*rows))
-    device = device_of(settings.device)
+    device = torch.device(choose_device(settings.device))
     net = _surrogate(max(classes), settings.seed).to(device)
     return Game(ids, *map(torch.stack, stacks), all(grays), net, settings.seed, device)
 

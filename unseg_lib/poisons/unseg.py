@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
+from unseg_lib.hardware import choose_device
 from unseg_lib.poisons.noise_cache import cached_noise, digest
 from unseg_lib.poisons.settings import Picture, PoisonSettings, with_noise
 from unseg_lib.seeds import torch_rng
@@ -36,19 +36,8 @@ def open_generator(settings: PoisonSettings):
     from unseg_lib.method.weights import generator_path, load_generator
 
     with torch.random.fork_rng():  # modules are born with random weights, drawn from the global generator
-        generator = load_generator(settings.generator, device_of(settings.device))
+        generator = load_generator(settings.generator, choose_device(settings.device))
     return generator, sha256_of(generator_path(settings.generator))
-
-
-def device_of(name: str) -> torch.device:
-    """ "auto" is CUDA, else Apple's MPS, else the CPU; a device that is not there is an error."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, usable in there.items() if usable))
-    if not there.get(name.partition(":")[0], False):
-        usable = ", ".join(kind for kind, usable in there.items() if usable)
-        raise UnsegError(f"Expected a device that is there (auto, {usable}), found '{name}'.")
-    return torch.device(name)
 
 
 def raw_noise(generator, name: str, picture: Picture, settings: PoisonSettings) -> torch.Tensor:

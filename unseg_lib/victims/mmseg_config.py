@@ -147,7 +147,7 @@ def reschedule(config: "Config", run: VictimRun) -> None:
     for key in ("dtype", "loss_scale"):
         wrapper.pop(key, None)
     bf16 = {"type": "AmpOptimWrapper", "dtype": "bfloat16"}
-    wrapper.update(bf16 if run.precision == "bf16" else {"type": "OptimWrapper"})
+    wrapper.update(bf16 if run.bf16 else {"type": "OptimWrapper"})
     schedule = config.param_scheduler
     for part in schedule if isinstance(schedule, list | tuple) else [schedule]:
         part["by_epoch"] = False

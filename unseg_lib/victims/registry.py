@@ -7,6 +7,7 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import Defense, defended, defenses_of
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, write_json
+from unseg_lib.hardware import choose_device, usable_precision
 from unseg_lib.victims import deeplabv1, dino, mask2former, mmseg, rsprompter, sam_hq, smp
 from unseg_lib.victims.data import mixed
 from unseg_lib.victims.run import INIT, LABEL_TASKS, VictimRun, check, claim
@@ -80,7 +81,8 @@ def train_victim(
     otherwise label maps are learnt, as the sets were read. threads: 0 leaves torch's number.
 
     Returns {"classes": [C names], "epochs": [{"epoch": from 1, "loss", "miou", "iou": [C]}], "final" and
-    "peak": {"miou", "iou"}, "minutes", "device"}; scores in [0,1], None for a class the test labels lack;
+    "peak": {"miou", "iou"}, "minutes", "device", "precision" (the one computed in: bf16 only where the device has it)};
+    scores in [0,1], None for a class the test labels lack;
     peak is the best epoch of each score by itself. Of tasks other than label maps an epoch has
     {"epoch", "loss", "scores": {metric: in [0,1] or None}}, and "final" and "peak" are such scores. `out` also
     receives predictions.npz (picture, truth, prediction of some test pictures; of those tasks also the segments'
@@ -115,7 +117,8 @@ def train_victim(
     claim(run, victim, defense)
     done = run.out / "result.json"
     if not done.exists():
-        write_json(done, train_family(replace(run, train=defended(run.train, defenses))))
+        used = usable_precision(run.precision, run.device)
+        write_json(done, train_family(replace(run, train=defended(run.train, defenses))) | {"precision": used})
         run.checkpoint.unlink(missing_ok=True)
     return read_json(done)
 
@@ -150,16 +153,3 @@ def _check_defenses(family: str, defenses: tuple[Defense, ...], text: str) -> No
 
 def abilities(family: str) -> Abilities:
     return ABILITIES.get(family, Abilities())
-
-
-def choose_device(device: str) -> str:
-    """Resolve "auto" to cuda, mps or cpu; refuse a device this torch does not have."""
-    import torch
-
-    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return next(name for name, there in have.items() if there)
-    if not have.get(device):
-        here = ", ".join(name for name, there in have.items() if there)
-        raise UnsegError(f"Expected a device of this machine (auto, {here}), found '{device}'.")
-    return device

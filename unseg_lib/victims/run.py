@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unseg_lib import hardware
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import Defense
 from unseg_lib.errors import UnsegError
@@ -35,9 +36,14 @@ class VictimRun:
     clean_fraction: float  # already mixed into `train`; kept for the note in the folder
     threads: int
     device: str  # "cpu", "cuda", "mps"
-    precision: str  # "32" or "bf16"
+    precision: str  # "32" or "bf16", as asked for
     defenses: tuple[Defense, ...] = ()  # changes of pictures are already in `train`, see `defended`
     task: str = ""  # "" is that of the label maps, "semantic" or "object"
+
+    @property
+    def bf16(self) -> bool:
+        """Whether it computes in bf16: where that was asked for, and the device can."""
+        return self.precision == "bf16" and hardware.has_bf16(self.device)
 
     @property
     def checkpoint(self) -> Path:
@@ -72,7 +78,7 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 def claim(run: VictimRun, victim: str, defense: str) -> None:
     """Note in the folder what is trained there; refuse to continue something else.
 
-    Threads and device are left out: they change the time, and the last bits of a number.
+    Threads and device are left out, as is whether the device has bf16: they change the time, and a number's last bits.
     """
     mine = {
         "victim": victim,

@@ -249,7 +249,7 @@ def memory_format(model: torch.nn.Module) -> torch.memory_format:
 
 
 def autocast(run: VictimRun) -> torch.autocast:
-    return torch.autocast(run.device, dtype=torch.bfloat16, enabled=run.precision == "bf16")
+    return torch.autocast(run.device, dtype=torch.bfloat16, enabled=run.bf16)
 
 
 def device_name(device: str) -> str:

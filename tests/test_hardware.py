@@ -1,0 +1,45 @@
+"""Which device is taken, and when bf16 is."""
+
+import pytest
+import torch
+from toy_set import HOW, VICTIM
+
+from unseg_lib import UnsegError, hardware
+from unseg_lib.victims import train_victim
+
+
+def test_a_device_is_chosen_or_refused():
+    assert hardware.choose_device("cpu") == "cpu"
+    assert hardware.choose_device("auto") in ("cpu", "cuda", "mps")
+    with pytest.raises(UnsegError, match=r"Expected a device of this machine .*'tpu'"):
+        hardware.choose_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("known", "found"),
+    [({"avx2": True}, False), ({"avx2": True, "avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False)],
+)
+def test_a_processor_has_bf16_where_it_multiplies_in_it(monkeypatch, known, found):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    assert hardware.has_bf16.__wrapped__("cpu") is found
+
+
+def test_bf16_becomes_fp32_where_it_would_be_emulated(monkeypatch, capsys):
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
+    asked = ("bf16", "bf16-mixed", "32", "32-true")
+    assert [hardware.usable_precision(one, "cpu") for one in asked] == ["32", "32-true", "32", "32-true"]
+    assert capsys.readouterr().err.count("this cpu has no bf16 of its own") == 2
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
+    assert hardware.usable_precision("bf16", "cpu") == "bf16"
+
+
+def test_a_victim_says_what_it_computed_in(sets, tmp_path, monkeypatch):
+    how = HOW | {"epochs": 1}
+    single = train_victim(VICTIM, *sets, tmp_path / "32", **how)
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
+    emulated = train_victim(VICTIM, *sets, tmp_path / "emulated", **how, precision="bf16")
+    assert (single["precision"], emulated["precision"]) == ("32", "32")
+    assert emulated["epochs"] == single["epochs"]  # bit for bit
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
+    half = train_victim(VICTIM, *sets, tmp_path / "bf16", **how, precision="bf16")
+    assert half["precision"] == "bf16" and half["epochs"] != single["epochs"]

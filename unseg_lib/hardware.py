@@ -1,0 +1,43 @@
+"""The device to compute on, and bf16 only where it computes in it: emulated, bf16 is many times slower than fp32."""
+
+import sys
+from functools import cache
+
+import torch
+
+from unseg_lib.errors import UnsegError
+
+
+def choose_device(name: str) -> str:
+    """ "auto" is CUDA, else Apple's MPS, else the CPU; a device that is not there is an error."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(kind for kind, usable in there.items() if usable)
+    if not there.get(name.partition(":")[0], False):
+        usable = ", ".join(kind for kind, usable in there.items() if usable)
+        raise UnsegError(f"Expected a device of this machine (auto, {usable}), found '{name}'.")
+    return name
+
+
+@cache
+def has_bf16(device: str) -> bool:
+    """Whether a device ("cpu", "cuda") multiplies bf16 matrices itself: AMX, AVX-512 BF16, GPUs from Ampere on."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if kind == "cpu":
+        known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch: then fp32
+        return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return False
+
+
+def usable_precision(precision: str, device: str) -> str:
+    """`precision`, or fp32, and a word about it, where bf16 is asked for and the device has none.
+
+    "bf16" becomes "32"; Lightning's "bf16-mixed" and "bf16-true" become "32-true".
+    """
+    if not precision.startswith("bf16") or has_bf16(device):
+        return precision
+    instead = "32-true" if "-" in precision else "32"
+    print(f"this {torch.device(device).type} has no bf16 of its own: precision {instead} instead", file=sys.stderr)
+    return instead
