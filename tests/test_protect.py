@@ -15,8 +15,9 @@ from PIL import Image
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, sha256_of
 from unseg_lib.pictures import is_gray_file, read_picture
-from unseg_lib.protection.batch import COLUMNS, REPORT, protect_files
+from unseg_lib.protection.batch import protect_files
 from unseg_lib.protection.inputs import find_inputs
+from unseg_lib.protection.lines import COLUMNS, REPORT
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_pictures_are_protected_within_budget_and_originals_untouched(room, weig
 @given(st.floats(0, 16), st.floats(0, 16), st.integers(0, 1000), st.sampled_from([1, 2, 3, 4]))
 def test_any_budget_holds_in_the_written_file(room, weights, eps, eps_bg, seed, channels):
     add(room, "b.png", pixels_of(channels, seed), 255 * (pixels_of(1, seed) > 128).astype(np.uint8))
-    run(room, weights, eps=eps, eps_bg=eps_bg)
+    run(room, weights, eps=eps, eps_bg=eps_bg, overwrite=True)
     mask, change = pixels_of(1, seed) > 128, change_of(room, "b.png", "b.png")
     assert change[mask].max() <= math.floor(eps) and change[~mask].max() <= math.floor(eps_bg)
 
@@ -106,6 +107,34 @@ def test_a_killed_run_goes_on(room, weights):
     (room / "out" / REPORT).write_text("".join(lines[:2]) + lines[2][:20])  # a torn line
     (room / "out" / "b.png").unlink()
     assert run(room, weights) == whole
+
+
+def test_a_run_that_is_killed_twice_knows_all_its_copies(room, weights, monkeypatch):
+    """A line that is appended to a torn one would be lost, and its copy a foreign file."""
+    whole = run(room, weights)
+    report = room / "out" / REPORT
+    lines = report.read_text().splitlines(keepends=True)
+    report.write_text(lines[0] + lines[1][:20])
+    for path in (room / "out").glob("*.png"):
+        path.unlink()
+
+    def killed(row):
+        return vars(row) if row.picture != "b.png" else pytest.fail("killed")
+
+    with monkeypatch.context() as context, pytest.raises(pytest.fail.Exception):
+        context.setattr("unseg_lib.protection.batch.asdict", killed)
+        run(room, weights)
+    assert (room / "out" / "a.png").exists() and not (room / "out" / "b.png").exists()
+    assert run(room, weights) == whole
+
+
+def test_a_copy_of_another_picture_is_not_replaced(room, weights):
+    run(room, weights)
+    before = sha256_of(room / "out" / "b.png")
+    add(room, "b.png", pixels_of(seed=1))
+    assert "the copy of another picture, or of" in run(room, weights)[1]["problem"]
+    assert sha256_of(room / "out" / "b.png") == before
+    assert not run(room, weights, overwrite=True)[1]["problem"] and sha256_of(room / "out" / "b.png") != before
 
 
 def test_gray_stays_gray(room, weights):
@@ -279,6 +308,23 @@ def spoil(room, how):
         (images / "b.png").write_text("this is text")
     elif how == "16 bits":
         Image.fromarray(np.zeros((24, 32), np.uint16)).save(images / "b.png")
+    elif how == "16 bits of a tiff":
+        (images / "b.png").unlink()
+        Image.fromarray(np.zeros((24, 32), np.uint16)).save(images / "b.tif")
+    elif how == "a pipe":
+        (images / "b.png").unlink()
+        os.mkfifo(images / "b.png")  # reading it would never end
+    elif how == "a link to nothing":
+        (images / "b.png").unlink()
+        (images / "b.png").symlink_to(images / "gone.png")
+    elif how == "what Pillow calls a TypeError":
+        (images / "b.png").unlink()
+        Image.new("RGB", (32, 24)).save(images / "b.tif")
+        content = bytearray((images / "b.tif").read_bytes())
+        first, pixels = int.from_bytes(content[4:8], "little"), content.index(bytes(1000))
+        tags = int.from_bytes(content[first : first + 2], "little")
+        content[first + 2 + 12 * tags : first + 6 + 12 * tags] = pixels.to_bytes(4, "little")  # a second, empty page
+        (images / "b.tif").write_bytes(content)
     elif how == "several frames":
         frames = [Image.fromarray(pixels_of(3, seed)) for seed in range(2)]
         frames[0].save(images / "b.png", save_all=True, append_images=frames[1:])
@@ -312,6 +358,10 @@ def spoil(room, how):
         ("corrupt picture", "found a corrupt one"),
         ("no picture", "found a corrupt one"),
         ("16 bits", "Expected 8 bits"),
+        ("16 bits of a tiff", "Expected 8 bits"),
+        ("a pipe", "Expected a file at .*found something else"),
+        ("a link to nothing", "Expected a readable file"),
+        ("what Pillow calls a TypeError", "found a corrupt one"),
         ("several frames", "Expected one picture in .*found 2"),
         ("unknown format", "b.heic; convert it"),
         ("tiny", "at least 16 pixels a side in .*found 40x15"),

@@ -159,7 +159,9 @@ def protect(
     format: Annotated[str, typer.Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
     quality: Annotated[int, typer.Option(help="of JPEG, 1 to 100")] = 95,
     keep_metadata: Annotated[bool, typer.Option(help="keep EXIF, which may hold places and names")] = False,
-    overwrite: Annotated[bool, typer.Option(help="replace files in the output folder that are not ours")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="replace foreign files and copies of other pictures in the output folder")
+    ] = False,
     jobs: Annotated[int, typer.Option(help="threads that read and write")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only list what would be written")] = False,
@@ -168,11 +170,11 @@ def protect(
 
     Without masks, boxes or points it protects what stands out by its colour, at last the whole picture.
     """
-    from unseg_lib.protection.inputs import find_inputs
+    from unseg_lib.protection.inputs import find_inputs, shown
 
     if dry_run:
         files = find_inputs(inputs, out, format)
-        print(*(f"{file.path} -> {out / file.target}" for file in files), f"{len(files)} pictures", sep="\n")
+        print(*(shown(f"{file.path} -> {out / file.target}") for file in files), f"{len(files)} pictures", sep="\n")
         return
     from unseg_lib.protection.batch import protect_files
     from unseg_lib.protection.summary import summary

@@ -11,59 +11,26 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_csv, sha256_of, whole_file, write_csv
+from unseg_lib.files import sha256_of, whole_file, write_csv
 from unseg_lib.method.budget import measure
 from unseg_lib.poisons.manifest import append_line
 from unseg_lib.progress import progress
-from unseg_lib.protection.inputs import Input, find_inputs
+from unseg_lib.protection.inputs import Input, find_inputs, shown
+from unseg_lib.protection.lines import COLUMNS, REPORT, Row, earlier_rows
 from unseg_lib.protection.one import SHORTEST, Protector
 from unseg_lib.protection.photo import FORMATS, Photo, decoded, encode, read_photo
 from unseg_lib.protection.placing import add_raw_noise
 from unseg_lib.protection.region import Region
 from unseg_lib.protection.wanted import Wanted, wanted
 
-REPORT = "protected.csv"
 LOSSLESS = ("png", "webp", "tiff")
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of protected.csv.
-
-    found_by: how the region was found; protected: its share of the picture. linf_inside, linf_outside, rms: what the
-    written file changes, in steps over 255; psnr: dB. bytes_before, bytes_after: sizes of the files. source_sha256,
-    sha256: of original and copy; settings: fingerprint of everything else the copy depends on. remark: what could not
-    be kept. problem: why there is no copy.
-    """
-
-    picture: str
-    written: str = ""
-    found_by: str = ""
-    protected: float = 0.0
-    eps: float = 0.0
-    eps_bg: float = 0.0
-    linf_inside: int = 0
-    linf_outside: int = 0
-    rms: float = 0.0
-    psnr: float = 0.0
-    ssim: float = 0.0
-    bytes_before: int = 0
-    bytes_after: int = 0
-    source_sha256: str = ""
-    sha256: str = ""
-    settings: str = ""
-    remark: str = ""
-    problem: str = ""
-
-
-COLUMNS = [column.name for column in fields(Row)]
 
 
 @dataclass(frozen=True)
@@ -114,8 +81,8 @@ def protect_files(
 
     masks, classes, boxes, points: what to protect, see `wanted`; with none of them what stands out by its colour, at
     last the whole picture. format: "png"; "keep" the original's (JPEG stays JPEG, the others are lossless); "jpeg".
-    quality: of JPEG. metadata: keep EXIF. overwrite: replace files in `out` that are not ours. jobs: threads that read
-    and write.
+    quality: of JPEG. metadata: keep EXIF. overwrite: replace files in `out` that are not ours, and copies of other
+    pictures. jobs: threads that read and write.
 
     Returns the lines of `out`/protected.csv for these pictures, those with a problem included. Raises `UnsegError` at
     once where nothing can be done at all: no picture, no generator, a full disk.
@@ -131,10 +98,9 @@ def protect_files(
         raise UnsegError(f"Expected masks and copies in two folders, found both in {out}; choose another --out.")
     files, regions = find_inputs(inputs, out, format), wanted(masks, classes, boxes, points)
     protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device)
-    earlier = _earlier(out)
-    if not (out / REPORT).exists():
-        with writing(out / REPORT):
-            write_csv(out / REPORT, [], COLUMNS)
+    earlier = earlier_rows(out)
+    with writing(out / REPORT):  # anew, so that no line is appended to one that a kill has torn
+        write_csv(out / REPORT, list(earlier.values()), COLUMNS)
     work = _Work(protector, regions, out, format, quality, metadata, overwrite, earlier)
     rows = [asdict(row) for row in progress(_rows(files, work, max(1, jobs)), "protect", total=len(files))]
     again = {row["written"] for row in rows}
@@ -189,11 +155,13 @@ def _explained(file: Input, get: Callable[[], Row]) -> Row:
     except UnsegError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in HOPELESS:
             raise  # no other picture would fare better
-        return Row(file.name, problem=str(error))
+        return Row(shown(file.name), problem=shown(str(error)))
 
 
 def _read(file: Input, work: _Work) -> "_Ready | Row":
     """The picture and its region; or its line, if the copy that is there is what would be made."""
+    if file.path.exists() and not file.path.is_file():
+        raise UnsegError(f"Expected a file at {file.path}, found something else; take it out.")  # reading may never end
     try:
         source = sha256_of(file.path)
     except OSError as error:
@@ -207,6 +175,11 @@ def _read(file: Input, work: _Work) -> "_Ready | Row":
     if min(photo.pixels.shape[:2]) < SHORTEST:
         size = f"{photo.pixels.shape[1]}x{photo.pixels.shape[0]}"
         raise UnsegError(f"Expected at least {SHORTEST} pixels a side in {file.path}, found {size}.")
+    if known and known["source_sha256"] != source and not work.overwrite:
+        raise UnsegError(
+            f"Expected to write {target}, found the copy of another picture, or of {file.path} before it was changed, "
+            "there; choose another --out or --overwrite."
+        )
     region = work.regions.region(file, photo.pixels)
     settings = _settings(region, work)
     if known and (known["source_sha256"], known["settings"]) == (source, settings):
@@ -230,7 +203,7 @@ def _write(ready: _Ready, raw, work: _Work) -> Row:
     content = encode(photo, done, FORMATS[suffix], quality=work.quality, metadata=work.metadata)
     seen = done if FORMATS[suffix] in LOSSLESS else decoded(content)
     row = Row(
-        picture=ready.file.name,
+        picture=shown(ready.file.name),
         written=ready.file.target,
         found_by=ready.region.found_by,
         protected=round(float(mask.mean()), 6),
@@ -264,19 +237,3 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UnsegError(f"Could not write {path} ({error.strerror}); choose another --out.") from error
-
-
-def _earlier(out: Path) -> dict[str, dict]:
-    """The lines of copies that earlier runs wrote and nobody changed since, by name, with their types."""
-    if not (out / REPORT).exists():
-        return {}
-    found, kinds = {}, {column.name: column.type for column in fields(Row)}
-    for row in read_csv(out / REPORT):
-        try:
-            typed = {name: kinds[name](row[name]) for name in COLUMNS}
-        except (KeyError, TypeError, ValueError):
-            continue  # a torn line: its picture is simply done again
-        target = out / typed["written"]
-        if typed["written"] and target.is_file() and sha256_of(target) == typed["sha256"]:
-            found[typed["written"]] = typed
-    return found

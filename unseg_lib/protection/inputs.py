@@ -4,6 +4,7 @@ import glob
 import mimetypes
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 from unseg_lib.errors import UnsegError
 from unseg_lib.pictures import PICTURE_SUFFIXES
 from unseg_lib.protection.photo import FORMATS
+
+# ends of lines, commands to a terminal, bytes that are no text
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ def is_picture(path: Path) -> bool:
     return known and not path.name.startswith(".")
 
 
+def shown(text: str) -> str:
+    """A text with names in it, fit for one line of a file or a terminal."""
+    return UNPRINTABLE.sub("?", text)
+
+
 def _expand(text: str, out: Path) -> list[tuple[Path, str]]:
     path = Path(text)
     if path.is_dir():
@@ -85,18 +94,23 @@ def _targets(files: list[tuple[Path, str]], format: str) -> list[str]:
     plain = [_target(name, format) for _, name in files]
     counts: dict[str, int] = {}
     for target in plain:
-        counts[target.casefold()] = counts.get(target.casefold(), 0) + 1  # some disks tell no A from a
+        counts[_key(target)] = counts.get(_key(target), 0) + 1
     taken, chosen = set(), []
     for (_, name), target in zip(files, plain):
         stem, suffix = os.path.splitext(target)
-        if counts[target.casefold()] > 1:
+        if counts[_key(target)] > 1:
             stem = f"{stem}-{Path(name).suffix[1:].lower()}"
         wanted, number = f"{stem}{suffix}", 2
-        while wanted.casefold() in taken:
+        while _key(wanted) in taken:
             wanted, number = f"{stem}-{number}{suffix}", number + 1
-        taken.add(wanted.casefold())
+        taken.add(_key(wanted))
         chosen.append(wanted)
     return chosen
+
+
+def _key(target: str) -> str:
+    """Equal for names that are one on some disks: a and A, or an accent as part of a letter and by itself."""
+    return unicodedata.normalize("NFC", target).casefold()
 
 
 def _target(name: str, format: str) -> str:
@@ -104,5 +118,5 @@ def _target(name: str, format: str) -> str:
     old = Path(name).suffix.lower()
     kept = FORMATS.get(old, "png")
     suffix = {"png": ".png", "jpeg": ".jpg"}.get(format) or (old if old in FORMATS and kept != "png" else ".png")
-    parts = [re.sub(r"[\x00-\x1f\x7f\\]", "_", part) for part in Path(name).with_suffix("").parts]
+    parts = [UNPRINTABLE.sub("_", part).replace("\\", "_") for part in Path(name).with_suffix("").parts]
     return "/".join("_" if part in ("..", ".") else part for part in parts) + suffix

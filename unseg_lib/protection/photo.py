@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.pictures import PICTURE_SUFFIXES
@@ -17,6 +17,7 @@ from unseg_lib.pictures import PICTURE_SUFFIXES
 MOST_PIXELS = 100_000_000  # of one picture; beyond, a small file may hide a picture that fills the memory
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 ORIENTATION = 0x0112  # EXIF tag
+OTHER_COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes of Pillow that become RGB
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,12 @@ def read_photo(path: Path) -> Photo:
     try:
         with _open(path) as file:
             _check_size(file, path)
-            remarks = _remarks(file, path)
+            remarks = _remarks(file)
             file.load()
             return _photo(ImageOps.exif_transpose(file), file.info.get("icc_profile"), remarks)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UnsegError:
+        raise
+    except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
         what = " ".join(str(error).split())
         raise UnsegError(f"Expected a readable picture in {path}, found a corrupt one ({what}); replace it.") from error
 
@@ -67,18 +70,20 @@ def _check_size(file: Image.Image, path: Path) -> None:
             f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found {file.width}x{file.height}; "
             "shrink it."
         )
-    if getattr(file, "n_frames", 1) > 1:
+    if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":
         raise UnsegError(f"Expected one picture in {path}, found {file.n_frames}; save them one by one.")
     if file.mode.startswith(("I", "F")):
         raise UnsegError(f"Expected 8 bits a channel in {path}, found mode {file.mode}; convert it to 8 bits first.")
 
 
-def _remarks(file: Image.Image, path: Path) -> tuple[str, ...]:
+def _remarks(file: Image.Image) -> tuple[str, ...]:
     found = []
-    if file.format == "PNG" and path.read_bytes()[24:25] == b"\x10":
+    if ";16" in str(file.tile):  # how the channels lie in the file
         found.append("16 bits a channel were reduced to 8")
-    if (file.mode in ("CMYK", "LAB", "YCbCr", "HSV") and file.format != "JPEG") or file.mode == "CMYK":
+    if file.mode in OTHER_COLOURS:
         found.append(f"{file.mode} was converted to RGB")
+    if file.format == "MPO":  # JPEG of a telephone
+        found.append(f"of {file.n_frames} pictures in the file only the first was kept")
     return tuple(found)
 
 
@@ -91,7 +96,7 @@ def _photo(file: Image.Image, profile: bytes | None, remarks: tuple[str, ...]) -
         pixels=np.asarray(file.convert("RGB")),
         gray=gray,
         alpha=alpha,
-        profile=None if file.mode == "CMYK" else profile,  # of the colours that were converted away
+        profile=None if file.mode in OTHER_COLOURS else profile,  # of the colours that were converted away
         exif=exif.tobytes() if len(exif) else None,
         remarks=remarks,
     )

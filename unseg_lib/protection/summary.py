@@ -4,14 +4,14 @@ from collections import Counter
 from pathlib import Path
 from statistics import fmean
 
-REPORT_ONLY = "protected.csv"
+from unseg_lib.protection.lines import REPORT
 
 
 def summary(rows: list[dict], out: Path) -> str:
     """Lines of text about the rows of `protect_files`; budgets are those of the written files."""
     done = [row for row in rows if not row["problem"]]
     if not done:
-        return f"No picture was protected; {out / REPORT_ONLY} says why."
+        return f"No picture was protected; {out / REPORT} says why."
     ways = ", ".join(f"{count} by {way}" for way, count in Counter(row["found_by"] for row in done).items())
     before, after = (sum(row[name] for row in done) / 1e6 for name in ("bytes_before", "bytes_after"))
     largest = [max(row[name] for row in done) for name in ("linf_inside", "linf_outside")]
@@ -31,4 +31,4 @@ def summary(rows: list[dict], out: Path) -> str:
     whole = sum(row["found_by"] == "whole picture" for row in done)
     if whole:
         lines.append(f"In {whole} nothing stood out, so the whole picture was taken; better say what to protect.")
-    return "\n".join([*lines, f"Every picture has a line in {out / REPORT_ONLY}."])
+    return "\n".join([*lines, f"Every picture has a line in {out / REPORT}."])

@@ -118,11 +118,11 @@ def _numbers(name: str, text: str, columns: tuple[str, ...]) -> Wanted:
     if not path.is_file():
         raise UnsegError(f"Expected a CSV file with the columns picture,{','.join(columns)} at {path}, found none.")
     found = defaultdict(list)
-    with open(path, newline="") as lines:
-        for line in csv.DictReader(lines):
-            if not {"picture", *columns} <= set(line):
-                raise UnsegError(f"Expected the columns picture,{','.join(columns)} in {path}, found {','.join(line)}.")
-            found[line["picture"]].append(_row([line[column] for column in columns], columns, str(path)))
+    for line in _lines(path):
+        if not {"picture", *columns} <= set(line):
+            names = ",".join(map(str, line))
+            raise UnsegError(f"Expected the columns picture,{','.join(columns)} in {path}, found {names}.")
+        found[line["picture"]].append(_row([line[column] for column in columns], columns, str(path)))
 
     def of(file: Input, shape: tuple[int, int]) -> Prompt:
         values = found.get(file.name) or found.get(Path(file.name).name)
@@ -131,6 +131,15 @@ def _numbers(name: str, text: str, columns: tuple[str, ...]) -> Wanted:
         return {name: values}
 
     return Wanted(of)
+
+
+def _lines(path: Path) -> list[dict]:
+    """The lines of a CSV file as dicts, whether or not it begins with the mark of a spreadsheet program."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as lines:
+            return list(csv.DictReader(lines))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UnsegError(f"Expected a CSV file in UTF-8 at {path}, found another ({error}); save it anew.") from error
 
 
 def _row(texts: list[str], columns: tuple[str, ...], where: str) -> list[float]:

@@ -1,0 +1,73 @@
+"""The lines of protected.csv: one for every picture, whether or not there is a copy of it."""
+
+import csv
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import sha256_of
+
+REPORT = "protected.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of protected.csv.
+
+    found_by: how the region was found; protected: its share of the picture. linf_inside, linf_outside, rms: what the
+    written file changes, in steps over 255; psnr: dB. bytes_before, bytes_after: sizes of the files. source_sha256,
+    sha256: of original and copy; settings: fingerprint of everything else the copy depends on. remark: what could not
+    be kept. problem: why there is no copy.
+    """
+
+    picture: str
+    written: str = ""
+    found_by: str = ""
+    protected: float = 0.0
+    eps: float = 0.0
+    eps_bg: float = 0.0
+    linf_inside: int = 0
+    linf_outside: int = 0
+    rms: float = 0.0
+    psnr: float = 0.0
+    ssim: float = 0.0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    source_sha256: str = ""
+    sha256: str = ""
+    settings: str = ""
+    remark: str = ""
+    problem: str = ""
+
+
+COLUMNS = [column.name for column in fields(Row)]
+
+
+def earlier_rows(out: Path) -> dict[str, dict]:
+    """The lines of copies that earlier runs wrote and nobody changed since, by name, with their types.
+
+    Raises `UnsegError` if there is a file called protected.csv of somebody else.
+    """
+    if not (out / REPORT).exists():
+        return {}
+    found, kinds = {}, {column.name: column.type for column in fields(Row)}
+    for row in _read(out / REPORT):
+        try:
+            typed = {name: kinds[name](row[name]) for name in COLUMNS}
+        except (TypeError, ValueError):
+            continue  # a torn line: its picture is simply done again
+        target = out / typed["written"]
+        if typed["written"] and target.is_file() and sha256_of(target) == typed["sha256"]:
+            found[typed["written"]] = typed
+    return found
+
+
+def _read(path: Path) -> list[dict]:
+    try:
+        with open(path, newline="", errors="replace") as file:
+            lines = csv.DictReader(file)
+            if lines.fieldnames != COLUMNS:
+                raise UnsegError(f"Expected none but our own report at {path}, found another file; move it away.")
+            return list(lines)
+    except (OSError, csv.Error) as error:
+        raise UnsegError(f"Expected a readable report at {path}, found none ({error}); move it away.") from error
