@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from unseg_lib.reporting.html import Table
+from unseg_lib.reporting.paired import Difference, paired
 from unseg_lib.reporting.scores import Score, clean_of, main_metric
 
 HARMLESS = 93  # percent of the clean-trained score; what leaves more has no effect
@@ -66,22 +67,23 @@ def verdicts(scores: list[Score], claims: tuple[Claim, ...] = CLAIMS) -> list[Ve
 
 def share_of(scores: list[Score], setting: str, recipe: str, metrics: tuple[str, ...] = ()) -> float | None:
     """Percent of the clean-trained score that `recipe` leaves in `setting`, undefended and unmixed; None if not run."""
-    own = [
-        s
-        for s in scores
-        if (s.experiment.setting, s.experiment.defense, s.experiment.clean_fraction, s.poison)
-        == (setting, "none", 0.0, recipe)
-    ]
-    if not own:
+    found = _plain_scores(scores, setting, recipe)
+    if not found:
         return None
-    wanted = metrics or (main_metric(own[0].experiment),)
-    found = {s.metric: s for s in own if s.experiment == own[0].experiment}
+    wanted = metrics or (main_metric(next(iter(found.values())).experiment),)
     if not set(wanted) <= set(found):
         return None
     cleans = [clean_of(found[metric], scores) for metric in wanted]
     if None in cleans or not sum(clean.mean for clean in cleans):
         return None
     return 100 * sum(found[metric].mean for metric in wanted) / sum(clean.mean for clean in cleans)
+
+
+def _plain_scores(scores: list[Score], setting: str, recipe: str) -> dict[str, Score]:
+    """The recipe's scores by metric, of the first victim in that setting that was trained as usual."""
+    key = (setting, recipe)
+    own = [s for s in scores if s.experiment.plain and (s.experiment.setting, s.poison) == key]
+    return {s.metric: s for s in own if s.experiment == own[0].experiment}
 
 
 def _judge(claim: Claim, scores: list[Score]) -> Verdict:
@@ -105,9 +107,20 @@ def _against_controls(setting: str, scores: list[Score]) -> list[Verdict]:
         if shares and share is not None:
             best = min((left, name) for name, left in shares.items())[1]
             text = f"{own} on {setting} works, and better than every control"
-            holds = share < min(shares[best], HARMLESS)
-            found.append(Verdict(text, holds, f"{share:.1f} %; {best} {shares[best]:.1f} %"))
+            difference = _difference(setting, own, best, scores, metrics)
+            # where there are seeds enough for an interval, all of it must lie on UnSeg's side
+            shown = difference is None or difference.high is None or difference.high < 0
+            holds = share < min(shares[best], HARMLESS) and shown
+            apart = f"; difference {difference}" if difference else ""
+            found.append(Verdict(text, holds, f"{share:.1f} %; {best} {shares[best]:.1f} %{apart}"))
     return found
+
+
+def _difference(setting: str, own: str, other: str, scores: list[Score], metrics: tuple[str, ...]) -> Difference | None:
+    """The two recipes' scores seed by seed, in the metric they are compared in."""
+    one, another = (_plain_scores(scores, setting, name) for name in (own, other))
+    metric = metrics[0] if metrics else main_metric(next(iter(one.values())).experiment)
+    return paired(one[metric], another[metric])
 
 
 def _mode_of(recipe: str) -> str:

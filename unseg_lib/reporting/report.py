@@ -15,6 +15,7 @@ from unseg_lib.reporting.gallery import PHOTOGRAPH, curves_of, predictions_of
 from unseg_lib.reporting.html import Link, Table
 from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
 from unseg_lib.reporting.origin import generator_tables, origin_table
+from unseg_lib.reporting.paired import ENOUGH, paired_table
 from unseg_lib.reporting.published import not_run_here
 from unseg_lib.reporting.scores import Experiment, Score, plain_only, planned, read_rows, scores_of
 from unseg_lib.reporting.tables import bars_of, blocks_of, class_table, effect_table, experiments_of, panel_of, title_of
@@ -43,6 +44,7 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
     parts = [
         ("What holds, and what does not", _verdicts(verdicts(scores))),
         ("Paper, ours, difference", _effect(results, usual, usual_plan)),
+        ("Seed by seed", _paired(usual)),
         ("While they learn", _curves(results, usual)),
         ("What a thief can do", _defences(scores)),
         ("Clean pictures among them", _mixtures(scores)),
@@ -116,6 +118,16 @@ def _defences(scores: list[Score]) -> str:
     )
     maps = "".join(_titled(one, _figure(heat_map(grid), caption, caption)) for one, grid in grids.items())
     return f"{maps}<h3>The paper’s Table 4</h3>{_table(table_4(grids))}" if grids else ""
+
+
+def _paired(scores: list[Score]) -> str:
+    """UnSeg against every control and rival, differences within seeds."""
+    table = _table(paired_table(experiments_of(scores), scores))
+    note = (
+        "UnSeg’s score minus another’s under the same seed, in points, mean and Student’s t interval over seeds: "
+        f"below zero is better protected. Fewer than {ENOUGH} common seeds give no interval and are left out."
+    )
+    return f'<p class="note">{note}</p>{table}' if table else ""
 
 
 def _mixtures(scores: list[Score]) -> str:
