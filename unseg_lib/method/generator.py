@@ -48,6 +48,8 @@ class Generator(nn.Module):
         super().__init__()
         self.layout, self.mean_free, self.logit_scale = layout, mean_free, logit_scale
         self.tokens = tokens
+        # how the encoder is run and what is known of positions; `inference.Inference` has faster ways
+        self.encode, self.position = encode, None
         self.image_encoder = build_image_encoder(layout)
         self.prompt_encoder = build_prompt_encoder(layout)
         self.mask_decoder = build_mask_decoder(layout)
@@ -86,10 +88,10 @@ class Generator(nn.Module):
 
         (A quarter of the input for SAM's patch of 16; in general the grid is four times the token grid.)
         """
-        embedding, early = encode(self.image_encoder, x)
+        embedding, early = self.encode(self.image_encoder, x)
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, self.noise_tokens.weight])
-        hs, upscaled = decoder_trunk(decoder, self.prompt_encoder, embedding, tokens, prompts)
+        hs, upscaled = decoder_trunk(decoder, self.prompt_encoder, embedding, tokens, prompts, self.position)
 
         first = FIRST_NOISE_TOKEN[self.tokens]
         token = torch.stack([mlp(hs[:, first + i]) for i, mlp in enumerate(self.noise_mlps)], dim=1)  # (N,3,c/8)
@@ -118,13 +120,13 @@ class Generator(nn.Module):
         """
         device = self.noise_tokens.weight.device
         x = square(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255, self.layout.image_size)
-        prompts = self._prompts_of(picture.shape[:2], mask, box, points)
+        prompts = self.prompts_of(picture.shape[:2], mask, box, points)
         was_training = self.training
         noise = self.eval()(x.to(device), prompts.to(device))[0].float().cpu()
         self.train(was_training)
         return noise
 
-    def _prompts_of(self, shape: tuple[int, int], mask, box, points) -> Prompts:
+    def prompts_of(self, shape: tuple[int, int], mask, box, points) -> Prompts:
         """Prompts in pixels of a picture -> prompts in pixels of the model's padded square."""
         scale, grid = self.layout.image_size / max(shape), self.layout.grid
         if mask is None:

@@ -117,15 +117,17 @@ def decoder_trunk(
     embedding: torch.Tensor,
     tokens: torch.Tensor,
     prompts,
+    position: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run the two-way transformer and the up-scaling for pictures with a prompt each.
 
     embedding `(N,width,t,t)`; tokens `(k,width)`, the output tokens that stand before the prompt's;
     prompts: `prompts.Prompts` of N pictures. Pictures that are prompted by the same kinds go through
     together, because the number of prompt tokens differs between kinds.
+    position: the prompt encoder's `get_dense_pe()`, where it is known already.
     Returns the output tokens `(N,k,width)` and the up-scaled feature `(N,width/8,4t,4t)`.
     """
-    position = prompt_encoder.get_dense_pe()
+    position = prompt_encoder.get_dense_pe() if position is None else position
     outputs, features, order = [], [], []
     for rows, points, boxes, masks in prompts.by_kind():
         sparse, dense = prompt_encoder(points=points, boxes=boxes, masks=masks)

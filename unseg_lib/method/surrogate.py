@@ -28,6 +28,7 @@ class SamSurrogate(nn.Module):
     def __init__(self, layout: SamLayout):
         super().__init__()
         self.size, self.grid = layout.image_size, layout.grid
+        self.encode = encode  # how the encoder is run, see Generator
         self.image_encoder = build_image_encoder(layout)
         self.prompt_encoder = build_prompt_encoder(layout)
         self.mask_decoder = build_mask_decoder(layout, num_multimask_outputs=2)
@@ -35,7 +36,7 @@ class SamSurrogate(nn.Module):
 
     def forward(self, x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         decoder = self.mask_decoder
-        embedding, _ = encode(self.image_encoder, x)
+        embedding, _ = self.encode(self.image_encoder, x)
         hs, upscaled = decoder_trunk(decoder, self.prompt_encoder, embedding, decoder.mask_tokens.weight, prompts)
         token = decoder.output_hypernetworks_mlps[0](hs[:, 0])
         return torch.einsum("nc,nchw->nhw", token, upscaled)[:, None]

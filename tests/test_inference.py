@@ -1,0 +1,143 @@
+"""The fast way through the generator against the reference: same numbers to rounding, same written pixels to a step."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.method import attention
+from unseg_lib.method.attention import attend, encode_fused
+from unseg_lib.method.budget import add_noise
+from unseg_lib.method.generator import Generator, place_noise, square
+from unseg_lib.method.inference import Inference, has_bf16, square_of_bytes
+from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
+from unseg_lib.method.weights import SHIPPED, load_generator
+
+TINY = LAYOUTS["tiny"]
+
+
+def lively(module, seed=0):
+    """Biases and positions start at zero, where a mistake in them would not show."""
+    rng = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if name.endswith(("bias", "pos_embed", "rel_pos_h", "rel_pos_w")):
+            torch.nn.init.normal_(parameter, std=0.3, generator=rng)
+    return module
+
+
+def encoder(**changes):
+    torch.manual_seed(0)
+    return lively(build_image_encoder(replace(TINY, **changes))).eval()
+
+
+def test_attend_is_softmax_with_a_bias_for_every_pair():
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 1, 2, 3, 4, generator=rng).unbind(0)  # one head, 2 x 3 tokens of 4 numbers
+    down, across = torch.randn(2, 2, 4, generator=rng), torch.randn(3, 3, 4, generator=rng)
+    found = attend(q, k, v, down, across)[0]
+    for y in range(2):
+        for x in range(3):
+            one = q[0, 0, y, x]
+            logits = [
+                one @ k[0, 0, u, w] / 2 + one @ down[y, u] + one @ across[x, w] for u in range(2) for w in range(3)
+            ]
+            expected = torch.stack(logits).softmax(0) @ v[0, 0].flatten(0, 1)
+            assert torch.allclose(found[y, x], expected, atol=1e-6)
+
+
+# windows that divide the 8 x 8 tokens, that need a rim, and none at all
+@pytest.mark.parametrize("changes", [{}, {"window": 5}, {"window": 3, "heads": 4}, {"global_blocks": (0, 1)}])
+@pytest.mark.parametrize("limit", [1 << 24, 1 << 13, 1])
+def test_the_fused_encoder_is_the_encoder_however_it_is_sliced(changes, limit, monkeypatch):
+    monkeypatch.setitem(attention.SLICE_BYTES, "cpu", limit)
+    model, x = encoder(**changes), torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    for ours, theirs in zip(encode_fused(model, x), encode(model, x)):
+        assert torch.allclose(ours, theirs, atol=2e-5)
+
+
+def test_its_gradients_are_those_of_the_encoder():
+    model, x = encoder(window=5), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for run in (encode, encode_fused):
+        model.zero_grad()
+        embedding, early = run(model, x)
+        (embedding.square().mean() + early.square().mean()).backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    for name, expected in gradients[0].items():
+        assert torch.allclose(gradients[1][name], expected, atol=1e-6 + 1e-4 * expected.abs().max()), name
+
+
+def pictures():
+    """Upright, lying and square, smaller and larger than the generator's input, each with a mask."""
+    rng = np.random.default_rng(0)
+    for height, width in ((96, 200), (180, 60), (128, 128), (300, 250)):
+        small = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        pixels = np.kron(small, np.ones((9, 9, 1), np.uint8))[:height, :width]
+        mask = np.zeros((height, width), bool)
+        mask[height // 4 : -height // 3, width // 3 : -width // 4] = True
+        yield np.ascontiguousarray(pixels), mask
+
+
+def written(pixels, mask, raw):
+    return add_noise(pixels, place_noise(raw, *mask.shape), mask, 8, 2).astype(int)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
+def test_written_pixels_differ_by_at_most_one_step_and_rarely(name):
+    reference, fast = Inference(load_generator(name), reference=True), Inference(load_generator(name))
+    together = fast([fast.prepare(pixels, mask=mask) for pixels, mask in pictures()])
+    for (pixels, mask), batched in zip(pictures(), together):
+        expected = written(pixels, mask, reference.noise(pixels, mask=mask))
+        for raw in (fast.noise(pixels, mask=mask), batched):
+            change = abs(written(pixels, mask, raw) - expected)
+            assert change.max() <= 1 and (change > 0).mean() < 1e-3
+
+
+def test_the_reference_is_the_generators_own_noise_bit_for_bit():
+    torch.manual_seed(0)
+    generator = lively(Generator(TINY)).eval()
+    pixels, mask = next(pictures())
+    expected = generator.noise(pixels, mask=mask)
+    found = Inference(generator, reference=True)
+    assert torch.equal(found.noise(pixels, mask=mask), expected)
+    many = found([found.prepare(pixels, mask=mask)] * 2)
+    assert torch.allclose(many, expected.expand(2, -1, -1, -1), atol=1e-6)
+
+
+def test_boxes_and_points_reach_the_model():
+    torch.manual_seed(0)
+    generator = lively(Generator(TINY))
+    reference, fast = Inference(deepcopy(generator), reference=True), Inference(generator)
+    pixels, mask = next(pictures())
+    prompts = [{"box": (3, 4, 90, 60)}, {"points": [(10, 20), (60, 50)]}, {"mask": mask, "box": (3, 4, 90, 60)}]
+    noises = [fast.noise(pixels, **prompt) for prompt in prompts]
+    for noise, prompt in zip(noises, prompts):
+        assert torch.allclose(noise, reference.noise(pixels, **prompt), atol=1e-4)
+    assert not torch.allclose(noises[0], noises[1]) and not torch.allclose(noises[0], noises[2])
+    with pytest.raises(UnsegError, match="same number of points"):
+        fast([fast.prepare(pixels, **prompt) for prompt in prompts])
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (32, 32), (20, 20)])
+def test_preparing_bytes_is_the_square_of_the_picture(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    assert torch.allclose(square_of_bytes(pixels, 32), square(x, 32), atol=1e-6)
+
+
+def test_bf16_only_where_asked_or_where_large_layouts_meet_hardware():
+    small = Generator(TINY)
+    assert not Inference(small).half and Inference(small, precision="bf16").half
+    large = Generator(replace(TINY, embed_dim=768, heads=12))
+    assert Inference(large).half == has_bf16(torch.device("cpu"))
+    assert not Inference(large, precision="32").half
+    for wrong in (
+        {"precision": "fp8"},
+        {"reference": True, "compiled": True},
+        {"reference": True, "precision": "bf16"},
+    ):
+        with pytest.raises(UnsegError):
+            Inference(small, **wrong)

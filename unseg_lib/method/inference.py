@@ -1,0 +1,119 @@
+"""A generator made ready to protect many pictures fast: fused attention, bf16 where the hardware has it, batches.
+
+`reference=True` leaves it as the paper's numbers were made: fp32, eager, segment-anything's own attention, one picture
+at a time. The noise of the two differs by rounding; `speed.compare` measures what is left of it in written pixels.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.method.attention import encode_fused, position_maps
+from unseg_lib.method.generator import Generator
+from unseg_lib.method.prompts import Prompts
+
+PRECISIONS = ("auto", "32", "bf16")
+LARGE = 768  # channels of ViT-B
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture as the model takes it: x `(1,3,S,S)` in [0,1] and its prompts, still on the CPU."""
+
+    x: torch.Tensor
+    prompts: Prompts
+
+
+class Inference:
+    """A generator with one way to run it; it becomes this object's own, and its weights must not change any more.
+
+    precision: "32", "bf16" (autocast; the noise is still read out in fp32), or "auto": bf16 where the device has it in
+    hardware and the layout is at least SAM's ViT-B. Smaller ones, such as those shipped, gain little, and their noise
+    is too steep: bf16 moves written pixels by up to three steps.
+    compiled: by torch.compile, which takes minutes at first and needs a C++ compiler.
+    """
+
+    def __init__(
+        self, generator: Generator, *, reference: bool = False, precision: str = "auto", compiled: bool = False
+    ):
+        if precision not in PRECISIONS:
+            raise UnsegError(f"Expected the precision {', '.join(PRECISIONS)}, found '{precision}'.")
+        if reference and (precision == "bf16" or compiled):
+            raise UnsegError("Expected neither bf16 nor compiling with reference=True, which is fp32 and eager.")
+        self.generator, self.reference = generator.eval(), reference
+        self.device = generator.noise_tokens.weight.device
+        worth_it = generator.layout.embed_dim >= LARGE and has_bf16(self.device)
+        self.half = not reference and (precision == "bf16" or (precision == "auto" and worth_it))
+        if not reference:
+            self._know_positions()
+            generator.encode = partial(compiled_encode() if compiled else encode_fused, maps=self.maps)
+            for head in (generator.noise_from_early, generator.noise_from_embedding, generator.noise_from_upscaled):
+                head.to(memory_format=torch.channels_last)  # as features come out of a transformer
+
+    @torch.no_grad()
+    def _know_positions(self) -> None:
+        """What depends on weights alone is made once."""
+        dtype = torch.bfloat16 if self.half else torch.float32
+        maps = position_maps(self.generator.image_encoder)
+        self.maps = [(down.to(dtype), across.to(dtype)) for down, across in maps]
+        self.generator.position = self.generator.prompt_encoder.get_dense_pe()
+
+    def prepare(self, picture: np.ndarray, *, mask=None, box=None, points=None) -> Prepared:
+        """The processor's share for one picture uint8 `(H,W,3)`, prompts as of `Generator.noise`; for any thread."""
+        prompts = self.generator.prompts_of(picture.shape[:2], mask, box, points)
+        return Prepared(square_of_bytes(picture, self.generator.layout.image_size), prompts)
+
+    @torch.inference_mode()
+    def __call__(self, prepared: list[Prepared]) -> torch.Tensor:
+        """Raw noise of N pictures, float `(N,3,g,g)` in [-1,1], on the CPU."""
+        if self.reference and len(prepared) > 1:
+            return torch.cat([self([one]) for one in prepared])
+        x = torch.cat([one.x for one in prepared]).to(self.device, non_blocking=True)
+        prompts = joined([one.prompts for one in prepared]).to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            return self.generator(x, prompts).float().cpu()
+
+    def noise(self, picture: np.ndarray, **prompt) -> torch.Tensor:
+        """What `Generator.noise` returns for one picture, this way."""
+        if self.reference:
+            return self.generator.noise(picture, **prompt)
+        return self([self.prepare(picture, **prompt)])[0]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 matrices in hardware: GPUs from Ampere on, processors with AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch: then fp32
+        return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return False
+
+
+def compiled_encode():
+    """`encode_fused` by torch.compile, with weights packed for the processor's matrix multiplication."""
+    options = {"freezing": True} if not torch.cuda.is_available() else None
+    return torch.compile(encode_fused, dynamic=False, options=options)
+
+
+def square_of_bytes(picture: np.ndarray, size: int) -> torch.Tensor:
+    """`generator.square` of uint8 `(H,W,3)` divided by 255, `(1,3,size,size)`: padded as bytes, divided when small."""
+    height, width = picture.shape[:2]
+    side = max(height, width)
+    padded = np.zeros((side, side, 3), np.uint8)
+    padded[:height, :width] = picture
+    x = torch.from_numpy(padded).permute(2, 0, 1)[None].float()
+    if side != size:
+        x = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=side > size)
+    return x.contiguous() / 255
+
+
+def joined(prompts: list[Prompts]) -> Prompts:
+    """Prompts of N pictures, which must have the same number of points."""
+    if len({p.points.shape[1] for p in prompts}) > 1:
+        raise UnsegError("Expected the same number of points for all pictures of a batch; use batches of one.")
+    return Prompts(*(torch.cat(parts) for parts in zip(*((p.boxes, p.points, p.masks, p.use) for p in prompts))))
