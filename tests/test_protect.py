@@ -91,7 +91,7 @@ def test_a_second_call_does_nothing_and_another_budget_does_it_again(room, weigh
     rows = run(room, weights)
     before = {path: path.stat().st_mtime_ns for path in (room / "out").glob("*.png")}
     with monkeypatch.context() as context:
-        context.setattr("unseg_lib.protection.one.Protector.raw_noise", lambda *_: pytest.fail("noise was made twice"))
+        context.setattr("unseg_lib.protection.one.Protector.raw_noises", lambda *_: pytest.fail("noise was made twice"))
         assert run(room, weights) == rows
     assert {path: path.stat().st_mtime_ns for path in (room / "out").glob("*.png")} == before
     (room / "masks" / "b.png").unlink()

@@ -5,7 +5,8 @@ ViT-B in fp32). Here `scaled_dot_product_attention` never holds them; only the b
 made, for a slice of the queries at a time. Works on the same modules and weights.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
@@ -23,36 +24,51 @@ Maps = tuple[torch.Tensor, torch.Tensor]  # relative positions of queries and ke
 
 
 def encode_fused(
-    encoder: ImageEncoderViT, x: torch.Tensor, maps: list[Maps] | None = None
+    encoder: ImageEncoderViT, x: torch.Tensor, maps: list[Maps] | None = None, compiled: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What `sam.encode` returns for `(N,3,S,S)` in [0,1]: embedding and early feature; with gradients too.
 
-    maps: `position_maps`, where the weights do not change.
+    maps: `position_maps`, where the weights do not change. compiled: what surrounds the attention by torch.compile;
+    all blocks share the result. The attention itself is a loop over slices that compiling would unroll.
     """
+    before, after = (_compiled(_before), _compiled(_after)) if compiled else (_before, _after)
     x = encoder.patch_embed(normalise(x)) + encoder.pos_embed  # (N,t,t,embed_dim)
     early = None
     for block, known in zip(encoder.blocks, maps or position_maps(encoder)):
-        x = x + attention(block.attn, block.norm1(x), block.window_size, known)
-        x = x + block.mlp(block.norm2(x))
+        x = after(block, x, _attention(block, before(block, x), known))
         if early is None and block.window_size == 0:
             early = x.permute(0, 3, 1, 2)
     return encoder.neck(x.permute(0, 3, 1, 2)), early
 
 
-def attention(module: nn.Module, x: torch.Tensor, window: int, maps: Maps) -> torch.Tensor:
-    """Multi-head attention of segment-anything's `Attention` on `(N,H,W,C)`, in windows of that side; 0: global.
+def _before(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Queries, keys and values `(N,H,W,3C)` of a block's input `(N,H,W,C)`."""
+    return block.attn.qkv(block.norm1(x))
 
-    The rim that fills up the last windows is zero before `module.qkv`, hence the layer's bias after it: it is put in
-    there, and neither it nor what attention says of it goes through a linear layer.
+
+def _after(block: nn.Module, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """A block's output, from its input and what its heads have seen."""
+    x = x + block.attn.proj(seen)
+    return x + block.mlp(block.norm2(x))
+
+
+@cache
+def _compiled(part: Callable) -> Callable:
+    return torch.compile(part, dynamic=False)
+
+
+def _attention(block: nn.Module, qkv: torch.Tensor, maps: Maps) -> torch.Tensor:
+    """What the heads of a block see, `(N,H,W,3C)` -> `(N,H,W,C)`, all of them or within windows.
+
+    segment-anything fills up the last windows with zeros before the linear layer, which turns them into its bias: that
+    is put in here, and neither the rim nor what attention says of it goes through a linear layer.
     """
-    qkv = module.qkv(x)
+    window, size = block.window_size, tuple(qkv.shape[1:3])
     if window:
-        qkv, padded = _windows(qkv, window, module.qkv.bias)
-    q, k, v = qkv.unflatten(-1, (3, module.num_heads, -1)).permute(3, 0, 4, 1, 2, 5).unbind(0)  # (N,heads,H,W,d)
+        qkv, padded = _windows(qkv, window, block.attn.qkv.bias)
+    q, k, v = qkv.unflatten(-1, (3, block.attn.num_heads, -1)).permute(3, 0, 4, 1, 2, 5).unbind(0)  # (N,heads,H,W,d)
     seen = attend(q, k, v, *maps)
-    if window:
-        seen = window_unpartition(seen, window, padded, tuple(x.shape[1:3]))
-    return module.proj(seen)
+    return window_unpartition(seen, window, padded, size) if window else seen
 
 
 def position_maps(encoder: ImageEncoderViT) -> list[Maps]:

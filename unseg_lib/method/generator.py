@@ -119,7 +119,7 @@ class Generator(nn.Module):
         `place_noise` brings the result to the picture's size.
         """
         device = self.noise_tokens.weight.device
-        x = square(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255, self.layout.image_size)
+        x = square_of_picture(picture, self.layout.image_size)
         prompts = self.prompts_of(picture.shape[:2], mask, box, points)
         was_training = self.training
         noise = self.eval()(x.to(device), prompts.to(device))[0].float().cpu()
@@ -173,6 +173,11 @@ def square(x: torch.Tensor, size: int, mode: str = "bilinear") -> torch.Tensor:
     if mode == "nearest":
         return F.interpolate(x, (size, size), mode="nearest")
     return F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=side > size)
+
+
+def square_of_picture(picture: np.ndarray, size: int) -> torch.Tensor:
+    """A picture uint8 `(H,W,3)` as the model takes it: `(1,3,size,size)` in [0,1]."""
+    return square(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255, size)
 
 
 def place_noise(raw: torch.Tensor, height: int, width: int) -> np.ndarray:

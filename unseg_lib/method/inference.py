@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.method.attention import encode_fused, position_maps
-from unseg_lib.method.generator import Generator
+from unseg_lib.method.generator import Generator, square_of_picture
 from unseg_lib.method.prompts import Prompts
 
 PRECISIONS = ("auto", "32", "bf16")
@@ -50,7 +50,7 @@ class Inference:
         self.half = not reference and (precision == "bf16" or (precision == "auto" and worth_it))
         if not reference:
             self._know_positions()
-            generator.encode = partial(compiled_encode() if compiled else encode_fused, maps=self.maps)
+            generator.encode = partial(encode_fused, maps=self.maps, compiled=compiled)
             for head in (generator.noise_from_early, generator.noise_from_embedding, generator.noise_from_upscaled):
                 head.to(memory_format=torch.channels_last)  # as features come out of a transformer
 
@@ -64,8 +64,11 @@ class Inference:
 
     def prepare(self, picture: np.ndarray, *, mask=None, box=None, points=None) -> Prepared:
         """The processor's share for one picture uint8 `(H,W,3)`, prompts as of `Generator.noise`; for any thread."""
-        prompts = self.generator.prompts_of(picture.shape[:2], mask, box, points)
-        return Prepared(square_of_bytes(picture, self.generator.layout.image_size), prompts)
+        prompts, size = (
+            self.generator.prompts_of(picture.shape[:2], mask, box, points),
+            self.generator.layout.image_size,
+        )
+        return Prepared(square_of_picture(picture, size) if self.reference else square_of_bytes(picture, size), prompts)
 
     @torch.inference_mode()
     def __call__(self, prepared: list[Prepared]) -> torch.Tensor:
@@ -79,8 +82,6 @@ class Inference:
 
     def noise(self, picture: np.ndarray, **prompt) -> torch.Tensor:
         """What `Generator.noise` returns for one picture, this way."""
-        if self.reference:
-            return self.generator.noise(picture, **prompt)
         return self([self.prepare(picture, **prompt)])[0]
 
 
@@ -94,14 +95,8 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def compiled_encode():
-    """`encode_fused` by torch.compile, with weights packed for the processor's matrix multiplication."""
-    options = {"freezing": True} if not torch.cuda.is_available() else None
-    return torch.compile(encode_fused, dynamic=False, options=options)
-
-
 def square_of_bytes(picture: np.ndarray, size: int) -> torch.Tensor:
-    """`generator.square` of uint8 `(H,W,3)` divided by 255, `(1,3,size,size)`: padded as bytes, divided when small."""
+    """`square_of_picture`, but padded as bytes and divided by 255 when small: equal to rounding, and faster."""
     height, width = picture.shape[:2]
     side = max(height, width)
     padded = np.zeros((side, side, 3), np.uint8)

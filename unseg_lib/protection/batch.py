@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from unseg_lib.protection.photo import FORMATS, Photo, decoded, encode, read_pho
 from unseg_lib.protection.placing import add_raw_noise
 from unseg_lib.protection.region import Region
 from unseg_lib.protection.wanted import Wanted, wanted
+
+if TYPE_CHECKING:
+    from unseg_lib.method.inference import Prepared
 
 LOSSLESS = ("png", "webp", "tiff")
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -57,6 +61,7 @@ class _Ready:
     source_sha256: str
     settings: str
     size: int
+    prepared: "Prepared | None"  # None: there is nothing to protect
 
 
 def protect_files(
@@ -76,13 +81,14 @@ def protect_files(
     overwrite: bool = False,
     jobs: int = 2,
     device: str = "auto",
+    reference: bool = False,
 ) -> list[dict]:
     """Protect pictures of files, folders and patterns, write copies of the same names below `out`; originals stay.
 
     masks, classes, boxes, points: what to protect, see `wanted`; with none of them what stands out by its colour, at
     last the whole picture. format: "png"; "keep" the original's (JPEG stays JPEG, the others are lossless); "jpeg".
     quality: of JPEG. metadata: keep EXIF. overwrite: replace files in `out` that are not ours, and copies of other
-    pictures. jobs: threads that read and write.
+    pictures. jobs: threads that read and write. reference: the slow way, see `Protector`.
 
     Returns the lines of `out`/protected.csv for these pictures, those with a problem included. Raises `UnsegError` at
     once where nothing can be done at all: no picture, no generator, a full disk.
@@ -97,7 +103,7 @@ def protect_files(
     if masks and out.resolve() == Path(masks).resolve():
         raise UnsegError(f"Expected masks and copies in two folders, found both in {out}; choose another --out.")
     files, regions = find_inputs(inputs, out, format), wanted(masks, classes, boxes, points)
-    protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device)
+    protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference)
     earlier = earlier_rows(out)
     with writing(out / REPORT):  # anew, so that no line is appended to one that a kill has torn
         write_csv(out / REPORT, list(earlier.values()), COLUMNS)
@@ -136,8 +142,8 @@ def _noised(file: Input, reading: "Future[_Ready | Row]", work: _Work, writers: 
     raw = None
     try:
         ready = reading.result()
-        if isinstance(ready, _Ready) and ready.region.mask.any():
-            raw = work.protector.raw_noise(ready.photo.pixels, ready.region)
+        if isinstance(ready, _Ready) and ready.prepared:
+            raw = work.protector.raw_noises([ready.prepared])[0]
     except UnsegError as error:
         ready = error
     return writers.submit(_finish, ready, raw, work)
@@ -184,13 +190,15 @@ def _read(file: Input, work: _Work) -> "_Ready | Row":
     settings = _settings(region, work)
     if known and (known["source_sha256"], known["settings"]) == (source, settings):
         return Row(**known)
-    return _Ready(file, photo, region, source, settings, file.path.stat().st_size)
+    prepared = work.protector.prepare(photo.pixels, region.mask) if region.mask.any() else None
+    return _Ready(file, photo, region, source, settings, file.path.stat().st_size, prepared)
 
 
 def _settings(region: Region, work: _Work) -> str:
     """A fingerprint of all that decides the copy but the original itself."""
     own = work.protector
     words = (own.sha256, own.eps, own.eps_bg, work.format, work.quality, work.metadata, region.mask.shape)
+    words += ("reference",) if own.inference.reference else ()
     return hashlib.sha256(repr(words).encode() + np.packbits(region.mask).tobytes()).hexdigest()[:16]
 
 

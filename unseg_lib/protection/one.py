@@ -14,7 +14,7 @@ from unseg_lib.protection.region import Box, Region, region_of
 if TYPE_CHECKING:
     import torch
 
-    from unseg_lib.method.generator import Generator
+    from unseg_lib.method.inference import Prepared
 
 SHORTEST = 16  # pixels; below, a picture is smaller than the noise's own grain
 LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
@@ -41,15 +41,27 @@ class Protector:
 
     generator: "small", "colour", or the path of a .safetensors file. eps, eps_bg: the largest change inside and outside
     the region, in steps over 255; fractions are allowed and rounded down. device: "auto", "cpu", "cuda", "mps".
+    reference: run it as the paper's numbers were made, fp32 and one picture at a time, and slower; pixels then differ
+    by at most one step (`inference.Inference`).
     """
 
-    def __init__(self, generator: str = "small", *, eps: float = 8, eps_bg: float = 2, device: str = "auto"):
+    def __init__(
+        self,
+        generator: str = "small",
+        *,
+        eps: float = 8,
+        eps_bg: float = 2,
+        device: str = "auto",
+        reference: bool = False,
+    ):
+        from unseg_lib.method.inference import Inference
         from unseg_lib.poisons import PoisonSettings
         from unseg_lib.poisons.unseg import open_generator
 
         settings = PoisonSettings(eps, eps_bg, generator=str(generator), device=device)  # checks the budget
         self.eps, self.eps_bg = eps, eps_bg
-        self.generator, self.sha256 = open_generator(settings)
+        generator, self.sha256 = open_generator(settings)
+        self.inference = Inference(generator, reference=reference)
 
     def __call__(
         self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None
@@ -75,19 +87,22 @@ class Protector:
 
     def raw_noise(self, pixels: np.ndarray, region: Region) -> "torch.Tensor":
         """The generator's noise `(3,g,g)` in [-1,1] on the padded square."""
-        return noise_of(self.generator, pixels, region.mask)
+        return self.raw_noises([self.prepare(pixels, region.mask)])[0]
 
+    def prepare(self, pixels: np.ndarray, mask: np.ndarray) -> "Prepared":
+        """The processor's share of `raw_noise`, for any thread; very large pictures are shrunk first, for memory."""
+        from PIL import Image
 
-def noise_of(generator: "Generator", pixels: np.ndarray, mask: np.ndarray) -> "torch.Tensor":
-    """Raw noise of one picture with a mask prompt; very large pictures are shrunk first, to save memory."""
-    from PIL import Image
+        ratio = LARGEST / max(mask.shape)
+        if ratio < 1:
+            size = tuple(max(1, round(side * ratio)) for side in mask.shape[::-1])
+            pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
+            mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        return self.inference.prepare(pixels, mask=mask)
 
-    ratio = LARGEST / max(mask.shape)
-    if ratio < 1:
-        size = tuple(max(1, round(side * ratio)) for side in mask.shape[::-1])
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
-        mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    return generator.noise(pixels, mask=mask)
+    def raw_noises(self, prepared: "list[Prepared]") -> "torch.Tensor":
+        """The generator's share for N pictures, `(N,3,g,g)`."""
+        return self.inference(prepared)
 
 
 def protect(
