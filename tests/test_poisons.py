@@ -187,6 +187,21 @@ def test_untrained_has_the_amplitude_of_the_trained_and_another_pattern(plain):
     assert not np.array_equal(change("untrained", picture, plain), change("untrained", picture, replace(plain, seed=9)))
 
 
+def test_by_class_each_pixel_has_the_noise_of_its_own_class(plain):
+    picture = picture_of()
+    assert np.array_equal(change("unseg_by_class", picture, plain), change("unseg", picture, plain))  # one class
+    label = picture.label.copy()
+    label[picture.mask & (np.arange(label.shape[1]) > 12)] = 2
+    two = replace(picture, label=label)
+    found = change("unseg_by_class", two, plain)
+    for one in (1, 2):
+        alone = change("unseg", replace(two, mask=label == one), plain)
+        assert np.array_equal(found[label == one], alone[label == one])
+    outside = ~picture.mask
+    assert np.array_equal(found[outside], change("unseg", picture, plain)[outside])
+    assert not np.array_equal(found, change("unseg", two, plain))
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.01, 0.6), st.integers(4, 32), st.integers(4, 32))
 def test_match_amplitude(seed, wanted, height, width):

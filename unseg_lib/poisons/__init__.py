@@ -18,6 +18,7 @@ from unseg_lib.poisons.random_noise import random_noise
 from unseg_lib.poisons.settings import Picture, PoisonSettings
 from unseg_lib.poisons.synper import synper
 from unseg_lib.poisons.unseg import unseg
+from unseg_lib.poisons.unseg_by_class import unseg_by_class
 from unseg_lib.poisons.unseg_regions import unseg_box, unseg_points, unseg_salient
 from unseg_lib.poisons.untrained import untrained
 
@@ -37,12 +38,13 @@ POISONS = {
     "error_min_class": error_min_class,
     "untrained": untrained,
     "unseg": unseg,
+    "unseg_by_class": unseg_by_class,
     "unseg_box": unseg_box,
     "unseg_points": unseg_points,
     "unseg_salient": unseg_salient,
 }
 OWN_REGION = ("unseg_box", "unseg_points", "unseg_salient")  # keep to eps, but in a region of their own
-WITH_GENERATOR = ("unseg", "untrained", *OWN_REGION)  # their result depends on the generator's file
+WITH_GENERATOR = ("unseg", "unseg_by_class", "untrained", *OWN_REGION)  # their result depends on the generator's file
 BY_CLASS = ("synper", "ar", "cuda", "cuda_blur")  # keep to no eps: they follow classes, see `include_background`
 UNBOUNDED = (*BY_CLASS, *OWN_REGION)  # may change more than eps_bg outside the mask
 FITTED = {"error_min": fit_samples, "error_min_class": fit_tiles}  # learn from the whole set first
