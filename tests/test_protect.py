@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, sha256_of
@@ -508,17 +508,125 @@ def test_a_file_changed_since_is_not_replaced(room, weights):
     assert (room / "out" / "b.png").read_bytes() == b"edited by hand"
 
 
-def test_many_mixed_pictures_in_one_call(room, weights):
-    rng = np.random.default_rng(0)
-    for number in range(60):
-        size = tuple(rng.integers(16, 60, 2))
-        suffix = ["png", "jpg", "webp", "tif"][number % 4]
-        path = room / "images" / f"n{number}.{suffix}"
-        Image.fromarray(pixels_of([3, 1][number % 2], number, size)).save(path)
+KINDS = {  # mode and suffix of the file -> mode of its copy; None: it cannot be protected
+    ("RGB", "jpg"): "RGB",
+    ("L", "jpg"): "L",
+    ("CMYK", "jpg"): "RGB",
+    ("RGB", "png"): "RGB",
+    ("L", "png"): "L",
+    ("LA", "png"): "LA",
+    ("P", "png"): "RGB",
+    ("1", "png"): "L",
+    ("I;16", "png"): None,
+    ("RGBA", "webp"): "RGBA",
+    ("RGBA", "tif"): "RGBA",
+    ("I;16", "tif"): None,
+}
+
+
+def many_mixed(folder, count=60):
+    """Pictures of all kinds and sizes, every tenth cut off; what each copy is expected to be, by name."""
+    rng, expected = np.random.default_rng(0), {}
+    for number in range(count):
+        mode, suffix = list(KINDS)[number % len(KINDS)]
+        size = tuple(int(side) for side in rng.integers(16, 90, 2))
+        picture = Image.fromarray(pixels_of(3, number, size))
+        if mode == "I;16":
+            picture = Image.fromarray(pixels_of(1, number, size).astype(np.uint16) * 257)
+        elif mode in ("LA", "RGBA"):
+            picture = picture.convert(mode)
+            picture.putalpha(Image.fromarray(pixels_of(1, number, size)))
+        else:
+            picture = picture.convert(mode)
+        exif = Image.Exif()
+        exif[0x0112] = 1 + number % 8
+        path = folder / ("" if number % 3 else f"sub{number % 4}") / f"n{number}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path, exif=exif)
         if number % 10 == 9:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
-    rows = run(room, weights, masks="", jobs=3)
-    bad = [row["picture"] for row in rows if row["problem"]]
-    assert len(rows) == 62 and bad == ["n19.tif", "n29.jpg", "n39.tif", "n49.jpg", "n59.tif", "n9.jpg"]
-    assert all(row["linf_inside"] <= 8 and row["linf_outside"] <= 2 for row in rows)
-    assert run(room, weights, masks="", jobs=1) == rows
+        good = KINDS[mode, suffix] and number % 10 < 9
+        expected[path.relative_to(folder).as_posix()] = KINDS[mode, suffix] if good else None
+    return expected
+
+
+def test_many_mixed_pictures_in_one_call(room, weights):
+    images, out = room / "mixed", room / "out"
+    images.mkdir()
+    expected = many_mixed(images)
+    before = hashes(images)
+    options = {"generator": weights, "device": "cpu"}
+    rows = protect_files([images], out, **options, jobs=3)
+    assert hashes(images) == before
+    assert {row["picture"] for row in rows if row["problem"]} == {name for name, mode in expected.items() if not mode}
+    assert 0 < sum(not mode for mode in expected.values()) < 20 and len(rows) == 60
+    for row in (row for row in rows if not row["problem"]):
+        with Image.open(images / row["picture"]) as original, Image.open(out / row["written"]) as written:
+            upright = ImageOps.exif_transpose(original)
+            assert written.mode == expected[row["picture"]] and written.size == upright.size
+            if "A" in written.mode:
+                assert np.array_equal(written.getchannel("A"), upright.getchannel("A"))
+            change = np.asarray(written.convert("RGB")).astype(int) - np.asarray(upright.convert("RGB"))
+        assert np.abs(change).max() == max(row["linf_inside"], row["linf_outside"]) <= 8
+        assert row["linf_outside"] <= 2 and row["found_by"] in ("salient objects", "whole picture")
+    written = hashes(out)
+    assert protect_files([images], out, **options, jobs=1) == rows and hashes(out) == written
+
+
+def test_a_telephones_picture_is_its_first(room, weights):
+    first, second = (Image.fromarray(pixels_of(3, seed)) for seed in range(2))
+    first.save(room / "images" / "b.jpg", "MPO", save_all=True, append_images=[second])
+    (room / "images" / "b.png").unlink()
+    row = run(room, weights)[1]
+    assert row["remark"] == "of 2 pictures in the file only the first was kept"
+    assert np.abs(read_picture(room / "out" / "b.png").astype(int) - read_picture(room / "images" / "b.jpg")).max() <= 8
+
+
+def test_what_16_bits_of_colour_lose_is_remarked(room, weights):
+    import tifffile
+
+    (room / "images" / "b.png").unlink()
+    tifffile.imwrite(room / "images" / "b.tif", pixels_of().astype(np.uint16) * 257, photometric="rgb")
+    row = run(room, weights)[1]
+    assert row["remark"] == "16 bits a channel were reduced to 8"
+    assert np.abs(read_picture(room / "out" / "b.png").astype(int) - pixels_of()).max() <= 8
+
+
+def test_names_that_are_no_text_are_written_as_text(room, weights):
+    good, strange = (room / "images" / "b.png").read_bytes(), os.fsencode(room / "images")
+    for name, content in ((b"bad\xff.png", good), (b"red\x1b[31m.png", good), (b"two\nlines.png", b"no picture")):
+        Path(os.fsdecode(strange + b"/" + name)).write_bytes(content)
+    rows = run(room, weights, masks="")
+    assert [row["written"] for row in rows] == ["a.png", "b.png", "bad_.png", "red_[31m.png", ""]
+    assert [row["picture"] for row in rows[2:]] == ["bad?.png", "red?[31m.png", "two?lines.png"]
+    assert "two?lines.png, found a corrupt one" in rows[4]["problem"]
+    assert len((room / "out" / REPORT).read_text().splitlines()) == 6
+    assert run(room, weights, masks="") == rows
+
+
+def test_nothing_is_written_through_a_link_or_into_a_strangers_report(room, weights):
+    (room / "out").mkdir()
+    (room / "diary.txt").write_text("mine")
+    (room / "out" / "b.png").symlink_to(room / "diary.txt")
+    assert "not from here" in run(room, weights)[1]["problem"]
+    report = room / "out" / REPORT
+    (room / "elsewhere.csv").write_bytes(report.read_bytes())
+    report.unlink()
+    report.symlink_to(room / "elsewhere.csv")
+    lines = (room / "elsewhere.csv").read_text()
+    run(room, weights, overwrite=True)
+    assert (room / "diary.txt").read_text() == "mine" and (room / "elsewhere.csv").read_text() == lines
+    report.unlink()
+    report.write_text("picture,price\n")
+    with pytest.raises(UnsegError, match="none but our own report"):
+        run(room, weights)
+    assert report.read_text() == "picture,price\n"
+
+
+def test_a_spreadsheets_csv_is_read_and_what_is_none_is_refused(room, weights):
+    (room / "points.csv").write_bytes(b"\xef\xbb\xbfpicture,x,y\r\na.jpg,5,3\r\nb.png,5,3\r\n")
+    rows = run(room, weights, masks="", points=str(room / "points.csv"))
+    assert [row["found_by"] for row in rows] == ["points", "points"]
+    (room / "points.csv").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(UnsegError, match="CSV file in UTF-8"):
+        run(room, weights, masks="", points=str(room / "points.csv"))

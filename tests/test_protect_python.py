@@ -121,6 +121,29 @@ def test_a_batch_is_its_pictures_one_by_one(weights, protector):
         protect_batch(stack, [MASK], generator=weights)
 
 
+class Safe(torch.utils.data.Dataset):
+    """Pictures that are protected as they are loaded, by a protector of each worker's own."""
+
+    def __init__(self, weights):
+        self.weights, self.protector = weights, None
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        self.protector = self.protector or Protector(self.weights, device="cpu")
+        done = self.protector(torch.from_numpy(np.roll(PIXELS, i, axis=1)).permute(2, 0, 1), np.roll(MASK, i, axis=1))
+        return done.image, torch.from_numpy(done.region)
+
+
+def test_it_works_in_a_data_loader(weights, protector):
+    loader = torch.utils.data.DataLoader(Safe(weights), batch_size=2, num_workers=2)
+    images, regions = (torch.cat(parts) for parts in zip(*loader))
+    assert images.shape == (4, 3, 24, 32) and regions.sum(dim=(1, 2)).tolist() == [MASK.sum()] * 4
+    expected = protector(np.roll(PIXELS, 3, axis=1), np.roll(MASK, 3, axis=1)).image
+    assert np.array_equal(images[3].permute(1, 2, 0), expected)
+
+
 def test_a_large_picture_in_strips_is_the_same_within_a_step(protector, monkeypatch):
     whole = protector(PIXELS, MASK)
     monkeypatch.setattr(budget, "STRIP", 32 * 5)
