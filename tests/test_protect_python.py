@@ -172,5 +172,10 @@ def test_inspect_counts_the_changes(tmp_path):
     assert "red 0, green 3, blue 0" in described(found)
     write_difference(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "d.png")
     assert np.asarray(Image.open(tmp_path / "d.png"))[0, 0].tolist() == [127, 157, 127]
+    before = (tmp_path / "a.png").read_bytes()
+    for name, sentence in (("a.png", "found a file there"), ("d.foo", r"ends in \.png"), ("a.png/d.png", "Could not")):
+        with pytest.raises(UnsegError, match=sentence):
+            write_difference(tmp_path / "a.png", tmp_path / "b.png", tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == before
     with pytest.raises(UnsegError, match="two pictures of one size, found 32x24 and 32x20"):
         inspect(tmp_path / "a.png", tmp_path / "c.png")

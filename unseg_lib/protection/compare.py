@@ -51,9 +51,17 @@ def described(found: dict) -> str:
 
 
 def write_difference(original: str | Path, protected: str | Path, path: str | Path, times: int = 10) -> None:
-    """Write a picture of the change, enlarged around gray."""
+    """Write a picture of the change, enlarged around gray; never over a file that is there."""
     from unseg_lib.pictures import write_picture
     from unseg_lib.reporting.figures import magnify
 
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UnsegError(f"Expected a name that ends in .png for the picture of the change, found {path}.")
+    if path.exists():
+        raise UnsegError(f"Expected to write {path}, found a file there; choose another name.")
     before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
-    write_picture(path, magnify(before, after, times))
+    try:
+        write_picture(path, magnify(before, after, times))
+    except OSError as error:
+        raise UnsegError(f"Could not write {path} ({error.strerror}); choose another name.") from error
