@@ -89,6 +89,24 @@ def test_a_step_moves_one_player_only(phase, target):
     assert all(p.requires_grad for p in game.bare("surrogate").parameters())
 
 
+@pytest.mark.parametrize("leaking", [False, True])
+def test_a_waiting_player_drifts_only_where_its_momentum_leaks(leaking):
+    """Adam after one gradient g, then one of zero: the step is lr * 0.9 / (1 + 0.9) over sqrt(0.999 / 1.999)."""
+    config = BilevelConfig(**TINY | {"optimiser": "adam_leaking" if leaking else "adam", "surrogate_lr": 0.01})
+    fabric = Fabric(accelerator="cpu")
+    game = Game(config, fabric)
+    x, y = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
+    y[..., 4:20, 4:20] = 1
+    start = state_of(game, "generator")
+    bilevel.train_step(config, fabric, game, (x, y), "surrogate", 0)
+    assert all(torch.equal(v, start[k]) for k, v in state_of(game, "generator").items())  # no momentum yet
+    before = state_of(game, "surrogate")
+    bilevel.train_step(config, fabric, game, (x, y), "generator", 1)
+    moved = max((v - before[k]).abs().max().item() for k, v in state_of(game, "surrogate").items())
+    expected = 0.01 * (0.9 / 1.9) / (0.999 / 1.999) ** 0.5
+    assert moved == pytest.approx(expected if leaking else 0, rel=0.01)
+
+
 @pytest.mark.parametrize(
     "target,phase,share", [("ones", "generator", 1.0), ("true", "generator", 0.5), ("ones", "surrogate", 0.5)]
 )

@@ -18,7 +18,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_csv, write_json
 from unseg_lib.hardware import choose_device, usable_precision
 from unseg_lib.method.budget import budget_map
-from unseg_lib.method.config import BilevelConfig, phase_of
+from unseg_lib.method.config import LEAKING, BilevelConfig, phase_of
 from unseg_lib.method.losses import segmentation_loss
 from unseg_lib.method.pairs import batches, steps_per_epoch
 from unseg_lib.method.players import Game
@@ -88,6 +88,8 @@ def train_step(config: BilevelConfig, fabric, game: Game, batch, phase: str, ste
         norm = torch.nn.utils.get_total_norm(gradients)
         _check_finite(loss, norm, phase, step, optimiser)
         optimiser.step()
+    if config.optimiser in LEAKING:
+        game.drift(idle)
     return {"loss": loss.item(), "gradient": norm.item()} | noise_statistics(noise)
 
 

@@ -9,6 +9,9 @@ from unseg_lib.method.sam import LAYOUTS
 
 CHOICES = {"target": ("ones", "true"), "alternation": ("epoch", "steps"), "shown": ("subset", "mask")}
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+# the same, but the player who waits keeps moving on its momentum, as in the released code (paper 4.6)
+LEAKING = ("adam_leaking", "adamw_leaking")
+OPTIMISERS |= {name: OPTIMISERS[name.removesuffix("_leaking")] for name in LEAKING}
 
 
 @dataclass(frozen=True)

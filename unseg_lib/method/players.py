@@ -26,7 +26,7 @@ class Game:
         if config.mae_weights:
             load_mae(surrogate.image_encoder, config.mae_weights)
         generator.freeze_unused()
-        # two optimisers: the released code's single Adam keeps moving the idle player (paper 4.6)
+        # two optimisers: the released code's single Adam keeps moving the idle player (paper 4.6), see `drift`
         new = OPTIMISERS[config.optimiser]
         self.optimisers = {
             "generator": new([p for p in generator.parameters() if p.requires_grad], lr=config.generator_lr),
@@ -41,6 +41,16 @@ class Game:
         """A player without Fabric's and DDP's wrappers."""
         module = self.players[name].module
         return getattr(module, "module", module)
+
+    def drift(self, name: str) -> None:
+        """Step a waiting player on gradients of zero: what moves it is the momentum of its last turn (paper 4.6)."""
+        optimiser = self.optimisers[name]
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                if parameter in optimiser.state:  # before its first turn it has no momentum, and stays
+                    parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        optimiser.zero_grad()
 
     def state(self) -> dict:
         players = {name: self.bare(name).state_dict() for name in self.players}
