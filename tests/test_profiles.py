@@ -215,18 +215,67 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     assert [row["notebook"] for row in rows] == ["victim/scenes-random-unet-s0/run.ipynb"]
 
 
-@pytest.mark.parametrize("name", ["smoke", "small", "paper"])
+@pytest.mark.parametrize("name", ["smoke", "small", "paper", "ablations"])
 def test_the_projects_profiles_are_valid(project, name):
     profile = load_profile(name, project)
     kinds = {stage.kind for stage in profile.stages.values()}
-    assert kinds == {"generator", "poison", "victim", "pixels", "tables", *profile.pages}
+    pixels = {"pixels"} if profile.pixels else set()
+    assert kinds == {"generator", "poison", "victim", "tables", *pixels, *profile.pages}
     assert all(stage.folder.is_relative_to(profile.results) for stage in profile.stages.values())
 
 
-def test_a_dry_run_of_paper_lists_every_stage(project):
-    stages = load_profile("paper", project).stages
+def test_an_ablation_changes_few_settings_and_has_three_seeds(project):
+    small, own = (load_profile(name, project) for name in ("small", "ablations"))
+    base = own.generators["small"]
+    assert base == small.generators["small"] and own.victims == small.victims
+    for name in ("voc-object", "lung", "camvid"):
+        assert own.datasets[name] == small.datasets[name]
+    turns = {"alternation", "surrogate_turn", "generator_turn"}  # these are one thing
+    for name, settings in own.generators.items():
+        changed = {key for key in settings if settings[key] != base.get(key)}
+        assert len(changed) <= 2 or changed <= turns, f"{name} changes {changed}"
+    seeds = {}
+    for stage in own.stages.values():
+        if stage.kind == "victim":
+            seeds.setdefault(stage.name.rpartition("-s")[0], set()).add(stage.values["seed"])
+    assert all(len(found) >= 3 for found in seeds.values())
+
+
+@pytest.mark.parametrize("name", ["smoke", "small", "paper", "ablations"])
+def test_every_generators_settings_belong_together(project, name):
+    from dataclasses import fields
+
+    from unseg_lib.method.config import BilevelConfig
+
+    stages = [stage for stage in load_profile(name, project).stages.values() if stage.kind == "generator"]
+    for stage in stages:
+        BilevelConfig(**{field.name: stage.values[field.name] for field in fields(BilevelConfig)})
+
+
+def test_every_question_is_asked_by_a_profile(project):
+    """No arm of a question waits for a run that nobody plans; what only the paper has names no recipe."""
+    from unseg_lib.reporting.ablations import fits
+    from unseg_lib.reporting.questions import QUESTIONS
+    from unseg_lib.reporting.scores import experiment_of
+
+    stages = [stage for name in ("small", "ablations") for stage in load_profile(name, project).stages.values()]
+    runs = [
+        (experiment_of(s.values, s.name), s.values["poison"])
+        for s in stages
+        if s.kind == "victim" and s.notebook.name.startswith("03_")
+    ]
+    for question in QUESTIONS.values():
+        for trial in question.trials:
+            for arm in trial.arms:
+                planned = any(fits(arm, trial.setting, *run) for run in runs)
+                assert planned == bool(arm.recipe), f"{question.title}, {trial.setting}: {arm.label}"
+
+
+@pytest.mark.parametrize("name", ["paper", "ablations"])
+def test_a_dry_run_lists_every_stage(project, name):
+    stages = load_profile(name, project).stages
     listed = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", "--nolock", "--config", "profile=paper"],
+        [sys.executable, "-m", "snakemake", "-n", "--nolock", "--config", f"profile={name}"],
         cwd=project,
         capture_output=True,
         text=True,

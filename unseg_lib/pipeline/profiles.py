@@ -4,7 +4,7 @@ Keys, all checked: about, jobs, threads, data (folders under the data root; empt
 {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01}, datasets {name: parameters of 02 and 03},
 recipes {name: parameters of 02}, victims {name: parameters of 03}, grid [{datasets, recipes, victims, seeds,
 label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {defenses: parameters of 05, poisons: of 07,
-mixture: of 08}.
+mixture: of 08, ablations: of 11}.
 
 A more special value wins: dataset < recipe < victim < grid `set` (then `label` ends the stage's name) < `vary`, which
 lists several values of one or more parameters of 03 (each gives a stage, whose name ends in its value).

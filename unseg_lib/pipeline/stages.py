@@ -20,6 +20,7 @@ NOTEBOOKS = {
     "defenses": "05_defenses.ipynb",
     "poisons": "07_poisons.ipynb",
     "mixture": "08_mixed_data.ipynb",
+    "ablations": "11_ablations.ipynb",
 }
 # of the victims' tasks that do not learn label maps; the others run in NOTEBOOKS["victim"]
 BY_TASK = {
@@ -28,7 +29,8 @@ BY_TASK = {
     "detection": "03b_instances.ipynb",
     "interactive": "03c_interactive.ipynb",
 }
-PAGES = ("defenses", "poisons", "mixture")  # one of each at most; they read rows.csv, so the tables come before them
+# one of each at most; they read rows.csv, so the tables come before them
+PAGES = ("defenses", "poisons", "mixture", "ablations")
 # files that later stages read and that are not committed: without them a stage is not done
 PRODUCTS = {"generator": ("generator.safetensors",), "poison": ("dataset/manifest.csv",)}
 

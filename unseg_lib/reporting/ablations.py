@@ -1,0 +1,221 @@
+"""Answers to `questions.QUESTIONS` from the rows of one or two profiles: tables, bars and sentences, all computed.
+
+Every arm stays in its table: what has no row is "not run" or "failed", and what is not published "not known".
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unseg_lib.reporting.figures import Drawing, bars
+from unseg_lib.reporting.html import Cell, Link, Table
+from unseg_lib.reporting.paired import CONFIDENCE, Difference, paired
+from unseg_lib.reporting.published import published, value_of
+from unseg_lib.reporting.questions import QUESTIONS, Arm, Question, Trial
+from unseg_lib.reporting.scores import Experiment, Score, main_metric, percent_of_clean, planned, read_rows, scores_of
+from unseg_lib.reporting.tables import METRICS, number, signed
+from unseg_lib.reporting.visibility import visibility
+
+LABELS = {arm.way for question in QUESTIONS.values() for trial in question.trials for arm in trial.arms} - {""}
+MAIN_METRICS = {"voc-object": "iou_object", "lung": "iou_object", "camvid": "miou"}
+COLUMNS = ("ours", "± std", "of clean", "minus the first", "seeds", "PSNR", "SSIM")
+PAPER_COLUMNS = ("paper", "of clean")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of one profile: scores, what it plans, what its poisons did to the files; `base` starts its links."""
+
+    name: str
+    base: str
+    scores: list[Score]
+    plan: list[dict]
+    seen: dict[str, dict]
+
+
+def sources_of(folders: Sequence[str | Path], place: str | Path) -> list[Source]:
+    """The folders of results that have rows, in this order; links start at the folder `place`."""
+    found = []
+    for folder in map(Path, folders):
+        if (folder / "rows.csv").is_file():
+            base = os.path.relpath(folder.resolve(), Path(place).resolve())
+            base = "" if base == "." else base + "/"
+            scores = scores_of(read_rows(folder))
+            found.append(Source(folder.resolve().name, base, scores, planned(folder), visibility(folder)))
+    return found
+
+
+def missing(source: Source) -> list[str]:
+    """The planned runs of a profile that have no result, with their state."""
+    return [f"{run['name']}: {run['state']}" for run in source.plan if run["state"] != "done"]
+
+
+def fits(arm: Arm, setting: str, experiment: Experiment, poison: str) -> bool:
+    """Whether a run is of this arm: recipe, data set, defence, share of clean pictures, and label of its grid entry."""
+    own = (setting, arm.recipe, arm.defense, arm.clean_fraction)
+    if own != (experiment.setting, poison, experiment.defense, experiment.clean_fraction):
+        return False
+    if arm.way:
+        return experiment.way.endswith(f"-{arm.way}")
+    return not any(experiment.way.endswith(f"-{label}") for label in LABELS)
+
+
+def score_of(arm: Arm, trial: Trial, source: Source) -> Score | None:
+    """The score of an arm, of the first victim that was trained so; None where it was not run."""
+    for score in source.scores:
+        metric = trial.metric or main_metric(score.experiment)
+        if score.metric == metric and fits(arm, trial.setting, score.experiment, score.poison):
+            return score
+    return None
+
+
+def source_of(trial: Trial, sources: Sequence[Source]) -> Source | None:
+    """The source that knows most arms of a trial, the first of equals: arms of two profiles are never mixed."""
+    known = {i: sum(score_of(arm, trial, one) is not None for arm in trial.arms) for i, one in enumerate(sources)}
+    return sources[max(known, key=lambda i: (known[i], -i))] if known else None
+
+
+def answer_table(question: Question, sources: Sequence[Source]) -> Table:
+    """Published numbers, ours as mean ± std over seeds, and the difference to the first arm, seed by seed."""
+    rows: list[tuple[Cell, ...]] = []
+    for order, trial in enumerate(question.trials):
+        source = source_of(trial, sources)
+        beside = question.paper if order == 0 else ()
+        name = METRICS.get(metric_of(trial), metric_of(trial))
+        rows.append(((f"{trial.setting} · {name}", f"paper: {question.note}" if beside else ""),))
+        rows.append(("trained on clean pictures", *_paper(beside, "clean", question), *_clean(trial, source)))
+        for arm in trial.arms:
+            rows.append((arm.label, *_paper(beside, arm.paper, question), *_ours(arm, trial, source)))
+    columns = ("", *(PAPER_COLUMNS if question.paper else ()), *COLUMNS)
+    return Table(columns, tuple(rows), "l" + "r" * (len(columns) - 4) + "lrr", note_of(question))
+
+
+def note_of(question: Question) -> str:
+    """What the columns mean, as the table's caption."""
+    return (
+        "Clean test pictures, last epoch, percent; low protects. “Minus the first”: points against the first row of "
+        f"its block after the clean one, seed by seed, with Student’s t interval of {CONFIDENCE:.0%}."
+    )
+
+
+def metric_of(trial: Trial) -> str:
+    return trial.metric or MAIN_METRICS.get(trial.setting, "miou")
+
+
+def _paper(place: tuple, method: str, question: Question) -> tuple[str, ...]:
+    """The published number and its share of the clean one; nothing where the question has none."""
+    if not question.paper:
+        return ()
+    if not place or not method:
+        return ("–", "–")
+    table, dataset, victim, metric = place
+    value, clean = (value_of(table, dataset, victim, one, metric) for one in (method, "clean"))
+    if value is None:
+        return ("not known", "–")
+    return (number(value), f"{number(100 * value / clean)} %" if clean else "–")
+
+
+def _clean(trial: Trial, source: Source | None) -> tuple[Cell, ...]:
+    """The clean-trained victim of the trial's reference."""
+    cells = _ours(Arm("", "clean"), trial, source)
+    return (*cells[:3], "–", *cells[4:])
+
+
+def _ours(arm: Arm, trial: Trial, source: Source | None) -> tuple[Cell, ...]:
+    score = score_of(arm, trial, source) if source else None
+    if score is None:
+        return (state_of(arm, trial, source), "", *("–",) * (len(COLUMNS) - 2))
+    share = percent_of_clean(score, source.scores)
+    first = score_of(trial.arms[0], trial, source)
+    difference = paired(score, first) if first and first is not score else None
+    kept = arm.defense == "none"  # a defence changes the pictures once more, and nobody measured that
+    look = source.seen.get(f"{trial.setting}-{arm.recipe}", {}) if kept else {}
+    return (
+        Link(number(score.mean), source.base + score.runs[0]["notebook"]),
+        "" if score.std is None else f"± {number(score.std)}",
+        f"{number(share[0])} %" if share else "–",
+        _points(difference),
+        (*(Link(str(run["seed"]), source.base + run["notebook"]) for run in score.runs), *_missing(arm, trial, source)),
+        number(look.get("psnr")),
+        number(look.get("ssim"), 3),
+    )
+
+
+def _points(difference: Difference | None) -> str:
+    if difference is None:
+        return "–"
+    interval = "" if difference.low is None else f" [{signed(difference.low)}, {signed(difference.high)}]"
+    return signed(difference.mean) + interval
+
+
+def _planned(arm: Arm, trial: Trial, source: Source | None) -> list[dict]:
+    plan = source.plan if source else []
+    return [run for run in plan if fits(arm, trial.setting, run["experiment"], run["poison"])]
+
+
+def _missing(arm: Arm, trial: Trial, source: Source) -> tuple[str, ...]:
+    """Planned seeds of an arm without a result, e.g. "(2: failed)"."""
+    there = {run["seed"] for run in score_of(arm, trial, source).runs}
+    return tuple(f"({r['seed']}: {r['state']})" for r in _planned(arm, trial, source) if r["seed"] not in there)
+
+
+def state_of(arm: Arm, trial: Trial, source: Source | None) -> str:
+    """Of an arm without a score: "failed" if one of its runs was begun, else "not run"."""
+    return "failed" if any(run["state"] == "failed" for run in _planned(arm, trial, source)) else "not run"
+
+
+def answer_bars(question: Question, sources: Sequence[Source]) -> Drawing | None:
+    """What each arm leaves of the clean-trained score, a panel for every trial; None where nothing was run."""
+    groups = {}
+    for trial in question.trials:
+        source = source_of(trial, sources)
+        if source and any(score_of(arm, trial, source) for arm in trial.arms):
+            scores = {arm.label: score_of(arm, trial, source) for arm in trial.arms if arm.recipe}
+            shares = {label: score and percent_of_clean(score, source.scores) for label, score in scores.items()}
+            title = f"{trial.setting} · {METRICS.get(metric_of(trial), '')}"
+            groups[title + " " * sum(title == name.rstrip() for name in groups)] = shares
+    return bars(groups, xlabel="% of clean-trained score", across=1) if groups else None
+
+
+def answer(question: Question, sources: Sequence[Source]) -> list:
+    """What a notebook displays: the table, the bars where there is a run, and what was found."""
+    from IPython.display import Markdown
+
+    drawing = answer_bars(question, sources)
+    said = Markdown("\n".join(f"* {finding(trial, sources)}" for trial in question.trials))
+    return [answer_table(question, sources), *([drawing] if drawing else []), said]
+
+
+def finding(trial: Trial, sources: Sequence[Source]) -> str:
+    """One sentence for a trial: which arms protect better or worse than the first, and what cannot be said."""
+    source, kinds = source_of(trial, sources), {}
+    first = score_of(trial.arms[0], trial, source) if source else None
+    for arm in trial.arms[1:]:
+        score = score_of(arm, trial, source) if source else None
+        kind = "not run" if score is None else _kind(score, first)
+        kinds.setdefault(kind, []).append(arm.label)
+    if first is None:
+        return f"{trial.setting}: “{trial.arms[0].label}” is not run, so there is nothing to compare with."
+    share = percent_of_clean(first, source.scores)
+    left = f"{number(share[0])} % of the clean-trained score" if share else f"{number(first.mean)} %"
+    order = ("better", "worse", "no difference shown", "too few common seeds", "not run")
+    told = "".join(f" {kind.capitalize()}: {' · '.join(kinds[kind])}." for kind in order if kind in kinds)
+    return f"{trial.setting}: “{trial.arms[0].label}” leaves {left}; the others protect, compared with it:{told}"
+
+
+def _kind(score: Score, first: Score | None) -> str:
+    difference = paired(score, first) if first else None
+    if difference is None or difference.low is None:
+        return "too few common seeds"
+    return "better" if difference.high < 0 else "worse" if difference.low > 0 else "no difference shown"
+
+
+def class_table() -> Table:
+    """The paper's class-wise protection (Table 7): IoU of five classes where these alone are protected."""
+    own = [row for row in published() if row["table"] == "7" and row["metric"].startswith("iou:")]
+    methods = list(dict.fromkeys(row["method"] for row in own))
+    found = {(row["metric"], row["method"]): row["value"] for row in own}
+    metrics = dict.fromkeys(row["metric"] for row in own)
+    rows = [(name.removeprefix("iou:"), *(number(found[name, method]) for method in methods)) for name in metrics]
+    return Table(("class", *methods), tuple(rows), "l" + "r" * len(methods))

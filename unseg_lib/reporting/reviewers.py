@@ -1,0 +1,118 @@
+"""The reviewers' questions, each answered in two sentences: the paper's numbers, then ours. No number is typed here."""
+
+from collections.abc import Sequence
+
+from unseg_lib.reporting.ablations import Source, score_of, source_of
+from unseg_lib.reporting.claims import HARMLESS
+from unseg_lib.reporting.defended import PAPER, TABLE_4, defence_grids
+from unseg_lib.reporting.paired import paired
+from unseg_lib.reporting.published import value_of
+from unseg_lib.reporting.questions import QUESTIONS, Arm, Trial
+from unseg_lib.reporting.scores import percent_of_clean
+from unseg_lib.reporting.tables import number
+
+TABLE_11 = ("11", "voc", "deeplabv1-wideresnet38")
+TABLE_8 = ("8", "voc", "deeplabv1-wideresnet38")
+SHARE = 0.2
+RECIPES = {"lung": "unseg-colour", "voc-object": "unseg"}
+
+
+def answers(sources: Sequence[Source]) -> dict[str, str]:
+    """{question: two sentences}; what has no row is said to be not run."""
+    return {
+        "Is random initialisation really better?": f"{_published_start()} {_start(sources)}",
+        "Is 20 % of clean data enough to undo the protection?": f"{_published_mixture()} {_mixtures(sources)}",
+        "Is JPEG the weak point?": f"{_published_jpeg()} {_jpeg(sources)}",
+    }
+
+
+def _published_start() -> str:
+    random, sam, clean = (number(value_of(*TABLE_11, m, "miou")) for m in ("unseg init=random", "unseg", "clean"))
+    return (
+        f"In the paper a random start leaves {random} % mean IoU where SAM’s frozen weights leave {sam} % (clean: "
+        f"{clean} %, one run each); a pretrained start is not run here, because no weights come with the kit."
+    )
+
+
+def _start(sources: Sequence[Source]) -> str:
+    """Trained from random weights against never trained: what the kit can say without pretrained weights."""
+    trial = QUESTIONS["start"].trials[0]
+    trained, never = trial.arms[0], next(arm for arm in trial.arms if arm.recipe == "untrained")
+    source = source_of(trial, sources)
+    one, other = (score_of(arm, trial, source) if source else None for arm in (trained, never))
+    if not (one and other):
+        return f"On {trial.setting} training from random weights against no training is not run."
+    shares = [_share(score, source) for score in (one, other)]
+    return (
+        f"On {trial.setting} a generator trained from random weights leaves {shares[0]} of the clean-trained score, "
+        f"one never trained, at the same amplitude, {shares[1]}; difference {paired(one, other) or 'not known'}."
+    )
+
+
+def _share(score, source: Source) -> str:
+    share = percent_of_clean(score, source.scores)
+    return f"{number(share[0])} %" if share else "an unknown share"
+
+
+def _published_mixture() -> str:
+    mixed, alone, every = (number(value_of(*TABLE_8, m, "miou")) for m in ("mixed 20%", "clean-only 20%", "clean"))
+    return (
+        f"In the paper 20 % of clean pictures among protected ones give {mixed} % mean IoU, the same share alone "
+        f"{alone} %, all pictures clean {every} %."
+    )
+
+
+def _mixtures(sources: Sequence[Source]) -> str:
+    found = [_mixture(setting, sources) for setting in RECIPES]
+    return "Ours: " + "; ".join(found) + "."
+
+
+def _mixture(setting: str, sources: Sequence[Source]) -> str:
+    arms = (Arm("", RECIPES[setting], clean_fraction=SHARE), Arm("", "clean", clean_fraction=SHARE))
+    trial = Trial(setting, (*arms, Arm("", "clean")))
+    source = source_of(trial, sources)
+    mixed, alone, every = (score_of(arm, trial, source) if source else None for arm in trial.arms)
+    if not (mixed and alone and every and every.mean > 0):
+        return f"on {setting} not run"
+    enough = 100 * mixed.mean / every.mean > HARMLESS
+    apart = f", difference {paired(mixed, alone)}" if paired(mixed, alone) else ""
+    return (
+        f"on {setting} the mixture gives {number(mixed.mean)} %, the same clean pictures alone {number(alone.mean)} %"
+        f"{apart}, all pictures clean {number(every.mean)} %: 20 % are {'' if enough else 'not '}enough"
+    )
+
+
+def _published_jpeg() -> str:
+    clean, jpeg = (number(value_of(*TABLE_4, m, "miou")) for m in ("clean", "unseg+jpeg"))
+    others = {
+        kind: value_of(*TABLE_4, method, "miou") for kind, method in PAPER.items() if kind not in ("none", "jpeg")
+    }
+    best = max(others, key=others.get)
+    back = number(others[best])
+    return f"In the paper JPEG brings {jpeg} % of {clean} % back, and the next best defence, {best}, {back} %."
+
+
+def _jpeg(sources: Sequence[Source]) -> str:
+    found = [_jpeg_in(setting, sources) for setting in RECIPES]
+    return "Ours: " + "; ".join(found) + "."
+
+
+def _jpeg_in(setting: str, sources: Sequence[Source]) -> str:
+    """The best quality for the thief against the best defence of another kind, of the source that tried most."""
+    lines = [
+        grid[RECIPES[setting]]
+        for source in sources
+        for experiment, grid in defence_grids(source.scores).items()
+        if experiment.setting == setting and RECIPES[setting] in grid
+    ]
+    line = max(lines, key=len, default={})
+    jpegs = {name: left for name, left in line.items() if name.startswith("jpeg ")}
+    others = {name: left for name, left in line.items() if name not in jpegs and name != "none"}
+    if not jpegs or not others:
+        return f"on {setting} JPEG against another defence is not run"
+    best, other = max(jpegs, key=jpegs.get), max(others, key=others.get)
+    weak = jpegs[best] >= others[other]
+    return (
+        f"on {setting} JPEG gives back at most {number(jpegs[best])} % of the clean-trained score ({best}) and {other} "
+        f"{number(others[other])} %: JPEG is {'' if weak else 'not '}the weak point"
+    )
