@@ -55,25 +55,6 @@ def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> d
     return None
 
 
-def not_run_here(datasets: set[str]) -> Table:
-    """The paper's systems (Table 1) on data sets other than these, with the published numbers where known."""
-    rows = []
-    for line in _read("table01_systems.csv"):
-        if line["dataset"] in datasets:
-            continue
-        there = [row for row in published() if row["value"] is not None and _same_system(row, line)]
-        found = {m: next((r["value"] for r in there if r["method"] == m), None) for m in ("clean", "unseg")}
-        numbers = [f"{value:.1f}" if value is not None else "not known" for value in found.values()]
-        rows.append((line["task"], line["dataset"], line["victim"], line["metric"], *numbers))
-    return Table(("task", "data set", "model", "metric", "paper, clean", "paper, UnSeg"), tuple(rows), "llllrr")
-
-
-def _same_system(row: dict, system: dict) -> bool:
-    """Whether a published number belongs to a line of Table 1, which names models without their backbone."""
-    keys = ("task", "dataset", "metric")
-    return all(row[key] == system[key] for key in keys) and row["victim"].startswith(system["victim"])
-
-
 def deviations(config, data: str) -> Table:
     """Where a training differs from the published one: setting, published, here, why. `config`: a `BilevelConfig`."""
     here = {"data": data} | {name: getattr(config, name) for name in config.__dataclass_fields__}

@@ -16,8 +16,8 @@ from unseg_lib.reporting.html import Link, Table
 from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
 from unseg_lib.reporting.origin import generator_tables, origin_table
 from unseg_lib.reporting.paired import ENOUGH, paired_table
-from unseg_lib.reporting.published import not_run_here
 from unseg_lib.reporting.scores import Experiment, Score, plain_only, planned, read_rows, scores_of
+from unseg_lib.reporting.systems import full_tables, system_table
 from unseg_lib.reporting.tables import bars_of, blocks_of, class_table, effect_table, experiments_of, panel_of, title_of
 from unseg_lib.reporting.visibility import visibility, visibility_table
 
@@ -195,9 +195,8 @@ def _generators(results: Path) -> str:
 def _not_run(scores: list[Score], plan: list[dict]) -> str:
     waiting = tuple((run["name"], run["state"]) for run in plan if run["state"] != "done")
     own = _table(Table(("planned run", "state"), waiting, "ll"))
-    paper = not_run_here({score.experiment.dataset for score in scores})
-    note = '<p class="note">The paper’s systems on data sets that this profile does not touch:</p>'
-    return own + note + _table(paper)
+    systems = "<h3>The paper’s systems: its Table 1 and Figures 4 and 5</h3>" + _table(system_table(scores))
+    return own + systems + "".join(f"<h3>{escape(title)}</h3>{_table(t)}" for title, t in full_tables(scores).items())
 
 
 def _origin(results: Path, rows: list[dict]) -> str:
