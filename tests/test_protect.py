@@ -501,6 +501,20 @@ def test_a_full_disk_stops_at_once_and_the_next_run_goes_on(room, weights, monke
     assert len(run(room, weights)) == 2
 
 
+def test_a_copy_that_cannot_be_read_is_left_alone(room, weights, monkeypatch):
+    rows = run(room, weights)
+
+    def unreadable(path):
+        if path == room / "out" / "b.png":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return sha256_of(path)
+
+    with monkeypatch.context() as context:
+        context.setattr("unseg_lib.protection.lines.sha256_of", unreadable)
+        again = run(room, weights)
+    assert again[0] == rows[0] and "not from here" in again[1]["problem"]
+
+
 def test_a_file_changed_since_is_not_replaced(room, weights):
     run(room, weights)
     (room / "out" / "b.png").write_bytes(b"edited by hand")

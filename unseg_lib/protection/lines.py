@@ -56,10 +56,16 @@ def earlier_rows(out: Path) -> dict[str, dict]:
             typed = {name: kinds[name](row[name]) for name in COLUMNS}
         except (TypeError, ValueError):
             continue  # a torn line: its picture is simply done again
-        target = out / typed["written"]
-        if typed["written"] and target.is_file() and sha256_of(target) == typed["sha256"]:
+        if typed["written"] and _has(out / typed["written"], typed["sha256"]):
             found[typed["written"]] = typed
     return found
+
+
+def _has(path: Path, sha256: str) -> bool:
+    try:
+        return path.is_file() and sha256_of(path) == sha256
+    except OSError:  # unreadable: whatever it is now, it is not touched
+        return False
 
 
 def _read(path: Path) -> list[dict]:
