@@ -347,3 +347,10 @@ def test_separability_is_the_area_under_the_curve():
     assert pixels.separability(np.array([[1, 1, 1, 1]]), mask) == 0.5
     assert pixels.separability(np.array([[1, 4, 2, 3]]), mask) == 0.5
     assert pixels.separability(np.array([[1.0]]), np.array([[True]])) == 0.5
+
+
+def test_no_two_lines_of_a_figure_look_alike():
+    names = ["clean", "unseg", *(f"control-{i}" for i in range(20)), *(f"unseg-{i}" for i in range(6))]
+    strokes = figures.strokes_of(names)
+    assert len({tuple(stroke.values()) for stroke in strokes.values()}) == len(names)
+    assert strokes["unseg"]["linestyle"] == strokes["clean"]["linestyle"] == "-"

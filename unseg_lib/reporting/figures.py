@@ -6,6 +6,7 @@ Nothing here touches pyplot or another global state.
 
 import base64
 import io
+from collections import Counter
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -31,6 +32,7 @@ STYLE = {
 }
 # the method in colour, the clean reference dark, the controls in quiet tones
 INK, REDS = "#2b2f36", ("#c0392b", "#e08a7e", "#8c2a20", "#d9a29b")
+DASHES = ("-", "--", ":", "-.")
 QUIET = ("#4c78a8", "#72a98f", "#b59f3b", "#8f7bb0", "#7f8c8d", "#c58b6b", "#5aa2b5")
 
 
@@ -63,6 +65,16 @@ def colours_of(names: list[str]) -> dict[str, str]:
         name: INK if name == "clean" else next(reds if name.startswith(("unseg", "generator")) else quiet)
         for name in names
     }
+
+
+def strokes_of(names: list[str]) -> dict[str, dict[str, str]]:
+    """How to draw each recipe's line: its colour, and dashes where an earlier name has that colour already."""
+    colours, used = colours_of(names), Counter()
+    strokes = {}
+    for name, colour in colours.items():
+        strokes[name] = {"color": colour, "linestyle": DASHES[used[colour] % len(DASHES)]}
+        used[colour] += 1
+    return strokes
 
 
 def draw(width: float, height: float, kind: str, plot, rows: int = 1, columns: int = 1) -> Drawing:
@@ -165,15 +177,14 @@ def curves(
 
     `log` draws y logarithmically, `steps` as a histogram.
     """
-    colours = colours_of(list(series))
+    strokes = strokes_of(list(series))
 
     def plot(axes):
         axis = axes[0, 0]
         for name, values in series.items():
             style = "steps-mid" if steps else "default"
-            axis.plot(
-                list(x)[: len(values)], values, label=name.replace("_", " "), color=colours[name], drawstyle=style
-            )
+            label = name.replace("_", " ")
+            axis.plot(list(x)[: len(values)], values, label=label, drawstyle=style, **strokes[name])
         axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
         if not log:
             axis.set_ylim(0, None)
@@ -187,7 +198,7 @@ def curves(
 
 def curve_panels(groups: dict[str, dict[str, list]], *, xlabel: str, ylabel: str) -> Drawing:
     """Learning curves, one panel per group, with one legend: {group: {name: [value of epoch 1, 2, ...]}}."""
-    colours = colours_of(list(dict.fromkeys(name for group in groups.values() for name in group)))
+    strokes = strokes_of(list(dict.fromkeys(name for group in groups.values() for name in group)))
     columns = min(3, len(groups))
     lines = -(-len(groups) // columns)
 
@@ -196,21 +207,21 @@ def curve_panels(groups: dict[str, dict[str, list]], *, xlabel: str, ylabel: str
             axis.set_axis_off()
         for axis, (title, group) in zip(axes.flat, groups.items()):
             for name, values in group.items():
-                axis.plot(range(1, len(values) + 1), values, color=colours[name], linewidth=1.3)
+                axis.plot(range(1, len(values) + 1), values, **strokes[name], linewidth=1.3)
             axis.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
             axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
             axis.xaxis.get_major_locator().set_params(integer=True)
-        figure, keys = axes[0, 0].figure, [_key(colour) for colour in colours.values()]
-        names = [name.replace("_", " ") for name in colours]
-        figure.legend(keys, names, loc="outside lower left", ncols=4, handlelength=1.4)
+        figure, keys = axes[0, 0].figure, [_key(stroke) for stroke in strokes.values()]
+        names = [name.replace("_", " ") for name in strokes]
+        figure.legend(keys, names, loc="outside lower left", ncols=4, handlelength=2.2)
 
     return draw(max(2.9 * columns, 5.0), lines * 2.3 + 0.4, "svg", plot, lines, columns)
 
 
-def _key(colour: str):
+def _key(stroke: dict[str, str]):
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=colour)
+    return Line2D([], [], **stroke)
 
 
 def dots(series: dict[str, list[tuple[float, float]]], *, xlabel: str, ylabel: str) -> Drawing:

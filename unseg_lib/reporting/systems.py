@@ -61,7 +61,8 @@ def system_table(scores: list[Score], base: str = "") -> Table:
         where = SHOWN.get(key[1:3]) or SHOWN[("", key[2])]
         named = (key[0], key[1], key[2], NAMES[key[3]], where)
         why = "" if all(ours) else why_not(key[0], key[1])
-        rows.append((*named, *(_paper_cell(value) for value in paper), *(_our_cell(one, base) for one in ours), why))
+        known = (number(row["value"]) if row and row["value"] is not None else "not known" for row in paper)
+        rows.append((*named, *known, *(_our_cell(one, base) for one in ours), why))
     columns = ("task", "data set", "model", "metric", "in full in", "paper, clean", "UnSeg", "ours, clean", "UnSeg", "")
     return Table(columns, tuple(rows), "lllllrrrrl")
 
