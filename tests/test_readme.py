@@ -8,6 +8,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, write_csv, write_json
 from unseg_lib.pipeline.results import COLUMNS
 from unseg_lib.reporting.readme import BEGIN, END, results_table, write_results
+from unseg_lib.reporting.transfer import transfer_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,3 +80,29 @@ def test_the_readme_shows_the_committed_rows():
     if not (ROOT / "results/small/rows.csv").exists():
         pytest.skip("results/small/rows.csv is not there: no results of profile small are committed yet")
     assert results_table(ROOT / "results/small") in (ROOT / "README.md").read_text()
+
+
+def test_the_transfer_table_has_a_line_for_each_set_and_generator(tmp_path):
+    made = read_csv(rows(tmp_path) / "rows.csv")
+    changed = {"poison": "unseg-box", "final": 33, "notebook": "victim/lung-unseg-box-unet-s0/run.ipynb", "seed": 0}
+    saved = {
+        "defense": "jpeg quality=75",
+        "final": 44,
+        "notebook": "victim/lung-unseg-unet-jpeg-quality-75-s0/run.ipynb",
+    }
+    unseg = next(row for row in made if row["poison"] == "unseg")
+    folder = tmp_path / "transfer"
+    write_csv(folder / "rows.csv", [*made, unseg | changed, unseg | saved], list(COLUMNS))
+    line = "| lung | `small` | 85.0 | – | 8.5 | 33.0 | – | – | – | 44.0 | – |"
+    assert transfer_table(folder).splitlines()[2:] == [line]
+    readme = tmp_path / "README.md"
+    marks = [mark.replace("results", "transfer") for mark in (BEGIN, END)]
+    readme.write_text(f"{BEGIN}\nour results\n{END}\n{marks[0]}\nold\n{marks[1]}\n")
+    write_results(readme, folder)
+    assert line in readme.read_text() and "our results" in readme.read_text() and "old" not in readme.read_text()
+
+
+def test_the_readme_shows_the_committed_rows_of_the_transfer_check():
+    if not (ROOT / "results/transfer/rows.csv").exists():
+        pytest.skip("results/transfer/rows.csv is not there: no results of profile transfer are committed yet")
+    assert transfer_table(ROOT / "results/transfer") in (ROOT / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""The results table of README.md, written from rows.csv so that the two cannot differ."""
+"""The results tables of README.md, written from rows.csv so that the two cannot differ."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from unseg_lib.files import write_bytes
 from unseg_lib.reporting.defended import Grid, axes_of, defence_grids
 from unseg_lib.reporting.scores import Experiment, Score, percent_of_clean, plain_only, read_rows, scores_of
 from unseg_lib.reporting.tables import SEEN, blocks_of, find, recipes_of, seen_cells, title_of
+from unseg_lib.reporting.transfer import transfer_table
 from unseg_lib.reporting.visibility import visibility
 
 BEGIN, END = "<!-- results: written by `unseg report` -->", "<!-- end of results -->"
@@ -47,10 +48,15 @@ def _defences(title: str, grid: Grid) -> str:
 
 
 def write_results(readme: str | Path, results: str | Path) -> None:
-    """Replace what stands between the two markers of `readme` by the table of `results`."""
-    readme = Path(readme)
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+    """Replace what stands between the two markers of `readme` by the table of `results`.
+
+    The profile `transfer` has a table and markers of its own.
+    """
+    readme, transfer = Path(readme), Path(results).resolve().name == "transfer"
+    first, last = (mark.replace("results", "transfer") if transfer else mark for mark in (BEGIN, END))
+    table = transfer_table(results) if transfer else results_table(results)
+    before, begin, rest = readme.read_text().partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise UnsegError(f"Expected the lines '{BEGIN}' and '{END}' in {readme}, found none; put them back.")
-    write_bytes(readme, f"{before}{BEGIN}\n\n{results_table(results)}\n\n{END}{after}".encode())
+        raise UnsegError(f"Expected the lines '{first}' and '{last}' in {readme}, found none; put them back.")
+    write_bytes(readme, f"{before}{first}\n\n{table}\n\n{last}{after}".encode())
