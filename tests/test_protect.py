@@ -78,13 +78,20 @@ def test_pictures_are_protected_within_budget_and_originals_untouched(room, weig
     assert lines == [{name: str(row[name]) for name in COLUMNS} for row in rows]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.floats(0, 16), st.floats(0, 16), st.integers(0, 1000), st.sampled_from([1, 2, 3, 4]))
-def test_any_budget_holds_in_the_written_file(room, weights, eps, eps_bg, seed, channels):
-    add(room, "b.png", pixels_of(channels, seed), 255 * (pixels_of(1, seed) > 128).astype(np.uint8))
-    run(room, weights, eps=eps, eps_bg=eps_bg, overwrite=True)
-    mask, change = pixels_of(1, seed) > 128, change_of(room, "b.png", "b.png")
-    assert change[mask].max() <= math.floor(eps) and change[~mask].max() <= math.floor(eps_bg)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    *(st.floats(0, 16), st.floats(0, 16), st.integers(0, 1000), st.sampled_from([1, 2, 3, 4])),
+    *(st.sampled_from(["png", "tif", "webp"]), st.tuples(st.integers(16, 50), st.integers(16, 50))),
+)
+def test_any_budget_holds_in_the_written_file(room, weights, eps, eps_bg, seed, channels, suffix, size):
+    for path in (room / "images").glob("b.*"):
+        path.unlink()
+    mask = pixels_of(1, seed, size) > 128
+    add(room, f"b.{suffix}", pixels_of(channels, seed, size), 255 * mask.astype(np.uint8))
+    row = run(room, weights, eps=eps, eps_bg=eps_bg, format="keep", overwrite=True)[1]
+    change = change_of(room, f"b.{suffix}", row["written"])
+    assert change[mask].max() == row["linf_inside"] <= math.floor(eps)
+    assert change[~mask].max() == row["linf_outside"] <= math.floor(eps_bg)
 
 
 def test_a_second_call_does_nothing_and_another_budget_does_it_again(room, weights, monkeypatch):

@@ -145,7 +145,11 @@ def protect_batch(images: Iterable[Any], masks: Iterable[Any] | None = None, **o
 
 def array_of(value: Any) -> np.ndarray:
     """A tensor, PIL image or array as numpy."""
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    if str(value.dtype) == "torch.bfloat16":
+        raise UnsegError("Expected uint8 or float32, found bfloat16, which cannot tell 255 steps apart; convert it.")
+    return value.detach().cpu().numpy()
 
 
 def pixels_of(image: Any) -> tuple[np.ndarray, bool]:
@@ -177,10 +181,9 @@ def pixels_of(image: Any) -> tuple[np.ndarray, bool]:
 def _as_bytes(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
-    if values.dtype.kind != "f" or not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise UnsegError(
-            f"Expected uint8, or floats from 0 to 1, found {values.dtype} from {values.min()} to {values.max()}."
-        )
+    low, high = values.min(initial=0), values.max(initial=0)
+    if values.dtype.kind != "f" or not (low >= 0 and high <= 1):  # also refuses NaN
+        raise UnsegError(f"Expected uint8, or floats from 0 to 1, found {values.dtype} from {low} to {high}.")
     return np.rint(values * 255).astype(np.uint8)
 
 
