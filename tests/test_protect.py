@@ -17,7 +17,7 @@ from unseg_lib.files import read_csv, sha256_of
 from unseg_lib.pictures import is_gray_file, read_picture
 from unseg_lib.protection.batch import protect_files
 from unseg_lib.protection.inputs import find_inputs
-from unseg_lib.protection.lines import COLUMNS, REPORT
+from unseg_lib.protection.lines import COLUMNS, REPORT, alone
 
 
 @pytest.fixture
@@ -505,6 +505,13 @@ def test_a_full_disk_stops_at_once_and_the_next_run_goes_on(room, weights, monke
         with pytest.raises(UnsegError, match=r"^Could not write .*disk is full"):
             run(room, weights)
     assert {path.name for path in (room / "out").iterdir()} == {"a.png", REPORT}
+    assert len(run(room, weights)) == 2
+
+
+def test_two_runs_in_one_folder_do_not_lose_each_others_lines(room, weights):
+    (room / "out").mkdir()
+    with alone(room / "out"), pytest.raises(UnsegError, match="no other run in"):
+        run(room, weights)
     assert len(run(room, weights)) == 2
 
 

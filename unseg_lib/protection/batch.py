@@ -23,7 +23,7 @@ from unseg_lib.method.budget import measure
 from unseg_lib.poisons.manifest import append_line
 from unseg_lib.progress import progress
 from unseg_lib.protection.inputs import Input, find_inputs, shown
-from unseg_lib.protection.lines import COLUMNS, REPORT, Row, earlier_rows
+from unseg_lib.protection.lines import COLUMNS, REPORT, Row, alone, earlier_rows
 from unseg_lib.protection.one import SHORTEST, Protector
 from unseg_lib.protection.photo import FORMATS, Photo, decoded, encode, read_photo
 from unseg_lib.protection.placing import add_raw_noise
@@ -104,14 +104,17 @@ def protect_files(
         raise UnsegError(f"Expected masks and copies in two folders, found both in {out}; choose another --out.")
     files, regions = find_inputs(inputs, out, format), wanted(masks, classes, boxes, points)
     protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference)
-    earlier = earlier_rows(out)
-    with writing(out / REPORT):  # anew, so that no line is appended to one that a kill has torn
-        write_csv(out / REPORT, list(earlier.values()), COLUMNS)
-    work = _Work(protector, regions, out, format, quality, metadata, overwrite, earlier)
-    rows = [asdict(row) for row in progress(_rows(files, work, max(1, jobs)), "protect", total=len(files))]
-    again = {row["written"] for row in rows}
-    kept = [row for row in earlier.values() if row["written"] not in again]
-    write_csv(out / REPORT, kept + rows, COLUMNS)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with alone(out):
+        earlier = earlier_rows(out)
+        with writing(out / REPORT):  # anew, so that no line is appended to one that a kill has torn
+            write_csv(out / REPORT, list(earlier.values()), COLUMNS)
+        work = _Work(protector, regions, out, format, quality, metadata, overwrite, earlier)
+        rows = [asdict(row) for row in progress(_rows(files, work, max(1, jobs)), "protect", total=len(files))]
+        again = {row["written"] for row in rows}
+        kept = [row for row in earlier.values() if row["written"] not in again]
+        write_csv(out / REPORT, kept + rows, COLUMNS)
     return rows
 
 

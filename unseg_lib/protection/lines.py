@@ -1,6 +1,9 @@
 """The lines of protected.csv: one for every picture, whether or not there is a copy of it."""
 
 import csv
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -59,6 +62,22 @@ def earlier_rows(out: Path) -> dict[str, dict]:
         if typed["written"] and _has(out / typed["written"], typed["sha256"]):
             found[typed["written"]] = typed
     return found
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep a second run out of the folder: the two would lose each other's lines."""
+    import fcntl
+
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UnsegError(f"Expected no other run in {out}, found one; wait for its end.") from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def _has(path: Path, sha256: str) -> bool:
