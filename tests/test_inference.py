@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.hardware import has_bf16
 from unseg_lib.method import attention
 from unseg_lib.method.attention import attend, encode_fused
 from unseg_lib.method.budget import add_noise
 from unseg_lib.method.generator import Generator, place_noise, square
-from unseg_lib.method.inference import Inference, has_bf16, square_of_bytes
+from unseg_lib.method.inference import Inference, square_of_bytes
 from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
 from unseg_lib.method.weights import SHIPPED, load_generator
 
@@ -132,7 +133,7 @@ def test_bf16_only_where_asked_or_where_large_layouts_meet_hardware():
     small = Generator(TINY)
     assert not Inference(small).half and Inference(small, precision="bf16").half
     large = Generator(replace(TINY, embed_dim=768, heads=12))
-    assert Inference(large).half == has_bf16(torch.device("cpu"))
+    assert Inference(large).half == has_bf16("cpu")
     assert not Inference(large, precision="32").half
     for wrong in (
         {"precision": "fp8"},

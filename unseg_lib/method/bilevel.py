@@ -19,6 +19,7 @@ from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_cs
 from unseg_lib.hardware import choose_device, usable_precision
 from unseg_lib.method.budget import budget_map
 from unseg_lib.method.config import LEAKING, BilevelConfig, phase_of
+from unseg_lib.method.fast_training import Stopwatch, accelerate, ahead
 from unseg_lib.method.losses import segmentation_loss
 from unseg_lib.method.pairs import batches, steps_per_epoch
 from unseg_lib.method.players import Game
@@ -141,13 +142,17 @@ def train_generator(
     precision: str = "32-true",
     checkpoint_every: int = 50,
     workers: int = 0,
+    fast: bool = False,
 ) -> Path:
     """Train a generator on picture-mask pairs and return the path of its weights in `out`.
 
     pairs: a sequence of (picture uint8 `(H,W,3)`, mask bool or 0..255 `(H,W)`). `out` receives
-    generator.safetensors, log.csv (one row per step) and, until the end, a checkpoint every
+    generator.safetensors, log.csv (one row per step), speed.json (pictures a second and the share of time spent
+    waiting for them, of the last call) and, until the end, a checkpoint every
     `checkpoint_every` steps from which the same call continues. device: auto, cpu, cuda, mps;
-    precision: Lightning Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no bf16).
+    precision: Lightning Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no bf16). fast: see
+    `fast_training.accelerate`; it also reads ahead. Its numbers
+    differ by rounding.
     """
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
@@ -162,6 +167,8 @@ def train_generator(
     fabric = Fabric(accelerator=device, devices=devices, strategy=strategy, precision=precision)
     fabric.launch()
     game, log, start = Game(config, fabric), [], 0
+    if fast:
+        accelerate(game)
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -170,7 +177,8 @@ def train_generator(
 
     per_epoch = steps_per_epoch(len(pairs), config, fabric.world_size)
     total = config.steps or config.epochs * per_epoch
-    stream = batches(pairs, config, start, total, fabric, workers)
+    stream, watch = batches(pairs, config, start, total, fabric, workers), Stopwatch()
+    stream = watch.watch(ahead(stream) if fast else stream)
     for step, batch in progress(enumerate(stream, start), "generator", total=total, initial=start):
         epoch = step // per_epoch
         game.set_learning_rates(0.1 if config.drop_epoch and epoch >= config.drop_epoch else 1.0, config)
@@ -182,6 +190,7 @@ def train_generator(
                 torch.save({"step": step + 1, "game": game.state()}, partial)
     if fabric.is_global_zero:
         write_csv(out / "log.csv", log)
+        write_json(out / "speed.json", watch.report(config.batch_size * fabric.world_size))
         save_generator(game.bare("generator"), finished, {"config": asdict(config), "pictures": len(pairs)})
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()

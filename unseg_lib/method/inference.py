@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.hardware import has_bf16
 from unseg_lib.method.attention import encode_fused, position_maps
 from unseg_lib.method.generator import Generator, square_of_picture
 from unseg_lib.method.prompts import Prompts
@@ -46,7 +47,7 @@ class Inference:
             raise UnsegError("Expected neither bf16 nor compiling with reference=True, which is fp32 and eager.")
         self.generator, self.reference = generator.eval(), reference
         self.device = generator.noise_tokens.weight.device
-        worth_it = generator.layout.embed_dim >= LARGE and has_bf16(self.device)
+        worth_it = generator.layout.embed_dim >= LARGE and has_bf16(self.device.type)
         self.half = not reference and (precision == "bf16" or (precision == "auto" and worth_it))
         if not reference:
             self._know_positions()
@@ -83,16 +84,6 @@ class Inference:
     def noise(self, picture: np.ndarray, **prompt) -> torch.Tensor:
         """What `Generator.noise` returns for one picture, this way."""
         return self([self.prepare(picture, **prompt)])[0]
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bf16 matrices in hardware: GPUs from Ampere on, processors with AMX."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch: then fp32
-        return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
-    return False
 
 
 def square_of_bytes(picture: np.ndarray, size: int) -> torch.Tensor:

@@ -1,0 +1,117 @@
+"""The ladder from the reference to the fast way of protecting: one step more at a time, all in one run."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from unseg_lib.hardware import has_bf16
+from unseg_lib.method.budget import add_noise
+from unseg_lib.method.generator import place_noise
+from unseg_lib.method.inference import Inference, Prepared
+from unseg_lib.progress import progress
+from unseg_lib.speed.arithmetic import generator_flop
+from unseg_lib.speed.machine import cost, matmul_peak
+from unseg_lib.speed.samples import generator_of, picture
+
+EPS, EPS_BG = 8, 2
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to run the generator, see `Inference`; batch: pictures at once."""
+
+    name: str
+    reference: bool = False
+    precision: str = "32"
+    batch: int = 1
+    compiled: bool = False
+
+
+def rungs(device: torch.device, batch: int, compiled: bool) -> list[Rung]:
+    """The ladder of a device; bf16 only where it multiplies in hardware, and from there on."""
+    fast = "bf16" if has_bf16(device.type) else "32"
+    found = [Rung("eager fp32 (reference)", reference=True), Rung("+ fused attention")]
+    if fast == "bf16":
+        found.append(Rung("+ bf16", precision=fast))
+    found.append(Rung(f"+ batch of {batch}", precision=fast, batch=batch))
+    if compiled:
+        found.append(Rung("+ compiled", precision=fast, batch=batch, compiled=True))
+    return found
+
+
+def ladder(
+    name: str, device: torch.device, *, side: int, batch: int = 2, compiled: bool = False, repeats: int = 2
+) -> dict:
+    """Measure every rung of generator `name` (see `generator_of`) on square pictures of `side` pixels.
+
+    Returns {"flop": of one picture, "peak": FLOP/s of a matrix multiplication by precision, "rows": one per rung with
+    images_per_second, speedup, megabytes, share of the peak, and, against the first rung's written pixels, the largest
+    difference in steps and the share of pixels that differ}. `flop` is the reference's: what a rung leaves out counts.
+    """
+    pictures = [picture(i, side, side) for i in range(batch)]
+    peak = {"32": matmul_peak(device, torch.float32)}
+    if has_bf16(device.type):
+        peak["bf16"] = matmul_peak(device, torch.bfloat16)
+    flop = generator_flop(generator_of(name, torch.device("cpu")).layout)
+    rows, expected = [], None
+    for rung in progress(rungs(device, batch, compiled), f"ladder of {name}"):
+        row, written = _climb(rung, name, device, pictures, repeats)
+        expected = expected or written
+        row |= {"peak_share": row["images_per_second"] * flop / peak[rung.precision], **differences(written, expected)}
+        rows.append(row | {"speedup": row["images_per_second"] / (rows or [row])[0]["images_per_second"]})
+    return {"flop": flop, "peak": peak, "rows": rows}
+
+
+def _climb(rung: Rung, name: str, device: torch.device, pictures: list, repeats: int) -> tuple[dict, list[np.ndarray]]:
+    """A row of the ladder, and the pictures as they would be written."""
+    way = Inference(
+        generator_of(name, device), reference=rung.reference, precision=rung.precision, compiled=rung.compiled
+    )
+    prepared = [way.prepare(pixels, mask=mask) for pixels, mask in pictures]
+    some = prepared[: rung.batch]
+    found = cost(lambda: way(some), device, repeats)
+    row = {"rung": rung.name, "images_per_second": len(some) / found.seconds, "megabytes": found.megabytes}
+    return row, [written(way, one, *original) for one, original in zip(prepared, pictures)]
+
+
+def written(way: Inference, prepared: Prepared, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The protected picture, uint8 `(H,W,3)`."""
+    return add_noise(pixels, place_noise(way([prepared])[0], *mask.shape), mask, EPS, EPS_BG)
+
+
+def differences(found: list[np.ndarray], expected: list[np.ndarray]) -> dict:
+    """The largest difference of written values, in steps over 255, and the share of values that differ."""
+    changes = [np.abs(a.astype(np.int16) - b) for a, b in zip(found, expected)]
+    return {
+        "largest_difference": int(max(change.max() for change in changes)),
+        "share_different": float(np.mean([(change > 0).mean() for change in changes])),
+    }
+
+
+def profile(name: str, device: torch.device, side: int) -> list[dict]:
+    """Where the fast way spends its time: rows {"part", "share"} of encoder, decoder with heads, and the rest.
+
+    And within the encoder, of linear layers and of attention, by torch's profiler.
+    """
+    way = Inference(generator_of(name, device))
+    prepared = [way.prepare(*picture(0, side, side)[:1], mask=picture(0, side, side)[1])]
+    way(prepared)
+    with torch.profiler.profile() as record:
+        way(prepared)
+    times = {}
+    for event in record.key_averages():
+        times[_part(event.key)] = times.get(_part(event.key), 0.0) + event.self_cpu_time_total
+    total = sum(times.values())
+    return [{"part": part, "share": spent / total} for part, spent in sorted(times.items(), key=lambda p: -p[1])]
+
+
+PARTS = {
+    "linear layers": ("addmm", "aten::mm", "linear"),
+    "attention": ("scaled_dot_product", "flash_attention", "softmax", "bmm", "baddbmm"),
+    "convolutions": ("convolution", "conv2d", "conv_transpose"),
+}
+
+
+def _part(operator: str) -> str:
+    return next((part for part, words in PARTS.items() if any(word in operator for word in words)), "everything else")

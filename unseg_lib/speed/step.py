@@ -1,0 +1,86 @@
+"""The ladder of one training step, for the turn of each player, all in one run."""
+
+from dataclasses import dataclass
+
+import torch
+
+from unseg_lib.hardware import has_bf16
+from unseg_lib.method.bilevel import train_step
+from unseg_lib.method.config import BilevelConfig
+from unseg_lib.method.fast_training import accelerate
+from unseg_lib.method.players import Game
+from unseg_lib.method.sam import LAYOUTS
+from unseg_lib.progress import progress
+from unseg_lib.seeds import torch_rng
+from unseg_lib.speed.machine import cost
+
+PHASES = ("surrogate", "generator")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to train: `fast_training.accelerate` or not, in which precision, with a compiled surrogate or not."""
+
+    name: str
+    fast: bool = False
+    precision: str = "32-true"
+    compiled: bool = False
+
+
+def rungs(device: torch.device, compiled: bool) -> list[Rung]:
+    found = [Rung("plain fp32"), Rung("+ fused attention and optimiser", fast=True)]
+    precision = "bf16-mixed" if has_bf16(device.type) else "32-true"
+    if precision != "32-true":
+        found.append(Rung("+ bf16", fast=True, precision=precision))
+    if compiled:
+        found.append(Rung("+ compiled surrogate", fast=True, precision=precision, compiled=True))
+    return found
+
+
+def step_ladder(
+    config: BilevelConfig, device: torch.device, *, frozen: bool, compiled: bool = False, repeats: int = 1
+) -> list[dict]:
+    """Rows of rung, seconds of a step of each phase, of the mean step (turns as in the config), speedup, megabytes.
+
+    frozen: only the noise head of the generator is trained, as published with SAM's weights; here they are random,
+    which costs as much.
+    """
+    rows = []
+    for rung in progress(rungs(device, compiled), f"training steps of {config.layout}"):
+        times = _climb(rung, config, device, frozen, repeats)
+        turns = {"surrogate": config.surrogate_turn, "generator": config.generator_turn}
+        mean = sum(turns[phase] * times[phase].seconds for phase in PHASES) / sum(turns.values())
+        row = {"rung": rung.name, "step": mean} | {phase: times[phase].seconds for phase in PHASES}
+        row |= {"samples_per_second": config.batch_size / mean, "megabytes": max(_sizes(times), default=None)}
+        rows.append(row | {"speedup": (rows or [row])[0]["step"] / mean})
+    return rows
+
+
+def _sizes(times: dict) -> list[float]:
+    return [found.megabytes for found in times.values() if found.megabytes]
+
+
+def _climb(rung: Rung, config: BilevelConfig, device: torch.device, frozen: bool, repeats: int) -> dict:
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator=device.type, devices=1, precision=rung.precision)
+    fabric.launch()
+    game = Game(config, fabric)
+    if frozen:
+        game.bare("generator").train_only_noise_head()
+    if rung.fast:
+        accelerate(game, compiled=rung.compiled)
+    batch = tuple(part.to(device) for part in example_batch(config))
+    # how much a step that follows another costs, so the first one of each phase is not timed
+    return {
+        phase: cost(lambda phase=phase: train_step(config, fabric, game, batch, phase, 0), device, repeats)
+        for phase in PHASES
+    }
+
+
+def example_batch(config: BilevelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures `(N,3,S,S)` of random colours and the masks `(N,1,S,S)` of a square."""
+    side, rng = LAYOUTS[config.layout].image_size, torch_rng("speed", "batch")
+    masks = torch.zeros(config.batch_size, 1, side, side)
+    masks[..., side // 4 : side // 2, side // 4 : 3 * side // 4] = 1
+    return torch.rand(config.batch_size, 3, side, side, generator=rng), masks
