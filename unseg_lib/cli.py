@@ -1,4 +1,4 @@
-"""The command line: `unseg doctor | data | run | reproduce | protect | inspect | report`."""
+"""The command line: `unseg doctor | data | run | reproduce | protect | inspect | bench | report`."""
 
 import sys
 from pathlib import Path
@@ -209,6 +209,23 @@ def inspect(
     print(described(look(original, protected)))
     if picture:
         write_difference(original, protected, picture)
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="protect, train, disk (files to files) or memory")] = "protect",
+    generator: Annotated[str, typer.Option(help="small, colour, a path, or vit_b with random weights")] = "small",
+    side: Annotated[int, typer.Option(help="of the pictures, in pixels; 0: what suits the generator")] = 0,
+    batch: Annotated[int, typer.Option(help="pictures at once, in the last steps of the ladder")] = 2,
+    pictures: Annotated[int, typer.Option(help="files, for disk and memory")] = 64,
+    compiled: Annotated[bool, typer.Option(help="also with torch.compile")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+) -> None:
+    """Measure how fast this machine protects and trains, against the plain reference, in one run."""
+    from unseg_lib.speed import bench as room
+
+    how = {"batch": batch, "pictures": pictures, "compiled": compiled, "device": device}
+    print(room.bench(what, generator, side=side or room.side_of(generator), **how))
 
 
 @app.command()

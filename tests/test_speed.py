@@ -1,0 +1,161 @@
+"""What is measured is what is said: arithmetic counted by hand, rows complete, waiting told from working."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_csv, read_json
+from unseg_lib.method.attention import encode_fused
+from unseg_lib.method.bilevel import train_generator
+from unseg_lib.method.config import BilevelConfig
+from unseg_lib.method.fast_training import Stopwatch, accelerate, ahead, encode_learning
+from unseg_lib.method.players import Game
+from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
+from unseg_lib.speed import disk, tables
+from unseg_lib.speed.arithmetic import generator_flop
+from unseg_lib.speed.bench import bench
+from unseg_lib.speed.ladder import differences, ladder
+from unseg_lib.speed.samples import picture
+from unseg_lib.speed.scaling import COLLECTIONS, estimate, hours, table
+from unseg_lib.speed.step import step_ladder
+
+CPU = torch.device("cpu")
+TINY = BilevelConfig(layout="tiny", batch_size=2, loss_points=64, steps=4, alternation="steps", generator_turn=1)
+
+
+def test_vit_b_is_a_little_more_than_a_teraflop():
+    assert generator_flop(LAYOUTS["vit_b"]) == pytest.approx(1.037e12, rel=1e-3)
+
+
+def test_a_deeper_encoder_costs_one_block_more():
+    layout = replace(LAYOUTS["tiny"], global_blocks=(1, 2))  # 64 tokens of 32 channels, 2 heads of 16
+    linear = 2 * 64 * 32 * (3 + 1 + 4 + 4) * 32
+    attention = 2 * 2 * 64 * 64 * 32 + 2 * 2 * 64 * 8 * 32  # weights and values; positions down and across
+    assert generator_flop(replace(layout, depth=3)) - generator_flop(layout) == linear + attention
+
+
+def test_the_ladder_has_a_reference_and_stays_within_a_step():
+    found = ladder("tiny", CPU, side=40, batch=2, repeats=1)
+    first, *others = found["rows"]
+    assert (first["speedup"], first["largest_difference"], first["share_different"]) == (1, 0, 0)
+    assert others and all(row["largest_difference"] <= 1 and row["share_different"] < 0.01 for row in others)
+    assert all(row["images_per_second"] > 0 and row["megabytes"] > 10 for row in found["rows"])
+    assert {"32"} <= set(found["peak"]) and found["peak"]["32"] > 1e8
+
+
+def test_differences_are_in_steps_and_shares_of_values():
+    a = np.zeros((2, 2, 3), np.uint8)
+    b = a.copy()
+    b[0, 0, 0], b[1, 1, 1] = 255, 1
+    assert differences([a], [b]) == {"largest_difference": 255, "share_different": 2 / 12}
+
+
+def test_a_training_step_has_a_row_for_each_way():
+    rows = step_ladder(TINY, CPU, frozen=True)
+    assert rows[0]["speedup"] == 1 and len(rows) >= 2
+    for row in rows:
+        assert row["step"] == pytest.approx((row["surrogate"] + row["generator"]) / 2)
+        assert row["samples_per_second"] == pytest.approx(2 / row["step"])
+
+
+def test_disk_to_disk_protects_every_file_and_leaves_none(monkeypatch):
+    monkeypatch.setattr(disk.os, "cpu_count", lambda: 1)  # no processes here
+    rows = disk.throughput("tiny", CPU, count=3, height=20, width=30, jobs=(1, 2))
+    assert [row["way"] for row in rows] == ["model alone", "overlapped, 1 thread", "overlapped, 2 threads"]
+    assert rows[0]["share"] == 1 and all(row["images_per_second"] > 0 for row in rows)
+    found = disk.memory("tiny", CPU, count=4, height=20, width=30)
+    assert (found["pictures"], found["problems"]) == (4, 0) and found["megabytes_end"] > 10
+
+
+def test_hours_and_costs():
+    assert hours(7200, 2.0) == 1 and hours(7200, 2.0, machines=4) == 0.25
+    rows = table({"box": 1.0}, {"box": 2.0}, machines=10)
+    assert [row["task"] for row in rows] == list(COLLECTIONS)
+    assert rows[0]["hours"] == 10_582 / 36_000 and rows[0]["cost"] == pytest.approx(2 * 10_582 / 3600)
+    assert estimate(1e12, 1e14, 0.2) == 20
+
+
+def test_tables_are_aligned_and_know_the_unknown():
+    rows = [
+        {"way": "a", "images_per_second": 1234.5, "share": 1},
+        {"way": "long", "images_per_second": 2, "share": None},
+    ]
+    first, second, third = tables.text(rows, tables.DISK).splitlines()
+    assert first.split()[:2] == ["way", "pictures/s"] and second.split() == ["a", "1,234.50", "100"]
+    assert third.endswith("–") and len(second) == len(third)
+    assert "long" in tables.table(rows, tables.DISK)._repr_html_()
+
+
+def test_the_command_refuses_what_it_does_not_know():
+    options = {"side": 32, "batch": 1, "pictures": 1, "compiled": False, "device": "cpu"}
+    with pytest.raises(UnsegError, match="protect, train, disk or memory"):
+        bench("swim", "tiny", **options)
+    with pytest.raises(UnsegError, match="at least 1"):
+        bench("protect", "tiny", **options | {"batch": 0})
+    assert "reference" in bench("protect", "tiny", **options)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_the_learning_encoder_gives_the_gradients_of_the_plain_one(checkpointed):
+    torch.manual_seed(0)
+    encoder, x = build_image_encoder(LAYOUTS["tiny"]), torch.rand(2, 3, 32, 32)
+    gradients = []
+    for run in (encode, lambda *given: encode_learning(*given, checkpointed=checkpointed)):
+        encoder.zero_grad()
+        embedding, early = run(encoder, x)
+        (embedding.square().mean() + early.square().mean()).backward()
+        gradients.append(encoder.blocks[0].attn.rel_pos_h.grad.clone())
+    assert gradients[0].abs().max() > 0 and torch.allclose(*gradients, atol=1e-6)
+
+
+def test_a_frozen_encoder_leaves_no_gradient_behind():
+    encoder = build_image_encoder(LAYOUTS["tiny"]).requires_grad_(False)
+    x = torch.rand(1, 3, 32, 32)
+    embedding, _ = encode_learning(encoder, x)
+    assert not embedding.requires_grad and torch.equal(embedding, encode_fused(encoder, x)[0])
+
+
+def test_a_fast_game_plays_the_same_game_to_rounding(tmp_path):
+    pictures = [np.random.default_rng(i).integers(0, 256, (40, 30, 3), dtype=np.uint8) for i in range(4)]
+    masks = [np.zeros((40, 30), bool) for _ in pictures]
+    for mask in masks:
+        mask[10:30, 5:20] = True
+    pairs, logs = list(zip(pictures, masks)), {}
+    for fast in (False, True):
+        train_generator(TINY, pairs, tmp_path / str(fast), device="cpu", fast=fast)
+        logs[fast] = read_csv(tmp_path / str(fast) / "log.csv")
+        speed = read_json(tmp_path / str(fast) / "speed.json")
+        assert speed["samples_per_second"] > 0 and 0 <= speed["share_waiting"] < 1
+    for plain, quick in zip(logs[False], logs[True], strict=True):
+        assert plain["phase"] == quick["phase"]
+        assert float(quick["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-3)
+
+
+def test_accelerate_asks_for_one_kernel_a_step():
+    game = Game(TINY, Fabric(accelerator="cpu", devices=1))
+    accelerate(game)
+    assert all(group["fused"] for optimiser in game.optimisers.values() for group in optimiser.param_groups)
+
+
+def test_the_stopwatch_tells_waiting_from_working_and_reading_ahead_keeps_the_order():
+    def slow():
+        for i in range(4):
+            time.sleep(0.02)
+            yield i
+
+    watch = Stopwatch()
+    assert list(watch.watch(slow())) == [0, 1, 2, 3]
+    assert watch.items == 4 and watch.report(batch=2)["share_waiting"] > 0.5
+    assert list(ahead(slow())) == [0, 1, 2, 3] and list(ahead([])) == []
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(1 / i for i in (1, 0)))
+
+
+def test_pictures_to_measure_with_are_always_the_same():
+    assert all(np.array_equal(a, b) for a, b in zip(picture(3, 20, 40), picture(3, 20, 40)))
+    assert not np.array_equal(picture(3, 20, 40)[0], picture(4, 20, 40)[0])

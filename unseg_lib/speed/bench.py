@@ -1,0 +1,51 @@
+"""`unseg bench`: one measurement as a table in the terminal; the notebook 09_speed makes all of them in one run."""
+
+import torch
+
+from unseg_lib.errors import UnsegError, pick
+from unseg_lib.hardware import choose_device
+from unseg_lib.method.config import BilevelConfig
+from unseg_lib.method.sam import LAYOUTS
+from unseg_lib.speed import tables
+from unseg_lib.speed.disk import memory, throughput
+from unseg_lib.speed.ladder import ladder
+from unseg_lib.speed.step import step_ladder
+
+# as published, but one picture at a time; and the small game of notebook 01
+TRAINING = {
+    "vit_b": (BilevelConfig(batch_size=1), True),
+    "small": (
+        BilevelConfig(
+            layout="small", surrogate="unet", surrogate_size=96, batch_size=12, loss_points=4096, optimiser="adamw"
+        ),
+        False,
+    ),
+    "tiny": (BilevelConfig(layout="tiny", batch_size=2, loss_points=64), True),
+}
+
+
+def bench(what: str, generator: str, *, side: int, batch: int, pictures: int, compiled: bool, device: str) -> str:
+    """Measure "protect", "train", "disk" or "memory" and return the table."""
+    if min(side, batch, pictures) < 1:
+        raise UnsegError("Expected a side, a batch and a number of pictures of at least 1.")
+    chosen = torch.device(choose_device(device))
+    if what == "protect":
+        found = ladder(generator, chosen, side=side, batch=batch, compiled=compiled)
+        peaks = ", ".join(f"{name}: {1e-9 * value:,.0f} GFLOP/s" for name, value in found["peak"].items())
+        about = f"{1e-9 * found['flop']:,.1f} GFLOP a picture; matrix multiplications at best {peaks}"
+        return f"{tables.text(found['rows'], tables.LADDER)}\n{about}"
+    if what == "train":
+        config, frozen = pick(TRAINING, generator, "training")
+        return tables.text(step_ladder(config, chosen, frozen=frozen, compiled=compiled), tables.STEP)
+    if what == "disk":
+        rows = throughput(generator, chosen, count=pictures, height=side, width=side)
+        return tables.text(rows, tables.DISK)
+    if what == "memory":
+        found = memory(generator, chosen, count=pictures, height=side, width=side)
+        return "\n".join(f"{name:<18}{value:,.0f}" for name, value in found.items())
+    raise UnsegError(f"Expected to measure protect, train, disk or memory, found '{what}'.")
+
+
+def side_of(generator: str) -> int:
+    """The side of pictures that a generator sees as they are; of one that is shipped, twice that."""
+    return LAYOUTS[generator].image_size if generator in LAYOUTS and generator != "small" else 256
