@@ -2,6 +2,7 @@
 #
 #   make reproduce [PROFILE=smoke|small|paper] [DATA=/folder/of/data/sets] [JOBS=2]
 #   make test [DATA=...]      make setup      make lab      make report PROFILE=small
+#   make report-pdf PROFILE=small      prints the report.html that is there, with chromium
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
@@ -15,7 +16,7 @@ ifneq ($(strip $(DATA)),)
 export UNSEG_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: setup test reproduce lab report
+.PHONY: setup test reproduce lab report report-pdf
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -43,3 +44,6 @@ lab: $(STAMP)
 
 report: $(STAMP)
 	$(BIN)/unseg report results/$(or $(PROFILE),small) $(if $(filter-out small,$(PROFILE)),,--readme README.md)
+
+report-pdf: $(STAMP)
+	$(BIN)/unseg pdf results/$(or $(PROFILE),small)

@@ -243,6 +243,14 @@ def report(
 
 
 @app.command()
+def pdf(results: Path) -> None:
+    """Print RESULTS/report.html to RESULTS/report.pdf with Debian's chromium."""
+    from unseg_lib.reporting.pdf import write_pdf
+
+    print(f"On paper: {write_pdf(results)}")
+
+
+@app.command()
 def publish(results: Path) -> None:
     """Take the data sets' pictures out of executed notebooks and report, so that RESULTS may be passed on."""
     from unseg_lib.reporting.publish import publish as take_out

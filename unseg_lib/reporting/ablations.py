@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unseg_lib.reporting.figures import Drawing, bars
+from unseg_lib.reporting.figures import QUIET, REDS, Drawing, bars
 from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.paired import CONFIDENCE, Difference, paired
 from unseg_lib.reporting.published import published, value_of
@@ -74,6 +74,16 @@ def source_of(trial: Trial, sources: Sequence[Source]) -> Source | None:
     """The source that knows most arms of a trial, the first of equals: arms of two profiles are never mixed."""
     known = {i: sum(score_of(arm, trial, one) is not None for arm in trial.arms) for i, one in enumerate(sources)}
     return sources[max(known, key=lambda i: (known[i], -i))] if known else None
+
+
+def asked(question: Question, sources: Sequence[Source]) -> bool:
+    """Whether something else than the reference of one of its trials was run."""
+    return any(
+        score_of(arm, trial, source)
+        for trial in question.trials
+        if (source := source_of(trial, sources))
+        for arm in trial.arms[1:]
+    )
 
 
 def answer_table(question: Question, sources: Sequence[Source]) -> Table:
@@ -165,26 +175,25 @@ def state_of(arm: Arm, trial: Trial, source: Source | None) -> str:
     return "failed" if any(run["state"] == "failed" for run in _planned(arm, trial, source)) else "not run"
 
 
-def answer_bars(question: Question, sources: Sequence[Source]) -> Drawing | None:
-    """What each arm leaves of the clean-trained score, a panel for every trial; None where nothing was run."""
-    groups = {}
-    for trial in question.trials:
-        source = source_of(trial, sources)
-        if source and any(score_of(arm, trial, source) for arm in trial.arms):
-            scores = {arm.label: score_of(arm, trial, source) for arm in trial.arms if arm.recipe}
-            shares = {label: score and percent_of_clean(score, source.scores) for label, score in scores.items()}
-            title = f"{trial.setting} · {METRICS.get(metric_of(trial), '')}"
-            groups[title + " " * sum(title == name.rstrip() for name in groups)] = shares
-    return bars(groups, xlabel="% of clean-trained score", across=1) if groups else None
+def answer_bars(trial: Trial, sources: Sequence[Source]) -> Drawing | None:
+    """What each arm leaves of the clean-trained score, UnSeg's in red; None where nothing was run."""
+    source = source_of(trial, sources)
+    scores = {arm: score_of(arm, trial, source) if source else None for arm in trial.arms if arm.recipe}
+    if not any(scores.values()):
+        return None
+    shares = {arm.label: score and percent_of_clean(score, source.scores) for arm, score in scores.items()}
+    colours = {arm.label: REDS[0] if arm.recipe.startswith("unseg") else QUIET[0] for arm in scores}
+    title = f"{trial.setting} · {METRICS.get(metric_of(trial), metric_of(trial))}"
+    return bars({title: shares}, xlabel="% of clean-trained score", colours=colours)
 
 
 def answer(question: Question, sources: Sequence[Source]) -> list:
     """What a notebook displays: the table, the bars where there is a run, and what was found."""
     from IPython.display import Markdown
 
-    drawing = answer_bars(question, sources)
+    drawings = [drawing for trial in question.trials if (drawing := answer_bars(trial, sources))]
     said = Markdown("\n".join(f"* {finding(trial, sources)}" for trial in question.trials))
-    return [answer_table(question, sources), *([drawing] if drawing else []), said]
+    return [answer_table(question, sources), *drawings, said]
 
 
 def finding(trial: Trial, sources: Sequence[Source]) -> str:
@@ -200,8 +209,8 @@ def finding(trial: Trial, sources: Sequence[Source]) -> str:
     share = percent_of_clean(first, source.scores)
     left = f"{number(share[0])} % of the clean-trained score" if share else f"{number(first.mean)} %"
     order = ("better", "worse", "no difference shown", "too few common seeds", "not run")
-    told = "".join(f" {kind.capitalize()}: {' · '.join(kinds[kind])}." for kind in order if kind in kinds)
-    return f"{trial.setting}: “{trial.arms[0].label}” leaves {left}; the others protect, compared with it:{told}"
+    told = "; ".join(f"{kind}: {' · '.join(kinds[kind])}" for kind in order if kind in kinds)
+    return f"{trial.setting}: “{trial.arms[0].label}” leaves {left}. Compared with it, {told}."
 
 
 def _kind(score: Score, first: Score | None) -> str:

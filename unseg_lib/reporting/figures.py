@@ -264,15 +264,20 @@ def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel:
 
 
 def bars(
-    groups: dict[str, dict[str, tuple[float, float] | None]], *, xlabel: str, reference: float = 100, across: int = 3
+    groups: dict[str, dict[str, tuple[float, float] | None]],
+    *,
+    xlabel: str,
+    reference: float = 100,
+    colours: dict[str, str] | None = None,
 ) -> Drawing:
     """Horizontal bars, one panel per group: {group: {name: (value, std) or None for a run that is missing}}.
 
-    `across`: so many panels side by side at most; one alone is wider, for long names.
+    With `colours` of its own, a figure has long names and is wider.
     A thin line marks `reference`; values are written at the bars, so that nobody has to read an axis.
     """
-    colours = colours_of(list(dict.fromkeys(name for group in groups.values() for name in group)))
-    columns = min(across, len(groups))
+    width = 6.4 if colours else 2.9
+    colours = colours or colours_of(list(dict.fromkeys(name for group in groups.values() for name in group)))
+    columns = min(3, len(groups))
     lines = -(-len(groups) // columns)
     longest = max(len(group) for group in groups.values())
 
@@ -290,6 +295,4 @@ def bars(
             axis.set_yticks(range(len(group)), [name.replace("_", " ") for name in group])
         axes[0, 0].figure.get_layout_engine().set(h_pad=0.12)
 
-    return draw(
-        max(2.9 * columns, 6.0 if across == 1 else 0), lines * (0.24 * longest + 0.9), "svg", plot, lines, columns
-    )
+    return draw(width * columns, lines * (0.24 * longest + 0.9), "svg", plot, lines, columns)

@@ -38,7 +38,7 @@ def origin_table(results: Path, rows: list[dict]) -> Table:
             ("devices of the victims", _each([row["device"] for row in rows])),
             ("versions", _each([_versions(origin["versions"]) for origin in origins])),
         ]
-    facts += [(f"minutes, {kind}", f"{total:.0f}") for kind, total in _minutes(results).items()]
+    facts += [(f"minutes, {kind}", f"{total:.0f}") for kind, total in minutes_of(results).items()]
     return Table(("", "found"), tuple(facts), "ll")
 
 
@@ -53,7 +53,7 @@ def _each(values: list[str]) -> str:
     return "; ".join(dict.fromkeys(values))
 
 
-def _minutes(results: Path) -> dict[str, float]:
+def minutes_of(results: Path) -> dict[str, float]:
     """Minutes of all finished stages by kind."""
     kinds = ("generator", "poison", "victim", "pixels")
     totals = {kind: [read_json(p)["minutes"] for p in (results / kind).glob("*/provenance.json")] for kind in kinds}

@@ -227,7 +227,7 @@ def _controls(setting: str, own: dict[str, str]) -> Trial:
 
 def _shared_removed(setting: str, own: dict[str, str]) -> Trial:
     chosen = own | {label: TRIVIAL[label] for label in ("one fixed tile", "a constant colour", "a grating")}
-    arms = (Arm(f"{label}; shared part subtracted", name, defense=SHARED) for label, name in chosen.items())
+    arms = (Arm(f"{label}, shared part subtracted", name, defense=SHARED) for label, name in chosen.items())
     return trial(setting, *arms)
 
 

@@ -1,6 +1,7 @@
-"""The report: results/<profile>/report.html, one file with tables, curves, pictures and provenance.
+"""The report: results/<profile>/report.html, a book in one file with tables, curves, pictures and provenance.
 
-Every number is computed from rows.csv or from the metrics of a stage, and links to the executed notebook.
+A summary comes first, then the contents and a section for every question; the last list has every run. Every number is
+computed from rows.csv or from the metrics of a stage, and links to the executed notebook.
 The file needs no network, no script and no other file, except where a link leads.
 """
 
@@ -8,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from unseg_lib.files import read_json, write_bytes
+from unseg_lib.reporting.ablations import Source, answer_bars, answer_table, asked, finding, sources_of
 from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
 from unseg_lib.reporting.defended import defence_grids, heat_map, table_4
 from unseg_lib.reporting.figures import Drawing, bars, curve_panels, show_rows
@@ -16,11 +18,15 @@ from unseg_lib.reporting.html import Link, Table
 from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
 from unseg_lib.reporting.origin import generator_tables, origin_table
 from unseg_lib.reporting.paired import ENOUGH, paired_table
+from unseg_lib.reporting.questions import QUESTIONS, Question
+from unseg_lib.reporting.reviewers import answers
 from unseg_lib.reporting.scores import Experiment, Score, plain_only, planned, read_rows, scores_of
+from unseg_lib.reporting.summary import contents, lead, machines, runs_table
 from unseg_lib.reporting.systems import full_tables, system_table
 from unseg_lib.reporting.tables import bars_of, blocks_of, class_table, effect_table, experiments_of, panel_of, title_of
 from unseg_lib.reporting.visibility import visibility, visibility_table
 
+SHORT = 50  # rows of a table that fits on a page
 READING = (
     "Victims are trained on protected pictures and tested on clean ones. Scores are intersection over union in percent "
     "after the last epoch, mean and standard deviation over seeds; low means protected. “Of clean” is the share of "
@@ -39,55 +45,95 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
     """
     results = Path(results)
     rows, plan = read_rows(results), planned(results)
-    scores = scores_of(rows)
+    scores, sources = scores_of(rows), sources_of([results, _beside(results)], results)
     usual, usual_plan = plain_only(scores, plan)
     parts = [
-        ("What holds, and what does not", _verdicts(verdicts(scores))),
+        ("Summary", _summary(results, rows, plan, scores, sources)),
         ("Paper, ours, difference", _effect(results, usual, usual_plan)),
         ("Seed by seed", _paired(usual)),
         ("While they learn", _curves(results, usual)),
-        ("What a thief can do", _defences(scores)),
-        ("Clean pictures among them", _mixtures(scores)),
         ("What they predict", _predictions(results, usual, photographs)),
         ("Class by class", _classes(usual)),
-        ("Questions with a notebook of their own", _pages(results)),
+        ("What a thief can do", _defences(scores)),
+        ("Clean pictures among them", _mixtures(scores)),
+        *((question.title, _question(question, sources)) for question in QUESTIONS.values()),
+        ("Questions without a run", _unanswered(sources)),
         ("How visible the noise is", _visibility(results)),
         ("How the generators were trained", _generators(results)),
-        ("Not run here", _not_run(scores, plan)),
-        ("Where the numbers come from", _origin(results, rows)),
+        ("Questions with a notebook of their own", _pages(results)),
+        ("The paper’s systems", _systems(scores)),
+        ("Every run", _runs(results, rows, plan)),
+        ("Where the numbers come from", _table(origin_table(results, rows))),
     ]
-    write_bytes(results / "report.html", _page(results.resolve().name, rows, plan, parts).encode())
+    write_bytes(results / "report.html", _page(results.resolve().name, parts).encode())
     return results / "report.html"
 
 
-def _page(profile: str, rows: list[dict], plan: list[dict], parts: list[tuple[str, str]]) -> str:
+def _beside(results: Path) -> Path:
+    """The profile that answers what this one does not ask: the ablations, or for them the small one."""
+    name = "small" if results.resolve().name == "ablations" else "ablations"
+    return results.resolve().parent / name
+
+
+def _page(profile: str, parts: list[tuple[str, str]]) -> str:
     """The whole document; parts without content are left out."""
-    parts = [(title, body) for title, body in parts if body]
+    named = {f"part-{i}": part for i, part in enumerate(part for part in parts if part[1])}
     style = (Path(__file__).parent / "report.css").read_text()
-    links = " ".join(f'<a href="#part-{i}">{escape(title)}</a>' for i, (title, _) in enumerate(parts))
-    body = "".join(f'<section id="part-{i}"><h2>{escape(t)}</h2>{b}</section>' for i, (t, b) in enumerate(parts))
+    first, *rest = (f'<section id="{key}"><h2>{escape(t)}</h2>{body}</section>' for key, (t, body) in named.items())
+    listed = contents({key: title for key, (title, _) in named.items()})
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>UnSeg, profile {escape(profile)}</title><style>{style}</style></head><body><main>"
-        f"<h1>UnSeg, reproduced: profile {escape(profile)}</h1>"
-        f'<p class="lead">{escape(_summary(rows, plan))}</p><nav>{links}</nav>{body}'
+        f"<h1>UnSeg, reproduced: profile {escape(profile)}</h1>{first}{listed}{''.join(rest)}"
         "<footer>Paper: Ye Sun, Hao Zhang, Tiehua Zhang, Xingjun Ma, Yu-Gang Jiang, “UnSeg: One Universal Unlearnable "
         "Example Generator is Enough against All Image Segmentation”, NeurIPS 2024, arXiv 2410.09909. What it reports "
         "but is not known to us stays missing: nothing is guessed.</footer></main></body></html>\n"
     )
 
 
-def _summary(rows: list[dict], plan: list[dict]) -> str:
-    runs = {row["notebook"] for row in rows}
-    sets, minutes = {row["dataset"] for row in rows}, sum({row["notebook"]: row["minutes"] for row in rows}.values())
-    waiting = [run for run in plan if run["state"] != "done"]
-    text = f"{len(runs)} victims trained on {', '.join(sorted(sets))} in {minutes:.0f} minutes of training"
-    return f"{text}; {len(waiting)} of {len(plan)} planned runs have no result yet." if waiting else f"{text}."
+def _summary(results: Path, rows: list[dict], plan: list[dict], scores: list[Score], sources: list[Source]) -> str:
+    """The first page: what was run and where, what holds, and the reviewers' questions."""
+    told = "".join(f"<p><b>{escape(asked)}</b> {escape(text)}</p>" for asked, text in answers(sources).items())
+    return (
+        f'<p class="lead">{escape(lead(results, rows, plan))}</p><p>{escape(machines(results))}</p>'
+        f"<h3>What holds, and what does not</h3>{_verdicts(verdicts(scores))}"
+        f"<h3>The reviewers’ questions</h3>{told}"
+    )
+
+
+def _question(question: Question, sources: list[Source]) -> str:
+    """A question that some run answers: what was found, the table, the bars; "" where there is only the reference."""
+    if not asked(question, sources):
+        return ""
+    found = "".join(f"<li>{escape(finding(trial, sources))}</li>" for trial in question.trials)
+    drawings = [(trial, answer_bars(trial, sources)) for trial in question.trials]
+    alt = f"{question.title}: percent of the clean-trained score on"
+    figures = "".join(_figure(drawing, f"{alt} {trial.setting}") for trial, drawing in drawings if drawing)
+    table = _table(answer_table(question, sources))
+    return f"<p>{escape(question.text)}</p><ul>{found}</ul>{table}{figures}"
+
+
+def _unanswered(sources: list[Source]) -> str:
+    """Questions of which nothing but the reference was run, each with what is missing."""
+    rows = [
+        (question.title, question.text, "; ".join(arm.label for trial in question.trials for arm in trial.arms[1:]))
+        for question in QUESTIONS.values()
+        if not asked(question, sources)
+    ]
+    note = "Only their reference, or nothing, was run: profile ablations has the runs."
+    return f'<p class="note">{note}</p>{_table(Table(("", "question", "not run"), tuple(rows), "lll"))}' if rows else ""
+
+
+def _runs(results: Path, rows: list[dict], plan: list[dict]) -> str:
+    note = "Each name leads to the executed notebook. What was planned or begun and has no result comes last."
+    return f'<p class="note">{note}</p>{_table(runs_table(results, rows, plan))}'
 
 
 def _table(table: Table) -> str:
-    return f'<div class="wide">{table._repr_html_()}</div>' if table.rows else ""
+    """A table that scrolls on a screen where it is wide, and stays in one piece on paper where it is short."""
+    whole = " whole" if len(table.rows) <= SHORT else ""
+    return f'<div class="wide{whole}">{table._repr_html_()}</div>' if table.rows else ""
 
 
 def _figure(drawing: Drawing, alt: str, caption: str = "") -> str:
@@ -100,6 +146,7 @@ def _verdicts(judged: list[Verdict]) -> str:
         return ""
     counts = [sum(one.holds is state for one in judged) for state in (True, False, None)]
     text = "Computed from the rows: {} hold, {} do not, {} cannot be judged yet.".format(*counts)
+    text += " The numbers and their notebooks are in the sections below."
     return f"<p>{text}</p>{_table(verdict_table(judged))}"
 
 
@@ -192,12 +239,6 @@ def _generators(results: Path) -> str:
     return "".join(f'<h3><a href="{escape(link.href)}">{escape(link.text)}</a></h3>{_table(t)}' for link, t in tables)
 
 
-def _not_run(scores: list[Score], plan: list[dict]) -> str:
-    waiting = tuple((run["name"], run["state"]) for run in plan if run["state"] != "done")
-    own = _table(Table(("planned run", "state"), waiting, "ll"))
-    systems = "<h3>The paper’s systems: its Table 1 and Figures 4 and 5</h3>" + _table(system_table(scores))
-    return own + systems + "".join(f"<h3>{escape(title)}</h3>{_table(t)}" for title, t in full_tables(scores).items())
-
-
-def _origin(results: Path, rows: list[dict]) -> str:
-    return _table(origin_table(results, rows))
+def _systems(scores: list[Score]) -> str:
+    systems = "<h3>Its Table 1 and Figures 4 and 5</h3>" + _table(system_table(scores))
+    return systems + "".join(f"<h3>{escape(title)}</h3>{_table(t)}" for title, t in full_tables(scores).items())
