@@ -95,6 +95,12 @@ def test_the_transfer_table_has_a_line_for_each_set_and_generator(tmp_path):
     write_csv(folder / "rows.csv", [*made, unseg | changed, unseg | saved], list(COLUMNS))
     line = "| lung | `small` | 85.0 | – | 8.5 | 33.0 | – | – | – | 44.0 | – |"
     assert transfer_table(folder).splitlines()[2:] == [line]
+    (tmp_path / "small").mkdir()
+    random = unseg | {"poison": "random", "final": 81, "notebook": "victim/lung-random-unet-s0/run.ipynb"}
+    elsewhere = unseg | {"dataset": "voc", "notebook": "victim/voc-unseg-unet-s0/run.ipynb"}
+    write_csv(tmp_path / "small/rows.csv", [random, elsewhere], list(COLUMNS))
+    line = line.replace("| 85.0 | – |", "| 85.0 | 81.0 |")
+    assert transfer_table(folder).splitlines()[2:] == [line]
     readme = tmp_path / "README.md"
     marks = [mark.replace("results", "transfer") for mark in (BEGIN, END)]
     readme.write_text(f"{BEGIN}\nour results\n{END}\n{marks[0]}\nold\n{marks[1]}\n")

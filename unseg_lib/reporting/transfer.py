@@ -9,8 +9,15 @@ FORMATS = {"jpeg quality=95": "JPEG 95", "jpeg quality=75": "JPEG 75", "down_up 
 
 
 def transfer_table(results: str | Path) -> str:
-    """Markdown: a line for each data set and generator, final scores in percent; "–" for what was not run."""
+    """Markdown: a line for each data set and generator, final scores in percent; "–" for what was not run.
+
+    What the profile `small` beside it has of the same data set is not run again: it is taken from there.
+    """
     scores = scores_of(read_rows(results))
+    settings = {score.experiment.setting for score in scores}
+    if (Path(results).parent / "small/rows.csv").exists():
+        beside = scores_of(read_rows(Path(results).parent / "small"))
+        scores = [score for score in beside if score.experiment.setting in settings] + scores
     heads = ["data set", "generator", "clean", "random", *PROMPTS.values(), *FORMATS.values()]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for setting in dict.fromkeys(score.experiment.setting for score in scores):
