@@ -196,6 +196,15 @@ def test_06_describes_the_noise(place, poisoned):
 
 
 @pytest.mark.notebook
+def test_09_measures_every_step_against_the_reference(place):
+    few = {"shipped": "tiny", "side": 40, "batch": 1, "repeats": 1, "files": 2, "files_large": 2}
+    _, metrics = run(place, "09", "speed", **few, device="cpu")
+    measured = metrics["measured"]
+    assert [row["speedup"] for row in (measured["large"]["rows"][0], measured["steps"]["tiny"][0])] == [1, 1]
+    assert metrics["estimated"] and not metrics["gpu_measured"]
+
+
+@pytest.mark.notebook
 def test_10_protects_a_picture_where_nobody_clicks(place):
     picture = place / "data/scenes/pictures/train_0000.png"
     out, metrics = run(place, "10", "protect", picture=str(picture), box=[4, 8, 30, 40], eps=6.0)
