@@ -150,13 +150,13 @@ def test_the_reviewers_are_answered_from_rows(results):
     rows = [row_of("lung", "unseg-colour", "unet", 0, 5.0), row_of("lung", "clean", "unet", 0, 80.0)]
     for recipe, value in {"unseg-colour": 79.0, "clean": 70.0}.items():
         rows.append(row_of("lung", recipe, "unet-clean_fraction-0.2", 0, value, clean_fraction=0.2))
-    for defense, value in {"jpeg quality=10": 40.0, "grayscale": 60.0}.items():
+    for defense, value in {"jpeg quality=10": 40, "grayscale": 60, "median": 9, "coin": 8}.items():
         rows.append(row_of("lung", "unseg-colour", f"unet-{defense.split()[0]}", 0, value, defense=defense))
     rows += [row_of("voc-object", name, "unet", 0, v) for name, v in {"unseg": 5, "untrained": 48, "clean": 50}.items()]
     start, mixture, jpeg = answers(sources_of([write_rows(results.parent / "own", rows)], results)).values()
     assert "leaves 4.8 % mean IoU" in start and "leaves 10.0 % of" in start and "96.0 %; difference −43.0" in start
     assert "gives 79.0 %, the same clean pictures alone 70.0 %, difference +9.0" in mixture
-    assert "all pictures clean 80.0 %: 20 % are enough; on voc-object not run" in mixture
+    assert "all pictures clean 80.0 %: 20 % are enough for 93 % of that; on voc-object not run" in mixture
     assert "at most 50.0 %" in jpeg and "grayscale 75.0 %: JPEG is not the weak point" in jpeg
 
 
@@ -200,8 +200,15 @@ def test_the_report_never_drops_a_run(results, monkeypatch):
         ("tables", "failed"),
     ]
     assert all(re.search(rf">{name}</td>.*?>{state}</td>", every) for name, state in states)
-    assert "5 planned runs have no result yet, 3 of them failed" in html
+    assert "planned and without a result: 5, of which failed: 3" in html
     assert len(runs_table(results, report.read_rows(results), plan).rows) == sum(map(len, FINALS.values())) + 5
+
+
+def test_variants_stand_in_their_questions_and_not_in_the_main_tables(results):
+    html = report.write_report(results).read_text()
+    main = html[html.index("<h2>Paper, ours") : html.index("<h2>Budget outside")]
+    assert ">unseg<" in main and "unseg-bg-0" not in main and "8 inside, 0 outside" in html
+    assert "victim/voc-object-unseg-bg-0-unet-s2</a>" in html
 
 
 def test_the_book_has_a_summary_contents_and_a_section_for_every_question(results):

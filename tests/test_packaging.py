@@ -68,6 +68,11 @@ def test_the_main_command_passes_on_what_is_given(project):
     assert told.split()[2:] == ["--profile", "smoke", "--jobs", "3"]
 
 
+def test_the_report_on_paper_is_of_the_profile_asked_for(project):
+    assert make(project, "report-pdf").splitlines()[-1].split() == [".venv/bin/unseg", "pdf", "results/small"]
+    assert make(project, "report-pdf", "PROFILE=smoke").splitlines()[-1].split()[-1] == "results/smoke"
+
+
 def test_a_changed_lock_is_installed_again_with_plain_pip(project):
     recipe = make(project, "-W", "requirements.lock", "setup")
     assert "pip install" in recipe

@@ -12,7 +12,7 @@ from unseg_lib.reporting.figures import QUIET, REDS, Drawing, bars
 from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.paired import CONFIDENCE, Difference, paired
 from unseg_lib.reporting.published import published, value_of
-from unseg_lib.reporting.questions import QUESTIONS, Arm, Question, Trial
+from unseg_lib.reporting.questions import QUESTIONS, VARIANTS, Arm, Question, Trial
 from unseg_lib.reporting.scores import Experiment, Score, main_metric, percent_of_clean, planned, read_rows, scores_of
 from unseg_lib.reporting.tables import METRICS, number, signed
 from unseg_lib.reporting.visibility import visibility
@@ -44,6 +44,11 @@ def sources_of(folders: Sequence[str | Path], place: str | Path) -> list[Source]
             scores = scores_of(read_rows(folder))
             found.append(Source(folder.resolve().name, base, scores, planned(folder), visibility(folder)))
     return found
+
+
+def is_variant(experiment: Experiment, poison: str) -> bool:
+    """Whether a run belongs to a question alone: the main tables would drown in one-setting variants."""
+    return poison in VARIANTS or any(experiment.way.endswith(f"-{label}") for label in LABELS)
 
 
 def missing(source: Source) -> list[str]:

@@ -243,3 +243,7 @@ QUESTIONS["game"] = Question(
         _controls("camvid", {"UnSeg": "unseg", "UnSeg, generator colour": "unseg-colour"}),
     ),
 )
+
+# recipes that no table but their question's needs
+_ASKED = {arm.recipe for question in QUESTIONS.values() for one in question.trials for arm in one.arms}
+VARIANTS = {name for name in _ASKED if name.startswith("unseg-")} - {"unseg-colour", "unseg-colour-things"}

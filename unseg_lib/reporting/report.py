@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from unseg_lib.files import read_json, write_bytes
-from unseg_lib.reporting.ablations import Source, answer_bars, answer_table, asked, finding, sources_of
+from unseg_lib.reporting.ablations import Source, answer_bars, answer_table, asked, finding, is_variant, sources_of
 from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
 from unseg_lib.reporting.defended import defence_grids, heat_map, table_4
 from unseg_lib.reporting.figures import Drawing, bars, curve_panels, show_rows
@@ -46,9 +46,10 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
     results = Path(results)
     rows, plan = read_rows(results), planned(results)
     scores, sources = scores_of(rows), sources_of([results, _beside(results)], results)
-    usual, usual_plan = plain_only(scores, plan)
+    main, main_plan = _without_variants(scores, plan)
+    usual, usual_plan = plain_only(main, main_plan)
     parts = [
-        ("Summary", _summary(results, rows, plan, scores, sources)),
+        ("Summary", _summary(results, rows, plan, main, sources)),
         ("Paper, ours, difference", _effect(results, usual, usual_plan)),
         ("Seed by seed", _paired(usual)),
         ("While they learn", _curves(results, usual)),
@@ -67,6 +68,12 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
     ]
     write_bytes(results / "report.html", _page(results.resolve().name, parts).encode())
     return results / "report.html"
+
+
+def _without_variants(scores: list[Score], plan: list[dict]) -> tuple[list[Score], list[dict]]:
+    """What is not one question's alone; the variants stand in the sections of their questions."""
+    kept = [score for score in scores if not is_variant(score.experiment, score.poison)]
+    return kept, [run for run in plan if not is_variant(run["experiment"], run["poison"])]
 
 
 def _beside(results: Path) -> Path:
@@ -103,15 +110,14 @@ def _summary(results: Path, rows: list[dict], plan: list[dict], scores: list[Sco
 
 
 def _question(question: Question, sources: list[Source]) -> str:
-    """A question that some run answers: what was found, the table, the bars; "" where there is only the reference."""
+    """A question that some run answers: what was found, the table, the bars; "" for the others."""
     if not asked(question, sources):
         return ""
     found = "".join(f"<li>{escape(finding(trial, sources))}</li>" for trial in question.trials)
     drawings = [(trial, answer_bars(trial, sources)) for trial in question.trials]
     alt = f"{question.title}: percent of the clean-trained score on"
     figures = "".join(_figure(drawing, f"{alt} {trial.setting}") for trial, drawing in drawings if drawing)
-    table = _table(answer_table(question, sources))
-    return f"<p>{escape(question.text)}</p><ul>{found}</ul>{table}{figures}"
+    return f"<p>{escape(question.text)}</p><ul>{found}</ul>{_table(answer_table(question, sources))}{figures}"
 
 
 def _unanswered(sources: list[Source]) -> str:

@@ -19,7 +19,7 @@ def lead(results: Path, rows: list[dict], plan: list[dict]) -> str:
     text = f"{len(runs)} victims trained on {', '.join(sorted(sets))} in {minutes:.0f} minutes of training"
     waiting = missing(results, rows, plan)
     failed = sum(state == "failed" for _, state in waiting)
-    told = f"; {len(waiting)} planned runs have no result yet, {failed} of them failed" if waiting else ""
+    told = f"; planned and without a result: {len(waiting)}, of which failed: {failed}" if waiting else ""
     return f"{text}{told}."
 
 
