@@ -26,7 +26,8 @@ def throughput(
     """Pictures a second from files to files, by number of threads that read and write, and by processes.
 
     Rows of {"way", "images_per_second", "share"}, the first one of the model alone, of whose speed the others are a
-    share. "processes": as many as the processor has cores, a part of the pictures each, the model in one thread.
+    share. "processes": as many as the processor has cores, a part of the pictures each, the model in one thread; only
+    where there are enough pictures.
     """
     with working_folder(name, count, height, width) as (folder, generator):
         options = {"masks": str(folder / "masks"), "generator": generator, "device": device.type}
@@ -37,7 +38,7 @@ def throughput(
             start = time.perf_counter()
             protect_files(files, folder / f"out{n}", jobs=n, **options)
             speeds[f"overlapped, {n} thread{'s' * (n > 1)}"] = count / (time.perf_counter() - start)
-        if device.type == "cpu" and (cores := os.cpu_count() or 1) > 1:
+        if device.type == "cpu" and 1 < (cores := os.cpu_count() or 1) <= count // 4:
             speeds[f"{cores} processes"] = count / _in_processes(files, folder, options, cores)
     return [{"way": way, "images_per_second": x, "share": x / speeds["model alone"]} for way, x in speeds.items()]
 

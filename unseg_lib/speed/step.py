@@ -46,7 +46,9 @@ def step_ladder(
     which costs as much.
     """
     rows = []
-    for rung in progress(rungs(device, compiled), f"training steps of {config.layout}"):
+    # SAM's blocks would be unrolled forwards and backwards: on a processor compiling takes longer than it could save
+    worth_it = compiled and (config.surrogate != "sam" or device.type == "cuda")
+    for rung in progress(rungs(device, worth_it), f"training steps of {config.layout}"):
         times = _climb(rung, config, device, frozen, repeats)
         turns = {"surrogate": config.surrogate_turn, "generator": config.generator_turn}
         mean = sum(turns[phase] * times[phase].seconds for phase in PHASES) / sum(turns.values())
