@@ -41,26 +41,41 @@ def rungs(device: torch.device, batch: int, compiled: bool) -> list[Rung]:
 
 
 def ladder(
-    name: str, device: torch.device, *, side: int, batch: int = 2, compiled: bool = False, repeats: int = 2
+    name: str,
+    device: torch.device,
+    *,
+    side: int,
+    batch: int = 2,
+    compiled: bool = False,
+    repeats: int = 2,
+    known: dict | None = None,
 ) -> dict:
     """Measure every rung of generator `name` (see `generator_of`) on square pictures of `side` pixels.
+
+    known: peaks that were found earlier; the higher one counts.
 
     Returns {"flop": of one picture, "peak": FLOP/s of a matrix multiplication by precision, "rows": one per rung with
     images_per_second, speedup, megabytes, share of the peak, and, against the first rung's written pixels, the largest
     difference in steps and the share of pixels that differ}. `flop` is the reference's: what a rung leaves out counts.
     """
-    pictures = [picture(i, side, side) for i in range(batch)]
-    peak = {"32": matmul_peak(device, torch.float32)}
-    if has_bf16(device.type):
-        peak["bf16"] = matmul_peak(device, torch.bfloat16)
-    flop = generator_flop(generator_of(name, torch.device("cpu")).layout)
-    rows, expected = [], None
+    pictures, rows, expected = [picture(i, side, side) for i in range(batch)], [], None
+    flop, peak = generator_flop(generator_of(name, torch.device("cpu")).layout), peaks(device)
     for rung in progress(rungs(device, batch, compiled), f"ladder of {name}"):
         row, written = _climb(rung, name, device, pictures, repeats)
         expected = expected or written
-        row |= {"peak_share": row["images_per_second"] * flop / peak[rung.precision], **differences(written, expected)}
+        row |= {"precision": rung.precision, **differences(written, expected)}
         rows.append(row | {"speedup": row["images_per_second"] / (rows or [row])[0]["images_per_second"]})
+    for kind, again in peaks(device).items():  # before and after: something else may have been running
+        peak[kind] = max(peak[kind], again, (known or {}).get(kind, 0.0))
+    for row in rows:
+        row["peak_share"] = row["images_per_second"] * flop / peak[row["precision"]]
     return {"flop": flop, "peak": peak, "rows": rows}
+
+
+def peaks(device: torch.device) -> dict[str, float]:
+    """FLOP/s of a matrix multiplication in every precision that the device has in hardware."""
+    kinds = {"32": torch.float32} | ({"bf16": torch.bfloat16} if has_bf16(device.type) else {})
+    return {kind: matmul_peak(device, dtype) for kind, dtype in kinds.items()}
 
 
 def _climb(rung: Rung, name: str, device: torch.device, pictures: list, repeats: int) -> tuple[dict, list[np.ndarray]]:

@@ -13,7 +13,7 @@ SIDES = (1024, 2048, 4096)  # of square matrices; the best of them is the peak
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: the fastest of some calls. megabytes: the most memory that was in use at any moment, None if unknown:
+    """seconds: the fastest of all calls. megabytes: the most memory that was in use at any moment, None if unknown:
     on a GPU what torch had allocated, else the whole process as it lay in memory.
     """
 
@@ -22,11 +22,13 @@ class Cost:
 
 
 def cost(work: Callable[[], object], device: torch.device, repeats: int = 2) -> Cost:
-    """Time and memory of some work after a first call that is not timed (compiling, first touch of memory)."""
+    """Time and memory of some work: the fastest of a first call (compiling, first touch of memory) and `repeats` more.
+
+    The fastest, because whatever else the machine does can only make a call slower.
+    """
     gc.collect()
     _forget_peak(device)
-    work()
-    return Cost(min(seconds(work, device) for _ in range(repeats)), _peak(device))
+    return Cost(min(seconds(work, device) for _ in range(1 + repeats)), _peak(device))
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
