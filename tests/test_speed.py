@@ -100,6 +100,12 @@ def test_the_command_refuses_what_it_does_not_know():
     assert "reference" in bench("protect", "tiny", **options)
 
 
+def test_what_memory_was_found_can_be_kept(tmp_path):
+    options = {"side": 24, "batch": 1, "pictures": 2, "compiled": False, "device": "cpu"}
+    said = bench("memory", "tiny", **options, json=str(tmp_path / "memory.json"))
+    assert "megabytes_end" in said and read_json(tmp_path / "memory.json")["pictures"] == 2
+
+
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_the_learning_encoder_gives_the_gradients_of_the_plain_one(checkpointed):
     torch.manual_seed(0)

@@ -220,11 +220,12 @@ def bench(
     pictures: Annotated[int, typer.Option(help="files, for disk and memory")] = 64,
     compiled: Annotated[bool, typer.Option(help="also with torch.compile")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    json: Annotated[str, typer.Option(help="with memory: also write what was found to this file")] = "",
 ) -> None:
     """Measure how fast this machine protects and trains, against the plain reference, in one run."""
     from unseg_lib.speed import bench as room
 
-    how = {"batch": batch, "pictures": pictures, "compiled": compiled, "device": device}
+    how = {"batch": batch, "pictures": pictures, "compiled": compiled, "device": device, "json": json}
     print(room.bench(what, generator, side=side or room.side_of(generator), **how))
 
 

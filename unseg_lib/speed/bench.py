@@ -3,6 +3,7 @@
 import torch
 
 from unseg_lib.errors import UnsegError, pick
+from unseg_lib.files import write_json
 from unseg_lib.hardware import choose_device
 from unseg_lib.method.config import BilevelConfig
 from unseg_lib.method.sam import LAYOUTS
@@ -24,8 +25,10 @@ TRAINING = {
 }
 
 
-def bench(what: str, generator: str, *, side: int, batch: int, pictures: int, compiled: bool, device: str) -> str:
-    """Measure "protect", "train", "disk" or "memory" and return the table."""
+def bench(
+    what: str, generator: str, *, side: int, batch: int, pictures: int, compiled: bool, device: str, json: str = ""
+) -> str:
+    """Measure "protect", "train", "disk" or "memory" and return the table; of memory also as a file `json`."""
     if min(side, batch, pictures) < 1:
         raise UnsegError("Expected a side, a batch and a number of pictures of at least 1.")
     chosen = torch.device(choose_device(device))
@@ -42,6 +45,8 @@ def bench(what: str, generator: str, *, side: int, batch: int, pictures: int, co
         return tables.text(rows, tables.DISK)
     if what == "memory":
         found = memory(generator, chosen, count=pictures, height=side, width=side)
+        if json:
+            write_json(json, found)
         return "\n".join(f"{name:<18}{value:,.0f}" for name, value in found.items())
     raise UnsegError(f"Expected to measure protect, train, disk or memory, found '{what}'.")
 
