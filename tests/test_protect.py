@@ -18,6 +18,7 @@ from unseg_lib.pictures import is_gray_file, read_picture
 from unseg_lib.protection.batch import protect_files
 from unseg_lib.protection.inputs import find_inputs
 from unseg_lib.protection.lines import COLUMNS, REPORT, alone
+from unseg_lib.protection.summary import summary
 
 
 @pytest.fixture
@@ -294,6 +295,15 @@ def test_without_a_prompt_the_report_says_what_was_taken(room, weights):
     rows = run(room, weights, masks="")
     assert [row["found_by"] for row in rows] == ["salient objects", "whole picture"]
     assert rows[0]["protected"] == pytest.approx(400 / 4800, rel=0.3) and rows[1]["protected"] == 1
+
+
+def test_the_summary_says_what_may_not_protect(room, weights):
+    assert "no exact masks" not in summary(run(room, weights), room / "out")
+    said = summary(run(room, weights, masks="", boxes="5,3,15,8", format="jpeg", quality=60), room / "out")
+    assert "2 by box" in said and "2 regions are no exact masks" in said
+    assert "JPEG has changed 2 of them beyond the budget" in said
+    size = sum(path.stat().st_size for path in (room / "images").iterdir()) / 1e6
+    assert f"Size of the files: {size:.1f} MB before" in said
 
 
 def spoil(room, how):

@@ -31,4 +31,10 @@ def summary(rows: list[dict], out: Path) -> str:
     whole = sum(row["found_by"] == "whole picture" for row in done)
     if whole:
         lines.append(f"In {whole} nothing stood out, so the whole picture was taken; better say what to protect.")
+    rough = sum(row["found_by"] != "mask" for row in done)
+    if rough:
+        lines.append(
+            f"{rough} regions are no exact masks. Where we measured it, such regions protected little or nothing "
+            "(README, data sets that the generators never saw): give --masks if it matters."
+        )
     return "\n".join([*lines, f"Every picture has a line in {out / REPORT}."])
