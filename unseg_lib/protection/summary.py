@@ -35,6 +35,6 @@ def summary(rows: list[dict], out: Path) -> str:
     if rough:
         lines.append(
             f"{rough} regions are no exact masks. Where we measured it, such regions protected little or nothing "
-            "(README, data sets that the generators never saw): give --masks if it matters."
+            "(README, pictures that the generators never saw): give --masks if it matters."
         )
     return "\n".join([*lines, f"Every picture has a line in {out / REPORT}."])
