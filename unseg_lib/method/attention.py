@@ -14,7 +14,7 @@ from segment_anything.modeling.image_encoder import get_rel_pos, window_partitio
 from torch import nn
 from torch.nn import functional as F
 
-from unseg_lib.method.sam import normalise
+from unseg_lib.method.sam import encode
 
 # of the bias that is made at once: what a processor's last cache holds, what a GPU keeps busy with
 SLICE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28, "mps": 1 << 27}
@@ -32,13 +32,8 @@ def encode_fused(
     all blocks share the result. The attention itself is a loop over slices that compiling would unroll.
     """
     before, after = (_compiled(_before), _compiled(_after)) if compiled else (_before, _after)
-    x = encoder.patch_embed(normalise(x)) + encoder.pos_embed  # (N,t,t,embed_dim)
-    early = None
-    for block, known in zip(encoder.blocks, maps or position_maps(encoder)):
-        x = after(block, x, _attention(block, before(block, x), known))
-        if early is None and block.window_size == 0:
-            early = x.permute(0, 3, 1, 2)
-    return encoder.neck(x.permute(0, 3, 1, 2)), early
+    known = dict(zip(encoder.blocks, maps or position_maps(encoder)))
+    return encode(encoder, x, lambda block, x: after(block, x, _attention(block, before(block, x), known[block])))
 
 
 def _before(block: nn.Module, x: torch.Tensor) -> torch.Tensor:

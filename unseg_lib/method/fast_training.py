@@ -13,7 +13,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch.utils.checkpoint import checkpoint
 
 from unseg_lib.method.attention import encode_fused
-from unseg_lib.method.sam import normalise
+from unseg_lib.method.sam import encode
 
 
 def accelerate(game, *, checkpointed: bool = False, compiled: bool = False) -> None:
@@ -44,12 +44,7 @@ def encode_learning(
     if x.device.type != "cpu" and not checkpointed:
         return encode_fused(encoder, x)
     # the processor's fused attention knows no gradient of a bias
-    x, early = encoder.patch_embed(normalise(x)) + encoder.pos_embed, None
-    for block in encoder.blocks:
-        x = checkpoint(block, x, use_reentrant=False) if checkpointed else block(x)
-        if early is None and block.window_size == 0:
-            early = x.permute(0, 3, 1, 2)
-    return encoder.neck(x.permute(0, 3, 1, 2)), early
+    return encode(encoder, x, partial(checkpoint, use_reentrant=False)) if checkpointed else encode(encoder, x)
 
 
 class Stopwatch:

@@ -4,6 +4,7 @@
 two-way transformer with extra tokens, over a batch in which every picture has its own prompt.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -96,8 +97,12 @@ def normalise(x: torch.Tensor) -> torch.Tensor:
     return (x - mean) / std
 
 
-def encode(encoder: ImageEncoderViT, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the image encoder on `(N,3,S,S)` in [0,1].
+def encode(
+    encoder: ImageEncoderViT,
+    x: torch.Tensor,
+    run: Callable[[nn.Module, torch.Tensor], torch.Tensor] = nn.Module.__call__,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the image encoder on `(N,3,S,S)` in [0,1]; `run(block, x)` says how a block is run.
 
     Returns the embedding `(N,width,t,t)` and the early feature `(N,embed_dim,t,t)`: the output of the
     first block with global attention.
@@ -105,7 +110,7 @@ def encode(encoder: ImageEncoderViT, x: torch.Tensor) -> tuple[torch.Tensor, tor
     x = encoder.patch_embed(normalise(x)) + encoder.pos_embed  # (N,t,t,embed_dim)
     early = None
     for block in encoder.blocks:
-        x = block(x)
+        x = run(block, x)
         if early is None and block.window_size == 0:
             early = x.permute(0, 3, 1, 2)
     return encoder.neck(x.permute(0, 3, 1, 2)), early

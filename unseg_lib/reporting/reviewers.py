@@ -1,6 +1,6 @@
 """The reviewers' questions, each answered in two sentences: the paper's numbers, then ours. No number is typed here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from unseg_lib.reporting.ablations import Source, score_of, source_of
 from unseg_lib.reporting.claims import HARMLESS
@@ -22,8 +22,8 @@ def answers(sources: Sequence[Source]) -> dict[str, str]:
     """{question: two sentences}; what has no row is said to be not run."""
     return {
         "Is random initialisation really better?": f"{_published_start()} {_start(sources)}",
-        "Is 20 % of clean data enough to undo the protection?": f"{_published_mixture()} {_mixtures(sources)}",
-        "Is JPEG the weak point?": f"{_published_jpeg()} {_jpeg(sources)}",
+        "Is 20 % of clean data enough to undo the protection?": f"{_published_mixture()} {_ours(_mixture, sources)}",
+        "Is JPEG the weak point?": f"{_published_jpeg()} {_ours(_jpeg, sources)}",
     }
 
 
@@ -63,9 +63,8 @@ def _published_mixture() -> str:
     )
 
 
-def _mixtures(sources: Sequence[Source]) -> str:
-    found = [_mixture(setting, sources) for setting in RECIPES]
-    return "Ours: " + "; ".join(found) + "."
+def _ours(answer: Callable[[str, Sequence[Source]], str], sources: Sequence[Source]) -> str:
+    return f"Ours: {'; '.join(answer(setting, sources) for setting in RECIPES)}."
 
 
 def _mixture(setting: str, sources: Sequence[Source]) -> str:
@@ -76,7 +75,8 @@ def _mixture(setting: str, sources: Sequence[Source]) -> str:
     if not (mixed and alone and every and every.mean > 0):
         return f"on {setting} not run"
     enough = 100 * mixed.mean / every.mean > HARMLESS
-    apart = f", difference {paired(mixed, alone)}" if paired(mixed, alone) else ""
+    difference = paired(mixed, alone)
+    apart = f", difference {difference}" if difference else ""
     return (
         f"on {setting} the mixture gives {number(mixed.mean)} %, the same clean pictures alone {number(alone.mean)} %"
         f"{apart}, all pictures clean {number(every.mean)} %: "
@@ -96,12 +96,7 @@ def _published_jpeg() -> str:
     )
 
 
-def _jpeg(sources: Sequence[Source]) -> str:
-    found = [_jpeg_in(setting, sources) for setting in RECIPES]
-    return "Ours: " + "; ".join(found) + "."
-
-
-def _jpeg_in(setting: str, sources: Sequence[Source]) -> str:
+def _jpeg(setting: str, sources: Sequence[Source]) -> str:
     """The best quality for the thief against the best defence of another kind, of the source that tried most."""
     lines = [
         grid[RECIPES[setting]]
