@@ -262,6 +262,26 @@ def test_released_generator_loads_whatever_its_new_parts_are_called(tmp_path, mo
     assert not torch.allclose(corrected(x, prompts), original(x, prompts))  # the slice matters
 
 
+def test_vit_b_is_the_released_generator_once_it_lies_below_the_data_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNSEG_DATA", str(tmp_path))
+    with pytest.raises(
+        UnsegError, match=r"released generator at .*weights.Generator_unseg_final.pth, found no such file"
+    ):
+        weights.load_generator("vit_b")
+    monkeypatch.setitem(LAYOUTS, "vit_b", LAYOUTS["tiny"].__class__(32, 4, 48, 2, 2, (1,), 4, 64, 2, 64))
+    path = tmp_path / "weights/Generator_unseg_final.pth"
+    path.parent.mkdir()
+    original = Generator(LAYOUTS["vit_b"], tokens="released").eval()
+    released_file(original, path)
+    state, (x, prompts) = torch.get_rng_state(), batch()
+    for name in ("vit_b", path):
+        loaded = weights.load_generator(name)
+        assert loaded.tokens == "released" and torch.equal(loaded(x, prompts), original(x, prompts))
+    torch.set_rng_state(state)
+    weights.load_generator("vit_b")
+    assert torch.equal(state, torch.get_rng_state())
+
+
 def test_an_unknown_generator_name_lists_the_known():
     with pytest.raises(UnsegError, match=r"Expected a generator's name"):
         weights.load_generator("smal")

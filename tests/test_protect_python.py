@@ -113,6 +113,25 @@ def test_the_same_call_gives_the_same_picture_and_leaves_randomness_alone(weight
     assert unseg_lib.protect is protect
 
 
+def test_the_generator_can_be_shown_the_region_in_each_of_the_papers_ways(weights):
+    """Another prompt, or other points, is other noise; the budget follows the region all the same."""
+
+    def done(prompt, seed=0):
+        return protect(PIXELS, MASK, generator=weights, device="cpu", prompt=prompt, seed=seed)
+
+    assert np.array_equal(done("mask").image, done("mask", seed=1).image), "nothing is drawn for a mask"
+    assert np.array_equal(done("points", seed=1).image, done("points", seed=1).image)
+    raw = {
+        (prompt, seed): done(prompt, seed) for prompt, seed in (("mask", 0), ("box", 0), ("points", 0), ("points", 1))
+    }
+    assert len({one.image.tobytes() for one in raw.values()}) == len(raw)
+    for one in [*raw.values(), done("mask+box+points")]:
+        change = np.abs(one.noise).max(axis=2)
+        assert change[MASK].max() <= 8 and change[~MASK].max() <= 2 and np.array_equal(one.region, MASK)
+    with pytest.raises(UnsegError, match="Unknown prompt 'pionts'"):
+        done("pionts")
+
+
 def test_a_batch_is_its_pictures_one_by_one(weights, protector):
     stack = torch.stack(
         [torch.from_numpy(PIXELS).permute(2, 0, 1), torch.from_numpy(PIXELS[::-1].copy()).permute(2, 0, 1)]

@@ -155,7 +155,9 @@ def protect(
     points: Annotated[str, typer.Option(help="x,y;x,y for every picture, or a CSV file: picture,x,y")] = "",
     eps: Annotated[float, typer.Option(help="largest change inside the region, in steps of 255")] = 8,
     eps_bg: Annotated[float, typer.Option(help="largest change outside")] = 2,
-    generator: Annotated[str, typer.Option(help="small, colour, or the path of a .safetensors file")] = "small",
+    generator: Annotated[
+        str, typer.Option(help="small, colour, vit_b (the paper's own, to be downloaded), or a path")
+    ] = "small",
     format: Annotated[str, typer.Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
     quality: Annotated[int, typer.Option(help="of JPEG, 1 to 100")] = 95,
     keep_metadata: Annotated[bool, typer.Option(help="keep EXIF, which may hold places and names")] = False,

@@ -1,6 +1,6 @@
 """Weights in and out: our safetensors, SAM's and MAE's checkpoints, the paper's released generator.
 
-Foreign `.pth` files are read only after their sha256 matched, and never unpickled (`weights_only=True`).
+Foreign `.pth` files are never unpickled (`weights_only=True`); where the sha256 is known, they are read if it matched.
 """
 
 import json
@@ -20,6 +20,8 @@ from unseg_lib.method.generator import Generator
 from unseg_lib.method.sam import LAYOUTS, SamLayout
 
 SHIPPED = Path(__file__).parent / "shipped"  # generators inside the package, by name
+# "vit_b": the authors' own, below the data root; no sha256 is published and no address that stays: fetched by hand
+RELEASED = "weights/Generator_unseg_final.pth"
 
 
 def save_generator(generator: Generator, path: str | Path, about: dict | None = None) -> None:
@@ -37,21 +39,45 @@ def save_generator(generator: Generator, path: str | Path, about: dict | None = 
 
 
 def generator_path(name_or_path: str | Path) -> Path:
-    """The file of a generator: the name of a shipped one, or a path."""
+    """The file of a generator: the name of a shipped one, "vit_b" for the one that the paper released, or a path."""
     shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
     if str(name_or_path) in shipped:
         return shipped[str(name_or_path)]
+    if str(name_or_path) == "vit_b":
+        return released_path()
     if Path(name_or_path).is_file():
         return Path(name_or_path)
     raise UnsegError(
-        f"Expected a generator's name ({', '.join(sorted(shipped))}) or the path of its .safetensors file, "
-        f"found '{name_or_path}'; train one with notebooks/01_train_generator.ipynb."
+        f"Expected a generator's name ({', '.join(sorted(shipped))}, vit_b) or the path of its .safetensors or .pth "
+        f"file, found '{name_or_path}'; train one with notebooks/01_train_generator.ipynb."
     )
 
 
+def released_path() -> Path:
+    """Where the paper's released generator is to lie: ViT-B, 385 MB."""
+    from unseg_lib.datasets import data_root
+
+    path = data_root() / RELEASED
+    if not path.is_file():
+        raise UnsegError(
+            f"Expected the paper's released generator at {path}, found no such file; download {path.name} by hand "
+            "from the link in the README of github.com/sunye23/UnSeg and put it there."
+        )
+    return path
+
+
 def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu") -> Generator:
-    """Rebuild a generator written by `save_generator`: by shipped name ("small") or by path. In eval mode."""
+    """Rebuild a generator by name ("small") or path: one of `save_generator`'s, or a `.pth` as the paper released.
+
+    In eval mode.
+    """
     path = generator_path(name_or_path)
+    with torch.random.fork_rng():  # construction draws first weights, which are then replaced
+        generator = load_released_generator(path) if path.suffix == ".pth" else _read_own(path)
+    return generator.to(device).eval()
+
+
+def _read_own(path: Path) -> Generator:
     try:
         with safe_open(path, framework="pt") as file:
             options = json.loads((file.metadata() or {}).get("unseg_generator", "null"))
@@ -65,10 +91,9 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
     options = options["options"]
     layout = options.pop("layout")
     layout["global_blocks"] = tuple(layout["global_blocks"])
-    with torch.random.fork_rng():  # construction draws first weights, which are then replaced
-        generator = Generator(SamLayout(**layout), **options)
+    generator = Generator(SamLayout(**layout), **options)
     generator.load_state_dict(state)
-    return generator.to(device).eval()
+    return generator
 
 
 def read_foreign(path: str | Path, sha256: str | None = None) -> dict[str, torch.Tensor]:

@@ -35,8 +35,7 @@ def open_generator(settings: PoisonSettings):
     """The generator of the settings on their device, and the sha256 of its file."""
     from unseg_lib.method.weights import generator_path, load_generator
 
-    with torch.random.fork_rng():  # modules are born with random weights, drawn from the global generator
-        generator = load_generator(settings.generator, choose_device(settings.device))
+    generator = load_generator(settings.generator, choose_device(settings.device))
     return generator, sha256_of(generator_path(settings.generator))
 
 

@@ -39,8 +39,11 @@ class Protected:
 class Protector:
     """A loaded generator that protects any number of pictures; to be made once, e.g. in a data loader's worker.
 
-    generator: "small", "colour", or the path of a .safetensors file. eps, eps_bg: the largest change inside and outside
-    the region, in steps over 255; fractions are allowed and rounded down. device: "auto", "cpu", "cuda", "mps".
+    generator: "small", "colour", "vit_b" (the paper's own, to be downloaded, see `weights.released_path`), or a path.
+    eps, eps_bg: the largest change inside and outside the region, in steps over 255; fractions are allowed and rounded
+    down. prompt: how the generator is shown the region (paper 3.1): "mask", its "box", ten "points" in it, or several
+    joined by "+"; the budget follows the region itself. seed: of those points; the rest draws nothing at random.
+    device: "auto", "cpu", "cuda", "mps".
     reference: run it as the paper's numbers were made, fp32 and one picture at a time, and slower; pixels then differ
     by at most one step (`inference.Inference`).
     """
@@ -51,6 +54,8 @@ class Protector:
         *,
         eps: float = 8,
         eps_bg: float = 2,
+        prompt: str = "mask",
+        seed: int = 0,
         device: str = "auto",
         reference: bool = False,
     ):
@@ -58,9 +63,9 @@ class Protector:
         from unseg_lib.poisons import PoisonSettings
         from unseg_lib.poisons.unseg import open_generator
 
-        settings = PoisonSettings(eps, eps_bg, generator=str(generator), device=device)  # checks the budget
+        self.settings = PoisonSettings(eps, eps_bg, seed, str(generator), prompt, device)  # checks budget and prompt
         self.eps, self.eps_bg = eps, eps_bg
-        generator, self.sha256 = open_generator(settings)
+        generator, self.sha256 = open_generator(self.settings)
         self.inference = Inference(generator, reference=reference)
 
     def __call__(
@@ -98,7 +103,12 @@ class Protector:
             size = tuple(max(1, round(side * ratio)) for side in mask.shape[::-1])
             pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
             mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-        return self.inference.prepare(pixels, mask=mask)
+        from unseg_lib.poisons.noise_cache import digest
+        from unseg_lib.poisons.settings import Picture
+        from unseg_lib.poisons.unseg import prompt_of
+
+        name = digest(pixels) if "points" in self.settings.prompt else ""  # each picture has points of its own
+        return self.inference.prepare(pixels, **prompt_of(Picture(name, pixels, mask, mask), self.settings))
 
     def raw_noises(self, prepared: "list[Prepared]") -> "torch.Tensor":
         """The generator's share for N pictures, `(N,3,g,g)`."""
@@ -114,6 +124,8 @@ def protect(
     eps: float = 8,
     eps_bg: float = 2,
     generator: str = "small",
+    prompt: str = "mask",
+    seed: int = 0,
     device: str = "auto",
 ) -> Protected:
     """Protect one picture: no value changes by more than `eps` of 255 steps inside the region, `eps_bg` outside.
@@ -124,10 +136,12 @@ def protect(
     mask `(H,W)`, anything but 0 = protect; or box x0,y0,x1,y1 (one or several); or points `(k,2)` x, y; or nothing:
     then what stands out by its colour, at last the whole picture.
 
-    The same picture and settings give the same result; nothing is drawn at random. For many pictures make a
-    `Protector` once. Raises `UnsegError` in one sentence on anything else.
+    generator, prompt, seed, device: see `Protector`. The same picture and settings give the same result, and torch's
+    own randomness is left alone. For many pictures make a `Protector` once. Raises `UnsegError` in one sentence on
+    anything else.
     """
-    return Protector(generator, eps=eps, eps_bg=eps_bg, device=device)(image, mask, box=box, points=points)
+    protector = Protector(generator, eps=eps, eps_bg=eps_bg, prompt=prompt, seed=seed, device=device)
+    return protector(image, mask, box=box, points=points)
 
 
 def protect_batch(images: Iterable[Any], masks: Iterable[Any] | None = None, **options: Any) -> list[Protected]:
