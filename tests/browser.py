@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE = 600  # seconds; on a busy machine the kernel's imports alone take minutes
+PATIENCE = 240  # seconds for each wait; on a busy machine the kernel's imports alone take a minute or two
 
 
 @contextmanager
@@ -113,7 +113,9 @@ class Page:
 
         end = time.monotonic() + PATIENCE
         while not (value := await self.js(expression)):
-            assert time.monotonic() < end, f"waited in vain for {expression}"
+            if time.monotonic() > end:
+                seen = await self.js("document.body.innerText.slice(-2000)")
+                raise TimeoutError(f"waited in vain for {expression}; the page says: {seen}")
             await asyncio.sleep(0.1)
         return value
 

@@ -274,7 +274,8 @@ def file_of(name: str, content: bytes) -> dict:
 # the notebook in JupyterLab, in a browser
 
 CANVAS = "document.querySelector('.jupyter-matplotlib-canvas-div canvas')"
-STATUS = "document.querySelector('.widget-html-content').innerText"
+STATUS = "document.querySelector('.widget-html-content')?.innerText"
+KERNEL = "window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel"
 
 
 @pytest.fixture
@@ -310,20 +311,21 @@ async def at_the_desk(lab: str, devtools: str) -> None:
     page = await Page.open(devtools)
     await page.call("Emulation.setFocusEmulationEnabled", enabled=True)
     await page.call("Page.navigate", url=f"{lab}lab/tree/desk.ipynb")
-    await page.until("window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.id")
-    await page.js("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
+    # only to a kernel that has said it is idle: what is sent earlier may wait for ever, and so would its promise
+    await page.until(f"{KERNEL}?.connectionStatus === 'connected' && {KERNEL}.status === 'idle'")
+    await page.js("void jupyterapp.commands.execute('notebook:run-all-cells')")
+    await page.until(f"{CANVAS}?.getBoundingClientRect().width > 800 && {STATUS}?.includes('salient')")
     assert not await page.js("document.querySelectorAll('[data-mime-type*=stderr]').length")
-    await page.until(f"{CANVAS}?.getBoundingClientRect().width > 800 && {STATUS}.includes('salient')")
     first = await settled(page)
     await page.mouse(*[await place_of(page, 100, 150)] * 2)
-    await page.until(f"{STATUS}.includes('found by points')")
+    await page.until(f"{STATUS}?.includes('found by points')")
     clicked = await settled(page, first)
     await page.js("document.querySelector('.noUi-handle').focus()")
     await page.key("ArrowLeft")
-    await page.until(f"{STATUS}.includes('change 7 inside')")
+    await page.until(f"{STATUS}?.includes('change 7 inside')")
     await settled(page, clicked)
     await page.js("[...document.querySelectorAll('button')].find(b => b.innerText.includes('save')).click()")
-    await page.until(f"{STATUS}.includes('7 inside (allowed 7) and 2 outside (allowed 2)')")
+    await page.until(f"{STATUS}?.includes('7 inside (allowed 7) and 2 outside (allowed 2)')")
 
 
 async def place_of(page: Page, x: float, y: float) -> tuple[float, float]:

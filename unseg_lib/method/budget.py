@@ -30,10 +30,15 @@ def add_noise(
     """
     if gray:
         noise = np.broadcast_to(noise.mean(axis=2, keepdims=True), noise.shape)
-    budget = np.where(mask, eps, eps_bg)[..., None]
-    limit = np.floor(budget)  # steps are whole: a budget of 2.5 allows 2
-    step = np.clip(np.rint(noise * budget), -limit, limit)
-    return np.clip(picture + step, 0, 255).astype(np.uint8)
+
+    def steps(budget: float) -> np.ndarray:
+        limit = np.floor(budget)  # steps are whole: a budget of 2.5 allows 2
+        return np.clip(np.rint(noise * np.float64(budget)), -limit, limit)
+
+    # both for every pixel: numpy is faster at that than at a limit of each pixel's own
+    step = np.where(mask[..., None], steps(eps), steps(eps_bg))
+    step += picture
+    return np.clip(step, 0, 255, out=step).astype(np.uint8)
 
 
 def measure(original: np.ndarray, poisoned: np.ndarray, mask: np.ndarray) -> dict[str, float]:

@@ -60,6 +60,8 @@ class Panel:
             self.figure = Figure(figsize=(WIDTH, panel_height(self.desk, WIDTH)), dpi=100, layout="constrained")
             self.axes = self.figure.subplots(1, 3)
         self.canvas = Canvas(self.figure)
+        # else the page learns the size by a message that it now and then handles too early, and shows nothing
+        self.canvas._size = tuple(float(side) for side in self.figure.bbox.bounds[2:])
         self.canvas.header_visible = self.canvas.footer_visible = self.canvas.resizable = False
         self.canvas.toolbar_visible = False
         self.toolbar = FigureManager(self.canvas, 0).toolbar
