@@ -13,7 +13,7 @@ from unseg_lib.files import read_csv, read_json
 from unseg_lib.method.attention import encode_fused
 from unseg_lib.method.bilevel import train_generator
 from unseg_lib.method.config import BilevelConfig
-from unseg_lib.method.fast_training import Stopwatch, accelerate, ahead, encode_learning
+from unseg_lib.method.fast_training import accelerate, ahead, encode_learning
 from unseg_lib.method.players import Game
 from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
 from unseg_lib.speed import disk, tables
@@ -23,6 +23,7 @@ from unseg_lib.speed.ladder import differences, ladder
 from unseg_lib.speed.samples import picture
 from unseg_lib.speed.scaling import COLLECTIONS, estimate, hours, table
 from unseg_lib.speed.step import step_ladder
+from unseg_lib.stopwatch import Stopwatch
 
 CPU = torch.device("cpu")
 TINY = BilevelConfig(layout="tiny", batch_size=2, loss_points=64, steps=4, alternation="steps", generator_turn=1)
@@ -132,14 +133,19 @@ def test_a_fast_game_plays_the_same_game_to_rounding(tmp_path):
     for mask in masks:
         mask[10:30, 5:20] = True
     pairs, logs = list(zip(pictures, masks)), {}
-    for fast in (False, True):
-        train_generator(TINY, pairs, tmp_path / str(fast), device="cpu", fast=fast)
-        logs[fast] = read_csv(tmp_path / str(fast) / "log.csv")
-        speed = read_json(tmp_path / str(fast) / "speed.json")
+    ways = {"plain": {}, "fast": {"fast": True}, "checkpointed": {"fast": True, "checkpointed": True}}
+    for name, way in ways.items():
+        train_generator(TINY, pairs, tmp_path / name, device="cpu", **way)
+        logs[name] = read_csv(tmp_path / name / "log.csv")
+        speed = read_json(tmp_path / name / "speed.json")
         assert speed["samples_per_second"] > 0 and 0 <= speed["share_waiting"] < 1
-    for plain, quick in zip(logs[False], logs[True], strict=True):
-        assert plain["phase"] == quick["phase"]
-        assert float(quick["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-3)
+    for name in ("fast", "checkpointed"):
+        for plain, quick in zip(logs["plain"], logs[name], strict=True):
+            assert plain["phase"] == quick["phase"]
+            assert float(quick["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-3)
+    with pytest.raises(UnsegError, match="Expected fast=True beside checkpointed or compiled"):
+        train_generator(TINY, pairs, tmp_path / "neither", device="cpu", compiled=True)
+    assert not (tmp_path / "neither").exists()
 
 
 def test_accelerate_asks_for_one_kernel_a_step():
@@ -155,8 +161,14 @@ def test_the_stopwatch_tells_waiting_from_working_and_reading_ahead_keeps_the_or
             yield i
 
     watch = Stopwatch()
-    assert list(watch.watch(slow())) == [0, 1, 2, 3]
-    assert watch.items == 4 and watch.report(batch=2)["share_waiting"] > 0.5
+    assert list(watch.watch(slow(), 2)) == [0, 1, 2, 3]
+    assert watch.samples == 8 and watch.report()["share_waiting"] > 0.5
+    for _ in watch.watch(range(4), 2):
+        time.sleep(0.1)
+    assert watch.samples == 16 and watch.report()["share_waiting"] < 0.5
+    with watch.waiting():
+        time.sleep(1)
+    assert watch.report()["share_waiting"] > 0.5 and watch.report()["samples_per_second"] < 16
     assert list(ahead(slow())) == [0, 1, 2, 3] and list(ahead([])) == []
     with pytest.raises(ZeroDivisionError):
         list(ahead(1 / i for i in (1, 0)))

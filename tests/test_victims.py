@@ -38,7 +38,10 @@ def test_result_and_files(sets, trained):
     assert result["final"] == {name: result["epochs"][-1][name] for name in ("miou", "iou")}
     assert result["peak"]["miou"] == max(epoch["miou"] for epoch in result["epochs"])
     assert result["peak"]["iou"][1] == max(epoch["iou"][1] for epoch in result["epochs"])
-    assert sorted(file.name for file in out.iterdir()) == ["predictions.npz", "result.json", "training.json"]
+    files = ["predictions.npz", "result.json", "speed.json", "training.json"]
+    assert sorted(file.name for file in out.iterdir()) == files
+    speed = read_json(out / "speed.json")
+    assert speed["samples_per_second"] > 0 and 0 < speed["share_waiting"] < 1
     assert str(sets[0].root) not in (out / "training.json").read_text()
     shown = np.load(out / "predictions.npz")
     assert shown["picture"].shape == (4, 32, 32, 3) and shown["picture"].dtype == np.uint8

@@ -19,7 +19,7 @@ from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_cs
 from unseg_lib.hardware import choose_device, usable_precision
 from unseg_lib.method.budget import budget_map
 from unseg_lib.method.config import LEAKING, BilevelConfig, phase_of
-from unseg_lib.method.fast_training import Stopwatch, accelerate, ahead
+from unseg_lib.method.fast_training import accelerate, ahead
 from unseg_lib.method.losses import segmentation_loss
 from unseg_lib.method.pairs import batches, steps_per_epoch
 from unseg_lib.method.players import Game
@@ -29,6 +29,7 @@ from unseg_lib.method.wear import gray_part, random_size, resize, through_a_file
 from unseg_lib.method.weights import save_generator
 from unseg_lib.progress import progress
 from unseg_lib.seeds import torch_rng
+from unseg_lib.stopwatch import Stopwatch
 
 
 def noised(config: BilevelConfig, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, size: int):
@@ -143,6 +144,8 @@ def train_generator(
     checkpoint_every: int = 50,
     workers: int = 0,
     fast: bool = False,
+    checkpointed: bool = False,
+    compiled: bool = False,
 ) -> Path:
     """Train a generator on picture-mask pairs and return the path of its weights in `out`.
 
@@ -150,13 +153,14 @@ def train_generator(
     generator.safetensors, log.csv (one row per step), speed.json (pictures a second and the share of time spent
     waiting for them, of the last call) and, until the end, a checkpoint every
     `checkpoint_every` steps from which the same call continues. device: auto, cpu, cuda, mps;
-    precision: Lightning Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no bf16). fast: see
-    `fast_training.accelerate`; it also reads ahead. Its numbers
-    differ by rounding.
+    precision: Lightning Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no bf16). fast, and with it
+    checkpointed and compiled: see `fast_training.accelerate`; it also reads ahead. Its numbers differ by rounding.
     """
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
+    if (checkpointed or compiled) and not fast:
+        raise UnsegError("Expected fast=True beside checkpointed or compiled, found fast=False.")
     out = Path(out)
     finished = out / "generator.safetensors"
     _claim(out, config, len(pairs))
@@ -168,7 +172,7 @@ def train_generator(
     fabric.launch()
     game, log, start = Game(config, fabric), [], 0
     if fast:
-        accelerate(game)
+        accelerate(game, checkpointed=checkpointed, compiled=compiled)
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -178,7 +182,7 @@ def train_generator(
     per_epoch = steps_per_epoch(len(pairs), config, fabric.world_size)
     total = config.steps or config.epochs * per_epoch
     stream, watch = batches(pairs, config, start, total, fabric, workers), Stopwatch()
-    stream = watch.watch(ahead(stream) if fast else stream)
+    stream = watch.watch(ahead(stream) if fast else stream, config.batch_size * fabric.world_size)
     for step, batch in progress(enumerate(stream, start), "generator", total=total, initial=start):
         epoch = step // per_epoch
         game.set_learning_rates(0.1 if config.drop_epoch and epoch >= config.drop_epoch else 1.0, config)
@@ -190,7 +194,7 @@ def train_generator(
                 torch.save({"step": step + 1, "game": game.state()}, partial)
     if fabric.is_global_zero:
         write_csv(out / "log.csv", log)
-        write_json(out / "speed.json", watch.report(config.batch_size * fabric.world_size))
+        write_json(out / "speed.json", watch.report())
         save_generator(game.bare("generator"), finished, {"config": asdict(config), "pictures": len(pairs)})
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()

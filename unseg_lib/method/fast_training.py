@@ -3,7 +3,6 @@
 What is there for both: decoded pictures in memory, and reading ahead in worker processes (`workers`).
 """
 
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -45,29 +44,6 @@ def encode_learning(
         return encode_fused(encoder, x)
     # the processor's fused attention knows no gradient of a bias
     return encode(encoder, x, partial(checkpoint, use_reentrant=False)) if checkpointed else encode(encoder, x)
-
-
-class Stopwatch:
-    """How long a loop waits for its data: iterate over `watch(items)`, then read `share` and `per_second`."""
-
-    def __init__(self):
-        self.waited, self.items, self.start = 0.0, 0, time.perf_counter()
-
-    def watch(self, items: Iterable) -> Iterator:
-        iterator = iter(items)
-        while True:
-            asked = time.perf_counter()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            self.waited, self.items = self.waited + time.perf_counter() - asked, self.items + 1
-            yield item
-
-    def report(self, batch: int) -> dict[str, float]:
-        """Pictures a second since the start, and the share of that time spent waiting for them."""
-        spent = max(time.perf_counter() - self.start, 1e-9)
-        return {"samples_per_second": self.items * batch / spent, "share_waiting": self.waited / spent}
 
 
 def ahead(items: Iterable) -> Iterator:

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
-from unseg_lib.files import whole_file
+from unseg_lib.files import whole_file, write_json
 from unseg_lib.progress import progress
 from unseg_lib.seeds import seed_for, torch_rng
+from unseg_lib.stopwatch import Stopwatch
 from unseg_lib.victims.data import augment, batches, normalise, tensors
 from unseg_lib.victims.run import VictimRun, summary
 
@@ -83,7 +84,7 @@ ORDINARY = Recipe()
 
 
 def fit(run: VictimRun, model: torch.nn.Module, recipe: Recipe = ORDINARY) -> dict:
-    """Train `model` as `run` and `recipe` say; the result as of `train_victim`.
+    """Train `model` as `run` and `recipe` say; the result as of `train_victim`, and speed.json as of `Stopwatch`.
 
     In an ordinary recipe the model maps float `(N,3,H,W)` to logits `(N,C,H,W)`.
     """
@@ -92,16 +93,20 @@ def fit(run: VictimRun, model: torch.nn.Module, recipe: Recipe = ORDINARY) -> di
             model = defense.prepare(run, model) if defense.prepare else model
         model = model.to(run.device, memory_format=memory_format(model))
         optimiser = recipe.optimiser(run, model)
-        history, seconds = _restore(run, model, optimiser)
-        training, test = recipe.read(run, run.train, "training"), recipe.read(run, run.test, "test")
+        (history, seconds), watch = _restore(run, model, optimiser), Stopwatch()
+        with watch.waiting():  # all pictures are decoded once and kept: later there is nothing to wait for
+            training = recipe.read(run, run.train, "training")
+        test = recipe.read(run, run.test, "test")
         left = range(len(history) + 1, run.epochs + 1)
         for epoch in progress(left, f"training {run.name.split()[0]}", total=run.epochs, initial=len(history)):
             start = time.monotonic()
-            loss = train_epoch(run, model, optimiser, recipe, training, epoch)
+            with watch.working(len(run.train)):
+                loss = train_epoch(run, model, optimiser, recipe, training, epoch)
             history.append({"epoch": epoch, "loss": loss} | recipe.test(run, model, test))
             seconds += time.monotonic() - start
             _save(run, model, optimiser, history, seconds)
         recipe.keep(run, model, test)
+        write_json(run.out / "speed.json", watch.report())
     return summary(run.train.classes, history, seconds / 60, device_name(run.device))
 
 
