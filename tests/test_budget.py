@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unseg_lib.method import budget
 from unseg_lib.method.budget import add_noise, budget_map, measure
 
 
@@ -71,6 +72,20 @@ def test_measure_by_hand():
 def test_measure_of_an_unchanged_picture():
     found = measure(full(7, (3, 3, 3)), full(7, (3, 3, 3)), np.zeros((3, 3), bool))
     assert found == {"linf_inside": 0, "linf_outside": 0, "rms": 0.0, "psnr": float("inf"), "ssim": 1.0}
+
+
+@pytest.mark.parametrize("windows", [1 << 17, 400])
+def test_ssim_is_that_of_scikit_image_in_double_precision(monkeypatch, windows):
+    from skimage.metrics import structural_similarity
+
+    monkeypatch.setattr(budget, "WINDOWS", windows)
+    rng = np.random.default_rng(0)
+    for original in (rng.integers(0, 256, (60, 90, 3), dtype=np.uint8), full(250, (60, 90, 3)), full(3, (9, 5, 3))):
+        changed = np.clip(original.astype(int) + rng.integers(-8, 9, original.shape), 0, 255).astype(np.uint8)
+        window = min(7, *original.shape[:2])
+        expected = structural_similarity(original, changed, channel_axis=2, data_range=255, win_size=window)
+        found = measure(original, changed, np.ones(original.shape[:2], bool))["ssim"]
+        assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_picture_too_small_for_ssim_is_measured_all_the_same():

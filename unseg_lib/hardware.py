@@ -1,6 +1,8 @@
-"""The device to compute on, and bf16 only where it computes in it: emulated, bf16 is many times slower than fp32."""
+"""The device to compute on, with how many threads, and bf16 only where it has it: emulated, bf16 is far slower."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -41,3 +43,14 @@ def usable_precision(precision: str, device: str) -> str:
     instead = "32-true" if "-" in precision else "32"
     print(f"this {torch.device(device).type} has no bf16 of its own: precision {instead} instead", file=sys.stderr)
     return instead
+
+
+@contextmanager
+def thread_count(threads: int) -> Iterator[None]:
+    """Use so many CPU threads for a while; 0 leaves torch's number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 STRIP = 1 << 22  # pixels of a large picture that are worked on at once
+WINDOWS = 1 << 17  # windows of SSIM at once: what they need stays in the processor's cache
 
 
 def budget_map(mask: torch.Tensor, eps: float, eps_bg: float) -> torch.Tensor:
@@ -65,23 +66,31 @@ def measure(original: np.ndarray, poisoned: np.ndarray, mask: np.ndarray) -> dic
     }
 
 
-def strips(height: int, width: int) -> list[slice]:
-    """Cut the rows of a picture so that a strip has at most `STRIP` pixels."""
-    rows = max(1, STRIP // width)
+def strips(height: int, width: int, pixels: int | None = None) -> list[slice]:
+    """Cut the rows of a picture so that a strip has at most so many pixels (`STRIP`), or one row."""
+    rows = max(1, (pixels or STRIP) // width)
     return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
 def _ssim(original: np.ndarray, poisoned: np.ndarray) -> float:
-    """SSIM over all windows that fit into the picture, as scikit-image has it."""
+    """SSIM over all windows that fit into the picture, mean over channels: scikit-image's, in single precision.
+
+    That differs from double precision in the sixth decimal and takes half the time.
+    """
     from skimage.metrics import structural_similarity
 
     side = min(7, *original.shape[:2])  # scikit-image's default window of 7, smaller for tiny pictures
     window = side - 1 + side % 2
     if window < 3:
         return float("nan")
-    options = {"channel_axis": 2, "data_range": 255, "win_size": window}
     total, places = 0.0, original.shape[0] - window + 1  # rows of windows
-    for rows in strips(places, original.shape[1]):
-        pair = (x[rows.start : rows.stop + window - 1] for x in (original, poisoned))
-        total += (rows.stop - rows.start) * structural_similarity(*pair, **options)
-    return float(total / places)
+    for rows in strips(places, original.shape[1], WINDOWS):
+        planes = (_planes(x[rows.start : rows.stop + window - 1]) for x in (original, poisoned))
+        of_channels = [structural_similarity(a, b, data_range=255, win_size=window) for a, b in zip(*planes)]
+        total += (rows.stop - rows.start) * float(np.mean(of_channels))
+    return total / places
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    """uint8 `(H,W,3)` as float32 `(3,H,W)`, each channel by itself in memory."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)

@@ -47,7 +47,8 @@ class Inference:
             raise UnsegError("Expected neither bf16 nor compiling with reference=True, which is fp32 and eager.")
         self.generator, self.reference = generator.eval(), reference
         self.device = generator.noise_tokens.weight.device
-        worth_it = generator.layout.embed_dim >= LARGE and has_bf16(self.device.type)
+        self.large = generator.layout.embed_dim >= LARGE
+        worth_it = self.large and has_bf16(self.device.type)
         self.half = not reference and (precision == "bf16" or (precision == "auto" and worth_it))
         if not reference:
             self._know_positions()

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of, whole_file, write_csv
+from unseg_lib.hardware import thread_count
 from unseg_lib.method.budget import measure
 from unseg_lib.poisons.manifest import append_line
 from unseg_lib.progress import progress
@@ -106,7 +108,7 @@ def protect_files(
     protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    with alone(out):
+    with alone(out), thread_count(_threads(protector)):
         earlier = earlier_rows(out)
         with writing(out / REPORT):  # anew, so that no line is appended to one that a kill has torn
             write_csv(out / REPORT, list(earlier.values()), COLUMNS)
@@ -116,6 +118,12 @@ def protect_files(
         kept = [row for row in earlier.values() if row["written"] not in again]
         write_csv(out / REPORT, kept + rows, COLUMNS)
     return rows
+
+
+def _threads(protector: Protector) -> int:
+    """Torch's threads: 0 for its own number. On a CPU, reading and writing take longer than a small generator does."""
+    own = protector.inference
+    return 0 if own.large or own.device.type != "cpu" else max(1, torch.get_num_threads() // 2)
 
 
 def _rows(files: list[Input], work: _Work, jobs: int) -> Iterator[Row]:

@@ -21,6 +21,7 @@ from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
 from unseg_lib.files import whole_file, write_json
+from unseg_lib.hardware import thread_count
 from unseg_lib.progress import progress
 from unseg_lib.seeds import seed_for, torch_rng
 from unseg_lib.stopwatch import Stopwatch
@@ -227,17 +228,6 @@ def own_randomness(device: str, *names: object) -> Iterator[None]:
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed_for(*names))
         yield
-
-
-@contextmanager
-def thread_count(threads: int) -> Iterator[None]:
-    """Use so many CPU threads for a while; 0 leaves torch's number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def memory_format(model: torch.nn.Module) -> torch.memory_format:
