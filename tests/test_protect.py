@@ -609,6 +609,15 @@ def test_many_mixed_pictures_in_one_call(room, weights):
         assert row["linf_outside"] <= 2 and row["found_by"] in ("salient objects", "whole picture")
     written = hashes(out)
     assert protect_files([images], out, **options, jobs=1) == rows and hashes(out) == written
+    by_four = protect_files([images], room / "by four", **options, batch=4)
+    assert [(row["picture"], row["problem"], row["found_by"]) for row in by_four] == [
+        (row["picture"], row["problem"], row["found_by"]) for row in rows
+    ]
+    for row in (row for row in rows if not row["problem"]):
+        one, other = (read_picture(folder / row["written"]).astype(int) for folder in (out, room / "by four"))
+        assert np.abs(one - other).max() <= 1
+    with pytest.raises(UnsegError, match="a batch of at least 1 picture, found 0"):
+        protect_files([images], out, **options, batch=0)
 
 
 def test_a_telephones_picture_is_its_first(room, weights):

@@ -166,9 +166,11 @@ def protect(
     ] = False,
     jobs: Annotated[int, typer.Option(help="threads that read and write")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    batch: Annotated[int, typer.Option(help="pictures that the generator is given at once; more is for GPUs")] = 1,
     reference: Annotated[
         bool, typer.Option(help="the slow way of the paper's numbers; pixels differ by a step")
     ] = False,
+    compiled: Annotated[bool, typer.Option(help="by torch.compile: minutes first, then faster")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only list what would be written")] = False,
 ) -> None:
     """Protect pictures; the originals stay as they are, and lossless copies keep the budget at every pixel.
@@ -186,7 +188,8 @@ def protect(
 
     how = {"masks": masks, "classes": classes, "boxes": boxes, "points": points, "eps": eps, "eps_bg": eps_bg}
     how |= {"generator": generator, "format": format, "quality": quality, "metadata": keep_metadata}
-    rows = protect_files(inputs, out, **how, overwrite=overwrite, jobs=jobs, device=device, reference=reference)
+    how |= {"jobs": jobs, "batch": batch, "device": device, "reference": reference, "compiled": compiled}
+    rows = protect_files(inputs, out, **how, overwrite=overwrite)
     print(summary(rows, out))
     left_out = [row for row in rows if row["problem"]]
     if left_out:

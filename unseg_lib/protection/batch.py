@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,15 +83,18 @@ def protect_files(
     metadata: bool = False,
     overwrite: bool = False,
     jobs: int = 2,
+    batch: int = 1,
     device: str = "auto",
     reference: bool = False,
+    compiled: bool = False,
 ) -> list[dict]:
     """Protect pictures of files, folders and patterns, write copies of the same names below `out`; originals stay.
 
     masks, classes, boxes, points: what to protect, see `wanted`; with none of them what stands out by its colour, at
     last the whole picture. format: "png"; "keep" the original's (JPEG stays JPEG, the others are lossless); "jpeg".
     quality: of JPEG. metadata: keep EXIF. overwrite: replace files in `out` that are not ours, and copies of other
-    pictures. jobs: threads that read and write. reference: the slow way, see `Protector`.
+    pictures. jobs: threads that read and write. batch: pictures that the generator is given at once, for GPUs; a
+    picture may then differ by a step from what it is alone. reference, compiled: see `Protector`.
 
     Returns the lines of `out`/protected.csv for these pictures, those with a problem included. Raises `UnsegError` at
     once where nothing can be done at all: no picture, no generator, a full disk.
@@ -100,12 +104,14 @@ def protect_files(
         raise UnsegError(f"Expected the format png, keep or jpeg, found '{format}'.")
     if not 1 <= quality <= 100:
         raise UnsegError(f"Expected a JPEG quality from 1 to 100, found {quality}.")
+    if batch < 1:
+        raise UnsegError(f"Expected a batch of at least 1 picture, found {batch}.")
     if out.exists() and not out.is_dir():
         raise UnsegError(f"Expected a folder for the output, found a file at {out}; choose another.")
     if masks and out.resolve() == Path(masks).resolve():
         raise UnsegError(f"Expected masks and copies in two folders, found both in {out}; choose another --out.")
     files, regions = find_inputs(inputs, out, format), wanted(masks, classes, boxes, points)
-    protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference)
+    protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference, compiled=compiled)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with alone(out), thread_count(_threads(protector)):
@@ -113,7 +119,7 @@ def protect_files(
         with writing(out / REPORT):  # anew, so that no line is appended to one that a kill has torn
             write_csv(out / REPORT, list(earlier.values()), COLUMNS)
         work = _Work(protector, regions, out, format, quality, metadata, overwrite, earlier)
-        rows = [asdict(row) for row in progress(_rows(files, work, max(1, jobs)), "protect", total=len(files))]
+        rows = [asdict(row) for row in progress(_rows(files, work, max(1, jobs), batch), "protect", total=len(files))]
         again = {row["written"] for row in rows}
         kept = [row for row in earlier.values() if row["written"] not in again]
         write_csv(out / REPORT, kept + rows, COLUMNS)
@@ -126,38 +132,43 @@ def _threads(protector: Protector) -> int:
     return 0 if own.large or own.device.type != "cpu" else max(1, torch.get_num_threads() // 2)
 
 
-def _rows(files: list[Input], work: _Work, jobs: int) -> Iterator[Row]:
+def _rows(files: list[Input], work: _Work, jobs: int, batch: int) -> Iterator[Row]:
     """One line for each file, in order. Read ahead and written behind by threads, the generator's turn in between."""
     with ThreadPoolExecutor(jobs) as readers, ThreadPoolExecutor(jobs) as writers:
         coming, going, left = deque(), deque(), iter(files)
 
-        def read_one() -> None:
-            for file in left:
-                coming.append((file, readers.submit(_read, file, work)))
-                return
+        def read(number: int) -> None:
+            coming.extend((file, readers.submit(_read, file, work)) for file in islice(left, number))
 
-        for _ in range(jobs):
-            read_one()
+        read(jobs + batch - 1)
         while coming or going:
-            if coming:
-                file, reading = coming.popleft()
-                going.append((file, _noised(file, reading, work, writers)))
-                read_one()
-            if not coming or len(going) > jobs:
+            group = [coming.popleft() for _ in range(min(batch, len(coming)))]
+            going.extend(_noised(group, work, writers))
+            read(len(group))
+            while going and (not coming or len(going) > jobs):
                 file, writing = going.popleft()
                 yield _explained(file, writing.result)
 
 
-def _noised(file: Input, reading: "Future[_Ready | Row]", work: _Work, writers: ThreadPoolExecutor) -> "Future[Row]":
-    """The generator's turn; what went wrong before is passed on to the writers, which is where lines come from."""
-    raw = None
+def _noised(
+    group: "list[tuple[Input, Future[_Ready | Row]]]", work: _Work, writers: ThreadPoolExecutor
+) -> "Iterator[tuple[Input, Future[Row]]]":
+    """The generator's turn, for all of a group at once; what went wrong before is passed on to the writers, which is
+    where lines come from.
+    """
+    read = [(file, _result(reading)) for file, reading in group]
+    prepared = [ready.prepared for _, ready in read if isinstance(ready, _Ready) and ready.prepared]
+    raws = iter(work.protector.raw_noises(prepared) if prepared else ())
+    for file, ready in read:
+        raw = next(raws) if isinstance(ready, _Ready) and ready.prepared else None
+        yield file, writers.submit(_finish, ready, raw, work)
+
+
+def _result(reading: "Future[_Ready | Row]") -> "_Ready | Row | UnsegError":
     try:
-        ready = reading.result()
-        if isinstance(ready, _Ready) and ready.prepared:
-            raw = work.protector.raw_noises([ready.prepared])[0]
+        return reading.result()
     except UnsegError as error:
-        ready = error
-    return writers.submit(_finish, ready, raw, work)
+        return error
 
 
 def _finish(ready: "_Ready | Row | UnsegError", raw, work: _Work) -> Row:

@@ -45,7 +45,7 @@ class Protector:
     joined by "+"; the budget follows the region itself. seed: of those points; the rest draws nothing at random.
     device: "auto", "cpu", "cuda", "mps".
     reference: run it as the paper's numbers were made, fp32 and one picture at a time, and slower; pixels then differ
-    by at most one step (`inference.Inference`).
+    by at most one step (`inference.Inference`). compiled: by torch.compile, which takes minutes at first.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Protector:
         seed: int = 0,
         device: str = "auto",
         reference: bool = False,
+        compiled: bool = False,
     ):
         from unseg_lib.method.inference import Inference
         from unseg_lib.poisons import PoisonSettings
@@ -66,7 +67,7 @@ class Protector:
         self.settings = PoisonSettings(eps, eps_bg, seed, str(generator), prompt, device)  # checks budget and prompt
         self.eps, self.eps_bg = eps, eps_bg
         generator, self.sha256 = open_generator(self.settings)
-        self.inference = Inference(generator, reference=reference)
+        self.inference = Inference(generator, reference=reference, compiled=compiled)
 
     def __call__(
         self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None

@@ -212,9 +212,9 @@ def _predictions(results: Path, scores: list[Score], photographs: bool) -> str:
 
 
 def _classes(scores: list[Score]) -> str:
-    several = [experiment for experiment in experiments_of(scores) if experiment.task == "semantic"]
-    note = '<p class="note">IoU in percent, best-known class first.</p>'
-    return note + "".join(_titled(one, _table(class_table(one, scores))) for one in several) if several else ""
+    tables = [(one, class_table(one, scores)) for one in experiments_of(scores) if one.task == "semantic"]
+    found = "".join(_titled(one, _table(table)) for one, table in tables if table.rows)
+    return found and '<p class="note">IoU in percent, best-known class first.</p>' + found
 
 
 def _titled(experiment: Experiment, body: str) -> str:
