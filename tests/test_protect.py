@@ -130,7 +130,7 @@ def test_a_run_that_is_killed_twice_knows_all_its_copies(room, weights, monkeypa
         return vars(row) if row.picture != "b.png" else pytest.fail("killed")
 
     with monkeypatch.context() as context, pytest.raises(pytest.fail.Exception):
-        context.setattr("unseg_lib.protection.batch.asdict", killed)
+        context.setattr("unseg_lib.protection.copies.asdict", killed)
         run(room, weights)
     assert (room / "out" / "a.png").exists() and not (room / "out" / "b.png").exists()
     assert run(room, weights) == whole
