@@ -376,7 +376,12 @@ def test_result_and_files(trained):
     assert [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
     assert set(result["epochs"][0]) == {"epoch", "loss", "miou", "iou"}
     assert result["final"]["miou"] == pytest.approx(sum(result["final"]["iou"]) / 2)
-    assert sorted(file.name for file in out.iterdir()) == ["predictions.npz", "result.json", "training.json"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "predictions.npz",
+        "result.json",
+        "speed.json",
+        "training.json",
+    ]
     shown = np.load(out / "predictions.npz")
     assert shown["picture"].shape == (4, 32, 32, 3) and shown["truth"].shape == shown["prediction"].shape == (4, 32, 32)
 

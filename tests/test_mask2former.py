@@ -325,7 +325,12 @@ def test_pictures_without_any_object_are_learnt_from(sets):
 def test_results_and_files(trained, sets):
     for task, (out, result) in trained.items():
         assert result["classes"] == list(CLASSES) and [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
-        assert sorted(file.name for file in out.iterdir()) == ["predictions.npz", "result.json", "training.json"]
+        assert sorted(file.name for file in out.iterdir()) == [
+            "predictions.npz",
+            "result.json",
+            "speed.json",
+            "training.json",
+        ]
         shown = np.load(out / "predictions.npz")
         assert shown["picture"].shape == (4, 32, 48, 3) and shown["picture"].dtype == np.uint8
         assert shown["truth"].dtype == shown["prediction"].dtype == np.uint8

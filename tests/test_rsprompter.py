@@ -346,7 +346,12 @@ def test_result_and_files(trained, sets):
     assert set(result["epochs"][0]) == {"epoch", "loss", "scores"} and result["epochs"][0]["loss"] > 0
     assert result["final"] == result["epochs"][-1]["scores"]
     assert {"AP", "AP50", "APs", "AP:box"} <= set(result["final"])
-    assert sorted(file.name for file in out.iterdir()) == ["predictions.npz", "result.json", "training.json"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "predictions.npz",
+        "result.json",
+        "speed.json",
+        "training.json",
+    ]
     shown = np.load(out / "predictions.npz")
     assert shown["picture"].shape == (4, 32, 48, 3)
     assert shown["truth_segments"].shape == shown["prediction_segments"].shape == (4, 32, 48)

@@ -193,7 +193,12 @@ def trained(sets, tmp_path_factory):
 
 def test_result_and_files(sets, trained):
     out, result = trained
-    assert sorted(file.name for file in out.iterdir()) == ["predictions.npz", "result.json", "training.json"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "predictions.npz",
+        "result.json",
+        "speed.json",
+        "training.json",
+    ]
     assert read_json(out / "training.json")["task"] == "interactive"
     assert [set(epoch) for epoch in result["epochs"]] == [{"epoch", "loss", "scores"}] * 2
     assert set(result["final"]) == {"miou_pictures", "biou"}
