@@ -51,6 +51,11 @@ class Table:
         style = "left" if side == "l" else "right"
         return f'<{tag} style="text-align:{style};font-variant-numeric:tabular-nums">{_text(cell)}</{tag}>'
 
+    def markdown(self) -> str:
+        """The table in Markdown, without links."""
+        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
+
     def records(self) -> list[dict]:
         """The rows as dicts of texts, for metrics.json; headings are left out."""
         return [dict(zip(self.columns, map(_plain, row))) for row in self.rows if len(row) == len(self.columns)]

@@ -6,6 +6,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
 from unseg_lib.reporting.defended import Grid, axes_of, defence_grids
 from unseg_lib.reporting.scores import Experiment, Score, percent_of_clean, plain_only, read_rows, scores_of
+from unseg_lib.reporting.stand_ins import stand_in_table, stand_ins_beside
 from unseg_lib.reporting.tables import SEEN, blocks_of, find, recipes_of, seen_cells, title_of
 from unseg_lib.reporting.transfer import transfer_table
 from unseg_lib.reporting.visibility import visibility
@@ -47,14 +48,22 @@ def _defences(title: str, grid: Grid) -> str:
     return "\n".join(lines)
 
 
+def systems_table(results: str | Path) -> str:
+    """Markdown: a line for each stand-in of the paper's systems."""
+    return stand_in_table(stand_ins_beside(results)).markdown()
+
+
+TABLES = {"transfer": transfer_table, "systems": systems_table}
+
+
 def write_results(readme: str | Path, results: str | Path) -> None:
     """Replace what stands between the two markers of `readme` by the table of `results`.
 
-    The profile `transfer` has a table and markers of its own.
+    A profile of `TABLES` has a table and markers of its own.
     """
-    readme, transfer = Path(readme), Path(results).resolve().name == "transfer"
-    first, last = (mark.replace("results", "transfer") if transfer else mark for mark in (BEGIN, END))
-    table = transfer_table(results) if transfer else results_table(results)
+    readme, name = Path(readme), Path(results).resolve().name
+    first, last = (mark.replace("results", name) if name in TABLES else mark for mark in (BEGIN, END))
+    table = TABLES.get(name, results_table)(results)
     before, begin, rest = readme.read_text().partition(first)
     _, end, after = rest.partition(last)
     if not (begin and end):

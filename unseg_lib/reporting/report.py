@@ -21,6 +21,7 @@ from unseg_lib.reporting.paired import ENOUGH, paired_table
 from unseg_lib.reporting.questions import QUESTIONS, Question
 from unseg_lib.reporting.reviewers import answers
 from unseg_lib.reporting.scores import Experiment, Score, plain_only, planned, read_rows, scores_of
+from unseg_lib.reporting.stand_ins import stand_in_table, stand_ins_beside
 from unseg_lib.reporting.summary import contents, lead, machines, runs_table
 from unseg_lib.reporting.systems import full_tables, system_table
 from unseg_lib.reporting.tables import bars_of, blocks_of, class_table, effect_table, experiments_of, panel_of, title_of
@@ -62,7 +63,7 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
         ("How visible the noise is", _visibility(results)),
         ("How the generators were trained", _generators(results)),
         ("Questions with a notebook of their own", _pages(results)),
-        ("The paper’s systems", _systems(scores)),
+        ("The paper’s systems", _systems(results, scores)),
         ("Every run", _runs(results, rows, plan)),
         ("Where the numbers come from", _table(origin_table(results, rows))),
     ]
@@ -233,9 +234,7 @@ def _pages(results: Path) -> str:
 
 def _visibility(results: Path) -> str:
     table = visibility_table(results)
-    note = (
-        "Measured on the written files: largest change inside / outside the mask and rms in steps of 1/255, PSNR in dB."
-    )
+    note = "Measured on the written files: largest change in / outside the mask and rms in steps of 1/255, PSNR in dB."
     return f'<p class="note">{note}</p>{_table(table)}' if table.rows else ""
 
 
@@ -245,6 +244,7 @@ def _generators(results: Path) -> str:
     return "".join(f'<h3><a href="{escape(link.href)}">{escape(link.text)}</a></h3>{_table(t)}' for link, t in tables)
 
 
-def _systems(scores: list[Score]) -> str:
-    systems = "<h3>Its Table 1 and Figures 4 and 5</h3>" + _table(system_table(scores))
-    return systems + "".join(f"<h3>{escape(title)}</h3>{_table(t)}" for title, t in full_tables(scores).items())
+def _systems(results: Path, scores: list[Score]) -> str:
+    small = stand_in_table(stand_ins_beside(results), "" if results.resolve().name == "systems" else "../systems/")
+    tables = {"Small stand-ins": small, "Its Table 1 and Figures 4 and 5": system_table(scores)} | full_tables(scores)
+    return "".join(f"<h3>{escape(title)}</h3>{_table(table)}" for title, table in tables.items() if table.rows)
