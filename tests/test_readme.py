@@ -41,8 +41,24 @@ def test_the_table_holds_mean_deviation_and_share(tmp_path):
         poison / "metrics.json", {"linf_inside": 8.0, "linf_outside": 2, "rms": 3.256, "psnr": 37.1, "ssim": 0.9}
     )
     table = results_table(rows(tmp_path))
-    assert "| clean | 85.0 ± 7.1 | 100 % | 2 | – | – | – | – |" in table
-    assert "| unseg | 8.5 ± 0.7 | 10 % | 2 | 8 / 2 | 3.26 | 37.1 | 0.900 |" in table
+    assert "| clean | 85.0 ± 7.1 | – | – | – | – |" in table
+    assert "| unseg | 8.5 ± 0.7 (10 %) | 8 / 2 | 3.26 | 37.1 | 0.900 |" in table
+
+
+def test_a_recipe_has_one_line_over_all_data_sets(tmp_path):
+    made = read_csv(rows(tmp_path) / "rows.csv")
+    other = [
+        row | {"dataset": "voc", "final": "20", "notebook": row["notebook"].replace("lung", "voc")}
+        for row in made
+        if (row["poison"], row["seed"]) in (("clean", "0"), ("unseg", "1"))
+    ]
+    write_csv(tmp_path / "rows.csv", made + other, list(COLUMNS))
+    for name, rms, largest in (("lung", 3.0, 8.0), ("voc", 4.5, 7.0)):
+        changes = {"linf_inside": largest, "linf_outside": 2, "rms": rms, "psnr": 37.1, "ssim": 0.9}
+        write_json(tmp_path / f"poison/{name}-unseg/metrics.json", changes)
+    lines = results_table(tmp_path).splitlines()
+    assert "lung, IoU of the object | voc, IoU of the object" in lines[2]
+    assert "| unseg | 8.5 ± 0.7 (10 %) | 20.0 (100 %) | 8 / 2 | 3.00–4.50 | 37.1 | 0.900 |" in lines
 
 
 def test_defended_victims_have_a_table_of_their_own(tmp_path):

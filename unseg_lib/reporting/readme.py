@@ -5,9 +5,10 @@ from pathlib import Path
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
 from unseg_lib.reporting.defended import Grid, axes_of, defence_grids
-from unseg_lib.reporting.scores import Experiment, Score, percent_of_clean, plain_only, read_rows, scores_of
+from unseg_lib.reporting.html import Table
+from unseg_lib.reporting.scores import Score, percent_of_clean, plain_only, read_rows, scores_of
 from unseg_lib.reporting.stand_ins import stand_in_table, stand_ins_beside
-from unseg_lib.reporting.tables import SEEN, blocks_of, find, recipes_of, seen_cells, title_of
+from unseg_lib.reporting.tables import METRICS, SEEN, blocks_of, find, recipes_of, seen_cells, title_of
 from unseg_lib.reporting.transfer import transfer_table
 from unseg_lib.reporting.visibility import visibility
 
@@ -15,37 +16,53 @@ BEGIN, END = "<!-- results: written by `unseg report` -->", "<!-- end of results
 
 
 def results_table(results: str | Path) -> str:
-    """Markdown: one table per experiment and metric, and what is left under defences."""
-    scores, seen = scores_of(read_rows(results)), visibility(results)
+    """Markdown: what every recipe leaves on every data set, and what is left under defences."""
+    scores = scores_of(read_rows(results))
     usual, _ = plain_only(scores)
-    parts = [_scores(*block, usual, seen) for block in blocks_of(usual)]
+    parts = [_scores(usual, visibility(results))]
     return "\n\n".join(parts + [_defences(title_of(one), grid) for one, grid in defence_grids(scores).items()])
 
 
-def _scores(experiment: Experiment, metric: str, scores: list[Score], seen: dict[str, dict]) -> str:
-    """Final scores in percent as mean ± std over seeds, beside what the poison did to the files."""
-    lines = [f"**{title_of(experiment, metric)}**, in %:", ""]
-    lines += [f"| trained on | score | of clean | seeds | {' | '.join(SEEN)} |", "|---" * (4 + len(SEEN)) + "|"]
-    for poison in recipes_of(experiment, scores):
-        score = find(scores, experiment, poison, metric)
-        if score:
-            share = percent_of_clean(score, scores)
-            spread = f" ± {score.std:.1f}" if score.std is not None else ""
-            of_clean = f"{share[0]:.0f} %" if share else "–"
-            changes = " | ".join(seen_cells(seen.get(f"{experiment.setting}-{poison}")))
-            lines.append(f"| {poison} | {score.mean:.1f}{spread} | {of_clean} | {len(score.runs)} | {changes} |")
-    return "\n".join(lines)
+def _scores(scores: list[Score], seen: dict[str, dict]) -> str:
+    """A line for each recipe, a column for each data set and metric, and what the recipe did to the files."""
+    blocks = blocks_of(scores)
+    recipes = dict.fromkeys(name for experiment, _ in blocks for name in recipes_of(experiment, scores))
+    order = sorted(recipes, key=lambda name: (name != "clean", name.startswith("unseg")))
+    lines = []
+    for poison in order:
+        cells = [_score(find(scores, experiment, poison, metric), scores) for experiment, metric in blocks]
+        lines.append((poison, *cells, *_changes([seen.get(f"{one.setting}-{poison}") for one, _ in blocks])))
+    heads = [", ".join(filter(None, (one.setting, METRICS.get(metric, metric)))) for one, metric in blocks]
+    columns = ("trained on", *heads, *SEEN)
+    victims = ", ".join(dict.fromkeys(experiment.victim for experiment, _ in blocks))
+    return f"**Victim {victims}**, in % (of clean):\n\n{Table(columns, tuple(lines), 'l' * len(columns)).markdown()}"
+
+
+def _score(score: Score | None, scores: list[Score]) -> str:
+    """Final score in percent, mean ± std over seeds where there are several, and its share of clean."""
+    if score is None:
+        return "–"
+    spread = f" ± {score.std:.1f}" if score.std is not None else ""
+    share = percent_of_clean(score, scores) if score.poison != "clean" else None
+    return f"{score.mean:.1f}{spread}" + (f" ({share[0]:.0f} %)" if share else "")
+
+
+def _changes(found: list[dict | None]) -> tuple[str, ...]:
+    """The cells of `SEEN`, each over all data sets: "8 / 2" at most, rms and the others from lowest to highest."""
+    cells = [seen_cells(one) for one in found if one]
+    if not cells:
+        return seen_cells(None)
+    largest = [max(one[name] for one in found if one) for name in ("linf_inside", "linf_outside")]
+    spans = [dict.fromkeys((min(column, key=float), max(column, key=float))) for column in list(zip(*cells))[1:]]
+    return ("{:.0f} / {:.0f}".format(*largest), *("–".join(span) for span in spans))
 
 
 def _defences(title: str, grid: Grid) -> str:
     """What is left under each defence, in percent of the undefended clean score."""
     recipes, defenses = axes_of(grid)
-    lines = [f"**{title} · under defences**, in % of the undefended clean score:", ""]
-    lines += [f"| defence | {' | '.join(recipes)} |", "|---" * (1 + len(recipes)) + "|"]
-    for defense in defenses:
-        shares = [f"{grid[recipe][defense]:.0f}" if defense in grid[recipe] else "–" for recipe in recipes]
-        lines.append(f"| {defense} | {' | '.join(shares)} |")
-    return "\n".join(lines)
+    rows = [(d, *(f"{grid[r][d]:.0f}" if d in grid[r] else "–" for r in recipes)) for d in defenses]
+    table = Table(("defence", *recipes), tuple(rows), "l" + "r" * len(recipes))
+    return f"**{title} · under defences**, in % of the undefended clean score:\n\n{table.markdown()}"
 
 
 def systems_table(results: str | Path) -> str:
