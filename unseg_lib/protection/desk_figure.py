@@ -3,7 +3,8 @@
 import numpy as np
 
 from unseg_lib.protection.desk import Desk
-from unseg_lib.reporting.figures import REDS, Drawing, curves, draw, magnify
+from unseg_lib.reporting.drawing import REDS, Drawing, draw
+from unseg_lib.reporting.figures import curves, magnify
 
 DIM = 0.35  # of the brightness is left outside the region
 

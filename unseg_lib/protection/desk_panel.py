@@ -15,7 +15,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.method.weights import SHIPPED
 from unseg_lib.protection.desk import Desk, free_name, saved_sentence, summary, uploaded
 from unseg_lib.protection.desk_figure import panel_height, plot_changes, plot_panels
-from unseg_lib.reporting.figures import STYLE
+from unseg_lib.reporting.drawing import STYLE
 
 WIDTH = 8.4  # inches of the three pictures: a cell of JupyterLab on a small screen
 STILL = 4  # pixels; a hand that moves less means a click

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unseg_lib.reporting.figures import QUIET, REDS, Drawing, bars
+from unseg_lib.reporting.drawing import QUIET, REDS, Drawing
+from unseg_lib.reporting.figures import bars
 from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.paired import CONFIDENCE, Difference, paired
 from unseg_lib.reporting.published import published, value_of

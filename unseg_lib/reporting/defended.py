@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from unseg_lib.reporting.figures import INK, Drawing, draw
+from unseg_lib.reporting.drawing import INK, Drawing, draw
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.published import value_of
 from unseg_lib.reporting.scores import Experiment, Score, main_metric

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from unseg_lib.reporting.figures import Drawing, curves
+from unseg_lib.reporting.drawing import Drawing
+from unseg_lib.reporting.figures import curves
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.published import published
 from unseg_lib.reporting.scores import Score, main_metric

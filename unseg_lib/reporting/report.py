@@ -12,7 +12,8 @@ from unseg_lib.files import read_json, write_bytes
 from unseg_lib.reporting.ablations import Source, answer_bars, answer_table, asked, finding, is_variant, sources_of
 from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
 from unseg_lib.reporting.defended import defence_grids, heat_map, table_4
-from unseg_lib.reporting.figures import Drawing, bars, curve_panels, show_rows
+from unseg_lib.reporting.drawing import Drawing
+from unseg_lib.reporting.figures import bars, curve_panels, show_rows
 from unseg_lib.reporting.gallery import PHOTOGRAPH, curves_of, predictions_of
 from unseg_lib.reporting.html import Link, Table
 from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
