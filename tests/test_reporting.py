@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import write_csv, write_json
+from unseg_lib.files import read_csv, write_csv, write_json
 from unseg_lib.pipeline.results import COLUMNS
 from unseg_lib.reporting import claims, figures, pixels, published, tables
 from unseg_lib.reporting.gallery import curves_of, predictions_of
@@ -195,6 +195,14 @@ def test_the_report_is_one_file_that_needs_no_other(results):
     assert "does not hold" in html and "Some CPU" in html and "0123456789ab" in html
     assert str(results.parent) not in html
     assert write_report(results).read_text() == html
+
+
+def test_a_second_run_beside_the_first_one_has_a_section(results):
+    assert "Run a second time" not in write_report(results).read_text()
+    again = results.with_name(f"{results.name}-again")
+    write_csv(again / "rows.csv", read_csv(results / "rows.csv")[:1], COLUMNS)
+    html = write_report(results).read_text()
+    assert "Run a second time" in html and "scores were repeated" in html and f'href="../{again.name}/victim/' in html
 
 
 def test_no_rows_is_one_sentence(tmp_path):

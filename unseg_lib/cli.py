@@ -1,4 +1,4 @@
-"""The command line: `unseg doctor | data | run | reproduce | protect | inspect | bench | report`."""
+"""The command line: `unseg doctor | data | run | reproduce | protect | inspect | bench | report | compare`."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.reporting import commands as reports
 
 app = typer.Typer(
     help="Reproduce UnSeg: unlearnable examples against image segmentation.",
@@ -234,34 +235,8 @@ def bench(
     print(room.bench(what, generator, side=side or room.side_of(generator), **how))
 
 
-@app.command()
-def report(
-    results: Path,
-    readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None,
-) -> None:
-    """Write RESULTS/report.html: one file with tables, curves, pictures and provenance."""
-    from unseg_lib.reporting.readme import write_results
-    from unseg_lib.reporting.report import write_report
-
-    print(f"Report: {write_report(results)}")
-    if readme:
-        write_results(readme, results)
-
-
-@app.command()
-def pdf(results: Path) -> None:
-    """Print RESULTS/report.html to RESULTS/report.pdf with Debian's chromium."""
-    from unseg_lib.reporting.pdf import write_pdf
-
-    print(f"On paper: {write_pdf(results)}")
-
-
-@app.command()
-def publish(results: Path) -> None:
-    """Take the data sets' pictures out of executed notebooks and report, so that RESULTS may be passed on."""
-    from unseg_lib.reporting.publish import publish as take_out
-
-    print(f"Without pictures: {take_out(results)}")
+for command in (reports.report, reports.compare, reports.pdf, reports.publish):
+    app.command()(command)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,10 @@ class Table:
         return f'<{tag} style="text-align:{style};font-variant-numeric:tabular-nums">{_text(cell)}</{tag}>'
 
     def markdown(self) -> str:
-        """The table in Markdown, without links."""
-        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        """The table in Markdown, without links; headings bold, in the first column."""
+        empty = ("",) * (len(self.columns) - 1)
+        rows = [row if len(row) == len(self.columns) else (f"**{_plain(row[0])}**", *empty) for row in self.rows]
+        lines = [self.columns, ("---",) * len(self.columns), *rows]
         return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
 
     def records(self) -> list[dict]:

@@ -8,22 +8,23 @@ The file needs no network, no script and no other file, except where a link lead
 from html import escape
 from pathlib import Path
 
-from unseg_lib.files import read_json, write_bytes
+from unseg_lib.files import write_bytes
 from unseg_lib.reporting.ablations import Source, answer_bars, answer_table, asked, finding, is_variant, sources_of
 from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
 from unseg_lib.reporting.defended import defence_grids, heat_map, table_4
 from unseg_lib.reporting.drawing import Drawing
 from unseg_lib.reporting.figures import bars, curve_panels, show_rows
 from unseg_lib.reporting.gallery import PHOTOGRAPH, curves_of, predictions_of
-from unseg_lib.reporting.html import Link, Table
+from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
 from unseg_lib.reporting.origin import generator_tables, origin_table
 from unseg_lib.reporting.paired import ENOUGH, paired_table
 from unseg_lib.reporting.questions import QUESTIONS, Question
+from unseg_lib.reporting.repetition import compare, repetition_table
 from unseg_lib.reporting.reviewers import answers
 from unseg_lib.reporting.scores import Experiment, Score, plain_only, planned, read_rows, scores_of
 from unseg_lib.reporting.stand_ins import stand_in_table, stand_ins_beside
-from unseg_lib.reporting.summary import contents, lead, machines, runs_table
+from unseg_lib.reporting.summary import contents, lead, machines, pages_table, runs_table
 from unseg_lib.reporting.systems import full_tables, system_table
 from unseg_lib.reporting.tables import bars_of, blocks_of, class_table, effect_table, experiments_of, panel_of, title_of
 from unseg_lib.reporting.visibility import visibility, visibility_table
@@ -63,8 +64,9 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
         ("Questions without a run", _unanswered(sources)),
         ("How visible the noise is", _visibility(results)),
         ("How the generators were trained", _generators(results)),
-        ("Questions with a notebook of their own", _pages(results)),
+        ("Questions with a notebook of their own", _table(pages_table(results))),
         ("The paper’s systems", _systems(results, scores)),
+        ("Run a second time", _again(results)),
         ("Every run", _runs(results, rows, plan)),
         ("Where the numbers come from", _table(origin_table(results, rows))),
     ]
@@ -133,6 +135,14 @@ def _unanswered(sources: list[Source]) -> str:
     return f'<p class="note">{note}</p>{_table(Table(("", "question", "not run"), tuple(rows), "lll"))}' if rows else ""
 
 
+def _again(results: Path) -> str:
+    second = results.resolve().with_name(f"{results.resolve().name}-again")  # as in results/small-again
+    if not (second / "rows.csv").exists():
+        return ""
+    pairs, told = compare(results, second)
+    return f"<p>{escape(told)}</p>{_table(repetition_table(pairs, again=f'../{second.name}/'))}"
+
+
 def _runs(results: Path, rows: list[dict], plan: list[dict]) -> str:
     note = "Each name leads to the executed notebook. What was planned or begun and has no result comes last."
     return f'<p class="note">{note}</p>{_table(runs_table(results, rows, plan))}'
@@ -168,9 +178,7 @@ def _effect(results: Path, scores: list[Score], plan: list[dict]) -> str:
 def _defences(scores: list[Score]) -> str:
     """Victims trained with a defence: one heat map for every data set and victim, and the paper's Table 4."""
     grids = defence_grids(scores)
-    caption = (
-        "Percent of the undefended, clean-trained score: dark learns, light does not; “clean” is a defence's cost."
-    )
+    caption = "Percent of the undefended, clean-trained score: dark learns, light does not; “clean”: a defence's cost."
     maps = "".join(_titled(one, _figure(heat_map(grid), caption, caption)) for one, grid in grids.items())
     return f"{maps}<h3>The paper’s Table 4</h3>{_table(table_4(grids))}" if grids else ""
 
@@ -221,16 +229,6 @@ def _classes(scores: list[Score]) -> str:
 
 def _titled(experiment: Experiment, body: str) -> str:
     return f"<h3>{escape(title_of(experiment))}</h3>{body}"
-
-
-def _pages(results: Path) -> str:
-    """The executed notebooks beside the grid, each by the heading and the question that it opens with."""
-    rows = []
-    for notebook in sorted(results.glob("*/run.ipynb")) + sorted(results.glob("pixels/*/run.ipynb")):
-        first = "".join(read_json(notebook)["cells"][0]["source"]).splitlines()
-        question = " ".join(line.strip("*") for line in first if line.startswith("**Question"))
-        rows.append((Link(first[0].lstrip("# "), notebook.relative_to(results).as_posix()), question))
-    return _table(Table(("notebook", "question"), tuple(rows), "ll"))
 
 
 def _visibility(results: Path) -> str:

@@ -63,6 +63,16 @@ def runs_table(results: Path, rows: list[dict], plan: list[dict]) -> Table:
     return Table(("run", "metric", "score", "minutes", "state"), tuple(lines), "llrrl")
 
 
+def pages_table(results: Path) -> Table:
+    """The executed notebooks beside the grid, each by the heading and the question that it opens with."""
+    rows = []
+    for notebook in sorted(results.glob("*/run.ipynb")) + sorted(results.glob("pixels/*/run.ipynb")):
+        first = "".join(read_json(notebook)["cells"][0]["source"]).splitlines()
+        question = " ".join(line.strip("*") for line in first if line.startswith("**Question"))
+        rows.append((Link(first[0].lstrip("# "), notebook.relative_to(results).as_posix()), question))
+    return Table(("notebook", "question"), tuple(rows), "ll")
+
+
 def contents(titles: dict[str, str]) -> str:
     """The table of contents: {id of a section: title}."""
     entries = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title in titles.items())

@@ -1,0 +1,66 @@
+"""Two runs of one profile: which numbers agree within their error bars, and what cannot be said."""
+
+import csv
+
+import pytest
+from test_systems import score
+from typer.testing import CliRunner
+
+from unseg_lib.cli import app
+from unseg_lib.evaluation.rows import COLUMNS
+from unseg_lib.reporting.repetition import repeated, repetition_table, summary
+from unseg_lib.reporting.scores import Score
+
+
+def seeds(poison: str, *finals: float) -> Score:
+    one = score("object", "lung", "unet-resnet18", "iou_object", poison, 0.0)
+    runs = tuple(one.runs[0] | {"seed": seed, "final": final} for seed, final in enumerate(finals))
+    return Score(one.experiment, poison, one.metric, runs)
+
+
+def test_the_bar_is_students_interval_of_two_means():
+    # by hand: spread sqrt((2 * 1 + 2 * 4) / 4) = 1.5811, t of 4 degrees 2.7764, times sqrt(1/3 + 1/3)
+    (pair,) = repeated([seeds("unseg", 1, 2, 3)], [seeds("unseg", 3, 5, 7)])
+    assert pair.difference == pytest.approx(3.0) and pair.bar == pytest.approx(2.7764 * 1.58114 * 0.81650, rel=1e-4)
+    assert pair.same is True
+    (pair,) = repeated([seeds("unseg", 1, 2, 3)], [seeds("unseg", 5, 6, 7)])
+    assert pair.same is False and pair.difference == pytest.approx(4.0)
+
+
+def test_equal_runs_agree_and_one_seed_says_nothing():
+    same = [seeds("clean", 90, 90, 90), seeds("unseg", 2.0)]
+    clean, unseg = repeated(same, same)
+    assert clean.same is True and clean.bar == 0 and unseg.same is None
+    assert summary([clean, unseg], 5) == (
+        "2 of 5 scores were repeated: 1 of 1 agree within their error bars, 1 have one seed and no bar; "
+        "the largest difference is 0.0 points."
+    )
+
+
+def test_what_only_one_run_has_is_no_pair():
+    assert repeated([seeds("clean", 90)], [seeds("unseg", 2)]) == []
+    table = repetition_table(repeated([seeds("clean", 90, 91)], [seeds("clean", 80, 81), seeds("unseg", 2)]))
+    _, line = table.rows
+    assert [str(cell) for cell in line] == ["clean", "90.5 ± 0.7 (2)", "80.5 ± 0.7 (2)", "−10.0", "± 3.0", "differs"]
+
+
+def test_the_command_says_it_and_its_exit_code_too(tmp_path):
+    def folder(name: str, **finals: list[float]):
+        (tmp_path / name).mkdir()
+        with open(tmp_path / name / "rows.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            for poison, values in finals.items():
+                for seed, final in enumerate(values):
+                    run = dict(task="object", dataset="lung", victim="unet-resnet18", init="random", poison=poison)
+                    run |= dict(eps=8, eps_bg=2, defense="none", clean_fraction=0, seed=seed, metric="iou_object")
+                    run |= dict(final=final, peak=final, epochs=1, minutes=1, device="cpu", commit="0")
+                    writer.writerow(run | {"notebook": f"victim/lung-{poison}-unet-s{seed}/run.ipynb"})
+        return str(tmp_path / name)
+
+    first, near = folder("first", clean=[90, 91], unseg=[2, 3]), folder("near", clean=[90.5, 91.5])
+    found = CliRunner().invoke(app, ["compare", first, near])
+    assert found.exit_code == 0 and "1 of 2 scores were repeated: 1 of 1 agree" in found.output
+    assert "**lung · IoU of the object · victim unet-resnet18**" in found.output
+    found = CliRunner().invoke(app, ["compare", first, folder("far", clean=[50, 51])])
+    assert found.exit_code == 1 and "0 of 1 agree" in found.output

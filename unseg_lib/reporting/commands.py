@@ -1,0 +1,42 @@
+"""The commands `unseg report`, `compare`, `pdf` and `publish`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    results: Path,
+    readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None,
+) -> None:
+    """Write RESULTS/report.html: one file with tables, curves, pictures and provenance."""
+    from unseg_lib.reporting.readme import write_results
+    from unseg_lib.reporting.report import write_report
+
+    print(f"Report: {write_report(results)}")
+    if readme:
+        write_results(readme, results)
+
+
+def compare(first: Path, second: Path) -> None:
+    """Whether SECOND, say results/small of another clone, bears out the numbers of FIRST; if not, exit code 1."""
+    from unseg_lib.reporting import repetition
+
+    pairs, told = repetition.compare(first, second)
+    print(repetition.repetition_table(pairs).markdown() if pairs else "", told, sep="\n")
+    raise typer.Exit(int(any(pair.same is False for pair in pairs)))
+
+
+def pdf(results: Path) -> None:
+    """Print RESULTS/report.html to RESULTS/report.pdf with Debian's chromium."""
+    from unseg_lib.reporting.pdf import write_pdf
+
+    print(f"On paper: {write_pdf(results)}")
+
+
+def publish(results: Path) -> None:
+    """Take the data sets' pictures out of executed notebooks and report, so that RESULTS may be passed on."""
+    from unseg_lib.reporting.publish import publish as take_out
+
+    print(f"Without pictures: {take_out(results)}")
