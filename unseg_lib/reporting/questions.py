@@ -173,6 +173,11 @@ QUESTIONS = {
                 "camvid",
                 Arm("some classes, one noise", "unseg-colour-things"),
                 Arm("some classes, a noise for each", "unseg-colour-by-class-things"),
+                metric="iou_protected",
+            ),
+            trial(
+                "camvid",
+                Arm("some classes, one noise", "unseg-colour-things"),
                 Arm("some classes, random noise", "random-things"),
                 Arm("some classes, a constant colour", "colour-offset-things"),
                 Arm("some classes, a grating", "grating-things"),
