@@ -34,6 +34,17 @@ def test_nothing_is_said_of_a_victim_that_clean_pictures_taught_nothing():
     assert (line["of clean"], line["generator"], line[""]) == ("0 %", "colour", "")
 
 
+def test_a_victim_that_knows_one_class_is_judged_by_it():
+    both = [
+        *victim("mask2former:tiny", "instance", "nwpu", "AP", clean=3.4, random=3.3, unseg_colour=1.0),
+        *victim("mask2former:tiny", "instance", "nwpu", "AP:track", clean=32, random=30, unseg_colour=8),
+        *victim("mask2former:tiny", "instance", "nwpu", "AP:ship", clean=2, random=1, unseg_colour=2),
+    ]
+    (line,) = lines(both)
+    assert line["metric"] == "AP of track, which it knows best"
+    assert (line["clean"], line["random"], line["UnSeg"], line["of clean"]) == ("32.0", "30.0", "8.0", "25 %")
+
+
 @pytest.mark.parametrize("missing", ["clean", "random", "unseg"])
 def test_a_run_that_is_missing_is_named(missing):
     finals = {"clean": 60.0, "random": 60.0, "unseg": 30.0}
