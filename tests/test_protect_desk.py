@@ -17,7 +17,7 @@ from unseg_lib.pictures import read_picture
 from unseg_lib.protection import Protector, protect
 from unseg_lib.protection.desk import VIEW, Desk, free_name, uploaded
 from unseg_lib.protection.desk_figure import changes, panels
-from unseg_lib.protection.photo import Photo, decoded, read_photo
+from unseg_lib.protection.photo import Photo, decoded, encode, read_photo
 from unseg_lib.protection.region import region_of
 
 # ipympl hands its toolbar's arguments to traitlets, which will mind some day
@@ -140,6 +140,19 @@ def test_a_copy_keeps_profile_and_transparency_but_no_exif(weights, tmp_path):
     with Image.open(desk.save(tmp_path / "b.png")["written"]) as copy:
         assert np.array_equal(np.asarray(copy)[..., 3], alpha) and copy.info["icc_profile"] == profile
         assert not len(copy.getexif())
+
+
+def test_what_one_file_carries_never_reaches_the_next(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "where I live"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(PICTURE).save(tmp_path / "rich.png", icc_profile=profile, exif=exif)
+    Image.fromarray(PICTURE).save(tmp_path / "plain.png")
+    rich, plain = (read_photo(tmp_path / f"{name}.png") for name in ("rich", "plain"))
+    for format in ("png", "webp", "tiff", "jpeg"):
+        encode(rich, PICTURE, format, metadata=True)
+        with Image.open(io.BytesIO(encode(plain, PICTURE, format))) as copy:
+            assert "icc_profile" not in copy.info and 0x010E not in copy.getexif(), format
 
 
 def test_gray_stays_gray(weights, tmp_path):

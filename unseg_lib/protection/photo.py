@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import PICTURE_SUFFIXES, PNG
+from unseg_lib.pictures import PICTURE_SUFFIXES, PNG_LEVEL
 
 MOST_PIXELS = 100_000_000  # of one picture; beyond, a small file may hide a picture that fills the memory
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
@@ -109,7 +109,7 @@ def encode(photo: Photo, pixels: np.ndarray, format: str, *, quality: int = 95, 
         layers.append(photo.alpha[..., None])
     image = Image.fromarray(np.concatenate(layers, axis=2).squeeze(axis=2) if _single(layers) else _stacked(layers))
     options = {
-        "png": PNG,
+        "png": {"compress_level": PNG_LEVEL},
         "jpeg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
         "webp": {"lossless": True, "method": 2, "exact": True},
         "tiff": {"compression": "tiff_adobe_deflate"},
