@@ -15,7 +15,15 @@ from unseg_lib.reporting import claims, figures, pixels, published, tables
 from unseg_lib.reporting.gallery import curves_of, predictions_of
 from unseg_lib.reporting.html import Link, Table
 from unseg_lib.reporting.report import write_report
-from unseg_lib.reporting.scores import clean_of, experiment_of, percent_of_clean, planned, read_rows, scores_of
+from unseg_lib.reporting.scores import (
+    MAIN_METRIC,
+    clean_of,
+    experiment_of,
+    percent_of_clean,
+    planned,
+    read_rows,
+    scores_of,
+)
 
 RUN = {"victim": "unet-resnet18", "init": "random", "defense": "none", "clean_fraction": 0.0, "epochs": 4}
 RUN |= {"eps": 8.0, "eps_bg": 2.0, "minutes": 1.5, "device": "cpu", "commit": "0123456789abcdef"}
@@ -222,6 +230,12 @@ def test_what_a_profile_plans_is_known_before_it_runs(tmp_path):
     assert plan and {run["state"] for run in plan} == {"not run"}
     assert all(run["experiment"].setting and run["experiment"].way for run in plan)
     assert planned(tmp_path / "no-such-profile") == []
+
+
+@pytest.mark.parametrize("profile", ["systems", "paper"])
+def test_every_planned_run_has_a_task_with_a_metric(tmp_path, profile):
+    tasks = {run["experiment"].task for run in planned(tmp_path / "results" / profile)}
+    assert {"interactive", "instance", "detection", "object", "semantic"} <= tasks <= set(MAIN_METRIC)
 
 
 # published numbers
