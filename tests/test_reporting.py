@@ -232,6 +232,13 @@ def test_what_a_profile_plans_is_known_before_it_runs(tmp_path):
     assert planned(tmp_path / "no-such-profile") == []
 
 
+@pytest.mark.parametrize("metric", sorted(set(MAIN_METRIC.values())))
+def test_every_task_has_a_heading(metric):
+    given = ("nwpu", "dino", "detection", "nwpu", "dino:NAME model.num_queries=60", "random", "none", 0.0)
+    title = tables.title_of(Experiment(*given), metric)
+    assert title.startswith("nwpu · ") and title.endswith(" · victim dino:NAME …") and metric not in title.split(" · ")
+
+
 @pytest.mark.parametrize("profile", ["systems", "paper"])
 def test_every_planned_run_has_a_task_with_a_metric(tmp_path, profile):
     tasks = {run["experiment"].task for run in planned(tmp_path / "results" / profile)}

@@ -9,6 +9,7 @@ from unseg_lib.reporting.scores import Experiment, Score, clean_of, metrics_of, 
 
 SEEN = ("max in / out", "rms", "PSNR", "SSIM")  # what a poison did to the pictures; changes in steps of 1/255
 METRICS = {"miou": "mean IoU", "iou_object": "IoU of the object", "iou_protected": "mean IoU of the protected classes"}
+METRICS |= {"AP": "average precision", "PQ": "panoptic quality", "miou_pictures": "IoU, mean over pictures"}
 
 
 def experiments_of(scores: list[Score], plan: list[dict] = ()) -> list[Experiment]:
@@ -43,7 +44,8 @@ def signed(value: float | None) -> str:
 def title_of(experiment: Experiment, metric: str = "") -> str:
     """One line that names an experiment, for headings."""
     parts = [experiment.setting, METRICS[metric]] if metric else [experiment.setting]
-    parts.append(f"victim {experiment.victim}")
+    name, *options = experiment.victim.split()  # the options are in its notebook
+    parts.append(f"victim {name}{' …' if options else ''}")
     if experiment.init != "random":
         parts.append(f"{experiment.init} weights")
     if experiment.defense != "none":
