@@ -17,6 +17,7 @@ from unseg_lib.reporting.html import Link, Table
 from unseg_lib.reporting.report import write_report
 from unseg_lib.reporting.scores import (
     MAIN_METRIC,
+    Experiment,
     clean_of,
     experiment_of,
     percent_of_clean,
