@@ -1,13 +1,12 @@
 """Two runs of one profile: which numbers agree within their error bars, and what cannot be said."""
 
-import csv
-
 import pytest
 from test_systems import score
 from typer.testing import CliRunner
 
 from unseg_lib.cli import app
 from unseg_lib.evaluation.rows import COLUMNS
+from unseg_lib.files import write_csv
 from unseg_lib.reporting.repetition import repeated, repetition_table, summary
 from unseg_lib.reporting.scores import Score
 
@@ -46,16 +45,14 @@ def test_what_only_one_run_has_is_no_pair():
 
 def test_the_command_says_it_and_its_exit_code_too(tmp_path):
     def folder(name: str, **finals: list[float]):
-        (tmp_path / name).mkdir()
-        with open(tmp_path / name / "rows.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            for poison, values in finals.items():
-                for seed, final in enumerate(values):
-                    run = dict(task="object", dataset="lung", victim="unet-resnet18", init="random", poison=poison)
-                    run |= dict(eps=8, eps_bg=2, defense="none", clean_fraction=0, seed=seed, metric="iou_object")
-                    run |= dict(final=final, peak=final, epochs=1, minutes=1, device="cpu", commit="0")
-                    writer.writerow(run | {"notebook": f"victim/lung-{poison}-unet-s{seed}/run.ipynb"})
+        rows = []
+        for poison, values in finals.items():
+            for seed, final in enumerate(values):
+                run = dict(task="object", dataset="lung", victim="unet-resnet18", init="random", poison=poison)
+                run |= dict(eps=8, eps_bg=2, defense="none", clean_fraction=0, seed=seed, metric="iou_object")
+                run |= dict(final=final, peak=final, epochs=1, minutes=1, device="cpu", commit="0")
+                rows.append(run | {"notebook": f"victim/lung-{poison}-unet-s{seed}/run.ipynb"})
+        write_csv(tmp_path / name / "rows.csv", rows, list(COLUMNS))
         return str(tmp_path / name)
 
     first, near = folder("first", clean=[90, 91], unseg=[2, 3]), folder("near", clean=[90.5, 91.5])

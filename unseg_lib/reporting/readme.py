@@ -8,7 +8,7 @@ from unseg_lib.reporting.defended import Grid, axes_of, defence_grids
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.scores import Score, percent_of_clean, plain_only, read_rows, scores_of
 from unseg_lib.reporting.stand_ins import stand_in_table, stand_ins_beside
-from unseg_lib.reporting.tables import METRICS, SEEN, blocks_of, find, recipes_of, seen_cells, title_of
+from unseg_lib.reporting.tables import METRICS, SEEN, blocks_of, find, mean_of, recipes_of, seen_cells, title_of
 from unseg_lib.reporting.transfer import transfer_table
 from unseg_lib.reporting.visibility import visibility
 
@@ -42,9 +42,8 @@ def _score(score: Score | None, scores: list[Score]) -> str:
     """Final score in percent, mean ± std over seeds where there are several, and its share of clean."""
     if score is None:
         return "–"
-    spread = f" ± {score.std:.1f}" if score.std is not None else ""
     share = percent_of_clean(score, scores) if score.poison != "clean" else None
-    return f"{score.mean:.1f}{spread}" + (f" ({share[0]:.0f} %)" if share else "")
+    return mean_of(score) + (f" ({share[0]:.0f} %)" if share else "")
 
 
 def _changes(found: list[dict | None]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from unseg_lib.reporting.html import Link, Table
 from unseg_lib.reporting.paired import CONFIDENCE
 from unseg_lib.reporting.scores import Score, metrics_of, read_rows, scores_of
-from unseg_lib.reporting.tables import number, signed, title_of
+from unseg_lib.reporting.tables import mean_of, number, signed, title_of
 
 WORDS = {True: "same", False: "differs", None: "one seed: no error bar"}
 
@@ -68,17 +68,12 @@ def repetition_table(pairs: list[Repeated], base: str = "", again: str = "") -> 
         if (title := title_of(pair.first.experiment, pair.first.metric)) != heading:
             rows.append(((heading := title),))
         shown = [
-            Link(_mean(score), place + score.runs[0]["notebook"])
+            Link(f"{mean_of(score)} ({len(score.runs)})", place + score.runs[0]["notebook"])
             for score, place in ((pair.first, base), (pair.second, again))
         ]
         bar = "–" if pair.bar is None else f"± {number(pair.bar)}"
         rows.append((pair.first.poison, *shown, signed(pair.difference), bar, WORDS[pair.same]))
     return Table(("trained on", "first run", "second run", "difference", "error bar", ""), tuple(rows), "lrrrrl")
-
-
-def _mean(score: Score) -> str:
-    spread = "" if score.std is None else f" ± {number(score.std)}"
-    return f"{number(score.mean)}{spread} ({len(score.runs)})"
 
 
 def compare(first: str | Path, second: str | Path) -> tuple[list[Repeated], str]:

@@ -13,7 +13,7 @@ from unseg_lib.reporting.scores import (
     read_rows,
     scores_of,
 )
-from unseg_lib.reporting.tables import blocks_of, find, number, recipes_of
+from unseg_lib.reporting.tables import blocks_of, find, mean_of, number, recipes_of
 
 LEARNT = {"AP": 5.0, "PQ": 5.0}  # percent; below it, or what is asked of other metrics, a clean victim knows nothing
 LEAST = 10.0
@@ -84,5 +84,4 @@ def _name(metric: str) -> str:
 def _cell(score: Score | None, base: str) -> Cell:
     if score is None:
         return "not run"
-    spread = f" ± {number(score.std)}" if score.std is not None else ""
-    return Link(number(score.mean) + spread, base + score.runs[0]["notebook"])
+    return Link(mean_of(score), base + score.runs[0]["notebook"])

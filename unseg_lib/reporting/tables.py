@@ -36,6 +36,11 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
+def mean_of(score: Score) -> str:
+    """A score for a table: its mean, ± its deviation over seeds where there are several."""
+    return number(score.mean) + ("" if score.std is None else f" ± {number(score.std)}")
+
+
 def signed(value: float | None) -> str:
     """A difference for a table, with its sign; no minus zero."""
     return "–" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
