@@ -7,7 +7,7 @@ from unseg_lib.files import write_bytes
 from unseg_lib.reporting.defended import Grid, axes_of, defence_grids
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.scores import Score, percent_of_clean, plain_only, read_rows, scores_of
-from unseg_lib.reporting.stand_ins import stand_in_table, stand_ins_beside
+from unseg_lib.reporting.stand_ins import stand_in_table
 from unseg_lib.reporting.tables import METRICS, SEEN, blocks_of, find, mean_of, recipes_of, seen_cells, title_of
 from unseg_lib.reporting.transfer import transfer_table
 from unseg_lib.reporting.visibility import visibility
@@ -66,7 +66,7 @@ def _defences(title: str, grid: Grid) -> str:
 
 def systems_table(results: str | Path) -> str:
     """Markdown: a line for each stand-in of the paper's systems."""
-    return stand_in_table(stand_ins_beside(results)).markdown()
+    return stand_in_table(scores_of(read_rows(results))).markdown()
 
 
 TABLES = {"transfer": transfer_table, "systems": systems_table}
