@@ -181,6 +181,21 @@ def test_claims_are_judged_from_the_rows(results):
     assert "does not hold" in words and "not run" in words
 
 
+def test_claims_are_judged_for_every_victim(results):
+    rows = read_rows(results)
+    of_lung = [row for row in rows if row["dataset"] == "lung"]
+    doubled = rows + [
+        row | {"victim": "deeplabv3", "notebook": row["notebook"].replace("-unet-", "-deeplab-"), "final": 85.0}
+        for row in of_lung
+    ]
+    judged = {one.text: one for one in claims.verdicts(scores_of(doubled))}
+    text = "UnSeg on Lung leaves less than 10 % of the clean-trained score"
+    assert judged[f"{text} (unet)"].found == "10.0 %"
+    assert judged[f"{text} (deeplab)"].found == "100.0 %" and judged[f"{text} (deeplab)"].holds is False
+    assert "unseg on lung (deeplab) works, and better than every control" in judged and text not in judged
+    assert "Random noise on camvid leaves more than 93 %" in judged  # one victim needs no name
+
+
 def test_curves_and_predictions(results):
     scores = scores_of(read_rows(results))
     experiment = lung(scores, "clean").experiment

@@ -59,10 +59,19 @@ MODES = {"": (), "-gray": (), "-things": ("iou_protected",)}
 
 
 def verdicts(scores: list[Score], claims: tuple[Claim, ...] = CLAIMS) -> list[Verdict]:
-    """Judge the fixed claims whose setting is there, then the comparisons with the controls, setting by setting."""
-    settings = {score.experiment.setting for score in scores}
-    judged = [_judge(claim, scores) for claim in claims if claim.setting in settings]
-    return judged + [verdict for setting in sorted(settings) for verdict in _against_controls(setting, scores)]
+    """Judge the fixed claims whose setting is there, then the comparisons with the controls, victim by victim."""
+    plain = [score for score in scores if score.experiment.plain]
+    victims: dict[str, dict[str, list[Score]]] = {}
+    for score in plain:
+        of_setting = victims.setdefault(score.experiment.setting, {})
+        of_setting.setdefault(score.experiment.way, []).append(score)
+    judged = []
+    for claim in claims:
+        judged += [_judge(claim, own, who) for who, own in _named(victims.get(claim.setting, {}))]
+    for setting in sorted(victims):
+        for who, own in _named(victims[setting]):
+            judged += _against_controls(setting, own, who)
+    return judged
 
 
 def share_of(scores: list[Score], setting: str, recipe: str, metrics: tuple[str, ...] = ()) -> float | None:
@@ -79,6 +88,11 @@ def share_of(scores: list[Score], setting: str, recipe: str, metrics: tuple[str,
     return 100 * sum(found[metric].mean for metric in wanted) / sum(clean.mean for clean in cleans)
 
 
+def _named(victims: dict[str, list[Score]]) -> list[tuple[str, list[Score]]]:
+    """Each victim's scores, and what a claim's text says of it: its name where the setting has several."""
+    return [(f" ({way})" if len(victims) > 1 else "", own) for way, own in victims.items()]
+
+
 def _plain_scores(scores: list[Score], setting: str, recipe: str) -> dict[str, Score]:
     """The recipe's scores by metric, of the first victim in that setting that was trained as usual."""
     key = (setting, recipe)
@@ -86,18 +100,18 @@ def _plain_scores(scores: list[Score], setting: str, recipe: str) -> dict[str, S
     return {s.metric: s for s in own if s.experiment == own[0].experiment}
 
 
-def _judge(claim: Claim, scores: list[Score]) -> Verdict:
+def _judge(claim: Claim, scores: list[Score], who: str) -> Verdict:
     share = share_of(scores, claim.setting, claim.recipe, claim.metrics)
     if share is None:
-        return Verdict(claim.text, None, "not run")
+        return Verdict(claim.text + who, None, "not run")
     holds = share < claim.percent if claim.side == "below" else share > claim.percent
-    return Verdict(claim.text, holds, f"{share:.1f} %")
+    return Verdict(claim.text + who, holds, f"{share:.1f} %")
 
 
-def _against_controls(setting: str, scores: list[Score]) -> list[Verdict]:
+def _against_controls(setting: str, scores: list[Score], who: str) -> list[Verdict]:
     """Random noise must be harmless, and UnSeg stronger than the strongest control: than noise nobody had to train."""
     random = share_of(scores, setting, "random")
-    found = [Verdict(f"Random noise on {setting} leaves more than {HARMLESS} %", *_above(random, HARMLESS))]
+    found = [Verdict(f"Random noise on {setting}{who} leaves more than {HARMLESS} %", *_above(random, HARMLESS))]
     names = {s.poison for s in scores if s.experiment.setting == setting} - {"clean"}
     for own in sorted(name for name in names if name.startswith("unseg")):
         mode, metrics = _mode_of(own), MODES[_mode_of(own)]
@@ -106,7 +120,7 @@ def _against_controls(setting: str, scores: list[Score]) -> list[Verdict]:
         shares = {name: left for name in controls if (left := share_of(scores, setting, name, metrics)) is not None}
         if shares and share is not None:
             best = min((left, name) for name, left in shares.items())[1]
-            text = f"{own} on {setting} works, and better than every control"
+            text = f"{own} on {setting}{who} works, and better than every control"
             difference = _difference(setting, own, best, scores, metrics)
             # where there are seeds enough for an interval, all of it must lie on UnSeg's side
             shown = difference is None or difference.high is None or difference.high < 0
