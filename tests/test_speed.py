@@ -19,7 +19,7 @@ from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
 from unseg_lib.speed import disk, tables
 from unseg_lib.speed.arithmetic import generator_flop
 from unseg_lib.speed.bench import bench
-from unseg_lib.speed.ladder import differences, ladder
+from unseg_lib.speed.ladder import differences, ladder, rungs
 from unseg_lib.speed.samples import picture
 from unseg_lib.speed.scaling import COLLECTIONS, estimate, hours, table
 from unseg_lib.speed.step import step_ladder
@@ -47,6 +47,13 @@ def test_the_ladder_has_a_reference_and_stays_within_a_step():
     assert others and all(row["largest_difference"] <= 1 and row["share_different"] < 0.01 for row in others)
     assert all(row["images_per_second"] > 0 and row["megabytes"] > 10 for row in found["rows"])
     assert {"32"} <= set(found["peak"]) and found["peak"]["32"] > 1e8
+
+
+def test_the_ladder_takes_bf16_only_where_protecting_does(monkeypatch):
+    monkeypatch.setattr("unseg_lib.method.inference.has_bf16", lambda device: True)
+    found = ladder("tiny", CPU, side=40, batch=2, repeats=1)  # too small: its noise would move by three steps
+    assert {row["precision"] for row in found["rows"]} == {"32"}
+    assert [rung.precision for rung in rungs(half=True, batch=2, compiled=False)] == ["32", "32", "bf16", "bf16"]
 
 
 def test_differences_are_in_steps_and_shares_of_values():

@@ -28,11 +28,11 @@ class Rung:
     compiled: bool = False
 
 
-def rungs(device: torch.device, batch: int, compiled: bool) -> list[Rung]:
-    """The ladder of a device; bf16 only where it multiplies in hardware, and from there on."""
-    fast = "bf16" if has_bf16(device.type) else "32"
+def rungs(half: bool, batch: int, compiled: bool) -> list[Rung]:
+    """The ladder; half: with bf16, and from there on. That is where `Inference` takes it by itself."""
+    fast = "bf16" if half else "32"
     found = [Rung("eager fp32 (reference)", reference=True), Rung("+ fused attention")]
-    if fast == "bf16":
+    if half:
         found.append(Rung("+ bf16", precision=fast))
     found.append(Rung(f"+ batch of {batch}", precision=fast, batch=batch))
     if compiled:
@@ -60,7 +60,8 @@ def ladder(
     """
     pictures, rows, expected = [picture(i, side, side) for i in range(batch)], [], None
     flop, peak = generator_flop(generator_of(name, torch.device("cpu")).layout), peaks(device)
-    for rung in progress(rungs(device, batch, compiled), f"ladder of {name}"):
+    half = Inference(generator_of(name, device)).half
+    for rung in progress(rungs(half, batch, compiled), f"ladder of {name}"):
         row, written = _climb(rung, name, device, pictures, repeats)
         expected = expected or written
         row |= {"precision": rung.precision, **differences(written, expected)}
