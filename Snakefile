@@ -43,6 +43,8 @@ def resource(kind, name):
 
 
 wildcard_constraints:
+    # its own results, and those of the profile that it shares
+    place="|".join({stage.results.name for stage in PROFILE.stages.values()}),
     name="[^/]+",
     page="|".join(PAGES),
     mark="[0-9a-f]{12}",
@@ -57,7 +59,7 @@ rule all:
 
 rule generator:
     output:
-        RESULTS + "/generator/{name}/.done-{mark}",
+        "results/{place}/generator/{name}/.done-{mark}",
     threads: PROFILE.threads
     resources:
         mem_mb=resource("generator", "mem_gb") * 1000,
@@ -71,7 +73,7 @@ rule poison:
     input:
         lambda wildcards: needs(f"poison/{wildcards.name}"),
     output:
-        RESULTS + "/poison/{name}/.done-{mark}",
+        "results/{place}/poison/{name}/.done-{mark}",
     threads: PROFILE.threads
     resources:
         mem_mb=resource("poison", "mem_gb") * 1000,
@@ -85,7 +87,7 @@ rule victim:
     input:
         lambda wildcards: needs(f"victim/{wildcards.name}"),
     output:
-        RESULTS + "/victim/{name}/.done-{mark}",
+        "results/{place}/victim/{name}/.done-{mark}",
     threads: PROFILE.threads
     resources:
         mem_mb=resource("victim", "mem_gb") * 1000,
@@ -99,7 +101,7 @@ rule pixels:
     input:
         lambda wildcards: needs(f"pixels/{wildcards.name}"),
     output:
-        RESULTS + "/pixels/{name}/.done-{mark}",
+        "results/{place}/pixels/{name}/.done-{mark}",
     threads: PROFILE.threads
     resources:
         mem_mb=resource("pixels", "mem_gb") * 1000,

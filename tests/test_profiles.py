@@ -215,13 +215,87 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     assert [row["notebook"] for row in rows] == ["victim/scenes-random-unet-s0/run.ipynb"]
 
 
+def share(root: Path, **changes) -> None:
+    """Write the profile `more`: as toy, whose stages it shares, with a second seed."""
+    content = yaml.safe_load((root / "notebooks/profiles/toy.yaml").read_text())
+    content["grid"][0]["seeds"] = [0, 1]
+    (root / "notebooks/profiles/more.yaml").write_text(yaml.safe_dump(content | {"shares": "toy"} | changes))
+
+
+def test_what_two_profiles_plan_alike_is_done_once(toys, monkeypatch):
+    share(toys)
+    toy, more = (load_profile(name, toys).stages for name in ("toy", "more"))
+    for key in ("generator/own", "poison/scenes-unseg", "victim/scenes-unseg-unet-s0", "pixels/scenes-unseg"):
+        assert more[key].folder == toy[key].folder and more[key].fingerprint == toy[key].fingerprint
+    second = more["victim/scenes-unseg-unet-s1"]
+    assert second.folder == Path("results/more/victim/scenes-unseg-unet-s1")
+    assert second.values["poisoned"] == "results/toy/poison/scenes-unseg/dataset"
+    assert more["tables"].values["results"] == "results/more"
+    for key, stage in toy.items():
+        if stage.kind in ("generator", "poison", "victim", "pixels"):
+            finish(toys, key)
+    run = subprocess.run(
+        [sys.executable, *["profile=more" if word == "profile=toy" else word for word in ENGINE], "-n"],
+        **{"cwd": toys, "capture_output": True, "text": True, "check": False},
+    )
+    assert jobs_of(run) == {"victim": 2, "tables": 1, "page": 1, "report": 1, "all": 1, "total": 6}
+
+
+def test_rows_of_a_shared_stage_lead_to_its_notebook(toys, monkeypatch):
+    from unseg_lib.files import write_json
+    from unseg_lib.pipeline.results import collect
+    from unseg_lib.reporting.origin import stages_of
+    from unseg_lib.reporting.scores import planned, read_rows
+    from unseg_lib.reporting.summary import missing
+
+    monkeypatch.chdir(toys)
+    share(toys)
+    stages, results = load_profile("more", toys).stages, Path("results/more")
+    for key in ("victim/scenes-clean-unet-s0", "victim/scenes-clean-unet-s1"):
+        folder, values = stages[key].folder, stages[key].values
+        names = ["task", "dataset", "victim", "init", "poison", "eps", "eps_bg", "defense", "clean_fraction", "seed"]
+        row = {name: values[name] for name in names} | {"metric": "miou", "final": 1.0, "peak": 1.0, "epochs": 2}
+        write_json(folder / "metrics.json", {"rows": [row]})
+        write_json(folder / "provenance.json", {"commit": "c", "minutes": 1.0, "device": "cpu"})
+        (folder / "run.ipynb").touch()
+    collect(results, [stages[key].seen_from(results) for key in stages if "clean-unet" in key])
+    rows = read_rows(results)
+    assert {row["notebook"] for row in rows} == {
+        *("../toy/victim/scenes-clean-unet-s0/run.ipynb", "victim/scenes-clean-unet-s1/run.ipynb")
+    }
+    states = {run["name"]: run["state"] for run in planned(results)}
+    assert states["scenes-clean-unet-s0"] == "done" and states["scenes-unseg-unet-s0"] == "not run"
+    unfinished = {"victim/scenes-unseg-unet-s0", "victim/scenes-unseg-unet-s1"}
+    assert {name for name, _ in missing(results, rows, planned(results))} == unfinished
+    write_json(stages["poison/scenes-unseg"].folder / "metrics.json", {"linf_inside": 8})
+    assert [folder.name for folder, _ in stages_of(results, "poison")] == ["scenes-unseg"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"victims": {"unet": {"epochs": 3}}},
+            "Expected victim/scenes-clean-unet-s0 as in profile toy.*epochs 3, not 2",
+        ),
+        ({"shares": "more"}, "Expected a profile that shares nothing under `shares` of more, found more"),
+        ({"shares": "toyy"}, "Unknown profile 'toyy'; did you mean 'toy'"),
+    ],
+)
+def test_a_shared_name_has_one_meaning(toys, changes, sentence):
+    share(toys, **changes)
+    with pytest.raises(UnsegError, match=sentence):
+        load_profile("more", toys)
+
+
 @pytest.mark.parametrize("name", ["smoke", "small", "paper", "ablations"])
 def test_the_projects_profiles_are_valid(project, name):
     profile = load_profile(name, project)
     kinds = {stage.kind for stage in profile.stages.values()}
     pixels = {"pixels"} if profile.pixels else set()
     assert kinds == {"generator", "poison", "victim", "tables", *pixels, *profile.pages}
-    assert all(stage.folder.is_relative_to(profile.results) for stage in profile.stages.values())
+    places = {profile.results, *([Path("results") / profile.shares] if profile.shares else [])}
+    assert {stage.results for stage in profile.stages.values()} == places
 
 
 def test_an_ablation_changes_few_settings_and_has_three_seeds(project):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError, closest
@@ -52,7 +53,11 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
     tagged = [cell for cell in _cells(notebook) if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:
         raise UnsegError(f"Expected one cell tagged 'parameters' in {notebook}, found {len(tagged)}; tag one.")
-    text = _source(tagged[0])
+    return dict(_parsed(_source(tagged[0]), notebook))
+
+
+@lru_cache  # by the cell's text: a profile asks a thousand times for the same few cells
+def _parsed(text: str, notebook: Path) -> dict[str, Parameter]:
     try:
         statements = ast.parse(text).body
     except SyntaxError as error:

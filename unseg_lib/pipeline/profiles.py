@@ -1,10 +1,10 @@
 """A profile: one YAML file that says what to run; here it becomes stages, each with its notebook parameters.
 
-Keys, all checked: about, jobs, threads, data (folders under the data root; empty = generated scenes), resources
-{kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01}, datasets {name: parameters of 02 and 03},
-recipes {name: parameters of 02}, victims {name: parameters of 03}, grid [{datasets, recipes, victims, seeds,
-label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {defenses: parameters of 05, poisons: of 07,
-mixture: of 08, ablations: of 11}.
+Keys, all checked: about, shares (a profile whose stages are not done twice), jobs, threads, data (folders under the
+data root; empty = generated scenes), resources {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01},
+datasets {name: parameters of 02 and 03}, recipes {name: parameters of 02}, victims {name: parameters of 03}, grid
+[{datasets, recipes, victims, seeds, label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {defenses:
+parameters of 05, poisons: of 07, mixture: of 08, ablations: of 11}.
 
 A more special value wins: dataset < recipe < victim < grid `set` (then `label` ends the stage's name) < `vary`, which
 lists several values of one or more parameters of 03 (each gives a stage, whose name ends in its value).
@@ -17,15 +17,13 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from unseg_lib.errors import UnsegError, closest, pick
+from unseg_lib.errors import UnsegError, pick
+from unseg_lib.pipeline.checks import KEYS, RESOURCES, check_keys, check_profile
 from unseg_lib.pipeline.parameters import check_parameters, notebook_parameters
-from unseg_lib.pipeline.stages import BY_TASK, NOTEBOOKS, PAGES, Stage
+from unseg_lib.pipeline.stages import BY_TASK, NOTEBOOKS, Stage
 
-RESOURCES = {"mem_gb": 4, "minutes": 60, "gpu": 0}
-KEYS = {
-    "grid": ("datasets", "recipes", "victims", "seeds", "label", "set", "vary"),
-    "pixels": ("dataset", "recipe", "split", "limit"),
-}
+# made once for two profiles
+SHARED = ("generator", "poison", "victim", "pixels")
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Profile:
     root: Path
     source: str  # what it was asked for by: a name or a path
     about: str = ""
+    shares: str = ""  # the profile whose stages are taken where this one plans the same
     jobs: int = 1
     threads: int = 1
     data: list = field(default_factory=list)
@@ -73,7 +72,30 @@ class Profile:
         return self.root / "notebooks" / name
 
     def _stage(self, kind: str, name: str, parameters: dict, needs: tuple[Stage, ...] = (), task: str = "") -> Stage:
-        return Stage(kind, name, self._notebook(kind, task), self.results, parameters, needs)
+        own = Stage(kind, name, self._notebook(kind, task), self.results, parameters, needs)
+        theirs = self._shared.get(own.key)
+        if theirs is None:
+            return own
+        keys = own.values.keys() - {"out", "cache", "jobs"}  # where the files are, and what changes no pixel
+        other = [key for key in sorted(keys) if own.values[key] != theirs.values.get(key)]
+        if other:
+            found = ", ".join(f"{key} {own.values[key]!r}, not {theirs.values.get(key)!r}" for key in other)
+            raise UnsegError(
+                f"Expected {own.key} as in profile {self.shares}, which is shared, found {found}; rename it."
+            )
+        return theirs
+
+    @cached_property
+    def _shared(self) -> dict[str, Stage]:
+        """The stages of the profile that this one shares."""
+        if not self.shares:
+            return {}
+        other = load_profile(self.shares, self.root) if self.shares != self.name else self
+        if other.shares:
+            raise UnsegError(
+                f"Expected a profile that shares nothing under `shares` of {self.name}, found {self.shares}."
+            )
+        return {key: stage for key, stage in other.stages.items() if stage.kind in SHARED}
 
     def _known(self, kind: str, task: str = "") -> set[str]:
         return set(notebook_parameters(self._notebook(kind, task)))
@@ -182,6 +204,13 @@ def project_root() -> Path:
     raise UnsegError("Expected a checkout of the project here, found no folder notebooks/; change to it first.")
 
 
+def profile_of(results: str | Path) -> Profile | None:
+    """The profile whose results a folder holds: the one of its name; None where there is none."""
+    name = Path(results).resolve().name
+    known = (project_root() / "notebooks" / "profiles" / f"{name}.yaml").is_file()
+    return load_profile(name) if known else None
+
+
 def load_profile(name_or_path: str | Path, root: Path | None = None) -> Profile:
     """Read and check a profile: a name in notebooks/profiles, or the path of a YAML file."""
     import yaml
@@ -200,67 +229,7 @@ def load_profile(name_or_path: str | Path, root: Path | None = None) -> Profile:
         raise UnsegError(f"Expected YAML in {path}, found {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
-    _check_keys(content, set(Profile.__dataclass_fields__) - {"name", "root", "source"}, str(path))
+    check_keys(content, set(Profile.__dataclass_fields__) - {"name", "root", "source"}, str(path))
     profile = Profile(path.stem, root, str(name_or_path), **content)
     check_profile(profile)
     return profile
-
-
-def _check_keys(section: dict, known: set[str], where: str) -> None:
-    for key in section:
-        if key not in known:
-            raise UnsegError(f"Unknown key '{key}' in {where}; {closest(str(key), sorted(known))}")
-
-
-def check_profile(profile: Profile) -> None:
-    """Raise `UnsegError` on the first misspelt key, unknown name or ill-typed value."""
-    for name, default in Profile.__dataclass_fields__.items():
-        value, kind = getattr(profile, name), default.type
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise UnsegError(f"Expected {kind.__name__} for '{name}' in profile {profile.name}, found {value!r}.")
-    poison = profile._known("poison")
-    victim = set().union(*(profile._known("victim", task) for task in profile._tasks() | {""}))
-    planned = {"out", "poisoned", "cache", "jobs", "threads", "data_root", "shard", "shards"}
-    sections = {
-        "generators": profile._known("generator") - {"out", "data_root"},
-        "datasets": (poison | victim) - planned - {"seed", "poison", "victim"},
-        "recipes": poison - planned - {"dataset", "task", "limit", "split"},
-        "victims": victim - planned - {"dataset", "task", "limit", "seed", "poison", "eps", "eps_bg"},
-        "resources": set(RESOURCES),
-    }
-    _check_keys(profile.pages, set(PAGES), f"pages of profile {profile.name}")
-    sections["pages"] = set().union(*(profile._known(kind) for kind in profile.pages)) - planned - {"results"}
-    for section, known in sections.items():
-        for name, entry in getattr(profile, section).items():
-            if not isinstance(entry, dict):
-                raise UnsegError(f"Expected keys under {section}.{name} of profile {profile.name}, found {entry!r}.")
-            _check_keys(entry, known, f"{section}.{name} of profile {profile.name}")
-    _check_keys(profile.resources, set(NOTEBOOKS), f"resources of profile {profile.name}")
-    for entry in profile.grid:
-        _check_entry(profile, entry, KEYS["grid"], ("datasets", "recipes", "victims", "seeds"), "grid")
-        for part in ("set", "vary"):
-            _check_keys(entry.get(part, {}), sections["victims"], f"a grid entry's {part} of profile {profile.name}")
-    for entry in profile.pixels:
-        _check_entry(profile, entry, KEYS["pixels"], ("dataset", "recipe"), "pixels")
-    for stage in profile.stages.values():
-        stage.values  # noqa: B018 - computing it checks every parameter
-
-
-def _check_entry(profile: Profile, entry: dict, known: tuple, required: tuple, where: str) -> None:
-    where = f"{where} of profile {profile.name}"
-    if not isinstance(entry, dict) or any(key not in entry for key in required):
-        raise UnsegError(f"Expected the keys {', '.join(required)} in every entry of {where}, found {entry!r}.")
-    _check_keys(entry, set(known), where)
-    for part in ("set", "vary"):
-        if not isinstance(entry.get(part, {}), dict):
-            raise UnsegError(f"Expected parameters under {part} in {where}, found {entry[part]!r}.")
-    if ("set" in entry) != ("label" in entry):
-        raise UnsegError(f"Expected `set` and `label` together in {where}: the label names what was set.")
-    lists = {key: entry.get(key, []) for key in ("datasets", "recipes", "victims", "seeds")} | entry.get("vary", {})
-    for key, values in lists.items():
-        if not isinstance(values, list):
-            raise UnsegError(f"Expected a list for {key} in {where}, found {values!r}; write [{values}].")
-    singular = [("datasets", entry.get("dataset")), ("recipes", entry.get("recipe"))]
-    named = [(key, value) for key in ("datasets", "recipes", "victims") for value in lists[key]]
-    for key, value in named + [pair for pair in singular if pair[1] is not None]:
-        pick(getattr(profile, key), value, f"name under {key} in {where}:")

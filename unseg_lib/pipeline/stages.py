@@ -54,6 +54,10 @@ class Stage:
     def folder(self) -> Path:
         return self.results / self.key
 
+    def seen_from(self, results: Path) -> str:
+        """Its folder as read from a profile's results: "victim/x", or "../small/victim/x" where it is shared."""
+        return Path(os.path.relpath(self.folder, results)).as_posix()
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes with the notebook, the parameters, or anything the stage builds on."""
@@ -99,7 +103,7 @@ class Stage:
         if waiting and not self.done():
             raise UnsegError(f"Expected {', '.join(waiting)} to be done before {self.key}; run `unseg reproduce`.")
         if self.kind == "tables":
-            collect(self.results, [stage.key for stage in self.needs if stage.kind == "victim"])
+            collect(self.results, [one.seen_from(self.results) for one in self.needs if one.kind == "victim"])
         with own_gpu(self.results, gpus) as environment:
             os.environ.update(environment)
             run_notebook(

@@ -1,5 +1,6 @@
 """Where numbers come from: machines, code and minutes, and what the stages before the victims left behind."""
 
+import os
 from pathlib import Path
 
 from unseg_lib.files import read_json
@@ -8,8 +9,18 @@ from unseg_lib.reporting.published import SETTINGS
 
 
 def stages_of(results: Path, kind: str) -> list[tuple[Path, dict]]:
-    """The finished stages of a kind: their folder and metrics, by name."""
-    return [(path.parent, read_json(path)) for path in sorted((results / kind).glob("*/metrics.json"))]
+    """The finished stages of a kind, by name: their folder and metrics. Those of a shared profile come first."""
+    from unseg_lib.pipeline.profiles import profile_of
+
+    profile = profile_of(results)
+    stages = profile.stages.values() if profile and profile.shares else ()
+    shared = [
+        results / one.seen_from(profile.results)
+        for one in stages
+        if one.kind == kind and one.results != profile.results
+    ]
+    there = [folder / "metrics.json" for folder in shared if (folder / "metrics.json").exists()]
+    return [(path.parent, read_json(path)) for path in there + sorted((results / kind).glob("*/metrics.json"))]
 
 
 def generator_tables(results: Path) -> list[tuple[Link, Table]]:
@@ -19,7 +30,7 @@ def generator_tables(results: Path) -> list[tuple[Link, Table]]:
         records = metrics.get("deviations", [])
         rows = tuple(tuple(record[column] for column in SETTINGS) for record in records)
         text = f"{folder.name}: {metrics.get('steps', '?')} steps on {metrics.get('pictures', '?')} pictures"
-        link = Link(text, f"generator/{folder.name}/run.ipynb")
+        link = Link(text, f"{os.path.relpath(folder, results)}/run.ipynb")
         found.append((link, Table(SETTINGS, rows, "llll")))
     return found
 

@@ -144,17 +144,16 @@ def planned(results: str | Path) -> list[dict]:
 
     state: "done", "failed" or "not run". Empty where the folder belongs to no profile.
     """
-    from unseg_lib.pipeline.profiles import load_profile, project_root
+    from unseg_lib.pipeline.profiles import profile_of
     from unseg_lib.pipeline.stages import BY_TASK
 
     results = Path(results).resolve()
     own = {notebook: task for task, notebook in BY_TASK.items()}  # one of a single task has no parameter for it
-    if not (project_root() / "notebooks" / "profiles" / f"{results.name}.yaml").is_file():
-        return []
-    runs = []
-    for stage in load_profile(results.name).stages.values():
+    profile, runs = profile_of(results), []
+    for stage in profile.stages.values() if profile else ():
         if stage.kind == "victim":
-            folder, values = results / stage.key, {"task": own.get(stage.notebook.name)} | stage.values
+            folder = results / stage.seen_from(profile.results)
+            values = {"task": own.get(stage.notebook.name)} | stage.values
             done = (folder / "metrics.json").exists() and (folder / "run.ipynb").exists()
             state = "done" if done else "failed" if (folder / "failed.ipynb").exists() else "not run"
             plan = {"name": stage.name, "poison": values["poison"], "seed": values["seed"], "state": state}

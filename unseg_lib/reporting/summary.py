@@ -43,7 +43,8 @@ def failed_stages(results: Path) -> list[str]:
 
 def missing(results: Path, rows: list[dict], plan: list[dict]) -> list[tuple[str, str]]:
     """(name, state) of everything that was planned or begun and has no result: nothing of it may be left out."""
-    there = {row["notebook"].removesuffix("/run.ipynb") for row in rows}
+    # by name: a run that a profile shares with another lies in the other's folder
+    there = {f"victim/{row['notebook'].split('/')[-2]}" for row in rows}
     asked = {f"victim/{run['name']}": run["state"].replace("done", "done, but not in rows.csv") for run in plan}
     waiting = [(name, state) for name, state in asked.items() if name not in there]
     return waiting + [(name, "failed") for name in failed_stages(results)]

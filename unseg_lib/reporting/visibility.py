@@ -1,5 +1,6 @@
 """What each poisoning did to the pictures, measured on the written files: a score without its budget means nothing."""
 
+import os
 from pathlib import Path
 
 from unseg_lib.reporting.html import Cell, Link, Table
@@ -9,13 +10,22 @@ from unseg_lib.reporting.tables import SEEN, seen_cells
 
 def visibility(results: str | Path) -> dict[str, dict]:
     """The realised budgets of every poisoned set, by "SETTING-RECIPE": linf_inside, linf_outside, rms, psnr, ssim."""
-    found = {folder.name: metrics for folder, metrics in stages_of(Path(results), "poison")}
-    return {name: metrics for name, metrics in found.items() if "linf_inside" in metrics}
+    return {folder.name: metrics for folder, metrics in _poisons(Path(results))}
+
+
+def _poisons(results: Path) -> list[tuple[Path, dict]]:
+    return [(folder, metrics) for folder, metrics in stages_of(results, "poison") if "linf_inside" in metrics]
 
 
 def visibility_table(results: Path) -> Table:
     """One line for every poisoned set."""
     rows: list[tuple[Cell, ...]] = []
-    for name, found in visibility(results).items():
-        rows.append((Link(name, f"poison/{name}/run.ipynb"), str(found["pictures"]), *seen_cells(found)))
+    for folder, found in _poisons(results):
+        rows.append(
+            (
+                Link(folder.name, f"{os.path.relpath(folder, results)}/run.ipynb"),
+                str(found["pictures"]),
+                *seen_cells(found),
+            )
+        )
     return Table(("data set and recipe", "pictures", *SEEN), tuple(rows), "lr" + "r" * len(SEEN))
