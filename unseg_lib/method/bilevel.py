@@ -16,7 +16,7 @@ import torch
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_csv, write_json
-from unseg_lib.hardware import choose_device, usable_precision
+from unseg_lib.hardware import choose_device, keep_freed_memory, usable_precision
 from unseg_lib.method.budget import budget_map
 from unseg_lib.method.config import LEAKING, BilevelConfig, phase_of
 from unseg_lib.method.fast_training import accelerate, ahead
@@ -170,6 +170,7 @@ def train_generator(
     precision = usable_precision(precision, choose_device(device))
     fabric = Fabric(accelerator=device, devices=devices, strategy=strategy, precision=precision)
     fabric.launch()
+    keep_freed_memory()
     game, log, start = Game(config, fabric), [], 0
     if fast:
         accelerate(game, checkpointed=checkpointed, compiled=compiled)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from unseg_lib.hardware import has_bf16
+from unseg_lib.hardware import has_bf16, keep_freed_memory
 from unseg_lib.method.bilevel import train_step
 from unseg_lib.method.config import BilevelConfig
 from unseg_lib.method.fast_training import accelerate
@@ -19,16 +19,21 @@ PHASES = ("surrogate", "generator")
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to train: `fast_training.accelerate` or not, in which precision, with a compiled surrogate or not."""
+    """One way to train: memory kept or not, `fast_training.accelerate` or not, which precision, compiled surrogate."""
 
     name: str
+    keeps: bool = True  # what one rung keeps, those after it keep, too
     fast: bool = False
     precision: str = "32-true"
     compiled: bool = False
 
 
 def rungs(device: torch.device, compiled: bool) -> list[Rung]:
-    found = [Rung("plain fp32"), Rung("+ fused attention and optimiser", fast=True)]
+    found = [
+        Rung("plain fp32", keeps=False),
+        Rung("+ freed memory kept"),
+        Rung("+ fused attention and optimiser", fast=True),
+    ]
     precision = "bf16-mixed" if has_bf16(device.type) else "32-true"
     if precision != "32-true":
         found.append(Rung("+ bf16", fast=True, precision=precision))
@@ -70,6 +75,8 @@ def _climb(rung: Rung, config: BilevelConfig, device: torch.device, frozen: bool
     game = Game(config, fabric)
     if frozen:
         game.bare("generator").train_only_noise_head()
+    if rung.keeps:
+        keep_freed_memory()
     if rung.fast:
         accelerate(game, compiled=rung.compiled)
     batch = tuple(part.to(device) for part in example_batch(config))

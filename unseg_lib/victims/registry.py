@@ -7,7 +7,7 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import Defense, defended, defenses_of
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, write_json
-from unseg_lib.hardware import choose_device, usable_precision
+from unseg_lib.hardware import choose_device, keep_freed_memory, usable_precision
 from unseg_lib.victims import deeplabv1, dino, mask2former, mmseg, rsprompter, sam_hq, smp
 from unseg_lib.victims.data import mixed
 from unseg_lib.victims.run import INIT, LABEL_TASKS, VictimRun, check, claim
@@ -117,6 +117,7 @@ def train_victim(
     claim(run, victim, defense)
     done = run.out / "result.json"
     if not done.exists():
+        keep_freed_memory()
         used = usable_precision(run.precision, run.device)
         write_json(done, train_family(replace(run, train=defended(run.train, defenses))) | {"precision": used})
         run.checkpoint.unlink(missing_ok=True)
