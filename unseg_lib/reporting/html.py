@@ -15,6 +15,7 @@ class Link:
         return self.text
 
 
+SHORT = 8  # letters of a number or "not run": such a cell is not broken, however narrow its column
 Cell = str | Link | tuple  # a tuple holds several, shown one after the other
 
 
@@ -48,8 +49,10 @@ class Table:
         return f"<tr>{''.join(self._cell('td', cell, side) for cell, side in zip(row, self.align))}</tr>"
 
     def _cell(self, tag: str, cell: Cell, side: str) -> str:
-        style = "left" if side == "l" else "right"
-        return f'<{tag} style="text-align:{style};font-variant-numeric:tabular-nums">{_text(cell)}</{tag}>'
+        style = f"text-align:{'left' if side == 'l' else 'right'};font-variant-numeric:tabular-nums"
+        if tag == "td" and side == "r" and len(_plain(cell)) <= SHORT:
+            style += ";white-space:nowrap"
+        return f'<{tag} style="{style}">{_text(cell)}</{tag}>'
 
     def markdown(self) -> str:
         """The table in Markdown, without links; headings bold, in the first column."""
