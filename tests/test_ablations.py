@@ -121,6 +121,16 @@ def test_a_comparison_is_never_made_across_two_profiles(results, tmp_path):
     assert lines["nobody ran it"][3] == "−10.0 [−10.0, −10.0]"
 
 
+def test_of_two_profiles_that_know_the_same_arms_the_one_with_more_seeds_is_read(results, tmp_path):
+    more = [row_of("voc-object", recipe, "unet", seed, 40) for recipe in ("unseg", "unseg-bg-8") for seed in range(3)]
+    sources = sources_of([results, write_rows(tmp_path / "more", more)], results)
+    pair = Question("Pair", "?", (trial("voc-object", ARMS[0], ARMS[3]),))
+    assert lines_of(pair, sources)["reference"][0] == "40.0"
+    assert lines_of(pair, [sources[1], sources[0]])["reference"][0] == "40.0"
+    same = Question("Same", "?", (trial("voc-object", ARMS[0]),))
+    assert lines_of(same, sources)["reference"][0] == "12.0"  # the first of equals
+
+
 def test_planned_and_failed_runs_stay_in_the_table(results):
     (source,) = sources_of([results], results)
     experiment = Experiment("voc-object", "unet", "object", "voc", "unet-resnet18", "random", "none", 0.0)

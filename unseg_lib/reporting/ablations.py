@@ -77,9 +77,13 @@ def score_of(arm: Arm, trial: Trial, source: Source) -> Score | None:
 
 
 def source_of(trial: Trial, sources: Sequence[Source]) -> Source | None:
-    """The source that knows most arms of a trial, the first of equals: arms of two profiles are never mixed."""
-    known = {i: sum(score_of(arm, trial, one) is not None for arm in trial.arms) for i, one in enumerate(sources)}
-    return sources[max(known, key=lambda i: (known[i], -i))] if known else None
+    """The source that knows most arms of a trial, then most seeds, the first of equals: two are never mixed."""
+
+    def known(source: Source) -> tuple[int, int]:
+        found = [score for arm in trial.arms if (score := score_of(arm, trial, source))]
+        return len(found), sum(len(score.runs) for score in found)
+
+    return max(sources, key=known, default=None)
 
 
 def asked(question: Question, sources: Sequence[Source]) -> bool:
