@@ -161,8 +161,9 @@ def test_without_a_name_small_is_chosen_where_its_data_is(toys, tmp_path, capsys
 ENGINE = ["-m", "snakemake", "--config", "profile=toy", "--nolock", "--rerun-triggers", "mtime", "--ignore-incomplete"]
 
 
-def snakemake(root: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *ENGINE, *words], cwd=root, capture_output=True, text=True, check=False)
+def snakemake(root: Path, *words: str, profile: str = "toy") -> subprocess.CompletedProcess:
+    engine = [word.replace("profile=toy", f"profile={profile}") for word in ENGINE]
+    return subprocess.run([sys.executable, *engine, *words], cwd=root, capture_output=True, text=True, check=False)
 
 
 def jobs_of(dry_run: subprocess.CompletedProcess) -> dict[str, int]:
@@ -222,7 +223,7 @@ def share(root: Path, **changes) -> None:
     (root / "notebooks/profiles/more.yaml").write_text(yaml.safe_dump(content | {"shares": "toy"} | changes))
 
 
-def test_what_two_profiles_plan_alike_is_done_once(toys, monkeypatch):
+def test_what_two_profiles_plan_alike_is_done_once(toys):
     share(toys)
     toy, more = (load_profile(name, toys).stages for name in ("toy", "more"))
     for key in ("generator/own", "poison/scenes-unseg", "victim/scenes-unseg-unet-s0", "pixels/scenes-unseg"):
@@ -234,11 +235,8 @@ def test_what_two_profiles_plan_alike_is_done_once(toys, monkeypatch):
     for key, stage in toy.items():
         if stage.kind in ("generator", "poison", "victim", "pixels"):
             finish(toys, key)
-    run = subprocess.run(
-        [sys.executable, *["profile=more" if word == "profile=toy" else word for word in ENGINE], "-n"],
-        **{"cwd": toys, "capture_output": True, "text": True, "check": False},
-    )
-    assert jobs_of(run) == {"victim": 2, "tables": 1, "page": 1, "report": 1, "all": 1, "total": 6}
+    left = {"victim": 2, "tables": 1, "page": 1, "report": 1, "all": 1, "total": 6}
+    assert jobs_of(snakemake(toys, "-n", profile="more")) == left
 
 
 def test_rows_of_a_shared_stage_lead_to_its_notebook(toys, monkeypatch):
@@ -269,6 +267,13 @@ def test_rows_of_a_shared_stage_lead_to_its_notebook(toys, monkeypatch):
     assert {name for name, _ in missing(results, rows, planned(results))} == unfinished
     write_json(stages["poison/scenes-unseg"].folder / "metrics.json", {"linf_inside": 8})
     assert [folder.name for folder, _ in stages_of(results, "poison")] == ["scenes-unseg"]
+
+
+def test_two_profiles_do_not_share_each_other(toys):
+    change(toys, "shares", value="more")
+    share(toys)
+    with pytest.raises(UnsegError, match="Expected a profile that shares nothing under `shares` of toy, found more"):
+        load_profile("toy", toys)
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,12 @@ class Profile:
         """The stages of the profile that this one shares."""
         if not self.shares:
             return {}
-        other = load_profile(self.shares, self.root) if self.shares != self.name else self
-        if other.shares:
+        other = _read(self.shares, self.root)
+        if other.shares:  # before its stages are asked for: two that share each other would never end
             raise UnsegError(
                 f"Expected a profile that shares nothing under `shares` of {self.name}, found {self.shares}."
             )
+        check_profile(other)
         return {key: stage for key, stage in other.stages.items() if stage.kind in SHARED}
 
     def _known(self, kind: str, task: str = "") -> set[str]:
@@ -213,9 +214,15 @@ def profile_of(results: str | Path) -> Profile | None:
 
 def load_profile(name_or_path: str | Path, root: Path | None = None) -> Profile:
     """Read and check a profile: a name in notebooks/profiles, or the path of a YAML file."""
+    profile = _read(name_or_path, root or project_root())
+    check_profile(profile)
+    return profile
+
+
+def _read(name_or_path: str | Path, root: Path) -> Profile:
+    """A profile whose keys are known, and nothing else of it yet."""
     import yaml
 
-    root = root or project_root()
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         known = sorted(file.stem for file in (root / "notebooks" / "profiles").glob("*.yaml"))
@@ -230,6 +237,4 @@ def load_profile(name_or_path: str | Path, root: Path | None = None) -> Profile:
     if not isinstance(content, dict):
         raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
     check_keys(content, set(Profile.__dataclass_fields__) - {"name", "root", "source"}, str(path))
-    profile = Profile(path.stem, root, str(name_or_path), **content)
-    check_profile(profile)
-    return profile
+    return Profile(path.stem, root, str(name_or_path), **content)

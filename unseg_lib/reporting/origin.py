@@ -23,6 +23,11 @@ def stages_of(results: Path, kind: str) -> list[tuple[Path, dict]]:
     return [(path.parent, read_json(path)) for path in there + sorted((results / kind).glob("*/metrics.json"))]
 
 
+def notebook_link(text: str, folder: Path, results: Path) -> Link:
+    """To the executed notebook of a stage, from the report in `results`."""
+    return Link(text, f"{os.path.relpath(folder, results)}/run.ipynb")
+
+
 def generator_tables(results: Path) -> list[tuple[Link, Table]]:
     """Of each trained generator: a link to its notebook, and where it deviates from the published settings."""
     found = []
@@ -30,8 +35,7 @@ def generator_tables(results: Path) -> list[tuple[Link, Table]]:
         records = metrics.get("deviations", [])
         rows = tuple(tuple(record[column] for column in SETTINGS) for record in records)
         text = f"{folder.name}: {metrics.get('steps', '?')} steps on {metrics.get('pictures', '?')} pictures"
-        link = Link(text, f"{os.path.relpath(folder, results)}/run.ipynb")
-        found.append((link, Table(SETTINGS, rows, "llll")))
+        found.append((notebook_link(text, folder, results), Table(SETTINGS, rows, "llll")))
     return found
 
 

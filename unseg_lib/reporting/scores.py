@@ -78,9 +78,14 @@ def read_rows(results: str | Path) -> list[dict]:
     return rows
 
 
+def name_of(row: dict) -> str:
+    """The name of the run that a row is of, wherever its folder lies."""
+    return row["notebook"].split("/")[-2]
+
+
 def experiment_of(row: dict, name: str = "") -> Experiment:
     """The experiment a row belongs to. Its run's name is SETTING-POISON-WAY-sSEED, see the profile."""
-    name = name or row["notebook"].split("/")[-2]
+    name = name or name_of(row)
     body = name.removesuffix(f"-s{row['seed']}")
     setting, found, way = body.partition(f"-{row['poison']}-")
     if not found:  # a run that was named by hand

@@ -6,7 +6,7 @@ from pathlib import Path
 from unseg_lib.files import read_json
 from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.origin import minutes_of
-from unseg_lib.reporting.scores import experiment_of, main_metric
+from unseg_lib.reporting.scores import experiment_of, main_metric, name_of
 from unseg_lib.reporting.tables import number
 
 STAGES = ("generator", "poison", "pixels")  # besides victims; a page has no name of its own
@@ -43,8 +43,7 @@ def failed_stages(results: Path) -> list[str]:
 
 def missing(results: Path, rows: list[dict], plan: list[dict]) -> list[tuple[str, str]]:
     """(name, state) of everything that was planned or begun and has no result: nothing of it may be left out."""
-    # by name: a run that a profile shares with another lies in the other's folder
-    there = {f"victim/{row['notebook'].split('/')[-2]}" for row in rows}
+    there = {f"victim/{name_of(row)}" for row in rows}
     asked = {f"victim/{run['name']}": run["state"].replace("done", "done, but not in rows.csv") for run in plan}
     waiting = [(name, state) for name, state in asked.items() if name not in there]
     return waiting + [(name, "failed") for name in failed_stages(results)]

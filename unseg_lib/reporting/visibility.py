@@ -1,10 +1,9 @@
 """What each poisoning did to the pictures, measured on the written files: a score without its budget means nothing."""
 
-import os
 from pathlib import Path
 
-from unseg_lib.reporting.html import Cell, Link, Table
-from unseg_lib.reporting.origin import stages_of
+from unseg_lib.reporting.html import Cell, Table
+from unseg_lib.reporting.origin import notebook_link, stages_of
 from unseg_lib.reporting.tables import SEEN, seen_cells
 
 
@@ -21,11 +20,5 @@ def visibility_table(results: Path) -> Table:
     """One line for every poisoned set."""
     rows: list[tuple[Cell, ...]] = []
     for folder, found in _poisons(results):
-        rows.append(
-            (
-                Link(folder.name, f"{os.path.relpath(folder, results)}/run.ipynb"),
-                str(found["pictures"]),
-                *seen_cells(found),
-            )
-        )
+        rows.append((notebook_link(folder.name, folder, results), str(found["pictures"]), *seen_cells(found)))
     return Table(("data set and recipe", "pictures", *SEEN), tuple(rows), "lr" + "r" * len(SEEN))

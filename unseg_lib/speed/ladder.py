@@ -59,8 +59,7 @@ def ladder(
     difference in steps and the share of pixels that differ}. `flop` is the reference's: what a rung leaves out counts.
     """
     pictures, rows, expected = [picture(i, side, side) for i in range(batch)], [], None
-    flop, peak = generator_flop(generator_of(name, torch.device("cpu")).layout), peaks(device)
-    half = Inference(generator_of(name, device)).half
+    (flop, half), peak = _before(name, device), peaks(device)
     for rung in progress(rungs(half, batch, compiled), f"ladder of {name}"):
         row, written = _climb(rung, name, device, pictures, repeats)
         expected = expected or written
@@ -71,6 +70,12 @@ def ladder(
     for row in rows:
         row["peak_share"] = row["images_per_second"] * flop / peak[row["precision"]]
     return {"flop": flop, "peak": peak, "rows": rows}
+
+
+def _before(name: str, device: torch.device) -> tuple[int, bool]:
+    """FLOP of one picture, and whether protecting takes bf16; the model is gone again before memory is measured."""
+    generator = generator_of(name, device)
+    return generator_flop(generator.layout), Inference(generator).half
 
 
 def peaks(device: torch.device) -> dict[str, float]:
