@@ -196,6 +196,15 @@ def test_claims_are_judged_for_every_victim(results):
     assert "Random noise on camvid leaves more than 93 %" in judged  # one victim needs no name
 
 
+def test_classes_that_are_known_equally_well_stand_by_name(tmp_path):
+    names = ("tree", "pole", "bicyclist", "sign", "fence", "sky", "car")
+    finals = {"miou": 5.0} | {f"iou:{name}": 35.0 if name == "sky" else 0.0 for name in names}
+    write_csv(tmp_path / "rows.csv", make_run(tmp_path, "camvid", "clean", 0, finals), COLUMNS)
+    scores = scores_of(read_rows(tmp_path))
+    listed = [row[0] for row in tables.class_table(scores[0].experiment, scores).rows]
+    assert listed == ["sky", "bicyclist", "car", "fence", "pole", "sign", "tree"]
+
+
 def test_curves_and_predictions(results):
     scores = scores_of(read_rows(results))
     experiment = lung(scores, "clean").experiment

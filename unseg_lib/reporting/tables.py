@@ -135,11 +135,11 @@ def _missing(score: Score, runs: list[dict]) -> tuple[str, ...]:
 
 
 def class_table(experiment: Experiment, scores: list[Score], base: str = "") -> Table:
-    """IoU of every class under every recipe, classes sorted by how well a clean-trained victim knows them."""
+    """IoU of every class under every recipe, classes sorted by how well a clean-trained victim knows them, then by name."""
     own = [s for s in scores if s.experiment == experiment and s.metric.startswith("iou:")]
     recipes = recipes_of(experiment, own)
     means = {(s.metric, s.poison): s for s in own}
-    metrics = sorted({s.metric for s in own}, key=lambda m: -_mean(means.get((m, "clean"))))
+    metrics = sorted({s.metric for s in own}, key=lambda m: (-_mean(means.get((m, "clean"))), m))
     rows = []
     for metric in metrics:
         cells = [means.get((metric, poison)) for poison in recipes]
