@@ -228,6 +228,9 @@ def test_the_report_is_one_file_that_needs_no_other(results):
     assert "does not hold" in html and "Some CPU" in html and "0123456789ab" in html
     assert str(results.parent) not in html
     assert write_report(results).read_text() == html
+    for file in results.glob("victim/voc-*/predictions.npz"):
+        file.unlink()
+    assert "Not shown: voc" in write_report(results).read_text()  # not a section less, as if nobody had looked
 
 
 def test_a_second_run_beside_the_first_one_has_a_section(results):

@@ -210,15 +210,19 @@ def _curves(results: Path, scores: list[Score]) -> str:
 
 
 def _predictions(results: Path, scores: list[Score], photographs: bool) -> str:
-    found = []
+    found, hidden = [], []
     for experiment in experiments_of(scores):
         rows = predictions_of(results, experiment, scores)
         if not photographs:
             rows = [{name: image for name, image in row.items() if name != PHOTOGRAPH} for row in rows]
         if rows:
             found.append(_titled(experiment, _figure(show_rows(rows), "Test pictures, truth and predictions")))
+        else:
+            hidden.append(title_of(experiment))
     note = "The test pictures that the clean-trained victim gets best; white pixels in the truth are not scored."
-    return f'<p class="note">{note}</p>{"".join(found)}' if found else ""
+    if hidden:
+        note += f" Not shown: {'; '.join(hidden)}. Their predictions lie only where they were trained."
+    return f'<p class="note">{escape(note)}</p>{"".join(found)}' if scores else ""
 
 
 def _classes(scores: list[Score]) -> str:

@@ -135,7 +135,7 @@ def _missing(score: Score, runs: list[dict]) -> tuple[str, ...]:
 
 
 def class_table(experiment: Experiment, scores: list[Score], base: str = "") -> Table:
-    """IoU of every class under every recipe, classes sorted by how well a clean-trained victim knows them, then by name."""
+    """IoU of every class under every recipe, those first that a clean-trained victim knows best, then by name."""
     own = [s for s in scores if s.experiment == experiment and s.metric.startswith("iou:")]
     recipes = recipes_of(experiment, own)
     means = {(s.metric, s.poison): s for s in own}
