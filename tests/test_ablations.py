@@ -131,6 +131,13 @@ def test_of_two_profiles_that_know_the_same_arms_the_one_with_more_seeds_is_read
     assert lines_of(same, sources)["reference"][0] == "12.0"  # the first of equals
 
 
+def test_a_report_answers_from_no_other_profile_but_its_own_pair(results, tmp_path):
+    write_rows(tmp_path / "ablations", [row_of("voc-object", r, "unet", 0, 9) for r in ("unseg", "unseg-bg-8")])
+    for name, answered in (("small", True), ("smoke", False)):
+        lung = write_rows(tmp_path / name, [row_of("lung", "clean", "unet", 0, 90)])
+        assert ("../ablations/" in report.write_report(lung).read_text()) is answered
+
+
 def test_planned_and_failed_runs_stay_in_the_table(results):
     (source,) = sources_of([results], results)
     experiment = Experiment("voc-object", "unet", "object", "voc", "unet-resnet18", "random", "none", 0.0)

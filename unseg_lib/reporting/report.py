@@ -39,6 +39,7 @@ READING = (
     "The last columns measure the protected files: largest change inside and outside the mask and rms, in steps of "
     "1/255, PSNR in dB, SSIM. A score means little without them: SynPer, AR and CUDA keep to no budget."
 )
+BESIDE = {"small": "ablations", "ablations": "small"}  # on the same pictures
 
 
 def write_report(results: str | Path, photographs: bool = True) -> Path:
@@ -48,7 +49,7 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
     """
     results = Path(results)
     rows, plan = read_rows(results), planned(results)
-    scores, sources = scores_of(rows), sources_of([results, _beside(results)], results)
+    scores, sources = scores_of(rows), sources_of([results, *_beside(results)], results)
     main, main_plan = _without_variants(scores, plan)
     usual, usual_plan = plain_only(main, main_plan)
     parts = [
@@ -80,10 +81,10 @@ def _without_variants(scores: list[Score], plan: list[dict]) -> tuple[list[Score
     return kept, [run for run in plan if not is_variant(run["experiment"], run["poison"])]
 
 
-def _beside(results: Path) -> Path:
-    """The profile that answers what this one does not ask: the ablations, or for them the small one."""
-    name = "small" if results.resolve().name == "ablations" else "ablations"
-    return results.resolve().parent / name
+def _beside(results: Path) -> list[Path]:
+    """The results that answer what these do not ask; none for a profile on other data, such as smoke."""
+    own = results.resolve()
+    return [own.parent / BESIDE[own.name]] if own.name in BESIDE else []
 
 
 def _page(profile: str, parts: list[tuple[str, str]]) -> str:
