@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from unseg_lib.files import write_json
 from unseg_lib.reporting.publish import INSTEAD, strip_pictures
 
@@ -28,6 +30,11 @@ def test_only_notebooks_on_data_sets_are_stripped(tmp_path, monkeypatch):
         folder = tmp_path / "victim" / name
         write_json(folder / "provenance.json", {"parameters": {"dataset": dataset}})
         (folder / "run.ipynb").write_text(json.dumps(notebook()))
+    masks = np.ones((1, 4, 4), np.uint8)
+    shown = {"picture": np.zeros((1, 4, 4, 3), np.uint8), "truth": masks, "prediction": masks * 2}
+    np.savez(tmp_path / "victim/real/predictions.npz", **shown)
     publish.publish(tmp_path)
     kept = {name: "AAAA" in (tmp_path / "victim" / name / "run.ipynb").read_text() for name in ("real", "own")}
     assert kept == {"real": False, "own": True} and written == [False]
+    with np.load(tmp_path / "victim/real/masks.npz") as left:  # the report of a clone shows what victims predict
+        assert sorted(left) == ["prediction", "truth"] and (left["prediction"] == 2).all()

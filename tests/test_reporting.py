@@ -14,6 +14,7 @@ from unseg_lib.pipeline.results import COLUMNS
 from unseg_lib.reporting import claims, figures, pixels, published, tables
 from unseg_lib.reporting.gallery import curves_of, predictions_of
 from unseg_lib.reporting.html import Link, Table
+from unseg_lib.reporting.publish import keep_masks
 from unseg_lib.reporting.report import write_report
 from unseg_lib.reporting.scores import (
     MAIN_METRIC,
@@ -212,7 +213,13 @@ def test_curves_and_predictions(results):
     rows = predictions_of(results, experiment, scores)
     assert list(rows[0]) == ["test picture", "truth", "trained on\nclean", "trained on\nunseg"]
     assert (rows[0]["trained on\nclean"] == rows[0]["truth"]).all() and not rows[0]["trained on\nunseg"].any()
-    (results / "victim/lung-clean-unet-s0/predictions.npz").unlink()
+    clean = results / "victim/lung-clean-unet-s0"
+    keep_masks(clean)
+    (clean / "predictions.npz").unlink()
+    again = predictions_of(results, experiment, scores)  # a clone has the masks alone: the same, without the picture
+    assert all((again[0][name] == rows[0][name]).all() for name in list(rows[0])[1:])
+    for file in results.glob("victim/lung-clean-*/*.npz"):
+        file.unlink()
     assert predictions_of(results, experiment, scores) == []
 
 

@@ -8,10 +8,11 @@ import numpy as np
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.reporting.scores import Experiment, Score, main_metric
-from unseg_lib.reporting.tables import find, notebook_of, recipes_of
+from unseg_lib.reporting.tables import find, recipes_of
 
 PHOTOGRAPH = "test picture"  # the column that shows a data set's picture
 NPZ = "predictions.npz"
+MASKS = "masks.npz"  # the same without the pictures, which may not be passed on: see `publish.py`
 
 
 def curves_of(results: Path, experiment: Experiment, metric: str, scores: list[Score]) -> dict[str, list[float]]:
@@ -35,22 +36,33 @@ def _metrics(folder: Path) -> dict:
 def predictions_of(results: Path, experiment: Experiment, scores: list[Score], count: int = 3) -> list[dict]:
     """Rows {name: array} of picture, truth, and the predictions after clean and after UnSeg's recipes (at most three).
 
-    All of the same test pictures; [] where the files are missing.
+    All of the same test pictures; of a recipe the first run that shows any. Without the picture where a run's masks
+    alone were published; [] where less than the clean recipe and another one show theirs.
     """
     metric = main_metric(experiment)
     poisons = [name for name in recipes_of(experiment, scores) if name == "clean" or name.startswith("unseg")][:4]
-    chosen = [score for poison in poisons if (score := find(scores, experiment, poison, metric))]
-    files = [notebook_of(results, score) / NPZ for score in chosen]
-    if len(chosen) < 2 or not all(file.exists() for file in files):
+    files = {poison: _shown_by(results, find(scores, experiment, poison, metric)) for poison in poisons}
+    seen = {poison: np.load(file) for poison, file in files.items() if file}
+    if "clean" not in seen or len(seen) < 2:
         return []
-    seen = [np.load(file) for file in files]
-    if any((one["truth"] != seen[0]["truth"]).any() for one in seen):
-        raise UnsegError(f"Expected the predictions of one set of test pictures in {files[0]} and its neighbours.")
+    truth = seen["clean"]["truth"]
+    if any(one["truth"].shape != truth.shape or (one["truth"] != truth).any() for one in seen.values()):
+        raise UnsegError(
+            f"Expected the predictions of one set of test pictures in {files['clean']} and its neighbours."
+        )
+    pictures = next((one["picture"] for one in seen.values() if "picture" in one), None)
     rows = []
-    for i in _telling(seen[0]["truth"], seen[0]["prediction"], count):
-        row = {PHOTOGRAPH: seen[0]["picture"][i], "truth": seen[0]["truth"][i]}
-        rows.append(row | {f"trained on\n{s.poison}": one["prediction"][i] for s, one in zip(chosen, seen)})
+    for i in _telling(truth, seen["clean"]["prediction"], count):
+        row = {} if pictures is None else {PHOTOGRAPH: pictures[i]}
+        rows.append(
+            row | {"truth": truth[i]} | {f"trained on\n{poison}": one["prediction"][i] for poison, one in seen.items()}
+        )
     return rows
+
+
+def _shown_by(results: Path, score: Score | None) -> Path | None:
+    folders = [results / Path(run["notebook"]).parent for run in score.runs] if score else []
+    return next((folder / name for folder in folders for name in (NPZ, MASKS) if (folder / name).is_file()), None)
 
 
 def _telling(truth: np.ndarray, prediction: np.ndarray, count: int) -> list[int]:

@@ -1,7 +1,6 @@
 """The tables: paper | ours | difference, every number ours and from rows.csv, with a link to its executed notebook."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.published import nearest
@@ -189,8 +188,3 @@ def difference_rows(scores: list[Score]) -> list[dict]:
             }
         )
     return found
-
-
-def notebook_of(results: Path, score: Score) -> Path:
-    """The folder of a score's first run."""
-    return results / Path(score.runs[0]["notebook"]).parent
