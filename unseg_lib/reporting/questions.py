@@ -138,7 +138,7 @@ QUESTIONS = {
     ),
     "turns": Question(
         "Turns, momentum and luck",
-        "Does it matter who plays how long, what the waiting player does, and under which seed?",
+        "Does it matter who plays how long, what the waiting player does, under which seed, and when it ends?",
         (
             trial(
                 "voc-object",
@@ -149,6 +149,7 @@ QUESTIONS = {
                 Arm("the waiting player drifts", "unseg-leaking"),
                 Arm("another seed of the generator", "unseg-seed-1"),
                 Arm("a third seed of the generator", "unseg-seed-2"),
+                Arm("three times the steps", "unseg-steps-1200"),
             ),
         ),
     ),
