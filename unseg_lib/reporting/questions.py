@@ -150,6 +150,7 @@ QUESTIONS = {
                 Arm("another seed of the generator", "unseg-seed-1"),
                 Arm("a third seed of the generator", "unseg-seed-2"),
                 Arm("three times the steps", "unseg-steps-1200"),
+                Arm("three times the steps, another seed", "unseg-steps-1200-seed-1"),
             ),
         ),
     ),
