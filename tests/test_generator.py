@@ -8,7 +8,7 @@ from segment_anything.build_sam import sam_model_registry
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
 from unseg_lib.method import weights
-from unseg_lib.method.generator import Generator, local_mean, place_noise, square
+from unseg_lib.method.generator import Generator, local_mean, noise_of, place_noise, square
 from unseg_lib.method.prompts import Prompts, all_prompts, only, subset
 from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
 from unseg_lib.method.surrogate import SURROGATES, build_surrogate
@@ -93,13 +93,21 @@ def test_which_tokens_are_read(tokens, read):
 
 def test_mean_free_noise_cannot_be_one_constant():
     x, prompts = batch()
-    generator = tiny_generator(mean_free=9)
-    logits = torch.atanh(generator(x, prompts).double())
-    assert logits.std(dim=(2, 3)).min() > 0
-    smooth = local_mean(logits, 9)[..., 8:-8, 8:-8]  # what is left of the mean is second order
-    assert smooth.abs().mean() < 0.2 * logits.abs().mean()
+    noise = tiny_generator(mean_free=9)(x, prompts)
+    assert noise.std(dim=(2, 3)).min() > 0 and noise.abs().max() <= 1
+    smooth = local_mean(noise, 9)[..., 8:-8, 8:-8]  # what is left of the mean is second order
+    assert smooth.abs().mean() < 0.2 * noise.abs().mean()
     assert torch.equal(local_mean(torch.full((1, 1, 6, 6), 3.0), 5), torch.full((1, 1, 6, 6), 3.0))
     assert local_mean(torch.arange(4.0).reshape(1, 1, 2, 2), -1).item() == 1.5
+
+
+def test_one_strong_logit_does_not_hide_a_constant_colour():
+    """Eight of nine cells say "a little brighter", the ninth "much darker": mean 0, and saturated one colour."""
+    logits = torch.full((1, 3, 27, 27), 10.0)
+    logits[..., 1::3, 1::3] = -80.0
+    noise = noise_of(logits, 3)[..., 3:-3, 3:-3]
+    assert torch.allclose(noise.unique(), torch.tensor([-1.0, 2 / 9]))  # 1 - 7/9, and -1 - 7/9 clipped
+    assert torch.equal(noise_of(logits), torch.tanh(logits))
 
 
 def test_only_the_new_parts_train_when_sam_is_frozen():

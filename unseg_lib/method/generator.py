@@ -32,9 +32,9 @@ class Generator(nn.Module):
     """Noise generator on a SAM of any layout; see `forward`.
 
     tokens: "corrected" reads the three noise tokens, "released" the slice of the released weights.
-    mean_free: subtract from the logits, before tanh, their mean over a window of that many grid cells (-1: all), so
-        that the noise must be texture and cannot saturate to a constant colour. logit_scale multiplies the
-        logits. Both are for small generators trained from scratch; the paper has neither (0, 1.0).
+    mean_free: take the mean over a window of that many grid cells (-1: all) off the noise, so that it must be texture
+        and not one colour, see `noise_of`. logit_scale multiplies the logits. Both are for small generators trained
+        from scratch; the paper has neither (0, 1.0).
     """
 
     def __init__(
@@ -100,9 +100,7 @@ class Generator(nn.Module):
         )  # (N,c/8,g,g)
         with torch.autocast(x.device.type, enabled=False):  # the read-out stays in full precision under bf16
             logits = torch.einsum("nkc,nchw->nkhw", token.float(), feature.float()) * self.logit_scale
-        if self.mean_free:
-            logits = logits - local_mean(logits, self.mean_free)
-        return torch.tanh(logits)
+        return noise_of(logits, self.mean_free)
 
     @torch.inference_mode()
     def noise(
@@ -141,6 +139,18 @@ class Generator(nn.Module):
             masks=masks,
             use=torch.tensor([[box is not None, points is not None, mask is not None]]),
         )
+
+
+def noise_of(logits: torch.Tensor, mean_free: int = 0) -> torch.Tensor:
+    """Noise in [-1,1] from logits `(N,3,g,g)`: tanh, freed of its mean over a window (`local_mean`) where one is given.
+
+    The mean is taken off the logits and, with a window, off the noise once more: logits of many weak values and few
+    strong ones have mean 0 and saturate to one colour with specks, as two of three seeds of the profile small learnt.
+    """
+    if not mean_free:
+        return torch.tanh(logits)
+    noise = torch.tanh(logits - local_mean(logits, mean_free))
+    return noise if mean_free < 0 else (noise - local_mean(noise, mean_free)).clamp(-1, 1)
 
 
 def local_mean(x: torch.Tensor, window: int) -> torch.Tensor:
