@@ -107,6 +107,7 @@ def test_one_strong_logit_does_not_hide_a_constant_colour():
     logits[..., 1::3, 1::3] = -80.0
     noise = noise_of(logits, 3)[..., 3:-3, 3:-3]
     assert torch.allclose(noise.unique(), torch.tensor([-1.0, 2 / 9]))  # 1 - 7/9, and -1 - 7/9 clipped
+    assert noise_of(logits, 3, "logits").unique().tolist() == [-1.0, 1.0]
     assert torch.equal(noise_of(logits), torch.tanh(logits))
 
 
@@ -171,8 +172,9 @@ def test_surrogates_answer_with_mask_logits(kind):
     assert size == {"sam": 16, "resnet50": 64, "unet": 16}[kind]
 
 
-def test_generator_survives_its_file(tmp_path):
-    generator, (x, prompts) = tiny_generator(mean_free=3, logit_scale=0.5), batch()
+@pytest.mark.parametrize("mean_of", ["noise", "logits"])
+def test_generator_survives_its_file(tmp_path, mean_of):
+    generator, (x, prompts) = tiny_generator(mean_free=3, mean_of=mean_of, logit_scale=0.5), batch()
     weights.save_generator(generator, tmp_path / "g.safetensors", {"seed": 1})
     again = weights.load_generator(tmp_path / "g.safetensors")
     assert torch.equal(generator(x, prompts), again(x, prompts))

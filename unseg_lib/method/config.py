@@ -7,7 +7,12 @@ import torch
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.method.sam import LAYOUTS
 
-CHOICES = {"target": ("ones", "true"), "alternation": ("epoch", "steps"), "shown": ("subset", "mask")}
+CHOICES = {
+    "target": ("ones", "true"),
+    "alternation": ("epoch", "steps"),
+    "shown": ("subset", "mask"),
+    "mean_of": ("noise", "logits"),
+}
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 # the same, but the player who waits keeps moving on its momentum, as in the released code (paper 4.6)
 LEAKING = ("adam_leaking", "adamw_leaking")
@@ -21,6 +26,7 @@ class BilevelConfig:
     layout: str = "vit_b"
     sam_weights: str = ""  # SAM checkpoint for the generator ("" = random, then all of it is trained)
     mean_free: int = 0  # see Generator
+    mean_of: str = "noise"  # what loses its mean: the "noise", or its "logits" alone
     logit_scale: float = 1.0
     shown: str = "subset"  # prompts of the generator: a random subset of kinds, or always the "mask"
     surrogate: str = "sam"

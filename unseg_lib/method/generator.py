@@ -32,9 +32,9 @@ class Generator(nn.Module):
     """Noise generator on a SAM of any layout; see `forward`.
 
     tokens: "corrected" reads the three noise tokens, "released" the slice of the released weights.
-    mean_free: take the mean over a window of that many grid cells (-1: all) off the noise, so that it must be texture
-        and not one colour, see `noise_of`. logit_scale multiplies the logits. Both are for small generators trained
-        from scratch; the paper has neither (0, 1.0).
+    mean_free, mean_of: take the mean over a window of that many grid cells (-1: all) off, so that the noise must be
+        texture and not one colour, see `noise_of`. logit_scale multiplies the logits. All are for small generators
+        trained from scratch; the paper has none of them (mean_free 0, logit_scale 1.0).
     """
 
     def __init__(
@@ -43,10 +43,11 @@ class Generator(nn.Module):
         *,
         tokens: str = "corrected",
         mean_free: int = 0,
+        mean_of: str = "noise",
         logit_scale: float = 1.0,
     ):
         super().__init__()
-        self.layout, self.mean_free, self.logit_scale = layout, mean_free, logit_scale
+        self.layout, self.mean_free, self.mean_of, self.logit_scale = layout, mean_free, mean_of, logit_scale
         self.tokens = tokens
         # how the encoder is run and what is known of positions; `inference.Inference` has faster ways
         self.encode, self.position = encode, None
@@ -100,7 +101,7 @@ class Generator(nn.Module):
         )  # (N,c/8,g,g)
         with torch.autocast(x.device.type, enabled=False):  # the read-out stays in full precision under bf16
             logits = torch.einsum("nkc,nchw->nkhw", token.float(), feature.float()) * self.logit_scale
-        return noise_of(logits, self.mean_free)
+        return noise_of(logits, self.mean_free, self.mean_of)
 
     @torch.inference_mode()
     def noise(
@@ -141,16 +142,17 @@ class Generator(nn.Module):
         )
 
 
-def noise_of(logits: torch.Tensor, mean_free: int = 0) -> torch.Tensor:
+def noise_of(logits: torch.Tensor, mean_free: int = 0, mean_of: str = "noise") -> torch.Tensor:
     """Noise in [-1,1] from logits `(N,3,g,g)`: tanh, freed of its mean over a window (`local_mean`) where one is given.
 
-    The mean is taken off the logits and, with a window, off the noise once more: logits of many weak values and few
-    strong ones have mean 0 and saturate to one colour with specks, as two of three seeds of the profile small learnt.
+    mean_of: "logits" takes the mean off before tanh alone. That is not enough: many weak logits and few strong ones
+    have mean 0 and saturate to one colour with specks, as two of three seeds of the profile small learnt. "noise"
+    takes it off the noise, too, and clips.
     """
     if not mean_free:
         return torch.tanh(logits)
     noise = torch.tanh(logits - local_mean(logits, mean_free))
-    return noise if mean_free < 0 else (noise - local_mean(noise, mean_free)).clamp(-1, 1)
+    return noise if mean_of == "logits" else (noise - local_mean(noise, mean_free)).clamp(-1, 1)
 
 
 def local_mean(x: torch.Tensor, window: int) -> torch.Tensor:

@@ -18,7 +18,8 @@ class Game:
         with torch.random.fork_rng():
             torch.manual_seed(seed_for(config.seed, "weights"))  # construction draws from the global generator
             layout = pick(LAYOUTS, config.layout, "layout")
-            generator = Generator(layout, mean_free=config.mean_free, logit_scale=config.logit_scale)
+            options = {name: getattr(config, name) for name in ("mean_free", "mean_of", "logit_scale")}
+            generator = Generator(layout, **options)
             surrogate = build_surrogate(config.surrogate, layout, config.surrogate_size)
         if config.sam_weights:
             load_sam(generator, config.sam_weights)

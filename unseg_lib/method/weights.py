@@ -30,6 +30,7 @@ def save_generator(generator: Generator, path: str | Path, about: dict | None = 
         "layout": asdict(generator.layout),
         "tokens": generator.tokens,
         "mean_free": generator.mean_free,
+        "mean_of": generator.mean_of,
         "logit_scale": generator.logit_scale,
     }
     # one entry: safetensors keeps several in no fixed order, and equal generators are equal files
@@ -88,7 +89,7 @@ def _read_own(path: Path) -> Generator:
         ) from error
     if options is None:
         raise UnsegError(f"Expected a generator written by this library in {path}, found other weights.")
-    options = options["options"]
+    options = {"mean_of": "logits"} | options["options"]  # files older than the choice know the first way alone
     layout = options.pop("layout")
     layout["global_blocks"] = tuple(layout["global_blocks"])
     generator = Generator(SamLayout(**layout), **options)

@@ -49,6 +49,7 @@ def random_twin(generator, seed: int):
             generator.layout,
             tokens=generator.tokens,
             mean_free=generator.mean_free,
+            mean_of=generator.mean_of,
             logit_scale=generator.logit_scale,
         )
     return twin.to(generator.noise_tokens.weight.device).eval()

@@ -100,7 +100,7 @@ QUESTIONS = {
                 Arm("SAM's shape, MAE's weights", paper="unseg"),
                 Arm("ResNet-50, random start", "unseg-surrogate-resnet50"),
                 Arm("ResNet-50, ImageNet's weights", paper="unseg surrogate=resnet50"),
-                Arm("small U-Net at several sizes", "unseg"),
+                Arm("small U-Net at several sizes", "unseg-texture"),
             ),
         ),
         ("10", "cityscapes", "mask2former-resnet50", "pq"),
@@ -112,7 +112,7 @@ QUESTIONS = {
         (
             trial(
                 "voc-object",
-                Arm("trained at 8, true mask", "unseg", paper="unseg without eg and lm"),
+                Arm("trained at 8, true mask", "unseg-texture", paper="unseg without eg and lm"),
                 Arm("trained at 4, true mask", "unseg-train-eps-4"),
                 Arm("trained at 2, true mask", "unseg-train-eps-2"),
                 Arm("trained at 1, true mask", "unseg-train-eps-1", paper="unseg without lm"),
@@ -137,20 +137,32 @@ QUESTIONS = {
         ),
     ),
     "turns": Question(
-        "Turns, momentum and luck",
-        "Does it matter who plays how long, what the waiting player does, under which seed, and when it ends?",
+        "Turns and momentum",
+        "Does it matter who plays how long, and what the waiting player does?",
         (
             trial(
                 "voc-object",
-                Arm("five steps each", "unseg"),
+                Arm("five steps each", "unseg-texture"),
                 Arm("one step each", "unseg-turns-1-1"),
                 Arm("one step, three steps", "unseg-turns-1-3"),
                 Arm("one epoch, three epochs", "unseg-turns-epochs-1-3"),
                 Arm("the waiting player drifts", "unseg-leaking"),
-                Arm("another seed of the generator", "unseg-seed-1"),
-                Arm("a third seed of the generator", "unseg-seed-2"),
-                Arm("three times the steps", "unseg-steps-1200"),
-                Arm("three times the steps, another seed", "unseg-steps-1200-seed-1"),
+            ),
+        ),
+    ),
+    "luck": Question(
+        "The generator's seed, and the mean of its noise",
+        "How much of a generator is luck, and what keeps its noise from becoming one colour?",
+        (
+            trial(
+                "voc-object",
+                Arm("mean taken off the noise", "unseg-texture"),
+                Arm("the same, second seed", "unseg-seed-1"),
+                Arm("the same, third seed", "unseg-seed-2"),
+                Arm("mean taken off the logits alone", "unseg"),
+                Arm("the same, second seed", "unseg-small-seed-1"),
+                Arm("the same, third seed", "unseg-small-seed-2"),
+                Arm("mean of the whole map, off the logits", "unseg-colour"),
             ),
         ),
     ),
@@ -160,9 +172,9 @@ QUESTIONS = {
         (
             trial(
                 "voc-object",
-                Arm("victim at 96 pixels", "unseg"),
-                Arm("victim at 64 pixels", "unseg", way="64px"),
-                Arm("victim at 128 pixels", "unseg", way="128px"),
+                Arm("victim at 96 pixels", "unseg-texture"),
+                Arm("victim at 64 pixels", "unseg-texture", way="64px"),
+                Arm("victim at 128 pixels", "unseg-texture", way="128px"),
                 Arm("noise of 32 cells, victim at 96 pixels", "unseg-tiny"),
             ),
         ),
@@ -253,4 +265,8 @@ QUESTIONS["game"] = Question(
 
 # recipes that no table but their question's needs
 _ASKED = {arm.recipe for question in QUESTIONS.values() for one in question.trials for arm in one.arms}
-VARIANTS = {name for name in _ASKED if name.startswith("unseg-")} - {"unseg-colour", "unseg-colour-things"}
+VARIANTS = {name for name in _ASKED if name.startswith("unseg-")} - {
+    "unseg-texture",
+    "unseg-colour",
+    "unseg-colour-things",
+}
