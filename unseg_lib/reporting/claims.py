@@ -39,6 +39,9 @@ CLAIMS = (
     Claim("UnSeg's generator `colour` on Lung leaves less than 10 %", "lung", "unseg-colour", "below", 10),
     Claim("UnSeg on VOC, object against background, leaves less than 20 %", "voc-object", "unseg", "below", 20),
     Claim(
+        "UnSeg's generator `texture` on VOC's objects leaves less than 20 %", "voc-object", "unseg-texture", "below", 20
+    ),
+    Claim(
         "UnSeg on VOC's well-filled classes leaves less than 20 %",
         *("voc", "unseg", "below", 20),
         tuple(f"iou:{name}" for name in WELL_FILLED),
@@ -46,6 +49,11 @@ CLAIMS = (
     Claim(
         "UnSeg on CamVid's protected classes leaves less than 50 %",
         *("camvid", "unseg-things", "below", 50),
+        ("iou_protected",),
+    ),
+    Claim(
+        "UnSeg's generator `texture` on CamVid's protected classes leaves less than 50 %",
+        *("camvid", "unseg-texture-things", "below", 50),
         ("iou_protected",),
     ),
     Claim(

@@ -156,12 +156,12 @@ QUESTIONS = {
         (
             trial(
                 "voc-object",
-                Arm("mean taken off the noise", "unseg-texture"),
-                Arm("the same, second seed", "unseg-seed-1"),
-                Arm("the same, third seed", "unseg-seed-2"),
-                Arm("mean taken off the logits alone", "unseg"),
-                Arm("the same, second seed", "unseg-small-seed-1"),
-                Arm("the same, third seed", "unseg-small-seed-2"),
+                Arm("mean off the noise", "unseg-texture"),
+                Arm("mean off the noise, second seed", "unseg-seed-1"),
+                Arm("mean off the noise, third seed", "unseg-seed-2"),
+                Arm("mean off the logits", "unseg"),
+                Arm("mean off the logits, second seed", "unseg-small-seed-1"),
+                Arm("mean off the logits, third seed", "unseg-small-seed-2"),
                 Arm("mean of the whole map, off the logits", "unseg-colour"),
             ),
         ),
