@@ -157,7 +157,7 @@ def protect(
     eps: Annotated[float, typer.Option(help="largest change inside the region, in steps of 255")] = 8,
     eps_bg: Annotated[float, typer.Option(help="largest change outside")] = 2,
     generator: Annotated[
-        str, typer.Option(help="small, colour, vit_b (the paper's own, to be downloaded), or a path")
+        str, typer.Option(help="small, texture, colour, vit_b (the paper's own, to be downloaded), or a path")
     ] = "small",
     format: Annotated[str, typer.Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
     quality: Annotated[int, typer.Option(help="of JPEG, 1 to 100")] = 95,
@@ -220,7 +220,9 @@ def inspect(
 @app.command()
 def bench(
     what: Annotated[str, typer.Argument(help="protect, train, disk (files to files) or memory")] = "protect",
-    generator: Annotated[str, typer.Option(help="small, colour, a path, or vit_b with random weights")] = "small",
+    generator: Annotated[
+        str, typer.Option(help="small, texture, colour, a path, or vit_b with random weights")
+    ] = "small",
     side: Annotated[int, typer.Option(help="of the pictures, in pixels; 0: what suits the generator")] = 0,
     batch: Annotated[int, typer.Option(help="pictures at once, in the last steps of the ladder")] = 2,
     pictures: Annotated[int, typer.Option(help="files, for disk and memory")] = 64,

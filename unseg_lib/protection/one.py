@@ -39,7 +39,7 @@ class Protected:
 class Protector:
     """A loaded generator that protects any number of pictures; to be made once, e.g. in a data loader's worker.
 
-    generator: "small", "colour", "vit_b" (the paper's own, to be downloaded, see `weights.released_path`), or a path.
+    generator: "small", "texture", "colour", "vit_b" (the paper's own, see `weights.released_path`), or a path.
     eps, eps_bg: the largest change inside and outside the region, in steps over 255; fractions are allowed and rounded
     down. prompt: how the generator is shown the region (paper 3.1): "mask", its "box", ten "points" in it, or several
     joined by "+"; the budget follows the region itself. seed: of those points; the rest draws nothing at random.
