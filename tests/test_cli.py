@@ -102,6 +102,16 @@ def test_help_is_there_without_heavy_imports():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["protect", "bench"])
+def test_help_names_every_shipped_generator(command):
+    from typer.main import get_command
+
+    from unseg_lib.method.weights import shipped
+
+    (option,) = (one for one in get_command(cli.app).commands[command].params if one.name == "generator")
+    assert set(shipped()) <= set(option.help.split(", "))
+
+
 def test_doctor_tells_what_is_here(toys, unseg, tmp_path):
     code, said, _ = unseg("doctor", "--data", tmp_path)
     assert code == 0

@@ -103,6 +103,11 @@ class Generator(nn.Module):
             logits = torch.einsum("nkc,nchw->nkhw", token.float(), feature.float()) * self.logit_scale
         return noise_of(logits, self.mean_free, self.mean_of)
 
+    @property
+    def options(self) -> dict:
+        """What a generator of the same kind is made with, beside the layout."""
+        return {name: getattr(self, name) for name in ("tokens", "mean_free", "mean_of", "logit_scale")}
+
     @torch.inference_mode()
     def noise(
         self,

@@ -19,37 +19,36 @@ from unseg_lib.files import sha256_of, whole_file
 from unseg_lib.method.generator import Generator
 from unseg_lib.method.sam import LAYOUTS, SamLayout
 
-SHIPPED = Path(__file__).parent / "shipped"  # generators inside the package, by name
+SHIPPED = Path(__file__).parent / "shipped"
 # "vit_b": the authors' own, below the data root; no sha256 is published and no address that stays: fetched by hand
 RELEASED = "weights/Generator_unseg_final.pth"
 
 
 def save_generator(generator: Generator, path: str | Path, about: dict | None = None) -> None:
     """Write a generator with all that is needed to rebuild it; `about` is kept as free metadata (seed, steps, ...)."""
-    options = {
-        "layout": asdict(generator.layout),
-        "tokens": generator.tokens,
-        "mean_free": generator.mean_free,
-        "mean_of": generator.mean_of,
-        "logit_scale": generator.logit_scale,
-    }
+    options = {"layout": asdict(generator.layout)} | generator.options
     # one entry: safetensors keeps several in no fixed order, and equal generators are equal files
     metadata = {"unseg_generator": json.dumps({"options": options, "about": about or {}}, sort_keys=True)}
     with whole_file(path) as partial:
         save_file({k: v.detach().cpu().contiguous() for k, v in generator.state_dict().items()}, partial, metadata)
 
 
+def shipped() -> dict[str, Path]:
+    """{name: file} of the generators inside the package, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
+
+
 def generator_path(name_or_path: str | Path) -> Path:
     """The file of a generator: the name of a shipped one, "vit_b" for the one that the paper released, or a path."""
-    shipped = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
-    if str(name_or_path) in shipped:
-        return shipped[str(name_or_path)]
+    known = shipped()
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
     if str(name_or_path) == "vit_b":
         return released_path()
     if Path(name_or_path).is_file():
         return Path(name_or_path)
     raise UnsegError(
-        f"Expected a generator's name ({', '.join(sorted(shipped))}, vit_b) or the path of its .safetensors or .pth "
+        f"Expected a generator's name ({', '.join(known)}, vit_b) or the path of its .safetensors or .pth "
         f"file, found '{name_or_path}'; train one with notebooks/01_train_generator.ipynb."
     )
 

@@ -45,13 +45,7 @@ def random_twin(generator, seed: int):
 
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "untrained"))  # construction draws from the global generator
-        twin = Generator(
-            generator.layout,
-            tokens=generator.tokens,
-            mean_free=generator.mean_free,
-            mean_of=generator.mean_of,
-            logit_scale=generator.logit_scale,
-        )
+        twin = Generator(generator.layout, **generator.options)
     return twin.to(generator.noise_tokens.weight.device).eval()
 
 

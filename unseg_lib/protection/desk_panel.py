@@ -12,7 +12,7 @@ from ipympl.backend_nbagg import Canvas, FigureManager
 from matplotlib.figure import Figure
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method.weights import SHIPPED
+from unseg_lib.method.weights import shipped
 from unseg_lib.protection.desk import Desk, free_name, saved_sentence, summary, uploaded
 from unseg_lib.protection.desk_figure import panel_height, plot_changes, plot_panels
 from unseg_lib.reporting.drawing import STYLE
@@ -38,8 +38,7 @@ class Panel:
 
     def _make_controls(self) -> None:
         desk = self.desk
-        shipped = sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
-        options = [(Path(name).stem, name) for name in dict.fromkeys((*shipped, desk.generator))]
+        options = [(Path(name).stem, name) for name in dict.fromkeys((*shipped(), desk.generator))]
         self.upload = widgets.FileUpload(accept="image/*", description="open a picture", layout=NARROW)
         self.generator = widgets.Dropdown(options=options, value=desk.generator, description="generator")
         self.eps, self.eps_bg = _slider("inside", desk.eps), _slider("outside", desk.eps_bg)
