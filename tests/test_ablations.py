@@ -138,6 +138,17 @@ def test_a_report_answers_from_no_other_profile_but_its_own_pair(results, tmp_pa
         assert ("../ablations/" in report.write_report(lung).read_text()) is answered
 
 
+def test_a_recipe_with_a_variants_name_is_none_in_another_setting(results, tmp_path):
+    """The profile smoke has a generator `tiny` of its own: its victim stands in the table of scenes."""
+    rows = [row_of("scenes", recipe, "unet", 0, 40) for recipe in ("clean", "unseg-tiny")]
+    html = report.write_report(write_rows(tmp_path / "smoke", rows)).read_text()
+    assert re.search(r"<td[^>]*>unseg-tiny</td>", html)
+    there = [row_of("voc-object", recipe, "unet", 0, 40) for recipe in ("clean", "unseg-tiny")]
+    assert not re.search(
+        r"<td[^>]*>unseg-tiny</td>", report.write_report(write_rows(tmp_path / "x", there)).read_text()
+    )
+
+
 def test_planned_and_failed_runs_stay_in_the_table(results):
     (source,) = sources_of([results], results)
     experiment = Experiment("voc-object", "unet", "object", "voc", "unet-resnet18", "random", "none", 0.0)

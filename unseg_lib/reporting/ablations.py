@@ -49,7 +49,7 @@ def sources_of(folders: Sequence[str | Path], place: str | Path) -> list[Source]
 
 def is_variant(experiment: Experiment, poison: str) -> bool:
     """Whether a run belongs to a question alone: the main tables would drown in one-setting variants."""
-    return poison in VARIANTS or any(experiment.way.endswith(f"-{label}") for label in LABELS)
+    return (experiment.setting, poison) in VARIANTS or any(experiment.way.endswith(f"-{label}") for label in LABELS)
 
 
 def missing(source: Source) -> list[str]:

@@ -263,10 +263,12 @@ QUESTIONS["game"] = Question(
     ),
 )
 
-# recipes that no table but their question's needs
-_ASKED = {arm.recipe for question in QUESTIONS.values() for one in question.trials for arm in one.arms}
-VARIANTS = {name for name in _ASKED if name.startswith("unseg-")} - {
-    "unseg-texture",
-    "unseg-colour",
-    "unseg-colour-things",
+# (setting, recipe) that no table but their question's needs; elsewhere a recipe of that name is nobody's variant
+USUAL = ("unseg-texture", "unseg-colour", "unseg-colour-things")
+VARIANTS = {
+    (one.setting, arm.recipe)
+    for question in QUESTIONS.values()
+    for one in question.trials
+    for arm in one.arms
+    if arm.recipe.startswith("unseg-") and arm.recipe not in USUAL
 }
