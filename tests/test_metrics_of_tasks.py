@@ -275,7 +275,25 @@ def test_panoptic_by_hand():
     assert (found["SQ_stuff"], found["RQ_stuff"]) == pytest.approx(((1 + road_iou) / 2, 1))
 
 
-def test_void_and_crowds_are_ignored():
+def test_a_crowd_excuses_only_its_own_class():
+    """COCO's rule: nobody need find a crowd; a car on a crowd of cars is no mistake, a person on it is one."""
+    truth = (masks(box(0, 0, 10, 10), box(10, 0, 20, 20)), np.array([2, 2]), np.array([False, True]))
+    car, more = box(0, 0, 10, 10), box(11, 0, 19, 20)
+
+    def scores(label: int) -> dict:
+        return panoptic_quality([truth], [(masks(car, more), np.array([2, label]))], SCENE, THINGS)
+
+    other = next(thing for thing in THINGS if thing != 2)
+    assert scores(2)["PQ:car"] == 1 and scores(2)[f"PQ:{SCENE[other]}"] is None
+    assert scores(other)["PQ:car"] == 1 and scores(other)[f"PQ:{SCENE[other]}"] == 0
+    missed = panoptic_quality([truth], [(masks(car), np.array([2]))], SCENE, THINGS)
+    assert missed["PQ:car"] == 1
+    # half on the crowd, half on the car: the crowd is part of the union, 60 of 140
+    across = (masks(box(4, 0, 14, 10)), np.array([2]))
+    assert panoptic_quality([truth], [across], SCENE, THINGS)["PQ:car"] == 0
+
+
+def test_void_is_ignored():
     truth = (masks(box(0, 0, 10, 20)), np.array([1]))  # everything else is void
     inside = box(0, 0, 10, 30)  # reaches into the void by a third
     guess = (masks(inside, box(12, 0, 18, 9)), np.array([1, 2]))  # the car lies in the void: no mistake

@@ -18,8 +18,9 @@ def panoptic_quality(
 
     truths, predictions: for every picture (segments bool `(K,H,W)`, class indices `(K,)`); where segments overlap, the
     later one lies on top. things: the countable classes; the others are stuff, whose segments in a picture are one.
-    Pixels without a true segment (void, crowds) are ignored. Means are over the classes that are true or predicted
-    somewhere, None where there is none. Both may be generators.
+    A truth may have a third part, bool `(K,)`: crowds, which nobody need find, and where what is found of their own
+    class is no mistake. Pixels without a true segment (void) are ignored. Means are over the classes that are true
+    or predicted somewhere, None where there is none. Both may be generators.
 
     Not torchmetrics' PanopticQuality: it takes 30 seconds for a picture of Cityscapes, and does not count what a
     victim misses where the victim says nothing.
@@ -29,7 +30,7 @@ def panoptic_quality(
         if truth is None or prediction is None:
             raise UnsegError(f"Expected predictions for as many pictures as truths, found one without at {number}.")
         _check(number, truth, prediction, len(classes))
-        counts += _match(*_numbered(*truth, things), *_numbered(*prediction, things), len(classes))
+        counts += _match(_numbered(*truth[:2], things, *truth[2:]), _numbered(*prediction, things), len(classes))
     total, hits, wrong, missed = counts
     weight = hits + (wrong + missed) / 2
     present, stuff = weight > 0, ~np.isin(np.arange(len(classes)), things)
@@ -56,25 +57,32 @@ def _check(number: int, truth: Sequence, prediction: Sequence, classes: int) -> 
         )
 
 
-def _numbered(masks: np.ndarray, labels: np.ndarray, things: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(number of the segment of each pixel, 0 = none, `(H,W)`; class of each segment, -1 for number 0)."""
-    numbers, kinds = np.zeros(np.shape(masks)[1:], np.int64), [-1]
-    for mask, label in zip(masks, labels, strict=True):
-        if label in things or label not in kinds:
+def _numbered(
+    masks: np.ndarray, labels: np.ndarray, things: Sequence[int], crowds: Sequence[bool] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(number of the segment of each pixel, 0 = none, `(H,W)`; class of each, -1 for number 0; whether a crowd)."""
+    numbers, kinds, many = np.zeros(np.shape(masks)[1:], np.int64), [-1], [False]
+    for mask, label, crowd in zip(masks, labels, [False] * len(labels) if crowds is None else crowds, strict=True):
+        own = crowd or label in things
+        if own or label not in kinds:
             kinds.append(int(label))
-        numbers[mask] = len(kinds) - 1 if label in things else kinds.index(label)
-    return numbers, np.array(kinds)
+            many.append(bool(crowd))
+        numbers[mask] = len(kinds) - 1 if own else kinds.index(label)
+    return numbers, np.array(kinds), np.array(many)
 
 
-def _match(true: np.ndarray, true_kinds: np.ndarray, found: np.ndarray, kinds: np.ndarray, classes: int) -> np.ndarray:
+def _match(truth: tuple, prediction: tuple, classes: int) -> np.ndarray:
     """The counts of one picture `(4, classes)`: a match is more than half of the union of two of one class."""
+    (true, true_kinds, crowd), (found, kinds, _) = truth, prediction
     shape = len(true_kinds), len(kinds)
     both = np.bincount((true * shape[1] + found).ravel(), minlength=shape[0] * shape[1]).reshape(shape)
     true_area, area, void = both.sum(1), both.sum(0), both[0]
     union = true_area[:, None] + (area - void) - both
     iou = np.divide(both, union, out=np.zeros(shape), where=union > 0)
-    hit = (iou > 0.5) & (true_kinds[:, None] == kinds) & (kinds >= 0)
-    counted = (true_area > 0) & (true_kinds >= 0), (area > 0) & (kinds >= 0) & (void <= area / 2)
+    same = true_kinds[:, None] == kinds
+    hit = (iou > 0.5) & same & (kinds >= 0) & ~crowd[:, None]
+    forgiven = void + (both * (same & crowd[:, None])).sum(0)
+    counted = (true_area > 0) & (true_kinds >= 0) & ~crowd, (area > 0) & (kinds >= 0) & (forgiven <= area / 2)
     wrong, missed = counted[1] & ~hit.any(0), counted[0] & ~hit.any(1)
     per_class = ((true_kinds, (iou * hit).sum(1)), (true_kinds, hit.any(1)), (kinds, wrong), (true_kinds, missed))
     return np.stack([np.bincount(kind[1:], values[1:], classes) for kind, values in per_class])

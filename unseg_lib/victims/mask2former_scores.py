@@ -65,7 +65,7 @@ def panoptic_scores(
         matrix += _confusion(run, data, i, one)
         for kept, (masks, *more) in ((segments, _segments(layout, run, one)), (instances, _instances(run, one))):
             kept.append((pack(torch.from_numpy(masks)), *more))  # a large test set would not fit unpacked
-    truths = ((masks.numpy(), classes.numpy()) for masks, classes in map(data.learnt, range(len(data.x))))
+    truths = ((data.masks(i).numpy(), data.classes[i].numpy(), data.crowd[i].numpy()) for i in range(len(data.x)))
     quality = panoptic_quality(truths, _unpacked(run, segments), run.test.classes, things(run.test))
     precision = instance_scores(run, data, _unpacked(run, instances))["AP"]
     return quality | {"AP_pan": precision, "mIoU_pan": mean_iou(intersection_over_union(matrix))}
