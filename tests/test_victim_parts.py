@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from toy_set import HOW, VICTIM, boxes
 
 from unseg_lib import UnsegError
@@ -82,6 +83,19 @@ def test_mixture_replaces_a_nested_share_of_the_pictures(tmp_path):
         data.mixed(poisoned, replace(clean, ids=clean.ids[:7]), 0.5, seed=0)
     with pytest.raises(UnsegError, match="clean_fraction"):
         data.mixed(poisoned, clean, 1.5, seed=0)
+
+
+def test_mixture_reads_pictures_where_masks_of_the_same_name_lie_beside_them(tmp_path):
+    """Parts of HQSeg hold x.jpg and its mask x.png in one folder: the clean picture is the .jpg."""
+    clean = boxes(tmp_path / "clean", "train", 4)
+    beside = {id: clean.picture_path(id).with_suffix(".bmp") for id in clean.ids}
+    for id, path in beside.items():
+        Image.fromarray(clean.picture(id)).save(path)
+        Image.new("RGB", (16, 16)).save(clean.picture_path(id))
+    clean = replace(clean, originals={id: path.relative_to(clean.root) for id, path in beside.items()})
+    poisoned = boxes(tmp_path / "poisoned", "train", 4, dim=30)
+    mixture = data.mixed(poisoned, clean, 1.0, seed=0)
+    assert all(np.array_equal(mixture.picture(id), clean.picture(id)) for id in clean.ids)
 
 
 # first weights and names

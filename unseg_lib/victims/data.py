@@ -66,7 +66,8 @@ def mixed(
     chosen = {train.ids[i] for i in order[: round(fraction * len(train))].tolist()}
     ids = tuple(id for id in train.ids if id in chosen or not clean_only)
     paths = {id: (clean if id in chosen else train).picture_path(id).absolute() for id in ids}
-    return replace(train, ids=ids, pictures={id: path.with_suffix("") for id, path in paths.items()})
+    # the very files: by stem, a part of HQSeg would give the mask that lies beside the clean picture
+    return replace(train, ids=ids, originals=paths)
 
 
 def batches(pictures: int, batch_size: int, seed: int, epoch: int) -> torch.Tensor:
