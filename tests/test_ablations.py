@@ -86,6 +86,8 @@ def test_published_and_ours_and_the_difference_seed_by_seed(results):
     assert lines["worse"][:3] == ["6.4", "9.1 %", "22.3"] and lines["worse"][-1] == "+10.3 [+9.6, +11.1]"
     assert lines["one seed"][-1] == "−9.0"  # against seed 0 alone, and without an interval
     assert lines["small"][2:5] == ["20.0", "± 0.0", "50.0 %"]  # of the clean victim of the same size
+    # 50 % under every seed against 10/50, 12/52 and 14/54 of the larger victim's own
+    assert lines["small"][-1].startswith("+27.0 [")
     assert lines["only theirs"] == ["6.0", "8.5 %", "not run", "", "–", "–"]
     assert list(lines)[1:] == [arm.label for arm in ARMS]  # none is left out
 

@@ -7,7 +7,7 @@ import pytest
 
 from unseg_lib.defenses.effect import cost, noise_left
 from unseg_lib.evaluation.rows import COLUMNS
-from unseg_lib.files import read_json, write_csv
+from unseg_lib.files import read_csv, read_json, write_csv
 from unseg_lib.pipeline.notebook import run_notebook
 from unseg_lib.reporting.defended import axes_of, defence_grids, heat_map, table_4
 from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
@@ -45,6 +45,23 @@ def test_the_grid_is_in_percent_of_the_undefended_clean_score(results):
         "unseg": {"none": 10, "jpeg quality=10": 50},
     }
     assert heat_map(grid).content.startswith(b"<?xml")
+
+
+def test_what_a_defence_gives_back_is_seen_seed_by_seed(results):
+    """A third, luckier seed without the defence must not look like a defence that helps the poison."""
+    rows = read_csv(results / "rows.csv")
+    more = [("clean", 1, 100.0), ("unseg", 1, 30.0)]  # nobody ran the defence under this seed
+    rows += [
+        next(row for row in rows if (row["poison"], row["defense"], row["clean_fraction"]) == (poison, "none", "0.0"))
+        | {"seed": seed, "final": value}
+        for poison, seed, value in more
+    ]
+    for row in rows:
+        row["notebook"] = row["notebook"].rpartition("-s")[0] + f"-s{row['seed']}/run.ipynb"
+    write_csv(results / "rows.csv", rows, list(COLUMNS))
+    (grid,) = defence_grids(scores_of(read_rows(results))).values()
+    assert grid["unseg"] == {"none": 10, "jpeg quality=10": 50}
+    assert grid["clean"]["none"] == 100
 
 
 def test_table_4_has_the_paper_and_ours(results):

@@ -1,5 +1,7 @@
 """Differences seed by seed: a hand-computed interval, and what must not be claimed."""
 
+from dataclasses import replace
+
 import pytest
 
 from unseg_lib.reporting.claims import verdicts
@@ -44,14 +46,31 @@ def test_the_table_says_who_protects_better():
         score("colour-offset", 1, 1, 1.5),
         score("unseg", 20, 21, 22),
         score("unseg-gray", 89, 91, 93),
+        score("fixed-tile-gray", 90, 91.5, 91.5),
         score("synper", 90, 90),
     ]
     heading, *rows = paired_table([LUNG], scores).rows
     assert "lung" in heading[0]
     found = {row[0]: row[-1] for row in rows}
     assert found["unseg − grating"] == "better" and found["unseg − colour-offset"] == "worse"
-    assert found["unseg-gray − random"] == "no difference shown"
+    assert found["unseg-gray − fixed-tile-gray"] == "no difference shown"
     assert "unseg − synper" not in found and "unseg-gray − unseg" not in found
+    assert "unseg-gray − clean" in found and "unseg-gray − random" not in found  # coloured noise is no rival of gray
+
+
+def test_class_wise_protection_is_judged_by_the_protected_classes():
+    """Over all classes the two are alike; on the protected ones UnSeg is far better."""
+    street = replace(LUNG, setting="camvid", task="semantic")
+    finals = {
+        ("random-things", "miou"): (35, 35, 35),
+        ("unseg-things", "miou"): (35, 36, 34),
+        ("random-things", "iou_protected"): (12, 13, 12),
+        ("unseg-things", "iou_protected"): (3, 4, 3.5),
+    }
+    scores = [Score(street, poison, metric, score(poison, *values).runs) for (poison, metric), values in finals.items()]
+    heading, row = paired_table([street], scores).rows
+    assert "protected classes" in heading[0]
+    assert (row[0], row[-1]) == ("unseg-things − random-things", "better")
 
 
 def test_a_difference_within_the_noise_of_seeds_is_no_victory():

@@ -14,7 +14,17 @@ from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.paired import CONFIDENCE, Difference, paired
 from unseg_lib.reporting.published import published, value_of
 from unseg_lib.reporting.questions import QUESTIONS, VARIANTS, Arm, Question, Trial
-from unseg_lib.reporting.scores import Experiment, Score, main_metric, percent_of_clean, planned, read_rows, scores_of
+from unseg_lib.reporting.scores import (
+    Experiment,
+    Score,
+    clean_of,
+    in_percent_of,
+    main_metric,
+    percent_of_clean,
+    planned,
+    read_rows,
+    scores_of,
+)
 from unseg_lib.reporting.tables import METRICS, number, signed
 from unseg_lib.reporting.visibility import visibility
 
@@ -115,7 +125,8 @@ def note_of(question: Question) -> str:
     """What the columns mean, as the table's caption."""
     return (
         "Clean test pictures, last epoch, percent; low protects. “Minus the first”: points against the first row of "
-        f"its block after the clean one, seed by seed, with Student’s t interval of {CONFIDENCE:.0%}."
+        f"its block after the clean one, seed by seed, with Student’s t interval of {CONFIDENCE:.0%}; of a victim at "
+        "another size, both in percent of their own clean-trained score."
     )
 
 
@@ -147,8 +158,7 @@ def _ours(arm: Arm, trial: Trial, source: Source | None) -> tuple[Cell, ...]:
     if score is None:
         return (state_of(arm, trial, source), "", *("–",) * (len(COLUMNS) - 2))
     share = percent_of_clean(score, source.scores)
-    first = score_of(trial.arms[0], trial, source)
-    difference = paired(score, first) if first and first is not score else None
+    difference = None if arm == trial.arms[0] else _difference(arm, trial, source)
     kept = arm.defense == "none"  # a defence changes the pictures once more, and nobody measured that
     look = source.seen.get(f"{trial.setting}-{arm.recipe}", {}) if kept else {}
     return (
@@ -160,6 +170,17 @@ def _ours(arm: Arm, trial: Trial, source: Source | None) -> tuple[Cell, ...]:
         number(look.get("psnr")),
         number(look.get("ssim"), 3),
     )
+
+
+def _difference(arm: Arm, trial: Trial, source: Source) -> Difference | None:
+    """An arm minus the first, seed by seed; where its victim is another one, each in percent of its own clean run."""
+    pair = [score_of(one, trial, source) for one in (arm, trial.arms[0])]
+    if None in pair:
+        return None
+    if arm.way != trial.arms[0].way:
+        cleans = [clean_of(score, source.scores) for score in pair]
+        pair = [in_percent_of(clean, score) if clean else None for clean, score in zip(cleans, pair)]
+    return None if None in pair else paired(*pair)
 
 
 def _points(difference: Difference | None) -> str:
@@ -211,8 +232,8 @@ def finding(trial: Trial, sources: Sequence[Source]) -> str:
     source, kinds = source_of(trial, sources), {}
     first = score_of(trial.arms[0], trial, source) if source else None
     for arm in trial.arms[1:]:
-        score = score_of(arm, trial, source) if source else None
-        kind = "not run" if score is None else _kind(score, first)
+        run = source and score_of(arm, trial, source)
+        kind = _kind(_difference(arm, trial, source)) if run else "not run"
         kinds.setdefault(kind, []).append(arm.label)
     if first is None:
         return f"{trial.setting}: “{trial.arms[0].label}” is not run, so there is nothing to compare with."
@@ -223,8 +244,7 @@ def finding(trial: Trial, sources: Sequence[Source]) -> str:
     return f"{trial.setting}: “{trial.arms[0].label}” leaves {left}. Compared with it, {told}."
 
 
-def _kind(score: Score, first: Score | None) -> str:
-    difference = paired(score, first) if first else None
+def _kind(difference: Difference | None) -> str:
     if difference is None or difference.low is None:
         return "too few common seeds"
     return "better" if difference.high < 0 else "worse" if difference.low > 0 else "no difference shown"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.paired import Difference, paired
-from unseg_lib.reporting.scores import Score, clean_of, main_metric
+from unseg_lib.reporting.scores import MODES, Score, clean_of, main_metric, mode_of, on_common_seeds
 
 HARMLESS = 93  # percent of the clean-trained score; what leaves more has no effect
 WELL_FILLED = ("person", "dog", "cat", "horse", "cow", "sheep")  # VOC classes the reduced real data knows well
@@ -62,8 +62,6 @@ CLAIMS = (
         ("iou_protected",),
     ),
 )
-# ends of recipes' names: written as gray files, and class-wise protection with the metric it is judged by
-MODES = {"": (), "-gray": (), "-things": ("iou_protected",)}
 
 
 def verdicts(scores: list[Score], claims: tuple[Claim, ...] = CLAIMS) -> list[Verdict]:
@@ -83,7 +81,7 @@ def verdicts(scores: list[Score], claims: tuple[Claim, ...] = CLAIMS) -> list[Ve
 
 
 def share_of(scores: list[Score], setting: str, recipe: str, metrics: tuple[str, ...] = ()) -> float | None:
-    """Percent of the clean-trained score that `recipe` leaves in `setting`, undefended and unmixed; None if not run."""
+    """Percent of the clean-trained score that `recipe` leaves in `setting`, undefended, unmixed; None if not run."""
     found = _plain_scores(scores, setting, recipe)
     if not found:
         return None
@@ -91,9 +89,11 @@ def share_of(scores: list[Score], setting: str, recipe: str, metrics: tuple[str,
     if not set(wanted) <= set(found):
         return None
     cleans = [clean_of(found[metric], scores) for metric in wanted]
-    if None in cleans or not sum(clean.mean for clean in cleans):
+    if None in cleans:
         return None
-    return 100 * sum(found[metric].mean for metric in wanted) / sum(clean.mean for clean in cleans)
+    pairs = [on_common_seeds(found[metric], clean) for metric, clean in zip(wanted, cleans)]
+    whole = sum(clean.mean for _, clean in pairs)
+    return 100 * sum(own.mean for own, _ in pairs) / whole if whole else None
 
 
 def _named(victims: dict[str, list[Score]]) -> list[tuple[str, list[Score]]]:
@@ -122,9 +122,9 @@ def _against_controls(setting: str, scores: list[Score], who: str) -> list[Verdi
     found = [Verdict(f"Random noise on {setting}{who} leaves more than {HARMLESS} %", *_above(random, HARMLESS))]
     names = {s.poison for s in scores if s.experiment.setting == setting} - {"clean"}
     for own in sorted(name for name in names if name.startswith("unseg")):
-        mode, metrics = _mode_of(own), MODES[_mode_of(own)]
+        mode, metrics = mode_of(own), MODES[mode_of(own)]
         share = share_of(scores, setting, own, metrics)
-        controls = [name for name in names if not name.startswith("unseg") and _mode_of(name) == mode]
+        controls = [name for name in names if not name.startswith("unseg") and mode_of(name) == mode]
         shares = {name: left for name in controls if (left := share_of(scores, setting, name, metrics)) is not None}
         if shares and share is not None:
             best = min((left, name) for name, left in shares.items())[1]
@@ -143,10 +143,6 @@ def _difference(setting: str, own: str, other: str, scores: list[Score], metrics
     one, another = (_plain_scores(scores, setting, name) for name in (own, other))
     metric = metrics[0] if metrics else main_metric(next(iter(one.values())).experiment)
     return paired(one[metric], another[metric])
-
-
-def _mode_of(recipe: str) -> str:
-    return next((mode for mode in MODES if mode and recipe.endswith(mode)), "")
 
 
 def _above(share: float | None, percent: float) -> tuple[bool | None, str]:

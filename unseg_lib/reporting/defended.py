@@ -7,7 +7,7 @@ import numpy as np
 from unseg_lib.reporting.drawing import INK, Drawing, draw
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.published import value_of
-from unseg_lib.reporting.scores import Experiment, Score, main_metric
+from unseg_lib.reporting.scores import Experiment, Score, main_metric, on_common_seeds, on_seeds
 from unseg_lib.reporting.tables import number
 
 Grid = dict[str, dict[str, float]]  # recipe -> defence -> percent of the clean-trained, undefended score
@@ -30,22 +30,32 @@ def undefended(experiment: Experiment) -> Experiment:
 def defence_grids(scores: list[Score]) -> dict[Experiment, Grid]:
     """For every data set and victim that was run with a defence: what each recipe leaves under each defence.
 
-    In percent of the score of the victim trained on clean pictures without a defence, so the recipe "clean"
-    shows what a defence costs. Recipes that nobody defended against are left out.
+    In percent of the score of the victim trained on clean pictures without a defence, over the seeds that both ran,
+    so the recipe "clean" shows what a defence costs. "none" is over the seeds that some defence ran: compare within
+    a recipe. Recipes that nobody defended against are left out.
     """
     own = [s for s in scores if s.metric == main_metric(s.experiment) and not s.experiment.clean_fraction]
     asked = dict.fromkeys(undefended(s.experiment) for s in own if s.experiment.defense != "none")
     grids = {}
     for experiment in asked:
         same = [s for s in own if undefended(s.experiment) == experiment]
-        full = [s.mean for s in same if (s.poison, s.experiment.defense) == ("clean", "none")]
-        if full and full[0] > 0:
-            grids[experiment] = {}
-            tried = {s.poison for s in same if s.experiment.defense != "none"}
-            for score in (s for s in same if s.poison in tried):
-                line = grids[experiment].setdefault(score.poison, {})
-                line.setdefault(score.experiment.defense, 100 * score.mean / full[0])
+        full = [s for s in same if (s.poison, s.experiment.defense) == ("clean", "none")]
+        if full and full[0].mean > 0:
+            tried = dict.fromkeys(s.poison for s in same if s.experiment.defense != "none")
+            grids[experiment] = {name: _line([s for s in same if s.poison == name], full[0]) for name in tried}
     return grids
+
+
+def _line(scores: list[Score], clean: Score) -> dict[str, float]:
+    """One recipe: what it leaves of `clean` under each defence, and without one."""
+    defended = {seed for score in scores if score.experiment.defense != "none" for seed in score.seeds}
+    line: dict[str, float] = {}
+    for score in scores:
+        plain = score.experiment.defense == "none"
+        own, full = on_common_seeds((plain and on_seeds(score, defended)) or score, clean)
+        if full.mean > 0:
+            line.setdefault(score.experiment.defense, 100 * own.mean / full.mean)
+    return line
 
 
 def axes_of(grid: Grid) -> tuple[list[str], list[str]]:

@@ -5,7 +5,7 @@ from math import sqrt
 from statistics import fmean, stdev
 
 from unseg_lib.reporting.html import Table
-from unseg_lib.reporting.scores import Experiment, Score, main_metric
+from unseg_lib.reporting.scores import MODES, Experiment, Score, main_metric, metrics_of, mode_of
 from unseg_lib.reporting.tables import find, recipes_of, signed, title_of
 
 CONFIDENCE = 0.95
@@ -47,19 +47,28 @@ def paired(one: Score, other: Score) -> Difference | None:
 
 
 def paired_table(experiments: list[Experiment], scores: list[Score]) -> Table:
-    """Each of UnSeg's recipes minus every other recipe of its block, where both ran under enough seeds."""
+    """Each of UnSeg's recipes minus clean and its rivals, in the metric it is judged by, where seeds are enough."""
     rows: list[tuple] = []
     for experiment in experiments:
-        metric = main_metric(experiment)
-        names = recipes_of(experiment, scores)
-        found = {name: score for name in names if (score := find(scores, experiment, name, metric))}
-        ours = [name for name in found if name.startswith("unseg")]
-        pairs = [(own, other) for own in ours for other in found if other not in ours]
-        lines = [_line(own, other, paired(found[own], found[other])) for own, other in pairs]
-        lines = [line for line in lines if line]
-        rows += [(title_of(experiment, metric),), *lines] if lines else []
+        for metric in metrics_of(experiment, scores):
+            names = recipes_of(experiment, scores)
+            found = {name: score for name in names if (score := find(scores, experiment, name, metric))}
+            pairs = [(own, other) for own in found if _judged_by(own, experiment) == metric for other in found]
+            lines = [_line(own, other, paired(found[own], found[other])) for own, other in pairs if _rivals(own, other)]
+            lines = [line for line in lines if line]
+            rows += [(title_of(experiment, metric),), *lines] if lines else []
     columns = ("difference", "points", f"{CONFIDENCE:.0%} interval", "seeds", "UnSeg protects")
     return Table(columns, tuple(rows), "lrrrl")
+
+
+def _judged_by(recipe: str, experiment: Experiment) -> str:
+    return next(iter(MODES[mode_of(recipe)]), main_metric(experiment))
+
+
+def _rivals(own: str, other: str) -> bool:
+    """Whether `own` is one of UnSeg's recipes and `other` what it is held against."""
+    ours, theirs = own.startswith("unseg"), other.startswith("unseg")
+    return ours and not theirs and (other == "clean" or mode_of(own) == mode_of(other))
 
 
 def _line(own: str, other: str, difference: Difference | None) -> tuple | None:

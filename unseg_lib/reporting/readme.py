@@ -6,7 +6,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
 from unseg_lib.reporting.defended import Grid, axes_of, defence_grids
 from unseg_lib.reporting.html import Table
-from unseg_lib.reporting.scores import Score, percent_of_clean, plain_only, read_rows, scores_of
+from unseg_lib.reporting.scores import Experiment, Score, percent_of_clean, plain_only, planned, read_rows, scores_of
 from unseg_lib.reporting.stand_ins import stand_in_table
 from unseg_lib.reporting.tables import METRICS, SEEN, blocks_of, find, mean_of, recipes_of, seen_cells, title_of
 from unseg_lib.reporting.transfer import transfer_table
@@ -18,19 +18,19 @@ BEGIN, END = "<!-- results: written by `unseg report` -->", "<!-- end of results
 def results_table(results: str | Path) -> str:
     """Markdown: what every recipe leaves on every data set, and what is left under defences."""
     scores = scores_of(read_rows(results))
-    usual, _ = plain_only(scores)
-    parts = [_scores(usual, visibility(results))]
+    usual, plan = plain_only(scores, planned(results))
+    parts = [_scores(usual, plan, visibility(results))]
     return "\n\n".join(parts + [_defences(title_of(one), grid) for one, grid in defence_grids(scores).items()])
 
 
-def _scores(scores: list[Score], seen: dict[str, dict]) -> str:
+def _scores(scores: list[Score], plan: list[dict], seen: dict[str, dict]) -> str:
     """A line for each recipe, a column for each data set and metric, and what the recipe did to the files."""
     blocks = blocks_of(scores)
     recipes = dict.fromkeys(name for experiment, _ in blocks for name in recipes_of(experiment, scores))
     order = sorted(recipes, key=lambda name: (name != "clean", name.startswith("unseg")))
     lines = []
     for poison in order:
-        cells = [_score(find(scores, experiment, poison, metric), scores) for experiment, metric in blocks]
+        cells = [_cell(experiment, poison, metric, scores, plan) for experiment, metric in blocks]
         lines.append((poison, *cells, *_changes([seen.get(f"{one.setting}-{poison}") for one, _ in blocks])))
     heads = [", ".join(filter(None, (one.setting, METRICS.get(metric, metric)))) for one, metric in blocks]
     columns = ("trained on", *heads, *SEEN)
@@ -38,12 +38,15 @@ def _scores(scores: list[Score], seen: dict[str, dict]) -> str:
     return f"**Victim {victims}**, in % (of clean):\n\n{Table(columns, tuple(lines), 'l' * len(columns)).markdown()}"
 
 
-def _score(score: Score | None, scores: list[Score]) -> str:
-    """Final score in percent, mean ± std over seeds where there are several, and its share of clean."""
+def _cell(experiment: Experiment, poison: str, metric: str, scores: list[Score], plan: list[dict]) -> str:
+    """Mean ± std over seeds in percent, the share of clean, and which of the planned seeds are missing."""
+    score = find(scores, experiment, poison, metric)
+    wanted = [run for run in plan if (run["experiment"], run["poison"]) == (experiment, poison)]
     if score is None:
-        return "–"
-    share = percent_of_clean(score, scores) if score.poison != "clean" else None
-    return mean_of(score) + (f" ({share[0]:.0f} %)" if share else "")
+        return ("failed" if any(run["state"] == "failed" for run in wanted) else "not run") if wanted else "–"
+    share = percent_of_clean(score, scores) if poison != "clean" else None
+    few = f", {len(score.seeds)} of {len(wanted)} seeds" if len(score.seeds) < len(wanted) else ""
+    return mean_of(score) + (f" ({share[0]:.0f} %)" if share else "") + few
 
 
 def _changes(found: list[dict | None]) -> tuple[str, ...]:
@@ -61,7 +64,8 @@ def _defences(title: str, grid: Grid) -> str:
     recipes, defenses = axes_of(grid)
     rows = [(d, *(f"{grid[r][d]:.0f}" if d in grid[r] else "–" for r in recipes)) for d in defenses]
     table = Table(("defence", *recipes), tuple(rows), "l" + "r" * len(recipes))
-    return f"**{title} · under defences**, in % of the undefended clean score:\n\n{table.markdown()}"
+    told = "in % of the undefended clean score; “none” is over the seeds that were run with a defence"
+    return f"**{title} · under defences**, {told}:\n\n{table.markdown()}"
 
 
 def systems_table(results: str | Path) -> str:

@@ -31,13 +31,14 @@ from unseg_lib.reporting.visibility import visibility, visibility_table
 
 SHORT = 50  # rows of a table that fits on a page
 READING = (
-    "Victims are trained on protected pictures and tested on clean ones. Scores are intersection over union in percent "
-    "after the last epoch, mean and standard deviation over seeds; low means protected. “Of clean” is the share of "
-    "what the same victim reaches when it is trained on clean pictures. “Difference” is ours minus the paper’s in that "
-    "share, in points: the paper’s victims and pictures are named in each heading, and are not always ours. “Peak” is "
-    "the best epoch, which only somebody with a clean test set could pick. Every number leads to its notebook. "
-    "The last columns measure the protected files: largest change inside and outside the mask and rms, in steps of "
-    "1/255, PSNR in dB, SSIM. A score means little without them: SynPer, AR and CUDA keep to no budget."
+    "Victims are trained on protected pictures and tested on clean ones. Scores are intersection over union in "
+    "percent after the last epoch, mean and standard deviation over seeds; low means protected. “Of clean” is the "
+    "share of what the same victim, under the same seeds, reaches when it is trained on clean pictures. “Difference” "
+    "is ours minus the paper’s in that share, in points: the paper’s victims and pictures are named in each heading, "
+    "and are not always ours. “Peak” is the best epoch, which only somebody with a clean test set could pick. Every "
+    "number leads to its notebook. The last columns measure the protected files: largest change inside and outside "
+    "the mask and rms, in steps of 1/255, PSNR in dB, SSIM. A score means little without them: SynPer, AR and CUDA "
+    "keep to no budget."
 )
 BESIDE = {"small": "ablations", "ablations": "small"}  # on the same pictures
 
@@ -179,7 +180,10 @@ def _effect(results: Path, scores: list[Score], plan: list[dict]) -> str:
 def _defences(scores: list[Score]) -> str:
     """Victims trained with a defence: one heat map for every data set and victim, and the paper's Table 4."""
     grids = defence_grids(scores)
-    caption = "Percent of the undefended, clean-trained score: dark learns, light does not; “clean”: a defence's cost."
+    caption = (
+        "Percent of the undefended, clean-trained score: dark learns, light does not; “clean”: a defence's cost. "
+        "“none” is over the seeds that were run with a defence, so it may differ from the tables above."
+    )
     maps = "".join(_titled(one, _figure(heat_map(grid), caption, caption)) for one, grid in grids.items())
     return f"{maps}<h3>The paper’s Table 4</h3>{_table(table_4(grids))}" if grids else ""
 

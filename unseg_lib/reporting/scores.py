@@ -1,6 +1,7 @@
 """From rows.csv to scores: the same experiment under several seeds is one score with mean and deviation."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -17,6 +18,8 @@ MAIN_METRIC = {
     "panoptic": "PQ",
     "interactive": "miou_pictures",
 }
+# ends of recipes' names: written as gray files, and class-wise protection with the metric it is judged by
+MODES = {"": (), "-gray": (), "-things": ("iou_protected",)}
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class Score:
     poison: str
     metric: str
     runs: tuple[dict, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run["seed"] for run in self.runs)
 
     @property
     def mean(self) -> float:
@@ -119,6 +126,11 @@ def main_metric(experiment: Experiment) -> str:
     return MAIN_METRIC[experiment.task]
 
 
+def mode_of(recipe: str) -> str:
+    """The key of `MODES` for a recipe: only recipes of one mode are rivals."""
+    return next((mode for mode in MODES if mode and recipe.endswith(mode)), "")
+
+
 def clean_of(score: Score, scores: list[Score]) -> Score | None:
     """The clean-trained score to compare with: of the same experiment, else of the undefended, unmixed victim."""
     own = score.experiment
@@ -136,12 +148,35 @@ def clean_of(score: Score, scores: list[Score]) -> Score | None:
     return candidates[0] if candidates else None
 
 
+def on_seeds(score: Score, seeds: Iterable[int]) -> Score | None:
+    """The score over these of its seeds; None where it ran none of them."""
+    seeds = set(seeds)
+    runs = tuple(run for run in score.runs if run["seed"] in seeds)
+    return replace(score, runs=runs) if runs else None
+
+
+def on_common_seeds(one: Score, other: Score) -> tuple[Score, Score]:
+    """Both over the seeds that both ran, as one lucky seed more on one side is no effect; as they are if none is."""
+    common = set(one.seeds) & set(other.seeds)
+    return (on_seeds(one, common), on_seeds(other, common)) if common else (one, other)
+
+
 def percent_of_clean(score: Score, scores: list[Score]) -> tuple[float, float] | None:
-    """(mean, std) as a share of the clean-trained mean, in percent; None without a clean run that learnt anything."""
+    """(mean, std) in percent of the clean-trained mean, over the seeds that both ran; None if no clean run learnt."""
     clean = clean_of(score, scores)
-    if clean is None or clean.mean <= 0:
+    if clean is None:
+        return None
+    score, clean = on_common_seeds(score, clean)
+    if clean.mean <= 0:
         return None
     return 100 * score.mean / clean.mean, 100 * (score.std or 0.0) / clean.mean
+
+
+def in_percent_of(clean: Score, score: Score) -> Score | None:
+    """Each seed's final score in percent of the same seed's in `clean`; None without a common seed that learnt."""
+    full = {run["seed"]: run["final"] for run in clean.runs if run["final"] > 0}
+    runs = [run | {"final": 100 * run["final"] / full[run["seed"]]} for run in score.runs if run["seed"] in full]
+    return replace(score, runs=tuple(runs)) if runs else None
 
 
 def planned(results: str | Path) -> list[dict]:

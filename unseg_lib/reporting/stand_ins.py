@@ -20,7 +20,7 @@ LEAST = 10.0
 CLASSES = ("iou:", "AP:", "PQ:")  # metrics of one class
 NAMES = {"miou": "mIoU", "iou": "IoU", "iou_object": "IoU", "iou_protected": "IoU of the protected classes", "AP": "AP"}
 NAMES |= {"miou_pictures": "IoU, mean of pictures"}
-CAPTION = "Trained from random weights; “paper” is what its own models, named in the tables below, keep of clean, in %."
+CAPTION = "Trained from random weights; “paper” is what the model named beside it kept of its clean score in the paper."
 COLUMNS = ("task", "data set", "stand-in", "metric", "clean", "random", "UnSeg", "generator", "of clean", "paper", "")
 
 
@@ -60,10 +60,18 @@ def _rows(experiment: Experiment, metric: str, scores: list[Score], base: str) -
                 "colour" if "colour" in recipe else "small" if recipe else "–",
                 f"{number(share[0], 0)} %" if share else "–",
                 f"{number(paper['percent'], 0)} %" if paper else "–",
-                "" if learnt else "learns too little even from clean pictures: shows nothing",
+                _remark(paper, learnt),
             )
         )
     return rows
+
+
+def _remark(paper: dict | None, learnt: bool) -> str:
+    """What the paper's number is of, where it is of something else, and that a victim knows nothing."""
+    beside = f"paper: {paper['note']}" if paper and not paper["same"] else ""
+    return "; ".join(
+        filter(None, (beside, "" if learnt else "learns too little even from clean pictures: shows nothing"))
+    )
 
 
 def _learnt(experiment: Experiment, metric: str, scores: list[Score]) -> tuple[str, bool]:
