@@ -1,6 +1,6 @@
 # Every target sets up what it needs, once, in .venv; an interrupted set-up goes on with the same command.
 #
-#   make reproduce [PROFILE=smoke|small|paper] [DATA=/folder/of/data/sets] [JOBS=2]
+#   make reproduce [PROFILE=smoke|small|systems|transfer|ablations|paper] [DATA=/folder/of/data/sets] [JOBS=2]
 #   make test [DATA=...]      make setup      make lab      make report PROFILE=small
 #   make report-pdf PROFILE=small      prints the report.html that is there, with chromium
 
@@ -13,7 +13,8 @@ DATA ?= $(UNSEG_DATA)
 JOBS ?=
 
 ifneq ($(strip $(DATA)),)
-export UNSEG_DATA := $(abspath $(DATA))
+# not by abspath, which takes a folder with a space in its name for two
+export UNSEG_DATA := $(if $(filter /%,$(firstword $(DATA))),,$(CURDIR)/)$(DATA)
 endif
 
 .PHONY: setup test reproduce lab report report-pdf

@@ -21,6 +21,7 @@ Memory, minutes and GPUs of a job are under `resources` of the profile. Kubernet
 executor plugins.
 """
 
+import shlex
 import sys
 
 from unseg_lib.pipeline.profiles import load_profile
@@ -28,7 +29,7 @@ from unseg_lib.pipeline.stages import PAGES
 
 PROFILE = load_profile(config.get("profile", "smoke"))
 RESULTS = PROFILE.results.as_posix()
-UNSEG = f"{sys.executable} -m unseg_lib.cli"
+UNSEG = f"{shlex.quote(sys.executable)} -m unseg_lib.cli"
 DONE = {key for key, stage in PROFILE.stages.items() if stage.settle()}
 
 
@@ -66,7 +67,7 @@ rule generator:
         runtime=resource("generator", "minutes"),
         gpu=resource("generator", "gpu"),
     shell:
-        "{UNSEG} stage {PROFILE.source} generator/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
+        "{UNSEG} stage {PROFILE.source:q} generator/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
 
 
 rule poison:
@@ -80,7 +81,7 @@ rule poison:
         runtime=resource("poison", "minutes"),
         gpu=resource("poison", "gpu"),
     shell:
-        "{UNSEG} stage {PROFILE.source} poison/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
+        "{UNSEG} stage {PROFILE.source:q} poison/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
 
 
 rule victim:
@@ -94,7 +95,7 @@ rule victim:
         runtime=resource("victim", "minutes"),
         gpu=resource("victim", "gpu"),
     shell:
-        "{UNSEG} stage {PROFILE.source} victim/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
+        "{UNSEG} stage {PROFILE.source:q} victim/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
 
 
 rule pixels:
@@ -107,7 +108,7 @@ rule pixels:
         mem_mb=resource("pixels", "mem_gb") * 1000,
         runtime=resource("pixels", "minutes"),
     shell:
-        "{UNSEG} stage {PROFILE.source} pixels/{wildcards.name} --threads {threads}"
+        "{UNSEG} stage {PROFILE.source:q} pixels/{wildcards.name} --threads {threads}"
 
 
 rule tables:
@@ -119,7 +120,7 @@ rule tables:
         mem_mb=resource("tables", "mem_gb") * 1000,
         runtime=resource("tables", "minutes"),
     shell:
-        "{UNSEG} stage {PROFILE.source} tables"
+        "{UNSEG} stage {PROFILE.source:q} tables"
 
 
 rule page:
@@ -132,7 +133,7 @@ rule page:
         mem_mb=lambda wildcards: resource(wildcards.page, "mem_gb") * 1000,
         runtime=lambda wildcards: resource(wildcards.page, "minutes"),
     shell:
-        "{UNSEG} stage {PROFILE.source} {wildcards.page} --threads {threads}"
+        "{UNSEG} stage {PROFILE.source:q} {wildcards.page} --threads {threads}"
 
 
 rule report:
@@ -141,4 +142,4 @@ rule report:
     output:
         f"{RESULTS}/report.html",
     shell:
-        "{UNSEG} report {RESULTS}"
+        "{UNSEG} report {RESULTS:q}"

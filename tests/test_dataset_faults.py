@@ -165,6 +165,26 @@ def test_missing_picture_and_unknown_id_are_named(kind, tmp_path):
         found.picture("nobody")
 
 
+def test_a_list_that_is_no_text_is_named(tmp_path):
+    tiny_sets.voc(tmp_path)
+    (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt").write_bytes(b"2007_\xff\xfe")
+    with pytest.raises(UnsegError, match=r"Expected names of pictures in .*train_aug\.txt, found no text"):
+        load_dataset("voc", tmp_path, "train")
+
+
+def test_voc_without_the_list_of_sbd_says_so_once(tmp_path, capsys):
+    tiny_sets.voc(tmp_path)
+    lists = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    load_dataset("voc", tmp_path, "train")
+    assert capsys.readouterr().err == ""
+    (lists / "train_aug.txt").rename(lists / "train.txt")
+    for split in ("train", "fit", "val"):
+        load_dataset("voc", tmp_path, split)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "no train_aug.txt" in said and "own 10 pictures" in said and "`unseg data get voc-aug`" in said
+
+
 def test_two_masks_of_one_name_are_refused(tmp_path):
     tiny_sets.lung(tmp_path)
     write_picture(tmp_path / "LungSegmentation/masks/CXR_0_0.jpg", tiny_sets.picture(0))

@@ -15,7 +15,7 @@ from unseg_lib.datasets.download import check
 from unseg_lib.datasets.segmentation_set import SegmentationSet
 from unseg_lib.datasets.splits import cut, cut_groups, group_of, shuffled, subset
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import write_picture
+from unseg_lib.pictures import read_picture, write_picture
 
 # of pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -110,6 +110,18 @@ def test_check_reads_everything_and_counts(tiny, capsys):
     counts = check(name, root)
     assert counts["train"] == len(load_dataset(name, root, "train"))
     assert "can be read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".PNG", ".JPG"])
+def test_a_suffix_in_capitals_is_read_too(suffix, tmp_path):
+    name = tiny_sets.folder(tmp_path)
+    for path in sorted((tmp_path / "own/ccp").rglob("*.*")):
+        write_picture(path.with_suffix(suffix if path.parent.name == "im" else ".PNG"), read_picture(path))
+        path.unlink()
+    found = load_dataset(name, tmp_path, "train")
+    place = found.picture_path(next(id for id in found.ids if "ccp" in str(found.pictures[id])))
+    assert place.suffix == suffix and place.is_file()
+    assert check(name, tmp_path)["train"] == len(found)
 
 
 # labels, by hand

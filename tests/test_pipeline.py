@@ -15,7 +15,7 @@ import pytest
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
-from unseg_lib.pipeline.notebook import BEGUN, claim, fingerprint, is_done, run_notebook
+from unseg_lib.pipeline.notebook import BEGUN, at_rest, claim, fingerprint, is_done, locked, run_notebook
 from unseg_lib.pipeline.results import COLUMNS, collect, save_result
 from unseg_lib.pipeline.scrub import clean_notebook
 from unseg_lib.progress import progress
@@ -133,6 +133,16 @@ def test_two_runs_of_one_folder_do_the_work_once(notebook, tmp_path):
     for run in runs:
         run.join()
     assert (out / "count.log").read_text() == "ran "
+
+
+def test_who_looks_makes_no_files_and_refuses_where_a_run_is_at_work(tmp_path):
+    folder = tmp_path / "results"
+    with at_rest(folder):
+        assert not folder.exists()
+    with locked(folder), pytest.raises(UnsegError, match=r"Expected no run at work in .*results, found one"):
+        at_rest(folder).__enter__()
+    with at_rest(folder), at_rest(folder):  # two may look at once
+        pass
 
 
 def test_a_result_is_done_only_with_its_products_and_its_fingerprint(tmp_path):

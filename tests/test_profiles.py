@@ -1,6 +1,7 @@
 """A profile becomes the right jobs, Snakemake sees exactly those that are left, and mistakes are one sentence."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from toy_project import make_project
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv
 from unseg_lib.pipeline.profiles import Profile, load_profile
-from unseg_lib.pipeline.reproduce import choose, missing_data
+from unseg_lib.pipeline.reproduce import choose, missing_data, reproduce
 
 
 @pytest.fixture
@@ -137,6 +138,19 @@ def test_the_paper_profile_has_a_stage_for_every_system_of_the_paper(project):
         (("pages", "mixture"), {"share": [0.2]}, "Unknown key 'share' in pages.mixture.*did you mean 'shares'"),
         (("jobs",), "two", "Expected int for 'jobs'"),
         (("resources",), {"victims": {}}, "Unknown key 'victims' in resources.*did you mean 'victim'"),
+        (("jobs",), 0, "Expected a whole number from 1 for 'jobs' in profile toy, found 0; "),
+        (("threads",), -1, "Expected a whole number from 1 for 'threads' in profile toy, found -1; "),
+        (("resources",), {"victim": {"mem_gb": "lots"}}, "number from 1 for resources.victim.mem_gb.*found 'lots'; "),
+        (("resources",), {"victim": {"gpu": "one"}}, "Expected a whole number from 0 for resources.victim.gpu"),
+        (("resources",), {"victim": {"minutes": True}}, "number from 1 for resources.victim.minutes.*found True; "),
+        (("data",), [8], "Expected one text for data of profile toy, found 8; "),
+        (("recipes", 8), {"poison": "clean"}, "Expected one text for a name under recipes of profile toy, found 8; "),
+        (("recipes", "unseg", "generator"), ["own"], r"one text for recipes.unseg.generator.*found \['own'\]; "),
+        (("datasets", "scenes", "task"), ["object"], r"one text for datasets.scenes.task.*found \['object'\]; "),
+        (("grid", 0, "datasets"), [["scenes"]], r"one text for a name under datasets in grid.*found \['scenes'\]; "),
+        (("grid", 0, "recipes"), [8], "Expected one text for a name under recipes in grid.*found 8; "),
+        (("grid", 0, "label"), 8, "Expected one text for label in grid of profile toy, found 8; "),
+        (("pixels", 0, "recipe"), None, "Expected one text for a name under recipes in pixels.*found None; "),
     ],
 )
 def test_a_mistake_is_one_sentence(toys, path, value, sentence):
@@ -156,6 +170,17 @@ def test_without_a_name_small_is_chosen_where_its_data_is(toys, tmp_path, capsys
     assert choose("toy", data, toys).name == "toy"
     with pytest.raises(UnsegError, match="Unknown profile 'smal'; did you mean 'small'"):
         choose("smal", data, toys)
+
+
+def test_the_paper_profile_asks_for_the_list_that_its_voc_is_trained_on(project, tmp_path):
+    profile, listed = load_profile("paper", project), "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"
+    for place in set(profile.data) - {listed}:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(UnsegError, match=f"Expected {listed} under .*get it with `unseg data get voc-aug`, or"):
+        reproduce("paper", str(tmp_path))
+    (tmp_path / listed).parent.mkdir(parents=True)
+    (tmp_path / listed).touch()
+    assert missing_data(profile, tmp_path) == []
 
 
 ENGINE = ["-m", "snakemake", "--config", "profile=toy", "--nolock", "--rerun-triggers", "mtime", "--ignore-incomplete"]
@@ -193,6 +218,20 @@ def test_snakemake_lists_every_stage_and_skips_what_is_done(toys):
     assert jobs_of(snakemake(toys, "-n")) == left
     (toys / "results/toy/report.html").write_text("a report of fewer stages")
     assert jobs_of(snakemake(toys, "-n")) == left
+
+
+def test_folders_with_a_space_stay_one_word_of_every_command(toys):
+    (toys / "my venv").symlink_to(sys.prefix)
+    python, profile = toys / "my venv" / "bin" / Path(sys.executable).name, toys / "my toy.yaml"
+    profile.write_text((toys / "notebooks" / "profiles" / "toy.yaml").read_text())
+    words = [word.replace("profile=toy", f"profile={profile}") for word in ENGINE]
+    listed = subprocess.run([python, *words, "-n", "-p"], cwd=toys, capture_output=True, text=True, check=True).stdout
+    lines = [line for line in listed.splitlines() if "-m unseg_lib.cli" in line]
+    commands = [shlex.split(line.removeprefix("Shell command: ")) for line in lines]
+    assert len(commands) == 8
+    for command in commands:
+        assert command[:3] == [str(python), "-m", "unseg_lib.cli"]
+        assert command[3:5] in (["stage", str(profile)], ["report", "results/my toy"])
 
 
 @pytest.mark.notebook

@@ -124,6 +124,21 @@ def test_scenes_of_another_version_are_refused(tmp_path):
         load_dataset("scenes", tmp_path, "train")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda index: [index], "Expected scenes of version 1 in .*, found a list; delete that folder"),
+        (lambda index: {"version": 1}, "Expected names of pictures under 'train' in .*scenes.json, found none; delete"),
+        (lambda index: index | {"test": [7]}, "Expected names of pictures under 'test' in .*, found none; delete"),
+    ],
+)
+def test_an_index_of_scenes_that_lists_none_is_one_sentence(tmp_path, change, words):
+    folder = write_scenes(tmp_path, 24, {"train": 2, "test": 2})
+    write_json(folder / INDEX, change(read_json(folder / INDEX)))
+    with pytest.raises(UnsegError, match=words):
+        load_dataset("scenes", tmp_path, "train")
+
+
 def test_root_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UnsegError, match="Expected a folder that can be written for the scenes"):

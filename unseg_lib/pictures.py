@@ -78,7 +78,7 @@ def find_picture(folder: str | Path, stem: str) -> Path:
 
     A poisoned set keeps the stems of the original but writes PNG, so readers search by stem.
     """
-    for suffix in PICTURE_SUFFIXES:
+    for suffix in (*PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES)):  # cameras write IMG.JPG
         path = Path(folder) / f"{stem}{suffix}"
         if path.exists():
             return path

@@ -37,12 +37,7 @@ def read_scenes(root: Path, split: str, seed: int) -> SegmentationSet:
         if (root / POISONED).exists():
             raise UnsegError(f"Expected {index} in the poisoned set {root}, found none; poison it again.")
         write_scenes(root)
-    found = read_json(index)
-    if found.get("version") != VERSION:
-        raise UnsegError(
-            f"Expected scenes of version {VERSION} in {root / FOLDER}, "
-            f"found {found.get('version')}; delete that folder."
-        )
+    found = _read_index(index)
     names = [id for part in COUNTS for id in found[part]]
     return SegmentationSet(
         name="scenes",
@@ -56,6 +51,21 @@ def read_scenes(root: Path, split: str, seed: int) -> SegmentationSet:
         annotation_files=(FOLDER / INDEX, *(FOLDER / "labels" / f"{id}.png" for id in names)),
         read_instances=partial(_instances, root / FOLDER / "labels"),
     )
+
+
+def _read_index(index: Path) -> dict:
+    """Version and ids of the scenes beside it, as `write_scenes` left them."""
+    found = read_json(index)
+    version = found.get("version") if isinstance(found, dict) else f"a {type(found).__name__}"
+    if version != VERSION:
+        raise UnsegError(
+            f"Expected scenes of version {VERSION} in {index.parent}, found {version}; delete that folder."
+        )
+    for part in COUNTS:
+        ids = found.get(part)
+        if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+            raise UnsegError(f"Expected names of pictures under '{part}' in {index}, found none; delete that folder.")
+    return found
 
 
 def _instances(folder: Path, id: str) -> list[Instance]:

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from functools import partial
+import sys
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ def read_voc(root: Path, split: str, seed: int) -> SegmentationSet:
     chosen = next((path for path in lists if path.is_file()), None)
     if chosen is None:
         raise UnsegError(f"Expected the list of pictures {lists[-1]}, found none; complete the data set.")
-    ids = tuple(chosen.read_text().split())
+    ids = tuple(_names(chosen))
+    if chosen.stem != LISTS[split][0]:
+        _tell_of_fallback(chosen, len(ids))
     masks = next((folder / name for name in MASKS if (folder / name).is_dir()), folder / MASKS[-1])
     need_folder(masks, "masks of Pascal VOC 2012", "voc")
     check_all_masks(ids, picture_files(masks), masks)
@@ -44,6 +47,23 @@ def read_voc(root: Path, split: str, seed: int) -> SegmentationSet:
         pictures={id: FOLDER / "JPEGImages" / id for id in ids},
         read_label=partial(_label, masks),
         annotation_files=(chosen.relative_to(root), *(masks.relative_to(root) / f"{id}.png" for id in ids)),
+    )
+
+
+def _names(path: Path) -> list[str]:
+    """The names of pictures in a list of the data set."""
+    try:
+        return path.read_text().split()
+    except UnicodeDecodeError as error:
+        raise UnsegError(f"Expected names of pictures in {path}, found no text ({error}); replace it.") from error
+
+
+@cache  # once: a notebook asks for the set several times
+def _tell_of_fallback(chosen: Path, count: int) -> None:
+    print(
+        f"voc: there is no {LISTS['train'][0]}.txt beside {chosen.name}, so train is VOC's own {count} pictures, "
+        "not the 10,582 with SBD's that papers mean; `unseg data get voc-aug` adds them",
+        file=sys.stderr,
     )
 
 
@@ -63,8 +83,8 @@ def merge_sbd(sbd: Path, folder: Path) -> None:
         _write_masks(sbd, official, masks.with_name(f".{masks.name}"))
         os.replace(masks.with_name(f".{masks.name}"), masks)
     lists = folder / "ImageSets/Segmentation"
-    ids = {id for name in (sbd / "train.txt", sbd / "val.txt", lists / "train.txt") for id in name.read_text().split()}
-    chosen = sorted(ids - set((lists / "val.txt").read_text().split()))
+    ids = {id for name in (sbd / "train.txt", sbd / "val.txt", lists / "train.txt") for id in _names(name)}
+    chosen = sorted(ids - set(_names(lists / "val.txt")))
     write_bytes(lists / "train_aug.txt", ("\n".join(chosen) + "\n").encode())
 
 

@@ -124,13 +124,35 @@ def _pending(out: Path) -> Path:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; the lock vanishes with the process, so it is never stale."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UnsegError(
+            f"Expected a folder that can be written at {folder}, found none ({error.strerror}); name another one."
+        ) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"{folder}: another process is at work here, waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def at_rest(folder: Path) -> Iterator[None]:
+    """Keep runs out of `folder` while somebody looks at it, or refuse where one is at work; makes no files."""
+    if not (folder / ".lock").exists():  # nobody has run here
+        yield
+        return
+    with open(folder / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UnsegError(
+                f"Expected no run at work in {folder}, found one; look again when it has ended."
+            ) from error
         yield
 
 

@@ -1,6 +1,6 @@
 """A profile: one YAML file that says what to run; here it becomes stages, each with its notebook parameters.
 
-Keys, all checked: about, shares (a profile whose stages are not done twice), jobs, threads, data (folders under the
+Keys, all checked: about, shares (a profile whose stages are not done twice), jobs, threads, data (places under the
 data root; empty = generated scenes), resources {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01},
 datasets {name: parameters of 02 and 03}, recipes {name: parameters of 02}, victims {name: parameters of 03}, grid
 [{datasets, recipes, victims, seeds, label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {defenses:
@@ -32,7 +32,7 @@ class Profile:
 
     name: str
     root: Path
-    source: str  # what it was asked for by: a name or a path
+    source: str  # what it was asked for by: a name, or the whole path, for those who read it in another folder
     about: str = ""
     shares: str = ""  # the profile whose stages are taken where this one plans the same
     jobs: int = 1
@@ -223,8 +223,10 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
     """A profile whose keys are known, and nothing else of it yet."""
     import yaml
 
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
+    path, source = Path(name_or_path).absolute(), str(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        source = str(path)
+    else:
         known = sorted(file.stem for file in (root / "notebooks" / "profiles").glob("*.yaml"))
         pick(dict.fromkeys(known), str(name_or_path), "profile")
         path = root / "notebooks" / "profiles" / f"{name_or_path}.yaml"
@@ -237,4 +239,4 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
     if not isinstance(content, dict):
         raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
     check_keys(content, set(Profile.__dataclass_fields__) - {"name", "root", "source"}, str(path))
-    return Profile(path.stem, root, str(name_or_path), **content)
+    return Profile(path.stem, root, source, **content)

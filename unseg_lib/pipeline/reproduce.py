@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.pipeline.gpus import visible_gpus
-from unseg_lib.pipeline.notebook import locked
+from unseg_lib.pipeline.notebook import at_rest, locked
 from unseg_lib.pipeline.profiles import Profile, load_profile, project_root
 from unseg_lib.pipeline.stages import NOTEBOOKS
 
@@ -21,6 +21,8 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
     """
     from unseg_lib.datasets import data_root
 
+    if jobs < 0:
+        raise UnsegError(f"Expected 1 or more jobs, or 0 for the profile's number, found {jobs}; name one with --jobs.")
     root = project_root()
     folder = data_root(data or None)
     chosen = choose(profile, folder, root)
@@ -30,9 +32,9 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
     if missing and not dry_run:
         raise UnsegError(
             f"Expected {', '.join(missing)} under {folder} for profile {chosen.name}, found none; "
-            "get it with `unseg data list`, or name another folder with DATA= (--data)."
+            f"get it with {how_to_get(missing)}, or name another folder with DATA= (--data)."
         )
-    with locked(root / chosen.results):
+    with at_rest(root / chosen.results) if dry_run else locked(root / chosen.results):
         status = subprocess.run(snakemake_command(chosen, jobs, dry_run), cwd=root, check=False).returncode
     if status:
         raise UnsegError("The run stopped before its end (the reason is above); the same command goes on from there.")
@@ -58,7 +60,16 @@ def choose(name: str, folder: Path, root: Path) -> Profile:
 
 
 def missing_data(profile: Profile, folder: Path) -> list[str]:
-    return [name for name in profile.data if not (folder / name).is_dir()]
+    return [name for name in profile.data if not (folder / name).exists()]
+
+
+def how_to_get(places: list[str]) -> str:
+    """The commands that fetch what belongs at these places, and the list of sets where one has no command."""
+    from unseg_lib.datasets.sources import SOURCES
+
+    named = {source.place: name for name, source in SOURCES.items()}
+    commands = [f"`unseg data get {named[place]}`" if place in named else "`unseg data list`" for place in places]
+    return ", ".join(dict.fromkeys(commands))
 
 
 def snakemake_command(profile: Profile, jobs: int, dry_run: bool) -> list[str]:
