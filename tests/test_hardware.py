@@ -13,6 +13,8 @@ def test_a_device_is_chosen_or_refused():
     assert hardware.choose_device("auto") in ("cpu", "cuda", "mps")
     with pytest.raises(UnsegError, match=r"Expected a device of this machine .*'tpu'"):
         hardware.choose_device("tpu")
+    with pytest.raises(UnsegError, match="cuda:1"):
+        hardware.choose_device("cpu:x")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,10 @@ def choose_device(name: str) -> str:
     if not there.get(name.partition(":")[0], False):
         usable = ", ".join(kind for kind, usable in there.items() if usable)
         raise UnsegError(f"Expected a device of this machine (auto, {usable}), found '{name}'.")
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise UnsegError(f"Expected a number after the device's name, as in cuda:1, found '{name}'.") from error
     return name
 
 
