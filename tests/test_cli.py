@@ -1,5 +1,7 @@
 """The command line: what people mistype is one sentence on stderr and exit code 2, without a traceback."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from toy_project import make_project
 
 from unseg_lib import UnsegError, cli
 from unseg_lib.files import read_json
+from unseg_lib.pictures import write_picture
+from unseg_lib.pipeline.notebook import locked
 
 
 @pytest.fixture
@@ -73,6 +77,22 @@ def test_a_notebook_runs_with_the_parameters_given(toys, unseg):
     assert read_json(toys / "results" / "a" / "metrics.json") == {"steps": 3}
 
 
+@pytest.mark.parametrize("out", ["notes.txt", "notes.txt/a"])
+def test_a_file_is_no_folder_for_a_result(toys, unseg, out):
+    (toys / "notes.txt").write_text("mine")
+    code, _, said = unseg("run", "notebooks/01_train_generator.ipynb", "--out", out)
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"Expected a folder that can be written at {out}, found none")
+    assert (toys / "notes.txt").read_text() == "mine"
+
+
+def test_a_device_that_is_none_is_one_sentence(tmp_path, unseg, tiny_picture):
+    write_picture(tmp_path / "a.png", tiny_picture)
+    code, _, said = unseg("protect", tmp_path / "a.png", "--out", tmp_path / "out", "--device", "cpu:x")
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith("Expected a device") and "found 'cpu:x'" in said
+
+
 def test_text_values_keep_their_type(toys):
     notebook = toys / "notebooks" / "03_train_victim.ipynb"
     given = cli.read_parameters(notebook, ["size=[128,96]", "poison=8", "eps=4", "poisoned=a=b"])
@@ -85,6 +105,14 @@ def test_reproduce_names_the_data_that_is_missing(toys, unseg, tmp_path):
     code, _, said = unseg("reproduce", "--profile", "small", "--data", tmp_path)
     assert (code, said.count("\n")) == (2, 1)
     assert said.startswith(f"Expected Lung, CamVid under {tmp_path} for profile small")
+    assert "get it with `unseg data list`, `unseg data get camvid`, or" in said
+
+
+def test_a_number_of_jobs_below_zero_is_one_sentence(toys, unseg):
+    code, _, said = unseg("reproduce", "--profile", "toy", "--jobs", "-1")
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith("Expected 1 or more jobs") and "found -1" in said
+    assert not (toys / "results").exists()
 
 
 def test_a_dry_run_says_what_would_be_done(toys, tmp_path, capfd, monkeypatch):
@@ -93,6 +121,47 @@ def test_a_dry_run_says_what_would_be_done(toys, tmp_path, capfd, monkeypatch):
         cli.main()
     assert not end.value.code
     assert "victim/scenes-unseg-unet-s0" in capfd.readouterr().out
+    assert not (tmp_path / "results").exists()  # it leaves nothing where nothing was
+
+
+def test_a_dry_run_does_not_wait_for_a_run_at_work(toys, unseg):
+    with locked(toys / "results" / "toy"):
+        code, _, said = unseg("reproduce", "-n", "--profile", "toy")
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith("Expected no run at work in") and "results/toy" in said
+
+
+def test_a_profile_of_ones_own_is_found_from_another_folder(toys, capfd, monkeypatch):
+    own = toys / "else where" / "my toy.yaml"
+    own.parent.mkdir()
+    own.write_text((toys / "notebooks" / "profiles" / "toy.yaml").read_text())
+    monkeypatch.setattr("unseg_lib.pipeline.reproduce.project_root", lambda: toys)
+    monkeypatch.chdir(own.parent)
+    monkeypatch.setattr(sys, "argv", ["unseg", "reproduce", "-n", "--profile", own.name])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert "results/my toy/victim/scenes-unseg-unet-s0" in capfd.readouterr().out
+
+
+def make(project: Path, *words: str) -> str:
+    """The value of UNSEG_DATA that make's commands get, whoever calls make."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "UNSEG"))}
+    command = ["make", "--no-print-directory", "--eval=show:; @printenv UNSEG_DATA || echo none", "show", *words]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True, env=own).stdout[:-1]
+
+
+def test_make_passes_on_a_data_folder_with_a_space(project):
+    assert make(project, "DATA=/tmp/da ta") == "/tmp/da ta"
+    assert make(project, "DATA=da ta") == f"{project}/da ta"
+    assert make(project, "DATA=/data") == "/data"
+    assert make(project) == "none"
+
+
+def test_help_names_every_profile(project):
+    profiles = {path.stem for path in (project / "notebooks" / "profiles").glob("*.yaml")}
+    assert profiles <= set(re.findall(r"\w+", cli.PROFILES))
+    assert profiles == set(re.search(r"PROFILE=([\w|]+)", (project / "Makefile").read_text())[1].split("|"))
 
 
 def test_help_is_there_without_heavy_imports():

@@ -130,6 +130,37 @@ def test_remote_sensing_json(name, what, first, tmp_path):
     assert {split: len(load_dataset(name, tmp_path, split)) for split in splits_of(name)[:2]} == {"train": 8, "val": 3}
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["categories"][0].pop("name"), "found json without 'name'"),
+        (lambda c: c["images"][0].pop("width"), "found json without 'width'"),
+        (lambda c: c["images"][0].update(height="11"), r"height and width of val0\.jpg in .* found '11' and 16"),
+        (lambda c: c["images"][0].update(height=0), "found 0 and 16"),
+        (lambda c: c.update(annotations=[3]), "found json of another form"),
+    ],
+)
+def test_a_json_that_lacks_what_is_needed_is_refused(change, words, tmp_path):
+    tiny_sets.ALL["ssdd"](tmp_path)
+    notes = next(tmp_path.rglob("SSDD_instances_val.json"))
+    content = json.loads(notes.read_text())
+    change(content)
+    notes.write_text(json.dumps(content))
+    with pytest.raises(UnsegError, match=f"^Expected .*{words}"):
+        load_dataset("ssdd", tmp_path, "val")
+
+
+def test_an_annotation_without_a_shape_is_named(tmp_path):
+    tiny_sets.ALL["ssdd"](tmp_path)
+    notes = next(tmp_path.rglob("SSDD_instances_val.json"))
+    content = json.loads(notes.read_text())
+    number = content["annotations"][0]["id"]
+    content["annotations"][0].pop("segmentation")
+    notes.write_text(json.dumps(content))
+    with pytest.raises(UnsegError, match=rf"a polygon or RLE in annotation {number} of val0\.jpg.*'segmentation'"):
+        load_dataset("ssdd", tmp_path, "val").label("val0")
+
+
 # SAM-HQ's sets
 
 

@@ -19,14 +19,21 @@ data_app = typer.Typer(help="Data sets: what there is, downloading, checking.", 
 app.add_typer(data_app, name="data")
 
 Root = Annotated[str, typer.Option("--data", help="data root (default: UNSEG_DATA, else data/)")]
+PROFILES = "smoke, small, systems, transfer, ablations, paper, or a YAML file (default: small where its data is)"
 
 
 def main() -> None:
-    """Run a command; an `UnsegError` is one sentence on stderr and exit code 2."""
+    """Run a command; an `UnsegError` or a path that cannot be used is one sentence on stderr and exit code 2."""
     try:
         app()
     except UnsegError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a path of the user's
+        found = f"Expected access to {error.filename}, found none ({error.strerror}); check its name and permissions."
+        print(found, file=sys.stderr)
         sys.exit(2)
 
 
@@ -133,7 +140,7 @@ def stage(
 
 @app.command()
 def reproduce(
-    profile: Annotated[str, typer.Option(help="smoke, small or paper (default: small where its data is)")] = "",
+    profile: Annotated[str, typer.Option(help=PROFILES)] = "",
     data: Root = "",
     jobs: Annotated[int, typer.Option(help="notebooks side by side; 0: the profile's")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only list what would be done")] = False,
@@ -204,9 +211,7 @@ def protect(
 def inspect(
     original: Path,
     protected: Path,
-    picture: Annotated[
-        Path | None, typer.Option(help="also write the change, ten times enlarged, to this file")
-    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="also write the change, ten times enlarged, to a file")] = None,
 ) -> None:
     """Compare an original with its protected copy: how much was changed, and how often."""
     from unseg_lib.protection.compare import described, write_difference

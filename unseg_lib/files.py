@@ -17,13 +17,14 @@ from unseg_lib.errors import UnsegError
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it there only if the block ends well.
 
-    A full disk becomes one sentence. The temporary file keeps the suffix, so that libraries that
-    choose a format by name still do, and it is removed on every failure.
+    A full disk becomes one sentence. The temporary file keeps the end of the name, so that libraries that
+    choose a format by its suffix still do, and it is removed on every failure.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # unique even where two machines with the same process number share a disk
-    partial = path.with_name(f".partial-{os.getpid()}x{secrets.token_hex(4)}-{path.name}")
+    # unique even where two machines with the same process number share a disk; of a name as long as disks allow
+    # (255 bytes) not all fits behind that
+    partial = path.with_name(f".partial-{os.getpid()}x{secrets.token_hex(4)}-{path.name[-50:]}")
     try:
         yield partial
         os.replace(partial, path)

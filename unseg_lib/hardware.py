@@ -22,7 +22,7 @@ def choose_device(name: str) -> str:
     try:
         torch.device(name)
     except RuntimeError as error:
-        raise UnsegError(f"Expected a number after the device's name, as in cuda:1, found '{name}'.") from error
+        raise UnsegError(f"Expected a device such as cpu, cuda or cuda:1, found '{name}'.") from error
     return name
 
 

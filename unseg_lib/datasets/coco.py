@@ -49,11 +49,12 @@ def _read(
     found = read_notes(root, name, Path(pictures), Path(notes), classes, prefix)
     with coco_json(found.path):
         objects = _objects(found)
+        names = [category["name"] for category in found.categories]
     return SegmentationSet(
         name=name,
         root=root,
         split=split,
-        classes=("background", *(category["name"] for category in found.categories)),
+        classes=("background", *names),
         background=0,
         ids=tuple(found.images),
         pictures=found.places,
@@ -87,13 +88,12 @@ class CocoNotes:
 
 @contextmanager
 def coco_json(path: Path) -> Iterator[None]:
-    """Make a sentence of what is missing in a json."""
+    """Make a sentence of what is missing in a json, or something else than it should be."""
     try:
         yield
     except (KeyError, TypeError) as error:
-        raise UnsegError(
-            f"Expected COCO annotations in {path}, found json without {error}; replace the file."
-        ) from error
+        found = f"json without {error}" if isinstance(error, KeyError) else f"json of another form ({error})"
+        raise UnsegError(f"Expected COCO annotations in {path}, found {found}; replace the file.") from error
 
 
 def read_notes(root: Path, name: str, pictures: Path, notes: Path, classes: int = 0, prefix: str = "") -> CocoNotes:
@@ -113,6 +113,8 @@ def read_notes(root: Path, name: str, pictures: Path, notes: Path, classes: int 
         ids = {image["id"]: id for id, image in images.items()}
         places = {id: pictures / Path(image["file_name"]).with_suffix("") for id, image in images.items()}
         found = CocoNotes(path, content["annotations"], categories, dict(sorted(images.items())), index, ids, places)
+        for image in content["images"]:
+            _check_size(image, path)
         if len(ids) < len(content["images"]):
             raise UnsegError(f"Expected pictures of different names in {path}, found two of one name.")
     if outside := [place for place in places.values() if place.is_absolute() or ".." in place.parts]:
@@ -122,6 +124,15 @@ def read_notes(root: Path, name: str, pictures: Path, notes: Path, classes: int 
             f"Expected {classes} classes in {path}, found {len(categories)}; is it the json of this data set?"
         )
     return found
+
+
+def _check_size(image: dict, path: Path) -> None:
+    sides = image["height"], image["width"]
+    if not all(type(side) is int and side > 0 for side in sides):
+        raise UnsegError(
+            f"Expected height and width of {image['file_name']} in {path} in whole pixels, found {sides[0]!r} and "
+            f"{sides[1]!r}; mend the json."
+        )
 
 
 def _objects(notes: CocoNotes) -> dict[str, list[dict]]:
@@ -136,8 +147,8 @@ def decode(note: dict, image: dict) -> np.ndarray:
     """The mask of one annotation, bool `(H,W)`: polygons, or RLE as counts or as text."""
     from pycocotools import mask
 
-    height, width, shape = image["height"], image["width"], note["segmentation"]
     try:
+        height, width, shape = image["height"], image["width"], note["segmentation"]
         if isinstance(shape, list):
             shape = mask.merge(mask.frPyObjects(shape, height, width))
         elif isinstance(shape["counts"], list):
@@ -146,7 +157,7 @@ def decode(note: dict, image: dict) -> np.ndarray:
     except Exception as error:  # pycocotools raises bare Exceptions
         raise UnsegError(
             f"Expected a polygon or RLE in annotation {note.get('id')} of {image['file_name']}, "
-            f"found one that cannot be decoded ({error}); mend the json."
+            f"found none that can be decoded ({error!r}); mend the json."
         ) from error
 
 

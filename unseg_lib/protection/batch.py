@@ -21,7 +21,7 @@ from unseg_lib.hardware import thread_count
 from unseg_lib.progress import progress
 from unseg_lib.protection.copies import Ready, Work, read_one, write_one, writing
 from unseg_lib.protection.inputs import Input, find_inputs, shown
-from unseg_lib.protection.lines import COLUMNS, REPORT, Row, alone, earlier_rows
+from unseg_lib.protection.lines import COLUMNS, REPORT, Row, alone, earlier_lines, whole_copies
 from unseg_lib.protection.one import Protector
 from unseg_lib.protection.wanted import wanted
 
@@ -58,7 +58,8 @@ def protect_files(
     picture may then differ by a step from what it is alone. reference, compiled: see `Protector`.
 
     Returns the lines of `out`/protected.csv for these pictures, those with a problem included. Raises `UnsegError` at
-    once where nothing can be done at all: no picture, no generator, a full disk.
+    once where nothing can be done at all: no picture, no generator, a full disk; `OSError` where the system refuses a
+    path of an option.
     """
     out = Path(out)
     if format not in ("png", "keep", "jpeg"):
@@ -71,19 +72,22 @@ def protect_files(
         raise UnsegError(f"Expected a folder for the output, found a file at {out}; choose another.")
     if masks and out.resolve() == Path(masks).resolve():
         raise UnsegError(f"Expected masks and copies in two folders, found both in {out}; choose another --out.")
-    files, regions = find_inputs(inputs, out, format), wanted(masks, classes, boxes, points)
+    files = find_inputs(inputs, out, format)
+    regions = wanted(masks, classes, boxes, points, files)
     protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference, compiled=compiled)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with alone(out), thread_count(_threads(protector)):
-        earlier = earlier_rows(out)
+        lines, pictures = earlier_lines(out), {shown(file.name) for file in files}
+        earlier = whole_copies(lines, out)
+        failed = [line for line in lines if line["problem"] and line["picture"] not in pictures]
         with writing(out / REPORT):  # anew, so that no line is appended to one that a kill has torn
-            write_csv(out / REPORT, list(earlier.values()), COLUMNS)
+            write_csv(out / REPORT, [*earlier.values(), *failed], COLUMNS)
         work = Work(protector, regions, out, format, quality, metadata, overwrite, earlier)
         rows = [asdict(row) for row in progress(_rows(files, work, max(1, jobs), batch), "protect", total=len(files))]
         again = {row["written"] for row in rows}
         kept = [row for row in earlier.values() if row["written"] not in again]
-        write_csv(out / REPORT, kept + rows, COLUMNS)
+        write_csv(out / REPORT, kept + failed + rows, COLUMNS)
     return rows
 
 

@@ -17,7 +17,7 @@ from unseg_lib.poisons.manifest import append_line
 from unseg_lib.protection.inputs import Input, shown
 from unseg_lib.protection.lines import COLUMNS, REPORT, Row
 from unseg_lib.protection.one import SHORTEST, Protector
-from unseg_lib.protection.photo import FORMATS, Photo, decoded, encode, read_photo
+from unseg_lib.protection.photo import FORMATS, Photo, decoded, encode, read_photo, remarks_on
 from unseg_lib.protection.placing import add_raw_noise
 from unseg_lib.protection.region import Region
 from unseg_lib.protection.wanted import Wanted
@@ -57,6 +57,16 @@ class Ready:
 
 def read_one(file: Input, work: Work) -> Ready | Row:
     """The picture and its region; or its line, if the copy that is there is what would be made."""
+    try:
+        return _read(file, work)
+    except OSError as error:  # of the picture, its mask or its copy's name, so that the other pictures may fare better
+        raise UnsegError(
+            f"Expected access to {error.filename or file.path}, found none ({error.strerror}); check its name and "
+            "permissions."
+        ) from error
+
+
+def _read(file: Input, work: Work) -> Ready | Row:
     if file.path.exists() and not file.path.is_file():
         raise UnsegError(f"Expected a file at {file.path}, found something else; take it out.")  # reading may never end
     try:
@@ -105,7 +115,7 @@ def write_one(ready: Ready, raw: torch.Tensor | None, work: Work) -> Row:
         picture=shown(ready.file.name),
         written=ready.file.target,
         found_by=ready.region.found_by,
-        protected=round(float(mask.mean()), 6),
+        protected=round(float(mask.mean()), 6) or 1e-6 * bool(mask.any()),  # 0 says that nothing is
         eps=float(own.eps),
         eps_bg=float(own.eps_bg),
         **{name: round(value, 6) for name, value in measure(photo.pixels, seen, mask).items()},
@@ -114,7 +124,7 @@ def write_one(ready: Ready, raw: torch.Tensor | None, work: Work) -> Row:
         source_sha256=ready.source_sha256,
         sha256=hashlib.sha256(content).hexdigest(),
         settings=ready.settings,
-        remark="; ".join(photo.remarks),
+        remark="; ".join(remarks_on(photo, FORMATS[suffix], metadata=work.metadata)),
     )
     _put(work.out / ready.file.target, content, row, work.out / REPORT)
     return row

@@ -5,12 +5,15 @@ import mimetypes
 import os
 import re
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.files import sha256_of
 from unseg_lib.pictures import PICTURE_SUFFIXES
+from unseg_lib.protection.lines import earlier_lines
 from unseg_lib.protection.photo import FORMATS
 
 # ends of lines, commands to a terminal, bytes that are no text
@@ -29,25 +32,32 @@ class Input:
 def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Input]:
     """All pictures in files, folders (with their sub-folders) and patterns like "photos/*.jpg", in a stable order.
 
-    Links that lead out of a folder are left alone, as are hidden files and `out` itself. Raises `UnsegError` for what
-    does not exist and where there is no picture at all.
+    Links that lead out of a folder are left alone, as are hidden files, `out` itself and copies that we wrote there.
+    Raises `UnsegError` for what does not exist, for closed folders and where there is no picture at all, `OSError`
+    where the system refuses a path.
     """
-    found: dict[Path, str] = {}
-    for one in given:
-        for path, name in _expand(str(one), out):
-            found.setdefault(path, name)
+    given = list(given)
+    pairs = [pair for one in given for pair in _expand(str(one), out)]
+    lines = {_real(out) / line["written"]: line for line in earlier_lines(out) if line["written"]}
+    found: dict[Path, tuple[Path, str]] = {}
+    for path, name in pairs:
+        place = _real(path.parent) / path.name  # one file may be given by two paths, but links have names of their own
+        if place not in lines or lines[place]["sha256"] != _sha256(place):
+            found.setdefault(place, (path, name))
     if not found:
+        what = "none but copies of ours" if pairs else "none"
         raise UnsegError(
-            f"Expected pictures ({', '.join(PICTURE_SUFFIXES)}), found none in {', '.join(map(str, given))}."
+            f"Expected pictures ({', '.join(PICTURE_SUFFIXES)}), found {what} in {', '.join(map(str, given))}."
         )
-    targets = _targets(list(found.items()), format)
-    originals = {path.resolve() for path in found}
+    files = list(found.values())
+    targets = _targets(files, format, list(lines.values()))
+    originals = {_real(path) for path, _ in files}
     for target in targets:
-        if (out / target).resolve() in originals:
+        if _real(out / target) in originals:
             raise UnsegError(
                 f"Expected originals and copies in two folders, found {target} to be both; choose another --out."
             )
-    return [Input(path, name, target) for (path, name), target in zip(found.items(), targets)]
+    return [Input(path, name, target) for (path, name), target in zip(files, targets)]
 
 
 def is_picture(path: Path) -> bool:
@@ -64,39 +74,63 @@ def shown(text: str) -> str:
 def _expand(text: str, out: Path) -> list[tuple[Path, str]]:
     path = Path(text)
     if path.is_dir():
-        if path.resolve().is_relative_to(out.resolve()):
+        if _real(path).is_relative_to(_real(out)):
             raise UnsegError(
                 f"Expected pictures outside the output folder, found {path} in {out}; choose another --out."
             )
         return [(file, file.relative_to(path).as_posix()) for file in _pictures_below(path, out)]
     if path.is_file():
         return [(path, path.name)]
-    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))] if glob.has_magic(text) else []
+    matches = _matches(text, out) if glob.has_magic(text) else []
     if not matches:
         raise UnsegError(f"Expected a file, a folder or a pattern that matches one, found '{text}'; check the path.")
-    wanted = (match for match in matches if match.is_dir() or is_picture(match))
-    return [pair for match in wanted for pair in _expand(str(match), out)]
+    pairs = []
+    for match in matches:
+        if os.path.isdir(match):
+            pairs += _expand(str(match), out)
+        elif is_picture(match):  # readable or not: one bad file must not stop the others
+            pairs.append((match, match.name))
+    return pairs
+
+
+def _matches(pattern: str, out: Path) -> list[Path]:
+    """What a pattern matches; `out` and what is in it only if the pattern looks nowhere else."""
+    matches, away = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))], _real(out)
+    return [match for match in matches if not _real(match).is_relative_to(away)] or matches
 
 
 def _pictures_below(folder: Path, out: Path) -> list[Path]:
-    inside, away, found = folder.resolve(), out.resolve(), []
-    for place, folders, files in os.walk(folder):  # does not follow links to folders
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (Path(place) / name).resolve() != away
-        )
+    inside, away, found = _real(folder), _real(out), []
+    for place, folders, files in os.walk(folder, onerror=_refuse):  # does not follow links to folders
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and _real(Path(place) / name) != away)
         pictures = (Path(place) / name for name in sorted(files) if is_picture(Path(name)))
-        found += [path for path in pictures if path.resolve().is_relative_to(inside)]
+        found += [path for path in pictures if _real(path).is_relative_to(inside)]
     return found
 
 
-def _targets(files: list[tuple[Path, str]], format: str) -> list[str]:
+def _refuse(error: OSError) -> None:
+    """Whoever protects a folder must not believe that all of it is protected."""
+    raise UnsegError(
+        f"Expected a readable folder at {error.filename}, found none ({error.strerror}); open it, or give what "
+        "else there is one by one."
+    ) from error
+
+
+def _real(path: Path) -> Path:
+    """Without links, as `resolve`, which fails at a link to itself."""
+    return Path(os.path.realpath(path))
+
+
+def _targets(files: list[tuple[Path, str]], format: str, lines: list[dict]) -> list[str]:
     """A name for every copy. Two that would be one (a.jpg, a.png -> a.png) get their old suffix, then a number."""
     plain = [_target(name, format) for _, name in files]
-    counts: dict[str, int] = {}
-    for target in plain:
-        counts[_key(target)] = counts.get(_key(target), 0) + 1
-    taken, chosen = set(), []
-    for (_, name), target in zip(files, plain):
+    counts = Counter(map(_key, plain))
+    known = _known(files, plain, counts, lines)
+    taken, chosen = set(map(_key, known.values())), []
+    for place, ((_, name), target) in enumerate(zip(files, plain)):
+        if place in known:
+            chosen.append(known[place])
+            continue
         stem, suffix = os.path.splitext(target)
         if counts[_key(target)] > 1:
             stem = f"{stem}-{Path(name).suffix[1:].lower()}"
@@ -106,6 +140,31 @@ def _targets(files: list[tuple[Path, str]], format: str) -> list[str]:
         taken.add(_key(wanted))
         chosen.append(wanted)
     return chosen
+
+
+def _known(files: list[tuple[Path, str]], plain: list[str], counts: Counter, lines: list[dict]) -> dict[int, str]:
+    """{place in `files`: the name of the copy that is there}, where a picture that came or went would change it."""
+    earlier, known = defaultdict(list), {}
+    for line in lines:
+        earlier[line["picture"]].append(line)
+    for place, ((path, name), target) in enumerate(zip(files, plain)):
+        stem, suffix = os.path.splitext(target)
+        form, like = re.compile(f"{re.escape(stem)}[^/]*{suffix}"), earlier[shown(name)]
+        same = [line for line in like if form.fullmatch(line["written"])]
+        if counts[_key(target)] == 1 and all(line["written"] == target for line in same):
+            continue  # nothing to choose from, so that the file need not be read for it
+        sha256 = _sha256(path) if same else ""
+        if line := next((line for line in same if line["source_sha256"] == sha256), None):
+            like.remove(line)  # two pictures of one name and content have two copies
+            known[place] = line["written"]
+    return known
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path) if path.is_file() else ""
+    except OSError:  # it gets its line when it is read
+        return ""
 
 
 def _key(target: str) -> str:

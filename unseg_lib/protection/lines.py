@@ -46,22 +46,25 @@ class Row:
 COLUMNS = [column.name for column in fields(Row)]
 
 
-def earlier_rows(out: Path) -> dict[str, dict]:
-    """The lines of copies that earlier runs wrote and nobody changed since, by name, with their types.
+def earlier_lines(out: Path) -> list[dict]:
+    """All lines of earlier runs, with their types.
 
     Raises `UnsegError` if there is a file called protected.csv of somebody else.
     """
     if not (out / REPORT).exists():
-        return {}
-    found, kinds = {}, {column.name: column.type for column in fields(Row)}
+        return []
+    found, kinds = [], {column.name: column.type for column in fields(Row)}
     for row in _read(out / REPORT):
         try:
-            typed = {name: kinds[name](row[name]) for name in COLUMNS}
+            found.append({name: kinds[name](row[name]) for name in COLUMNS})
         except (TypeError, ValueError):
             continue  # a torn line: its picture is simply done again
-        if typed["written"] and _has(out / typed["written"], typed["sha256"]):
-            found[typed["written"]] = typed
     return found
+
+
+def whole_copies(lines: list[dict], out: Path) -> dict[str, dict]:
+    """Those lines whose copies nobody changed since, by the copy's name."""
+    return {line["written"]: line for line in lines if line["written"] and _has(out / line["written"], line["sha256"])}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ may hold places and names, only on request.
 """
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,16 @@ MOST_PIXELS = 100_000_000  # of one picture; beyond, a small file may hide a pic
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 ORIENTATION = 0x0112  # EXIF tag
 OTHER_COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes of Pillow that become RGB
+# tags of TIFF that say more than how its pixels lie: description, maker, model, software, date, artist, copyright, and
+# where EXIF and places begin
+TIFF_METADATA = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825}
 
 
 @dataclass(frozen=True)
 class Photo:
     """pixels uint8 `(H,W,3)`, upright; gray: stored as one channel; alpha uint8 `(H,W)` or None; profile: ICC bytes;
-    exif: EXIF bytes without the orientation; remarks: what the file had that cannot be kept.
+    exif: EXIF bytes without the orientation; lost_exif: there was some that cannot be kept; remarks: what else the
+    file had that cannot be kept.
     """
 
     pixels: np.ndarray
@@ -31,6 +35,7 @@ class Photo:
     alpha: np.ndarray | None = None
     profile: bytes | None = None
     exif: bytes | None = None
+    lost_exif: bool = False
     remarks: tuple[str, ...] = field(default=())
 
 
@@ -41,11 +46,14 @@ def read_photo(path: Path) -> Photo:
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise UnsegError(f"Expected {', '.join(PICTURE_SUFFIXES)}, found {path}; convert it first.")
     try:
-        with _open(path) as file:
+        with opened(path) as file:
             _check_size(file, path)
             remarks = _remarks(file)
             file.load()
-            return _photo(ImageOps.exif_transpose(file), file.info.get("icc_profile"), remarks)
+            # Pillow has the tags of a TIFF only as long as it is not turned, and they tell how the pixels lie, too
+            lost_exif = file.format == "TIFF" and not TIFF_METADATA.isdisjoint(file.getexif())
+            photo = _photo(ImageOps.exif_transpose(file), file.info.get("icc_profile"))
+            return replace(photo, lost_exif=lost_exif, remarks=remarks)
     except UnsegError:
         raise
     except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
@@ -53,10 +61,13 @@ def read_photo(path: Path) -> Photo:
         raise UnsegError(f"Expected a readable picture in {path}, found a corrupt one ({what}); replace it.") from error
 
 
-def _open(path: Path) -> Image.Image:
+def opened(path: Path) -> Image.Image:
     """Read the header only; Pillow refuses the largest ones by itself."""
     try:
-        return Image.open(path)
+        file = Image.open(path)
+        # else Pillow 13 maps plain TIFFs into memory, and mixes up rows and columns of those that lie on their side
+        file.filename = ""
+        return file
     except Image.DecompressionBombError as error:
         raise UnsegError(
             f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found far more ({error})."
@@ -87,7 +98,7 @@ def _remarks(file: Image.Image) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _photo(file: Image.Image, profile: bytes | None, remarks: tuple[str, ...]) -> Photo:
+def _photo(file: Image.Image, profile: bytes | None) -> Photo:
     gray = file.mode in ("1", "L", "LA")
     alpha = np.asarray(file.convert("RGBA"))[..., 3] if file.has_transparency_data else None
     exif = file.getexif()
@@ -98,8 +109,17 @@ def _photo(file: Image.Image, profile: bytes | None, remarks: tuple[str, ...]) -
         alpha=alpha,
         profile=None if file.mode in OTHER_COLOURS else profile,  # of the colours that were converted away
         exif=exif.tobytes() if len(exif) else None,
-        remarks=remarks,
     )
+
+
+def remarks_on(photo: Photo, format: str, *, metadata: bool = False) -> tuple[str, ...]:
+    """What a copy in this format does not have of the original's file, a few words each."""
+    found = [*photo.remarks]
+    if format == "jpeg" and photo.alpha is not None and photo.alpha.min() < 255:
+        found.append("transparency was dropped, which JPEG does not have")
+    if metadata and photo.lost_exif:
+        found.append("EXIF of a TIFF was not kept")
+    return tuple(found)
 
 
 def encode(photo: Photo, pixels: np.ndarray, format: str, *, quality: int = 95, metadata: bool = False) -> bytes:
@@ -121,7 +141,7 @@ def encode(photo: Photo, pixels: np.ndarray, format: str, *, quality: int = 95, 
     file = io.BytesIO()
     try:
         image.save(file, format, **options)
-    except (OSError, ValueError) as error:  # e.g. WebP takes at most 16383 pixels a side
+    except (OSError, ValueError, RuntimeError) as error:  # WebP takes at most 16383 pixels a side, TIFF no GPS places
         raise UnsegError(f"Could not write {format} ({error}); choose --format png.") from error
     return file.getvalue()
 

@@ -28,6 +28,9 @@ def summary(rows: list[dict], out: Path) -> str:
             f"JPEG has changed {len(broken)} of them beyond the budget, and may have weakened the protection; "
             "--format png does neither."
         )
+    empty = sum(row["protected"] == 0 for row in done)
+    if empty:
+        lines.append(f"In {empty} the region is empty, so no noise was added; check the masks.")
     whole = sum(row["found_by"] == "whole picture" for row in done)
     if whole:
         lines.append(f"In {whole} nothing stood out, so the whole picture was taken; better say what to protect.")

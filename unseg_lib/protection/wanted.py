@@ -2,16 +2,18 @@
 
 import csv
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image
 
 from unseg_lib.errors import UnsegError, closest
-from unseg_lib.pictures import PICTURE_SUFFIXES, read_label, read_picture
+from unseg_lib.pictures import PICTURE_SUFFIXES
 from unseg_lib.protection.inputs import Input
+from unseg_lib.protection.mask_file import read_mask
+from unseg_lib.protection.names import Names, without_suffix
 from unseg_lib.protection.region import Region, region_of
 
 Prompt = dict[str, object]  # one of mask, box, points, as `region_of` takes them; empty: nothing was given
@@ -27,12 +29,15 @@ class Wanted:
         return region_of(pixels, **self.of(file, pixels.shape[:2]))
 
 
-def wanted(masks: str = "", classes: str = "", boxes: str = "", points: str = "") -> Wanted:
+def wanted(
+    masks: str = "", classes: str = "", boxes: str = "", points: str = "", files: Sequence[Input] = ()
+) -> Wanted:
     """What the options of `unseg protect` say. At most one of masks, boxes and points; classes only with masks.
 
     masks: a folder with a mask for every picture (same name without suffix, sub-folders as the pictures'), or COCO's
     json. classes: of label maps the numbers, of COCO's json the names, separated by commas. boxes: "x0,y0,x1,y1" for
     every picture (several joined by ";"), or a CSV file with the columns picture,x0,y0,x1,y1. points: likewise, x,y.
+    files: all pictures of the batch; what is given for a name that several folders have is refused (see `Names`).
     """
     given = [name for name, value in (("--masks", masks), ("--boxes", boxes), ("--points", points)) if value]
     if len(given) > 1:
@@ -41,64 +46,66 @@ def wanted(masks: str = "", classes: str = "", boxes: str = "", points: str = ""
         raise UnsegError("Expected --masks beside --classes, found none; classes are those of the masks.")
     if masks:
         path = Path(masks)
-        return _coco_masks(path, classes) if path.suffix.lower() == ".json" else _mask_files(path, classes)
+        names = Names(files, without_suffix)
+        of_json = path.suffix.lower() == ".json"
+        return _coco_masks(path, classes, names) if of_json else _mask_files(path, classes, names)
     for name, text, columns in (("box", boxes, ("x0", "y0", "x1", "y1")), ("points", points, ("x", "y"))):
         if text:
-            return _numbers(name, text, columns)
+            return _numbers(name, text, columns, Names(files, str))
     return Wanted()
 
 
-def _mask_files(folder: Path, classes: str) -> Wanted:
+def _mask_files(folder: Path, classes: str, names: Names) -> Wanted:
     if not folder.is_dir():
         raise UnsegError(f"Expected a folder of masks or COCO's json at {folder}, found neither; check --masks.")
     numbers = [int(text) for text in classes.split(",") if text.strip().isdecimal()]
     if classes and len(numbers) < len(classes.split(",")):
         raise UnsegError(f"Expected the numbers of a label map's classes, e.g. --classes 1,15, found '{classes}'.")
 
+    listed = cache(_pictures_in)  # each sub-folder once, not for every picture
+
+    def called(name: str) -> list[Path]:
+        return listed(folder / PurePath(name).parent).get(PurePath(name).name, [])
+
     def of(file: Input, shape: tuple[int, int]) -> Prompt:
-        stem = Path(file.name).with_suffix("")
-        found = [path for suffix in PICTURE_SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
-        found = found or [path for suffix in PICTURE_SUFFIXES if (path := folder / f"{stem.name}{suffix}").is_file()]
-        if len(found) != 1:
-            count = "none" if not found else f"several ({', '.join(path.name for path in found)})"
-            raise UnsegError(f"Expected one mask called {stem.name} in {folder}, found {count}.")
-        return {"mask": np.isin(read_label(found[0]), numbers) if numbers else read_mask(found[0])}
+        found = names.find(file, called, folder)
+        if not found or len(found) > 1:
+            count = f"several ({', '.join(path.name for path in found)})" if found else "none"
+            raise UnsegError(f"Expected one mask called {Path(file.name).stem} in {folder}, found {count}.")
+        return {"mask": read_mask(found[0], numbers)}
 
     return Wanted(of)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """A mask file as bool `(H,W)`: of indexed and gray files any value but 0, of others any colour but black."""
-    values = read_label(path)
-    with Image.open(path) as file:
-        if file.mode in ("RGBA", "LA", "PA"):
-            raise UnsegError(f"Expected a mask without transparency in {path}, found some; save it as black and white.")
-        indexed = file.mode in ("1", "L", "P")
-    if not indexed:
-        values = read_picture(path).max(axis=2)
-    # JPEG leaves faint ripples around every edge
-    return values >= 128 if path.suffix.lower() in (".jpg", ".jpeg") else values > 0
+def _pictures_in(folder: Path) -> dict[str, list[Path]]:
+    """{name without suffix: picture files of that name}, be their suffixes upper or lower case."""
+    found = defaultdict(list)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
+            found[path.stem].append(path)
+    return found
 
 
-def _coco_masks(path: Path, classes: str) -> Wanted:
+def _coco_masks(path: Path, classes: str, names: Names) -> Wanted:
     """Masks of COCO's json: all objects of a picture, or those of the named classes."""
     from unseg_lib.datasets.coco import coco_json, decode, read_notes
 
     notes = read_notes(path.parent, "your pictures", Path(), Path(path.name))
-    names = [category["name"] for category in notes.categories]
-    chosen = [name.strip() for name in classes.split(",")] if classes else names
-    for name in chosen:
-        if name not in names:
-            raise UnsegError(f"Unknown class '{name}' in {path}; {closest(name, names)}")
     objects = defaultdict(list)
     with coco_json(path):
+        known = [category["name"] for category in notes.categories]
+        chosen = [name.strip() for name in classes.split(",")] if classes else known
+        for name in chosen:
+            if name not in known:
+                raise UnsegError(f"Unknown class '{name}' in {path}; {closest(name, known)}")
         for note in notes.annotations:
-            if names[notes.class_of(note)] in chosen:
+            if known[notes.class_of(note)] in chosen:
                 objects[notes.ids[note["image_id"]]].append(note)
+    ids = {id: id for id in notes.images} | {place.as_posix(): id for id, place in notes.places.items()}
 
     def of(file: Input, shape: tuple[int, int]) -> Prompt:
-        id = Path(file.name).stem
-        if id not in notes.images:
+        id = names.find(file, ids.get, path)
+        if id is None:
             raise UnsegError(f"Expected {Path(file.name).name} in {path}, found no such picture there.")
         image = notes.images[id]
         mask = np.zeros((image["height"], image["width"]), bool)
@@ -109,7 +116,7 @@ def _coco_masks(path: Path, classes: str) -> Wanted:
     return Wanted(of)
 
 
-def _numbers(name: str, text: str, columns: tuple[str, ...]) -> Wanted:
+def _numbers(name: str, text: str, columns: tuple[str, ...], names: Names) -> Wanted:
     """Boxes or points: the same for every picture, or from a CSV file by the picture's name."""
     if not text.lower().endswith(".csv"):
         same = [_row(part.split(","), columns, text) for part in text.split(";")]
@@ -125,7 +132,7 @@ def _numbers(name: str, text: str, columns: tuple[str, ...]) -> Wanted:
         found[line["picture"]].append(_row([line[column] for column in columns], columns, str(path)))
 
     def of(file: Input, shape: tuple[int, int]) -> Prompt:
-        values = found.get(file.name) or found.get(Path(file.name).name)
+        values = names.find(file, found.get, path)
         if not values:
             raise UnsegError(f"Expected a line for {file.name} in {path}, found none; add it or protect it by itself.")
         return {name: values}

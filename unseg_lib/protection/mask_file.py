@@ -1,0 +1,50 @@
+"""One mask file: which of its pixels are meant, upright as its EXIF says, because its picture is read so."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.protection.photo import opened
+
+LOSSY = ("JPEG", "MPO", "WEBP")  # they leave faint ripples around every edge
+
+
+def read_mask(path: Path, classes: Sequence[int] = ()) -> np.ndarray:
+    """A mask as bool `(H,W)`: any colour but black, or with `classes` those numbers of a label map.
+
+    Of an indexed file whose first colour is black, as label maps have it, any index but 0: other classes may be drawn
+    in black, too. Raises `UnsegError` for what is no picture, has 16 bits or transparency.
+    """
+    mask, format = _upright(path)
+    if classes:
+        return np.isin(_labels(mask), classes)
+    if mask.mode in ("RGBA", "LA", "PA"):
+        raise UnsegError(f"Expected a mask without transparency in {path}, found some; save it as black and white.")
+    indexed = mask.mode == "P" and mask.getpalette()[:3] == [0, 0, 0]
+    plain = indexed or mask.mode in ("1", "L")
+    values = np.asarray(mask) if plain else np.asarray(mask.convert("RGB")).max(axis=2)
+    return values >= 128 if format in LOSSY else values > 0
+
+
+def _upright(path: Path) -> tuple[Image.Image, str]:
+    """The picture, and in which format it was stored."""
+    try:
+        with opened(path) as file:
+            file.load()
+            mask, format = ImageOps.exif_transpose(file), file.format
+    except UnsegError:
+        raise
+    except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
+        raise UnsegError(f"Expected a readable mask in {path}, found a corrupt one ({error}); replace it.") from error
+    if mask.mode.startswith(("I", "F")):
+        raise UnsegError(f"Expected 8 bits a channel in {path}, found mode {mask.mode}; convert it to 8 bits first.")
+    return mask, format
+
+
+def _labels(mask: Image.Image) -> np.ndarray:
+    """Class numbers, uint8 `(H,W)`: palette indices as they are, of several channels the first."""
+    label = np.asarray(mask.convert("L") if mask.mode == "1" else mask)
+    return label if label.ndim == 2 else label[..., 0]
