@@ -8,15 +8,17 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from lightning.fabric import Fabric
 from safetensors.torch import load_file
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_csv
+from unseg_lib.files import read_csv, read_json, write_json
 from unseg_lib.method import bilevel, wear
 from unseg_lib.method.bilevel import noise_statistics, train_generator
+from unseg_lib.method.claim import LATER
 from unseg_lib.method.config import BilevelConfig, phase_of
 from unseg_lib.method.losses import segmentation_loss
 from unseg_lib.method.pairs import _keys
@@ -184,13 +186,19 @@ def dying(data, after):
     return Dying(data)
 
 
-def test_a_killed_run_continues_to_the_same_bytes(tmp_path):
+def reads(steps):
+    """How many pairs are read for so many steps: two in a step, and the first and the last one for the note."""
+    return 2 * steps + 2
+
+
+def test_a_killed_run_continues_from_its_checkpoint_to_the_same_bytes(tmp_path):
     config = BilevelConfig(**TINY)
     whole = train_generator(config, pairs(), tmp_path / "whole", device="cpu", checkpoint_every=2)
     with pytest.raises(Killed):
-        train_generator(config, dying(pairs(), 2 * 5), tmp_path / "killed", device="cpu", checkpoint_every=2)
+        train_generator(config, dying(pairs(), reads(5)), tmp_path / "killed", device="cpu", checkpoint_every=2)
     assert not (tmp_path / "killed/generator.safetensors").exists()
-    resumed = train_generator(config, pairs(), tmp_path / "killed", device="cpu", checkpoint_every=2)
+    assert (tmp_path / "killed/checkpoint.pt").exists()  # after step 4 of 6
+    resumed = train_generator(config, dying(pairs(), reads(2)), tmp_path / "killed", device="cpu", checkpoint_every=2)
     assert whole.read_bytes() == resumed.read_bytes()
     assert read_csv(tmp_path / "whole/log.csv") == read_csv(tmp_path / "killed/log.csv")
     assert not list((tmp_path / "killed").glob("checkpoint*"))
@@ -201,20 +209,32 @@ import sys, unseg_lib; sys.path.insert(0, {tests!r})
 import test_bilevel as t
 from pathlib import Path
 config = t.BilevelConfig(**t.TINY | dict(steps=40))
-t.train_generator(config, t.pairs(), Path({out!r}), device="cpu", checkpoint_every=1)
+{more}
+t.train_generator(config, t.pairs(), Path({out!r}), device="cpu", checkpoint_every=1, devices={devices})
 """
+
+
+def killed_after_a_step(out, devices=1, more=""):
+    """Start 40 steps in another process and kill it with -9 as soon as there is a checkpoint."""
+    script = SCRIPT.format(tests=str(Path(__file__).parent), out=str(out), devices=devices, more=more)
+    process = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 240
+    while not (out / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and (out / "checkpoint.pt").exists()
+
+
+def step_of(out):
+    return torch.load(out / "checkpoint.pt", weights_only=True)["step"]
 
 
 def test_kill_minus_nine_loses_nothing(tmp_path):
     config = BilevelConfig(**TINY | dict(steps=40))
     out = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent), out=str(out))])
-    deadline = time.monotonic() + 120
-    while not (out / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    resumed = train_generator(config, pairs(), out, device="cpu", checkpoint_every=1)
+    killed_after_a_step(out)
+    left = dying(pairs(), reads(40 - step_of(out)))
+    resumed = train_generator(config, left, out, device="cpu", checkpoint_every=1)
     whole = train_generator(config, pairs(), tmp_path / "whole", device="cpu", checkpoint_every=50)
     one, two = load_file(resumed), load_file(whole)
     # another process may use other threads: equal to rounding, not to the bit
@@ -228,12 +248,71 @@ t.train_generator(t.BilevelConfig(**t.TINY | dict(steps=2)), t.pairs(), {out!r},
 """
 
 
-def test_two_processes_train_one_generator(tmp_path):
+@pytest.fixture
+def notebook(monkeypatch):
+    """What IPython does to the interpreter of a notebook."""
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+
+
+class Noting(list):
+    """Pairs that write into a file which of them was read: every process has its own copy of them."""
+
+    def __init__(self, data, path):
+        super().__init__(data)
+        self.path = path
+
+    def __getitem__(self, i):
+        with open(self.path, "a") as file:
+            file.write(f"{i}\n")
+        return super().__getitem__(i)
+
+
+def test_two_processes_train_one_generator_from_a_script_or_a_notebook(tmp_path, notebook, capfd, monkeypatch):
     script = tmp_path / "two.py"  # a file: each process starts it again
-    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent), out=str(tmp_path / "run")))
-    subprocess.run([sys.executable, script], check=True, timeout=120, cwd=tmp_path)
-    assert len(read_csv(tmp_path / "run/log.csv")) == 2
-    assert load_generator(tmp_path / "run/generator.safetensors")
+    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent), out=str(tmp_path / "script")))
+    subprocess.run([sys.executable, script], check=True, timeout=240, cwd=tmp_path)
+    capfd.readouterr()
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # as in a notebook that Slurm has started
+    config, read = BilevelConfig(**TINY | dict(steps=2)), tmp_path / "read.txt"
+    path = train_generator(config, Noting(pairs(), read), tmp_path / "notebook", device="cpu", devices=2)
+    assert len(read_csv(tmp_path / "script/log.csv")) == 2 and load_generator(path)
+    assert path.read_bytes() == (tmp_path / "script/generator.safetensors").read_bytes()
+    assert len(read.read_text().split()) == 2 + 2 * reads(2)  # here for the note, and by each of the two
+    said = capfd.readouterr().err
+    assert said.count("generator: 2/2") == 1 and "distributed_backend" not in said  # shown, and once
+    assert {file.name for file in path.parent.iterdir()} == {path.name, "log.csv", "speed.json", "training.json"}
+
+
+def test_an_error_of_several_processes_is_one_sentence_in_the_notebook(tmp_path, notebook):
+    config = BilevelConfig(**TINY | dict(surrogate_lr=1e30, generator_lr=1e30))
+    with pytest.raises(UnsegError, match=r"^Expected a finite loss and gradient[^\n]*full precision\.$"):
+        train_generator(config, pairs(), tmp_path, device="cpu", devices=2)
+    assert not (tmp_path / ".partial-devices").exists()
+
+
+def test_pairs_that_no_other_process_can_read_are_refused_before_one_is_started(tmp_path, notebook):
+    with pytest.raises(UnsegError, match="put their class into a file"):
+        train_generator(BilevelConfig(**TINY), dying(pairs(), 9), tmp_path, device="cpu", devices=2)
+
+
+def test_several_processes_die_with_their_notebook_and_continue_from_their_checkpoint(tmp_path, notebook):
+    out, read = tmp_path / "run", tmp_path / "read.txt"
+    killed_after_a_step(out, devices=2, more="sys.ps1 = 'In : '")
+    deadline = time.monotonic() + 10
+    while (alive := working_on(out)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive
+    left = 40 - step_of(out)
+    config = BilevelConfig(**TINY | dict(steps=40))
+    train_generator(config, Noting(pairs(), read), out, device="cpu", devices=2)
+    assert len(read.read_text().split()) == 2 + 2 * reads(left) and left < 40
+    assert [int(row["step"]) for row in read_csv(out / "log.csv")] == list(range(40))
+
+
+def working_on(out):
+    """The processes that a training of this folder has started from a notebook."""
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [command for command in commands if str(out / ".partial-devices") in command]
 
 
 def test_a_finished_run_is_not_done_again_and_another_one_is_refused(tmp_path):
@@ -243,6 +322,40 @@ def test_a_finished_run_is_not_done_again_and_another_one_is_refused(tmp_path):
     assert train_generator(config, pairs(), tmp_path, device="cpu").stat().st_mtime_ns == stamp
     with pytest.raises(UnsegError, match="other settings \\(seed\\)"):
         train_generator(BilevelConfig(**TINY | dict(steps=2, seed=1)), pairs(), tmp_path, device="cpu")
+
+
+def test_a_folder_belongs_to_one_way_of_training_on_one_set(tmp_path, bf16_everywhere):
+    config = BilevelConfig(**TINY | dict(steps=2))
+    how = {"device": "cpu", "precision": "bf16-mixed"}
+    train_generator(config, pairs(), tmp_path, **how)
+    other = pairs()
+    other[-1][0][0, 0] ^= 1  # a pixel of the last picture
+    shape = [(picture[:, :20], mask[:, :20]) for picture, mask in pairs()]
+    for changed, name in ((other, "data"), (shape, "data")):
+        with pytest.raises(UnsegError, match=rf"other settings \({name}\)"):
+            train_generator(config, changed, tmp_path, **how)
+    for way in ({"devices": 2}, {"precision": "32-true"}, {"fast": True}):
+        with pytest.raises(UnsegError, match=rf"other settings \({next(iter(way))}\)"):
+            train_generator(config, pairs(), tmp_path, **how | way)
+
+
+def test_bf16_that_the_device_has_not_is_noted_as_what_it_became(tmp_path, monkeypatch):
+    monkeypatch.setattr("unseg_lib.hardware.has_bf16", lambda device: False)
+    train_generator(BilevelConfig(**TINY | dict(steps=1)), pairs(), tmp_path, device="cpu", precision="bf16-mixed")
+    assert read_json(tmp_path / "training.json")["precision"] == "32-true"
+
+
+def test_what_an_older_version_began_is_continued_but_not_with_another_seed(tmp_path):
+    config = BilevelConfig(**TINY)
+    with pytest.raises(Killed):
+        train_generator(config, dying(pairs(), reads(5)), tmp_path, device="cpu", checkpoint_every=2)
+    note = tmp_path / "training.json"
+    older = {key: value for key, value in read_json(note).items() if key not in LATER}
+    assert set(read_json(note)) == set(older) | set(LATER) and "seed" in older
+    write_json(note, older)
+    with pytest.raises(UnsegError, match="other settings \\(seed\\)"):
+        train_generator(BilevelConfig(**TINY | dict(seed=1)), pairs(), tmp_path, device="cpu")
+    assert train_generator(config, dying(pairs(), reads(2)), tmp_path, device="cpu").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unseg_lib.errors import UnsegError
 from unseg_lib.method import budget
 from unseg_lib.method.budget import add_noise, budget_map, measure
 
@@ -42,6 +43,15 @@ def test_gray_noise_keeps_channels_equal_and_is_the_mean():
     noise = np.zeros((2, 2, 3), np.float32) + np.array([1.0, 0.5, 0.0], np.float32)
     result = add_noise(full(100), noise, np.ones((2, 2), bool), 8, 2, gray=True)
     assert (result == 104).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("gray", [False, True])
+def test_noise_that_is_not_finite_is_refused_and_never_a_black_pixel(value, gray):
+    noise = full(0.5, dtype=np.float32)
+    noise[0, 1, 2] = value
+    with pytest.raises(UnsegError, match="found 1 of 12 values that are not"):
+        add_noise(full(100), noise, np.ones((2, 2), bool), 8, 2, gray=gray)
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,8 +2,8 @@
 
 import math
 
+import pytest
 import torch
-from torch.nn import functional as F
 
 from unseg_lib.method import losses
 from unseg_lib.method.jitter import large_scale_jitter
@@ -22,21 +22,32 @@ def test_dice_by_hand():
 
 
 def test_constant_maps_give_the_closed_form():
-    logits, target = torch.full((2, 1, 8, 8), 0.0), torch.ones(2, 1, 8, 8)
-    expected = math.log(2) + 1 - (2 * 0.5 * 64 + 1) / (0.5 * 64 + 64 + 1)
-    # interior points only: at the border the bilinear sampling mixes in the zero padding
-    points = 0.25 + 0.5 * torch.rand(2, 64, 2, generator=torch_rng(0))
-    guess, truth = losses.sample_at(logits, points), losses.sample_at(target, points)
-    loss = F.binary_cross_entropy_with_logits(guess, truth) + losses.dice_loss(guess, truth)
-    assert math.isclose(loss.item(), expected, rel_tol=1e-5)
+    """Logits and targets of zero are zero at the border, too: log 2 of cross entropy, 1 - 1 / (P/2 + 1) of Dice."""
+    zeros = torch.zeros(2, 1, 8, 8)
+    loss = losses.segmentation_loss(zeros, zeros, torch_rng(0), 64)
+    assert math.isclose(loss.item(), math.log(2) + 1 - 1 / (64 / 2 + 1), rel_tol=1e-6)
 
 
-def test_three_quarters_of_the_points_are_where_the_prediction_is_unsure():
-    logits = torch.full((1, 1, 32, 32), 9.0)
-    logits[..., 14:18] = 0.0  # one eighth of the picture is unsure
-    points = losses.uncertain_points(logits, 400, torch_rng(0))
-    unsure = (losses.sample_at(logits, points).abs() < 8.9).float().mean().item()
-    assert unsure > 0.5
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_loss_is_cross_entropy_plus_dice_on_the_sampled_points(bf16):
+    logits, target = torch.randn(2, 1, 8, 8, generator=torch_rng(1)), torch.rand(2, 1, 16, 16, generator=torch_rng(2))
+    logits = logits.bfloat16() if bf16 else logits
+    points = losses.uncertain_points(logits.float(), 64, torch_rng(0))
+    guess, t = (losses.sample_at(maps.float(), points).double() for maps in (logits, target))
+    p = 1 / (1 + (-guess).exp())
+    entropy = -(t * p.log() + (1 - t) * (1 - p).log()).mean().item()
+    dice = [1 - (2 * (a * b).sum() + 1) / (a.sum() + b.sum() + 1) for a, b in zip(p, t)]
+    loss = losses.segmentation_loss(logits, target, torch_rng(0), 64)
+    assert min(entropy, float(sum(dice)) / 2) > 0.3  # each of them would be missed
+    assert loss.item() == pytest.approx(entropy + float(sum(dice)) / 2, rel=1e-5)
+
+
+def test_three_quarters_of_the_points_are_where_the_prediction_is_unsure_and_the_rest_anywhere():
+    logits = torch.full((20, 1, 32, 32), 9.0)
+    logits[..., 16:] = 0.0  # half is unsure: of 1200 candidates far more than the 300 that are taken for it
+    unsure = losses.uncertain_points(logits, 400, torch_rng(0))[..., 0] > 0.5
+    assert unsure.shape == (20, 400) and unsure[:, :300].all()
+    assert unsure[:, 300:].float().mean().item() == pytest.approx(0.5, abs=0.05)  # of 2000: 4 standard deviations
 
 
 def test_a_better_mask_has_a_lower_loss():
@@ -48,12 +59,14 @@ def test_a_better_mask_has_a_lower_loss():
 
 
 def test_jitter_keeps_picture_and_mask_together():
-    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
-    image[:, 10:30, 20:50] = 255
+    """The first channel is what the mask is not, the second is white: mask and first add up to it, padding included."""
+    mask = torch.zeros(40, 60, dtype=torch.uint8)
+    mask[10:30, 20:50] = 255
+    image = torch.stack([255 - mask, torch.full_like(mask, 255), mask // 3])
     for seed in range(20):
-        x, y = large_scale_jitter(image, image[0], 32, torch_rng(seed))
+        x, y = large_scale_jitter(image, mask, 32, torch_rng(seed))
         assert x.shape == (3, 32, 32) and y.shape == (1, 32, 32)
-        assert torch.allclose(x[:1], y)
+        assert torch.allclose(x[:1] + y, x[1:2], atol=1e-5) and y.any()
         assert x.min() >= 0 and x.max() <= 1 + 1e-5
 
 

@@ -152,6 +152,14 @@ def test_01_trains_a_generator_and_names_its_deviations(generator):
 
 
 @pytest.mark.notebook
+def test_01_trains_on_two_devices(place):
+    game = dict(layout="tiny", steps=2, batch_size=2, surrogate_turn=1, generator_turn=1, loss_points=64)
+    out, metrics = run(place, "01", "generator/two", **game, device="cpu", devices=2)
+    assert metrics["steps"] == 2 and (out / "generator.safetensors").exists()
+    assert "Initializing distributed" not in (out / "run.ipynb").read_text()  # nothing whose order is by chance
+
+
+@pytest.mark.notebook
 def test_02_poisons_within_the_budget(poisoned):
     out, metrics = poisoned
     assert metrics["pictures"] == 12 and metrics["linf_inside"] <= 8 and metrics["linf_outside"] <= 2

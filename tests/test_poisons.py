@@ -261,6 +261,15 @@ def test_cache_is_int8_and_a_damaged_file_is_made_again(tmp_path):
     assert not list(tmp_path.rglob(".partial*"))
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_noise_that_is_not_finite_is_refused_and_never_kept_as_none(tmp_path, kept):
+    noise = torch.zeros(3, 4, 4)
+    noise[0, 1] = float("nan")
+    with pytest.raises(UnsegError, match="found 4 of 48 values that are not"):
+        cached_noise(tmp_path if kept else None, "ab" * 32, "cd" * 32, lambda: noise)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
 def test_each_prompt_asks_the_generator_differently(plain):
     generator, name = open_generator(plain)
     kinds = ("mask", "box", "points", "box+points", "mask+box+points")

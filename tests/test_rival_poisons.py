@@ -248,6 +248,16 @@ def test_error_min_of_gray_pictures_and_of_pictures_without_objects(tmp_path):
         POISONS["error_min_class"](PLAIN)
 
 
+def test_error_min_class_refuses_a_class_that_it_has_no_tile_for(tmp_path):
+    picture = picture_of()
+    settings = with_fit("error_min_class", [picture], PLAIN, tmp_path / "fit.npz")
+    assert change("error_min_class", picture, settings).any()  # 255 is no class
+    label = picture.label.copy()
+    label[0, 0] = 3
+    with pytest.raises(UnsegError, match=r"Expected classes 0 to 2 or 255.*found class 3 in a"):
+        POISONS["error_min_class"](settings)(replace(picture, label=label))
+
+
 def test_error_min_loss_by_hand():
     """A net that says 0 everywhere has log(classes) of loss; what is ignored counts nowhere."""
     game = open_game([picture_of()], PLAIN)

@@ -5,7 +5,8 @@ G-phase: the generator makes the fixed surrogate's task easy, so that the noise,
 what a model learns from. "Label modification" asks for an all-ones mask in the G-phase.
 
 Everything random is derived from (seed, step) or (seed, epoch, picture), so a run that was killed
-continues from its last checkpoint with the same numbers.
+continues from its last checkpoint with the same numbers: to the bit on a CPU, to rounding on a GPU,
+whose sums have no fixed order.
 """
 
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from pathlib import Path
 import torch
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_csv, write_json
+from unseg_lib.files import read_csv, whole_file, write_csv, write_json
 from unseg_lib.hardware import choose_device, keep_freed_memory, usable_precision
 from unseg_lib.method.budget import budget_map
+from unseg_lib.method.claim import claim
 from unseg_lib.method.config import LEAKING, BilevelConfig, phase_of
 from unseg_lib.method.fast_training import accelerate, ahead
 from unseg_lib.method.losses import segmentation_loss
@@ -25,11 +27,14 @@ from unseg_lib.method.pairs import batches, steps_per_epoch
 from unseg_lib.method.players import Game
 from unseg_lib.method.prompts import all_prompts, one_kind, only, subset
 from unseg_lib.method.sam import LAYOUTS
+from unseg_lib.method.several_devices import interactive, train_beside
 from unseg_lib.method.wear import gray_part, random_size, resize, through_a_file, without_shared
 from unseg_lib.method.weights import save_generator
 from unseg_lib.progress import progress
 from unseg_lib.seeds import torch_rng
 from unseg_lib.stopwatch import Stopwatch
+
+GENERATOR, CHECKPOINT = "generator.safetensors", "checkpoint.pt"
 
 
 def noised(config: BilevelConfig, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, size: int):
@@ -152,69 +157,72 @@ def train_generator(
     pairs: a sequence of (picture uint8 `(H,W,3)`, mask bool or 0..255 `(H,W)`). `out` receives
     generator.safetensors, log.csv (one row per step), speed.json (pictures a second and the share of time spent
     waiting for them, of the last call) and, until the end, a checkpoint every
-    `checkpoint_every` steps from which the same call continues. device: auto, cpu, cuda, mps;
+    `checkpoint_every` steps from which the same call continues. device: auto, cpu, cuda, mps; devices: how many, each
+    with a process, which Lightning starts from a script, and `train_beside` from a notebook;
     precision: Lightning Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no bf16). fast, and with it
     checkpointed and compiled: see `fast_training.accelerate`; it also reads ahead. Its numbers differ by rounding.
     """
-    from lightning.fabric import Fabric
-    from lightning.fabric.strategies import DDPStrategy
-
     if (checkpointed or compiled) and not fast:
         raise UnsegError("Expected fast=True beside checkpointed or compiled, found fast=False.")
     out = Path(out)
-    finished = out / "generator.safetensors"
-    _claim(out, config, len(pairs))
-    if finished.exists():
-        return finished
-    strategy = DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto"
-    precision = usable_precision(precision, choose_device(device))
-    fabric = Fabric(accelerator=device, devices=devices, strategy=strategy, precision=precision)
+    finished = out / GENERATOR
+    way = {"devices": devices, "precision": usable_precision(precision, choose_device(device))}
+    way |= {"fast": fast, "checkpointed": checkpointed, "compiled": compiled}
+    claim(out, config, pairs, way)
+    if not finished.exists():
+        train = train_beside if devices > 1 and interactive() else _train
+        train(config, pairs, out, way | {"device": device, "checkpoint_every": checkpoint_every, "workers": workers})
+    return finished
+
+
+def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
+    """Play from the last checkpoint to the end, here or in the processes that Fabric starts; how: settings by name."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
+    strategy = DDPStrategy(find_unused_parameters=True) if how["devices"] > 1 else "auto"
+    where = {"accelerator": how["device"], "devices": how["devices"], "strategy": strategy}
+    fabric = Fabric(**where, precision=how["precision"])
     fabric.launch()
     keep_freed_memory()
-    game, log, start = Game(config, fabric), [], 0
-    if fast:
-        accelerate(game, checkpointed=checkpointed, compiled=compiled)
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        game.load_state(saved["game"])
-        start, log = saved["step"], read_csv(out / "log.csv")[: saved["step"]]
+    game = Game(config, fabric)
+    if how["fast"]:
+        accelerate(game, checkpointed=how["checkpointed"], compiled=how["compiled"])
+    start, log = _resume(out, game)
 
     per_epoch = steps_per_epoch(len(pairs), config, fabric.world_size)
     total = config.steps or config.epochs * per_epoch
-    stream, watch = batches(pairs, config, start, total, fabric, workers), Stopwatch()
-    stream = watch.watch(ahead(stream) if fast else stream, config.batch_size * fabric.world_size)
-    for step, batch in progress(enumerate(stream, start), "generator", total=total, initial=start):
+    stream, watch = batches(pairs, config, start, total, fabric, how["workers"]), Stopwatch()
+    stream = watch.watch(ahead(stream) if how["fast"] else stream, config.batch_size * fabric.world_size)
+    moves = enumerate(stream, start)
+    if fabric.is_global_zero:
+        moves = progress(moves, "generator", total=total, initial=start)
+    for step, batch in moves:
         epoch = step // per_epoch
         game.set_learning_rates(0.1 if config.drop_epoch and epoch >= config.drop_epoch else 1.0, config)
         phase = phase_of(config, step, per_epoch)
         log.append({"step": step, "phase": phase} | train_step(config, fabric, game, batch, phase, step))
-        if (step + 1) % checkpoint_every == 0 and step + 1 < total and fabric.is_global_zero:
-            write_csv(out / "log.csv", log)  # first the log: a checkpoint never knows more than it
-            with whole_file(checkpoint) as partial:
-                torch.save({"step": step + 1, "game": game.state()}, partial)
+        if (step + 1) % how["checkpoint_every"] == 0 and step + 1 < total and fabric.is_global_zero:
+            _keep(out, game, step + 1, log)
     if fabric.is_global_zero:
         write_csv(out / "log.csv", log)
         write_json(out / "speed.json", watch.report())
-        save_generator(game.bare("generator"), finished, {"config": asdict(config), "pictures": len(pairs)})
-        checkpoint.unlink(missing_ok=True)
+        save_generator(game.bare("generator"), out / GENERATOR, {"config": asdict(config), "pictures": len(pairs)})
+        (out / CHECKPOINT).unlink(missing_ok=True)
     fabric.barrier()
-    return finished
 
 
-def _claim(out: Path, config: BilevelConfig, pictures: int) -> None:
-    """Note in `out` what is trained there; refuse to continue something else."""
-    weights = {
-        k: sha256_of(v) for k in ("sam_weights", "mae_weights") if (v := getattr(config, k)) and Path(v).is_file()
-    }
-    mine = {k: list(v) if isinstance(v, tuple) else v for k, v in (asdict(config) | weights).items()}
-    mine["pictures"] = pictures
-    note = out / "training.json"
-    if not note.exists():
-        write_json(note, mine)
-    elif (found := read_json(note)) != mine:
-        changed = sorted(k for k in mine | found if mine.get(k) != found.get(k))
-        raise UnsegError(
-            f"Expected {out} to hold this training, found one with other settings ({', '.join(changed)}); "
-            "choose another folder or delete this one."
-        )
+def _keep(out: Path, game: Game, step: int, log: list[dict]) -> None:
+    """Write a checkpoint from which `step` comes next."""
+    write_csv(out / "log.csv", log)  # first the log: a checkpoint never knows more than it
+    with whole_file(out / CHECKPOINT) as partial:
+        torch.save({"step": step, "game": game.state()}, partial)
+
+
+def _resume(out: Path, game: Game) -> tuple[int, list[dict]]:
+    """Bring the players to the last checkpoint: the step that comes next, and the log up to it."""
+    if not (out / CHECKPOINT).exists():
+        return 0, []
+    saved = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
+    game.load_state(saved["game"])
+    return saved["step"], read_csv(out / "log.csv")[: saved["step"]]

@@ -7,6 +7,8 @@ eps/4 outside, and breaks both by JPEG and rounding. Here noise is quantised bef
 import numpy as np
 import torch
 
+from unseg_lib.errors import UnsegError
+
 STRIP = 1 << 22  # pixels of a large picture that are worked on at once
 WINDOWS = 1 << 17  # windows of SSIM at once: what they need stays in the processor's cache
 
@@ -28,7 +30,14 @@ def add_noise(
     `gray=True` is for pictures with equal channels: the noise is replaced by its gray component (the
     projection on R=G=B, i.e. the channel mean), so the channels stay equal.
     Returns uint8 `(H,W,3)` with |result - picture| <= floor(eps) inside and <= floor(eps_bg) outside.
+    Raises `UnsegError` on noise that is not finite: NaN would be black in 8 bits, out of every budget.
     """
+    finite = np.isfinite(noise)
+    if not finite.all():
+        raise UnsegError(
+            f"Expected finite noise, found {(~finite).sum()} of {noise.size} values that are not; "
+            "take another generator, or full precision."
+        )
     if gray:
         noise = np.broadcast_to(noise.mean(axis=2, keepdims=True), noise.shape)
 

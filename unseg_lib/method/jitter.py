@@ -16,6 +16,7 @@ def large_scale_jitter(
     image uint8 `(3,H,W)`, mask uint8 `(H,W)` of 0..255 -> image float `(3,size,size)` in [0,1] and mask
     float `(1,size,size)` in [0,1] with soft edges. The long side becomes s * size with s uniform in
     `scales`; what is larger is cropped at random, what is smaller is padded right and below with 0.
+    Shrinking is antialiased (official code: it is not).
     """
     both = torch.cat([image, mask[None]])[None].float() / 255
     if torch.rand((), generator=rng) < 0.5:

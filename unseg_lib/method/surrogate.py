@@ -45,7 +45,8 @@ class SamSurrogate(nn.Module):
 class ResNetSurrogate(nn.Module):
     """A U-Net on a ResNet-50, the ablation's second kind (paper Table 10; its architecture is not published).
 
-    It takes no prompt: it segments whatever the noise and the picture single out.
+    It takes no prompt: it segments whatever the noise and the picture single out. It starts from random weights, the
+    paper's from ImageNet's ("ImageNet R50"), which nothing here loads.
     """
 
     def __init__(self, size: int, encoder: str = "resnet50"):

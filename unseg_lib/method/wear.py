@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def resize(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Bilinear, `(N,C,S,S)` -> `(N,C,size,size)`; antialiased when it shrinks."""
+    """Bilinear, `(N,C,S,S)` -> `(N,C,size,size)`; antialiased when it shrinks (official code: it is not)."""
     if x.shape[-1] == size:
         return x
     return F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=x.shape[-1] > size)

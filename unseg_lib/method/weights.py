@@ -71,6 +71,12 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
 
     In eval mode.
     """
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise UnsegError(
+            f"Expected a device such as cpu, cuda or cuda:1, found '{device}'; name one of them."
+        ) from error
     path = generator_path(name_or_path)
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
         generator = load_released_generator(path) if path.suffix == ".pth" else _read_own(path)

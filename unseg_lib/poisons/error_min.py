@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.poisons.error_min_game import SIDE, open_game
-from unseg_lib.poisons.settings import Picture, PoisonSettings, with_noise
+from unseg_lib.poisons.settings import IGNORE, Picture, PoisonSettings, with_noise
 from unseg_lib.progress import progress
 
 TILE = 16  # cells along both sides of a class's tile
@@ -39,10 +39,16 @@ def error_min(settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
 
 
 def error_min_class(settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
-    """One tile per class, the same in every picture, learnt by `fit_tiles`."""
+    """One tile per class, the same in every picture, learnt by `fit_tiles`; other classes are refused."""
     tiles = torch.from_numpy(_learnt(settings, "error_min_class")["noise"]).float() / LEVELS
 
     def poison(picture: Picture) -> np.ndarray:
+        highest = int(picture.label[picture.label != IGNORE].max(initial=0))
+        if highest >= len(tiles):
+            raise UnsegError(
+                f"Expected classes 0 to {len(tiles) - 1} or 255, which error_min_class has learnt from, "
+                f"found class {highest} in {picture.id}; learn anew."
+            )
         rows, columns = (torch.arange(length) * SIDE // length % TILE for length in picture.label.shape)
         label = torch.from_numpy(picture.label.astype(np.int64))
         return with_noise(picture, _laid(tiles, label, rows, columns).numpy(), settings)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file
 
 LEVELS = 127  # a step of 1/127 is 0.06/255 at eps = 8, far below one 8-bit step
@@ -18,13 +19,20 @@ LEVELS = 127  # a step of 1/127 is 0.06/255 at eps = 8, far below one 8-bit step
 def cached_noise(folder: Path | None, generator: str, key: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
     """Noise `(3,g,g)` in [-1,1] in steps of 1/127, from `folder` or computed and kept there.
 
-    `generator` and `key` are hex digests. Without a folder the noise is rounded all the same, so a
-    cache never changes a byte of a poisoned picture.
+    `generator` and `key` are hex digests. Without a folder the noise is rounded all the same, so on
+    one device a cache never changes a byte of a poisoned picture. Raises `UnsegError` where it is not finite.
     """
     path = Path(folder) / generator[:16] / f"{key[:32]}.npy" if folder else None
     steps = _load(path) if path else None
     if steps is None:
-        steps = (compute() * LEVELS).round().to(torch.int8).cpu().numpy()
+        noise = compute()
+        finite = noise.isfinite()
+        if not finite.all():
+            raise UnsegError(
+                f"Expected finite noise, found {int((~finite).sum())} of {noise.numel()} values that are not; "
+                "take another generator, or full precision."
+            )
+        steps = (noise * LEVELS).round().to(torch.int8).cpu().numpy()
         if path:
             with whole_file(path) as partial:
                 np.save(partial, steps, allow_pickle=False)
