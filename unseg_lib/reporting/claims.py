@@ -47,6 +47,11 @@ CLAIMS = (
         tuple(f"iou:{name}" for name in WELL_FILLED),
     ),
     Claim(
+        "UnSeg's generator `texture` on VOC's well-filled classes leaves less than 20 %",
+        *("voc", "unseg-texture", "below", 20),
+        tuple(f"iou:{name}" for name in WELL_FILLED),
+    ),
+    Claim(
         "UnSeg on CamVid's protected classes leaves less than 50 %",
         *("camvid", "unseg-things", "below", 50),
         ("iou_protected",),
