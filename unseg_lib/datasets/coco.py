@@ -48,6 +48,7 @@ def _read(
 ) -> SegmentationSet:
     found = read_notes(root, name, Path(pictures), Path(notes), classes, prefix)
     with coco_json(found.path):
+        check_sizes(found)
         objects = _objects(found)
         names = [category["name"] for category in found.categories]
     return SegmentationSet(
@@ -113,8 +114,6 @@ def read_notes(root: Path, name: str, pictures: Path, notes: Path, classes: int 
         ids = {image["id"]: id for id, image in images.items()}
         places = {id: pictures / Path(image["file_name"]).with_suffix("") for id, image in images.items()}
         found = CocoNotes(path, content["annotations"], categories, dict(sorted(images.items())), index, ids, places)
-        for image in content["images"]:
-            _check_size(image, path)
         if len(ids) < len(content["images"]):
             raise UnsegError(f"Expected pictures of different names in {path}, found two of one name.")
     if outside := [place for place in places.values() if place.is_absolute() or ".." in place.parts]:
@@ -126,13 +125,15 @@ def read_notes(root: Path, name: str, pictures: Path, notes: Path, classes: int 
     return found
 
 
-def _check_size(image: dict, path: Path) -> None:
-    sides = image["height"], image["width"]
-    if not all(type(side) is int and side > 0 for side in sides):
-        raise UnsegError(
-            f"Expected height and width of {image['file_name']} in {path} in whole pixels, found {sides[0]!r} and "
-            f"{sides[1]!r}; mend the json."
-        )
+def check_sizes(notes: CocoNotes) -> None:
+    """Raise `UnsegError` where masks could not be drawn; panoptic segments are pictures and need no sizes."""
+    for image in notes.images.values():
+        sides = image["height"], image["width"]
+        if not all(type(side) is int and side > 0 for side in sides):
+            raise UnsegError(
+                f"Expected height and width of {image['file_name']} in {notes.path} in whole pixels, "
+                f"found {sides[0]!r} and {sides[1]!r}; mend the json."
+            )
 
 
 def _objects(notes: CocoNotes) -> dict[str, list[dict]]:

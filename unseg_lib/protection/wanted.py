@@ -88,11 +88,12 @@ def _pictures_in(folder: Path) -> dict[str, list[Path]]:
 
 def _coco_masks(path: Path, classes: str, names: Names) -> Wanted:
     """Masks of COCO's json: all objects of a picture, or those of the named classes."""
-    from unseg_lib.datasets.coco import coco_json, decode, read_notes
+    from unseg_lib.datasets.coco import check_sizes, coco_json, decode, read_notes
 
     notes = read_notes(path.parent, "your pictures", Path(), Path(path.name))
     objects = defaultdict(list)
     with coco_json(path):
+        check_sizes(notes)
         known = [category["name"] for category in notes.categories]
         chosen = [name.strip() for name in classes.split(",")] if classes else known
         for name in chosen:
