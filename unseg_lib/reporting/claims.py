@@ -133,7 +133,7 @@ def _against_controls(setting: str, scores: list[Score], who: str) -> list[Verdi
         shares = {name: left for name in controls if (left := share_of(scores, setting, name, metrics)) is not None}
         if shares and share is not None:
             best = min((left, name) for name, left in shares.items())[1]
-            text = f"{own} on {setting}{who} works, and better than every control"
+            text = f"{own} on {setting}{who} works, and better than every control that was run"
             difference = _difference(setting, own, best, scores, metrics)
             # where there are seeds enough for an interval, all of it must lie on UnSeg's side
             shown = difference is None or difference.high is None or difference.high < 0

@@ -94,7 +94,7 @@ def effect_table(scores: list[Score], plan: list[dict] = (), base: str = "", see
             changes = seen_cells(seen.get(f"{experiment.setting}-{poison}"))
             rows.append(_effect_row(score, scores, poison, metric, runs, base) + changes)
     columns = ("trained on", "paper", "of clean", "ours", "± std", "of clean", "difference", "peak", "seeds", *SEEN)
-    return Table(columns, tuple(rows), "lrrrlrrrl" + "r" * len(SEEN))
+    return Table(columns, tuple(rows), "lrrrrrrrl" + "r" * len(SEEN))
 
 
 def _effect_row(score: Score | None, scores: list[Score], poison: str, metric: str, runs: list[dict], base: str):
