@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from unseg_lib.errors import UnsegError
+from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.reporting import commands as reports
 
 app = typer.Typer(
@@ -32,8 +32,7 @@ def main() -> None:
     except OSError as error:
         if error.filename is None:
             raise  # not about a path of the user's
-        found = f"Expected access to {error.filename}, found none ({error.strerror}); check its name and permissions."
-        print(found, file=sys.stderr)
+        print(no_access(error), file=sys.stderr)
         sys.exit(2)
 
 

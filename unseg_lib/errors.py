@@ -9,6 +9,12 @@ class UnsegError(Exception):
     """
 
 
+def no_access(error: OSError, path: object = None) -> str:
+    """The sentence for a path that the system refuses; `path` where the error names none."""
+    where = error.filename or path
+    return f"Expected access to {where}, found none ({error.strerror}); check its name and permissions."
+
+
 def closest(name: str, known: list[str]) -> str:
     """Say which of `known` was probably meant by `name`, for the end of an error sentence."""
     from difflib import get_close_matches

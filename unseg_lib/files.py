@@ -9,8 +9,22 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from unseg_lib.errors import UnsegError
+
+
+def hold(file: IO | int, busy: str, *, shared: bool = False) -> None:
+    """Lock an open file until it is closed; `UnsegError(busy)` where another process holds it. shared: among readers.
+
+    The lock vanishes with the process, so it is never stale.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UnsegError(busy) from error
 
 
 @contextmanager

@@ -19,11 +19,16 @@ def choose_device(name: str) -> str:
     if not there.get(name.partition(":")[0], False):
         usable = ", ".join(kind for kind, usable in there.items() if usable)
         raise UnsegError(f"Expected a device of this machine (auto, {usable}), found '{name}'.")
-    try:
-        torch.device(name)
-    except RuntimeError as error:
-        raise UnsegError(f"Expected a device such as cpu, cuda or cuda:1, found '{name}'.") from error
+    device_called(name)
     return name
+
+
+def device_called(name: str | torch.device) -> torch.device:
+    """torch's device of this name, be it there or not; a misspelt one is an error."""
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UnsegError(f"Expected a device such as cpu, cuda or cuda:1, found '{name}'; name one of them.") from error
 
 
 @cache

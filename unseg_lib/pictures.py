@@ -27,9 +27,14 @@ def _open(path: Path) -> Image.Image:
         raise UnsegError(
             f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it."
         ) from error
+    check_depth(picture, path)
+    return picture
+
+
+def check_depth(picture: Image.Image, path: Path) -> None:
+    """Raise `UnsegError` where a channel has more than 8 bits."""
     if picture.mode.startswith(("I", "F")):
         raise UnsegError(f"Expected 8 bits a channel in {path}, found mode {picture.mode}; convert it to 8 bits first.")
-    return picture
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -55,10 +60,12 @@ def is_gray_file(path: str | Path) -> bool:
 
 def read_label(path: str | Path) -> np.ndarray:
     """Read a label map as uint8 `(H,W)`: palette indices as they are, of several channels the first."""
-    picture = _open(path)
-    if picture.mode == "1":
-        picture = picture.convert("L")
-    label = np.asarray(picture)
+    return label_of(_open(path))
+
+
+def label_of(picture: Image.Image) -> np.ndarray:
+    """The label map that an open picture holds, as `read_label` gives it."""
+    label = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
     return label if label.ndim == 2 else np.ascontiguousarray(label[..., 0])
 
 

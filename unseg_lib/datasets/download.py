@@ -13,6 +13,7 @@ from unseg_lib.datasets.sources import SOURCES, Source
 from unseg_lib.datasets.unpack import unpack
 from unseg_lib.datasets.voc import merge_sbd
 from unseg_lib.errors import UnsegError, pick
+from unseg_lib.files import hold
 from unseg_lib.progress import progress
 
 DOWNLOADS = ".downloads"  # below the data root: archives on their way
@@ -72,8 +73,6 @@ def get(name: str, root: str | Path) -> Path:
 @contextmanager
 def _alone(root: Path, name: str) -> Iterator[None]:
     """Refuse a second download of the same set at the same time; the lock dies with its process."""
-    import fcntl
-
     try:
         (root / DOWNLOADS).mkdir(parents=True, exist_ok=True)
         file = open(root / DOWNLOADS / f"{name}.lock", "w")  # noqa: SIM115 - closed below
@@ -82,12 +81,7 @@ def _alone(root: Path, name: str) -> Iterator[None]:
             f"Expected a data root that can be written, found {root} ({error.strerror}); name another with --data."
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UnsegError(
-                f"Expected no other download of {name} into {root}, found one running; wait for it."
-            ) from error
+        hold(file, f"Expected no other download of {name} into {root}, found one running; wait for it.")
         yield
 
 

@@ -21,6 +21,16 @@ def budget_map(mask: torch.Tensor, eps: float, eps_bg: float) -> torch.Tensor:
     return torch.where(mask, eps / 255, eps_bg / 255)
 
 
+def check_finite(noise: np.ndarray) -> None:
+    """Raise `UnsegError` on noise with NaN or infinities, of any shape, before it becomes whole numbers."""
+    finite = np.isfinite(noise)
+    if not finite.all():
+        raise UnsegError(
+            f"Expected finite noise, found {(~finite).sum()} of {noise.size} values that are not; "
+            "take another generator, or full precision."
+        )
+
+
 def add_noise(
     picture: np.ndarray, noise: np.ndarray, mask: np.ndarray, eps: float, eps_bg: float, *, gray: bool = False
 ) -> np.ndarray:
@@ -32,12 +42,7 @@ def add_noise(
     Returns uint8 `(H,W,3)` with |result - picture| <= floor(eps) inside and <= floor(eps_bg) outside.
     Raises `UnsegError` on noise that is not finite: NaN would be black in 8 bits, out of every budget.
     """
-    finite = np.isfinite(noise)
-    if not finite.all():
-        raise UnsegError(
-            f"Expected finite noise, found {(~finite).sum()} of {noise.size} values that are not; "
-            "take another generator, or full precision."
-        )
+    check_finite(noise)
     if gray:
         noise = np.broadcast_to(noise.mean(axis=2, keepdims=True), noise.shape)
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import sha256_of, whole_file
+from unseg_lib.hardware import device_called
 from unseg_lib.method.generator import Generator
 from unseg_lib.method.sam import LAYOUTS, SamLayout
 
@@ -71,12 +72,7 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
 
     In eval mode.
     """
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise UnsegError(
-            f"Expected a device such as cpu, cuda or cuda:1, found '{device}'; name one of them."
-        ) from error
+    device = device_called(device)
     path = generator_path(name_or_path)
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
         generator = load_released_generator(path) if path.suffix == ".pth" else _read_own(path)

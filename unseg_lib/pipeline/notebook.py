@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_json, whole_file, write_bytes, write_json
+from unseg_lib.files import hold, read_json, whole_file, write_bytes, write_json
 from unseg_lib.pipeline import execute
 from unseg_lib.pipeline.parameters import check_parameters, notebook_text_hash
 from unseg_lib.pipeline.provenance import provenance
@@ -147,12 +147,7 @@ def at_rest(folder: Path) -> Iterator[None]:
         yield
         return
     with open(folder / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UnsegError(
-                f"Expected no run at work in {folder}, found one; look again when it has ended."
-            ) from error
+        hold(lock, f"Expected no run at work in {folder}, found one; look again when it has ended.", shared=True)
         yield
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file
+from unseg_lib.method.budget import check_finite
 
 LEVELS = 127  # a step of 1/127 is 0.06/255 at eps = 8, far below one 8-bit step
 
@@ -26,12 +26,7 @@ def cached_noise(folder: Path | None, generator: str, key: str, compute: Callabl
     steps = _load(path) if path else None
     if steps is None:
         noise = compute()
-        finite = noise.isfinite()
-        if not finite.all():
-            raise UnsegError(
-                f"Expected finite noise, found {int((~finite).sum())} of {noise.numel()} values that are not; "
-                "take another generator, or full precision."
-            )
+        check_finite(noise.float().cpu().numpy())
         steps = (noise * LEVELS).round().to(torch.int8).cpu().numpy()
         if path:
             with whole_file(path) as partial:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from unseg_lib.errors import UnsegError
+from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_of, whole_file
 from unseg_lib.method.budget import measure
 from unseg_lib.poisons.manifest import append_line
@@ -60,10 +60,7 @@ def read_one(file: Input, work: Work) -> Ready | Row:
     try:
         return _read(file, work)
     except OSError as error:  # of the picture, its mask or its copy's name, so that the other pictures may fare better
-        raise UnsegError(
-            f"Expected access to {error.filename or file.path}, found none ({error.strerror}); check its name and "
-            "permissions."
-        ) from error
+        raise UnsegError(no_access(error, file.path)) from error
 
 
 def _read(file: Input, work: Work) -> Ready | Row:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import sha256_of
+from unseg_lib.files import hold, sha256_of
 
 REPORT = "protected.csv"
 
@@ -70,14 +70,9 @@ def whole_copies(lines: list[dict], out: Path) -> dict[str, dict]:
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
     """Keep a second run out of the folder: the two would lose each other's lines."""
-    import fcntl
-
     folder = os.open(out, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UnsegError(f"Expected no other run in {out}, found one; wait for its end.") from None
+        hold(folder, f"Expected no other run in {out}, found one; wait for its end.")
         yield
     finally:
         os.close(folder)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.pictures import check_depth, label_of
 from unseg_lib.protection.photo import opened
 
 LOSSY = ("JPEG", "MPO", "WEBP")  # they leave faint ripples around every edge
@@ -20,7 +21,7 @@ def read_mask(path: Path, classes: Sequence[int] = ()) -> np.ndarray:
     """
     mask, format = _upright(path)
     if classes:
-        return np.isin(_labels(mask), classes)
+        return np.isin(label_of(mask), classes)
     if mask.mode in ("RGBA", "LA", "PA"):
         raise UnsegError(f"Expected a mask without transparency in {path}, found some; save it as black and white.")
     indexed = mask.mode == "P" and mask.getpalette()[:3] == [0, 0, 0]
@@ -39,12 +40,5 @@ def _upright(path: Path) -> tuple[Image.Image, str]:
         raise
     except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
         raise UnsegError(f"Expected a readable mask in {path}, found a corrupt one ({error}); replace it.") from error
-    if mask.mode.startswith(("I", "F")):
-        raise UnsegError(f"Expected 8 bits a channel in {path}, found mode {mask.mode}; convert it to 8 bits first.")
+    check_depth(mask, path)
     return mask, format
-
-
-def _labels(mask: Image.Image) -> np.ndarray:
-    """Class numbers, uint8 `(H,W)`: palette indices as they are, of several channels the first."""
-    label = np.asarray(mask.convert("L") if mask.mode == "1" else mask)
-    return label if label.ndim == 2 else label[..., 0]

@@ -25,7 +25,7 @@ from unseg_lib.reporting.scores import (
     read_rows,
     scores_of,
 )
-from unseg_lib.reporting.tables import METRICS, number, signed
+from unseg_lib.reporting.tables import METRICS, number, signed, without_score
 from unseg_lib.reporting.visibility import visibility
 
 LABELS = {arm.way for question in QUESTIONS.values() for trial in question.trials for arm in trial.arms} - {""}
@@ -203,7 +203,7 @@ def _missing(arm: Arm, trial: Trial, source: Source) -> tuple[str, ...]:
 
 def state_of(arm: Arm, trial: Trial, source: Source | None) -> str:
     """Of an arm without a score: "failed" if one of its runs was begun, else "not run"."""
-    return "failed" if any(run["state"] == "failed" for run in _planned(arm, trial, source)) else "not run"
+    return without_score(_planned(arm, trial, source))
 
 
 def answer_bars(trial: Trial, sources: Sequence[Source]) -> Drawing | None:

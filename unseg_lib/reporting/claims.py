@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.paired import Difference, paired
-from unseg_lib.reporting.scores import MODES, Score, clean_of, main_metric, mode_of, on_common_seeds
+from unseg_lib.reporting.scores import MODES, Score, clean_of, judged_by, main_metric, mode_of, on_common_seeds
 
 HARMLESS = 93  # percent of the clean-trained score; what leaves more has no effect
 WELL_FILLED = ("person", "dog", "cat", "horse", "cow", "sheep")  # VOC classes the reduced real data knows well
@@ -134,7 +134,7 @@ def _against_controls(setting: str, scores: list[Score], who: str) -> list[Verdi
         if shares and share is not None:
             best = min((left, name) for name, left in shares.items())[1]
             text = f"{own} on {setting}{who} works, and better than every control that was run"
-            difference = _difference(setting, own, best, scores, metrics)
+            difference = _difference(setting, own, best, scores)
             # where there are seeds enough for an interval, all of it must lie on UnSeg's side
             shown = difference is None or difference.high is None or difference.high < 0
             holds = share < min(shares[best], HARMLESS) and shown
@@ -143,10 +143,10 @@ def _against_controls(setting: str, scores: list[Score], who: str) -> list[Verdi
     return found
 
 
-def _difference(setting: str, own: str, other: str, scores: list[Score], metrics: tuple[str, ...]) -> Difference | None:
+def _difference(setting: str, own: str, other: str, scores: list[Score]) -> Difference | None:
     """The two recipes' scores seed by seed, in the metric they are compared in."""
     one, another = (_plain_scores(scores, setting, name) for name in (own, other))
-    metric = metrics[0] if metrics else main_metric(next(iter(one.values())).experiment)
+    metric = judged_by(own, next(iter(one.values())).experiment)
     return paired(one[metric], another[metric])
 
 

@@ -5,7 +5,7 @@ from math import sqrt
 from statistics import fmean, stdev
 
 from unseg_lib.reporting.html import Table
-from unseg_lib.reporting.scores import MODES, Experiment, Score, main_metric, metrics_of, mode_of
+from unseg_lib.reporting.scores import Experiment, Score, judged_by, metrics_of, mode_of
 from unseg_lib.reporting.tables import find, recipes_of, signed, title_of
 
 CONFIDENCE = 0.95
@@ -53,16 +53,12 @@ def paired_table(experiments: list[Experiment], scores: list[Score]) -> Table:
         for metric in metrics_of(experiment, scores):
             names = recipes_of(experiment, scores)
             found = {name: score for name in names if (score := find(scores, experiment, name, metric))}
-            pairs = [(own, other) for own in found if _judged_by(own, experiment) == metric for other in found]
+            pairs = [(own, other) for own in found if judged_by(own, experiment) == metric for other in found]
             lines = [_line(own, other, paired(found[own], found[other])) for own, other in pairs if _rivals(own, other)]
             lines = [line for line in lines if line]
             rows += [(title_of(experiment, metric),), *lines] if lines else []
     columns = ("difference", "points", f"{CONFIDENCE:.0%} interval", "seeds", "UnSeg protects")
     return Table(columns, tuple(rows), "lrrrl")
-
-
-def _judged_by(recipe: str, experiment: Experiment) -> str:
-    return next(iter(MODES[mode_of(recipe)]), main_metric(experiment))
 
 
 def _rivals(own: str, other: str) -> bool:

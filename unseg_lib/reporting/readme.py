@@ -8,7 +8,17 @@ from unseg_lib.reporting.defended import Grid, axes_of, defence_grids
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.scores import Experiment, Score, percent_of_clean, plain_only, planned, read_rows, scores_of
 from unseg_lib.reporting.stand_ins import stand_in_table
-from unseg_lib.reporting.tables import METRICS, SEEN, blocks_of, find, mean_of, recipes_of, seen_cells, title_of
+from unseg_lib.reporting.tables import (
+    METRICS,
+    SEEN,
+    blocks_of,
+    find,
+    mean_of,
+    recipes_of,
+    seen_cells,
+    title_of,
+    without_score,
+)
 from unseg_lib.reporting.transfer import transfer_table
 from unseg_lib.reporting.visibility import visibility
 
@@ -43,7 +53,7 @@ def _cell(experiment: Experiment, poison: str, metric: str, scores: list[Score],
     score = find(scores, experiment, poison, metric)
     wanted = [run for run in plan if (run["experiment"], run["poison"]) == (experiment, poison)]
     if score is None:
-        return ("failed" if any(run["state"] == "failed" for run in wanted) else "not run") if wanted else "–"
+        return without_score(wanted) if wanted else "–"
     share = percent_of_clean(score, scores) if poison != "clean" else None
     few = f", {len(score.seeds)} of {len(wanted)} seeds" if len(score.seeds) < len(wanted) else ""
     return mean_of(score) + (f" ({share[0]:.0f} %)" if share else "") + few

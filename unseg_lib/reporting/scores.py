@@ -131,6 +131,11 @@ def mode_of(recipe: str) -> str:
     return next((mode for mode in MODES if mode and recipe.endswith(mode)), "")
 
 
+def judged_by(recipe: str, experiment: Experiment) -> str:
+    """The metric that a recipe is compared with its rivals in."""
+    return next(iter(MODES[mode_of(recipe)]), main_metric(experiment))
+
+
 def clean_of(score: Score, scores: list[Score]) -> Score | None:
     """The clean-trained score to compare with: of the same experiment, else of the undefended, unmixed victim."""
     own = score.experiment

@@ -68,10 +68,10 @@ def _rows(experiment: Experiment, metric: str, scores: list[Score], base: str) -
 
 def _remark(paper: dict | None, learnt: bool) -> str:
     """What the paper's number is of, where it is of something else, and that a victim knows nothing."""
-    beside = f"paper: {paper['note']}" if paper and not paper["same"] else ""
-    return "; ".join(
-        filter(None, (beside, "" if learnt else "learns too little even from clean pictures: shows nothing"))
-    )
+    found = [f"paper: {paper['note']}"] if paper and not paper["same"] else []
+    if not learnt:
+        found.append("learns too little even from clean pictures: shows nothing")
+    return "; ".join(found)
 
 
 def _learnt(experiment: Experiment, metric: str, scores: list[Score]) -> tuple[str, bool]:

@@ -97,10 +97,14 @@ def effect_table(scores: list[Score], plan: list[dict] = (), base: str = "", see
     return Table(columns, tuple(rows), "lrrrrrrrl" + "r" * len(SEEN))
 
 
+def without_score(runs: list[dict]) -> str:
+    """What stands where planned runs gave no score: "failed" if one of them was begun, else "not run"."""
+    return "failed" if any(run["state"] == "failed" for run in runs) else "not run"
+
+
 def _effect_row(score: Score | None, scores: list[Score], poison: str, metric: str, runs: list[dict], base: str):
     if score is None:
-        state = "failed" if any(run["state"] == "failed" for run in runs) else "not run"
-        return (poison, "–", "–", state, "", "–", "–", "–", "–")
+        return (poison, "–", "–", without_score(runs), "", "–", "–", "–", "–")
     own = score.experiment
     # a defended or mixed victim has other published numbers than the plain one
     paper = nearest(own.task, own.dataset, own.victim, metric, poison) if own.plain else None
