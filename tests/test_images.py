@@ -1,6 +1,7 @@
 """Pictures and files: whole or absent, and one sentence for what cannot be read."""
 
 import errno
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,23 @@ def test_absent_pictures_are_one_sentence(tmp_path):
 def test_pictures_are_found_by_stem(tiny_picture, tmp_path):
     write_picture(tmp_path / "a.b.jpg", tiny_picture)
     assert find_picture(tmp_path, "a.b").name == "a.b.jpg"
+    for name in ("c.JPG", "d[1].Png", "e.Tiff"):
+        write_picture(tmp_path / "any.png", tiny_picture)
+        (tmp_path / "any.png").rename(tmp_path / name)
+        (tmp_path / f"{name}.txt").touch()
+        assert find_picture(tmp_path, Path(name).stem).name == name
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("turn, times", [(3, 2), (6, -1), (8, 1)])
+def test_a_tiff_on_its_side_is_read_upright(tiny_picture, tmp_path, turn, times, mode):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    picture = Image.fromarray(tiny_picture).convert(mode)
+    picture.save(tmp_path / "a.tif", exif=exif)
+    upright = np.rot90(np.asarray(picture.convert("RGB")), times)
+    assert np.array_equal(read_picture(tmp_path / "a.tif"), upright)
+    assert picture_size(tmp_path / "a.tif") == upright.shape[:2]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

@@ -3,6 +3,7 @@
 Pictures are uint8 RGB `(H,W,3)`, label maps uint8 `(H,W)` with 255 = ignore.
 """
 
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,21 @@ def _open(path: Path) -> Image.Image:
     if not path.is_file():
         raise UnsegError(f"Expected a picture at {path}, found no such file; check the data root.")
     try:
-        picture = Image.open(path)
+        picture = opened(path)
         picture.load()
     except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
         raise UnsegError(
             f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it."
         ) from error
     check_depth(picture, path)
+    return picture
+
+
+def opened(path: Path) -> Image.Image:
+    """A picture of which only the header is read."""
+    picture = Image.open(path)
+    # else Pillow 13 maps plain TIFFs into memory, and mixes up rows and columns of those that lie on their side
+    picture.filename = ""
     return picture
 
 
@@ -85,8 +94,13 @@ def find_picture(folder: str | Path, stem: str) -> Path:
 
     A poisoned set keeps the stems of the original but writes PNG, so readers search by stem.
     """
+    folder = Path(folder)
     for suffix in (*PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES)):  # cameras write IMG.JPG
-        path = Path(folder) / f"{stem}{suffix}"
+        path = folder / f"{stem}{suffix}"
         if path.exists():
+            return path
+    others = folder.glob(f"{escape(stem)}.*") if folder.is_dir() else ()  # of mixed case, such as IMG.Jpg
+    for path in sorted(others):
+        if path.stem == stem and path.suffix.lower() in PICTURE_SUFFIXES:
             return path
     raise UnsegError(f"Expected a picture called {stem} in {folder}, found none; is the download complete?")

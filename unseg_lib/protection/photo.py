@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from unseg_lib import pictures
 from unseg_lib.errors import UnsegError
 from unseg_lib.pictures import PICTURE_SUFFIXES, PNG_LEVEL
 
@@ -64,10 +65,7 @@ def read_photo(path: Path) -> Photo:
 def opened(path: Path) -> Image.Image:
     """Read the header only; Pillow refuses the largest ones by itself."""
     try:
-        file = Image.open(path)
-        # else Pillow 13 maps plain TIFFs into memory, and mixes up rows and columns of those that lie on their side
-        file.filename = ""
-        return file
+        return pictures.opened(path)
     except Image.DecompressionBombError as error:
         raise UnsegError(
             f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found far more ({error})."
