@@ -16,6 +16,7 @@ import pytest
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
 from unseg_lib.pipeline.notebook import BEGUN, at_rest, claim, fingerprint, is_done, locked, run_notebook
+from unseg_lib.pipeline.parameters import check_parameters
 from unseg_lib.pipeline.results import COLUMNS, collect, save_result
 from unseg_lib.pipeline.scrub import clean_notebook
 from unseg_lib.progress import progress
@@ -155,13 +156,24 @@ def test_a_result_is_done_only_with_its_products_and_its_fingerprint(tmp_path):
     assert not is_done(tmp_path, "abc", ("generator.safetensors",))
 
 
-def test_the_fingerprint_follows_text_values_and_inputs(notebook, toy_notebook):
+def test_the_fingerprint_follows_code_values_and_inputs(notebook, toy_notebook):
     first = fingerprint(notebook, {"eps": 8.0, "jobs": 1, "out": "a"}, ("x", "y"))
     assert first == fingerprint(notebook, {"eps": 8.0, "jobs": 4, "out": "b"}, ("y", "x"))
     assert first != fingerprint(notebook, {"eps": 4.0}, ("x", "y"))
     assert first != fingerprint(notebook, {"eps": 8.0}, ("x", "z"))
-    toy_notebook(notebook, "another text", parameters=PARAMETERS)
+    toy_notebook(notebook, "another(code)", parameters=PARAMETERS)
     assert first != fingerprint(notebook, {"eps": 8.0}, ("x", "y"))
+
+
+def test_better_words_and_other_defaults_ask_for_no_new_result(notebook):
+    first = fingerprint(notebook, {"eps": 8.0})
+    content = read_json(notebook)
+    content["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": "# What is it about?"})
+    cell = next(cell for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", []))
+    cell["source"] = "eps: float = 2.0  # budget, over 255"
+    write_json(notebook, content)
+    assert first == fingerprint(notebook, {"eps": 8.0})
+    assert first != fingerprint(notebook, check_parameters(notebook, {}))
 
 
 def test_scrubbing_joins_streams_and_leaves_pictures_alone():

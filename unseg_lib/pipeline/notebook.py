@@ -20,7 +20,7 @@ from pathlib import Path
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import hold, read_json, whole_file, write_bytes, write_json
 from unseg_lib.pipeline import execute
-from unseg_lib.pipeline.parameters import check_parameters, notebook_text_hash
+from unseg_lib.pipeline.parameters import check_parameters, notebook_code_hash
 from unseg_lib.pipeline.provenance import provenance
 from unseg_lib.pipeline.scrub import clean_notebook, places_of
 
@@ -31,9 +31,9 @@ BEGUN = ".partial-begun"  # holds the fingerprint of a run that has not ended
 
 
 def fingerprint(notebook: str | Path, values: dict, inputs: tuple[str, ...] = ()) -> str:
-    """12 hex digits that change when the notebook's text, a parameter or an input stage changes."""
+    """12 hex digits that change when the notebook's code, a parameter or an input stage changes."""
     what = {name: value for name, value in values.items() if name not in PLACES}
-    text = json.dumps([notebook_text_hash(notebook), what, sorted(inputs)], sort_keys=True)
+    text = json.dumps([notebook_code_hash(notebook), what, sorted(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -41,16 +41,23 @@ def _source(cell: dict) -> str:
     return source if isinstance(source, str) else "".join(source)
 
 
-def notebook_text_hash(notebook: str | Path) -> str:
-    """sha256 of what the notebook does: its cells' kinds and texts, not its outputs or metadata."""
-    text = json.dumps([[cell["cell_type"], _source(cell)] for cell in _cells(Path(notebook))])
-    return hashlib.sha256(text.encode()).hexdigest()
+def notebook_code_hash(notebook: str | Path) -> str:
+    """sha256 of what the notebook does: its code, without the text around it and the parameters' cell.
+
+    A better sentence or another default is no reason to compute again; a stage knows all its values itself.
+    """
+    cells = [cell for cell in _cells(Path(notebook)) if cell["cell_type"] == "code" and not _is_parameters(cell)]
+    return hashlib.sha256(json.dumps([_source(cell) for cell in cells]).encode()).hexdigest()
+
+
+def _is_parameters(cell: dict) -> bool:
+    return "parameters" in cell.get("metadata", {}).get("tags", [])
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
     """Read the parameters cell; raises `UnsegError` where there is none or a line has another form."""
     notebook = Path(notebook)
-    tagged = [cell for cell in _cells(notebook) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = [cell for cell in _cells(notebook) if _is_parameters(cell)]
     if len(tagged) != 1:
         raise UnsegError(f"Expected one cell tagged 'parameters' in {notebook}, found {len(tagged)}; tag one.")
     return dict(_parsed(_source(tagged[0]), notebook))
