@@ -146,7 +146,8 @@ def test_a_profile_of_ones_own_is_found_from_another_folder(toys, capfd, monkeyp
 
 def make(project: Path, *words: str) -> str:
     """The value of UNSEG_DATA that make's commands get, whoever calls make."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "UNSEG"))}
+    callers = ("MAKE", "MFLAGS", "UNSEG", "DATA")  # `make test DATA=...` leaves its own words, DATA too, in here
+    own = {name: value for name, value in os.environ.items() if not name.startswith(callers)}
     command = ["make", "--no-print-directory", "--eval=show:; @printenv UNSEG_DATA || echo none", "show", *words]
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True, env=own).stdout[:-1]
 
