@@ -3,6 +3,8 @@
 Pictures are uint8 RGB `(H,W,3)`, label maps uint8 `(H,W)` with 255 = ignore.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
@@ -21,18 +23,25 @@ def _open(path: Path) -> Image.Image:
     path = Path(path)
     if not path.is_file():
         raise UnsegError(f"Expected a picture at {path}, found no such file; check the data root.")
-    try:
-        picture = opened(path)
+    with _readable(path):
+        picture = open_header(path)
         picture.load()
-    except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
-        raise UnsegError(
-            f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it."
-        ) from error
     check_depth(picture, path)
     return picture
 
 
-def opened(path: Path) -> Image.Image:
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """One sentence for whatever Pillow raises of a broken file: nearly anything, TypeErrors too."""
+    try:
+        yield
+    except Exception as error:
+        raise UnsegError(
+            f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it."
+        ) from error
+
+
+def open_header(path: str | Path) -> Image.Image:
     """A picture of which only the header is read."""
     picture = Image.open(path)
     # else Pillow 13 maps plain TIFFs into memory, and mixes up rows and columns of those that lie on their side
@@ -53,13 +62,8 @@ def read_picture(path: str | Path) -> np.ndarray:
 
 def picture_size(path: str | Path) -> tuple[int, int]:
     """Height and width as the header says, without decoding the pixels."""
-    try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
-        raise UnsegError(
-            f"Expected a readable picture in {path}, found a corrupt one ({error}); replace it."
-        ) from error
+    with _readable(path), Image.open(path) as picture:
+        return picture.height, picture.width
 
 
 def is_gray_file(path: str | Path) -> bool:

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from unseg_lib import pictures
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import PICTURE_SUFFIXES, PNG_LEVEL
+from unseg_lib.pictures import PICTURE_SUFFIXES, PNG_LEVEL, check_depth, open_header
 
 MOST_PIXELS = 100_000_000  # of one picture; beyond, a small file may hide a picture that fills the memory
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
@@ -65,7 +64,7 @@ def read_photo(path: Path) -> Photo:
 def opened(path: Path) -> Image.Image:
     """Read the header only; Pillow refuses the largest ones by itself."""
     try:
-        return pictures.opened(path)
+        return open_header(path)
     except Image.DecompressionBombError as error:
         raise UnsegError(
             f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found far more ({error})."
@@ -81,8 +80,7 @@ def _check_size(file: Image.Image, path: Path) -> None:
         )
     if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":
         raise UnsegError(f"Expected one picture in {path}, found {file.n_frames}; save them one by one.")
-    if file.mode.startswith(("I", "F")):
-        raise UnsegError(f"Expected 8 bits a channel in {path}, found mode {file.mode}; convert it to 8 bits first.")
+    check_depth(file, path)
 
 
 def _remarks(file: Image.Image) -> tuple[str, ...]:
