@@ -36,10 +36,10 @@ class Verdict:
 
 CLAIMS = (
     Claim("UnSeg on Lung leaves less than 10 % of the clean-trained score", "lung", "unseg", "below", 10),
-    Claim("UnSeg's generator `colour` on Lung leaves less than 10 %", "lung", "unseg-colour", "below", 10),
+    Claim("UnSeg's generator “colour” on Lung leaves less than 10 %", "lung", "unseg-colour", "below", 10),
     Claim("UnSeg on VOC, object against background, leaves less than 20 %", "voc-object", "unseg", "below", 20),
     Claim(
-        "UnSeg's generator `texture` on VOC's objects leaves less than 20 %", "voc-object", "unseg-texture", "below", 20
+        "UnSeg's generator “texture” on VOC's objects leaves less than 20 %", "voc-object", "unseg-texture", "below", 20
     ),
     Claim(
         "UnSeg on VOC's well-filled classes leaves less than 20 %",
@@ -47,7 +47,7 @@ CLAIMS = (
         tuple(f"iou:{name}" for name in WELL_FILLED),
     ),
     Claim(
-        "UnSeg's generator `texture` on VOC's well-filled classes leaves less than 20 %",
+        "UnSeg's generator “texture” on VOC's well-filled classes leaves less than 20 %",
         *("voc", "unseg-texture", "below", 20),
         tuple(f"iou:{name}" for name in WELL_FILLED),
     ),
@@ -57,12 +57,12 @@ CLAIMS = (
         ("iou_protected",),
     ),
     Claim(
-        "UnSeg's generator `texture` on CamVid's protected classes leaves less than 50 %",
+        "UnSeg's generator “texture” on CamVid's protected classes leaves less than 50 %",
         *("camvid", "unseg-texture-things", "below", 50),
         ("iou_protected",),
     ),
     Claim(
-        "UnSeg's generator `colour` on CamVid's protected classes leaves less than 50 %",
+        "UnSeg's generator “colour” on CamVid's protected classes leaves less than 50 %",
         *("camvid", "unseg-colour-things", "below", 50),
         ("iou_protected",),
     ),
