@@ -10,7 +10,8 @@ from unseg_lib.evaluation.rows import COLUMNS
 from unseg_lib.files import read_json, write_csv, write_json
 from unseg_lib.pipeline.notebook import run_notebook
 from unseg_lib.reporting import pdf, report
-from unseg_lib.reporting.ablations import answer_bars, answer_table, asked, class_table, finding, sources_of
+from unseg_lib.reporting.ablations import answer_bars, answer_table, class_table, finding
+from unseg_lib.reporting.arms import asked, sources_of
 from unseg_lib.reporting.html import Link
 from unseg_lib.reporting.questions import QUESTIONS, Arm, Question, trial
 from unseg_lib.reporting.reviewers import answers

@@ -374,7 +374,7 @@ def test_every_generators_settings_belong_together(project, name):
 
 def test_every_question_is_asked_by_a_profile(project):
     """No arm of a question waits for a run that nobody plans; what only the paper has names no recipe."""
-    from unseg_lib.reporting.ablations import fits
+    from unseg_lib.reporting.arms import fits
     from unseg_lib.reporting.questions import QUESTIONS
     from unseg_lib.reporting.scores import experiment_of
 

@@ -31,6 +31,11 @@ def device_called(name: str | torch.device) -> torch.device:
         raise UnsegError(f"Expected a device such as cpu, cuda or cuda:1, found '{name}'; name one of them.") from error
 
 
+def device_name(device: str) -> str:
+    """What a result says of where it was computed: the GPU's name, or the kind of device."""
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
 @cache
 def has_bf16(device: str) -> bool:
     """Whether a device ("cpu", "cuda") multiplies bf16 matrices itself: AMX, AVX-512 BF16, GPUs from Ampere on."""

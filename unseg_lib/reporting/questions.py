@@ -1,7 +1,7 @@
 """The questions that the paper, its reviewers and its released code raise, each as what is compared with what.
 
 A question has trials: one setting (a data set as the profiles name it), and arms that differ in one thing. The first
-arm of a trial is its reference. Runs are found by recipe, whichever profile made them (`ablations.py`).
+arm of a trial is its reference. Runs are found by recipe, whichever profile made them (`arms.py`).
 """
 
 from dataclasses import dataclass

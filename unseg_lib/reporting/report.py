@@ -9,27 +9,27 @@ from html import escape
 from pathlib import Path
 
 from unseg_lib.files import write_bytes
-from unseg_lib.reporting.ablations import Source, answer_bars, answer_table, asked, finding, is_variant, sources_of
+from unseg_lib.reporting.ablations import answer_bars, answer_table, finding
+from unseg_lib.reporting.arms import Source, asked, is_variant, sources_of
 from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
 from unseg_lib.reporting.defended import defence_grids, heat_map, table_4
-from unseg_lib.reporting.drawing import Drawing
 from unseg_lib.reporting.figures import bars, curve_panels, show_rows
 from unseg_lib.reporting.gallery import PHOTOGRAPH, curves_of, predictions_of
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
 from unseg_lib.reporting.origin import generator_tables, origin_table
+from unseg_lib.reporting.page import figure, framed, page
 from unseg_lib.reporting.paired import ENOUGH, paired_table
 from unseg_lib.reporting.questions import QUESTIONS, Question
 from unseg_lib.reporting.repetition import compare, repetition_table
 from unseg_lib.reporting.reviewers import answers
 from unseg_lib.reporting.scores import Experiment, Score, plain_only, planned, read_rows, scores_of
 from unseg_lib.reporting.stand_ins import stand_in_table, stand_ins_beside
-from unseg_lib.reporting.summary import contents, lead, machines, pages_table, runs_table
+from unseg_lib.reporting.summary import lead, machines, pages_table, runs_table
 from unseg_lib.reporting.systems import full_tables, system_table
 from unseg_lib.reporting.tables import bars_of, blocks_of, class_table, effect_table, experiments_of, panel_of, title_of
 from unseg_lib.reporting.visibility import visibility, visibility_table
 
-SHORT = 50  # rows of a table that fits on a page
 READING = (
     "Victims are trained on protected pictures and tested on clean ones. Scores are intersection over union in "
     "percent after the last epoch, mean and standard deviation over seeds; low means protected. “Of clean” is the "
@@ -66,13 +66,13 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
         ("Questions without a run", _unanswered(sources)),
         ("How visible the noise is", _visibility(results)),
         ("How the generators were trained", _generators(results)),
-        ("Questions with a notebook of their own", _table(pages_table(results))),
+        ("Questions with a notebook of their own", framed(pages_table(results))),
         ("The paper’s systems", _systems(results, scores)),
         ("Run a second time", _again(results)),
         ("Every run", _runs(results, rows, plan)),
-        ("Where the numbers come from", _table(origin_table(results, rows))),
+        ("Where the numbers come from", framed(origin_table(results, rows))),
     ]
-    write_bytes(results / "report.html", _page(results.resolve().name, parts).encode())
+    write_bytes(results / "report.html", page(results.resolve().name, parts).encode())
     return results / "report.html"
 
 
@@ -86,23 +86,6 @@ def _beside(results: Path) -> list[Path]:
     """The results that answer what these do not ask; none for a profile on other data, such as smoke."""
     own = results.resolve()
     return [own.parent / BESIDE[own.name]] if own.name in BESIDE else []
-
-
-def _page(profile: str, parts: list[tuple[str, str]]) -> str:
-    """The whole document; parts without content are left out."""
-    named = {f"part-{i}": part for i, part in enumerate(part for part in parts if part[1])}
-    style = (Path(__file__).parent / "report.css").read_text()
-    first, *rest = (f'<section id="{key}"><h2>{escape(t)}</h2>{body}</section>' for key, (t, body) in named.items())
-    listed = contents({key: title for key, (title, _) in named.items()})
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>UnSeg, profile {escape(profile)}</title><style>{style}</style></head><body><main>"
-        f"<h1>UnSeg, reproduced: profile {escape(profile)}</h1>{first}{listed}{''.join(rest)}"
-        "<footer>Paper: Ye Sun, Hao Zhang, Tiehua Zhang, Xingjun Ma, Yu-Gang Jiang, “UnSeg: One Universal Unlearnable "
-        "Example Generator is Enough against All Image Segmentation”, NeurIPS 2024, arXiv 2410.09909. What it reports "
-        "but is not known to us stays missing: nothing is guessed.</footer></main></body></html>\n"
-    )
 
 
 def _summary(results: Path, rows: list[dict], plan: list[dict], scores: list[Score], sources: list[Source]) -> str:
@@ -122,8 +105,8 @@ def _question(question: Question, sources: list[Source]) -> str:
     found = "".join(f"<li>{escape(finding(trial, sources))}</li>" for trial in question.trials)
     drawings = [(trial, answer_bars(trial, sources)) for trial in question.trials]
     alt = f"{question.title}: percent of the clean-trained score on"
-    figures = "".join(_figure(drawing, f"{alt} {trial.setting}") for trial, drawing in drawings if drawing)
-    return f"<p>{escape(question.text)}</p><ul>{found}</ul>{_table(answer_table(question, sources))}{figures}"
+    figures = "".join(figure(drawing, f"{alt} {trial.setting}") for trial, drawing in drawings if drawing)
+    return f"<p>{escape(question.text)}</p><ul>{found}</ul>{framed(answer_table(question, sources))}{figures}"
 
 
 def _unanswered(sources: list[Source]) -> str:
@@ -134,7 +117,7 @@ def _unanswered(sources: list[Source]) -> str:
         if not asked(question, sources)
     ]
     note = "Only their reference, or nothing, was run: profile ablations has the runs."
-    return f'<p class="note">{note}</p>{_table(Table(("", "question", "not run"), tuple(rows), "lll"))}' if rows else ""
+    return f'<p class="note">{note}</p>{framed(Table(("", "question", "not run"), tuple(rows), "lll"))}' if rows else ""
 
 
 def _again(results: Path) -> str:
@@ -142,23 +125,12 @@ def _again(results: Path) -> str:
     if not (second / "rows.csv").exists():
         return ""
     pairs, told = compare(results, second)
-    return f"<p>{escape(told)}</p>{_table(repetition_table(pairs, again=f'../{second.name}/'))}"
+    return f"<p>{escape(told)}</p>{framed(repetition_table(pairs, again=f'../{second.name}/'))}"
 
 
 def _runs(results: Path, rows: list[dict], plan: list[dict]) -> str:
     note = "Each name leads to the executed notebook. What was planned or begun and has no result comes last."
-    return f'<p class="note">{note}</p>{_table(runs_table(results, rows, plan))}'
-
-
-def _table(table: Table) -> str:
-    """A table that scrolls on a screen where it is wide, and stays in one piece on paper where it is short."""
-    whole = " whole" if len(table.rows) <= SHORT else ""
-    return f'<div class="wide{whole}">{table._repr_html_()}</div>' if table.rows else ""
-
-
-def _figure(drawing: Drawing, alt: str, caption: str = "") -> str:
-    caption = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{drawing.html(alt)}{caption}</figure>"
+    return f'<p class="note">{note}</p>{framed(runs_table(results, rows, plan))}'
 
 
 def _verdicts(judged: list[Verdict]) -> str:
@@ -167,14 +139,14 @@ def _verdicts(judged: list[Verdict]) -> str:
     counts = [sum(one.holds is state for one in judged) for state in (True, False, None)]
     text = "Computed from the rows: {} hold, {} do not, {} cannot be judged yet.".format(*counts)
     text += " The numbers and their notebooks are in the sections below."
-    return f"<p>{text}</p>{_table(verdict_table(judged))}"
+    return f"<p>{text}</p>{framed(verdict_table(judged))}"
 
 
 def _effect(results: Path, scores: list[Score], plan: list[dict]) -> str:
     drawing = bars(bars_of(scores, plan), xlabel="% of clean-trained score")
     caption = "What is left of the clean-trained score. UnSeg in red; the other colours are controls."
-    table = _table(effect_table(scores, plan, seen=visibility(results)))
-    return f"<p>{escape(READING)}</p>{table}{_figure(drawing, caption, caption)}"
+    table = framed(effect_table(scores, plan, seen=visibility(results)))
+    return f"<p>{escape(READING)}</p>{table}{figure(drawing, caption, caption)}"
 
 
 def _defences(scores: list[Score]) -> str:
@@ -184,13 +156,13 @@ def _defences(scores: list[Score]) -> str:
         "Percent of the undefended, clean-trained score: dark learns, light does not; “clean”: a defence's cost. "
         "“none” is over the seeds that were run with a defence, so it may differ from the tables above."
     )
-    maps = "".join(_titled(one, _figure(heat_map(grid), caption, caption)) for one, grid in grids.items())
-    return f"{maps}<h3>The paper’s Table 4</h3>{_table(table_4(grids))}" if grids else ""
+    maps = "".join(_titled(one, figure(heat_map(grid), caption, caption)) for one, grid in grids.items())
+    return f"{maps}<h3>The paper’s Table 4</h3>{framed(table_4(grids))}" if grids else ""
 
 
 def _paired(scores: list[Score]) -> str:
     """UnSeg against every control and rival, differences within seeds."""
-    table = _table(paired_table(experiments_of(scores), scores))
+    table = framed(paired_table(experiments_of(scores), scores))
     note = (
         "UnSeg’s score minus another’s under the same seed, in points, mean and Student’s t interval over seeds: "
         f"below zero is better protected. Fewer than {ENOUGH} common seeds give no interval and are left out."
@@ -203,15 +175,15 @@ def _mixtures(scores: list[Score]) -> str:
     found = ""
     for title, lines in our_mixtures(scores).items():
         shares = {share for line in lines.values() for share in line}
-        found += _figure(mixture_curves(lines), f"{title}: clean test score by share of clean pictures", title)
-        found += _table(mixture_table({title: lines}, sorted(shares)))
-    return f"{found}<h3>The paper’s Tables 5, 8 and 9</h3>{_table(mixture_table(paper_mixtures()))}" if found else ""
+        found += figure(mixture_curves(lines), f"{title}: clean test score by share of clean pictures", title)
+        found += framed(mixture_table({title: lines}, sorted(shares)))
+    return f"{found}<h3>The paper’s Tables 5, 8 and 9</h3>{framed(mixture_table(paper_mixtures()))}" if found else ""
 
 
 def _curves(results: Path, scores: list[Score]) -> str:
     groups = {panel_of(*block): curves_of(results, *block, scores) for block in blocks_of(scores)}
     caption = "Clean test score in percent by epoch, mean over seeds."
-    return _figure(curve_panels(groups, xlabel="epoch", ylabel="clean test, %"), caption, caption)
+    return figure(curve_panels(groups, xlabel="epoch", ylabel="clean test, %"), caption, caption)
 
 
 def _predictions(results: Path, scores: list[Score], photographs: bool) -> str:
@@ -221,7 +193,7 @@ def _predictions(results: Path, scores: list[Score], photographs: bool) -> str:
         if not photographs:
             rows = [{name: image for name, image in row.items() if name != PHOTOGRAPH} for row in rows]
         if rows:
-            found.append(_titled(experiment, _figure(show_rows(rows), "Test pictures, truth and predictions")))
+            found.append(_titled(experiment, figure(show_rows(rows), "Test pictures, truth and predictions")))
         else:
             hidden.append(title_of(experiment))
     note = "The test pictures that the clean-trained victim gets best; white pixels in the truth are not scored."
@@ -232,7 +204,7 @@ def _predictions(results: Path, scores: list[Score], photographs: bool) -> str:
 
 def _classes(scores: list[Score]) -> str:
     tables = [(one, class_table(one, scores)) for one in experiments_of(scores) if one.task == "semantic"]
-    found = "".join(_titled(one, _table(table)) for one, table in tables if table.rows)
+    found = "".join(_titled(one, framed(table)) for one, table in tables if table.rows)
     return found and '<p class="note">IoU in percent, best-known class first.</p>' + found
 
 
@@ -243,16 +215,16 @@ def _titled(experiment: Experiment, body: str) -> str:
 def _visibility(results: Path) -> str:
     table = visibility_table(results)
     note = "Measured on the written files: largest change in / outside the mask and rms in steps of 1/255, PSNR in dB."
-    return f'<p class="note">{note}</p>{_table(table)}' if table.rows else ""
+    return f'<p class="note">{note}</p>{framed(table)}' if table.rows else ""
 
 
 def _generators(results: Path) -> str:
     """Each generator's deviations from the published settings, with the reason."""
     tables = generator_tables(results)
-    return "".join(f'<h3><a href="{escape(link.href)}">{escape(link.text)}</a></h3>{_table(t)}' for link, t in tables)
+    return "".join(f'<h3><a href="{escape(link.href)}">{escape(link.text)}</a></h3>{framed(t)}' for link, t in tables)
 
 
 def _systems(results: Path, scores: list[Score]) -> str:
     small = stand_in_table(stand_ins_beside(results), "" if results.resolve().name == "systems" else "../systems/")
     tables = {"Small stand-ins": small, "Its Table 1 and Figures 4 and 5": system_table(scores)} | full_tables(scores)
-    return "".join(f"<h3>{escape(title)}</h3>{_table(table)}" for title, table in tables.items() if table.rows)
+    return "".join(f"<h3>{escape(title)}</h3>{framed(table)}" for title, table in tables.items() if table.rows)

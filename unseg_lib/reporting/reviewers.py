@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from unseg_lib.reporting.ablations import Source, score_of, source_of
+from unseg_lib.reporting.arms import Source, score_of, source_of
 from unseg_lib.reporting.claims import HARMLESS
 from unseg_lib.reporting.defended import PAPER, TABLE_4, defence_grids
 from unseg_lib.reporting.paired import paired

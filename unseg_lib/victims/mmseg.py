@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.hardware import thread_count
+from unseg_lib.hardware import device_name, thread_count
 from unseg_lib.seeds import seed_for
 from unseg_lib.victims import mm_compat
 from unseg_lib.victims.data import tensor
 from unseg_lib.victims.mmseg_config import adapt, load_config
 from unseg_lib.victims.run import VictimRun, summary
-from unseg_lib.victims.training import device_name, own_randomness, save_predictions, shown
+from unseg_lib.victims.training import own_randomness, save_predictions, shown
 
 if TYPE_CHECKING:
     from mmengine.config import Config

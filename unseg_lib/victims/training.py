@@ -21,7 +21,7 @@ from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
 from unseg_lib.files import whole_file, write_json
-from unseg_lib.hardware import thread_count
+from unseg_lib.hardware import device_name, thread_count
 from unseg_lib.progress import progress
 from unseg_lib.seeds import seed_for, torch_rng
 from unseg_lib.stopwatch import Stopwatch
@@ -245,7 +245,3 @@ def memory_format(model: torch.nn.Module) -> torch.memory_format:
 
 def autocast(run: VictimRun) -> torch.autocast:
     return torch.autocast(run.device, dtype=torch.bfloat16, enabled=run.bf16)
-
-
-def device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else device
