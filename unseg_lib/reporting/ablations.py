@@ -13,7 +13,7 @@ from unseg_lib.reporting.paired import CONFIDENCE, Difference, paired
 from unseg_lib.reporting.published import published, value_of
 from unseg_lib.reporting.questions import Arm, Question, Trial
 from unseg_lib.reporting.scores import clean_of, in_percent_of, percent_of_clean
-from unseg_lib.reporting.tables import METRICS, number, signed, without_score
+from unseg_lib.reporting.tables import METRICS, number, percent, seed_cells, signed, without_score
 
 MAIN_METRICS = {"voc-object": "iou_object", "lung": "iou_object", "camvid": "miou"}
 COLUMNS = ("ours", "± std", "of clean", "minus the first", "seeds", "PSNR", "SSIM")
@@ -58,7 +58,7 @@ def _paper(place: tuple, method: str, question: Question) -> tuple[str, ...]:
     value, clean = (value_of(table, dataset, victim, one, metric) for one in (method, "clean"))
     if value is None:
         return ("not known", "–")
-    return (number(value), f"{number(100 * value / clean)} %" if clean else "–")
+    return (number(value), percent(100 * value / clean if clean else None))
 
 
 def _clean(trial: Trial, source: Source | None) -> tuple[Cell, ...]:
@@ -70,7 +70,7 @@ def _clean(trial: Trial, source: Source | None) -> tuple[Cell, ...]:
 def _ours(arm: Arm, trial: Trial, source: Source | None) -> tuple[Cell, ...]:
     score = score_of(arm, trial, source) if source else None
     if score is None:
-        return (state_of(arm, trial, source), "", *("–",) * (len(COLUMNS) - 2))
+        return (without_score(_planned(arm, trial, source)), "", *("–",) * (len(COLUMNS) - 2))
     share = percent_of_clean(score, source.scores)
     difference = None if arm == trial.arms[0] else _difference(arm, trial, source)
     kept = arm.defense == "none"  # a defence changes the pictures once more, and nobody measured that
@@ -78,9 +78,9 @@ def _ours(arm: Arm, trial: Trial, source: Source | None) -> tuple[Cell, ...]:
     return (
         Link(number(score.mean), source.base + score.runs[0]["notebook"]),
         "" if score.std is None else f"± {number(score.std)}",
-        f"{number(share[0])} %" if share else "–",
+        percent(share and share[0]),
         _points(difference),
-        (*(Link(str(run["seed"]), source.base + run["notebook"]) for run in score.runs), *_missing(arm, trial, source)),
+        seed_cells(score, _planned(arm, trial, source), source.base),
         number(look.get("psnr")),
         number(look.get("ssim"), 3),
     )
@@ -107,17 +107,6 @@ def _points(difference: Difference | None) -> str:
 def _planned(arm: Arm, trial: Trial, source: Source | None) -> list[dict]:
     plan = source.plan if source else []
     return [run for run in plan if fits(arm, trial.setting, run["experiment"], run["poison"])]
-
-
-def _missing(arm: Arm, trial: Trial, source: Source) -> tuple[str, ...]:
-    """Planned seeds of an arm without a result, e.g. "(2: failed)"."""
-    there = {run["seed"] for run in score_of(arm, trial, source).runs}
-    return tuple(f"({r['seed']}: {r['state']})" for r in _planned(arm, trial, source) if r["seed"] not in there)
-
-
-def state_of(arm: Arm, trial: Trial, source: Source | None) -> str:
-    """Of an arm without a score: "failed" if one of its runs was begun, else "not run"."""
-    return without_score(_planned(arm, trial, source))
 
 
 def answer_bars(trial: Trial, sources: Sequence[Source]) -> Drawing | None:

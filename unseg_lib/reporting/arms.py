@@ -37,7 +37,7 @@ def sources_of(folders: Sequence[str | Path], place: str | Path) -> list[Source]
 
 def is_variant(experiment: Experiment, poison: str) -> bool:
     """Whether a run belongs to a question alone: the main tables would drown in one-setting variants."""
-    return (experiment.setting, poison) in VARIANTS or any(experiment.way.endswith(f"-{label}") for label in LABELS)
+    return (experiment.setting, poison) in VARIANTS or _is_labelled(experiment)
 
 
 def missing(source: Source) -> list[str]:
@@ -52,7 +52,12 @@ def fits(arm: Arm, setting: str, experiment: Experiment, poison: str) -> bool:
         return False
     if arm.way:
         return experiment.way.endswith(f"-{arm.way}")
-    return not any(experiment.way.endswith(f"-{label}") for label in LABELS)
+    return not _is_labelled(experiment)
+
+
+def _is_labelled(experiment: Experiment) -> bool:
+    """Whether the grid entry of a run has the label of some arm."""
+    return any(experiment.way.endswith(f"-{label}") for label in LABELS)
 
 
 def score_of(arm: Arm, trial: Trial, source: Source) -> Score | None:

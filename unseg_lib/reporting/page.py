@@ -5,7 +5,6 @@ from pathlib import Path
 
 from unseg_lib.reporting.drawing import Drawing
 from unseg_lib.reporting.html import Table
-from unseg_lib.reporting.summary import contents
 
 SHORT = 50  # rows of a table that fits on a page
 
@@ -15,7 +14,7 @@ def page(profile: str, parts: list[tuple[str, str]]) -> str:
     named = {f"part-{i}": part for i, part in enumerate(part for part in parts if part[1])}
     style = (Path(__file__).parent / "report.css").read_text()
     first, *rest = (f'<section id="{key}"><h2>{escape(t)}</h2>{body}</section>' for key, (t, body) in named.items())
-    listed = contents({key: title for key, (title, _) in named.items()})
+    listed = _contents({key: title for key, (title, _) in named.items()})
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -25,6 +24,12 @@ def page(profile: str, parts: list[tuple[str, str]]) -> str:
         "Example Generator is Enough against All Image Segmentation”, NeurIPS 2024, arXiv 2410.09909. What it reports "
         "but is not known to us stays missing: nothing is guessed.</footer></main></body></html>\n"
     )
+
+
+def _contents(titles: dict[str, str]) -> str:
+    """The table of contents: {id of a section: title}."""
+    entries = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title in titles.items())
+    return f'<nav><h2>Contents</h2><ol class="contents">{entries}</ol></nav>'
 
 
 def framed(table: Table) -> str:

@@ -1,6 +1,5 @@
 """The first page of the report and its last list: what was asked of the machine, what came of it, run by run."""
 
-from html import escape
 from pathlib import Path
 
 from unseg_lib.files import read_json
@@ -71,9 +70,3 @@ def pages_table(results: Path) -> Table:
         question = " ".join(line.strip("*") for line in first if line.startswith("**Question"))
         rows.append((Link(first[0].lstrip("# "), notebook.relative_to(results).as_posix()), question))
     return Table(("notebook", "question"), tuple(rows), "ll")
-
-
-def contents(titles: dict[str, str]) -> str:
-    """The table of contents: {id of a section: title}."""
-    entries = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title in titles.items())
-    return f'<nav><h2>Contents</h2><ol class="contents">{entries}</ol></nav>'

@@ -113,28 +113,26 @@ def _effect_row(score: Score | None, scores: list[Score], poison: str, metric: s
     return (
         poison,
         number(paper and paper["value"]),
-        _percent(paper and paper["percent"]),
+        percent(paper and paper["percent"]),
         Link(number(score.mean), base + score.runs[0]["notebook"]),
         "" if score.std is None else f"± {number(score.std)}",
-        _percent(share and share[0]),
+        percent(share and share[0]),
         signed(difference),
         number(score.peak),
-        (*_seeds(score, base), *_missing(score, runs)),
+        seed_cells(score, runs, base),
     )
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share that is in percent already; a dash where there is none."""
     return "–" if value is None else f"{number(value)} %"
 
 
-def _seeds(score: Score, base: str) -> tuple[Link, ...]:
-    return tuple(Link(str(run["seed"]), base + run["notebook"]) for run in score.runs)
-
-
-def _missing(score: Score, runs: list[dict]) -> tuple[str, ...]:
-    """Planned seeds without a result, e.g. "2: not run"."""
-    there = {run["seed"] for run in score.runs}
-    return tuple(f"({run['seed']}: {run['state']})" for run in runs if run["seed"] not in there)
+def seed_cells(score: Score, planned: list[dict], base: str) -> tuple[Link | str, ...]:
+    """Its seeds, each leading to its notebook, then planned ones without a result, e.g. "(2: failed)"."""
+    there = [run["seed"] for run in score.runs]
+    links = (Link(str(run["seed"]), base + run["notebook"]) for run in score.runs)
+    return (*links, *(f"({run['seed']}: {run['state']})" for run in planned if run["seed"] not in there))
 
 
 def class_table(experiment: Experiment, scores: list[Score], base: str = "") -> Table:
