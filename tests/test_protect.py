@@ -18,6 +18,7 @@ from unseg_lib import cli
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, sha256_of, write_json
 from unseg_lib.pictures import is_gray_file, read_picture
+from unseg_lib.protection import gray
 from unseg_lib.protection.batch import protect_files
 from unseg_lib.protection.inputs import find_inputs
 from unseg_lib.protection.lines import COLUMNS, REPORT, alone
@@ -153,6 +154,22 @@ def test_gray_stays_gray(room, weights):
     run(room, weights)
     assert is_gray_file(room / "out" / "b.png") and Image.open(room / "out" / "b.png").mode == "L"
     assert Image.open(room / "out" / "a.png").mode == "RGB"
+
+
+def test_gray_pictures_are_remarked_where_the_noise_is_known_not_to_protect(room, weights):
+    one, three = pixels_of(1), np.repeat(pixels_of(1)[..., None], 3, axis=2)
+    add(room, "b.png", one)
+    add(room, "c.png", three)
+    add(room, "d.png", one, 0 * disc())  # nothing to protect, nothing to warn of
+
+    def said(generator):
+        rows = run(room, weights, generator=generator, overwrite=True)
+        return [row["remark"] for row in rows], summary(rows, room / "out")
+
+    for generator, no_colours in (("small", 1), ("texture", 1), ("colour", 0), (weights, 0)):
+        remarks, text = said(generator)
+        assert remarks == ["", gray.ONE_CHANNEL, gray.NO_COLOURS * no_colours, ""], generator
+        assert "In 1 the file has one channel" in text and ("In 1 there are no colours" in text) == bool(no_colours)
 
 
 @pytest.mark.parametrize("channels, mode", [(2, "LA"), (4, "RGBA")])

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from unseg_lib.errors import UnsegError
 from unseg_lib.pictures import read_picture
 from unseg_lib.protection import Protector, protect
-from unseg_lib.protection.desk import VIEW, Desk, free_name, uploaded
+from unseg_lib.protection.desk import VIEW, Desk, free_name, summary, uploaded
 from unseg_lib.protection.desk_figure import changes, panels
 from unseg_lib.protection.photo import Photo, decoded, encode, read_photo
 from unseg_lib.protection.region import region_of
@@ -162,6 +162,9 @@ def test_gray_stays_gray(weights, tmp_path):
     desk.save(tmp_path / "copy.png")
     with Image.open(tmp_path / "copy.png") as copy:
         assert copy.mode == "L" and np.array_equal(np.asarray(copy), desk.view_protected[..., 0])
+    assert "Beware: one channel" in summary(desk)
+    desk.take(Photo(PICTURE), "colours")
+    assert "Beware" not in summary(desk)
 
 
 def test_a_large_picture_is_shown_small_and_saved_whole(weights, tmp_path):

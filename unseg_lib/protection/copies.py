@@ -14,6 +14,7 @@ from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_of, whole_file
 from unseg_lib.method.budget import measure
 from unseg_lib.poisons.manifest import append_line
+from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.inputs import Input, shown
 from unseg_lib.protection.lines import COLUMNS, REPORT, Row
 from unseg_lib.protection.one import SHORTEST, Protector
@@ -121,10 +122,16 @@ def write_one(ready: Ready, raw: torch.Tensor | None, work: Work) -> Row:
         source_sha256=ready.source_sha256,
         sha256=hashlib.sha256(content).hexdigest(),
         settings=ready.settings,
-        remark="; ".join(remarks_on(photo, FORMATS[suffix], metadata=work.metadata)),
+        remark="; ".join(_remarks(ready, FORMATS[suffix], work)),
     )
     _put(work.out / ready.file.target, content, row, work.out / REPORT)
     return row
+
+
+def _remarks(ready: Ready, format: str, work: Work) -> list[str]:
+    photo, generator = ready.photo, work.protector.settings.generator
+    gray = gray_remark(photo.pixels, photo.gray, generator) if ready.prepared else ""
+    return [*remarks_on(photo, format, metadata=work.metadata), *filter(None, [gray])]
 
 
 def _put(target: Path, content: bytes, row: Row, report: Path) -> None:

@@ -14,6 +14,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
 from unseg_lib.method.budget import measure
 from unseg_lib.poisons import PoisonSettings
+from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.one import Protector, pixels_of
 from unseg_lib.protection.photo import Photo, decoded, encode, read_photo
 from unseg_lib.protection.placing import add_raw_noise
@@ -170,10 +171,11 @@ def free_name(folder: str | Path, name: str) -> Path:
 def summary(desk: Desk) -> str:
     """What is on the desk, in a line."""
     found = desk.measured()
+    beware = gray_remark(desk.photo.pixels, desk.photo.gray, desk.generator)
     return (
         f"Protected: {100 * desk.region.mask.mean():.0f} % of {desk.name}, found by {desk.region.found_by}. Largest "
         f"change {found['linf_inside']} inside and {found['linf_outside']} outside, of 255 steps; "
-        f"PSNR {found['psnr']:.1f} dB."
+        f"PSNR {found['psnr']:.1f} dB." + (f" Beware: {beware}." if beware else "")
     )
 
 

@@ -20,7 +20,7 @@ class Row:
     found_by: how the region was found; protected: its share of the picture. linf_inside, linf_outside, rms: what the
     written file changes, in steps over 255; psnr: dB. bytes_before, bytes_after: sizes of the files. source_sha256,
     sha256: of original and copy; settings: fingerprint of everything else the copy depends on. remark: what could not
-    be kept. problem: why there is no copy.
+    be kept, or will hardly protect. problem: why there is no copy.
     """
 
     picture: str

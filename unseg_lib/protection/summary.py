@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from statistics import fmean
 
+from unseg_lib.protection.gray import gray_warnings
 from unseg_lib.protection.lines import REPORT
 
 
@@ -40,4 +41,5 @@ def summary(rows: list[dict], out: Path) -> str:
             f"{rough} regions are no exact masks. Where we measured it, such regions protected little or nothing "
             "(README, pictures that the generators never saw): give --masks if it matters."
         )
+    lines += gray_warnings([row["remark"] for row in done])
     return "\n".join([*lines, f"Every picture has a line in {out / REPORT}."])

@@ -1,0 +1,42 @@
+"""Gray pictures: what is known not to protect them, said to whoever protects some.
+
+The noise of the shipped generators is one of colours, and a picture without colours leaves little room for it. Both
+cases were measured on chest X-rays (profile small, Lung): with either, a victim learns as from clean pictures.
+"""
+
+import numpy as np
+
+# of the shipped generators those whose noise has no mean, which gray pictures need
+UNFIT = ("small", "texture")
+ONE_CHANNEL = "one channel keeps only the gray part of the noise"
+NO_COLOURS = "a picture without colours, for which generator colour is better"
+
+
+def gray_remark(pixels: np.ndarray, one_channel: bool, generator: str) -> str:
+    """A few words where noise of this generator is known not to protect such a picture, uint8 `(H,W,3)`; else ""."""
+    if one_channel:
+        return ONE_CHANNEL
+    return NO_COLOURS if generator in UNFIT and _without_colours(pixels) else ""
+
+
+def gray_warnings(remarks: list[str]) -> list[str]:
+    """Sentences about the pictures of a batch that have such a remark among theirs."""
+    one_channel = sum(ONE_CHANNEL in remark for remark in remarks)
+    no_colours = sum(NO_COLOURS in remark for remark in remarks)
+    said = []
+    if one_channel:
+        said.append(
+            f"In {one_channel} the file has one channel and keeps only the gray part of the noise, which protected "
+            "nothing where we measured it: save as RGB and take --generator colour."
+        )
+    if no_colours:
+        said.append(
+            f"In {no_colours} there are no colours; where we measured it, this generator protected nothing of that "
+            "kind: take --generator colour."
+        )
+    return said
+
+
+def _without_colours(pixels: np.ndarray) -> bool:
+    red = pixels[..., :1]
+    return bool((pixels[..., 1:] == red).all())
