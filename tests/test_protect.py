@@ -172,6 +172,21 @@ def test_gray_pictures_are_remarked_where_the_noise_is_known_not_to_protect(room
         assert "In 1 the file has one channel" in text and ("In 1 there are no colours" in text) == bool(no_colours)
 
 
+@pytest.mark.parametrize("channels, mode", [(1, "RGB"), (2, "RGBA")])
+def test_gray_pictures_take_all_of_the_noise_on_request(room, weights, channels, mode):
+    profile = b"a profile of gray"
+    add(room, "b.png", pixels_of(channels), icc_profile=profile)
+    (room / "images" / "a.jpg").unlink()
+    (row,) = run(room, weights, rgb=True)
+    with Image.open(room / "out" / "b.png") as copy:
+        assert copy.mode == mode and "icc_profile" not in copy.info
+        noise = np.asarray(copy).astype(int)[..., :3] - pixels_of(channels).reshape(24, 32, -1)[..., :1]
+    assert row["remark"] == "its colour profile, one of gray, was dropped"
+    assert np.abs(noise).max() == row["linf_inside"] <= 8 and (noise[..., 0] != noise[..., 1]).any()
+    assert run(room, weights, rgb=True) == [row]  # the same again does nothing ...
+    assert run(room, weights)[0]["sha256"] != row["sha256"]  # ... another wish does
+
+
 @pytest.mark.parametrize("channels, mode", [(2, "LA"), (4, "RGBA")])
 def test_transparency_is_kept(room, weights, channels, mode):
     add(room, "b.png", pixels_of(channels))

@@ -168,6 +168,7 @@ def protect(
     format: Annotated[str, typer.Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
     quality: Annotated[int, typer.Option(help="of JPEG, 1 to 100")] = 95,
     keep_metadata: Annotated[bool, typer.Option(help="keep EXIF, which may hold places and names")] = False,
+    rgb: Annotated[bool, typer.Option(help="store gray pictures as RGB, which keeps all of the noise")] = False,
     overwrite: Annotated[
         bool, typer.Option(help="replace foreign files and copies of other pictures in the output folder")
     ] = False,
@@ -194,7 +195,7 @@ def protect(
     from unseg_lib.protection.summary import summary
 
     how = {"masks": masks, "classes": classes, "boxes": boxes, "points": points, "eps": eps, "eps_bg": eps_bg}
-    how |= {"generator": generator, "format": format, "quality": quality, "metadata": keep_metadata}
+    how |= {"generator": generator, "format": format, "quality": quality, "metadata": keep_metadata, "rgb": rgb}
     how |= {"jobs": jobs, "batch": batch, "device": device, "reference": reference, "compiled": compiled}
     rows = protect_files(inputs, out, **how, overwrite=overwrite)
     print(summary(rows, out))

@@ -42,6 +42,7 @@ def protect_files(
     format: str = "png",
     quality: int = 95,
     metadata: bool = False,
+    rgb: bool = False,
     overwrite: bool = False,
     jobs: int = 2,
     batch: int = 1,
@@ -53,9 +54,10 @@ def protect_files(
 
     masks, classes, boxes, points: what to protect, see `wanted`; with none of them what stands out by its colour, at
     last the whole picture. format: "png"; "keep" the original's (JPEG stays JPEG, the others are lossless); "jpeg".
-    quality: of JPEG. metadata: keep EXIF. overwrite: replace files in `out` that are not ours, and copies of other
-    pictures. jobs: threads that read and write. batch: pictures that the generator is given at once, for GPUs; a
-    picture may then differ by a step from what it is alone. reference, compiled: see `Protector`.
+    quality: of JPEG. metadata: keep EXIF. rgb: store gray pictures in three channels, which keep all of the noise.
+    overwrite: replace files in `out` that are not ours, and copies of other pictures. jobs: threads that read and
+    write. batch: pictures that the generator is given at once, for GPUs; a picture may then differ by a step from
+    what it is alone. reference, compiled: see `Protector`.
 
     Returns the lines of `out`/protected.csv for these pictures, those with a problem included. Raises `UnsegError` at
     once where nothing can be done at all: no picture, no generator, a full disk; `OSError` where the system refuses a
@@ -83,7 +85,7 @@ def protect_files(
         failed = [line for line in lines if line["problem"] and line["picture"] not in pictures]
         with writing(out / REPORT):  # anew, so that no line is appended to one that a kill has torn
             write_csv(out / REPORT, [*earlier.values(), *failed], COLUMNS)
-        work = Work(protector, regions, out, format, quality, metadata, overwrite, earlier)
+        work = Work(protector, regions, out, format, quality, metadata, rgb, overwrite, earlier)
         rows = [asdict(row) for row in progress(_rows(files, work, max(1, jobs), batch), "protect", total=len(files))]
         again = {row["written"] for row in rows}
         kept = [row for row in earlier.values() if row["written"] not in again]

@@ -18,7 +18,7 @@ from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.inputs import Input, shown
 from unseg_lib.protection.lines import COLUMNS, REPORT, Row
 from unseg_lib.protection.one import SHORTEST, Protector
-from unseg_lib.protection.photo import FORMATS, Photo, decoded, encode, read_photo, remarks_on
+from unseg_lib.protection.photo import FORMATS, Photo, decoded, encode, read_photo, remarks_on, with_three_channels
 from unseg_lib.protection.placing import add_raw_noise
 from unseg_lib.protection.region import Region
 from unseg_lib.protection.wanted import Wanted
@@ -39,6 +39,7 @@ class Work:
     format: str
     quality: int
     metadata: bool
+    rgb: bool
     overwrite: bool
     earlier: dict[str, dict]  # lines of copies that are as we wrote them, by the copy's name
 
@@ -76,7 +77,7 @@ def _read(file: Input, work: Work) -> Ready | Row:
         raise UnsegError(
             f"Expected to write {target}, found a file there that is not from here; move it or --overwrite."
         )
-    photo = read_photo(file.path)
+    photo = with_three_channels(read_photo(file.path)) if work.rgb else read_photo(file.path)
     if min(photo.pixels.shape[:2]) < SHORTEST:
         size = f"{photo.pixels.shape[1]}x{photo.pixels.shape[0]}"
         raise UnsegError(f"Expected at least {SHORTEST} pixels a side in {file.path}, found {size}.")
@@ -98,6 +99,7 @@ def _settings(region: Region, work: Work) -> str:
     own = work.protector
     words = (own.sha256, own.eps, own.eps_bg, work.format, work.quality, work.metadata, region.mask.shape)
     words += ("reference",) if own.inference.reference else ()
+    words += ("rgb",) if work.rgb else ()
     return hashlib.sha256(repr(words).encode() + np.packbits(region.mask).tobytes()).hexdigest()[:16]
 
 

@@ -27,7 +27,7 @@ def gray_warnings(remarks: list[str]) -> list[str]:
     if one_channel:
         said.append(
             f"In {one_channel} the file has one channel and keeps only the gray part of the noise, which protected "
-            "nothing where we measured it: save as RGB and take --generator colour."
+            "nothing where we measured it: take --rgb and --generator colour."
         )
     if no_colours:
         said.append(

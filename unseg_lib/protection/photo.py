@@ -108,6 +108,14 @@ def _photo(file: Image.Image, profile: bytes | None) -> Photo:
     )
 
 
+def with_three_channels(photo: Photo) -> Photo:
+    """The same picture to be stored as RGB, so that it can hold noise of any colour."""
+    if not photo.gray:
+        return photo
+    lost = ("its colour profile, one of gray, was dropped",) if photo.profile else ()
+    return replace(photo, gray=False, profile=None, remarks=photo.remarks + lost)
+
+
 def remarks_on(photo: Photo, format: str, *, metadata: bool = False) -> tuple[str, ...]:
     """What a copy in this format does not have of the original's file, a few words each."""
     found = [*photo.remarks]
