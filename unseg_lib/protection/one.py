@@ -133,7 +133,8 @@ def protect(
 
     image: numpy uint8 or float in [0,1], `(H,W,3)`, `(H,W,1)` or `(H,W)`; a PIL image; or a tensor `(3,H,W)` or
     `(1,H,W)`, uint8 or float in [0,1]. At least 16 pixels a side. A float picture is rounded to 255 steps first, as a
-    file would. One-channel pictures, and PIL images that are gray, stay gray.
+    file would. One-channel pictures, and PIL images that are gray, stay gray, which protects nothing where we measured
+    it (`protection.gray`): give them as RGB, with the generator "colour".
     mask `(H,W)`, anything but 0 = protect; or box x0,y0,x1,y1 (one or several); or points `(k,2)` x, y; or nothing:
     then what stands out by its colour, at last the whole picture.
 
