@@ -167,6 +167,15 @@ def test_gray_stays_gray(weights, tmp_path):
     assert "Beware" not in summary(desk)
 
 
+def test_gray_takes_colours_on_request(weights, tmp_path):
+    Image.fromarray(PICTURE[..., 0]).save(tmp_path / "gray.png")
+    desk = Desk(read_photo(tmp_path / "gray.png"), generator=weights, rgb=True, device="cpu")
+    desk.save(tmp_path / "copy.png")
+    with Image.open(tmp_path / "copy.png") as copy:
+        assert copy.mode == "RGB" and np.array_equal(np.asarray(copy), desk.view_protected)
+    assert "Beware" not in summary(desk)
+
+
 def test_a_large_picture_is_shown_small_and_saved_whole(weights, tmp_path):
     picture = two_discs(720, 960)
     desk = Desk(Photo(picture), generator=weights, device="cpu")

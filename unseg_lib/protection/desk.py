@@ -16,7 +16,7 @@ from unseg_lib.method.budget import measure
 from unseg_lib.poisons import PoisonSettings
 from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.one import Protector, pixels_of
-from unseg_lib.protection.photo import Photo, decoded, encode, read_photo
+from unseg_lib.protection.photo import Photo, decoded, encode, read_photo, with_three_channels
 from unseg_lib.protection.placing import add_raw_noise
 from unseg_lib.protection.region import Region, enlarged, region_of
 
@@ -30,7 +30,7 @@ class Desk:
     photo, name: the picture and what its copies are called after. prompt: `{}`, `{"points": [[x, y], ...]}` or
     `{"box": [[x0, y0, x1, y1], ...]}`. region: what it means, see `region_of`. raw: noise `(3,g,g)` in [-1,1], free of
     any budget. view, view_mask, view_protected: the picture `(h,w,3)`, the region `(h,w)` and the protected picture,
-    shrunk to at most `VIEW` pixels a side.
+    shrunk to at most `VIEW` pixels a side. rgb: store gray pictures in three channels, which keep all of the noise.
     """
 
     def __init__(
@@ -41,9 +41,11 @@ class Desk:
         generator: str = "small",
         eps: float = 8,
         eps_bg: float = 2,
+        rgb: bool = False,
         device: str = "auto",
     ):
         PoisonSettings(eps, eps_bg)  # checks the budget
+        self.rgb = rgb
         self.eps, self.eps_bg, self.device = eps, eps_bg, device
         self.protectors = {generator: Protector(generator, device=device)}
         self.generator = generator
@@ -51,6 +53,7 @@ class Desk:
 
     def take(self, photo: Photo, name: str) -> None:
         """Put another picture on the desk; generator and budget stay, what was pointed at goes."""
+        photo = with_three_channels(photo) if self.rgb else photo
         pixels_of(photo.pixels)  # checks its size
         region = region_of(photo.pixels)
         self.photo, self.name, self.view = photo, name, fitted(photo.pixels)
