@@ -9,7 +9,15 @@ from PIL import Image
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_bytes, write_csv, write_json
-from unseg_lib.pictures import find_picture, is_gray_file, picture_size, read_label, read_picture, write_picture
+from unseg_lib.pictures import (
+    find_picture,
+    has_colours,
+    is_gray_file,
+    picture_size,
+    read_label,
+    read_picture,
+    write_picture,
+)
 
 
 def test_png_is_lossless_and_size_is_read_from_the_header(tiny_picture, tmp_path):
@@ -17,6 +25,13 @@ def test_png_is_lossless_and_size_is_read_from_the_header(tiny_picture, tmp_path
     assert np.array_equal(read_picture(tmp_path / "a.png"), tiny_picture)
     assert picture_size(tmp_path / "a.png") == tiny_picture.shape[:2]
     assert not is_gray_file(tmp_path / "a.png")
+
+
+def test_one_value_of_one_channel_makes_colours():
+    pixels = np.full((3, 4, 3), 7, np.uint8)
+    assert not has_colours(pixels)
+    pixels[2, 3, 1] = 8
+    assert has_colours(pixels)
 
 
 def test_gray_stays_gray(tiny_picture, tmp_path):

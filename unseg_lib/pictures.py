@@ -71,6 +71,11 @@ def is_gray_file(path: str | Path) -> bool:
     return _open(path).mode in ("L", "LA", "1")
 
 
+def has_colours(pixels: np.ndarray) -> bool:
+    """Whether the channels of a picture `(H,W,3)` differ anywhere; of one in colour hardly more than a row is read."""
+    return any((row != row[:, :1]).any() for row in pixels)
+
+
 def read_label(path: str | Path) -> np.ndarray:
     """Read a label map as uint8 `(H,W)`: palette indices as they are, of several channels the first."""
     return label_of(_open(path))

@@ -18,7 +18,7 @@ import numpy as np
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, sha256_of, whole_file, write_csv, write_json
 from unseg_lib.method.budget import measure
-from unseg_lib.pictures import read_picture, write_picture
+from unseg_lib.pictures import has_colours, read_picture, write_picture
 from unseg_lib.poisons import BY_CLASS, POISONS, WITH_GENERATOR
 from unseg_lib.poisons.fitting import with_fit
 from unseg_lib.poisons.manifest import COLUMNS, MERGED, append_line, finish, finished, part_path, read_rows
@@ -176,7 +176,7 @@ class _Work:
 
     def read(self, id: str) -> Picture:
         pixels, label = self.source.picture(id), self.source.label(id)
-        if self.gray and (pixels != pixels[..., :1]).any():
+        if self.gray and has_colours(pixels):
             raise UnsegError(
                 f"Expected gray pictures, found colours in {self.source.picture_path(id)}; use gray=False."
             )

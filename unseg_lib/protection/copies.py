@@ -77,7 +77,8 @@ def _read(file: Input, work: Work) -> Ready | Row:
         raise UnsegError(
             f"Expected to write {target}, found a file there that is not from here; move it or --overwrite."
         )
-    photo = with_three_channels(read_photo(file.path)) if work.rgb else read_photo(file.path)
+    photo = read_photo(file.path)
+    photo = with_three_channels(photo) if work.rgb else photo
     if min(photo.pixels.shape[:2]) < SHORTEST:
         size = f"{photo.pixels.shape[1]}x{photo.pixels.shape[0]}"
         raise UnsegError(f"Expected at least {SHORTEST} pixels a side in {file.path}, found {size}.")
@@ -131,9 +132,10 @@ def write_one(ready: Ready, raw: torch.Tensor | None, work: Work) -> Row:
 
 
 def _remarks(ready: Ready, format: str, work: Work) -> list[str]:
-    photo, generator = ready.photo, work.protector.settings.generator
-    gray = gray_remark(photo.pixels, photo.gray, generator) if ready.prepared else ""
-    return [*remarks_on(photo, format, metadata=work.metadata), *filter(None, [gray])]
+    found = [*remarks_on(ready.photo, format, metadata=work.metadata)]
+    if ready.prepared and (gray := gray_remark(ready.photo, work.protector.settings.generator)):
+        found.append(gray)
+    return found
 
 
 def _put(target: Path, content: bytes, row: Row, report: Path) -> None:

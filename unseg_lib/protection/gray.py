@@ -4,7 +4,8 @@ The noise of the shipped generators is one of colours, and a picture without col
 cases were measured on chest X-rays (profile small, Lung): with either, a victim learns as from clean pictures.
 """
 
-import numpy as np
+from unseg_lib.pictures import has_colours
+from unseg_lib.protection.photo import Photo
 
 # of the shipped generators those whose noise has no mean, which gray pictures need
 UNFIT = ("small", "texture")
@@ -12,11 +13,11 @@ ONE_CHANNEL = "one channel keeps only the gray part of the noise"
 NO_COLOURS = "a picture without colours, for which generator colour is better"
 
 
-def gray_remark(pixels: np.ndarray, one_channel: bool, generator: str) -> str:
-    """A few words where noise of this generator is known not to protect such a picture, uint8 `(H,W,3)`; else ""."""
-    if one_channel:
+def gray_remark(photo: Photo, generator: str) -> str:
+    """A few words where noise of this generator is known not to protect such a picture, else ""."""
+    if photo.gray:
         return ONE_CHANNEL
-    return NO_COLOURS if generator in UNFIT and _without_colours(pixels) else ""
+    return NO_COLOURS if generator in UNFIT and not has_colours(photo.pixels) else ""
 
 
 def gray_warnings(remarks: list[str]) -> list[str]:
@@ -35,8 +36,3 @@ def gray_warnings(remarks: list[str]) -> list[str]:
             "kind: take --generator colour."
         )
     return said
-
-
-def _without_colours(pixels: np.ndarray) -> bool:
-    red = pixels[..., :1]
-    return bool((pixels[..., 1:] == red).all())
