@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,13 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     assert ran[-1] == "results/toy/tables"
     rows = read_csv(toys / "results" / "toy" / "rows.csv")
     assert [row["notebook"] for row in rows] == ["victim/scenes-random-unet-s0/run.ipynb"]
+    shutil.rmtree(toys / "results/toy/victim/scenes-random-unet-s0")
+    shutil.rmtree(toys / "results/toy/poison/scenes-random/dataset")  # to save space: needed again for the victim
+    assert snakemake(toys, "--cores", "2", tables).returncode == 0
+    again = (toys / "log.txt").read_text().split()[len(ran) :]
+    assert [place.removeprefix("results/toy/") for place in again] == [
+        *("poison/scenes-random", "victim/scenes-random-unet-s0", "tables")
+    ]
 
 
 def share(root: Path, **changes) -> None:

@@ -11,6 +11,7 @@ from unseg_lib.method import budget
 from unseg_lib.pictures import write_picture
 from unseg_lib.protection import Protector, inspect, protect, protect_batch
 from unseg_lib.protection.compare import described, write_difference
+from unseg_lib.protection.gray import NO_COLOURS, ONE_CHANNEL
 from unseg_lib.protection.region import region_of, salient_objects
 
 
@@ -55,10 +56,20 @@ def test_every_kind_comes_back_as_it_came_and_means_the_same(protector, kind):
 @pytest.mark.parametrize("shape", [(24, 32), (24, 32, 1)])
 def test_one_channel_stays_one_channel(protector, shape):
     gray = PIXELS[..., 0].reshape(shape)
-    assert protector(gray, MASK).image.shape == shape
+    with pytest.warns(UserWarning, match="one channel keeps only the gray part"):
+        found = protector(gray, MASK)
+    assert found.image.shape == shape and found.remark == ONE_CHANNEL
     tensor = torch.from_numpy(PIXELS[..., :1]).permute(2, 0, 1)
-    assert protector(tensor, MASK).image.shape == (1, 24, 32)
-    assert protector(Image.fromarray(PIXELS[..., 0]), MASK).image.mode == "L"
+    with pytest.warns(UserWarning):
+        assert protector(tensor, MASK).image.shape == (1, 24, 32)
+        assert protector(Image.fromarray(PIXELS[..., 0]), MASK).image.mode == "L"
+
+
+def test_a_picture_without_colours_is_remarked_for_the_generators_that_do_not_protect_it(recwarn):
+    gray = np.repeat(PIXELS[..., :1], 3, axis=2)
+    assert protect(PIXELS, MASK).remark == protect(gray, MASK, generator="colour").remark == "" and not recwarn
+    with pytest.warns(UserWarning, match="generator colour is better"):
+        assert protect(gray, MASK).remark == NO_COLOURS
 
 
 def test_prompts_say_what_is_protected(protector):

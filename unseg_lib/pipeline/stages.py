@@ -31,6 +31,8 @@ BY_TASK = {
 }
 # one of each at most; they read rows.csv, so the tables come before them
 PAGES = ("defenses", "poisons", "mixture", "ablations")
+# they show what others found, so they are outdated as soon as one of those is gone
+GATHERERS = ("tables", *PAGES)
 # files that later stages read and that are not committed: without them a stage is not done
 PRODUCTS = {"generator": ("generator.safetensors",), "poison": ("dataset/manifest.csv",)}
 
@@ -85,11 +87,15 @@ class Stage:
         return (self.folder / f".done-{self.fingerprint}").as_posix()
 
     def done(self) -> bool:
+        if self.kind in GATHERERS and not all(stage.done() for stage in self.needs):
+            return False
         return is_done(self.folder, self.fingerprint, self.products)
 
     def settle(self) -> bool:
         """Make the marker say whether the stage is done; return that."""
         done = self.done()
+        if not done and self.kind in GATHERERS:
+            (self.folder / ".done").unlink(missing_ok=True)  # it would count again once the others are back
         for marker in self.folder.glob(".done-*"):
             if not done or marker != Path(self.marker):
                 marker.unlink(missing_ok=True)

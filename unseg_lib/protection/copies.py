@@ -133,9 +133,9 @@ def write_one(ready: Ready, raw: torch.Tensor | None, work: Work) -> Row:
 
 def _remarks(ready: Ready, format: str, work: Work) -> list[str]:
     found = [*remarks_on(ready.photo, format, metadata=work.metadata)]
-    if ready.prepared and (gray := gray_remark(ready.photo, work.protector.settings.generator)):
-        found.append(gray)
-    return found
+    if ready.prepared:
+        found.append(gray_remark(ready.photo.pixels, ready.photo.gray, work.protector.settings.generator))
+    return [remark for remark in found if remark]
 
 
 def _put(target: Path, content: bytes, row: Row, report: Path) -> None:

@@ -174,7 +174,7 @@ def free_name(folder: str | Path, name: str) -> Path:
 def summary(desk: Desk) -> str:
     """What is on the desk, in a line."""
     found = desk.measured()
-    beware = gray_remark(desk.photo, desk.generator)
+    beware = gray_remark(desk.photo.pixels, desk.photo.gray, desk.generator)
     return (
         f"Protected: {100 * desk.region.mask.mean():.0f} % of {desk.name}, found by {desk.region.found_by}. Largest "
         f"change {found['linf_inside']} inside and {found['linf_outside']} outside, of 255 steps; "

@@ -4,8 +4,9 @@ The noise of the shipped generators is one of colours, and a picture without col
 cases were measured on chest X-rays (profile small, Lung): with either, a victim learns as from clean pictures.
 """
 
+import numpy as np
+
 from unseg_lib.pictures import has_colours
-from unseg_lib.protection.photo import Photo
 
 # of the shipped generators those whose noise has no mean, which gray pictures need
 UNFIT = ("small", "texture")
@@ -13,11 +14,14 @@ ONE_CHANNEL = "one channel keeps only the gray part of the noise"
 NO_COLOURS = "a picture without colours, for which generator colour is better"
 
 
-def gray_remark(photo: Photo, generator: str) -> str:
-    """A few words where noise of this generator is known not to protect such a picture, else ""."""
-    if photo.gray:
+def gray_remark(pixels: np.ndarray, gray: bool, generator: str) -> str:
+    """A few words where noise of this generator is known not to protect such a picture, else "".
+
+    pixels: uint8 `(H,W,3)`. gray: whether the protected picture has one channel.
+    """
+    if gray:
         return ONE_CHANNEL
-    return NO_COLOURS if generator in UNFIT and not has_colours(photo.pixels) else ""
+    return NO_COLOURS if generator in UNFIT and not has_colours(pixels) else ""
 
 
 def gray_warnings(remarks: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Protect one picture from Python: numpy arrays, PIL images and tensors in, the same kind out."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.method.budget import measure
+from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.placing import add_raw_noise
 from unseg_lib.protection.region import Box, Region, region_of
 
@@ -26,7 +28,8 @@ class Protected:
 
     image: of the kind, shape and value range that was given. noise: change in whole steps over 255, int16 `(H,W,3)`.
     region: bool `(H,W)`, where the full budget holds; found_by: "mask", "box", "points", "salient objects" or "whole
-    picture". measured: linf_inside, linf_outside, rms (steps over 255), psnr (dB), ssim.
+    picture". measured: linf_inside, linf_outside, rms (steps over 255), psnr (dB), ssim. remark: "", or why this is
+    known not to protect (`protection.gray`).
     """
 
     image: Any
@@ -34,6 +37,7 @@ class Protected:
     region: np.ndarray
     found_by: str
     measured: dict[str, float]
+    remark: str = ""
 
 
 class Protector:
@@ -72,16 +76,20 @@ class Protector:
     def __call__(
         self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None
     ) -> Protected:
-        """Protect one picture, see `protect`."""
+        """Protect one picture, see `protect`. Warns where that is known not to protect (`Protected.remark`)."""
         pixels, gray = pixels_of(image)
         region = region_of(pixels, None if mask is None else array_of(mask), box, points)
         done = self.protected(pixels, region, gray=gray)
+        remark = gray_remark(pixels, gray, self.settings.generator) if region.mask.any() else ""
+        if remark:
+            warnings.warn(f"Beware: {remark}.", stacklevel=2)
         return Protected(
             image=like(image, done),
             noise=done.astype(np.int16) - pixels,
             region=region.mask,
             found_by=region.found_by,
             measured=measure(pixels, done, region.mask),
+            remark=remark,
         )
 
     def protected(self, pixels: np.ndarray, region: Region, *, gray: bool = False) -> np.ndarray:
@@ -134,7 +142,7 @@ def protect(
     image: numpy uint8 or float in [0,1], `(H,W,3)`, `(H,W,1)` or `(H,W)`; a PIL image; or a tensor `(3,H,W)` or
     `(1,H,W)`, uint8 or float in [0,1]. At least 16 pixels a side. A float picture is rounded to 255 steps first, as a
     file would. One-channel pictures, and PIL images that are gray, stay gray, which protects nothing where we measured
-    it (`protection.gray`): give them as RGB, with the generator "colour".
+    it and gets a warning: give them as RGB, with the generator "colour".
     mask `(H,W)`, anything but 0 = protect; or box x0,y0,x1,y1 (one or several); or points `(k,2)` x, y; or nothing:
     then what stands out by its colour, at last the whole picture.
 
