@@ -188,6 +188,11 @@ def test_masks_move_with_their_pictures():
     assert min(areas) < 144 * 0.6 and max(areas) > 144 * 1.5
     again = instance_data.augment(x, [masks] * n, (0.5, 2.0), torch_rng("augment"))
     assert torch.equal(moved, again[0]) and all(torch.equal(a, b) for a, b in zip(found, again[1]))
+    half, (part, *_), _ = instance_data.augment(x, [masks] * n, (1.0, 1.0), torch_rng("augment"), crop=0.5)
+    assert half.shape == (n, 3, 16, 16) and part.shape[1:] == (16, 16)
+    assert half.min() >= 1 - 1e-3  # nothing outside the picture is seen at its own scale
+    sizes = {(one[0] > 1.5).sum().item() for one in half}
+    assert len(sizes) > 4 and max(sizes) <= 144
     empty = instance_data.augment(x[:1], [masks[:0]], (0.5, 2.0), torch_rng("augment"))
     assert empty[1][0].shape == (0, 32, 32) and empty[2][0].shape == (0,)
 
@@ -275,6 +280,20 @@ def test_drawn_segments():
     masks[0, :, :2], masks[1, 0] = True, True
     label, number = mask2former_outputs.drawn(masks, np.array([3, 1]), 255)
     assert label.tolist() == [[1, 1, 1], [3, 3, 255]] and number.tolist() == [[2, 2, 2], [1, 1, 0]]
+
+
+def test_label_maps_of_panoptic_segments_are_scored_where_no_segment_is_learnt(tmp_path):
+    """Pixels of a crowd, which the label map has and the segments have not."""
+    crowded = shapes(tmp_path, "test", 1 + 1, crowd=True)
+    id = crowded.ids[0]
+    label, crowd = crowded.label(id).copy(), crowded.crowds(id)[0]
+    label[crowd.mask] = crowd.class_index
+    whole = replace(crowded, read_label={id: label}.__getitem__)
+    run = run_of((whole, whole), "panoptic", size=(48, 64))
+    data = instance_data.read(replace(crowded, ids=(id,)), run.size, "panoptic", "toy")
+    nothing = torch.zeros(1, len(CLASSES) + 1), torch.zeros(1, *run.size)
+    counted = scoring._confusion(run, data, 0, nothing)
+    assert counted.sum(dim=1).tolist() == np.bincount(label.ravel(), minlength=len(CLASSES)).tolist()
 
 
 @pytest.mark.parametrize("task", TASKS)

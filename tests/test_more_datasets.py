@@ -436,3 +436,13 @@ def test_real_pictures_in_the_layout_of_coco_panoptic(data_root, tmp_path):
         assert np.array_equal(after == 255, before == 0)
         assert np.array_equal(found.picture(id), source.picture(id))
         assert np.array_equal(after[before > 0], before[before > 0] - 1)
+
+
+@pytest.mark.real
+def test_the_lists_of_the_reduced_data_name_real_pictures(data_root, project):
+    lists = {"davis": "interactive/davis/im", "ccp": "interactive/ccp/im"}
+    for name, place in (lists | dict.fromkeys(("voc_train", "voc_val"), "VOCdevkit/VOC2012/JPEGImages")).items():
+        ids = (project / "data" / "small" / f"{name}.txt").read_text().split()
+        assert len(ids) == len(set(ids)) > 100
+        if (data_root / place).is_dir():
+            assert all((data_root / place / f"{id}.jpg").is_file() for id in ids), name

@@ -121,6 +121,16 @@ def test_the_paper_profile_has_a_stage_for_every_system_of_the_paper(project):
     }
 
 
+def test_the_paper_profile_leaves_no_picture_out_and_follows_each_sets_recipe(project):
+    stages = load_profile("paper", project).stages.values()
+    limits = {s.key: s.values[name] for s in stages for name in ("limit", "test_limit") if name in s.values}
+    assert not any(value for key, value in limits.items() if key.startswith(("victim/", "poison/")))
+    of = lambda *names: {s.values["victim"] for s in stages if s.kind == "victim" and s.values["dataset"] in names}  # noqa: E731
+    assert of("cityscapes") == {"mask2former:resnet50 crop=0.5", "mask2former:swin-tiny crop=0.5"}
+    assert {victim.partition(" ")[2] for victim in of("coco-panoptic")} == {"scale_low=0.1 colour=False"}
+    assert of("whu", "ssdd") == {"rsprompter:vit_h queries=100", "rsprompter:vit_h queries=30"}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [

@@ -1,5 +1,6 @@
 """What a victim is given, and what it is at first: pictures, augmentation, batches, mixtures, names, weights."""
 
+import errno
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from toy_set import HOW, VICTIM, boxes
 
 from unseg_lib import UnsegError
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import data, smp, train_victim, training
+from unseg_lib.victims import data, decoded, smp, train_victim, training
 
 
 def weights_of(model: torch.nn.Module) -> torch.Tensor:
@@ -26,6 +27,22 @@ def test_pictures_are_resized_labels_keep_their_classes(sets):
     assert y.shape == (9, 16, 24) and set(y.unique().tolist()) <= {0, 1, 255}
     whole, _ = data.tensors(sets[0], (32, 48), "toy")
     assert torch.equal(whole[3].permute(1, 2, 0), torch.from_numpy(sets[0].picture(sets[0].ids[3]).copy()))
+
+
+def test_pictures_that_memory_cannot_hold_lie_in_a_file_without_a_name(sets, tmp_path, monkeypatch):
+    held = data.tensors(sets[0], (16, 24), "toy")
+    monkeypatch.setattr(decoded, "MEMORY", 1000)
+    lying = data.tensors(sets[0], (16, 24), "toy", tmp_path)
+    assert all(torch.equal(one, other) for one, other in zip(held, lying)) and not list(tmp_path.iterdir())
+    lying[0][0] = 7
+    assert (lying[0][[0]] == 7).all()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(decoded.os, "posix_fallocate", full)
+    with pytest.raises(UnsegError, match=r"Expected 5 GB of disk below .*No space left on device.; free it"):
+        decoded.room((5, 10**9), tmp_path)
 
 
 def test_normalised_means():

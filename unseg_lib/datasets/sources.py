@@ -217,6 +217,26 @@ SOURCES = {
         "'_mask' off the masks' names",
         official="704, cut 80/20 by seed",
     ),
+    "davis": Source(
+        title="DAVIS 2016, 140 frames, which the small generators are trained on",
+        place="interactive/davis",
+        licence="non-commercial research, cite",
+        paper="Perazzi et al., CVPR 2016",
+        by_hand="download DAVIS 2016 at 480p (davischallenge.org); of each of its 20 validation videos take the seven "
+        "frames that data/small/davis.txt names, as "
+        "interactive/davis/im/VIDEO_FRAME.jpg with their masks as interactive/davis/gt/VIDEO_FRAME.png",
+        official="140, cut 80/20 by seed, frames of one video together",
+    ),
+    "ccp": Source(
+        title="Clothing Co-Parsing, 150 photographs, which the small generators are trained on",
+        place="interactive/ccp",
+        licence="Apache-2.0, cite",
+        paper="Yang et al., CVPR 2014",
+        by_hand="get github.com/bearpaw/clothing-co-parsing; of its photos/ take those that data/small/ccp.txt names "
+        "as interactive/ccp/im, and as interactive/ccp/gt PNG of the same names, 255 where the matrix 'groundtruth' "
+        "of annotations/pixel-level/NAME.mat has any label but null, else 0",
+        official="150, cut 80/20 by seed",
+    ),
     "hqseg44k": Source(
         title="HQSeg-44K, which the generator is trained on",
         place="interactive/hqseg44k/cascade_psp",

@@ -13,7 +13,10 @@ Objective = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
 
 
 def pgd_at(seed: int, *, eps: float = 7.65, steps: int = 3) -> Defense:
-    """The paper's AT, with BIM as in DDC-AT's code: 0.03 of the range in 3 steps of a third. eps: over 255."""
+    """The paper's AT, with BIM as in DDC-AT's code: 0.03 of the range in 3 steps of a third. eps: over 255.
+
+    Of that code's two losses the auxiliary one is left out, as there is one head here.
+    """
     return _training(eps, steps, cross_entropy_sum)
 
 

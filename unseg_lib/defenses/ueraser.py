@@ -1,7 +1,8 @@
 """UEraser-lite (Qin et al. 2023): strong photometric augmentation, drawn anew in every step.
 
-One draw per picture (the published "max" takes the worst of five). Of TrivialAugment only the photometric
-operations are drawn: the geometric ones would move a picture away from its mask.
+One draw per picture (the published "max" takes the worst of five). Of TrivialAugment only photometric operations are
+drawn: the geometric ones would move a picture away from its mask. Its autocontrast is left out, and so is the random
+JPEG that is published in front of it against `ar`.
 """
 
 import torch

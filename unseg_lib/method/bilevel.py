@@ -1,4 +1,4 @@
-"""The bilevel game: generator and surrogate take turns at the same loss (paper section 3, 4.7).
+"""The bilevel game: generator and surrogate take turns at the same loss (paper, method).
 
 S-phase: the surrogate learns to segment noised pictures, the generator is fixed.
 G-phase: the generator makes the fixed surrogate's task easy, so that the noise, not the picture, is
@@ -38,7 +38,7 @@ GENERATOR, CHECKPOINT = "generator.safetensors", "checkpoint.pt"
 
 
 def noised(config: BilevelConfig, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, size: int):
-    """Put noise on pictures at the size at which the surrogate sees them (paper 2.3).
+    """Put noise on pictures at the size at which the surrogate sees them.
 
     x `(N,3,S,S)` in [0,1], y `(N,1,S,S)` soft mask, noise `(N,3,g,g)` in (-1,1).
     Returns the noised pictures `(N,3,size,size)` and the masks at that size.
@@ -75,7 +75,7 @@ def play(config: BilevelConfig, players: dict, seen_by: dict, batch, phase: str,
 
     asked = one_kind(all_prompts(y_small, seen_by["grid"], rng), rng)
     logits = players["surrogate"](x_noised, asked)
-    # paper 4.4: label modification asks the fixed surrogate for "object everywhere"
+    # label modification (paper, method): asks the fixed surrogate for "object everywhere"
     target = torch.ones_like(y_small) if phase == "generator" and config.target == "ones" else y_small
     return segmentation_loss(logits, target, rng, config.loss_points), noise.detach()
 

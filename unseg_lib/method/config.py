@@ -1,4 +1,4 @@
-"""Settings of the bilevel training: the published numbers are the defaults (paper 4.2-4.5)."""
+"""Settings of the bilevel training: the published numbers are the defaults."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ CHOICES = {
     "mean_of": ("noise", "logits"),
 }
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-# the same, but the player who waits keeps moving on its momentum, as in the released code (paper 4.6)
+# the same, but the player who waits keeps moving on its momentum, as in the released code
 LEAKING = ("adam_leaking", "adamw_leaking")
 OPTIMISERS |= {name: OPTIMISERS[name.removesuffix("_leaking")] for name in LEAKING}
 
 
 @dataclass(frozen=True)
 class BilevelConfig:
-    """Settings of one training; the defaults are the published ones (paper 4.2-4.5), per GPU."""
+    """Settings of one training; the defaults are those of the paper and its released code, per GPU."""
 
     layout: str = "vit_b"
     sam_weights: str = ""  # SAM checkpoint for the generator ("" = random, then all of it is trained)

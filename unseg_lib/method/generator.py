@@ -1,4 +1,4 @@
-"""The noise generator: SAM with three noise tokens and three feature branches (paper section 3.2, Eq. 1).
+"""The noise generator: SAM with three noise tokens and three feature branches (paper, method, Eq. 1).
 
 delta = tanh(F * T) * budget, where T are the projected noise tokens, one per colour channel, and F is
 the sum of three feature maps at a quarter of the input: from an early ViT block, from the image
@@ -136,7 +136,7 @@ class Generator(nn.Module):
         if mask is None:
             masks = torch.zeros(1, 1, grid, grid)
         else:
-            # paper 5.1: nearest to the input square, then bilinear to the prompt grid and rounded
+            # as the released code: nearest to the input square, then bilinear to the prompt grid and rounded
             whole = square(torch.from_numpy(np.array(mask))[None, None].float(), self.layout.image_size, "nearest")
             masks = mask_prompt(whole, grid)
         return Prompts(
@@ -198,7 +198,7 @@ def square_of_picture(picture: np.ndarray, size: int) -> torch.Tensor:
 
 
 def place_noise(raw: torch.Tensor, height: int, width: int) -> np.ndarray:
-    """Raw noise `(3,g,g)` of the padded square -> float32 `(height,width,3)`: bilinear, then cropped (paper 2.3)."""
+    """Raw noise `(3,g,g)` of the padded square -> float32 `(height,width,3)`: bilinear, then cropped."""
     side = max(height, width)
     full = F.interpolate(raw[None].float(), (side, side), mode="bilinear", align_corners=False)
     return full[0, :, :height, :width].permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""Large-scale jitter: flip, rescale by a large factor, crop, pad to a square (SAM-HQ's augmentation, paper 4.2)."""
+"""Large-scale jitter: flip, rescale by a large factor, crop, pad to a square (SAM-HQ's, as in the released code)."""
 
 import torch
 from torch.nn import functional as F

@@ -27,7 +27,7 @@ class Game:
         if config.mae_weights:
             load_mae(surrogate.image_encoder, config.mae_weights)
         generator.freeze_unused()
-        # two optimisers: the released code's single Adam keeps moving the idle player (paper 4.6), see `drift`
+        # two optimisers: the released code's single Adam keeps moving the idle player, see `drift`
         new = OPTIMISERS[config.optimiser]
         self.optimisers = {
             "generator": new([p for p in generator.parameters() if p.requires_grad], lr=config.generator_lr),
@@ -44,7 +44,7 @@ class Game:
         return getattr(module, "module", module)
 
     def drift(self, name: str) -> None:
-        """Step a waiting player on gradients of zero: what moves it is the momentum of its last turn (paper 4.6)."""
+        """Step a waiting player on gradients of zero: what moves it is the momentum of its last turn."""
         optimiser = self.optimisers[name]
         for group in optimiser.param_groups:
             for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""Visual prompts: box, points and boundary-noised mask, drawn from a true mask (paper section 3, SAM-HQ's recipe).
+"""Visual prompts: box, points and boundary-noised mask, drawn from a true mask (paper, method; SAM-HQ's recipe).
 
 The generator sees a random non-empty subset of the three kinds, the surrogate exactly one kind.
 """

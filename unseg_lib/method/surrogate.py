@@ -1,4 +1,4 @@
-"""The surrogate: the segmentation model that the generator plays against (paper section 3.1). Discarded afterwards.
+"""The surrogate: the segmentation model that the generator plays against (paper, method). Discarded afterwards.
 
 Every surrogate maps a noised picture `(N,3,s,s)` in [0,1] and prompts to mask logits `(N,1,h,w)`.
 """

@@ -32,6 +32,9 @@ def without_shared(noise: torch.Tensor) -> torch.Tensor:
 
 
 def random_size(size: int, smallest: float, rng: torch.Generator, multiple: int = 16) -> int:
-    """A side from smallest * size to size, in multiples that a U-Net can halve."""
+    """A side from about smallest * size to size, in multiples that a U-Net can halve.
+
+    The lower end is rounded to a multiple, halves to the even one: 0.75 of 96 gives 64, 80 or 96.
+    """
     low, high = max(1, round(smallest * size / multiple)), size // multiple
     return size if low >= high else multiple * int(torch.randint(low, high + 1, (), generator=rng))

@@ -1,7 +1,10 @@
 """The search for autoregressive processes that stay alive at 512 pixels and differ from class to class.
 
-`python -m unseg_lib.poisons.ar_search` writes `ar_coefficients.json` anew: the same file, some minutes later.
+`python -m unseg_lib.poisons.ar_search` writes `ar_coefficients.json` anew: the same file, some minutes later. With a
+number behind it there are so many classes; the first stay what they are.
 """
+
+import sys
 
 import numpy as np
 
@@ -10,7 +13,7 @@ from unseg_lib.poisons.autoregressive import LARGEST, TABLE, process
 from unseg_lib.progress import progress
 from unseg_lib.seeds import numpy_rng
 
-SEED, CLASSES = 0, 100
+SEED, CLASSES = 0, 150  # as many as ADE20K has
 DECIMALS = 4
 SIDES, STARTS = (36, 128, 256, LARGEST), 3  # pictures that a process must survive, and how often
 WEAKEST, STRONGEST = 0.03, 3.0  # rms of a process that neither dies nor grows; it starts at 1
@@ -74,10 +77,10 @@ def response(window: np.ndarray, views: np.ndarray) -> float:
     return float(np.sqrt(np.square(views @ matching).mean()))
 
 
-def main() -> None:
-    lines = ",\n".join(f"  {windows}" for windows in search())
+def main(classes: int = CLASSES) -> None:
+    lines = ",\n".join(f"  {windows}" for windows in search(classes=classes))
     write_bytes(TABLE, f'{{\n "seed": {SEED},\n "windows": [\n{lines}\n ]\n}}\n'.encode())
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

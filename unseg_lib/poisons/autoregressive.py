@@ -99,7 +99,7 @@ def coefficients(index: int) -> np.ndarray:
     if index >= len(table):
         raise UnsegError(
             f"Expected a class below {len(table)}, for so many there are autoregressive processes, found {index}; "
-            "search for more with `python -m unseg_lib.poisons.ar_search`."
+            f"search for more with `python -m unseg_lib.poisons.ar_search {index + 1}`."
         )
     return table[index]
 

@@ -61,7 +61,7 @@ class Picture:
 def with_noise(picture: Picture, noise: np.ndarray, settings: PoisonSettings, *, ignored: bool = False) -> np.ndarray:
     """The picture with noise `(H,W,3)` in [-1,1] within its budget: uint8 `(H,W,3)`.
 
-    A picture with nothing to protect stays as it is (paper 5.1). `ignored` says whether pixels labelled
+    A picture with nothing to protect stays as it is, as in the released code. `ignored` says whether pixels labelled
     255 get background noise, as UnSeg's do; the simple noises leave them alone.
     """
     if not picture.mask.any():

@@ -1,4 +1,4 @@
-"""UnSeg: one forward pass of the generator per picture, for all its protected objects at once (paper 5.1)."""
+"""UnSeg: one forward pass of the generator per picture, for all its protected objects at once."""
 
 from collections.abc import Callable
 

@@ -1,6 +1,6 @@
 """UnSeg with a noise for every class: the generator is prompted by each class alone, and the noises are put together.
 
-Not in the paper, whose noise is made for the union of all that is protected (paper 5.1): where the union is the whole
+Not in the paper, whose noise is made for the union of all that is protected: where the union is the whole
 picture, its mask tells the generator nothing about what is where.
 """
 

@@ -47,7 +47,7 @@ def _with_region(settings: PoisonSettings, prompt: Callable[[Picture], dict]) ->
     poison = unseg(settings)
 
     def with_region(picture: Picture) -> np.ndarray:
-        if not picture.mask.any():  # as the other poisons: nothing to protect (paper 5.1)
+        if not picture.mask.any():  # as the other poisons: nothing to protect
             return picture.pixels
         return poison(replace(picture, mask=region_of(picture.pixels, **prompt(picture)).mask))
 

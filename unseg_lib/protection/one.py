@@ -45,7 +45,7 @@ class Protector:
 
     generator: "small", "texture", "colour", "vit_b" (the paper's own, see `weights.released_path`), or a path.
     eps, eps_bg: the largest change inside and outside the region, in steps over 255; fractions are allowed and rounded
-    down. prompt: how the generator is shown the region (paper 3.1): "mask", its "box", ten "points" in it, or several
+    down. prompt: how the generator is shown the region: "mask", its "box", ten "points" in it, or several
     joined by "+"; the budget follows the region itself. seed: of those points; the rest draws nothing at random.
     device: "auto", "cpu", "cuda", "mps".
     reference: run it as the paper's numbers were made, fp32 and one picture at a time, and slower; pixels then differ
@@ -93,7 +93,7 @@ class Protector:
         )
 
     def protected(self, pixels: np.ndarray, region: Region, *, gray: bool = False) -> np.ndarray:
-        """uint8 `(H,W,3)` with noise around its region; an empty region leaves it as it is (paper 5.1)."""
+        """uint8 `(H,W,3)` with noise around its region; an empty region leaves it as it is, as in the released code."""
         if not region.mask.any():
             return pixels
         raw = self.raw_noise(pixels, region)

@@ -1,7 +1,7 @@
 """What to protect: the region of a picture that gets the full budget, from a mask, a box, points, or nothing.
 
 The generator is always shown the region as a mask prompt: that is what the shipped ones have learnt from, and the
-budget needs a region anyway. The paper generates from masks alone, too (section 5.1).
+budget needs a region anyway. The released code generates from masks alone, too.
 """
 
 from collections.abc import Sequence

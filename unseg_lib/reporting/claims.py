@@ -7,6 +7,7 @@ from unseg_lib.reporting.paired import Difference, paired
 from unseg_lib.reporting.scores import MODES, Score, clean_of, judged_by, main_metric, mode_of, on_common_seeds
 
 HARMLESS = 93  # percent of the clean-trained score; what leaves more has no effect
+STRONG = ("colour-offset", "grating")  # controls that are strong somewhere: who has not met them has beaten nobody
 WELL_FILLED = ("person", "dog", "cat", "horse", "cow", "sheep")  # VOC classes the reduced real data knows well
 
 
@@ -27,7 +28,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, and what was found: `holds` is None where a run is missing."""
+    """A claim, and what was found: `holds` is None where runs are missing that would tell."""
 
     text: str
     holds: bool | None
@@ -122,7 +123,7 @@ def _judge(claim: Claim, scores: list[Score], who: str) -> Verdict:
 
 
 def _against_controls(setting: str, scores: list[Score], who: str) -> list[Verdict]:
-    """Random noise must be harmless, and UnSeg stronger than the strongest control: than noise nobody had to train."""
+    """Random noise must be harmless, and UnSeg stronger than the strongest control or rival that was run."""
     random = share_of(scores, setting, "random")
     found = [Verdict(f"Random noise on {setting}{who} leaves more than {HARMLESS} %", *_above(random, HARMLESS))]
     names = {s.poison for s in scores if s.experiment.setting == setting} - {"clean"}
@@ -133,14 +134,22 @@ def _against_controls(setting: str, scores: list[Score], who: str) -> list[Verdi
         shares = {name: left for name in controls if (left := share_of(scores, setting, name, metrics)) is not None}
         if shares and share is not None:
             best = min((left, name) for name, left in shares.items())[1]
-            text = f"{own} on {setting}{who} works, and better than every control that was run"
+            text = f"{own} on {setting}{who} works, and better than every control"
             difference = _difference(setting, own, best, scores)
-            # where there are seeds enough for an interval, all of it must lie on UnSeg's side
-            shown = difference is None or difference.high is None or difference.high < 0
-            holds = share < min(shares[best], HARMLESS) and shown
+            unmet = [name + mode_of(own) for name in STRONG if name + mode_of(own) not in shares]
             apart = f"; difference {difference}" if difference else ""
-            found.append(Verdict(text, holds, f"{share:.1f} %; {best} {shares[best]:.1f} %{apart}"))
+            apart += f"; {' and '.join(unmet)} not run" if unmet else ""
+            beaten = f"; {best} {shares[best]:.1f} %, strongest of {len(shares)}"
+            holds = _better(share, shares[best], difference, not unmet)
+            found.append(Verdict(text, holds, f"{share:.1f} %{beaten}{apart}"))
     return found
+
+
+def _better(share: float, control: float, difference: Difference | None, complete: bool) -> bool | None:
+    """All of the difference's interval must lie on UnSeg's side; None where only more controls or seeds would tell."""
+    if share >= min(control, HARMLESS) or (difference and difference.high is not None and difference.high >= 0):
+        return False
+    return True if complete and difference and difference.high is not None else None
 
 
 def _difference(setting: str, own: str, other: str, scores: list[Score]) -> Difference | None:
@@ -156,5 +165,5 @@ def _above(share: float | None, percent: float) -> tuple[bool | None, str]:
 
 def verdict_table(judged: list[Verdict]) -> Table:
     """The verdicts as a table, those that do not hold marked in words, not by colour alone."""
-    words = {True: "✓ holds", False: "✗ does not hold", None: "– not run"}
+    words = {True: "✓ holds", False: "✗ does not hold", None: "– open"}
     return Table(("", "claim", "found"), tuple((words[one.holds], one.text, one.found) for one in judged), "lll")

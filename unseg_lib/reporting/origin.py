@@ -1,11 +1,13 @@
 """Where numbers come from: machines, code and minutes, and what the stages before the victims left behind."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 from unseg_lib.files import read_json
+from unseg_lib.method.config import BilevelConfig
 from unseg_lib.reporting.html import Cell, Link, Table
-from unseg_lib.reporting.published import SETTINGS
+from unseg_lib.reporting.published import deviations
 
 
 def stages_of(results: Path, kind: str) -> list[tuple[Path, dict]]:
@@ -32,11 +34,20 @@ def generator_tables(results: Path) -> list[tuple[Link, Table]]:
     """Of each trained generator: a link to its notebook, and where it deviates from the published settings."""
     found = []
     for folder, metrics in stages_of(results, "generator"):
-        records = metrics.get("deviations", [])
-        rows = tuple(tuple(record[column] for column in SETTINGS) for record in records)
         text = f"{folder.name}: {metrics.get('steps', '?')} steps on {metrics.get('pictures', '?')} pictures"
-        found.append((notebook_link(text, folder, results), Table(SETTINGS, rows, "llll")))
+        found.append((notebook_link(text, folder, results), deviations_of(read_json(folder / "provenance.json"))))
     return found
+
+
+def deviations_of(origin: dict) -> Table:
+    """Where the training of this provenance deviates from the published settings, with what is known of it today."""
+    ran = {"mean_of": "logits"} | origin["parameters"]  # runs from before the choice took that way
+    config = BilevelConfig(**{field.name: _value(ran[field.name]) for field in fields(BilevelConfig)})
+    return deviations(config, ran["data"], ran["precision"])
+
+
+def _value(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def origin_table(results: Path, rows: list[dict]) -> Table:

@@ -55,10 +55,14 @@ def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> d
     return None
 
 
-def deviations(config, data: str) -> Table:
+def deviations(config, data: str, precision: str = "32-true") -> Table:
     """Where a training differs from the published one: setting, published, here, why. `config`: a `BilevelConfig`."""
-    here = {"data": data} | {name: getattr(config, name) for name in config.__dataclass_fields__}
+    here = {"data": data, "precision": precision} | {
+        name: getattr(config, name) for name in config.__dataclass_fields__
+    }
     here |= {name: here[name] or "random weights" for name in ("sam_weights", "mae_weights")}
+    here["mean_of"] = config.mean_of if config.mean_free else "nothing"
+    here["train_eps / train_eps_bg"] = f"{config.train_eps / config.train_eps_bg:g}"
     rows = []
     for line in _read("training.csv"):
         name = line["setting"]

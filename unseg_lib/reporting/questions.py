@@ -76,7 +76,7 @@ QUESTIONS = {
                 "voc-object",
                 Arm("random, all of it trained", "unseg", paper="unseg init=random"),
                 Arm("SAM's, frozen", paper="unseg"),
-                Arm("random, never trained, same amplitude", "untrained"),
+                Arm("random, never trained, scaled up", "untrained"),
                 Arm("random noise", "random"),
             ),
             trial(
@@ -235,7 +235,7 @@ TRIVIAL = {
     "a constant colour": "colour-offset",
     "a constant gray": "gray-offset",
     "a grating": "grating",
-    "never trained, same amplitude": "untrained",
+    "never trained, scaled up": "untrained",
 }
 
 

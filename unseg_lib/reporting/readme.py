@@ -6,6 +6,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
 from unseg_lib.reporting.defended import Grid, axes_of, defence_grids
 from unseg_lib.reporting.html import Table
+from unseg_lib.reporting.recipes import legend
 from unseg_lib.reporting.scores import Experiment, Score, percent_of_clean, plain_only, planned, read_rows, scores_of
 from unseg_lib.reporting.stand_ins import stand_in_table
 from unseg_lib.reporting.tables import (
@@ -29,7 +30,8 @@ def results_table(results: str | Path) -> str:
     """Markdown: what every recipe leaves on every data set, and what is left under defences."""
     scores = scores_of(read_rows(results))
     usual, plan = plain_only(scores, planned(results))
-    parts = [_scores(usual, plan, visibility(results))]
+    names = legend(dict.fromkeys(score.poison for score in usual), results)
+    parts = [_scores(usual, plan, visibility(results)), names]
     return "\n\n".join(parts + [_defences(title_of(one), grid) for one, grid in defence_grids(scores).items()])
 
 

@@ -21,6 +21,7 @@ from unseg_lib.reporting.origin import generator_tables, origin_table
 from unseg_lib.reporting.page import figure, framed, page
 from unseg_lib.reporting.paired import ENOUGH, paired_table
 from unseg_lib.reporting.questions import QUESTIONS, Question
+from unseg_lib.reporting.recipes import legend
 from unseg_lib.reporting.repetition import compare, repetition_table
 from unseg_lib.reporting.reviewers import answers
 from unseg_lib.reporting.scores import Experiment, Score, plain_only, planned, read_rows, scores_of
@@ -146,7 +147,8 @@ def _effect(results: Path, scores: list[Score], plan: list[dict]) -> str:
     drawing = bars(bars_of(scores, plan), xlabel="% of clean-trained score")
     caption = "What is left of the clean-trained score. UnSeg in red; the other colours are controls."
     table = framed(effect_table(scores, plan, seen=visibility(results)))
-    return f"<p>{escape(READING)}</p>{table}{figure(drawing, caption, caption)}"
+    names = legend(dict.fromkeys(score.poison for score in scores), results)
+    return f'<p>{escape(READING)}</p><p class="note">{escape(names)}</p>{table}{figure(drawing, caption, caption)}'
 
 
 def _defences(scores: list[Score]) -> str:
@@ -177,6 +179,10 @@ def _mixtures(scores: list[Score]) -> str:
         shares = {share for line in lines.values() for share in line}
         found += figure(mixture_curves(lines), f"{title}: clean test score by share of clean pictures", title)
         found += framed(mixture_table({title: lines}, sorted(shares)))
+    runs = sorted({len(score.runs) for score in scores if 0 < score.experiment.clean_fraction < 1})
+    if runs:
+        few = f"Between the ends {runs[0]} seed{'s' * (runs[0] > 1)} a point"
+        found += f'<p class="note">{few}; what there is of 20 % with more seeds is in the summary.</p>'
     return f"{found}<h3>The paper’s Tables 5, 8 and 9</h3>{framed(mixture_table(paper_mixtures()))}" if found else ""
 
 

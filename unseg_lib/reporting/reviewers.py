@@ -46,7 +46,7 @@ def _start(sources: Sequence[Source]) -> str:
     shares = [_share(score, source) for score in (one, other)]
     return (
         f"On {trial.setting} a generator trained from random weights leaves {shares[0]} of the clean-trained score, "
-        f"one never trained, at the same amplitude, {shares[1]}; difference {paired(one, other) or 'not known'}."
+        f"one never trained, scaled up as far as it goes, {shares[1]}; difference {paired(one, other) or 'not known'}."
     )
 
 

@@ -13,11 +13,11 @@ from unseg_lib.reporting.tables import number
 VICTIMS = {
     "deeplabv1-wideresnet38": "deeplabv1:wideresnet38",
     "deeplabv3-resnet50": "mmseg:deeplabv3_r50*",
-    "mask2former": "mask2former:resnet50",
-    "mask2former-resnet50": "mask2former:resnet50",
-    "mask2former-swin-t": "mask2former:swin-tiny",
+    "mask2former": "mask2former:resnet50*",
+    "mask2former-resnet50": "mask2former:resnet50*",
+    "mask2former-swin-t": "mask2former:swin-tiny*",
     "sam-hq": "sam-hq:vit_b",
-    "rsprompter": "rsprompter:vit_h",
+    "rsprompter": "rsprompter:vit_h*",
     "unetplusplus": "unetplusplus-*",
     "dino": "dino:dino-4scale_r50*",
 }

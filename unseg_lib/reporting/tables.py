@@ -62,7 +62,7 @@ def title_of(experiment: Experiment, metric: str = "") -> str:
 def panel_of(experiment: Experiment, metric: str) -> str:
     """The short name of a block, for a panel of a figure."""
     name = f"{experiment.setting} · {experiment.way}"
-    return f"{name}, protected classes" if metric == "iou_protected" else name
+    return f"{name}, protected" if metric == "iou_protected" else name
 
 
 def blocks_of(scores: list[Score], plan: list[dict] = ()) -> list[tuple[Experiment, str]]:
@@ -136,7 +136,10 @@ def seed_cells(score: Score, planned: list[dict], base: str) -> tuple[Link | str
 
 
 def class_table(experiment: Experiment, scores: list[Score], base: str = "") -> Table:
-    """IoU of every class under every recipe, those first that a clean-trained victim knows best, then by name."""
+    """IoU of every class under every recipe, those first that a clean-trained victim knows best, then by name.
+
+    What there are more of goes down the page.
+    """
     own = [s for s in scores if s.experiment == experiment and s.metric.startswith("iou:")]
     recipes = recipes_of(experiment, own)
     means = {(s.metric, s.poison): s for s in own}
@@ -146,7 +149,11 @@ def class_table(experiment: Experiment, scores: list[Score], base: str = "") -> 
         cells = [means.get((metric, poison)) for poison in recipes]
         linked = [Link(number(s.mean), base + s.runs[0]["notebook"]) if s else "not run" for s in cells]
         rows.append((metric.removeprefix("iou:"), *linked))
-    return Table(("class", *recipes), tuple(rows), "l" + "r" * len(recipes))
+    lines = [("class", *recipes), *rows]
+    if len(recipes) > len(rows):
+        lines = [("trained on", *lines[0][1:]), *lines[1:]]
+        lines = list(zip(*lines))
+    return Table(lines[0], tuple(lines[1:]), "l" + "r" * (len(lines[0]) - 1))
 
 
 def _mean(score: Score | None) -> float:

@@ -1,6 +1,6 @@
 """What measured speeds mean for whole data sets: hours, and costs at a price an hour."""
 
-# pictures of what is to be protected, and of the published training (paper 4.2 and 4.5: 44,320 pictures, 27 epochs)
+# pictures of what is to be protected, and of the published training (44,320 pictures, 27 epochs)
 COLLECTIONS = {"VOC 2012 aug, train": 10_582, "COCO 2017, train": 118_287, "100 million pictures": 100_000_000}
 TRAINING = 44_320 * 27
 

@@ -1,6 +1,7 @@
-"""Pictures for victims: resized once, kept in memory as bytes, augmented a batch at a time."""
+"""Pictures for victims: resized once, kept as bytes, augmented a batch at a time."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,18 +12,20 @@ from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.progress import progress
 from unseg_lib.seeds import torch_rng
+from unseg_lib.victims.decoded import room
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: what pretrained encoders expect
 SCALE = (0.75, 1.25)
 
 
-def tensors(source: SegmentationSet, size: tuple[int, int], what: str) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(
+    source: SegmentationSet, size: tuple[int, int], what: str, folder: Path | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Read a data set at `size`: pictures uint8 `(N,3,H,W)` and labels uint8 `(N,H,W)`, 255 = ignore.
 
-    `what` names the progress, e.g. "training".
+    `what` names the progress, e.g. "training"; `folder` is for what memory cannot hold, see `room`.
     """
-    x = torch.empty(len(source), 3, *size, dtype=torch.uint8)
-    y = torch.empty(len(source), *size, dtype=torch.uint8)
+    x, y = room((len(source), 3, *size), folder), room((len(source), *size), folder)
     for i, name in enumerate(progress(source.ids, f"reading {what} pictures")):
         x[i], y[i] = tensor(source, name, size)
     return x, y
@@ -101,12 +104,17 @@ def augment(x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> tuple[tor
     return x, (y[:, 0] + IGNORE).long()
 
 
-def random_windows(x: torch.Tensor, scale: tuple[float, float], rng: torch.Generator) -> torch.Tensor:
-    """A window of every picture of x `(N,3,H,W)`, flipped or not: grids `(N,H,W,2)` for `grid_sample`."""
-    n = len(x)
+def random_windows(
+    x: torch.Tensor, scale: tuple[float, float], rng: torch.Generator, crop: float = 1.0
+) -> torch.Tensor:
+    """A window of every picture of x `(N,3,H,W)`, flipped or not: grids `(N,h,w,2)` for `grid_sample`.
+
+    scale: what a picture is enlarged by first. crop: h / H and w / W.
+    """
+    n, (height, width) = len(x), x.shape[2:]
     flip = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
-    seen = 1 / torch.empty(n).uniform_(*scale, generator=rng)  # side of the window over that of the picture
+    seen = crop / torch.empty(n).uniform_(*scale, generator=rng)  # side of the window over that of the picture
     shift = (torch.rand(n, 2, generator=rng) * 2 - 1) * (1 - seen).abs()[:, None]
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = flip * seen, seen, shift
-    return F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
+    return F.affine_grid(theta.to(x.device), [n, 3, round(crop * height), round(crop * width)], align_corners=False)

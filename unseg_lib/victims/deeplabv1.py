@@ -1,4 +1,4 @@
-"""DeepLabV1 (Chen et al., ICLR 2015) on WideResNet-38, the paper's victim on VOC (its section 6.1, `PUBLISHED`).
+"""DeepLabV1 (Chen et al., ICLR 2015) on WideResNet-38, the paper's victim on VOC (its released code, `PUBLISHED`).
 
 "deeplabv1:wideresnet38", "deeplabv1:wideresnet38-tiny", and with options, separated by blanks:
 "deeplabv1:wideresnet38 label_padding=ignore weight_decay=meant"; the fields of `Variant` are the options.

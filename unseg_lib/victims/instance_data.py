@@ -5,6 +5,7 @@ Masks stay run-length encoded in memory, as COCO's files have them: a hundredth 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from unseg_lib.datasets import IGNORE, Instance, SegmentationSet
 from unseg_lib.progress import progress
 from unseg_lib.victims.data import random_windows, resized_label, resized_picture
+from unseg_lib.victims.decoded import room
 from unseg_lib.victims.run import LABEL_TASKS
 
 
@@ -53,7 +55,7 @@ def _at_size(objects: list[Instance], size: tuple[int, int]) -> tuple[torch.Tens
 
 @dataclass(frozen=True)
 class MaskedPictures:
-    """A data set in memory: pictures uint8 `(N,3,H,W)`; of every picture masks, packed, and class indices `(K,)`.
+    """A data set: pictures uint8 `(N,3,H,W)`; of every picture masks, packed, and class indices `(K,)`.
 
     crowd: of every picture bool `(K,)`; crowds come last and are not learnt.
     """
@@ -72,9 +74,11 @@ class MaskedPictures:
         return self.masks(i)[~self.crowd[i]], self.classes[i][~self.crowd[i]]
 
 
-def read(source: SegmentationSet, size: tuple[int, int], task: str, what: str) -> MaskedPictures:
-    """Read a data set at `size`; `what` names the progress, e.g. "training"."""
-    data = MaskedPictures(torch.empty(len(source), 3, *size, dtype=torch.uint8), [], [], [])
+def read(
+    source: SegmentationSet, size: tuple[int, int], task: str, what: str, folder: Path | None = None
+) -> MaskedPictures:
+    """Read a data set at `size`; `what` names the progress, e.g. "training", `folder` as of `room`."""
+    data = MaskedPictures(room((len(source), 3, *size), folder), [], [], [])
     for i, id in enumerate(progress(source.ids, f"reading {what} pictures")):
         data.x[i] = resized_picture(source.picture(id), size)
         parts = targets(source, id, size, task), crowds(source, id, size, task)
@@ -102,13 +106,19 @@ def unpack(packed: list[dict], size: tuple[int, int]) -> torch.Tensor:
 
 
 def augment(
-    x: torch.Tensor, masks: Sequence[torch.Tensor], scale: tuple[float, float], rng: torch.Generator
+    x: torch.Tensor,
+    masks: Sequence[torch.Tensor],
+    scale: tuple[float, float],
+    rng: torch.Generator,
+    crop: float = 1.0,
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """Flip and scale-crop pictures of float `(N,3,H,W)`, zero = mean gray, with their masks bool `(K,H,W)`.
 
+    scale, crop: see `random_windows`.
+
     Returns the pictures, the masks that still have a pixel, and of every picture which ones those are, bool `(K,)`.
     """
-    grid = random_windows(x, scale, rng)
+    grid = random_windows(x, scale, rng, crop)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     moved = [_move(one.to(x.device), grid[i : i + 1]) for i, one in enumerate(masks)]
     left = [one.flatten(1).any(dim=1) for one in moved]

@@ -24,7 +24,7 @@ def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     _, layout = with_options(run.name, LAYOUTS, "Mask2Former")
     recipe = Recipe(
-        read=lambda run, source, what: read(source, run.size, run.task, what),
+        read=lambda run, source, what: read(source, run.size, run.task, what, run.out),
         optimiser=partial(adamw, layout),
         loss=partial(batch_loss, layout),
         test=partial(scores, layout),
@@ -55,7 +55,8 @@ def batch_loss(
     x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
     x = 255 * recolour(x.float() / 255, rng("colour")) if layout.colour else x
     masks, classes = zip(*(data.learnt(i) for i in chosen.tolist()))
-    x, masks, left = augment(normalise(x), masks, (layout.scale_low, layout.scale_high), rng("augmentation"))
+    scale = layout.scale_low, layout.scale_high
+    x, masks, left = augment(normalise(x), masks, scale, rng("augmentation"), layout.crop)
     classes = [one.to(run.device)[some] for one, some in zip(classes, left)]
     return mask_loss(run, model, x, masks, classes)
 

@@ -25,8 +25,8 @@ class Layout:
 
     backbone: class in transformers and its arguments. weights: the backbone's on Hugging Face's hub, trained on
     ImageNet. backbone_lr: factor of the backbone's learning rate. scale_low, scale_high: of random windows; COCO's
-    config has 0.1 to 2. colour: whether colours are changed; COCO's config has not. threshold, overlap: see
-    `mask2former_outputs.segments`.
+    config has 0.1 to 2. crop: sides of these windows over the picture's; Cityscapes' config has half. colour: whether
+    colours are changed; COCO's config has not. threshold, overlap: see `mask2former_outputs.segments`.
     """
 
     backbone: tuple[str, dict[str, Any]]
@@ -42,6 +42,7 @@ class Layout:
     backbone_lr: float = 0.1
     scale_low: float = 0.5
     scale_high: float = 2.0
+    crop: float = 1.0
     colour: bool = True
     threshold: float = 0.8
     overlap: float = 0.8
@@ -54,6 +55,8 @@ class Layout:
             raise UnsegError(f"Expected a width that 32 and heads={self.heads} divide, found {self.width}.")
         if not 0 < self.scale_low <= self.scale_high:
             raise UnsegError(f"Expected 0 < scale_low <= scale_high, found {self.scale_low:g} and {self.scale_high:g}.")
+        if not 0 < self.crop <= 1:
+            raise UnsegError(f"Expected crop of Mask2Former above 0 and to 1, found {self.crop:g}.")
         for name in ("threshold", "overlap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UnsegError(f"Expected {name} of Mask2Former from 0 to 1, found {getattr(self, name):g}.")

@@ -13,7 +13,7 @@ from unseg_lib.evaluation.average_precision import average_precision
 from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
 from unseg_lib.evaluation.panoptic import panoptic_quality
 from unseg_lib.victims import mask2former_outputs as outputs
-from unseg_lib.victims.data import normalise
+from unseg_lib.victims.data import normalise, resized_label
 from unseg_lib.victims.instance_data import MaskedPictures, pack, unpack
 from unseg_lib.victims.mask2former_model import Layout
 from unseg_lib.victims.run import LABEL_TASKS, VictimRun
@@ -105,7 +105,10 @@ def _true(data: MaskedPictures, i: int, nothing: int) -> tuple[np.ndarray, np.nd
 
 
 def _confusion(run: VictimRun, data: MaskedPictures, i: int, one: Logits) -> torch.Tensor:
-    label = torch.from_numpy(_true(data, i, IGNORE)[0])
+    if run.task == "panoptic":  # the segments lack what only the label map has: crowds, things without a mask
+        label = resized_label(run.test.label(run.test.ids[i]), run.size)
+    else:
+        label = torch.from_numpy(_true(data, i, IGNORE)[0])
     return confusion(outputs.label_map(*one, run.size).cpu(), label, len(run.test.classes))
 
 

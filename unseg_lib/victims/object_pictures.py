@@ -14,8 +14,8 @@ from unseg_lib.evaluation.boundary import boundary_iou
 from unseg_lib.method.jitter import large_scale_jitter
 from unseg_lib.progress import progress
 from unseg_lib.victims.data import resized_picture
+from unseg_lib.victims.decoded import MEMORY
 
-MEMORY = 8 << 30  # bytes of pictures that are kept; more are read anew in every epoch
 OBJECT = 1  # its class index
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # picture uint8 (3,h,w), mask uint8 (h,w) from 0 to 255
@@ -51,7 +51,7 @@ def _largest(source: SegmentationSet, id: str) -> np.ndarray:
 def pairs(source: SegmentationSet, longest: int, what: str) -> Callable[[int], Pair]:
     """Picture number -> picture and mask, with a long side of at most `longest` pixels; `what` names the progress.
 
-    They are kept in memory where all of them fit. Ignored pixels are background.
+    They are kept in memory where all of them fit; more are read anew in every epoch. Ignored pixels are background.
     """
     if 4 * len(source) * longest**2 > MEMORY:
         return lambda i: pair(source, source.ids[i], longest)

@@ -32,7 +32,7 @@ def train(run: VictimRun) -> dict:
 
     _, layout = with_options(run.name, LAYOUTS, "RSPrompter")
     recipe = Recipe(
-        read=lambda run, source, what: read(source, run.size, run.task, what),
+        read=lambda run, source, what: read(source, run.size, run.task, what, run.out),
         optimiser=adamw,
         loss=partial(batch_loss, layout),
         test=partial(scores, layout),

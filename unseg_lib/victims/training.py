@@ -40,7 +40,7 @@ def adamw(run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
 
 def read_labelled(run: VictimRun, source: SegmentationSet, what: str) -> tuple[torch.Tensor, torch.Tensor]:
     """All pictures and label maps at the run's size, see `tensors`."""
-    return tensors(source, run.size, what)
+    return tensors(source, run.size, what, run.out)
 
 
 def batch_loss(run: VictimRun, model: torch.nn.Module, data: tuple, chosen: torch.Tensor, rng: Rng) -> torch.Tensor:
@@ -66,7 +66,7 @@ def keep_predictions(run: VictimRun, model: torch.nn.Module, data: tuple) -> Non
 class Recipe:
     """How a family of victims is trained and tested; what is not given is as for segmentation-models-pytorch.
 
-    read: (run, set, "training" or "test") -> data in memory, as the other functions take it.
+    read: (run, set, "training" or "test") -> data, as the other functions take it.
     optimiser: (run, model) -> optimiser; "factor" in a group of its parameters multiplies the learning rate.
     loss: (run, model, data, picture numbers, rng) -> loss of a step; `rng("what for")` makes a generator.
     test: (run, model, data) -> scores, see `train_victim`. keep: (run, model, data) writes predictions.npz.
