@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from toy_project import make_project
 
@@ -187,3 +188,20 @@ def test_doctor_tells_what_is_here(toys, unseg, tmp_path):
     assert code == 0
     assert "torch " in said
     assert "missing: Lung, CamVid" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--masks", ""], "Expected something behind --masks, "),
+        (["--masks", "nowhere", "-n"], "Expected a folder of masks or COCO's json at nowhere"),
+        (["--format", "gif", "-n"], "Expected the format png, keep or jpeg, found 'gif'"),
+        (["--eps", "0.03", "-n"], "Expected eps in steps of 255, say 8 and not 8/255, found 0.03"),
+        (["--generator", "smal", "-n"], "Expected a generator's name"),
+    ],
+)
+def test_protect_refuses_at_once_and_so_does_its_dry_run(tmp_path, unseg, words, sentence):
+    write_picture(tmp_path / "a.png", np.zeros((20, 20, 3), np.uint8))
+    code, _, said = unseg("protect", tmp_path / "a.png", "--out", tmp_path / "out", *words)
+    assert (code, said.count("\n")) == (2, 1) and sentence in said
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,8 +77,12 @@ def test_a_folder_belongs_to_one_run(tmp_path):
             (tmp_path / name).write_text("abc")
 
     leave("notes.txt")
-    claim(tmp_path, "abc")  # nobody's folder: nothing is removed
-    assert (tmp_path / "notes.txt").exists()
+    for _ in range(2):  # a person's folder: a run of it would be followed by one that removes everything
+        with pytest.raises(UnsegError, match=r"Expected a new or empty folder for the result, found deep in .*--out"):
+            claim(tmp_path, "abc")
+    shutil.rmtree(tmp_path / "deep")
+    (tmp_path / "notes.txt").unlink()
+    claim(tmp_path, "abc")
     leave("checkpoint.pt", "deep/picture.png")
     claim(tmp_path, "abc")  # the same run again: it goes on
     assert (tmp_path / "checkpoint.pt").exists()

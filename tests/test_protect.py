@@ -2,10 +2,12 @@
 
 import errno
 import io
+import json
 import math
 import os
 import re
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -391,6 +393,66 @@ def test_an_annotation_without_a_shape_leaves_out_its_picture_alone(room, weight
     write_json(room / "notes.json", notes)
     good, bad = run(room, weights, masks=str(room / "notes.json"))
     assert not good["problem"] and "a polygon or RLE in annotation 1 of b.png" in bad["problem"]
+
+
+@pytest.mark.parametrize(
+    "shape, sentence",
+    [
+        ({"size": [24, 32], "counts": [10, 20]}, "counts of 30 pixels, not 768"),
+        ({"size": [24, 32], "counts": [10, -20, 778]}, "counts of 768 pixels"),
+        ({"size": [24, 32], "counts": "0"}, "too few pixels"),
+        ({"size": [10, 10], "counts": [10, 20, 70]}, r"of the size \[10, 10\], not \[24, 32\]"),
+        ([[0, 0, float("nan"), 0, 9, 9]], "corners far outside"),
+        ([[0, 0, 1e9, 0, 9, 9]], "corners far outside"),
+    ],
+)
+def test_a_hostile_shape_is_one_sentence_of_its_picture(room, weights, shape, sentence):
+    """pycocotools answers them with what lay in memory, with all memory, or not at all."""
+    notes = coco_notes()
+    notes["images"].append({"id": 8, "file_name": "a.jpg", "width": 32, "height": 24})
+    notes["annotations"][0]["segmentation"] = shape
+    (room / "notes.json").write_text(json.dumps(notes))
+    good, bad = run(room, weights, masks=str(room / "notes.json"))
+    assert not good["problem"] and re.search(sentence, bad["problem"])
+
+
+def test_a_json_of_another_size_never_makes_a_mask(room, weights):
+    notes = coco_notes()
+    notes["images"][0] |= {"width": 10**7, "height": 10**7}
+    write_json(room / "notes.json", notes)
+    assert (
+        "32x24 pixels as the picture is, found 10000000x10000000"
+        in run(room, weights, masks=str(room / "notes.json"))[1]["problem"]
+    )
+
+
+def test_what_is_odd_about_one_picture_does_not_stop_the_others(room, weights, monkeypatch):
+    from unseg_lib.protection import copies
+
+    true = copies._read
+
+    def odd(file, work):
+        if file.name == "b.png":
+            raise ZeroDivisionError("nobody thought of this")
+        return true(file, work)
+
+    monkeypatch.setattr(copies, "_read", odd)
+    good, bad = run(room, weights, masks=str(room / "masks"))
+    assert not good["problem"] and "nobody thought of this" in bad["problem"]
+
+
+def test_masks_of_several_pages_are_refused_and_opaque_ones_taken(room, weights):
+    pages = [Image.fromarray(disc()), Image.fromarray(disc()[::-1].copy())]
+    (room / "masks" / "b.png").unlink()
+    pages[0].save(room / "masks" / "b.tif", save_all=True, append_images=pages[1:])
+    Image.fromarray(disc()).convert("RGBA").save(room / "masks" / "a.png")
+    good, bad = run(room, weights, masks=str(room / "masks"))
+    assert not good["problem"] and "Expected one mask in" in bad["problem"] and "found 2 pages" in bad["problem"]
+
+
+def test_raw_photographs_get_a_line(room, weights):
+    (room / "images" / "c.dng").write_bytes(b"raw")
+    assert "c.dng; convert it" in run(room, weights, masks=str(room / "masks"))[-1]["problem"]
 
 
 def test_boxes_and_points_for_all_or_by_file(room, weights):
@@ -1005,3 +1067,10 @@ def test_a_spreadsheets_csv_is_read_and_what_is_none_is_refused(room, weights):
     (room / "points.csv").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(UnsegError, match="CSV file in UTF-8"):
         run(room, weights, masks="", points=str(room / "points.csv"))
+
+
+@pytest.mark.parametrize(("of_picture", "of_mask"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_an_accent_is_the_same_however_it_is_spelt(room, weights, of_picture, of_mask):
+    (room / "images" / "b.png").rename(room / "images" / unicodedata.normalize(of_picture, "café.png"))
+    (room / "masks" / "b.png").rename(room / "masks" / unicodedata.normalize(of_mask, "café.png"))
+    assert [row["problem"] for row in run(room, weights, masks=str(room / "masks"))] == ["", ""]

@@ -101,6 +101,13 @@ def test_a_point_takes_the_area_of_like_colour_around_it():
         (PIXELS, {"box": (40, 5, 50, 9)}, "meets the picture"),
         (PIXELS, {"points": [(32, 5)]}, "points inside the picture of 32x24"),
         (PIXELS, {"points": []}, "Expected points as x,y"),
+        (
+            PIXELS,
+            {"mask": np.ones((1, 24, 32))},
+            r"\(H,W\), found float64 of the shape \(1, 24, 32\)",
+        ),
+        (PIXELS, {"mask": np.full((24, 32), "x")}, "a mask of numbers"),
+        (torch.zeros(3, 24, 32).to_sparse(), {}, "a tensor that numpy can read"),
         (PIXELS.astype(np.float32), {}, "floats from 0 to 1"),
         (PIXELS.astype(np.int32), {}, "Expected uint8"),
         (np.full_like(PIXELS, np.nan, np.float32), {}, "floats from 0 to 1"),
@@ -115,6 +122,32 @@ def test_what_makes_no_sense_is_one_sentence(protector, image, options, sentence
     with pytest.raises(UnsegError, match=sentence) as caught:
         protector(image, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"eps": "8"}, "Expected eps from 0 to 255 .*found '8'"),
+        ({"eps": True}, "found True"),
+        ({"eps": 8 / 255}, "say 8 and not 8/255"),
+        ({"prompt": None}, "Expected a text for prompt"),
+        ({"device": torch.device("meta")}, "Expected a device of this machine"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_sentence(options, sentence):
+    with pytest.raises(UnsegError, match=sentence):
+        protect(PIXELS, MASK, **options)
+
+
+def test_masks_of_any_number_and_prompts_and_devices_of_torch_will_do(protector):
+    expected = protector(PIXELS, MASK).image
+    for mask in (-MASK.astype(int), (255 * MASK.astype(int)).astype(np.int8), np.where(MASK, np.nan, 0)):
+        assert np.array_equal(protector(PIXELS, mask).image, expected)
+    box = torch.tensor([8.0, 5, 21, 17], requires_grad=True)
+    assert np.array_equal(protector(PIXELS, box=box).image, expected)
+    assert protect(PIXELS, MASK, device=torch.device("cpu")).measured["linf_inside"] <= 8
+    with pytest.raises(UnsegError, match=r"Expected a list of pictures or a tensor \(N,3,H,W\), found the shape"):
+        protect_batch(torch.from_numpy(PIXELS).permute(2, 0, 1))
 
 
 def test_the_same_call_gives_the_same_picture_and_leaves_randomness_alone(weights):

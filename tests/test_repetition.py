@@ -5,9 +5,10 @@ from test_systems import score
 from typer.testing import CliRunner
 
 from unseg_lib.cli import app
+from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation.rows import COLUMNS
 from unseg_lib.files import write_csv
-from unseg_lib.reporting.repetition import repeated, repetition_table, summary
+from unseg_lib.reporting.repetition import compare, repeated, repetition_table, summary
 from unseg_lib.reporting.scores import Score
 
 
@@ -61,3 +62,5 @@ def test_the_command_says_it_and_its_exit_code_too(tmp_path):
     assert "**lung · IoU of the object · victim unet-resnet18**" in found.output
     found = CliRunner().invoke(app, ["compare", first, folder("far", clean=[50, 51])])
     assert found.exit_code == 1 and "0 of 1 agree" in found.output
+    with pytest.raises(UnsegError, match=r"Expected scores in .* that .* has, too, found none"):
+        compare(first, folder("other", grating=[50, 51]))

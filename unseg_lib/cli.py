@@ -8,6 +8,7 @@ import typer
 
 from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.reporting import commands as reports
+from unseg_lib.speed.commands import bench
 
 app = typer.Typer(
     help="Reproduce UnSeg: unlearnable examples against image segmentation.",
@@ -154,12 +155,14 @@ def reproduce(
 def protect(
     inputs: Annotated[list[str], typer.Argument(help="pictures, folders (with sub-folders) or quoted patterns")],
     out: Annotated[Path, typer.Option(help="folder for the protected copies")],
-    masks: Annotated[str, typer.Option(help="folder of masks with the pictures' names, or COCO's json")] = "",
+    masks: Annotated[str | None, typer.Option(help="folder of masks with the pictures' names, or COCO's json")] = None,
     classes: Annotated[
-        str, typer.Option(help="with --masks: only these (numbers of a label map, names of a json)")
-    ] = "",
-    boxes: Annotated[str, typer.Option(help="x0,y0,x1,y1 for every picture, or a CSV file: picture,x0,y0,x1,y1")] = "",
-    points: Annotated[str, typer.Option(help="x,y;x,y for every picture, or a CSV file: picture,x,y")] = "",
+        str | None, typer.Option(help="with --masks: only these (numbers of a label map, names of a json)")
+    ] = None,
+    boxes: Annotated[
+        str | None, typer.Option(help="x0,y0,x1,y1 for every picture, or a CSV file: picture,x0,y0,x1,y1")
+    ] = None,
+    points: Annotated[str | None, typer.Option(help="x,y;x,y for every picture, or a CSV file: picture,x,y")] = None,
     eps: Annotated[float, typer.Option(help="largest change inside the region, in steps of 255")] = 8,
     eps_bg: Annotated[float, typer.Option(help="largest change outside")] = 2,
     generator: Annotated[
@@ -185,18 +188,21 @@ def protect(
 
     Without masks, boxes or points it protects what stands out by its colour, at last the whole picture.
     """
-    from unseg_lib.protection.inputs import find_inputs, shown
-
-    if dry_run:
-        files = find_inputs(inputs, out, format)
-        print(*(shown(f"{file.path} -> {out / file.target}") for file in files), f"{len(files)} pictures", sep="\n")
-        return
-    from unseg_lib.protection.batch import protect_files
+    from unseg_lib.protection.batch import Protector, planned, protect_files
+    from unseg_lib.protection.inputs import shown
     from unseg_lib.protection.summary import summary
 
-    how = {"masks": masks, "classes": classes, "boxes": boxes, "points": points, "eps": eps, "eps_bg": eps_bg}
-    how |= {"generator": generator, "format": format, "quality": quality, "metadata": keep_metadata, "rgb": rgb}
-    how |= {"jobs": jobs, "batch": batch, "device": device, "reference": reference, "compiled": compiled}
+    asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
+    if "" in asked.values():  # of an unset variable of the shell
+        raise UnsegError("Expected something behind --masks, --classes, --boxes or --points, found an empty text.")
+    files = {"format": format, "quality": quality, "batch": batch} | {name: text or "" for name, text in asked.items()}
+    model = {"generator": generator, "eps": eps, "eps_bg": eps_bg, "device": device, "reference": reference}
+    if dry_run:
+        found, _ = planned(inputs, out, **files)
+        Protector(**model)  # refuses what the run would refuse
+        print(*(shown(f"{file.path} -> {out / file.target}") for file in found), f"{len(found)} pictures", sep="\n")
+        return
+    how = files | model | {"metadata": keep_metadata, "rgb": rgb, "jobs": jobs, "compiled": compiled}
     rows = protect_files(inputs, out, **how, overwrite=overwrite)
     print(summary(rows, out))
     left_out = [row for row in rows if row["problem"]]
@@ -222,27 +228,7 @@ def inspect(
         write_difference(original, protected, picture)
 
 
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(help="protect, train, disk (files to files) or memory")] = "protect",
-    generator: Annotated[
-        str, typer.Option(help="small, texture, colour, a path, or vit_b with random weights")
-    ] = "small",
-    side: Annotated[int, typer.Option(help="of the pictures, in pixels; 0: what suits the generator")] = 0,
-    batch: Annotated[int, typer.Option(help="pictures at once, in the last steps of the ladder")] = 2,
-    pictures: Annotated[int, typer.Option(help="files, for disk and memory")] = 64,
-    compiled: Annotated[bool, typer.Option(help="also with torch.compile")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
-    json: Annotated[str, typer.Option(help="with memory: also write what was found to this file")] = "",
-) -> None:
-    """Measure how fast this machine protects and trains, against the plain reference, in one run."""
-    from unseg_lib.speed import bench as room
-
-    how = {"batch": batch, "pictures": pictures, "compiled": compiled, "device": device, "json": json}
-    print(room.bench(what, generator, side=side or room.side_of(generator), **how))
-
-
-for command in (reports.report, reports.compare, reports.pdf, reports.publish):
+for command in (bench, reports.report, reports.compare, reports.pdf, reports.publish):
     app.command()(command)
 
 

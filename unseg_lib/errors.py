@@ -15,13 +15,17 @@ def no_access(error: OSError, path: object = None) -> str:
     return f"Expected access to {where}, found none ({error.strerror}); check its name and permissions."
 
 
+MOST = 40  # names that a sentence can hold
+
+
 def closest(name: str, known: list[str]) -> str:
     """Say which of `known` was probably meant by `name`, for the end of an error sentence."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}Known: {', '.join(known)}."
+    more = f" and {len(known) - MOST} more" if len(known) > MOST else ""
+    return f"{hint}Known: {', '.join(known[:MOST])}{more}."
 
 
 def pick(registry: dict, name: str, what: str):

@@ -151,15 +151,30 @@ def decode(note: dict, image: dict) -> np.ndarray:
     try:
         height, width, shape = image["height"], image["width"], note["segmentation"]
         if isinstance(shape, list):
+            _check_corners(shape, max(height, width))
             shape = mask.merge(mask.frPyObjects(shape, height, width))
+        elif list(shape["size"]) != [height, width]:
+            raise ValueError(f"of the size {shape['size']}, not {[height, width]}")
         elif isinstance(shape["counts"], list):
+            if sum(shape["counts"]) != height * width or min(shape["counts"]) < 0:
+                raise ValueError(f"counts of {sum(shape['counts'])} pixels, not {height * width}")
             shape = mask.frPyObjects(shape, height, width)
-        return mask.decode(shape).astype(bool)
+        found = mask.decode(shape)
+        if found.max(initial=0) > 1:  # of counts that end early it returns whatever lay in memory
+            raise ValueError("counts of too few pixels")
+        return found.astype(bool)
     except Exception as error:  # pycocotools raises bare Exceptions
         raise UnsegError(
             f"Expected a polygon or RLE in annotation {note.get('id')} of {image['file_name']}, "
             f"found none that can be decoded ({error!r}); mend the json."
         ) from error
+
+
+def _check_corners(polygons: list, side: int) -> None:
+    """pycocotools walks along every edge: one that leads far away, or nowhere, takes all memory."""
+    corners = np.concatenate([np.asarray(polygon, float).ravel() for polygon in polygons])
+    if not (np.isfinite(corners).all() and np.abs(corners).max(initial=0) <= 10 * side):
+        raise ValueError("corners far outside the picture")
 
 
 def _label(images: dict, objects: dict, id: str) -> np.ndarray:

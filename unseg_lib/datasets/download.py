@@ -116,7 +116,9 @@ def check(name: str, root: str | Path) -> dict[str, int]:
     root, counts, ids = Path(root), {}, {}
     official = SOURCES[name].official if name in SOURCES else ""
     if name in SOURCES and name not in DATASETS:
-        raise UnsegError(f"Expected one of {', '.join(DATASETS)} to check, found {name}, which has no reader.")
+        place = SOURCES[name].place
+        way = f"; check folder:{place}" if place.startswith("interactive/") else ""
+        raise UnsegError(f"Expected one of {', '.join(DATASETS)} to check, found {name}, which has no reader{way}.")
     for split in (split for split in splits_of(name) if split not in PARTS):
         found = load_dataset(name, root, split)
         if found.ids in ids.values():  # of many sets "test" is val

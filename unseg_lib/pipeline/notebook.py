@@ -97,9 +97,15 @@ def claim(out: Path, mark: str) -> None:
     """Make `out` the folder of this run: what a run of the same fingerprint left is kept, for its checkpoints;
     what another run left (other parameters, or the committed results of somebody else) is removed.
 
-    A folder that no runner wrote to is left as it is.
+    A folder with files that no run left is refused: the next run would remove them.
     """
     owners = [(out / name).read_text() for name in (BEGUN, ".done") if (out / name).exists()]
+    foreign = [path.name for path in out.iterdir() if path.name != ".lock"]
+    if foreign and not owners and not (out / "provenance.json").exists():
+        raise UnsegError(
+            f"Expected a new or empty folder for the result, found {sorted(foreign)[0]} in {out}, which no run left; "
+            "name another folder with --out."
+        )
     if mark not in owners and (owners or (out / "provenance.json").exists()):
         write_bytes(out / BEGUN, b"nobody's")  # a kill here: the next run removes the rest
         for path in out.iterdir():

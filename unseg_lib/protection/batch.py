@@ -23,7 +23,7 @@ from unseg_lib.protection.copies import Ready, Work, read_one, write_one, writin
 from unseg_lib.protection.inputs import Input, find_inputs, shown
 from unseg_lib.protection.lines import COLUMNS, REPORT, Row, alone, earlier_lines, whole_copies
 from unseg_lib.protection.one import Protector
-from unseg_lib.protection.wanted import wanted
+from unseg_lib.protection.wanted import Wanted, wanted
 
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -64,18 +64,8 @@ def protect_files(
     path of an option.
     """
     out = Path(out)
-    if format not in ("png", "keep", "jpeg"):
-        raise UnsegError(f"Expected the format png, keep or jpeg, found '{format}'.")
-    if not 1 <= quality <= 100:
-        raise UnsegError(f"Expected a JPEG quality from 1 to 100, found {quality}.")
-    if batch < 1:
-        raise UnsegError(f"Expected a batch of at least 1 picture, found {batch}.")
-    if out.exists() and not out.is_dir():
-        raise UnsegError(f"Expected a folder for the output, found a file at {out}; choose another.")
-    if masks and out.resolve() == Path(masks).resolve():
-        raise UnsegError(f"Expected masks and copies in two folders, found both in {out}; choose another --out.")
-    files = find_inputs(inputs, out, format)
-    regions = wanted(masks, classes, boxes, points, files)
+    asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
+    files, regions = planned(inputs, out, format=format, quality=quality, batch=batch, **asked)
     protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference, compiled=compiled)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -91,6 +81,31 @@ def protect_files(
         kept = [row for row in earlier.values() if row["written"] not in again]
         write_csv(out / REPORT, kept + failed + rows, COLUMNS)
     return rows
+
+
+def planned(
+    inputs: Iterable[str | Path],
+    out: Path,
+    *,
+    format: str = "png",
+    quality: int = 95,
+    batch: int = 1,
+    masks: str = "",
+    **asked: str,
+) -> tuple[list[Input], Wanted]:
+    """The files that `protect_files` would protect and how their regions are found; nothing is written."""
+    if format not in ("png", "keep", "jpeg"):
+        raise UnsegError(f"Expected the format png, keep or jpeg, found '{format}'.")
+    if not 1 <= quality <= 100:
+        raise UnsegError(f"Expected a JPEG quality from 1 to 100, found {quality}.")
+    if batch < 1:
+        raise UnsegError(f"Expected a batch of at least 1 picture, found {batch}.")
+    if out.exists() and not out.is_dir():
+        raise UnsegError(f"Expected a folder for the output, found a file at {out}; choose another.")
+    if masks and out.resolve() == Path(masks).resolve():
+        raise UnsegError(f"Expected masks and copies in two folders, found both in {out}; choose another --out.")
+    files = find_inputs(inputs, out, format)
+    return files, wanted(masks, files=files, **asked)
 
 
 def _threads(protector: Protector) -> int:

@@ -63,6 +63,12 @@ def read_one(file: Input, work: Work) -> Ready | Row:
         return _read(file, work)
     except OSError as error:  # of the picture, its mask or its copy's name, so that the other pictures may fare better
         raise UnsegError(no_access(error, file.path)) from error
+    except UnsegError:
+        raise
+    except Exception as error:  # whatever is odd about one picture, the others do not wait for it
+        raise UnsegError(
+            f"Expected a picture that can be protected at {file.path}, found one that cannot ({error!r})."
+        ) from error
 
 
 def _read(file: Input, work: Work) -> Ready | Row:

@@ -16,6 +16,8 @@ from unseg_lib.pictures import PICTURE_SUFFIXES
 from unseg_lib.protection.lines import earlier_lines
 from unseg_lib.protection.photo import FORMATS
 
+# pictures that neither Pillow nor `mimetypes` knows everywhere: they get a line that says so
+OTHER_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2", ".tga")
 # ends of lines, commands to a terminal, bytes that are no text
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -62,7 +64,10 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
 
 def is_picture(path: Path) -> bool:
     """Whether a file is a picture by its name, readable here or not, and not hidden."""
-    known = path.suffix.lower() in PICTURE_SUFFIXES or (mimetypes.guess_type(path.name)[0] or "").startswith("image/")
+    suffix = path.suffix.lower()
+    known = suffix in (*PICTURE_SUFFIXES, *OTHER_SUFFIXES) or (mimetypes.guess_type(path.name)[0] or "").startswith(
+        "image/"
+    )
     return known and not path.name.startswith(".")
 
 

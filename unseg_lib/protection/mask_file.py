@@ -22,7 +22,7 @@ def read_mask(path: Path, classes: Sequence[int] = ()) -> np.ndarray:
     mask, format = _upright(path)
     if classes:
         return np.isin(label_of(mask), classes)
-    if mask.mode in ("RGBA", "LA", "PA"):
+    if mask.has_transparency_data and np.asarray(mask.convert("RGBA"))[..., 3].min() < 255:
         raise UnsegError(f"Expected a mask without transparency in {path}, found some; save it as black and white.")
     indexed = mask.mode == "P" and mask.getpalette()[:3] == [0, 0, 0]
     plain = indexed or mask.mode in ("1", "L")
@@ -35,10 +35,12 @@ def _upright(path: Path) -> tuple[Image.Image, str]:
     try:
         with opened(path) as file:
             file.load()
-            mask, format = ImageOps.exif_transpose(file), file.format
+            mask, format, pages = ImageOps.exif_transpose(file), file.format, getattr(file, "n_frames", 1)
     except UnsegError:
         raise
     except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
         raise UnsegError(f"Expected a readable mask in {path}, found a corrupt one ({error}); replace it.") from error
     check_depth(mask, path)
+    if pages > 1 and format != "MPO":
+        raise UnsegError(f"Expected one mask in {path}, found {pages} pages; save them as one.")
     return mask, format

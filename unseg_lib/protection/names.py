@@ -1,6 +1,7 @@
 """Which picture is meant by a name in somebody's masks, boxes or points: "day1/a.png", or plain "a.png"."""
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
@@ -29,7 +30,7 @@ class Names:
         """
         for way, shared in self.ways:
             name = way(file)
-            if found := get(name):
+            if found := _spelt_either_way(get, name):
                 if name in shared:
                     raise UnsegError(
                         f"Expected one picture called {name}, as {where} has it, found some in several folders; "
@@ -43,6 +44,12 @@ class Names:
 
     def _plain(self, file: Input) -> str:
         return self.key(PurePath(file.name).name)
+
+
+def _spelt_either_way(get: Callable[[str], Found | None], name: str) -> Found | None:
+    """macOS writes an accent as a letter of its own, most others as a part of its letter."""
+    spellings = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+    return next((found for spelling in spellings if (found := get(spelling))), None)
 
 
 def without_suffix(name: str) -> str:

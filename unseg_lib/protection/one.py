@@ -159,6 +159,11 @@ def protect_batch(images: Iterable[Any], masks: Iterable[Any] | None = None, **o
 
     masks: one for every picture, None for those without. A tensor `(N,3,H,W)` counts as N pictures.
     """
+    if getattr(images, "ndim", 4) != 4:
+        raise UnsegError(
+            f"Expected a list of pictures or a tensor (N,3,H,W), found the shape {tuple(images.shape)}; for one "
+            "picture use protect."
+        )
     protector = Protector(options.pop("generator", "small"), **options)
     images = list(images)
     masks = [None] * len(images) if masks is None else list(masks)
@@ -173,7 +178,10 @@ def array_of(value: Any) -> np.ndarray:
         return np.asarray(value)
     if str(value.dtype) == "torch.bfloat16":
         raise UnsegError("Expected uint8 or float32, found bfloat16, which cannot tell 255 steps apart; convert it.")
-    return value.detach().cpu().numpy()
+    try:
+        return value.detach().cpu().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantised, without data
+        raise UnsegError(f"Expected a tensor that numpy can read, found {value.dtype}, {value.layout}.") from error
 
 
 def pixels_of(image: Any) -> tuple[np.ndarray, bool]:

@@ -48,12 +48,14 @@ def region_of(
 def checked_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A mask as bool `(H,W)`, or a sentence where it does not fit the picture."""
     mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.dtype.kind not in "biuf":
+        raise UnsegError(f"Expected a mask of numbers, (H,W), found {mask.dtype} of the shape {mask.shape}.")
     if mask.shape != shape:
         found = "x".join(map(str, mask.shape[::-1]))
         raise UnsegError(
             f"Expected a mask of {shape[1]}x{shape[0]} pixels, found {found}; draw it on the picture itself."
         )
-    return mask if mask.dtype == bool else mask > 0
+    return mask if mask.dtype == bool else mask != 0
 
 
 def inside_boxes(box: Box | Sequence[Box], shape: tuple[int, int]) -> np.ndarray:
@@ -137,6 +139,7 @@ def enlarged(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _numbers(values: object, width: int, what: str, form: str) -> np.ndarray:
+    values = values.detach().cpu() if hasattr(values, "detach") else values
     try:
         found = np.asarray(values, float).reshape(-1, width)
     except (TypeError, ValueError):

@@ -109,7 +109,12 @@ def _coco_masks(path: Path, classes: str, names: Names) -> Wanted:
         if id is None:
             raise UnsegError(f"Expected {Path(file.name).name} in {path}, found no such picture there.")
         image = notes.images[id]
-        mask = np.zeros((image["height"], image["width"]), bool)
+        if (image["height"], image["width"]) != shape:
+            raise UnsegError(
+                f"Expected {id} in {path} to be of {shape[1]}x{shape[0]} pixels as the picture is, found "
+                f"{image['width']}x{image['height']}; is the json of this picture?"
+            )
+        mask = np.zeros(shape, bool)
         for note in objects[id]:
             mask |= decode(note, image)
         return {"mask": mask}

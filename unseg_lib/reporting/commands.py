@@ -20,11 +20,14 @@ def report(
 
 
 def compare(first: Path, second: Path) -> None:
-    """Whether SECOND, say results/small of another clone, bears out the numbers of FIRST; if not, exit code 1."""
+    """Whether SECOND, say results/small of another clone, bears out the numbers of FIRST; if not, exit code 1.
+
+    Scores of one seed have no error bar: they are shown, not judged.
+    """
     from unseg_lib.reporting import repetition
 
     pairs, told = repetition.compare(first, second)
-    print(repetition.repetition_table(pairs).markdown() if pairs else "", told, sep="\n")
+    print(repetition.repetition_table(pairs).markdown(), told, sep="\n")
     raise typer.Exit(int(any(pair.same is False for pair in pairs)))
 
 
@@ -36,7 +39,10 @@ def pdf(results: Path) -> None:
 
 
 def publish(results: Path) -> None:
-    """Take the data sets' pictures out of executed notebooks and report, so that RESULTS may be passed on."""
+    """Take the data sets' pictures out of notebooks, predictions and report, so that RESULTS may be passed on."""
+    from unseg_lib.reporting.publish import copies_in
     from unseg_lib.reporting.publish import publish as take_out
 
     print(f"Without pictures: {take_out(results)}")
+    if left := copies_in(results):
+        print(f"Not to be passed on, as they hold pictures: {', '.join(map(str, left))}")

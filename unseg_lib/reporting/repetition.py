@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 
+from unseg_lib.errors import UnsegError
 from unseg_lib.reporting.html import Link, Table
 from unseg_lib.reporting.paired import CONFIDENCE
 from unseg_lib.reporting.scores import Score, metrics_of, read_rows, scores_of
@@ -80,4 +81,6 @@ def compare(first: str | Path, second: str | Path) -> tuple[list[Repeated], str]
     """The pairs of two folders of results, and the sentence about them; raises `UnsegError` where one has no rows."""
     scores = scores_of(read_rows(first))
     pairs = repeated(scores, scores_of(read_rows(second)))
+    if not pairs:
+        raise UnsegError(f"Expected scores in {second} that {first} has, too, found none; are both of one profile?")
     return pairs, summary(pairs, sum(one.metric in metrics_of(one.experiment, scores) for one in scores))
