@@ -122,7 +122,7 @@ def test_05_shows_what_defences_do(small, results, tmp_path, weights):
     own = {"size": [48, 48], "generator": weights, "results": str(results)}
     out = run_notebook(FOLDER / "05_defenses.ipynb", tmp_path / "05", small | own, threads=1)
     metrics = read_json(out / "metrics.json")
-    assert metrics["effects"]["none"] == {"unseg": 1, "fixed_tile": 1, "psnr": None}
+    assert metrics["effects"]["none"] == {"unseg": 1, "fixed_tile": 1, "colour_offset": 1, "psnr": None}
     assert metrics["effects"]["jpeg quality=10"]["fixed_tile"] < 0.5
     assert len(metrics["trained"]) == 1
 

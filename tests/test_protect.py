@@ -87,7 +87,7 @@ def test_pictures_are_protected_within_budget_and_originals_untouched(room, weig
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    *(st.floats(0, 16), st.floats(0, 16), st.integers(0, 1000), st.sampled_from([1, 2, 3, 4])),
+    *(st.just(0.0) | st.floats(1, 16), st.floats(0, 16), st.integers(0, 1000), st.sampled_from([1, 2, 3, 4])),
     *(st.sampled_from(["png", "tif", "webp"]), st.tuples(st.integers(16, 50), st.integers(16, 50))),
 )
 def test_any_budget_holds_in_the_written_file(room, weights, eps, eps_bg, seed, channels, suffix, size):

@@ -38,10 +38,6 @@ class PoisonSettings:
         for name, value in (("eps", self.eps), ("eps_bg", self.eps_bg)):
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 255:  # also refuses NaN
                 raise UnsegError(f"Expected {name} from 0 to 255 (it is a number over 255), found {value!r}.")
-        if 0 < self.eps < 1:
-            raise UnsegError(
-                f"Expected eps in steps of 255, say 8 and not 8/255, found {self.eps:g}: nothing would change."
-            )
         if not isinstance(self.prompt, str):
             raise UnsegError(f"Expected a text for prompt, {' or '.join(PROMPTS)}, found {self.prompt!r}.")
         for kind in self.prompt.split("+"):

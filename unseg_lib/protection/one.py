@@ -69,6 +69,8 @@ class Protector:
         from unseg_lib.poisons.unseg import open_generator
 
         self.settings = PoisonSettings(eps, eps_bg, seed, str(generator), prompt, device)  # checks budget and prompt
+        if 0 < eps < 1:
+            raise UnsegError(f"Expected eps in steps of 255, say 8 and not 8/255, found {eps:g}: nothing would change.")
         self.eps, self.eps_bg = eps, eps_bg
         generator, self.sha256 = open_generator(self.settings)
         self.inference = Inference(generator, reference=reference, compiled=compiled)
