@@ -18,7 +18,8 @@ from unseg_lib.datasets import DATASETS, load_dataset
 from unseg_lib.datasets import unpack as unpack_module
 from unseg_lib.datasets.download import DOWNLOADS, check, get, list_sets
 from unseg_lib.datasets.fetch import CHECKSUMS, fetch, name_of
-from unseg_lib.datasets.sources import SOURCES, Archive, Source
+from unseg_lib.datasets.source import Archive, Source
+from unseg_lib.datasets.sources import SOURCES
 from unseg_lib.datasets.unpack import unpack
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json

@@ -18,6 +18,7 @@ from unseg_lib.reporting.publish import keep_masks
 from unseg_lib.reporting.report import write_report
 from unseg_lib.reporting.scores import (
     MAIN_METRIC,
+    MODES,
     Experiment,
     clean_of,
     experiment_of,
@@ -432,7 +433,7 @@ def test_no_two_lines_of_a_figure_look_alike():
 def test_every_poison_has_words_and_a_recipe_the_generator_that_it_names(project):
     from unseg_lib.poisons import POISONS
 
-    assert set(recipes.MEANINGS) == set(POISONS)
+    assert set(recipes.MEANINGS) == set(POISONS) and set(recipes.ENDINGS) == set(MODES) - {""}
     assert recipes.legend(["clean", "unseg", "grating-things"], project / "results" / "small") == (
         "unseg: UnSeg with the generator small; grating: two-coloured stripes; "
         "…-things: the full budget only on the protected classes."

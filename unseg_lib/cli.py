@@ -188,7 +188,8 @@ def protect(
 
     Without masks, boxes or points it protects what stands out by its colour, at last the whole picture.
     """
-    from unseg_lib.protection.batch import Protector, planned, protect_files
+    from unseg_lib.protection import Protector
+    from unseg_lib.protection.batch import planned, protect_files
     from unseg_lib.protection.inputs import shown
     from unseg_lib.protection.summary import summary
 

@@ -11,9 +11,9 @@ import torch
 from unseg_lib.errors import UnsegError
 
 
-def choose_device(name: str) -> str:
+def choose_device(name: str | torch.device) -> str:
     """ "auto" is CUDA, else Apple's MPS, else the CPU; a device that is not there is an error."""
-    name = str(name)  # a torch.device will do
+    name = str(name)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(kind for kind, usable in there.items() if usable)

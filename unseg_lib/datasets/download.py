@@ -9,7 +9,8 @@ from pathlib import Path
 from unseg_lib.datasets import DATASETS, PARTS, data_root, load_dataset, splits_of
 from unseg_lib.datasets.coco_panoptic import merge_panoptic
 from unseg_lib.datasets.fetch import CHECKSUMS, fetch, name_of
-from unseg_lib.datasets.sources import SOURCES, Source
+from unseg_lib.datasets.source import Source
+from unseg_lib.datasets.sources import SOURCES
 from unseg_lib.datasets.unpack import unpack
 from unseg_lib.datasets.voc import merge_sbd
 from unseg_lib.errors import UnsegError, pick

@@ -100,13 +100,14 @@ def claim(out: Path, mark: str) -> None:
     A folder with files that no run left is refused: the next run would remove them.
     """
     owners = [(out / name).read_text() for name in (BEGUN, ".done") if (out / name).exists()]
-    foreign = [path.name for path in out.iterdir() if path.name != ".lock"]
-    if foreign and not owners and not (out / "provenance.json").exists():
+    of_a_run = owners or (out / "provenance.json").exists()
+    foreign = [] if of_a_run else [path.name for path in out.iterdir() if path.name != ".lock"]
+    if foreign:
         raise UnsegError(
             f"Expected a new or empty folder for the result, found {sorted(foreign)[0]} in {out}, which no run left; "
             "name another folder with --out."
         )
-    if mark not in owners and (owners or (out / "provenance.json").exists()):
+    if of_a_run and mark not in owners:
         write_bytes(out / BEGUN, b"nobody's")  # a kill here: the next run removes the rest
         for path in out.iterdir():
             if path.is_dir() and not path.is_symlink():

@@ -87,10 +87,10 @@ def planned(
     inputs: Iterable[str | Path],
     out: Path,
     *,
-    format: str = "png",
-    quality: int = 95,
-    batch: int = 1,
-    masks: str = "",
+    format: str,
+    quality: int,
+    batch: int,
+    masks: str,
     **asked: str,
 ) -> tuple[list[Input], Wanted]:
     """The files that `protect_files` would protect and how their regions are found; nothing is written."""

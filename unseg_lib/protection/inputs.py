@@ -64,10 +64,8 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
 
 def is_picture(path: Path) -> bool:
     """Whether a file is a picture by its name, readable here or not, and not hidden."""
-    suffix = path.suffix.lower()
-    known = suffix in (*PICTURE_SUFFIXES, *OTHER_SUFFIXES) or (mimetypes.guess_type(path.name)[0] or "").startswith(
-        "image/"
-    )
+    guessed = mimetypes.guess_type(path.name)[0] or ""
+    known = path.suffix.lower() in (*PICTURE_SUFFIXES, *OTHER_SUFFIXES) or guessed.startswith("image/")
     return known and not path.name.startswith(".")
 
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.pictures import check_depth, label_of
-from unseg_lib.protection.photo import opened
+from unseg_lib.protection.photo import opened, pages_of
 
 LOSSY = ("JPEG", "MPO", "WEBP")  # they leave faint ripples around every edge
 
@@ -35,12 +35,12 @@ def _upright(path: Path) -> tuple[Image.Image, str]:
     try:
         with opened(path) as file:
             file.load()
-            mask, format, pages = ImageOps.exif_transpose(file), file.format, getattr(file, "n_frames", 1)
+            mask, format, pages = ImageOps.exif_transpose(file), file.format, pages_of(file)
     except UnsegError:
         raise
     except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
         raise UnsegError(f"Expected a readable mask in {path}, found a corrupt one ({error}); replace it.") from error
     check_depth(mask, path)
-    if pages > 1 and format != "MPO":
+    if pages > 1:
         raise UnsegError(f"Expected one mask in {path}, found {pages} pages; save them as one.")
     return mask, format

@@ -44,10 +44,10 @@ class Protector:
     """A loaded generator that protects any number of pictures; to be made once, e.g. in a data loader's worker.
 
     generator: "small", "texture", "colour", "vit_b" (the paper's own, see `weights.released_path`), or a path.
-    eps, eps_bg: the largest change inside and outside the region, in steps over 255; fractions are allowed and rounded
-    down. prompt: how the generator is shown the region: "mask", its "box", ten "points" in it, or several
-    joined by "+"; the budget follows the region itself. seed: of those points; the rest draws nothing at random.
-    device: "auto", "cpu", "cuda", "mps".
+    eps, eps_bg: the largest change inside and outside the region, in steps over 255; fractions are rounded down, and an
+    eps that leaves nothing of it, such as 8/255, is refused. prompt: how the generator is shown the region: "mask",
+    its "box", ten "points" in it, or several joined by "+"; the budget follows the region itself. seed: of those
+    points; the rest draws nothing at random. device: "auto", "cpu", "cuda", "mps".
     reference: run it as the paper's numbers were made, fp32 and one picture at a time, and slower; pixels then differ
     by at most one step (`inference.Inference`). compiled: by torch.compile, which takes minutes at first.
     """

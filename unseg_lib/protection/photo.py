@@ -78,9 +78,14 @@ def _check_size(file: Image.Image, path: Path) -> None:
             f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found {file.width}x{file.height}; "
             "shrink it."
         )
-    if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":
-        raise UnsegError(f"Expected one picture in {path}, found {file.n_frames}; save them one by one.")
+    if pages_of(file) > 1:
+        raise UnsegError(f"Expected one picture in {path}, found {pages_of(file)}; save them one by one.")
     check_depth(file, path)
+
+
+def pages_of(file: Image.Image) -> int:
+    """How many pictures a file holds; of a telephone's MPO only the first one counts."""
+    return 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
 
 
 def _remarks(file: Image.Image) -> tuple[str, ...]:

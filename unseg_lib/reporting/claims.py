@@ -147,9 +147,10 @@ def _against_controls(setting: str, scores: list[Score], who: str) -> list[Verdi
 
 def _better(share: float, control: float, difference: Difference | None, complete: bool) -> bool | None:
     """All of the difference's interval must lie on UnSeg's side; None where only more controls or seeds would tell."""
-    if share >= min(control, HARMLESS) or (difference and difference.high is not None and difference.high >= 0):
+    interval = difference is not None and difference.high is not None
+    if share >= min(control, HARMLESS) or (interval and difference.high >= 0):
         return False
-    return True if complete and difference and difference.high is not None else None
+    return True if complete and interval else None
 
 
 def _difference(setting: str, own: str, other: str, scores: list[Score]) -> Difference | None:

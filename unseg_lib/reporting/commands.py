@@ -40,9 +40,8 @@ def pdf(results: Path) -> None:
 
 def publish(results: Path) -> None:
     """Take the data sets' pictures out of notebooks, predictions and report, so that RESULTS may be passed on."""
-    from unseg_lib.reporting.publish import copies_in
-    from unseg_lib.reporting.publish import publish as take_out
+    from unseg_lib.reporting import publish as pictures
 
-    print(f"Without pictures: {take_out(results)}")
-    if left := copies_in(results):
+    print(f"Without pictures: {pictures.publish(results)}")
+    if left := pictures.copies_in(results):
         print(f"Not to be passed on, as they hold pictures: {', '.join(map(str, left))}")

@@ -42,12 +42,9 @@ def generator_tables(results: Path) -> list[tuple[Link, Table]]:
 def deviations_of(origin: dict) -> Table:
     """Where the training of this provenance deviates from the published settings, with what is known of it today."""
     ran = {"mean_of": "logits"} | origin["parameters"]  # runs from before the choice took that way
-    config = BilevelConfig(**{field.name: _value(ran[field.name]) for field in fields(BilevelConfig)})
+    chosen = {field.name: ran[field.name] for field in fields(BilevelConfig)}
+    config = BilevelConfig(**(chosen | {"scales": tuple(ran["scales"])}))
     return deviations(config, ran["data"], ran["precision"])
-
-
-def _value(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def origin_table(results: Path, rows: list[dict]) -> Table:
