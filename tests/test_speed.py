@@ -131,7 +131,8 @@ def test_a_frozen_encoder_leaves_no_gradient_behind():
     encoder = build_image_encoder(LAYOUTS["tiny"]).requires_grad_(False)
     x = torch.rand(1, 3, 32, 32)
     embedding, _ = encode_learning(encoder, x)
-    assert not embedding.requires_grad and torch.equal(embedding, encode_fused(encoder, x)[0])
+    with torch.no_grad():
+        assert not embedding.requires_grad and torch.equal(embedding, encode_fused(encoder, x)[0])
 
 
 def test_a_fast_game_plays_the_same_game_to_rounding(tmp_path):

@@ -1,8 +1,10 @@
 """SAM's image encoder with fused attention: the numbers of `sam.encode` to rounding, without its large matrices.
 
 segment-anything writes the attention weights of all heads to memory several times (800 MB each for a global block of
-ViT-B in fp32). Here `scaled_dot_product_attention` never holds them; only the bias for decomposed relative positions is
-made, for a slice of the queries at a time. Works on the same modules and weights.
+ViT-B in fp32). Here they never get there, a slice of the queries at a time. On a GPU by `scaled_dot_product_attention`,
+for which only the bias for decomposed relative positions is made. On a processor that kernel takes up to twice as long
+once it has a bias, so the formula is written out, where no gradient is wanted, and the scores of a slice fit the cache.
+Works on the same modules and weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,8 +18,8 @@ from torch.nn import functional as F
 
 from unseg_lib.method.sam import encode
 
-# of the bias that is made at once: what a processor's last cache holds, what a GPU keeps busy with
-SLICE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28, "mps": 1 << 27}
+# of the scores, or of the bias, that are made at once: what a processor's cache holds, what a GPU keeps busy with
+SLICE_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28, "mps": 1 << 27}
 
 
 Maps = tuple[torch.Tensor, torch.Tensor]  # relative positions of queries and keys, down `(H,H,d)` and across `(W,W,d)`
@@ -90,23 +92,45 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, down: torch.Tensor
 
     bias of query (y,x) and key (v,u) = q . down[y,v] + q . across[x,u] (decomposed relative positions, MViTv2).
     """
-    h, w = q.shape[2:4]
     to_rows = torch.einsum("nbhwd,hkd->nbhwk", q, down)
     to_columns = torch.einsum("nbhwd,wkd->nbhwk", q, across)
-    k, v, parts = k.flatten(2, 3), v.flatten(2, 3), []
-    for some, rows in slices(q):
+    in_cache = q.device.type == "cpu" and not torch.is_grad_enabled()
+    return (_in_cache if in_cache else _fused)(q, k, v, to_rows, to_columns)
+
+
+def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *bias_to: torch.Tensor) -> torch.Tensor:
+    """By torch's kernel, which is given the bias of some queries at a time."""
+    entries, heads, h, w, _ = q.shape
+    (to_rows, to_columns), k, v, parts = bias_to, k.flatten(2, 3), v.flatten(2, 3), []
+    for some, rows in slices(entries, h, heads * w * h * w * q.element_size(), q.device.type):
         bias = to_rows[some, :, rows, :, :, None] + to_columns[some, :, rows, :, None, :]
         part = F.scaled_dot_product_attention(
             q[some, :, rows].flatten(2, 3), k[some], v[some], attn_mask=bias.flatten(4, 5).flatten(2, 3).to(q.dtype)
         )
         parts.append(part.transpose(1, 2).reshape(-1, w, part.shape[1] * part.shape[3]))  # rows below rows
-    return torch.cat(parts).unflatten(0, (len(q), h))
+    return torch.cat(parts).unflatten(0, (entries, h))
 
 
-def slices(q: torch.Tensor) -> Iterator[tuple[slice, slice]]:
-    """Which entries and which of their rows to work on at once, so that the bias for them fits `SLICE_BYTES`."""
-    n, heads, h, w, _ = q.shape
-    rows = max(1, SLICE_BYTES[q.device.type] // (heads * w * h * w * q.element_size()))
-    for first in range(0, n, max(1, rows // h)):
-        for row in range(0, h, min(rows, h)):
-            yield slice(first, first + max(1, rows // h)), slice(row, row + min(rows, h))
+def _in_cache(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *bias_to: torch.Tensor) -> torch.Tensor:
+    """By the formula, for so many queries at a time that their scores never leave the cache.
+
+    Bias and softmax are in fp32, whatever the products are in: in bf16 they would cost digits, and no less time.
+    """
+    n, heads, h, w, d = q.shape
+    q, k, v, to_rows, to_columns = (part.flatten(0, 1) for part in (q * d**-0.5, k, v, *bias_to))  # (N*heads,H,W,-)
+    k, v, seen = k.flatten(1, 2).mT.contiguous(), v.flatten(1, 2), torch.empty_like(q)
+    for some, rows in slices(n * heads, h, w * h * w * 4, "cpu"):
+        scores = (q[some, rows].flatten(1, 2) @ k[some]).float().unflatten(1, (-1, w)).unflatten(3, (h, w))
+        scores += to_columns[some, rows, :, None, :]
+        scores += to_rows[some, rows, :, :, None]
+        weights = scores.flatten(3).softmax(-1).to(v.dtype)
+        seen[some, rows] = (weights.flatten(1, 2) @ v[some]).unflatten(1, (-1, w))
+    return seen.unflatten(0, (n, heads)).permute(0, 2, 3, 1, 4).flatten(3)
+
+
+def slices(entries: int, rows: int, row_bytes: int, device: str) -> Iterator[tuple[slice, slice]]:
+    """Which entries and which of their rows to work on at once, so that a row's `row_bytes` fit `SLICE_BYTES`."""
+    fit = max(1, SLICE_BYTES[device] // row_bytes)
+    for first in range(0, entries, max(1, fit // rows)):
+        for row in range(0, rows, min(fit, rows)):
+            yield slice(first, first + max(1, fit // rows)), slice(row, row + min(fit, rows))
