@@ -35,7 +35,12 @@ def encode_fused(
     """
     before, after = (_compiled(_before), _compiled(_after)) if compiled else (_before, _after)
     known = dict(zip(encoder.blocks, maps or position_maps(encoder)))
-    return encode(encoder, x, lambda block, x: after(block, x, _attention(block, before(block, x), known[block])))
+
+    def run(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        x = x.contiguous()  # patches come with their channels far apart, and every block would keep it so
+        return after(block, x, _attention(block, before(block, x), known[block]))
+
+    return encode(encoder, x, run)
 
 
 def _before(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
