@@ -13,6 +13,7 @@ from toy_set import boxes, only_on_a_cpu
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
+from unseg_lib.files import read_json
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import dino, dino_config, dino_weights, mm_compat, mmseg, registry, train_victim
 from unseg_lib.victims.mmseg_config import load_config, walk
@@ -309,7 +310,9 @@ def test_result_and_files(trained):
     assert result["classes"] == list(CLASSES) and [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
     assert set(result["epochs"][0]) == {"epoch", "loss", "scores"} and result["epochs"][0]["loss"] > 0
     assert result["final"] == result["epochs"][-1]["scores"] and {"AP", "AP50", "APs", "AP:box"} <= set(result["final"])
-    assert sorted(file.name for file in out.iterdir()) == ["predictions.npz", "result.json", "training.json"]
+    files = ["predictions.npz", "result.json", "speed.json", "training.json"]
+    assert sorted(file.name for file in out.iterdir()) == files
+    assert read_json(out / "speed.json")["samples_per_second"] > 0
 
 
 def test_true_boxes_are_drawn(trained, sets):

@@ -9,6 +9,7 @@ import torch
 from toy_set import boxes, only_on_a_cpu
 
 from unseg_lib import UnsegError
+from unseg_lib.files import read_json
 from unseg_lib.victims import mm_compat, mmseg, mmseg_config, registry, train_victim
 from unseg_lib.victims.run import VictimRun
 
@@ -138,7 +139,9 @@ def test_result_and_files(trained):
         assert set(epoch) == {"epoch", "loss", "miou", "iou"} and epoch["loss"] > 0
         assert epoch["miou"] == pytest.approx(sum(epoch["iou"]) / 2)
     assert result["final"]["miou"] == result["epochs"][-1]["miou"]
-    assert sorted(file.name for file in out.iterdir()) == ["predictions.npz", "result.json", "training.json"]
+    files = ["predictions.npz", "result.json", "speed.json", "training.json"]
+    assert sorted(file.name for file in out.iterdir()) == files
+    assert read_json(out / "speed.json")["samples_per_second"] > 0
     shown = np.load(out / "predictions.npz")
     assert shown["picture"].shape == (3, 32, 32, 3)
     assert shown["truth"].shape == shown["prediction"].shape == (3, 32, 32)

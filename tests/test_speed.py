@@ -101,10 +101,10 @@ def test_tables_are_aligned_and_know_the_unknown():
 
 def test_the_command_refuses_what_it_does_not_know():
     options = {"side": 32, "batch": 1, "pictures": 1, "compiled": False, "device": "cpu"}
-    with pytest.raises(UnsegError, match="protect, train, disk or memory"):
+    with pytest.raises(UnsegError, match="protect, train, disk, memory or needs"):
         bench("swim", "tiny", **options)
     with pytest.raises(UnsegError, match="at least 1"):
-        bench("protect", "tiny", **options | {"batch": 0})
+        bench("protect", "tiny", **options | {"batch": -1})
     assert "reference" in bench("protect", "tiny", **options)
 
 

@@ -8,10 +8,24 @@ END = object()
 
 
 class Stopwatch:
-    """Seconds spent `waiting()` for data and `working()` on them; `watch(items)` does both for the body of a loop."""
+    """Seconds spent `waiting()` for data and `working()` on them; `watch(items)` does both for the body of a loop.
+
+    Somebody else's loop calls `lap` between the two, after a first `start`.
+    """
 
     def __init__(self):
-        self.waited, self.worked, self.samples = 0.0, 0.0, 0
+        self.waited, self.worked, self.samples, self.begun = 0.0, 0.0, 0, 0.0
+
+    def start(self) -> None:
+        self.begun = time.perf_counter()
+
+    def lap(self, samples: int = 0) -> None:
+        """The time since the last call went into work on so many samples, or, without any, into waiting."""
+        spent, self.begun = time.perf_counter() - self.begun, time.perf_counter()
+        if samples:
+            self.worked, self.samples = self.worked + spent, self.samples + samples
+        else:
+            self.waited += spent
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -3,11 +3,24 @@
 from dataclasses import replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from unseg_lib.method.generator import Generator
 from unseg_lib.method.prompts import Prompts
 from unseg_lib.method.sam import SamLayout, build_image_encoder, encode
+
+# torch counts its attention on GPUs alone; the shapes are of queries, keys and values, after that of the gradient
+ON_PROCESSORS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
+    ),
+}
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts matrix products, convolutions and attention, forwards and backwards, in what it surrounds."""
+    return FlopCounterMode(display=False, custom_mapping=ON_PROCESSORS)
 
 
 def generator_flop(layout: SamLayout) -> int:
@@ -15,13 +28,13 @@ def generator_flop(layout: SamLayout) -> int:
 
     The encoder is counted on tensors without memory; the rest runs, because a prompt's values decide its way.
     """
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), torch.no_grad(), flop_counter() as counter:
         embedding, early = encode(build_image_encoder(layout), _pictures(layout))
     found = torch.zeros(embedding.shape), torch.zeros(early.shape)
     with torch.random.fork_rng(), torch.no_grad():
         generator = Generator(replace(layout, depth=0, global_blocks=()))
         generator.encode = lambda encoder, x: found
-        with FlopCounterMode(display=False) as rest:
+        with flop_counter() as rest:
             generator(torch.zeros(1, 3, 1, 1), _prompts(layout))
     return counter.get_total_flops() + rest.get_total_flops()
 

@@ -7,9 +7,12 @@ from unseg_lib.files import write_json
 from unseg_lib.hardware import choose_device
 from unseg_lib.method.config import BilevelConfig
 from unseg_lib.method.sam import LAYOUTS
+from unseg_lib.pipeline.profiles import load_profile
+from unseg_lib.pipeline.provenance import provenance
 from unseg_lib.speed import tables
 from unseg_lib.speed.disk import memory, throughput
 from unseg_lib.speed.ladder import ladder
+from unseg_lib.speed.needs import needs
 from unseg_lib.speed.step import step_ladder
 
 # as published, but one picture at a time; and the small game of notebook 01
@@ -26,14 +29,26 @@ TRAINING = {
 
 
 def bench(
-    what: str, generator: str, *, side: int, batch: int, pictures: int, compiled: bool, device: str, json: str = ""
+    what: str,
+    generator: str,
+    *,
+    side: int,
+    batch: int = 0,
+    pictures: int,
+    compiled: bool,
+    device: str,
+    profile: str = "",
+    json: str = "",
 ) -> str:
-    """Measure "protect", "train", "disk" or "memory" and return the table; of memory also as a file `json`."""
-    if min(side, batch, pictures) < 1:
-        raise UnsegError("Expected a side, a batch and a number of pictures of at least 1.")
+    """Measure "protect", "train", "disk", "memory" or "needs" and return the table; the last two also as `json`.
+
+    batch: pictures at once, of needs at most; 0: two, of needs as many as are planned.
+    """
+    if min(side, pictures) < 1 or batch < 0:
+        raise UnsegError("Expected a side and a number of pictures of at least 1, and a batch of at least 0.")
     chosen = torch.device(choose_device(device))
     if what == "protect":
-        found = ladder(generator, chosen, side=side, batch=batch, compiled=compiled)
+        found = ladder(generator, chosen, side=side, batch=batch or 2, compiled=compiled)
         peaks = ", ".join(f"{name}: {1e-9 * value:,.0f} GFLOP/s" for name, value in found["peak"].items())
         about = f"{1e-9 * found['flop']:,.1f} GFLOP a picture; matrix multiplications at best {peaks}"
         return f"{tables.text(found['rows'], tables.LADDER)}\n{about}"
@@ -48,7 +63,21 @@ def bench(
         if json:
             write_json(json, found)
         return "\n".join(f"{name:<18}{value:,.0f}" for name, value in found.items())
-    raise UnsegError(f"Expected to measure protect, train, disk or memory, found '{what}'.")
+    if what == "needs":
+        found = measured_needs(profile or "paper", chosen.type, batch)
+        if json:
+            write_json(json, found)
+        return f"{found['machine']}\n{tables.text(found['rows'], tables.NEEDS)}"
+    raise UnsegError(f"Expected to measure protect, train, disk, memory or needs, found '{what}'.")
+
+
+def measured_needs(profile: str, device: str, batch: int) -> dict:
+    """What `needs.needs` finds, with the machine it was found on and the code that did it."""
+    plan = load_profile(profile)
+    rows = needs(plan, device, batch=batch)
+    origin = provenance(plan.root)
+    machine = origin["gpus"][0] if device == "cuda" else f"{origin['cpu']}, {torch.get_num_threads()} threads"
+    return {"profile": plan.name, "machine": machine, "rows": rows, "provenance": origin}
 
 
 def side_of(generator: str) -> int:

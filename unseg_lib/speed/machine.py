@@ -27,16 +27,16 @@ def cost(work: Callable[[], object], device: torch.device, repeats: int = 2) -> 
     The fastest, because whatever else the machine does can only make a call slower.
     """
     gc.collect()
-    _forget_peak(device)
-    return Cost(min(seconds(work, device) for _ in range(1 + repeats)), _peak(device))
+    forget_peak(device)
+    return Cost(min(seconds(work, device) for _ in range(1 + repeats)), peak(device))
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Wall-clock time of one call, until the device has done it."""
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start
 
 
@@ -54,12 +54,14 @@ def resident() -> float:
     return _status("VmRSS") or float("nan")
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _forget_peak(device: torch.device) -> None:
+def forget_peak(device: torch.device) -> None:
+    """From here on `peak` counts."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -69,7 +71,8 @@ def _forget_peak(device: torch.device) -> None:
         return
 
 
-def _peak(device: torch.device) -> float | None:
+def peak(device: torch.device) -> float | None:
+    """The most memory in use since `forget_peak`, MB, see `Cost`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return _status("VmHWM")

@@ -1,6 +1,8 @@
 """The ladder of one training step, for the turn of each player, all in one run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -54,20 +56,28 @@ def step_ladder(
     # SAM's blocks would be unrolled forwards and backwards: on a processor compiling takes longer than it could save
     worth_it = compiled and (config.surrogate != "sam" or device.type == "cuda")
     for rung in progress(rungs(device, worth_it), f"training steps of {config.layout}"):
-        times = _climb(rung, config, device, frozen, repeats)
-        turns = {"surrogate": config.surrogate_turn, "generator": config.generator_turn}
-        mean = sum(turns[phase] * times[phase].seconds for phase in PHASES) / sum(turns.values())
+        # how much a step that follows another costs, so the first one of each phase is not timed
+        step = step_of(rung, config, device, frozen)
+        times = {phase: cost(partial(step, phase), device, repeats) for phase in PHASES}
+        mean = mean_of({phase: times[phase].seconds for phase in PHASES}, config)
         row = {"rung": rung.name, "step": mean} | {phase: times[phase].seconds for phase in PHASES}
         row |= {"samples_per_second": config.batch_size / mean, "megabytes": max(_sizes(times), default=None)}
         rows.append(row | {"speedup": (rows or [row])[0]["step"] / mean})
     return rows
 
 
+def mean_of(found: dict[str, float], config: BilevelConfig) -> float:
+    """The mean of what is known of a step of each phase, with turns as in the config."""
+    turns = {"surrogate": config.surrogate_turn, "generator": config.generator_turn}
+    return sum(turns[phase] * found[phase] for phase in PHASES) / sum(turns.values())
+
+
 def _sizes(times: dict) -> list[float]:
     return [found.megabytes for found in times.values() if found.megabytes]
 
 
-def _climb(rung: Rung, config: BilevelConfig, device: torch.device, frozen: bool, repeats: int) -> dict:
+def step_of(rung: Rung, config: BilevelConfig, device: torch.device, frozen: bool) -> Callable[[str], object]:
+    """A game, set up that way, that takes one step of the phase it is told."""
     from lightning.fabric import Fabric
 
     fabric = Fabric(accelerator=device.type, devices=1, precision=rung.precision)
@@ -80,11 +90,7 @@ def _climb(rung: Rung, config: BilevelConfig, device: torch.device, frozen: bool
     if rung.fast:
         accelerate(game, compiled=rung.compiled)
     batch = tuple(part.to(device) for part in example_batch(config))
-    # how much a step that follows another costs, so the first one of each phase is not timed
-    return {
-        phase: cost(lambda phase=phase: train_step(config, fabric, game, batch, phase, 0), device, repeats)
-        for phase in PHASES
-    }
+    return lambda phase: train_step(config, fabric, game, batch, phase, 0)
 
 
 def example_batch(config: BilevelConfig) -> tuple[torch.Tensor, torch.Tensor]:

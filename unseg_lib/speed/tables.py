@@ -40,6 +40,19 @@ SCALING: Columns = {
 }
 PROFILE: Columns = {"part": ("part", str), "% of the time": ("share", number(0, 100))}
 
+NEEDS: Columns = {
+    "training": ("training", str),
+    "stages": ("stages", number(0)),
+    "pictures in a step": ("batch", number(0)),
+    "planned": ("planned_batch", number(0)),
+    "TFLOP a sample": ("flop", number(3, 1e-12)),
+    "samples/s": ("samples_per_second", number(3)),
+    "hours a stage": ("hours_a_stage", number(1)),
+    "hours": ("hours", number(1)),
+    "memory, MB": ("megabytes", number(0)),
+    "": ("problem", str),
+}
+
 
 def lines(rows: list[dict], columns: Columns) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(write(row[key]) for key, write in columns.values()) for row in rows)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.files import write_json
 from unseg_lib.hardware import device_name, thread_count
 from unseg_lib.seeds import seed_for
 from unseg_lib.victims import mm_compat
@@ -62,7 +63,7 @@ def fit(
     metric: "BaseMetric",
     keep: Callable[["Runner", VictimRun], None],
 ) -> dict:
-    """Train `model` by mmengine's runner and test it with `metric`; the result as of `train_victim`.
+    """Train `model` by mmengine's runner and test it with `metric`; the result as of `train_victim`, and speed.json.
 
     truth: what a training picture has beside its pixels, see `mmseg_parts`. keep: writes predictions.npz.
     """
@@ -77,6 +78,7 @@ def fit(
         runner, book = make_runner(run, config, model, truth, metric, logs)
         runner.train()
         keep(runner, run)
+        write_json(run.out / "speed.json", book.watch.report())
     return summary(run.train.classes, book.history, book.seconds / 60, device_name(run.device))
 
 

@@ -22,6 +22,7 @@ from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mea
 from unseg_lib.files import whole_file
 from unseg_lib.progress import progress
 from unseg_lib.seeds import seed_for
+from unseg_lib.stopwatch import Stopwatch
 from unseg_lib.victims.data import batches
 from unseg_lib.victims.run import VictimRun
 
@@ -107,12 +108,13 @@ class Confusion(BaseMetric):
 
 
 class Book(Hook):
-    """Keeps the history, checks the loss, seeds every epoch and saves the checkpoint after its test."""
+    """Keeps the history and the time, checks the loss, seeds every epoch and saves the checkpoint after its test."""
 
     priority = "LOWEST"
 
     def __init__(self, run: VictimRun):
         self.run, self.history, self.seconds, self.losses = run, [], 0.0, []
+        self.watch = Stopwatch()
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         self.history, self.seconds = checkpoint["meta"]["history"], checkpoint["meta"]["seconds"]
@@ -133,8 +135,14 @@ class Book(Hook):
         runner.train_dataloader.dataset.epoch = epoch
         torch.manual_seed(seed_for(self.run.seed, "dropout", epoch))  # inside the caller's own_randomness
 
+        self.watch.start()
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        self.watch.lap()
+
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         self.losses.append(outputs["loss"].item())
+        self.watch.lap(len(data_batch["inputs"]))
         if not math.isfinite(self.losses[-1]):
             raise UnsegError(
                 f"Expected a finite loss, found {self.losses[-1]} in epoch {runner.epoch + 1}, step {batch_idx + 1} "

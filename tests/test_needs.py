@@ -1,0 +1,116 @@
+"""What a profile needs: every training of it is counted once, and its arithmetic as by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from unseg_lib.files import read_json
+from unseg_lib.pipeline.profiles import load_profile
+from unseg_lib.speed.arithmetic import flop_counter
+from unseg_lib.speed.bench import bench
+from unseg_lib.speed.needs import OFFICIAL, trials
+from unseg_lib.speed.trial import VictimTrial, alone
+from unseg_lib.speed.watched import cost_of_steps
+
+CPU = torch.device("cpu")
+UNET = VictimTrial("unet-resnet18", "object", 2, (32, 32), 4, 1e-3, "32")
+
+
+def test_steps_are_counted_and_the_work_ends_with_the_last_one():
+    model, seen = torch.nn.Linear(3, 2, bias=False), []
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def work():
+        for i in range(10):
+            seen.append(i)
+            optimiser.zero_grad()
+            model(torch.ones(5, 3)).sum().backward()
+            optimiser.step()
+
+    found, flop = cost_of_steps(work, 3, CPU)
+    assert seen == [0, 1, 2, 3, 4] and found.seconds > 0
+    assert flop == 2 * (2 * 5 * 3 * 2)  # forwards, and the gradient of the weights; of one step
+    optimiser.step()  # nobody watches any more
+
+
+def test_work_without_steps_is_said_to_have_none():
+    with pytest.raises(RuntimeError, match="Expected 5 steps of an optimiser, found 0"):
+        cost_of_steps(lambda: None, 3, CPU)
+
+
+def test_attention_on_a_processor_counts():
+    q = torch.rand(1, 2, 8, 4)  # 2 heads, 8 tokens of 4 numbers
+    with flop_counter() as counter, torch.no_grad():
+        F.scaled_dot_product_attention(q, q, q)
+    assert counter.get_total_flops() == 2 * (2 * 2 * 8 * 8 * 4)
+
+
+@pytest.fixture
+def paper(monkeypatch, tmp_path):
+    monkeypatch.setenv("UNSEG_DATA", str(tmp_path))  # none of the sets is here
+    return load_profile("paper")
+
+
+def test_every_training_of_the_paper_is_in_one_trial(paper):
+    plan = trials(paper)
+    found = [stage.key for stages in plan.values() for stage, _ in stages]
+    trained = {stage.key for stage in paper.stages.values() if stage.kind in ("generator", "victim")}
+    asked = {
+        stage.key for stage in paper.stages.values() if stage.kind == "poison" and "unseg" in stage.values["poison"]
+    }
+    assert len(found) == len(set(found)) and set(found) == trained | asked and asked
+
+
+def test_samples_are_pictures_times_epochs(paper):
+    samples = {stage.key: (trial, number) for trial, stages in trials(paper).items() for stage, number in stages}
+    trial, number = samples["victim/voc-clean-deeplabv3-r50-s0"]
+    assert number == OFFICIAL["voc"][0] * 50 and (trial.classes, trial.size) == (21, (512, 512))
+    mixture = "unetpp-resnet50-clean_fraction-0.2-s0"
+    assert samples[f"victim/kvasir-clean-{mixture}"][1] == 160 * 50  # the clean fifth alone
+    assert samples[f"victim/kvasir-unseg-{mixture}"][1] == 800 * 50
+    trial, number = samples["generator/sam-vit-b"]
+    assert number == 44_320 * 27 and trial.frozen and trial.devices == 8
+    assert not samples["generator/random-vit-b"][0].frozen
+
+
+def test_a_defence_that_works_in_every_step_is_a_trial_of_its_own(paper):
+    defended = {trial.defense for trial in trials(paper) if isinstance(trial, VictimTrial)}
+    assert {"none", "pgd_at", "ddc_at"} <= defended and "jpeg quality=50" not in defended
+
+
+def test_a_larger_batch_is_more_arithmetic_and_no_more_a_sample():
+    two, four = (UNET.run(batch, 1, "cpu") for batch in (2, 4))
+    assert four.flop == pytest.approx(2 * two.flop, rel=1e-6) and two.seconds > 0
+
+
+def test_more_classes_are_more_arithmetic():
+    few, many = (replace(UNET, task="semantic", classes=n).run(2, 1, "cpu") for n in (7, 40))
+    assert many.flop > few.flop
+
+
+def test_a_trial_that_fails_is_a_sentence():
+    assert "unet-resnet999" in alone(replace(UNET, victim="unet-resnet999"), 2, 1, "cpu")
+
+
+PROFILE = """
+generators:
+  mine: {data: scenes, layout: tiny, surrogate_size: 32, batch_size: 2, steps: 6, loss_points: 64}
+datasets: {scenes: {task: object, size: [32, 32], limit: 20}}
+recipes: {clean: {poison: clean}, unseg: {poison: unseg, generator: mine}}
+victims: {unet: {victim: unet-resnet18, epochs: 3, batch_size: 4, lr: 0.001}}
+grid: [{datasets: [scenes], recipes: [clean, unseg], victims: [unet], seeds: [0, 1]}]
+"""
+
+
+def test_the_command_measures_a_profile(tmp_path):
+    (tmp_path / "mine.yaml").write_text(PROFILE)
+    options = {"side": 32, "batch": 2, "pictures": 1, "compiled": False, "device": "cpu"}
+    said = bench("needs", "small", **options, profile=str(tmp_path / "mine.yaml"), json=str(tmp_path / "needs.json"))
+    rows = {row["training"]: row for row in read_json(tmp_path / "needs.json")["rows"]}
+    victim, generator = rows[str(UNET)], rows["generator tiny, surrogate unet"]
+    assert (victim["stages"], victim["samples"], victim["batch"], victim["planned_batch"]) == (4, 4 * 20 * 3, 2, 4)
+    assert victim["hours"] == pytest.approx(4 * victim["hours_a_stage"]) and victim["flop"] > 1e6
+    assert generator["samples"] == 12 and generator["flop"] > 0 and rows["noise of tiny"]["samples"] == 20
+    assert not any(row["problem"] for row in rows.values()) and "noise of tiny" in said
