@@ -114,3 +114,18 @@ def test_the_command_measures_a_profile(tmp_path):
     assert victim["hours"] == pytest.approx(4 * victim["hours_a_stage"]) and victim["flop"] > 1e6
     assert generator["samples"] == 12 and generator["flop"] > 0 and rows["noise of tiny"]["samples"] == 20
     assert not any(row["problem"] for row in rows.values()) and "noise of tiny" in said
+
+
+@pytest.mark.parametrize(
+    ("victim", "task", "side"),
+    [
+        ("mask2former:tiny", "panoptic", 64),
+        ("mask2former:tiny", "instance", 64),
+        ("rsprompter:tiny", "instance", 128),
+        ("sam-hq:tiny", "interactive", 128),
+        ("deeplabv1:wideresnet38-tiny", "semantic", 32),
+    ],
+)
+def test_every_family_can_be_tried(victim, task, side):
+    found = replace(UNET, victim=victim, task=task, classes=7, size=(side, side)).run(2, 1, "cpu")
+    assert found.seconds > 0 and found.flop > 1e6 and (found.megabytes is None or found.megabytes > 0)

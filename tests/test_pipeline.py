@@ -236,6 +236,9 @@ def test_rows_are_collected_in_a_fixed_order(tmp_path):
     assert (
         rows[0] | {"commit": "c0ffee", "notebook": "victim/v-s1/run.ipynb", "device": "cpu", "minutes": "1"} == rows[0]
     )
+    assert rows[0]["precision"] == ""  # that of trainings which did not say it
+    write_json(tmp_path / "victim/v-s9/result.json", {"precision": "bf16"})
+    assert read_csv(collect(tmp_path, ["victim/v-s9"]))[0]["precision"] == "bf16"
     _finished(tmp_path, "victim/v-s9", sead=3)
     with pytest.raises(UnsegError, match=r"Unknown column 'sead'.*did you mean 'seed'"):
         collect(tmp_path, ["victim/v-s9"])

@@ -3,11 +3,12 @@
 from unseg_lib.errors import UnsegError, closest
 
 RUN = ("task", "dataset", "victim", "init", "poison", "eps", "eps_bg", "defense", "clean_fraction", "seed")
-COLUMNS = (*RUN, "metric", "final", "peak", "epochs", "minutes", "device", "commit", "notebook")
+COLUMNS = (*RUN, "metric", "final", "peak", "epochs", "minutes", "device", "precision", "commit", "notebook")
 
 
 def victim_rows(run: dict, result: dict, protected: tuple[str, ...] = ()) -> list[dict]:
-    """The rows of one victim, scores in percent; `commit` and `notebook` are filled in when rows are collected.
+    """The rows of one victim, scores in percent; `precision`, `commit` and `notebook` are filled in when
+    rows are collected.
 
     run: exactly the columns of `RUN`. result: as `train_victim` returns it. protected: classes whose mean
     is the metric iou_protected. Metrics: miou, iou_object (task "object"), iou_protected, iou:<class>; where the

@@ -43,7 +43,8 @@ def _plain(value: object, name: str) -> object:
 def collect(results: str | Path, stages: list[str]) -> Path:
     """Write `results/rows.csv` from the rows in the metrics of `stages` (e.g. "victim/lung-unseg-unet-s0").
 
-    `commit` and `notebook` are filled in here, `minutes` and `device` where the row has none.
+    `commit` and `notebook` are filled in here, `minutes`, `device` and `precision` where the row has none. The last is
+    that of the stage's result.json, where it says one.
     """
     results = Path(results)
     rows = [row for stage in stages for row in _stage_rows(results, stage)]
@@ -63,7 +64,9 @@ def _stage_rows(results: Path, stage: str) -> list[dict]:
     if "rows" not in metrics:
         raise UnsegError(f"Expected 'rows' in {results / stage / 'metrics.json'}, found {sorted(metrics)}.")
     known = {"commit": origin["commit"] or "", "notebook": f"{stage}/run.ipynb"}
-    filled = {"minutes": origin["minutes"], "device": origin["device"]}
+    training = results / stage / "result.json"
+    precision = read_json(training).get("precision", "") if training.exists() else ""
+    filled = {"minutes": origin["minutes"], "device": origin["device"], "precision": precision}
     rows = []
     for row in metrics["rows"]:
         row = filled | row | known

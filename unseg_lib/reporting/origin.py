@@ -1,6 +1,7 @@
 """Where numbers come from: machines, code and minutes, and what the stages before the victims left behind."""
 
 import os
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
@@ -59,10 +60,18 @@ def origin_table(results: Path, rows: list[dict]) -> Table:
             ("processors", _each([f"{origin['cpu']}, {origin['cores']} cores" for origin in origins])),
             ("GPUs", _each([", ".join(origin["gpus"]) or "none" for origin in origins])),
             ("devices of the victims", _each([row["device"] for row in rows])),
+            ("computed in", _precisions(rows)),
             ("versions", _each([_versions(origin["versions"]) for origin in origins])),
         ]
     facts += [(f"minutes, {kind}", f"{total:.0f}") for kind, total in minutes_of(results).items()]
     return Table(("", "found"), tuple(facts), "ll")
+
+
+def _precisions(rows: list[dict]) -> str:
+    """How many victims were trained in which precision; bf16 is taken only where a device has it."""
+    found = Counter({row["notebook"]: row.get("precision") or "" for row in rows}.values())
+    names = {"": "precision not recorded", "32": "fp32"}
+    return ", ".join(f"{names.get(name, name)}: {count}" for name, count in sorted(found.items(), reverse=True))
 
 
 def _versions(versions: dict) -> str:
