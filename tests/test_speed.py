@@ -185,3 +185,10 @@ def test_the_stopwatch_tells_waiting_from_working_and_reading_ahead_keeps_the_or
 def test_pictures_to_measure_with_are_always_the_same():
     assert all(np.array_equal(a, b) for a, b in zip(picture(3, 20, 40), picture(3, 20, 40)))
     assert not np.array_equal(picture(3, 20, 40)[0], picture(4, 20, 40)[0])
+
+
+def test_the_parts_of_a_file_are_all_of_it():
+    rows = disk.parts("tiny", CPU, height=40, width=60, repeats=1)
+    assert [row["part"] for row in rows][2] == "the model" and len(rows) == 6
+    assert sum(row["share"] for row in rows) == pytest.approx(1) and all(row["seconds"] > 0 for row in rows)
+    assert len(tables.lines(rows, tables.PARTS)) == 6

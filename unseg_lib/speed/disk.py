@@ -12,9 +12,14 @@ from pathlib import Path
 
 import torch
 
+from unseg_lib.method.budget import measure
 from unseg_lib.method.inference import Inference
 from unseg_lib.protection.batch import protect_files
-from unseg_lib.speed.machine import cost, resident
+from unseg_lib.protection.mask_file import read_mask
+from unseg_lib.protection.one import Protector
+from unseg_lib.protection.photo import encode, read_photo
+from unseg_lib.protection.placing import add_raw_noise
+from unseg_lib.speed.machine import cost, resident, seconds
 from unseg_lib.speed.samples import generator_of, picture, write_generator, write_pictures
 
 EVERY = 2.0  # seconds between two looks at the memory
@@ -64,6 +69,27 @@ def model_alone(name: str, device: torch.device, height: int, width: int) -> flo
     pixels, mask = picture(0, height, width)
     prepared = [way.prepare(pixels, mask=mask)]
     return 1 / cost(lambda: way(prepared), device, repeats=3).seconds
+
+
+def parts(name: str, device: torch.device, *, height: int, width: int, repeats: int = 5) -> list[dict]:
+    """Where the time of one file goes: rows {"part", "seconds", "share"} in the order of the work, none overlapped."""
+    with working_folder(name, 1, height, width) as (folder, generator):
+        own = Protector(generator, device=device.type)
+        file, mask_file = (next((folder / part).iterdir()) for part in ("pictures", "masks"))
+        photo, mask = read_photo(file), read_mask(mask_file)
+        prepared = own.prepare(photo.pixels, mask)
+        raw = own.raw_noises([prepared])[0]
+        done = add_raw_noise(photo.pixels, raw, mask, own.eps, own.eps_bg)
+        works = {
+            "reading JPEG and mask": lambda: (read_photo(file), read_mask(mask_file)),
+            "preparing": lambda: own.prepare(photo.pixels, mask),
+            "the model": lambda: own.raw_noises([prepared]),
+            "adding the noise": lambda: add_raw_noise(photo.pixels, raw, mask, own.eps, own.eps_bg),
+            "measuring, SSIM above all": lambda: measure(photo.pixels, done, mask),
+            "compressing PNG": lambda: encode(photo, done, "png"),
+        }
+        spent = {part: min(seconds(work, device) for _ in range(repeats)) for part, work in works.items()}
+    return [{"part": part, "seconds": x, "share": x / sum(spent.values())} for part, x in spent.items()]
 
 
 def memory(name: str, device: torch.device, *, count: int, height: int, width: int, jobs: int = 2) -> dict:

@@ -38,6 +38,11 @@ SCALING: Columns = {
     "hours": ("hours", number(1)),
     "cost": ("cost", number(2)),
 }
+PARTS: Columns = {
+    "part": ("part", str),
+    "ms": ("seconds", number(1, 1e3)),
+    "% of the time": ("share", number(0, 100)),
+}
 PROFILE: Columns = {"part": ("part", str), "% of the time": ("share", number(0, 100))}
 
 NEEDS: Columns = {
