@@ -172,7 +172,7 @@ def test_03_leaves_rows_and_curves(victims):
         assert {row["metric"] for row in metrics["rows"]} >= {"miou", "iou_object", "iou:object"}
         assert all(row["poison"] == poison and 0 <= row["final"] <= row["peak"] <= 100 for row in metrics["rows"])
         assert all(len(curve) == 2 for curve in metrics["curves"].values()) and "loss" in metrics["curves"]
-        assert set(metrics["rows"][0]) | {"commit", "notebook"} == set(COLUMNS)
+        assert set(metrics["rows"][0]) | {"precision", "commit", "notebook"} == set(COLUMNS)
 
 
 @pytest.mark.notebook
