@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from unseg_lib.datasets.sources import SOURCES
+from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.pipeline.profiles import load_profile
 from unseg_lib.speed.arithmetic import flop_counter
@@ -29,9 +31,9 @@ def test_steps_are_counted_and_the_work_ends_with_the_last_one():
             model(torch.ones(5, 3)).sum().backward()
             optimiser.step()
 
-    found, flop = cost_of_steps(work, 3, CPU)
+    found = cost_of_steps(work, 3, CPU)
     assert seen == [0, 1, 2, 3, 4] and found.seconds > 0
-    assert flop == 2 * (2 * 5 * 3 * 2)  # forwards, and the gradient of the weights; of one step
+    assert found.flop == 2 * (2 * 5 * 3 * 2)  # forwards, and the gradient of the weights; of one step
     optimiser.step()  # nobody watches any more
 
 
@@ -73,6 +75,26 @@ def test_samples_are_pictures_times_epochs(paper):
     trial, number = samples["generator/sam-vit-b"]
     assert number == 44_320 * 27 and trial.frozen and trial.devices == 8
     assert not samples["generator/random-vit-b"][0].frozen
+
+
+def test_the_official_numbers_are_those_of_the_registry():
+    told = {name: SOURCES[name].official for name in OFFICIAL if name not in ("voc", "lung", "kvasir")}
+    assert all(f"train {OFFICIAL[name][0]}," in text for name, text in told.items())
+    assert f"({OFFICIAL['voc'][0]} with voc-aug)" in SOURCES["voc"].official
+    for name in ("lung", "kvasir"):  # a fifth is for the test
+        assert OFFICIAL[name][0] == round(0.8 * int(SOURCES[name].official.split(",")[0]))
+
+
+def test_a_set_is_looked_for_once_for_all_stages(paper, monkeypatch):
+    asked = []
+
+    def nothing(name, *_):
+        asked.append(name)
+        raise UnsegError("none is here")
+
+    monkeypatch.setattr("unseg_lib.speed.needs.load_dataset", nothing)
+    trials(paper)
+    assert set(asked) == set(OFFICIAL) and len(asked) == len(OFFICIAL)
 
 
 def test_a_defence_that_works_in_every_step_is_a_trial_of_its_own(paper):

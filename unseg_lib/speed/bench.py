@@ -37,7 +37,7 @@ def bench(
     pictures: int,
     compiled: bool,
     device: str,
-    profile: str = "",
+    profile: str = "paper",
     json: str = "",
 ) -> str:
     """Measure "protect", "train", "disk", "memory" or "needs" and return the table; the last two also as `json`.
@@ -64,7 +64,7 @@ def bench(
             write_json(json, found)
         return "\n".join(f"{name:<18}{value:,.0f}" for name, value in found.items())
     if what == "needs":
-        found = measured_needs(profile or "paper", chosen.type, batch)
+        found = measured_needs(profile, chosen.type, batch)
         if json:
             write_json(json, found)
         return f"{found['machine']}\n{tables.text(found['rows'], tables.NEEDS)}"

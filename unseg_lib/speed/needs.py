@@ -8,6 +8,8 @@ are measured once. Tests after each epoch, and reading the pictures, come on top
 
 from collections import defaultdict
 from dataclasses import fields
+from functools import cache
+from pathlib import Path
 
 from unseg_lib.datasets import data_root, load_dataset
 from unseg_lib.datasets.scenes import CLASSES, COUNTS
@@ -17,7 +19,8 @@ from unseg_lib.method.config import BilevelConfig
 from unseg_lib.pipeline.profiles import Profile
 from unseg_lib.pipeline.stages import Stage
 from unseg_lib.progress import progress
-from unseg_lib.speed.trial import Found, GeneratorTrial, NoiseTrial, Trial, VictimTrial, alone
+from unseg_lib.speed.trial import GeneratorTrial, NoiseTrial, Trial, VictimTrial, alone
+from unseg_lib.speed.watched import Found
 
 # training pictures and classes of the official sets, for those that are not on this machine
 OFFICIAL = {
@@ -119,15 +122,20 @@ def _takes_part(defense: str) -> bool:
 
 
 def _set(name: str, limit: int) -> tuple[int, int]:
-    """Training pictures and classes of a data set: as it is here, or as it is officially."""
-    if name == "scenes":  # reading them would draw them
-        pictures, classes = COUNTS["train"], len(CLASSES)
-    else:
-        try:
-            found = load_dataset(name, data_root(), "train")
-            pictures, classes = len(found), len(found.classes)
-        except UnsegError:
-            if name not in OFFICIAL:
-                raise
-            pictures, classes = OFFICIAL[name]
+    """Training pictures and classes of a data set, at most `limit` pictures unless that is 0."""
+    pictures, classes = _whole_set(name, data_root())
     return min(limit or pictures, pictures), classes
+
+
+@cache
+def _whole_set(name: str, root: Path) -> tuple[int, int]:
+    """As it is below `root`, or as it is officially; read once for the hundreds of stages of a profile."""
+    if name == "scenes":  # reading them would draw them
+        return COUNTS["train"], len(CLASSES)
+    try:
+        found = load_dataset(name, root, "train")
+        return len(found), len(found.classes)
+    except UnsegError:
+        if name not in OFFICIAL:
+            raise
+        return OFFICIAL[name]

@@ -22,18 +22,9 @@ from unseg_lib.hardware import usable_precision
 from unseg_lib.method.config import BilevelConfig
 from unseg_lib.speed.machine import resident
 from unseg_lib.speed.samples import generator_of, picture
-from unseg_lib.speed.watched import cost_and_flop, cost_of_steps
+from unseg_lib.speed.watched import Found, cost_and_flop, cost_of_steps
 
 SIDE = 128  # pixels of the scenes, which a training then brings to its own size
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a step costs: seconds, MB at most (None: unknown), and FLOP."""
-
-    seconds: float
-    megabytes: float | None
-    flop: float
 
 
 @dataclass(frozen=True)
@@ -64,8 +55,7 @@ class VictimTrial:
             how = {"epochs": 1, "batch_size": batch, "lr": self.lr, "seed": 0, "size": self.size, "task": self.task}
             how |= {"defense": self.defense, "precision": self.precision, "device": device}
             work = lambda: train_victim(self.victim, train, test, folder / "victim", **how)  # noqa: E731
-            found, flop = cost_of_steps(work, steps, torch.device(device))
-            return Found(found.seconds, found.megabytes, flop)
+            return cost_of_steps(work, steps, torch.device(device))
 
     def _scenes(self, folder: Path, split: str) -> SegmentationSet:
         """Scenes whose labels could have all of the classes."""
@@ -104,9 +94,10 @@ class GeneratorTrial:
         on, how = torch.device(device), Rung("as planned", precision=usable_precision(self.precision, device))
         step = step_of(how, config, on, self.frozen)
         costs = {phase: cost_and_flop(partial(step, phase), on, steps) for phase in PHASES}
-        seconds = mean_of({phase: one.seconds for phase, (one, _) in costs.items()}, config)
-        flop = mean_of({phase: flop for phase, (_, flop) in costs.items()}, config)
-        return Found(seconds, max((one.megabytes for one, _ in costs.values() if one.megabytes), default=None), flop)
+        seconds, flop = (
+            mean_of({phase: getattr(one, name) for phase, one in costs.items()}, config) for name in ("seconds", "flop")
+        )
+        return Found(seconds, max((one.megabytes for one in costs.values() if one.megabytes), default=None), flop)
 
 
 @dataclass(frozen=True)
@@ -127,8 +118,7 @@ class NoiseTrial:
         way = Inference(generator_of(self.generator, on), reference=True)
         pixels, mask = picture(0, 512, 512)
         prepared = [way.prepare(pixels, mask=mask)]
-        found, flop = cost_and_flop(lambda: way(prepared), on, steps)
-        return Found(found.seconds, found.megabytes, flop)
+        return cost_and_flop(lambda: way(prepared), on, steps)
 
 
 Trial = VictimTrial | GeneratorTrial | NoiseTrial

@@ -134,7 +134,6 @@ class Book(Hook):
         self.start, self.losses = time.monotonic(), []
         runner.train_dataloader.dataset.epoch = epoch
         torch.manual_seed(seed_for(self.run.seed, "dropout", epoch))  # inside the caller's own_randomness
-
         self.watch.start()
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
