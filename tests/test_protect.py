@@ -1008,6 +1008,20 @@ def test_many_mixed_pictures_in_one_call(room, weights):
         assert np.abs(one - other).max() <= 1
     with pytest.raises(UnsegError, match="a batch of at least 1 picture, found 0"):
         protect_files([images], out, **options, batch=0)
+    with pytest.raises(UnsegError, match="at least 1 job, found -3"):
+        protect_files([images], out, **options, jobs=-3)
+
+
+def test_the_command_line_speaks_of_a_torn_exif_in_no_words_of_pillow(room, weights, monkeypatch, recwarn):
+    torn = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\xff\xff\0\0\x06\0\0\0"
+    add(room, "a.jpg", exif=torn)
+    words = [room / "images", "--out", room / "out", "--masks", room / "masks", "--generator", weights]
+    monkeypatch.setattr(sys, "argv", ["unseg", "protect", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert (room / "out" / "a.png").exists()
+    assert not [one for one in recwarn if "PIL" in one.filename]
 
 
 def test_a_telephones_picture_is_its_first(room, weights):

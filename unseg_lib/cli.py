@@ -1,6 +1,7 @@
 """The command line: `unseg doctor | data | run | reproduce | protect | inspect | bench | report | compare`."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ PROFILES = "smoke, small, systems, transfer, ablations, paper, or a YAML file (d
 
 def main() -> None:
     """Run a command; an `UnsegError` or a path that cannot be used is one sentence on stderr and exit code 2."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture is told in our own words
     try:
         app()
     except UnsegError as error:
@@ -196,14 +198,15 @@ def protect(
     asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
     if "" in asked.values():  # of an unset variable of the shell
         raise UnsegError("Expected something behind --masks, --classes, --boxes or --points, found an empty text.")
-    files = {"format": format, "quality": quality, "batch": batch} | {name: text or "" for name, text in asked.items()}
+    files = {"format": format, "quality": quality, "batch": batch, "jobs": jobs}
+    files |= {name: text or "" for name, text in asked.items()}
     model = {"generator": generator, "eps": eps, "eps_bg": eps_bg, "device": device, "reference": reference}
     if dry_run:
         found, _ = planned(inputs, out, **files)
         Protector(**model)  # refuses what the run would refuse
         print(*(shown(f"{file.path} -> {out / file.target}") for file in found), f"{len(found)} pictures", sep="\n")
         return
-    how = files | model | {"metadata": keep_metadata, "rgb": rgb, "jobs": jobs, "compiled": compiled}
+    how = files | model | {"metadata": keep_metadata, "rgb": rgb, "compiled": compiled}
     rows = protect_files(inputs, out, **how, overwrite=overwrite)
     print(summary(rows, out))
     left_out = [row for row in rows if row["problem"]]

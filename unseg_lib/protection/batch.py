@@ -65,7 +65,7 @@ def protect_files(
     """
     out = Path(out)
     asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
-    files, regions = planned(inputs, out, format=format, quality=quality, batch=batch, **asked)
+    files, regions = planned(inputs, out, format=format, quality=quality, batch=batch, jobs=jobs, **asked)
     protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference, compiled=compiled)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def protect_files(
         with writing(out / REPORT):  # anew, so that no line is appended to one that a kill has torn
             write_csv(out / REPORT, [*earlier.values(), *failed], COLUMNS)
         work = Work(protector, regions, out, format, quality, metadata, rgb, overwrite, earlier)
-        rows = [asdict(row) for row in progress(_rows(files, work, max(1, jobs), batch), "protect", total=len(files))]
+        rows = [asdict(row) for row in progress(_rows(files, work, jobs, batch), "protect", total=len(files))]
         again = {row["written"] for row in rows}
         kept = [row for row in earlier.values() if row["written"] not in again]
         write_csv(out / REPORT, kept + failed + rows, COLUMNS)
@@ -90,6 +90,7 @@ def planned(
     format: str,
     quality: int,
     batch: int,
+    jobs: int,
     masks: str,
     **asked: str,
 ) -> tuple[list[Input], Wanted]:
@@ -100,6 +101,8 @@ def planned(
         raise UnsegError(f"Expected a JPEG quality from 1 to 100, found {quality}.")
     if batch < 1:
         raise UnsegError(f"Expected a batch of at least 1 picture, found {batch}.")
+    if jobs < 1:
+        raise UnsegError(f"Expected at least 1 job, found {jobs}.")
     if out.exists() and not out.is_dir():
         raise UnsegError(f"Expected a folder for the output, found a file at {out}; choose another.")
     if masks and out.resolve() == Path(masks).resolve():
