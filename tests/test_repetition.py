@@ -37,11 +37,35 @@ def test_equal_runs_agree_and_one_seed_says_nothing():
     )
 
 
+def test_where_some_lie_outside_the_sentence_says_what_chance_would_do():
+    first = [seeds(f"poison{i}", 90, 91) for i in range(10)]
+    second = [seeds("poison0", 50, 51), *first[1:]]
+    assert summary(repeated(first, second), 10) == (
+        "10 of 10 scores were repeated: 9 of 10 agree within their error bars (chance alone would put 0.5 outside); "
+        "the largest difference is 40.0 points."
+    )
+
+
+def test_scores_of_one_experiment_stand_together():
+    def at(dataset: str, poison: str) -> Score:
+        one = score("object", dataset, "unet-resnet18", "iou_object", poison, 0.0)
+        return Score(one.experiment, poison, one.metric, one.runs)
+
+    both = [at("lung", "clean"), at("voc", "clean"), at("lung", "unseg")]
+    pairs = repeated(both, both)
+    assert [(pair.first.experiment.dataset, pair.first.poison) for pair in pairs] == [
+        ("lung", "clean"),
+        ("lung", "unseg"),
+        ("voc", "clean"),
+    ]
+    assert sum(len(row) == 1 for row in repetition_table(pairs).rows) == 2  # headings
+
+
 def test_what_only_one_run_has_is_no_pair():
     assert repeated([seeds("clean", 90)], [seeds("unseg", 2)]) == []
     table = repetition_table(repeated([seeds("clean", 90, 91)], [seeds("clean", 80, 81), seeds("unseg", 2)]))
     _, line = table.rows
-    assert [str(cell) for cell in line] == ["clean", "90.5 ± 0.7 (2)", "80.5 ± 0.7 (2)", "−10.0", "± 3.0", "differs"]
+    assert [str(cell) for cell in line] == ["clean", "90.5 ± 0.7 (2)", "80.5 ± 0.7 (2)", "−10.0", "± 3.0", "outside"]
 
 
 def test_the_command_says_it_and_its_exit_code_too(tmp_path):

@@ -14,7 +14,7 @@ from unseg_lib.reporting.paired import CONFIDENCE
 from unseg_lib.reporting.scores import Score, metrics_of, read_rows, scores_of
 from unseg_lib.reporting.tables import mean_of, number, signed, title_of
 
-WORDS = {True: "same", False: "differs", None: "one seed: no error bar"}
+WORDS = {True: "same", False: "outside", None: "one seed: no error bar"}
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,15 @@ class Repeated:
 
 
 def repeated(first: list[Score], second: list[Score]) -> list[Repeated]:
-    """What both runs have, in the metrics that an experiment is judged by, in the order of the first."""
+    """What both runs have, in the metrics that an experiment is judged by, in the order of the first.
+
+    Scores of one experiment stand together, whatever lies between them there.
+    """
     again = {(one.experiment, one.poison, one.metric): one for one in second}
     judged = [one for one in first if one.metric in metrics_of(one.experiment, first)]
     pairs = [(one, again.get((one.experiment, one.poison, one.metric))) for one in judged]
+    order = list(dict.fromkeys((one.experiment, one.metric) for one in judged))
+    pairs.sort(key=lambda pair: order.index((pair[0].experiment, pair[0].metric)))
     return [Repeated(one, other, other.mean - one.mean, _bar(one, other)) for one, other in pairs if other]
 
 
@@ -53,11 +58,16 @@ def _bar(one: Score, other: Score) -> float | None:
 
 
 def summary(pairs: list[Repeated], planned: int) -> str:
-    """One sentence: how many of the first run's scores were repeated, and how many agree."""
+    """One sentence: how many of the first run's scores were repeated, and how many agree.
+
+    Error bars of 95 % leave one score of twenty outside where nothing differs; with one outside the sentence says it.
+    """
     judged = [pair for pair in pairs if pair.same is not None]
     agree = sum(pair.same for pair in judged)
     alone = len(pairs) - len(judged)
     text = f"{len(pairs)} of {planned} scores were repeated: {agree} of {len(judged)} agree within their error bars"
+    if agree < len(judged):
+        text += f" (chance alone would put {(1 - CONFIDENCE) * len(judged):.1f} outside)"
     text += f", {alone} have one seed and no bar" if alone else ""
     return text + (f"; the largest difference is {max(abs(p.difference) for p in pairs):.1f} points." if pairs else ".")
 
