@@ -104,6 +104,19 @@ def test_the_task_of_a_data_set_chooses_the_victims_notebook(project):
     assert stages["pixels/nwpu-tile"].values["task"] == "semantic"
 
 
+def test_what_is_poisoned_alike_for_two_tasks_is_poisoned_once(project):
+    sets = {"whole": {"dataset": "nwpu", "task": "instance"}, "boxes": {"dataset": "nwpu", "task": "detection"}}
+    sets |= {"few": {"dataset": "nwpu", "task": "detection", "limit": 5}}
+    recipes = {"tile": {"poison": "fixed_tile"}, "weak": {"poison": "fixed_tile", "eps": 4}}
+    grid = {"datasets": [*sets], "recipes": [*recipes], "victims": ["dino"], "seeds": [0]}
+    parts = {"datasets": sets, "recipes": recipes, "victims": {"dino": {"victim": "dino:small"}}, "grid": [grid]}
+    stages = Profile("own", project, "own", **parts).stages
+    poisons = {key for key, stage in stages.items() if stage.kind == "poison"}
+    assert poisons == {f"poison/{name}-{recipe}" for name in ("whole", "few") for recipe in recipes}
+    assert stages["victim/boxes-weak-dino-s0"].needs == (stages["poison/whole-weak"],)
+    assert stages["victim/few-weak-dino-s0"].values["poisoned"] == "results/own/poison/few-weak/dataset"
+
+
 def test_the_paper_profile_has_a_stage_for_every_system_of_the_paper(project):
     stages = load_profile("paper", project).stages
     runs = {

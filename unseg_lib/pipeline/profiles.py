@@ -153,7 +153,10 @@ class Profile:
         return own
 
     def _poisoned(self, dataset: str, recipe: str) -> Stage | None:
-        """The job that writes the poisoned copy of `dataset`; None where a recipe leaves the pictures alone."""
+        """The job that writes the poisoned copy of `dataset`; None where a recipe leaves the pictures alone.
+
+        Entries that differ by their victims' task or size alone have one copy, named after the first of them.
+        """
         chosen = self.recipes[recipe]
         if chosen.get("poison", "clean") == "clean" and not {"gray", "file_format"} & set(chosen):
             return None
@@ -164,7 +167,9 @@ class Profile:
             trained = self._stage("generator", name, self.generators[name])
             parameters["generator"] = (trained.folder / "generator.safetensors").as_posix()
             needs = (trained,)
-        return self._stage("poison", f"{dataset}-{recipe}", parameters, needs)
+        noise = self._noise(dataset, recipe)
+        first = next(one for one in self.datasets if self._noise(one, recipe) == noise)
+        return self._stage("poison", f"{first}-{recipe}", parameters, needs)
 
     def _page(self, kind: str, tables: Stage) -> Stage:
         results = {"results": self.results.as_posix()} if "results" in self._known(kind) else {}
