@@ -79,6 +79,16 @@ def test_defended_victims_have_a_table_of_their_own(tmp_path):
     assert "| jpeg quality=10 | 20 |" in table and "| none | 10 |" in table
 
 
+def test_a_second_run_beside_the_first_is_told_below_the_tables(tmp_path):
+    for name in ("own", "own-again"):
+        (tmp_path / name).mkdir()
+        rows(tmp_path / name)
+    table = results_table(tmp_path / "own")
+    told = "\n\n**Run a second time** (`results/own-again`): "
+    assert told in table and "scores were repeated: " in table.partition(told)[2]
+    assert "second time" not in results_table(tmp_path / "own-again")
+
+
 def test_only_what_is_between_the_markers_is_replaced(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold numbers\n{END}\nafter\n")

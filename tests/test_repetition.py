@@ -32,7 +32,7 @@ def test_equal_runs_agree_and_one_seed_says_nothing():
     clean, unseg = repeated(same, same)
     assert clean.same is True and clean.bar == 0 and unseg.same is None
     assert summary([clean, unseg], 5) == (
-        "2 of 5 scores were repeated: 1 of 1 agree within their error bars, 1 have one seed and no bar; "
+        "2 of 5 scores were repeated: 1 of 1 agree within their error bars, one seed and no bar: 1; "
         "the largest difference is 0.0 points."
     )
 

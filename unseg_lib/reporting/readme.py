@@ -7,6 +7,7 @@ from unseg_lib.files import write_bytes
 from unseg_lib.reporting.defended import Grid, axes_of, defence_grids
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.recipes import legend
+from unseg_lib.reporting.repetition import compare, second_of
 from unseg_lib.reporting.scores import Experiment, Score, percent_of_clean, plain_only, planned, read_rows, scores_of
 from unseg_lib.reporting.stand_ins import stand_in_table
 from unseg_lib.reporting.tables import (
@@ -27,12 +28,15 @@ BEGIN, END = "<!-- results: written by `unseg report` -->", "<!-- end of results
 
 
 def results_table(results: str | Path) -> str:
-    """Markdown: what every recipe leaves on every data set, and what is left under defences."""
+    """Markdown: what every recipe leaves on every data set, what is left under defences, what a second run says."""
     scores = scores_of(read_rows(results))
     usual, plan = plain_only(scores, planned(results))
     names = legend(dict.fromkeys(score.poison for score in usual), results)
     parts = [_scores(usual, plan, visibility(results)), names]
-    return "\n\n".join(parts + [_defences(title_of(one), grid) for one, grid in defence_grids(scores).items()])
+    parts += [_defences(title_of(one), grid) for one, grid in defence_grids(scores).items()]
+    if second := second_of(results):
+        parts.append(f"**Run a second time** (`results/{second.name}`): {compare(results, second)[1]}")
+    return "\n\n".join(parts)
 
 
 def _scores(scores: list[Score], plan: list[dict], seen: dict[str, dict]) -> str:

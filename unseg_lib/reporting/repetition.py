@@ -68,7 +68,7 @@ def summary(pairs: list[Repeated], planned: int) -> str:
     text = f"{len(pairs)} of {planned} scores were repeated: {agree} of {len(judged)} agree within their error bars"
     if agree < len(judged):
         text += f" (chance alone would put {(1 - CONFIDENCE) * len(judged):.1f} outside)"
-    text += f", {alone} have one seed and no bar" if alone else ""
+    text += f", one seed and no bar: {alone}" if alone else ""
     return text + (f"; the largest difference is {max(abs(p.difference) for p in pairs):.1f} points." if pairs else ".")
 
 
@@ -85,6 +85,13 @@ def repetition_table(pairs: list[Repeated], base: str = "", again: str = "") -> 
         bar = "–" if pair.bar is None else f"± {number(pair.bar)}"
         rows.append((pair.first.poison, *shown, signed(pair.difference), bar, WORDS[pair.same]))
     return Table(("trained on", "first run", "second run", "difference", "error bar", ""), tuple(rows), "lrrrrl")
+
+
+def second_of(results: str | Path) -> Path | None:
+    """The second run that stands beside a folder of results, as results/small-again; None where there is none."""
+    results = Path(results).resolve()
+    second = results.with_name(f"{results.name}-again")
+    return second if (second / "rows.csv").exists() else None
 
 
 def compare(first: str | Path, second: str | Path) -> tuple[list[Repeated], str]:

@@ -22,7 +22,7 @@ from unseg_lib.reporting.page import figure, framed, page
 from unseg_lib.reporting.paired import ENOUGH, paired_table
 from unseg_lib.reporting.questions import QUESTIONS, Question
 from unseg_lib.reporting.recipes import legend
-from unseg_lib.reporting.repetition import compare, repetition_table
+from unseg_lib.reporting.repetition import compare, repetition_table, second_of
 from unseg_lib.reporting.reviewers import answers
 from unseg_lib.reporting.scores import Experiment, Score, plain_only, planned, read_rows, scores_of
 from unseg_lib.reporting.stand_ins import stand_in_table, stand_ins_beside
@@ -122,8 +122,8 @@ def _unanswered(sources: list[Source]) -> str:
 
 
 def _again(results: Path) -> str:
-    second = results.resolve().with_name(f"{results.resolve().name}-again")  # as in results/small-again
-    if not (second / "rows.csv").exists():
+    second = second_of(results)
+    if second is None:
         return ""
     pairs, told = compare(results, second)
     return f"<p>{escape(told)}</p>{framed(repetition_table(pairs, again=f'../{second.name}/'))}"
