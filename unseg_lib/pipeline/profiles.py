@@ -119,22 +119,24 @@ class Profile:
 
     def _victim(self, dataset: str, recipe: str, victim: str, seed: int, label: list[str], values: dict) -> Stage:
         """The job that trains `victim` on `recipe`, e.g. victim/lung-unseg-unet-s0."""
-        noise, poisoned = self._noise(dataset, recipe), self._poisoned(dataset, recipe)
+        noise, poisoned = self._noises[dataset, recipe], self._poisoned(dataset, recipe)
         task = self.datasets[dataset].get("task", "")
         known = self._known("victim", task)
         own = {"dataset": dataset} | {k: v for k, v in self.datasets[dataset].items() if k in known}
         parameters = own | {"victim": victim} | self.victims[victim] | values
         parameters |= {"poison": recipe, "eps": noise["eps"], "eps_bg": noise["eps_bg"], "seed": seed}
-        if "protected" in known and noise["protect"] not in (
-            "all",
-            "things",
-            "stuff",
-        ):  # the names of these are the data set's to know
+        named = noise["protect"] not in ("all", "things", "stuff")  # whose names are the data set's to know
+        if named and "protected" in known:
             parameters.setdefault("protected", noise["protect"])
         if poisoned:
             parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
         name = "-".join([dataset, recipe, victim, *label, f"s{seed}"])
         return self._stage("victim", name, parameters, (poisoned,) if poisoned else (), task)
+
+    @cached_property
+    def _noises(self) -> dict[tuple[str, str], dict]:
+        """`_noise` of every recipe on every data set: hundreds of victims ask for it."""
+        return {each: self._noise(*each) for each in product(self.datasets, self.recipes)}
 
     def _noise(self, dataset: str, recipe: str) -> dict:
         """The parameters of 02 for one recipe on one data set, its defaults included; no noise has budget 0."""
@@ -167,8 +169,8 @@ class Profile:
             trained = self._stage("generator", name, self.generators[name])
             parameters["generator"] = (trained.folder / "generator.safetensors").as_posix()
             needs = (trained,)
-        noise = self._noise(dataset, recipe)
-        first = next(one for one in self.datasets if self._noise(one, recipe) == noise)
+        noise = self._noises[dataset, recipe]
+        first = next(one for one in self.datasets if self._noises[one, recipe] == noise)
         return self._stage("poison", f"{first}-{recipe}", parameters, needs)
 
     def _page(self, kind: str, tables: Stage) -> Stage:

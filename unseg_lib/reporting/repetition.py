@@ -11,8 +11,8 @@ from pathlib import Path
 from unseg_lib.errors import UnsegError
 from unseg_lib.reporting.html import Link, Table
 from unseg_lib.reporting.paired import CONFIDENCE
-from unseg_lib.reporting.scores import Score, metrics_of, read_rows, scores_of
-from unseg_lib.reporting.tables import mean_of, number, signed, title_of
+from unseg_lib.reporting.scores import Score, read_rows, scores_of
+from unseg_lib.reporting.tables import blocks_of, mean_of, number, signed, title_of
 
 WORDS = {True: "same", False: "outside", None: "one seed: no error bar"}
 
@@ -38,11 +38,12 @@ def repeated(first: list[Score], second: list[Score]) -> list[Repeated]:
     Scores of one experiment stand together, whatever lies between them there.
     """
     again = {(one.experiment, one.poison, one.metric): one for one in second}
-    judged = [one for one in first if one.metric in metrics_of(one.experiment, first)]
-    pairs = [(one, again.get((one.experiment, one.poison, one.metric))) for one in judged]
-    order = list(dict.fromkeys((one.experiment, one.metric) for one in judged))
-    pairs.sort(key=lambda pair: order.index((pair[0].experiment, pair[0].metric)))
+    pairs = [(one, again.get((one.experiment, one.poison, one.metric))) for one in _judged(first)]
     return [Repeated(one, other, other.mean - one.mean, _bar(one, other)) for one, other in pairs if other]
+
+
+def _judged(scores: list[Score]) -> list[Score]:
+    return [one for block in blocks_of(scores) for one in scores if (one.experiment, one.metric) == block]
 
 
 def _bar(one: Score, other: Score) -> float | None:
@@ -100,4 +101,4 @@ def compare(first: str | Path, second: str | Path) -> tuple[list[Repeated], str]
     pairs = repeated(scores, scores_of(read_rows(second)))
     if not pairs:
         raise UnsegError(f"Expected scores in {second} that {first} has, too, found none; are both of one profile?")
-    return pairs, summary(pairs, sum(one.metric in metrics_of(one.experiment, scores) for one in scores))
+    return pairs, summary(pairs, len(_judged(scores)))
