@@ -237,17 +237,22 @@ TRIVIAL = {
     "a grating": "grating",
     "never trained, scaled up": "untrained",
 }
+SIMPLE = {label: TRIVIAL[label] for label in ("one fixed tile", "a constant colour", "a grating")}
+THINGS = {
+    "UnSeg on some classes": "unseg-colour-things",
+    "a constant colour on some classes": "colour-offset-things",
+    "a grating on some classes": "grating-things",
+}
 
 
-def _controls(setting: str, own: dict[str, str]) -> Trial:
+def _controls(setting: str, own: dict[str, str], metric: str = "") -> Trial:
     """Our recipes, the first as the reference, then noise that nobody had to train."""
-    return trial(setting, *(Arm(label, recipe) for label, recipe in (own | TRIVIAL).items()))
+    return trial(setting, *(Arm(label, recipe) for label, recipe in (own | TRIVIAL).items()), metric=metric)
 
 
-def _shared_removed(setting: str, own: dict[str, str]) -> Trial:
-    chosen = own | {label: TRIVIAL[label] for label in ("one fixed tile", "a constant colour", "a grating")}
-    arms = (Arm(f"{label}, shared part subtracted", name, defense=SHARED) for label, name in chosen.items())
-    return trial(setting, *arms)
+def _shared_removed(setting: str, own: dict[str, str], metric: str = "") -> Trial:
+    arms = (Arm(f"{label}, shared part subtracted", name, defense=SHARED) for label, name in own.items())
+    return trial(setting, *arms, metric=metric)
 
 
 QUESTIONS["game"] = Question(
@@ -256,10 +261,13 @@ QUESTIONS["game"] = Question(
     "whatever all pictures share?",
     (
         _controls("voc-object", {"UnSeg": "unseg", "UnSeg, generator colour": "unseg-colour"}),
-        _shared_removed("voc-object", {"UnSeg": "unseg"}),
+        _shared_removed("voc-object", {"UnSeg": "unseg"} | SIMPLE),
         _controls("lung", {"UnSeg, generator colour": "unseg-colour", "UnSeg": "unseg"}),
-        _shared_removed("lung", {"UnSeg, generator colour": "unseg-colour"}),
+        _shared_removed("lung", {"UnSeg, generator colour": "unseg-colour"} | SIMPLE),
+        _controls("voc", {"UnSeg": "unseg", "UnSeg, generator texture": "unseg-texture"}, "iou_protected"),
+        _shared_removed("voc", {"UnSeg": "unseg", "a grating": "grating"}, "iou_protected"),
         _controls("camvid", {"UnSeg": "unseg", "UnSeg, generator colour": "unseg-colour"}),
+        _shared_removed("camvid", THINGS, "iou_protected"),
     ),
 )
 
