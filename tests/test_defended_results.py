@@ -1,5 +1,6 @@
 """Defended and mixed victims in the tables, and tiny runs of notebooks 05 and 08."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from unseg_lib.defenses.effect import cost, noise_left
 from unseg_lib.evaluation.rows import COLUMNS
 from unseg_lib.files import read_csv, read_json, write_csv
 from unseg_lib.pipeline.notebook import run_notebook
-from unseg_lib.reporting.defended import axes_of, defence_grids, heat_map, table_4
+from unseg_lib.reporting.defended import axes_of, defence_grids, heat_map, judged_in, table_4
 from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
 from unseg_lib.reporting.scores import read_rows, scores_of
 
@@ -62,6 +63,24 @@ def test_what_a_defence_gives_back_is_seen_seed_by_seed(results):
     (grid,) = defence_grids(scores_of(read_rows(results))).values()
     assert grid["unseg"] == {"none": 10, "jpeg quality=10": 50}
     assert grid["clean"]["none"] == 100
+
+
+def test_class_wise_protection_is_judged_by_the_protected_classes_under_a_defence_too(tmp_path):
+    """Over all classes nothing is lost (90 of 100), of those that were protected everything."""
+    rows, task = [], {"task": "semantic", "dataset": "camvid", "victim": "unet", "init": "random", "clean_fraction": 0}
+    for poison, whole, protected in (("clean", 100, 50), ("unseg-things", 90, 0)):
+        for defense in ("none", "coin"):
+            row = dict.fromkeys(COLUMNS, "") | task | {"poison": poison, "defense": defense, "seed": 0, "minutes": 1}
+            row |= {"eps": 8, "eps_bg": 2, "epochs": 2, "notebook": f"victim/camvid-{poison}-{defense}-s0/run.ipynb"}
+            for metric, value in (("miou", whole), ("iou_protected", protected)):
+                rows.append(row | {"metric": metric, "final": value, "peak": value})
+    write_csv(tmp_path / "rows.csv", rows, list(COLUMNS))
+    scores = scores_of(read_rows(tmp_path))
+    ((experiment, grid),) = defence_grids(scores).items()
+    assert judged_in(experiment, scores) == "mean IoU of the protected classes"
+    assert grid["unseg-things"]["coin"] == 0 and grid["clean"]["coin"] == 100
+    whole = [replace(score, poison="unseg") if score.poison != "clean" else score for score in scores]
+    assert judged_in(experiment, whole) == "mean IoU" and defence_grids(whole)[experiment]["unseg"]["coin"] == 90
 
 
 def test_table_4_has_the_paper_and_ours(results):

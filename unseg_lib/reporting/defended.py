@@ -7,8 +7,8 @@ import numpy as np
 from unseg_lib.reporting.drawing import INK, Drawing, draw
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.published import value_of
-from unseg_lib.reporting.scores import Experiment, Score, main_metric, on_common_seeds, on_seeds
-from unseg_lib.reporting.tables import number
+from unseg_lib.reporting.scores import Experiment, Score, judged_by, main_metric, on_common_seeds, on_seeds
+from unseg_lib.reporting.tables import METRICS, number
 
 Grid = dict[str, dict[str, float]]  # recipe -> defence -> percent of the clean-trained, undefended score
 # our defences beside the columns of the paper's Table 4, whose settings are not published
@@ -34,16 +34,30 @@ def defence_grids(scores: list[Score]) -> dict[Experiment, Grid]:
     so the recipe "clean" shows what a defence costs. "none" is over the seeds that some defence ran: compare within
     a recipe. Recipes that nobody defended against are left out.
     """
-    own = [s for s in scores if s.metric == main_metric(s.experiment) and not s.experiment.clean_fraction]
+    own = [s for s in scores if not s.experiment.clean_fraction]
     asked = dict.fromkeys(undefended(s.experiment) for s in own if s.experiment.defense != "none")
     grids = {}
     for experiment in asked:
-        same = [s for s in own if undefended(s.experiment) == experiment]
+        metric = _metric_of(experiment, own)
+        same = [s for s in own if undefended(s.experiment) == experiment and s.metric == metric]
         full = [s for s in same if (s.poison, s.experiment.defense) == ("clean", "none")]
         if full and full[0].mean > 0:
             tried = dict.fromkeys(s.poison for s in same if s.experiment.defense != "none")
             grids[experiment] = {name: _line([s for s in same if s.poison == name], full[0]) for name in tried}
     return grids
+
+
+def judged_in(experiment: Experiment, scores: list[Score]) -> str:
+    """The words for the metric of an experiment's grid."""
+    metric = _metric_of(experiment, scores)
+    return METRICS.get(metric, metric)
+
+
+def _metric_of(experiment: Experiment, scores: list[Score]) -> str:
+    """The protected classes' where every recipe of a grid protects only them, else the one of its task."""
+    own = [s for s in scores if undefended(s.experiment) == experiment and s.experiment.defense != "none"]
+    metrics = {judged_by(s.poison, experiment) for s in own if s.poison != "clean"}
+    return metrics.pop() if len(metrics) == 1 else main_metric(experiment)
 
 
 def _line(scores: list[Score], clean: Score) -> dict[str, float]:

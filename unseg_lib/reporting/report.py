@@ -12,7 +12,7 @@ from unseg_lib.files import write_bytes
 from unseg_lib.reporting.ablations import answer_bars, answer_table, finding
 from unseg_lib.reporting.arms import Source, asked, is_variant, sources_of
 from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
-from unseg_lib.reporting.defended import defence_grids, heat_map, table_4
+from unseg_lib.reporting.defended import defence_grids, heat_map, judged_in, table_4
 from unseg_lib.reporting.figures import bars, curve_panels, show_rows
 from unseg_lib.reporting.gallery import PHOTOGRAPH, curves_of, predictions_of
 from unseg_lib.reporting.html import Table
@@ -154,11 +154,14 @@ def _effect(results: Path, scores: list[Score], plan: list[dict]) -> str:
 def _defences(scores: list[Score]) -> str:
     """Victims trained with a defence: one heat map for every data set and victim, and the paper's Table 4."""
     grids = defence_grids(scores)
-    caption = (
-        "Percent of the undefended, clean-trained score: dark learns, light does not; “clean”: a defence's cost. "
+    reading = (
+        "in percent of the undefended, clean-trained score: dark learns, light does not; “clean”: a defence's cost. "
         "“none” is over the seeds that were run with a defence, so it may differ from the tables above."
     )
-    maps = "".join(_titled(one, figure(heat_map(grid), caption, caption)) for one, grid in grids.items())
+    maps = ""
+    for one, grid in grids.items():
+        caption = f"{judged_in(one, scores)}, {reading}"
+        maps += _titled(one, figure(heat_map(grid), caption, caption))
     return f"{maps}<h3>The paper’s Table 4</h3>{framed(table_4(grids))}" if grids else ""
 
 
