@@ -155,12 +155,12 @@ def _defences(scores: list[Score]) -> str:
     """Victims trained with a defence: one heat map for every data set and victim, and the paper's Table 4."""
     grids = defence_grids(scores)
     reading = (
-        "in percent of the undefended, clean-trained score: dark learns, light does not; “clean”: a defence's cost. "
+        "dark learns, light does not; “clean”: a defence's cost. "
         "“none” is over the seeds that were run with a defence, so it may differ from the tables above."
     )
     maps = ""
     for one, grid in grids.items():
-        caption = f"{judged_in(one, scores)}, {reading}"
+        caption = f"In percent of the undefended, clean-trained {judged_in(one, scores)}: {reading}"
         maps += _titled(one, figure(heat_map(grid), caption, caption))
     return f"{maps}<h3>The paper’s Table 4</h3>{framed(table_4(grids))}" if grids else ""
 
