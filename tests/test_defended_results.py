@@ -10,9 +10,10 @@ from unseg_lib.defenses.effect import cost, noise_left
 from unseg_lib.evaluation.rows import COLUMNS
 from unseg_lib.files import read_csv, read_json, write_csv
 from unseg_lib.pipeline.notebook import run_notebook
-from unseg_lib.reporting.defended import axes_of, defence_grids, heat_map, judged_in, table_4
+from unseg_lib.reporting.defended import axes_of, defence_grids, heat_map, metric_of, table_4
 from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
 from unseg_lib.reporting.scores import read_rows, scores_of
+from unseg_lib.reporting.tables import title_of
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 # recipe, defence, clean share, score
@@ -77,10 +78,14 @@ def test_class_wise_protection_is_judged_by_the_protected_classes_under_a_defenc
     write_csv(tmp_path / "rows.csv", rows, list(COLUMNS))
     scores = scores_of(read_rows(tmp_path))
     ((experiment, grid),) = defence_grids(scores).items()
-    assert judged_in(experiment, scores) == "mean IoU of the protected classes"
+    title = "camvid · mean IoU of the protected classes · victim unet"
+    assert title_of(experiment, metric_of(experiment, scores)) == title
     assert grid["unseg-things"]["coin"] == 0 and grid["clean"]["coin"] == 100
     whole = [replace(score, poison="unseg") if score.poison != "clean" else score for score in scores]
-    assert judged_in(experiment, whole) == "mean IoU" and defence_grids(whole)[experiment]["unseg"]["coin"] == 90
+    assert title_of(experiment, metric_of(experiment, whole)) == "camvid · mean IoU · victim unet"
+    assert defence_grids(whole)[experiment]["unseg"]["coin"] == 90
+    unscored = [score for score in scores if score.metric == "miou"]  # as tasks that have no score of the protected
+    assert defence_grids(unscored)[experiment]["unseg-things"]["coin"] == 90
 
 
 def test_table_4_has_the_paper_and_ours(results):

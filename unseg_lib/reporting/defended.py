@@ -8,7 +8,7 @@ from unseg_lib.reporting.drawing import INK, Drawing, draw
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.published import value_of
 from unseg_lib.reporting.scores import Experiment, Score, judged_by, main_metric, on_common_seeds, on_seeds
-from unseg_lib.reporting.tables import METRICS, number
+from unseg_lib.reporting.tables import number
 
 Grid = dict[str, dict[str, float]]  # recipe -> defence -> percent of the clean-trained, undefended score
 # our defences beside the columns of the paper's Table 4, whose settings are not published
@@ -38,7 +38,7 @@ def defence_grids(scores: list[Score]) -> dict[Experiment, Grid]:
     asked = dict.fromkeys(undefended(s.experiment) for s in own if s.experiment.defense != "none")
     grids = {}
     for experiment in asked:
-        metric = _metric_of(experiment, own)
+        metric = metric_of(experiment, own)
         same = [s for s in own if undefended(s.experiment) == experiment and s.metric == metric]
         full = [s for s in same if (s.poison, s.experiment.defense) == ("clean", "none")]
         if full and full[0].mean > 0:
@@ -47,17 +47,14 @@ def defence_grids(scores: list[Score]) -> dict[Experiment, Grid]:
     return grids
 
 
-def judged_in(experiment: Experiment, scores: list[Score]) -> str:
-    """The words for the metric of an experiment's grid."""
-    metric = _metric_of(experiment, scores)
-    return METRICS.get(metric, metric)
+def metric_of(experiment: Experiment, scores: list[Score]) -> str:
+    """The metric of an experiment's grid: the protected classes' where every recipe in it protects only them.
 
-
-def _metric_of(experiment: Experiment, scores: list[Score]) -> str:
-    """The protected classes' where every recipe of a grid protects only them, else the one of its task."""
+    Else, and where nobody scored those classes, the one of its task.
+    """
     own = [s for s in scores if undefended(s.experiment) == experiment and s.experiment.defense != "none"]
     metrics = {judged_by(s.poison, experiment) for s in own if s.poison != "clean"}
-    return metrics.pop() if len(metrics) == 1 else main_metric(experiment)
+    return metrics.pop() if len(metrics) == 1 and metrics <= {s.metric for s in own} else main_metric(experiment)
 
 
 def _line(scores: list[Score], clean: Score) -> dict[str, float]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
-from unseg_lib.reporting.defended import Grid, axes_of, defence_grids, judged_in
+from unseg_lib.reporting.defended import Grid, axes_of, defence_grids, metric_of
 from unseg_lib.reporting.html import Table
 from unseg_lib.reporting.recipes import legend
 from unseg_lib.reporting.repetition import compare, second_of
@@ -33,7 +33,7 @@ def results_table(results: str | Path) -> str:
     usual, plan = plain_only(scores, planned(results))
     names = legend(dict.fromkeys(score.poison for score in usual), results)
     parts = [_scores(usual, plan, visibility(results)), names]
-    parts += [_defences(title_of(one), judged_in(one, scores), grid) for one, grid in defence_grids(scores).items()]
+    parts += [_defences(title_of(one, metric_of(one, scores)), grid) for one, grid in defence_grids(scores).items()]
     if second := second_of(results):
         parts.append(f"**Run a second time** (`results/{second.name}`): {compare(results, second)[1]}")
     return "\n\n".join(parts)
@@ -75,12 +75,12 @@ def _changes(found: list[dict | None]) -> tuple[str, ...]:
     return ("{:.0f} / {:.0f}".format(*largest), *("–".join(span) for span in spans))
 
 
-def _defences(title: str, metric: str, grid: Grid) -> str:
+def _defences(title: str, grid: Grid) -> str:
     """What is left under each defence, in percent of the undefended clean score."""
     recipes, defenses = axes_of(grid)
     rows = [(d, *(f"{grid[r][d]:.0f}" if d in grid[r] else "–" for r in recipes)) for d in defenses]
     table = Table(("defence", *recipes), tuple(rows), "l" + "r" * len(recipes))
-    told = f"{metric} in % of the undefended clean score; “none” is over the seeds that were run with a defence"
+    told = "in % of the undefended clean score; “none” is over the seeds that were run with a defence"
     return f"**{title} · under defences**, {told}:\n\n{table.markdown()}"
 
 

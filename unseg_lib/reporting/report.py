@@ -12,7 +12,7 @@ from unseg_lib.files import write_bytes
 from unseg_lib.reporting.ablations import answer_bars, answer_table, finding
 from unseg_lib.reporting.arms import Source, asked, is_variant, sources_of
 from unseg_lib.reporting.claims import Verdict, verdict_table, verdicts
-from unseg_lib.reporting.defended import defence_grids, heat_map, judged_in, table_4
+from unseg_lib.reporting.defended import defence_grids, heat_map, metric_of, table_4
 from unseg_lib.reporting.figures import bars, curve_panels, show_rows
 from unseg_lib.reporting.gallery import PHOTOGRAPH, curves_of, predictions_of
 from unseg_lib.reporting.html import Table
@@ -154,14 +154,13 @@ def _effect(results: Path, scores: list[Score], plan: list[dict]) -> str:
 def _defences(scores: list[Score]) -> str:
     """Victims trained with a defence: one heat map for every data set and victim, and the paper's Table 4."""
     grids = defence_grids(scores)
-    reading = (
-        "dark learns, light does not; “clean”: a defence's cost. "
+    caption = (
+        "Percent of the undefended, clean-trained score: dark learns, light does not; “clean”: a defence's cost. "
         "“none” is over the seeds that were run with a defence, so it may differ from the tables above."
     )
     maps = ""
     for one, grid in grids.items():
-        caption = f"In percent of the undefended, clean-trained {judged_in(one, scores)}: {reading}"
-        maps += _titled(one, figure(heat_map(grid), caption, caption))
+        maps += _titled(one, figure(heat_map(grid), caption, caption), metric_of(one, scores))
     return f"{maps}<h3>The paper’s Table 4</h3>{framed(table_4(grids))}" if grids else ""
 
 
@@ -217,8 +216,8 @@ def _classes(scores: list[Score]) -> str:
     return found and '<p class="note">IoU in percent, best-known class first.</p>' + found
 
 
-def _titled(experiment: Experiment, body: str) -> str:
-    return f"<h3>{escape(title_of(experiment))}</h3>{body}"
+def _titled(experiment: Experiment, body: str, metric: str = "") -> str:
+    return f"<h3>{escape(title_of(experiment, metric))}</h3>{body}"
 
 
 def _visibility(results: Path) -> str:
