@@ -112,6 +112,23 @@ def test_a_defended_victim_is_compared_with_the_plain_clean_one(results):
     scores = scores_of(rows)
     score = next(s for s in scores if s.experiment.defense == "jpeg")
     assert clean_of(score, scores).mean == 85.0
+    assert percent_of_clean(score, scores)[0] == pytest.approx(
+        100 * score.mean / lung(scores, "clean").runs[0]["final"]
+    )
+
+
+def test_one_clean_run_under_a_defence_takes_no_seed_from_the_share(results):
+    """Its mean and its share stand in one line: both are over all seeds of the defended recipe."""
+    rows, more = read_rows(results), []
+    for row in rows:
+        if row["metric"] == "iou_object" and row["poison"] in ("clean", "unseg"):
+            name = f"victim/lung-{row['poison']}-unet-jpeg-s{row['seed']}/run.ipynb"
+            more.append(row | {"defense": "jpeg", "notebook": name})
+    more = [row for row in more if (row["poison"], row["seed"]) != ("clean", 1)]
+    scores = scores_of(rows + more)
+    score = next(s for s in scores if (s.experiment.defense, s.poison) == ("jpeg", "unseg"))
+    assert score.seeds == (0, 1)
+    assert percent_of_clean(score, scores)[0] == pytest.approx(100 * score.mean / lung(scores, "clean").mean)
 
 
 def test_every_number_of_the_main_table_leads_to_its_notebook(results):

@@ -137,20 +137,19 @@ def judged_by(recipe: str, experiment: Experiment) -> str:
 
 
 def clean_of(score: Score, scores: list[Score]) -> Score | None:
-    """The clean-trained score to compare with: of the same experiment, else of the undefended, unmixed victim."""
+    """The clean-trained score to compare with: of the same experiment, of a defended or mixed one the plain victim's.
+
+    So "of clean" is of the undefended clean score everywhere, whatever seeds ran with the defence on clean pictures.
+    """
     own = score.experiment
+    wanted = ("clean", score.metric, own.setting, own.victim, own.init)
 
-    def fits(other: Score, exactly: bool) -> bool:
+    def fits(other: Score) -> bool:
         theirs = other.experiment
-        if (other.poison, other.metric, theirs.setting) != ("clean", score.metric, own.setting):
-            return False
-        if exactly:
-            return theirs == own
-        same = (theirs.victim, theirs.init) == (own.victim, own.init)
-        return same and theirs.defense == "none" and not theirs.clean_fraction
+        return theirs.plain and (other.poison, other.metric, theirs.setting, theirs.victim, theirs.init) == wanted
 
-    candidates = [s for s in scores if fits(s, True)] or [s for s in scores if fits(s, False)]
-    return candidates[0] if candidates else None
+    plain = [other for other in scores if fits(other)]
+    return next((other for other in plain if other.experiment == own), plain[0] if plain else None)
 
 
 def on_seeds(score: Score, seeds: Iterable[int]) -> Score | None:
