@@ -66,6 +66,22 @@ def test_what_a_defence_gives_back_is_seen_seed_by_seed(results):
     assert grid["clean"]["none"] == 100
 
 
+def test_a_column_is_over_the_seeds_that_all_its_defences_ran(results):
+    """One defence with a seed more than the others must not move the column, nor the undefended score in it."""
+    rows = read_csv(results / "rows.csv")
+    plain = [row for row in rows if row["clean_fraction"] == "0.0"]
+    rows += [row | {"seed": 1, "final": 100.0} for row in plain if row["poison"] == "clean"]
+    rows += [row | {"seed": 1, "final": 60.0} for row in plain if row["poison"] == "unseg"]
+    once = next(row for row in plain if (row["poison"], row["defense"]) == ("unseg", "none"))
+    rows.append(once | {"defense": "coin", "final": 16.0, "notebook": "victim/lung-unseg-way9-s0/run.ipynb"})
+    for row in rows:
+        row["notebook"] = row["notebook"].rpartition("-s")[0] + f"-s{row['seed']}/run.ipynb"
+    write_csv(results / "rows.csv", rows, list(COLUMNS))
+    (grid,) = defence_grids(scores_of(read_rows(results))).values()
+    assert grid["unseg"] == {"none": 10, "jpeg quality=10": 50, "coin": 20}
+    assert grid["clean"] == {"none": 100, "jpeg quality=10": pytest.approx(100 * 86 / 90)}
+
+
 def test_class_wise_protection_is_judged_by_the_protected_classes_under_a_defence_too(tmp_path):
     """Over all classes nothing is lost (90 of 100), of those that were protected everything."""
     rows, task = [], {"task": "semantic", "dataset": "camvid", "victim": "unet", "init": "random", "clean_fraction": 0}

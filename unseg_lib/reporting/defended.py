@@ -31,8 +31,8 @@ def defence_grids(scores: list[Score]) -> dict[Experiment, Grid]:
     """For every data set and victim that was run with a defence: what each recipe leaves under each defence.
 
     In percent of the score of the victim trained on clean pictures without a defence, over the seeds that both ran,
-    so the recipe "clean" shows what a defence costs. "none" is over the seeds that some defence ran: compare within
-    a recipe. Recipes that nobody defended against are left out.
+    so the recipe "clean" shows what a defence costs. A recipe's line, "none" too, is over the seeds that all its
+    defences ran: compare within a recipe. Recipes that nobody defended against are left out.
     """
     own = [s for s in scores if not s.experiment.clean_fraction]
     asked = dict.fromkeys(undefended(s.experiment) for s in own if s.experiment.defense != "none")
@@ -58,12 +58,12 @@ def metric_of(experiment: Experiment, scores: list[Score]) -> str:
 
 
 def _line(scores: list[Score], clean: Score) -> dict[str, float]:
-    """One recipe: what it leaves of `clean` under each defence, and without one."""
-    defended = {seed for score in scores if score.experiment.defense != "none" for seed in score.seeds}
+    """One recipe: what it leaves of `clean` under each defence, and without one, over the same seeds."""
+    defended = [set(score.seeds) for score in scores if score.experiment.defense != "none"]
+    shared = set.intersection(*defended) or set.union(*defended)
     line: dict[str, float] = {}
     for score in scores:
-        plain = score.experiment.defense == "none"
-        own, full = on_common_seeds((plain and on_seeds(score, defended)) or score, clean)
+        own, full = on_common_seeds(on_seeds(score, shared) or score, clean)
         if full.mean > 0:
             line.setdefault(score.experiment.defense, 100 * own.mean / full.mean)
     return line

@@ -80,7 +80,7 @@ def _defences(title: str, grid: Grid) -> str:
     recipes, defenses = axes_of(grid)
     rows = [(d, *(f"{grid[r][d]:.0f}" if d in grid[r] else "–" for r in recipes)) for d in defenses]
     table = Table(("defence", *recipes), tuple(rows), "l" + "r" * len(recipes))
-    told = "in % of the undefended clean score; “none” is over the seeds that were run with a defence"
+    told = "in % of the undefended clean score; a column is over the seeds that all its defences ran"
     return f"**{title} · under defences**, {told}:\n\n{table.markdown()}"
 
 

@@ -156,7 +156,7 @@ def _defences(scores: list[Score]) -> str:
     grids = defence_grids(scores)
     caption = (
         "Percent of the undefended, clean-trained score: dark learns, light does not; “clean”: a defence's cost. "
-        "“none” is over the seeds that were run with a defence, so it may differ from the tables above."
+        "A column is over the seeds that all its defences ran, so it may differ from the tables above."
     )
     maps = ""
     for one, grid in grids.items():
