@@ -32,8 +32,18 @@ def test_equal_runs_agree_and_one_seed_says_nothing():
     clean, unseg = repeated(same, same)
     assert clean.same is True and clean.bar == 0 and unseg.same is None
     assert summary([clean, unseg], 5) == (
-        "2 of 5 scores were repeated: 1 of 1 agree within their error bars, one seed and no bar: 1; "
-        "the largest difference is 0.0 points."
+        "2 of 5 scores were repeated: 1 of 1 agree within their error bars; one seed and no bar: 1, "
+        "half of them within 0.0 points, nine of ten within 0.0; the largest difference is 0.0 points."
+    )
+
+
+def test_of_single_seeds_the_sentence_says_how_far_they_moved():
+    # by hand: they moved by 1, 2, ... 10 points; five of ten by at most 5, nine by at most 9
+    first = [seeds(f"poison{i}", 50) for i in range(1, 11)]
+    second = [seeds(f"poison{i}", 50 + i * (-1) ** i) for i in range(1, 11)]
+    assert summary(repeated(first, second), 10) == (
+        "10 of 10 scores were repeated: 0 of 0 agree within their error bars; one seed and no bar: 10, "
+        "half of them within 5.0 points, nine of ten within 9.0; the largest difference is 10.0 points."
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 
+import numpy as np
+
 from unseg_lib.errors import UnsegError
 from unseg_lib.reporting.html import Link, Table
 from unseg_lib.reporting.paired import CONFIDENCE
@@ -62,14 +64,19 @@ def summary(pairs: list[Repeated], planned: int) -> str:
     """One sentence: how many of the first run's scores were repeated, and how many agree.
 
     Error bars of 95 % leave one score of twenty outside where nothing differs; with one outside the sentence says it.
+    Scores of one seed nothing judges; it says how far they moved: as much may be expected of the next one.
     """
     judged = [pair for pair in pairs if pair.same is not None]
     agree = sum(pair.same for pair in judged)
-    alone = len(pairs) - len(judged)
+    alone = [abs(pair.difference) for pair in pairs if pair.same is None]
     text = f"{len(pairs)} of {planned} scores were repeated: {agree} of {len(judged)} agree within their error bars"
     if agree < len(judged):
         text += f" (chance alone would put {(1 - CONFIDENCE) * len(judged):.1f} outside)"
-    text += f", one seed and no bar: {alone}" if alone else ""
+    if alone:
+        half, most = np.quantile(alone, (0.5, 0.9), method="inverted_cdf")
+        text += (
+            f"; one seed and no bar: {len(alone)}, half of them within {half:.1f} points, nine of ten within {most:.1f}"
+        )
     return text + (f"; the largest difference is {max(abs(p.difference) for p in pairs):.1f} points." if pairs else ".")
 
 
