@@ -79,8 +79,8 @@ def _mixture(setting: str, sources: Sequence[Source]) -> str:
     difference = paired(mixed, alone)
     apart = f", difference {difference}" if difference else ""
     return (
-        f"on {setting} the mixture gives {number(mixed.mean)} %, the same clean pictures alone {number(alone.mean)} %"
-        f"{apart}, all pictures clean {number(every.mean)} %: "
+        f"on {setting} the mixture gives {number(own.mean)} %, the same clean pictures alone {number(alone.mean)} %"
+        f"{apart}, all pictures clean {number(full.mean)} %: "
         f"20 % are {'' if enough else 'not '}enough for {HARMLESS} % of that"
     )
 
@@ -98,21 +98,28 @@ def _published_jpeg() -> str:
 
 
 def _jpeg(setting: str, sources: Sequence[Source]) -> str:
-    """The best quality for the thief against the best defence of another kind, of the source that tried most."""
+    """The best quality for the thief against the best defence of another kind, of the source that tried most.
+
+    They are chosen over the seeds that all defences ran, and told over those that each of the two ran.
+    """
+    recipe = RECIPES[setting]
     lines = [
-        grid[RECIPES[setting]]
+        (grid[recipe], source)
         for source in sources
         for experiment, grid in defence_grids(source.scores).items()
-        if experiment.setting == setting and RECIPES[setting] in grid
+        if experiment.setting == setting and recipe in grid
     ]
-    line = max(lines, key=len, default={})
-    jpegs = {name: left for name, left in line.items() if name.startswith("jpeg ")}
-    others = {name: left for name, left in line.items() if name not in jpegs and name != "none"}
+    line, source = max(lines, key=lambda pair: len(pair[0]), default=({}, None))
+    jpegs = [name for name in line if name.startswith("jpeg ")]
+    others = [name for name in line if name not in jpegs and name != "none"]
     if not jpegs or len(others) < ENOUGH:
         return f"on {setting} JPEG against {ENOUGH} other defences is not run"
-    best, other = max(jpegs, key=jpegs.get), max(others, key=others.get)
-    weak = jpegs[best] >= others[other]
+    best, other = (max(names, key=line.get) for names in (jpegs, others))
+    trial = Trial(setting, tuple(Arm("", recipe, defense=name) for name in (best, other)))
+    jpeg, rival = (score_of(arm, trial, source) for arm in trial.arms)
+    difference = paired(jpeg, rival)
     return (
-        f"on {setting} JPEG gives back at most {number(jpegs[best])} % of the clean-trained score ({best}) and {other} "
-        f"{number(others[other])} %: JPEG is {'' if weak else 'not '}the weak point"
+        f"on {setting} JPEG gives back at most {_share(jpeg, source)} of the clean-trained score ({best}) and {other} "
+        f"{_share(rival, source)}, difference {difference}: "
+        f"JPEG is {'' if difference.mean >= 0 else 'not '}the weak point"
     )
