@@ -94,7 +94,7 @@ def _summary(results: Path, rows: list[dict], plan: list[dict], scores: list[Sco
     told = "".join(f"<p><b>{escape(asked)}</b> {escape(text)}</p>" for asked, text in answers(sources).items())
     return (
         f'<p class="lead">{escape(lead(results, rows, plan))}</p><p>{escape(machines(results))}</p>'
-        f"<h3>What holds, and what does not</h3>{_verdicts(verdicts(scores))}"
+        f"{_repeated(results)}<h3>What holds, and what does not</h3>{_verdicts(verdicts(scores))}"
         f"<h3>The reviewers’ questions</h3>{told}"
     )
 
@@ -119,6 +119,12 @@ def _unanswered(sources: list[Source]) -> str:
     ]
     note = "Only their reference, or nothing, was run: profile ablations has the runs."
     return f'<p class="note">{note}</p>{framed(Table(("", "question", "not run"), tuple(rows), "lll"))}' if rows else ""
+
+
+def _repeated(results: Path) -> str:
+    """The sentence on a second run for the first page; "" without one."""
+    second = second_of(results)
+    return f"<p>Run a second time: {escape(compare(results, second)[1])}</p>" if second else ""
 
 
 def _again(results: Path) -> str:
