@@ -222,12 +222,13 @@ def inspect(
     original: Path,
     protected: Path,
     picture: Annotated[Path | None, typer.Option(help="also write the change, ten times enlarged, to a file")] = None,
+    lpips: Annotated[Path | None, typer.Option(help="also LPIPS, with this file of AlexNet's weights")] = None,
 ) -> None:
     """Compare an original with its protected copy: how much was changed, and how often."""
     from unseg_lib.protection.compare import described, write_difference
     from unseg_lib.protection.compare import inspect as look
 
-    print(described(look(original, protected)))
+    print(described(look(original, protected, lpips)))
     if picture:
         write_difference(original, protected, picture)
 

@@ -5,16 +5,18 @@ from pathlib import Path
 import numpy as np
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.evaluation.lpips import lpips
 from unseg_lib.method.budget import measure
 from unseg_lib.protection.photo import read_photo
 
 BARS, WIDTH = 9, 40  # lines of the histogram at most, characters of its longest bar
 
 
-def inspect(original: str | Path, protected: str | Path) -> dict:
+def inspect(original: str | Path, protected: str | Path, lpips_weights: str | Path | None = None) -> dict:
     """What was changed: share of changed pixels, largest change of each channel, rms, psnr, ssim, and how often each.
 
-    `counts[k]` is the share of values that changed by k steps of 255, sign dropped.
+    `counts[k]` is the share of values that changed by k steps of 255, sign dropped. With `lpips_weights`, the file
+    of AlexNet that `evaluation/lpips.py` names, also `lpips`.
     """
     before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
     if before.shape != after.shape:
@@ -22,11 +24,13 @@ def inspect(original: str | Path, protected: str | Path) -> dict:
         raise UnsegError(f"Expected two pictures of one size, found {' and '.join(sizes)}; give original and copy.")
     change = np.abs(after.astype(np.int16) - before)
     found = measure(before, after, np.ones(before.shape[:2], bool))
+    perceived = {"lpips": lpips(before, after, lpips_weights)} if lpips_weights else {}
     return {
         "changed": float((change.max(axis=2) > 0).mean()),
         "largest": [int(value) for value in change.max(axis=(0, 1))],
         "counts": (np.bincount(change.ravel(), minlength=1) / change.size).tolist(),
         **{name: found[name] for name in ("rms", "psnr", "ssim")},
+        **perceived,
     }
 
 
@@ -38,6 +42,7 @@ def described(found: dict) -> str:
         f"largest change    red {red}, green {green}, blue {blue} of 255 steps",
         f"rms               {found['rms']:.2f} steps",
         f"PSNR, SSIM        {found['psnr']:.1f} dB, {found['ssim']:.4f}",
+        *([f"LPIPS             {found['lpips']:.4f}"] if "lpips" in found else []),
         "",
         "change in steps   share of all values",
     ]

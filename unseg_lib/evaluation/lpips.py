@@ -1,0 +1,54 @@
+"""LPIPS (Zhang et al., CVPR 2018): how far apart two pictures are to a network that knows pictures; 0 is equal.
+
+AlexNet's weights do not come with the kit; the weights of the distance itself come with torchmetrics.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import sha256_of
+from unseg_lib.method.weights import read_foreign
+
+ADDRESS = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+SHA256 = "7be5be79"  # its first digits, as torchvision publishes them
+SMALLEST = 32  # pixels a side, below which AlexNet has nothing left to look at
+
+
+def lpips(original: np.ndarray, protected: np.ndarray, weights: str | Path) -> float:
+    """The distance of two pictures of one size, both (H, W, 3) uint8; 0 for equal ones, about 0.5 for unlike ones.
+
+    weights: the file of `ADDRESS`. Raises `UnsegError` for other weights, two sizes, or less than 32 pixels a side.
+    """
+    if original.shape != protected.shape or min(original.shape[:2]) < SMALLEST:
+        sizes = (f"{x.shape[1]}x{x.shape[0]}" for x in (original, protected))
+        raise UnsegError(
+            f"Expected two pictures of one size for LPIPS, {SMALLEST} pixels a side at least, "
+            f"found {' and '.join(sizes)}."
+        )
+    network = _network(Path(weights))
+    with torch.inference_mode():
+        return float(network(_batch(original), _batch(protected), normalize=True))
+
+
+def _batch(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1)[None]
+
+
+def _network(weights: Path) -> nn.Module:
+    """The public metric of torchmetrics downloads AlexNet itself; the class behind it takes the file that is here."""
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    state = read_foreign(weights)
+    if not sha256_of(weights).startswith(SHA256):
+        raise UnsegError(
+            f"Expected torchvision's AlexNet in {weights} (sha256 {SHA256}...), found another file; get {ADDRESS}."
+        )
+    with torch.random.fork_rng():  # construction draws first weights, which are then replaced
+        network = _LPIPS(net="alex", pnet_rand=True)
+    # "slice2.3.weight" there is "features.3.weight" here
+    network.net.load_state_dict({key: state[f"features.{key.split('.', 1)[1]}"] for key in network.net.state_dict()})
+    return network
