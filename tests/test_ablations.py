@@ -195,6 +195,21 @@ def test_the_reviewers_are_answered_from_rows(results):
     assert "difference −20.0 points, 2 seeds, no interval: JPEG is not the weak point" in jpeg
 
 
+def test_defences_without_a_common_seed_or_with_a_label_still_answer_the_question_on_jpeg(results):
+    rows = [row_of("lung", "clean", "unet", seed, 80.0) for seed in (0, 1)]
+    for seed, (defense, value) in enumerate({"jpeg quality=10": 40, "grayscale": 60}.items()):
+        rows.append(row_of("lung", "unseg-colour", f"unet-{defense.split()[0]}", seed, value, defense=defense))
+    rows.append(row_of("lung", "unseg-colour", "unet-median", 0, 9.0, defense="median"))
+    label = dict(defense="universal_component")
+    rows.append(row_of("lung", "unseg-colour", "unet-shared-removed", 0, 72.0, **label))
+    jpeg = list(answers(sources_of([write_rows(results.parent / "own", rows)], results)).values())[-1]
+    assert "at most 50.0 % of the clean-trained score (jpeg quality=10) and universal_component 90.0 %, diff" in jpeg
+    rows = [row for row in rows if row["defense"] != "universal_component"]
+    rows.append(row_of("lung", "unseg-colour", "unet-coin", 0, 8.0, defense="coin"))
+    jpeg = list(answers(sources_of([write_rows(results.parent / "own", rows)], results)).values())[-1]
+    assert "(jpeg quality=10) and grayscale 75.0 %: JPEG is not the weak point" in jpeg
+
+
 @pytest.mark.notebook
 def test_notebook_11_says_what_is_missing(results, tmp_path):
     run_notebook(

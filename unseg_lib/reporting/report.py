@@ -54,8 +54,9 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
     scores, sources = scores_of(rows), sources_of([results, *_beside(results)], results)
     main, main_plan = _without_variants(scores, plan)
     usual, usual_plan = plain_only(main, main_plan)
+    repeated, repetition = _again(results)
     parts = [
-        ("Summary", _summary(results, rows, plan, main, sources)),
+        ("Summary", _summary(results, rows, plan, main, sources, repeated)),
         ("Paper, ours, difference", _effect(results, usual, usual_plan)),
         ("Seed by seed", _paired(usual)),
         ("While they learn", _curves(results, usual)),
@@ -69,7 +70,7 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
         ("How the generators were trained", _generators(results)),
         ("Questions with a notebook of their own", framed(pages_table(results))),
         ("The paper’s systems", _systems(results, scores)),
-        ("Run a second time", _again(results)),
+        ("Run a second time", repetition),
         ("Every run", _runs(results, rows, plan)),
         ("Where the numbers come from", framed(origin_table(results, rows))),
     ]
@@ -89,12 +90,14 @@ def _beside(results: Path) -> list[Path]:
     return [own.parent / BESIDE[own.name]] if own.name in BESIDE else []
 
 
-def _summary(results: Path, rows: list[dict], plan: list[dict], scores: list[Score], sources: list[Source]) -> str:
+def _summary(
+    results: Path, rows: list[dict], plan: list[dict], scores: list[Score], sources: list[Source], repeated: str
+) -> str:
     """The first page: what was run and where, what holds, and the reviewers' questions."""
     told = "".join(f"<p><b>{escape(asked)}</b> {escape(text)}</p>" for asked, text in answers(sources).items())
     return (
         f'<p class="lead">{escape(lead(results, rows, plan))}</p><p>{escape(machines(results))}</p>'
-        f"{_repeated(results)}<h3>What holds, and what does not</h3>{_verdicts(verdicts(scores))}"
+        f"{repeated}<h3>What holds, and what does not</h3>{_verdicts(verdicts(scores))}"
         f"<h3>The reviewers’ questions</h3>{told}"
     )
 
@@ -121,18 +124,14 @@ def _unanswered(sources: list[Source]) -> str:
     return f'<p class="note">{note}</p>{framed(Table(("", "question", "not run"), tuple(rows), "lll"))}' if rows else ""
 
 
-def _repeated(results: Path) -> str:
-    """The sentence on a second run for the first page; "" without one."""
-    second = second_of(results)
-    return f"<p>Run a second time: {escape(compare(results, second)[1])}</p>" if second else ""
-
-
-def _again(results: Path) -> str:
+def _again(results: Path) -> tuple[str, str]:
+    """What a second run found, for the first page and as a section of its own; both "" without one."""
     second = second_of(results)
     if second is None:
-        return ""
+        return "", ""
     pairs, told = compare(results, second)
-    return f"<p>{escape(told)}</p>{framed(repetition_table(pairs, again=f'../{second.name}/'))}"
+    table = framed(repetition_table(pairs, again=f"../{second.name}/"))
+    return f"<p>Run a second time: {escape(told)}</p>", f"<p>{escape(told)}</p>{table}"
 
 
 def _runs(results: Path, rows: list[dict], plan: list[dict]) -> str:

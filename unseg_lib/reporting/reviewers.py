@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 from unseg_lib.reporting.arms import Source, score_of, source_of
 from unseg_lib.reporting.claims import HARMLESS
-from unseg_lib.reporting.defended import PAPER, TABLE_4, defence_grids
+from unseg_lib.reporting.defended import PAPER, TABLE_4, defence_grids, metric_of, undefended
 from unseg_lib.reporting.paired import paired
 from unseg_lib.reporting.published import value_of
 from unseg_lib.reporting.questions import QUESTIONS, Arm, Trial
-from unseg_lib.reporting.scores import on_common_seeds, percent_of_clean
+from unseg_lib.reporting.scores import Experiment, Score, on_common_seeds, percent_of_clean
 from unseg_lib.reporting.tables import number
 
 TABLE_11 = ("11", "voc", "deeplabv1-wideresnet38")
@@ -76,13 +76,16 @@ def _mixture(setting: str, sources: Sequence[Source]) -> str:
         return f"on {setting} not run"
     own, full = on_common_seeds(mixed, every)
     enough = 100 * own.mean > HARMLESS * full.mean
-    difference = paired(mixed, alone)
-    apart = f", difference {difference}" if difference else ""
     return (
         f"on {setting} the mixture gives {number(own.mean)} %, the same clean pictures alone {number(alone.mean)} %"
-        f"{apart}, all pictures clean {number(full.mean)} %: "
+        f"{_apart(mixed, alone)}, all pictures clean {number(full.mean)} %: "
         f"20 % are {'' if enough else 'not '}enough for {HARMLESS} % of that"
     )
+
+
+def _apart(one: Score, other: Score) -> str:
+    difference = paired(one, other)
+    return f", difference {difference}" if difference else ""
 
 
 def _published_jpeg() -> str:
@@ -104,22 +107,26 @@ def _jpeg(setting: str, sources: Sequence[Source]) -> str:
     """
     recipe = RECIPES[setting]
     lines = [
-        (grid[recipe], source)
+        (grid[recipe], experiment, source.scores)
         for source in sources
         for experiment, grid in defence_grids(source.scores).items()
         if experiment.setting == setting and recipe in grid
     ]
-    line, source = max(lines, key=lambda pair: len(pair[0]), default=({}, None))
+    line, experiment, scores = max(lines, key=lambda found: len(found[0]), default=({}, None, []))
     jpegs = [name for name in line if name.startswith("jpeg ")]
     others = [name for name in line if name not in jpegs and name != "none"]
     if not jpegs or len(others) < ENOUGH:
         return f"on {setting} JPEG against {ENOUGH} other defences is not run"
     best, other = (max(names, key=line.get) for names in (jpegs, others))
-    trial = Trial(setting, tuple(Arm("", recipe, defense=name) for name in (best, other)))
-    jpeg, rival = (score_of(arm, trial, source) for arm in trial.arms)
-    difference = paired(jpeg, rival)
+    jpeg, rival = (_defended(experiment, recipe, defense, scores) for defense in (best, other))
+    shares = [number(percent_of_clean(score, scores)[0]) for score in (jpeg, rival)]
     return (
-        f"on {setting} JPEG gives back at most {_share(jpeg, source)} of the clean-trained score ({best}) and {other} "
-        f"{_share(rival, source)}, difference {difference}: "
-        f"JPEG is {'' if difference.mean >= 0 else 'not '}the weak point"
+        f"on {setting} JPEG gives back at most {shares[0]} % of the clean-trained score ({best}) and {other} "
+        f"{shares[1]} %{_apart(jpeg, rival)}: JPEG is {'' if line[best] >= line[other] else 'not '}the weak point"
     )
+
+
+def _defended(experiment: Experiment, recipe: str, defense: str, scores: list[Score]) -> Score:
+    """The score behind an entry of an experiment's grid."""
+    wanted = (experiment, recipe, defense, metric_of(experiment, scores))
+    return next(s for s in scores if (undefended(s.experiment), s.poison, s.experiment.defense, s.metric) == wanted)
