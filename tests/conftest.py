@@ -1,4 +1,4 @@
-"""What several tests share: the real data where it is, tiny pictures, and toy notebooks."""
+"""What several tests share: the real data where it is, tiny images, and toy notebooks."""
 
 import json
 import os
@@ -24,10 +24,10 @@ def _no_settings_from_outside(monkeypatch):
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real pictures; tests that need it are skipped where there is none."""
+    """The folder of real images; tests that need it are skipped where there is none."""
     root = REAL_DATA
     if not root:
-        pytest.skip("UNSEG_DATA is not set: no real pictures here")
+        pytest.skip("UNSEG_DATA is not set: no real images here")
     if not Path(root).is_dir():
         pytest.skip(f"UNSEG_DATA={root} is no folder")
     return Path(root)
@@ -40,12 +40,12 @@ def project() -> Path:
 
 
 @pytest.fixture
-def tiny_picture() -> np.ndarray:
-    """A picture, uint8 RGB (32,48,3), with every value from 0 to 255: what clips, clips here."""
+def tiny_image() -> np.ndarray:
+    """An image, uint8 RGB (32,48,3), with every value from 0 to 255: what clips, clips here."""
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    picture[:2], picture[-2:] = 0, 255
-    return picture
+    image = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    image[:2], image[-2:] = 0, 255
+    return image
 
 
 @pytest.fixture
@@ -87,9 +87,7 @@ def weights(tmp_path_factory) -> str:
     """A tiny generator with strong noise, as a file."""
     import torch
 
-    from unseg_lib.method.generator import Generator
-    from unseg_lib.method.sam import LAYOUTS
-    from unseg_lib.method.weights import save_generator
+    from unseg_lib.method import LAYOUTS, Generator, save_generator
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -111,4 +109,4 @@ def sets(tmp_path_factory) -> tuple:
 @pytest.fixture
 def bf16_everywhere(monkeypatch):
     """bf16 is computed in where it is asked for, on processors that only emulate it, too."""
-    monkeypatch.setattr("unseg_lib.hardware.has_bf16", lambda device: True)
+    monkeypatch.setattr("unseg_lib.runtime.has_bf16", lambda device: True)

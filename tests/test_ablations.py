@@ -6,17 +6,28 @@ from pathlib import Path
 import pytest
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation.rows import COLUMNS
+from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import read_json, write_csv, write_json
-from unseg_lib.pipeline.notebook import run_notebook
-from unseg_lib.reporting import pdf, report
-from unseg_lib.reporting.ablations import answer_bars, answer_table, class_table, finding
-from unseg_lib.reporting.arms import asked, sources_of
-from unseg_lib.reporting.html import Link
-from unseg_lib.reporting.questions import QUESTIONS, Arm, Question, trial
-from unseg_lib.reporting.reviewers import answers
-from unseg_lib.reporting.scores import Experiment
-from unseg_lib.reporting.summary import missing, runs_table
+from unseg_lib.pipeline import run_notebook
+from unseg_lib.reporting import (
+    QUESTIONS,
+    Arm,
+    Experiment,
+    Link,
+    Question,
+    answer_bars,
+    answer_table,
+    answers,
+    asked,
+    finding,
+    pdf,
+    report,
+    runs_table,
+    sources_of,
+    trial,
+)
+from unseg_lib.reporting.ablations import class_table
+from unseg_lib.reporting.summary import missing
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 ARMS = (
@@ -68,7 +79,7 @@ def results(tmp_path) -> Path:
         for (recipe, way, defense), values in FINALS.items()
         for seed, value in enumerate(values)
     ]
-    look = {"linf_inside": 8, "linf_outside": 2, "rms": 3.1, "psnr": 37.25, "ssim": 0.987, "pictures": 3}
+    look = {"linf_inside": 8, "linf_outside": 2, "rms": 3.1, "psnr": 37.25, "ssim": 0.987, "images": 3}
     write_json(tmp_path / "made-up/poison/voc-object-unseg/metrics.json", look)
     return write_rows(tmp_path / "made-up", rows)
 
@@ -81,7 +92,7 @@ def lines_of(question: Question, sources) -> dict[str, list[str]]:
 
 def test_published_and_ours_and_the_difference_seed_by_seed(results):
     lines = lines_of(TOY, sources_of([results], results))
-    assert lines["trained on clean pictures"] == ["70.6", "100.0 %", "52.0", "± 2.0", "100.0 %", "–"]
+    assert lines["trained on clean images"] == ["70.6", "100.0 %", "52.0", "± 2.0", "100.0 %", "–"]
     assert lines["reference"] == ["6.2", "8.8 %", "12.0", "± 2.0", "23.1 %", "–"]
     # differences 10, 10.5, 10.5: mean 10.33, deviation 0.2887, half an interval 4.3027 * 0.2887 / sqrt(3) = 0.717
     assert lines["worse"][:3] == ["6.4", "9.1 %", "22.3"] and lines["worse"][-1] == "+10.3 [+9.6, +11.1]"
@@ -188,8 +199,8 @@ def test_the_reviewers_are_answered_from_rows(results):
     rows += [row_of("voc-object", name, "unet", 0, v) for name, v in {"unseg": 5, "untrained": 48, "clean": 50}.items()]
     start, mixture, jpeg = answers(sources_of([write_rows(results.parent / "own", rows)], results)).values()
     assert "leaves 4.8 % mean IoU" in start and "leaves 10.0 % of" in start and "96.0 %; difference −43.0" in start
-    assert "gives 79.0 %, the same clean pictures alone 70.0 %, difference +9.0" in mixture
-    assert "all pictures clean 80.0 %: 20 % are enough for 93 % of that; on voc-object not run" in mixture
+    assert "gives 79.0 %, the same clean images alone 70.0 %, difference +9.0" in mixture
+    assert "all images clean 80.0 %: 20 % are enough for 93 % of that; on voc-object not run" in mixture
     # by hand: of the clean-trained (80 + 100) / 2 JPEG leaves (40 + 30) / 2, grayscale (60 + 50) / 2
     assert "at most 38.9 % of the clean-trained score (jpeg quality=10) and grayscale 61.1 %" in jpeg
     assert "difference −20.0 points, 2 seeds, no interval: JPEG is not the weak point" in jpeg

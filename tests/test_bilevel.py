@@ -16,14 +16,19 @@ from safetensors.torch import load_file
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
-from unseg_lib.method import bilevel, wear
-from unseg_lib.method.bilevel import noise_statistics, train_generator
-from unseg_lib.method.claim import LATER
-from unseg_lib.method.config import BilevelConfig, phase_of
-from unseg_lib.method.losses import segmentation_loss
+from unseg_lib.method import (
+    LATER,
+    BilevelConfig,
+    Game,
+    bilevel,
+    load_generator,
+    noise_statistics,
+    phase_of,
+    segmentation_loss,
+    train_generator,
+    wear,
+)
 from unseg_lib.method.pairs import _keys
-from unseg_lib.method.players import Game
-from unseg_lib.method.weights import load_generator
 from unseg_lib.seeds import torch_rng
 
 TINY = dict(
@@ -62,7 +67,7 @@ def test_alternation_by_steps():
     assert "".join(phase_of(config, s, 100)[0] for s in range(10)) == "ssgggssggg"
 
 
-def test_every_picture_once_per_epoch_and_shared_between_ranks():
+def test_every_image_once_per_epoch_and_shared_between_ranks():
     config = BilevelConfig(**TINY)
     ranks = [list(_keys(8, config, 0, 2, rank, 2)) for rank in range(2)]
     seen = [i for batch in (*ranks[0], *ranks[1]) for _, i in batch]
@@ -137,7 +142,7 @@ def test_noise_obeys_the_training_budget_inside_and_outside():
     assert change[:, :16].allclose(torch.tensor(8.0)) and change[:, 16:].allclose(torch.tensor(2.0), atol=1e-4)
 
 
-def test_gray_pictures_get_the_mean_of_the_noise():
+def test_gray_images_get_the_mean_of_the_noise():
     noise = torch.tensor([1.0, 0.0, -0.4]).view(1, 3, 1, 1).expand(2, 3, 4, 4)
     result = wear.gray_part(noise, torch.tensor([True, False]))
     assert torch.allclose(result[0], torch.tensor(0.2)) and torch.equal(result[1], noise[1])
@@ -162,9 +167,9 @@ def test_random_sizes_can_be_halved_and_reach_both_ends():
 
 def test_signs_of_a_degenerate_generator():
     constant = noise_statistics(torch.ones(4, 3, 8, 8))
-    assert constant["rms"] == 1 and constant["spatial_std"] == 0 and constant["picture_std"] == 0
+    assert constant["rms"] == 1 and constant["spatial_std"] == 0 and constant["image_std"] == 0
     tile = noise_statistics(torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).repeat(4, 1, 1, 1))
-    assert tile["spatial_std"] > 0.2 and tile["picture_std"] < 1e-6
+    assert tile["spatial_std"] > 0.2 and tile["image_std"] < 1e-6
 
 
 class Killed(Exception):
@@ -329,8 +334,8 @@ def test_a_folder_belongs_to_one_way_of_training_on_one_set(tmp_path, bf16_every
     how = {"device": "cpu", "precision": "bf16-mixed"}
     train_generator(config, pairs(), tmp_path, **how)
     other = pairs()
-    other[-1][0][0, 0] ^= 1  # a pixel of the last picture
-    shape = [(picture[:, :20], mask[:, :20]) for picture, mask in pairs()]
+    other[-1][0][0, 0] ^= 1  # a pixel of the last image
+    shape = [(image[:, :20], mask[:, :20]) for image, mask in pairs()]
     for changed, name in ((other, "data"), (shape, "data")):
         with pytest.raises(UnsegError, match=rf"other settings \({name}\)"):
             train_generator(config, changed, tmp_path, **how)
@@ -340,7 +345,7 @@ def test_a_folder_belongs_to_one_way_of_training_on_one_set(tmp_path, bf16_every
 
 
 def test_bf16_that_the_device_has_not_is_noted_as_what_it_became(tmp_path, monkeypatch):
-    monkeypatch.setattr("unseg_lib.hardware.has_bf16", lambda device: False)
+    monkeypatch.setattr("unseg_lib.runtime.has_bf16", lambda device: False)
     train_generator(BilevelConfig(**TINY | dict(steps=1)), pairs(), tmp_path, device="cpu", precision="bf16-mixed")
     assert read_json(tmp_path / "training.json")["precision"] == "32-true"
 
@@ -383,8 +388,8 @@ def test_wrong_settings_are_refused(wrong, message):
         BilevelConfig(**wrong)
 
 
-def test_too_few_pictures_and_wrong_masks(tmp_path):
-    with pytest.raises(UnsegError, match="at least 2 pictures"):
+def test_too_few_images_and_wrong_masks(tmp_path):
+    with pytest.raises(UnsegError, match="at least 2 images"):
         train_generator(BilevelConfig(**TINY), pairs(1), tmp_path / "a", device="cpu")
     broken = [(p, m[:5]) for p, m in pairs()]
     with pytest.raises(UnsegError, match="Expected mask"):

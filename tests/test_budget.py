@@ -1,4 +1,4 @@
-"""The budget is a guarantee: hand-computed cases, then any picture, noise, mask and budget."""
+"""The budget is a guarantee: hand-computed cases, then any image, noise, mask and budget."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import budget
-from unseg_lib.method.budget import add_noise, budget_map, measure
+from unseg_lib.method import add_noise, budget, budget_map, measure
 
 
 def full(value, shape=(2, 2, 3), dtype=np.uint8):
@@ -60,10 +59,10 @@ def test_noise_that_is_not_finite_is_refused_and_never_a_black_pixel(value, gray
 )
 def test_no_pixel_leaves_its_budget(seed, eps, ratio, gray, share):
     rng = np.random.default_rng(seed)
-    picture = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
     noise = rng.uniform(-1, 1, (9, 7, 3)).astype(np.float32)
     mask = rng.random((9, 7)) < share
-    change = np.abs(add_noise(picture, noise, mask, eps, eps * ratio, gray=gray).astype(int) - picture)
+    change = np.abs(add_noise(image, noise, mask, eps, eps * ratio, gray=gray).astype(int) - image)
     assert (change[mask] <= eps).all()
     assert (change[~mask] <= eps * ratio).all()
 
@@ -79,7 +78,7 @@ def test_measure_by_hand():
     assert 0 < found["ssim"] < 1
 
 
-def test_measure_of_an_unchanged_picture():
+def test_measure_of_an_unchanged_image():
     found = measure(full(7, (3, 3, 3)), full(7, (3, 3, 3)), np.zeros((3, 3), bool))
     assert found == {"linf_inside": 0, "linf_outside": 0, "rms": 0.0, "psnr": float("inf"), "ssim": 1.0}
 
@@ -98,6 +97,6 @@ def test_ssim_is_that_of_scikit_image_in_double_precision(monkeypatch, windows):
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_picture_too_small_for_ssim_is_measured_all_the_same():
+def test_a_image_too_small_for_ssim_is_measured_all_the_same():
     found = measure(full(7, (2, 9, 3)), full(9, (2, 9, 3)), np.ones((2, 9), bool))
     assert found["linf_inside"] == 2 and np.isnan(found["ssim"])

@@ -12,8 +12,8 @@ from toy_project import make_project
 
 from unseg_lib import UnsegError, cli
 from unseg_lib.files import read_json
-from unseg_lib.pictures import write_picture
-from unseg_lib.pipeline.notebook import locked
+from unseg_lib.images import write_image
+from unseg_lib.pipeline import locked
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def test_a_file_is_no_folder_for_a_result(toys, unseg, out):
     assert (toys / "notes.txt").read_text() == "mine"
 
 
-def test_a_device_that_is_none_is_one_sentence(tmp_path, unseg, tiny_picture):
-    write_picture(tmp_path / "a.png", tiny_picture)
+def test_a_device_that_is_none_is_one_sentence(tmp_path, unseg, tiny_image):
+    write_image(tmp_path / "a.png", tiny_image)
     code, _, said = unseg("protect", tmp_path / "a.png", "--out", tmp_path / "out", "--device", "cpu:x")
     assert (code, said.count("\n")) == (2, 1)
     assert said.startswith("Expected a device") and "found 'cpu:x'" in said
@@ -177,7 +177,7 @@ def test_help_is_there_without_heavy_imports():
 def test_help_names_every_shipped_generator(command):
     from typer.main import get_command
 
-    from unseg_lib.method.weights import shipped
+    from unseg_lib.method import shipped
 
     (option,) = (one for one in get_command(cli.app).commands[command].params if one.name == "generator")
     assert set(shipped()) <= set(option.help.split(", "))
@@ -201,7 +201,7 @@ def test_doctor_tells_what_is_here(toys, unseg, tmp_path):
     ],
 )
 def test_protect_refuses_at_once_and_so_does_its_dry_run(tmp_path, unseg, words, sentence):
-    write_picture(tmp_path / "a.png", np.zeros((20, 20, 3), np.uint8))
+    write_image(tmp_path / "a.png", np.zeros((20, 20, 3), np.uint8))
     code, _, said = unseg("protect", tmp_path / "a.png", "--out", tmp_path / "out", *words)
     assert (code, said.count("\n")) == (2, 1) and sentence in said
     assert not (tmp_path / "out").exists()

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import tiny_sets
 
-from unseg_lib.datasets import data_root, load_dataset
-from unseg_lib.datasets.download import check
+from unseg_lib.datasets import check, data_root, load_dataset
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import write_picture
+from unseg_lib.images import write_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -71,16 +70,16 @@ def test_mask_of_another_size_is_named(kind, tmp_path):
     name = tiny_sets.ALL[kind](tmp_path)
     found = load_dataset(name, tmp_path, "train")
     for mask in masks_of(tmp_path, name).iterdir():
-        write_picture(mask, np.zeros((5, 7, 1), np.uint8), gray=True)
-    with pytest.raises(UnsegError, match=f"for {found.ids[-1]} of .*, the size of its picture, found 7x5"):
+        write_image(mask, np.zeros((5, 7, 1), np.uint8), gray=True)
+    with pytest.raises(UnsegError, match=f"for {found.ids[-1]} of .*, the size of its image, found 7x5"):
         found.label(found.ids[-1])
     with pytest.raises(UnsegError, match="found 7x5"):
         check(name, tmp_path)
 
 
-def test_json_of_another_size_than_the_picture(tmp_path):
+def test_json_of_another_size_than_the_image(tmp_path):
     found = load_dataset(tiny_sets.coco(tmp_path), tmp_path, "val")
-    write_picture(found.picture_path("val1"), np.zeros((20, 20, 3), np.uint8))
+    write_image(found.image_path("val1"), np.zeros((20, 20, 3), np.uint8))
     with pytest.raises(UnsegError, match="Expected a mask of 20x20 pixels for val1 of coco"):
         found.label("val1")
 
@@ -89,7 +88,7 @@ def test_json_of_another_size_than_the_picture(tmp_path):
 def test_unknown_class_is_named(kind, tmp_path):
     name = tiny_sets.ALL[kind](tmp_path)
     found = load_dataset(name, tmp_path, "train")
-    write_picture(masks_of(tmp_path, name) / f"{found.ids[0]}.png", tiny_sets.label(77)[..., None], gray=True)
+    write_image(masks_of(tmp_path, name) / f"{found.ids[0]}.png", tiny_sets.label(77)[..., None], gray=True)
     with pytest.raises(UnsegError, match=f"in the mask of {found.ids[0]} of {kind}, found class 77"):
         found.label(found.ids[0])
 
@@ -143,32 +142,32 @@ def test_undecodable_polygon_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("kind", tiny_sets.WITH_TRAIN)
-def test_corrupt_picture_is_named(kind, tmp_path):
+def test_corrupt_image_is_named(kind, tmp_path):
     name, root = tiny_sets.ALL[kind](tmp_path), tmp_path
     found = load_dataset(name, root, "train")
-    path = found.picture_path(found.ids[0])
+    path = found.image_path(found.ids[0])
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UnsegError, match=f"readable picture in .*{path.name}, found a corrupt one"):
-        found.picture(found.ids[0])
+    with pytest.raises(UnsegError, match=f"readable image in .*{path.name}, found a corrupt one"):
+        found.image(found.ids[0])
     with pytest.raises(UnsegError, match="found a corrupt one"):
         check(name, root)
 
 
 @pytest.mark.parametrize("kind", tiny_sets.WITH_TRAIN)
-def test_missing_picture_and_unknown_id_are_named(kind, tmp_path):
+def test_missing_image_and_unknown_id_are_named(kind, tmp_path):
     name, root = tiny_sets.ALL[kind](tmp_path), tmp_path
     found = load_dataset(name, root, "train")
-    found.picture_path(found.ids[0]).unlink()
-    with pytest.raises(UnsegError, match="Expected a picture called"):
-        found.picture(found.ids[0])
-    with pytest.raises(UnsegError, match="has no picture 'nobody'"):
-        found.picture("nobody")
+    found.image_path(found.ids[0]).unlink()
+    with pytest.raises(UnsegError, match="Expected an image called"):
+        found.image(found.ids[0])
+    with pytest.raises(UnsegError, match="has no image 'nobody'"):
+        found.image("nobody")
 
 
 def test_a_list_that_is_no_text_is_named(tmp_path):
     tiny_sets.voc(tmp_path)
     (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt").write_bytes(b"2007_\xff\xfe")
-    with pytest.raises(UnsegError, match=r"Expected names of pictures in .*train_aug\.txt, found no text"):
+    with pytest.raises(UnsegError, match=r"Expected names of images in .*train_aug\.txt, found no text"):
         load_dataset("voc", tmp_path, "train")
 
 
@@ -182,13 +181,13 @@ def test_voc_without_the_list_of_sbd_says_so_once(tmp_path, capsys):
         load_dataset("voc", tmp_path, split)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "no train_aug.txt" in said and "own 10 pictures" in said and "`unseg data get voc-aug`" in said
+    assert "no train_aug.txt" in said and "own 10 images" in said and "`unseg data get voc-aug`" in said
 
 
 def test_two_masks_of_one_name_are_refused(tmp_path):
     tiny_sets.lung(tmp_path)
-    write_picture(tmp_path / "LungSegmentation/masks/CXR_0_0.jpg", tiny_sets.picture(0))
-    with pytest.raises(UnsegError, match="Expected one picture called CXR_0_0"):
+    write_image(tmp_path / "LungSegmentation/masks/CXR_0_0.jpg", tiny_sets.image(0))
+    with pytest.raises(UnsegError, match="Expected one image called CXR_0_0"):
         load_dataset("lung", tmp_path, "train")
 
 

@@ -10,12 +10,20 @@ import tiny_sets
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unseg_lib.datasets import DATASETS, load_dataset, splits_of
-from unseg_lib.datasets.download import check
-from unseg_lib.datasets.segmentation_set import SegmentationSet
-from unseg_lib.datasets.splits import cut, cut_groups, group_of, shuffled, subset
+from unseg_lib.datasets import (
+    DATASETS,
+    SegmentationSet,
+    check,
+    cut,
+    cut_groups,
+    group_of,
+    load_dataset,
+    shuffled,
+    splits_of,
+    subset,
+)
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import read_picture, write_picture
+from unseg_lib.images import read_image, write_image
 
 # of pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -28,12 +36,12 @@ def tiny(request, tmp_path):
 
 
 def poisoned_copy(source: SegmentationSet, out) -> None:
-    """What a poisoned set holds: the annotation files and the pictures of its split, as PNG."""
+    """What a poisoned set holds: the annotation files and the images of its split, as PNG."""
     for path in source.annotation_files:
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.root / path, out / path)
     for id in source.ids:
-        write_picture(out / source.relative_picture(id).with_suffix(".png"), 255 - source.picture(id))
+        write_image(out / source.relative_image(id).with_suffix(".png"), 255 - source.image(id))
 
 
 # every kind of set
@@ -43,18 +51,18 @@ def test_every_kind_is_tested():
     assert set(tiny_sets.ALL) == set(DATASETS)
 
 
-def test_pictures_and_labels_agree(tiny):
+def test_images_and_labels_agree(tiny):
     name, root = tiny
     for split in splits_of(name):
         found = load_dataset(name, root, split)
         assert len(found) == len(found.ids) == len(set(found.ids)) > 0
         assert found.split == split and found.root == root
         for i, id in enumerate(found.ids):
-            picture, label = found[i]
-            assert picture.dtype == label.dtype == np.uint8 and picture.shape == (*label.shape, 3)
-            assert np.array_equal(picture, found.picture(id)) and np.array_equal(label, found.label(id))
+            image, label = found[i]
+            assert image.dtype == label.dtype == np.uint8 and image.shape == (*label.shape, 3)
+            assert np.array_equal(image, found.image(id)) and np.array_equal(label, found.label(id))
             assert set(np.unique(label)) <= {*range(len(found.classes)), 255}
-            assert id in found.originals or found.picture_path(id) == root / found.relative_picture(id)
+            assert id in found.originals or found.image_path(id) == root / found.relative_image(id)
 
 
 def test_train_and_test_are_apart_and_holdout_is_cut_from_train(tiny):
@@ -73,9 +81,9 @@ def test_poisoned_copy_has_the_same_splits_and_labels(tiny, split, tmp_path):
     copy = load_dataset(name, tmp_path / "poisoned", split, limit=2)
     assert copy.ids == source.ids and copy.classes == source.classes
     for id in copy.ids:
-        assert copy.relative_picture(id).suffix == ".png"
+        assert copy.relative_image(id).suffix == ".png"
         assert np.array_equal(copy.label(id), source.label(id))
-        assert np.array_equal(copy.picture(id), 255 - source.picture(id))
+        assert np.array_equal(copy.image(id), 255 - source.image(id))
 
 
 def test_same_seed_same_ids_and_limits_are_nested(tiny):
@@ -116,10 +124,10 @@ def test_check_reads_everything_and_counts(tiny, capsys):
 def test_a_suffix_in_capitals_is_read_too(suffix, tmp_path):
     name = tiny_sets.folder(tmp_path)
     for path in sorted((tmp_path / "own/ccp").rglob("*.*")):
-        write_picture(path.with_suffix(suffix if path.parent.name == "im" else ".PNG"), read_picture(path))
+        write_image(path.with_suffix(suffix if path.parent.name == "im" else ".PNG"), read_image(path))
         path.unlink()
     found = load_dataset(name, tmp_path, "train")
-    place = found.picture_path(next(id for id in found.ids if "ccp" in str(found.pictures[id])))
+    place = found.image_path(next(id for id in found.ids if "ccp" in str(found.images[id])))
     assert place.suffix == suffix and place.is_file()
     assert check(name, tmp_path)["train"] == len(found)
 
@@ -151,9 +159,9 @@ def test_camvid_void_is_ignored_and_nothing_is_background(tmp_path):
     assert set(np.unique(load_dataset("camvid", tmp_path, "test", task="object").label("test_0"))) == {1, 255}
 
 
-def test_lung_takes_a_fifth_and_leaves_out_pictures_without_mask(tmp_path):
+def test_lung_takes_a_fifth_and_leaves_out_images_without_mask(tmp_path):
     tiny_sets.lung(tmp_path)
-    write_picture(tmp_path / "LungSegmentation/images/CXR_99_0.png", tiny_sets.picture(0))
+    write_image(tmp_path / "LungSegmentation/images/CXR_99_0.png", tiny_sets.image(0))
     assert len(load_dataset("lung", tmp_path, "train")) == 8 and len(load_dataset("lung", tmp_path, "test")) == 2
     assert np.array_equal(load_dataset("lung", tmp_path, "train")[0][1], tiny_sets.label(1))
 
@@ -194,7 +202,7 @@ def test_compressed_rle_is_read(tmp_path):
     assert np.array_equal(load_dataset("coco", tmp_path, "val").label("val0"), square * 2)
 
 
-def test_picture_without_objects_is_background(tmp_path):
+def test_image_without_objects_is_background(tmp_path):
     tiny_sets.coco(tmp_path)
     path = tmp_path / "coco/annotations/instances_val2017.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
@@ -257,14 +265,14 @@ def test_names_decide_the_order():
     assert subset(ids, 20, 0) == tuple(ids)
 
 
-def test_a_split_of_one_picture_and_an_empty_limit_are_refused():
-    with pytest.raises(UnsegError, match="at least two pictures to split, found 1"):
+def test_a_split_of_one_image_and_an_empty_limit_are_refused():
+    with pytest.raises(UnsegError, match="at least two images to split, found 1"):
         cut(["a"], 0.2)
     with pytest.raises(UnsegError, match="limit of at least 1, found 0"):
         subset(["a"], 0)
 
 
-# real pictures
+# real images
 
 CLASSES = {
     **{"voc": 21, "camvid": 11, "lung": 2, "nwpu": 11, "coco": 81},
@@ -278,8 +286,8 @@ def test_real_sets(name, data_root):
     for split in ("train", "test"):
         found = load_dataset(name, data_root, split, limit=8)
         assert len(found) == 8 and len(found.classes) == CLASSES[name]
-        for picture, label in (found[i] for i in range(8)):
-            assert label.shape == picture.shape[:2] and label[label != 255].max(initial=0) < CLASSES[name]
+        for image, label in (found[i] for i in range(8)):
+            assert label.shape == image.shape[:2] and label[label != 255].max(initial=0) < CLASSES[name]
 
 
 @pytest.mark.real

@@ -13,13 +13,23 @@ from unseg_lib import UnsegError
 from unseg_lib.defenses import defenses_of
 from unseg_lib.files import read_json
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import deeplabv1, registry, train_victim, training
-from unseg_lib.victims.data import MEAN, normalise
-from unseg_lib.victims.mxnet_params import read_params
-from unseg_lib.victims.options import with_options
-from unseg_lib.victims.run import VictimRun
-from unseg_lib.victims.wideresnet38 import WIDTHS, WideResNet38, units
-from unseg_lib.victims.wideresnet38_weights import load_encoder, names_of, read_weights
+from unseg_lib.victims import (
+    MEAN,
+    WIDTHS,
+    VictimRun,
+    WideResNet38,
+    deeplabv1,
+    load_encoder,
+    names_of,
+    normalise,
+    read_params,
+    read_weights,
+    registry,
+    train_victim,
+    training,
+    units,
+    with_options,
+)
 
 TINY = "wideresnet38-tiny"
 VICTIM = f"deeplabv1:{TINY}"
@@ -149,26 +159,24 @@ def test_learning_rates_fall_with_their_ratio(sets):
     assert seen == [pytest.approx([0.02, 0.2]), pytest.approx([0.02 * 0.5**0.9, 0.2 * 0.5**0.9])]
 
 
-def test_pictures_keep_their_ratio(sets):
+def test_images_keep_their_ratio(sets):
     """VOC's 500 pixels at the published crop of 321 stay 500."""
-    pictures, labels = deeplabv1.read(run_of(sets), sets[0], "toy")
-    assert {tuple(one.shape) for one in pictures} == {(3, 33, 50)} and {tuple(one.shape) for one in labels} == {
-        (33, 50)
-    }
+    images, labels = deeplabv1.read(run_of(sets), sets[0], "toy")
+    assert {tuple(one.shape) for one in images} == {(3, 33, 50)} and {tuple(one.shape) for one in labels} == {(33, 50)}
     assert round(321 * deeplabv1.LONGER_SIDE) == 500
     whole, _ = deeplabv1.read(run_of(sets, size=(31, 31)), sets[0], "toy")  # longer side 48, as it is
-    assert torch.equal(whole[2].permute(1, 2, 0), torch.from_numpy(sets[0].picture(sets[0].ids[2]).copy()))
+    assert torch.equal(whole[2].permute(1, 2, 0), torch.from_numpy(sets[0].image(sets[0].ids[2]).copy()))
 
 
 @pytest.mark.parametrize("padding", [0, 255])
-def test_crops_move_pictures_and_labels_together(padding):
+def test_crops_move_images_and_labels_together(padding):
     labels = []
     for height, width in ((40, 60), (60, 30), (25, 25)) * 20:
         label = torch.full((height, width), 2, dtype=torch.uint8)
         label[: height // 2, : width // 2] = 1
         labels.append(label)
-    pictures = [100 * one.expand(3, -1, -1) for one in labels]
-    x, y = deeplabv1.crops(pictures, labels, (32, 48), padding, torch_rng("crops"))
+    images = [100 * one.expand(3, -1, -1) for one in labels]
+    x, y = deeplabv1.crops(images, labels, (32, 48), padding, torch_rng("crops"))
     assert x.shape == (60, 3, 32, 48) and y.shape == (60, 32, 48) and y.dtype == torch.long
     assert set(y.unique().tolist()) == {1, 2, padding}
     around = normalise(x).abs().amax(dim=1) < 1e-3
@@ -179,7 +187,7 @@ def test_crops_move_pictures_and_labels_together(padding):
     assert len(set(map(int, left))) > 5
     areas = [int((one != padding).sum()) for one in y[2::3]]
     assert max(areas) - min(areas) < 60  # one scale for all, only the places differ
-    again, _ = deeplabv1.crops(pictures, labels, (32, 48), padding, torch_rng("crops"))
+    again, _ = deeplabv1.crops(images, labels, (32, 48), padding, torch_rng("crops"))
     assert torch.equal(x, again)
 
 
@@ -187,10 +195,10 @@ def test_scales_and_flips_are_drawn():
     mean = 255 * torch.tensor(MEAN)
     label = torch.zeros(32, 32, dtype=torch.uint8)
     label[:, :4] = 1  # a stripe on the left
-    picture = mean.view(3, 1, 1).expand(3, 32, 32).to(torch.uint8)
+    image = mean.view(3, 1, 1).expand(3, 32, 32).to(torch.uint8)
     areas, sides = [], []
     for seed in range(40):
-        _, y = deeplabv1.crops([picture], [label], (64, 64), 255, torch_rng(seed))
+        _, y = deeplabv1.crops([image], [label], (64, 64), 255, torch_rng(seed))
         areas.append(float((y != 255).sum()) / 32**2)
         stripe, whole = ((one.any(dim=1)[0].float().argmax()) for one in ((y == 1), (y != 255)))
         sides.append(bool(stripe == whole))
@@ -357,7 +365,7 @@ def test_a_step_lowers_the_loss_of_its_batch(sets):
 
 
 def test_label_padding_is_learnt_or_ignored(sets):
-    """In the published way what lies around a picture is background; otherwise it costs nothing."""
+    """In the published way what lies around an image is background; otherwise it costs nothing."""
     run, model = run_of(sets), deeplabv1.build(TINY, 2, "random", 0).eval()
     with torch.no_grad():
         model.head.weight.zero_(), model.head.bias.copy_(torch.tensor([-5.0, 5.0]))
@@ -383,7 +391,7 @@ def test_result_and_files(trained):
         "training.json",
     ]
     shown = np.load(out / "predictions.npz")
-    assert shown["picture"].shape == (4, 32, 32, 3) and shown["truth"].shape == shown["prediction"].shape == (4, 32, 32)
+    assert shown["image"].shape == (4, 32, 32, 3) and shown["truth"].shape == shown["prediction"].shape == (4, 32, 32)
 
 
 def test_it_learns_boxes(sets, tmp_path):
@@ -393,7 +401,7 @@ def test_it_learns_boxes(sets, tmp_path):
     assert result["peak"]["iou"][1] > 0.3
 
 
-def test_whole_pictures_of_any_shape_are_scored(sets):
+def test_whole_images_of_any_shape_are_scored(sets):
     run, model = run_of(sets), deeplabv1.build(TINY, 2, "random", 0)
     with torch.no_grad():
         model.head.weight.zero_(), model.head.bias.copy_(torch.tensor([0.0, 1.0]))  # class 1 everywhere

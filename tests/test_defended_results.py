@@ -6,14 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unseg_lib.defenses.effect import cost, noise_left
-from unseg_lib.evaluation.rows import COLUMNS
+from unseg_lib.defenses import cost, noise_left
+from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import read_csv, read_json, write_csv
-from unseg_lib.pipeline.notebook import run_notebook
-from unseg_lib.reporting.defended import axes_of, defence_grids, heat_map, metric_of, table_4
-from unseg_lib.reporting.mixture import mixture_curves, mixture_table, our_mixtures, paper_mixtures
-from unseg_lib.reporting.scores import read_rows, scores_of
-from unseg_lib.reporting.tables import title_of
+from unseg_lib.pipeline import run_notebook
+from unseg_lib.reporting import (
+    axes_of,
+    defence_grids,
+    heat_map,
+    metric_of,
+    mixture_curves,
+    mixture_table,
+    our_mixtures,
+    paper_mixtures,
+    read_rows,
+    scores_of,
+    table_4,
+    title_of,
+)
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 # recipe, defence, clean share, score
@@ -110,7 +120,7 @@ def test_table_4_has_the_paper_and_ours(results):
     assert any(row[4:] == ("50.0 %", "90.0 %") for row in rows)
 
 
-def test_mixtures_stand_beside_the_same_clean_pictures_alone(results):
+def test_mixtures_stand_beside_the_same_clean_images_alone(results):
     (lines,) = our_mixtures(scores_of(read_rows(results))).values()
     assert lines == {"clean only": {1.0: 80, 0.2: 60}, "mixed with unseg": {0.0: 8, 0.2: 58}}
     assert mixture_table({"a": lines}, (0.0, 0.2, 1.0)).rows[1:] == (
@@ -150,7 +160,7 @@ def test_what_is_left_of_a_noise_by_hand():
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> dict:
     """Parameters that make a notebook small."""
-    from unseg_lib.datasets.scenes import write_scenes
+    from unseg_lib.datasets import write_scenes
 
     root = tmp_path_factory.mktemp("scenes")
     write_scenes(root, 48, {"train": 6, "test": 2})

@@ -1,4 +1,4 @@
-"""Defences: names and options, what each does to pictures, and how they enter a training."""
+"""Defences: names and options, what each does to images, and how they enter a training."""
 
 import multiprocessing
 import signal
@@ -11,21 +11,36 @@ from toy_set import HOW, VICTIM, train_and_die
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import SegmentationSet
-from unseg_lib.defenses import DEFENSES, Defense, defended, defenses_of
-from unseg_lib.defenses.adversarial import attack, cross_entropy_sum, segpgd
-from unseg_lib.defenses.ddc_at import DividedModel, divided_loss, flipped
-from unseg_lib.defenses.defense import DefendedSet
-from unseg_lib.defenses.orthogonal_projection import picture_of, sample, separating, tiles_of
-from unseg_lib.defenses.sharpen_frequency import low_frequencies, sharpen
-from unseg_lib.defenses.ueraser import OPERATIONS, operate, plasma
-from unseg_lib.defenses.universal_component import GRIDS, PERIODS, shared_tile
+from unseg_lib.defenses import (
+    DEFENSES,
+    GRIDS,
+    OPERATIONS,
+    PERIODS,
+    DefendedSet,
+    Defense,
+    DividedModel,
+    attack,
+    cross_entropy_sum,
+    defended,
+    defenses_of,
+    divided_loss,
+    flipped,
+    image_of,
+    low_frequencies,
+    operate,
+    plasma,
+    sample,
+    segpgd,
+    separating,
+    shared_tile,
+    sharpen,
+    tiles_of,
+)
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import train_victim, training
-from unseg_lib.victims.data import MEAN, STD, normalise, tensors
-from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims import MEAN, STD, VictimRun, normalise, tensors, train_victim, training
 from unseg_lib.victims.smp import build
 
-PICTURES = ["gaussian_blur", "gaussian_noise", "median", "jpeg", "grayscale", "bit_depth", "down_up", "coin"]
+IMAGES = ["gaussian_blur", "gaussian_noise", "median", "jpeg", "grayscale", "bit_depth", "down_up", "coin"]
 FITTED = ["orthogonal_projection tile=8", "universal_component"]
 BATCH = ["sharpen_frequency", "ueraser"]
 
@@ -33,8 +48,7 @@ BATCH = ["sharpen_frequency", "ueraser"]
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> SegmentationSet:
     """Twelve generated scenes of 96x96 pixels, object against background."""
-    from unseg_lib.datasets import load_dataset
-    from unseg_lib.datasets.scenes import write_scenes
+    from unseg_lib.datasets import load_dataset, write_scenes
 
     root = tmp_path_factory.mktemp("scenes")
     write_scenes(root, 96, {"train": 12, "test": 2})
@@ -44,13 +58,13 @@ def scenes(tmp_path_factory) -> SegmentationSet:
 @pytest.fixture(scope="module")
 def tiled(scenes) -> SegmentationSet:
     """The scenes with the kit's fixed tile."""
-    from unseg_lib.poisons import POISONS, Picture, PoisonSettings
+    from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 
     poison = POISONS["fixed_tile"](PoisonSettings(eps=8, eps_bg=2))
 
     def change(pixels, id):
         label = scenes.label(id)
-        return poison(Picture(id, pixels, label == 1, label))
+        return poison(Sample(id, pixels, label == 1, label))
 
     return changed(scenes, change)
 
@@ -61,12 +75,12 @@ def changed(source: SegmentationSet, change) -> SegmentationSet:
 
 
 def apply(text: str, pixels: np.ndarray, id: str = "a", seed: int = 0) -> np.ndarray:
-    return defenses_of(text, seed)[0].picture(pixels, id)
+    return defenses_of(text, seed)[0].image(pixels, id)
 
 
 def energy(a: SegmentationSet, b: SegmentationSet) -> float:
-    """Mean squared difference of the pictures of two sets."""
-    return np.mean([((a.picture(id).astype(float) - b.picture(id)) ** 2).mean() for id in a.ids])
+    """Mean squared difference of the images of two sets."""
+    return np.mean([((a.image(id).astype(float) - b.image(id)) ** 2).mean() for id in a.ids])
 
 
 # names and options
@@ -112,11 +126,11 @@ def test_names_and_options_are_strict(text, words):
         defenses_of(text)
 
 
-def test_several_defences_keep_their_order(tiny_picture):
+def test_several_defences_keep_their_order(tiny_image):
     two = defenses_of("gaussian_blur sigma=2 + bit_depth bits=3")
     assert len(two) == 2
-    both = two[1].picture(two[0].picture(tiny_picture, "a"), "a")
-    assert np.array_equal(both, apply("bit_depth bits=3", apply("gaussian_blur sigma=2", tiny_picture)))
+    both = two[1].image(two[0].image(tiny_image, "a"), "a")
+    assert np.array_equal(both, apply("bit_depth bits=3", apply("gaussian_blur sigma=2", tiny_image)))
     assert defenses_of("none") == (Defense(),)
 
 
@@ -125,7 +139,7 @@ def test_every_defence_is_found_by_its_defaults():
         assert len(defenses_of(name)) == 1
 
 
-# pictures
+# images
 
 
 @pytest.mark.parametrize(
@@ -135,53 +149,53 @@ def test_every_defence_is_found_by_its_defaults():
         *("down_up factor=1", "coin alpha=0"),
     ],
 )
-def test_the_mildest_setting_changes_nothing(text, tiny_picture):
-    assert np.array_equal(apply(text, tiny_picture), tiny_picture)
+def test_the_mildest_setting_changes_nothing(text, tiny_image):
+    assert np.array_equal(apply(text, tiny_image), tiny_image)
 
 
 @pytest.mark.parametrize("text", ["gaussian_blur sigma=3", "median size=5", "down_up factor=0.3", "coin", "grayscale"])
-def test_a_flat_gray_picture_stays(text):
+def test_a_flat_gray_image_stays(text):
     flat = np.full((20, 30, 3), 77, np.uint8)
     assert np.array_equal(apply(text, flat), flat)
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_keeps_its_size_and_changes(name, scenes):
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_image_keeps_its_size_and_changes(name, scenes):
     id = scenes.ids[0]
-    before = scenes.picture(id)
-    after = defended(scenes, defenses_of(name)).picture(id)
+    before = scenes.image(id)
+    after = defended(scenes, defenses_of(name)).image(id)
     assert after.shape == before.shape and after.dtype == np.uint8
     assert 0 < np.abs(after.astype(float) - before).mean() < 60
     assert np.array_equal(defended(scenes, defenses_of(name)).label(id), scenes.label(id))
 
 
 @pytest.mark.parametrize("name", ["gaussian_noise", "coin"])
-def test_random_ones_depend_on_seed_and_picture_alone(name, tiny_picture):
-    first = apply(name, tiny_picture)
-    assert np.array_equal(first, apply(name, tiny_picture))
-    assert not np.array_equal(first, apply(name, tiny_picture, id="b"))
-    assert not np.array_equal(first, apply(name, tiny_picture, seed=1))
+def test_random_ones_depend_on_seed_and_image_alone(name, tiny_image):
+    first = apply(name, tiny_image)
+    assert np.array_equal(first, apply(name, tiny_image))
+    assert not np.array_equal(first, apply(name, tiny_image, id="b"))
+    assert not np.array_equal(first, apply(name, tiny_image, seed=1))
 
 
-def test_grayscale_has_equal_channels_of_luma(tiny_picture):
-    gray = apply("grayscale", tiny_picture)
+def test_grayscale_has_equal_channels_of_luma(tiny_image):
+    gray = apply("grayscale", tiny_image)
     assert (gray == gray[..., :1]).all()
-    assert np.abs(gray[..., 0] - tiny_picture @ np.array([0.299, 0.587, 0.114])).max() <= 1
+    assert np.abs(gray[..., 0] - tiny_image @ np.array([0.299, 0.587, 0.114])).max() <= 1
 
 
 def test_jpeg_gets_closer_with_its_quality(scenes):
-    picture = scenes.picture(scenes.ids[0]).astype(float)
+    image = scenes.image(scenes.ids[0]).astype(float)
 
     def error(options: str) -> float:
-        return ((apply(f"jpeg {options}", picture.astype(np.uint8)) - picture) ** 2).mean()
+        return ((apply(f"jpeg {options}", image.astype(np.uint8)) - image) ** 2).mean()
 
     assert error("quality=10") > error("quality=50") > error("quality=100 subsampling=444")
     assert error("quality=100 subsampling=444") < 1.5
     assert error("quality=75 subsampling=420") > error("quality=75 subsampling=444")
 
 
-def test_bit_depth_leaves_so_many_values(tiny_picture):
-    assert sorted(np.unique(apply("bit_depth bits=2", tiny_picture))) == [0, 64, 128, 192]
+def test_bit_depth_leaves_so_many_values(tiny_image):
+    assert sorted(np.unique(apply("bit_depth bits=2", tiny_image))) == [0, 64, 128, 192]
 
 
 def test_gaussian_noise_has_the_strength_asked_for():
@@ -195,13 +209,13 @@ def test_coin_fetches_from_nearby():
     assert 2 < moved.max() <= 4 * 1.5
 
 
-def test_purify_by_file_and_by_package(tmp_path, tiny_picture, sets):
+def test_purify_by_file_and_by_package(tmp_path, tiny_image, sets):
     (tmp_path / "mine.py").write_text("def purify(x):\n    return 255 - x\n")
-    assert np.array_equal(apply(f"purify module={tmp_path / 'mine.py'}", tiny_picture), 255 - tiny_picture)
-    assert np.array_equal(apply("purify function=numpy:invert", tiny_picture), 255 - tiny_picture)
+    assert np.array_equal(apply(f"purify module={tmp_path / 'mine.py'}", tiny_image), 255 - tiny_image)
+    assert np.array_equal(apply("purify function=numpy:invert", tiny_image), 255 - tiny_image)
     (tmp_path / "half.py").write_text("def purify(x):\n    return x[::2]\n")
     with pytest.raises(UnsegError, match=r"uint8 \(32, 48, 3\) for train0, found uint8 \(16, 48, 3\)"):
-        defended(sets[0], defenses_of(f"purify module={tmp_path / 'half.py'}")).picture("train0")
+        defended(sets[0], defenses_of(f"purify module={tmp_path / 'half.py'}")).image("train0")
     (tmp_path / "broken.py").write_text("import no_such_package\n")
     with pytest.raises(UnsegError, match=r"Could not load .*broken.py .*no_such_package"):
         defenses_of(f"purify module={tmp_path / 'broken.py'}")
@@ -210,10 +224,10 @@ def test_purify_by_file_and_by_package(tmp_path, tiny_picture, sets):
 # fitted to the set
 
 
-def test_tiles_are_put_back(tiny_picture):
-    flat = tiles_of(tiny_picture, 8)
+def test_tiles_are_put_back(tiny_image):
+    flat = tiles_of(tiny_image, 8)
     assert flat.shape == (24, 192)
-    assert np.allclose(255 * picture_of(flat, tiny_picture.shape, 8), tiny_picture, atol=1e-3)
+    assert np.allclose(255 * image_of(flat, tiny_image.shape, 8), tiny_image, atol=1e-3)
 
 
 def test_projection_takes_out_noise_that_is_linear_in_the_class(scenes):
@@ -248,31 +262,31 @@ def test_the_shared_part_of_a_fixed_tile_is_subtracted(scenes, tiled):
 
 
 def test_the_shared_part_is_found_on_a_grid_of_coarse_cells(tmp_path):
-    """Pictures of 200x130 pixels: a cell of the tile is then about two pixels, not a whole number."""
+    """Images of 200x130 pixels: a cell of the tile is then about two pixels, not a whole number."""
     from toy_set import boxes
 
-    from unseg_lib.poisons import POISONS, Picture, PoisonSettings
+    from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 
     plain = boxes(tmp_path, "train", 8, shape=(130, 200))
     poison = POISONS["fixed_tile"](PoisonSettings(eps=8, eps_bg=2))
-    dirty = changed(plain, lambda x, id: poison(Picture(id, x, plain.label(id) == 1, plain.label(id))))
+    dirty = changed(plain, lambda x, id: poison(Sample(id, x, plain.label(id) == 1, plain.label(id))))
     assert shared_tile(dirty, GRIDS, PERIODS).grid == 96
     assert energy(plain, defended(dirty, defenses_of("universal_component"))) < 0.2 * energy(plain, dirty)
 
 
 @pytest.mark.parametrize("text", FITTED)
-def test_clean_pictures_are_nearly_unharmed(text, scenes):
+def test_clean_images_are_nearly_unharmed(text, scenes):
     assert 10 * np.log10(255**2 / energy(scenes, defended(scenes, defenses_of(text)))) > 33
 
 
-def test_fitted_ones_take_small_and_ignored_pictures(tmp_path):
+def test_fitted_ones_take_small_and_ignored_images(tmp_path):
     from toy_set import boxes
 
     tiny = boxes(tmp_path, "train", 2, shape=(6, 5))
     ignored = replace(tiny, read_label=lambda id: np.full((6, 5), 255, np.uint8))
     for source in (tiny, ignored):
         for text in FITTED:
-            assert defended(source, defenses_of(text)).picture("train0").shape == (6, 5, 3)
+            assert defended(source, defenses_of(text)).image("train0").shape == (6, 5, 3)
 
 
 # drawn anew in every step
@@ -322,7 +336,7 @@ def test_plasma_and_operations_stay_in_range():
 
 @pytest.fixture(scope="module")
 def plain(sets, tmp_path_factory) -> tuple:
-    """A run, its model, and one batch: pictures normalised `(4,3,32,32)`, labels `(4,32,32)`."""
+    """A run, its model, and one batch: images normalised `(4,3,32,32)`, labels `(4,32,32)`."""
     how = {name: value for name, value in HOW.items() if name != "device"}
     out = tmp_path_factory.mktemp("plain")
     settings = {"init": "random", "clean_fraction": 0.0, "threads": 1, "device": "cpu", "precision": "32"}
@@ -442,18 +456,18 @@ def test_a_defence_from_outside_works_by_name(sets, tmp_path, monkeypatch):
     seen = []
 
     def darker(seed: int, *, by: int = 10) -> Defense:
-        def picture(pixels, id):
+        def image(pixels, id):
             seen.append((id, seed, by))
             return (pixels // 2).clip(by)
 
-        return Defense(picture=picture)
+        return Defense(image=image)
 
     monkeypatch.setitem(DEFENSES, "darker", darker)
     train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1}), defense="darker by=3")
-    assert seen == [(id, 0, 3) for id in sets[0].ids]  # the training pictures, once; never the test
+    assert seen == [(id, 0, 3) for id in sets[0].ids]  # the training images, once; never the test
 
 
-def test_mmseg_victims_take_picture_defences_only(sets, tmp_path):
-    with pytest.raises(UnsegError, match=r"only changes pictures .* found 'pgd_at'"):
+def test_mmseg_victims_take_image_defences_only(sets, tmp_path):
+    with pytest.raises(UnsegError, match=r"only changes images .* found 'pgd_at'"):
         train_victim("mmseg:any", *sets, tmp_path / "out", **HOW, defense="pgd_at")
     assert not (tmp_path / "out").exists()

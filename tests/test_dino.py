@@ -15,9 +15,18 @@ from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
 from unseg_lib.files import read_json
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import dino, dino_config, dino_weights, mm_compat, mmseg, registry, train_victim
-from unseg_lib.victims.mmseg_config import load_config, walk
-from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims import (
+    VictimRun,
+    dino,
+    dino_config,
+    dino_weights,
+    load_config,
+    mm_compat,
+    mmseg,
+    registry,
+    train_victim,
+    walk,
+)
 
 CONFIG = "dino-4scale_r50_8xb2-12e_coco"
 FFN = "layer_cfg.ffn_cfg.feedforward_channels=32"
@@ -121,7 +130,7 @@ def test_names_and_options_are_checked(name, words):
 
 
 def test_more_queries_than_cells_are_refused(sets):
-    # the smallest pictures have 480 x 48 / 800 = 29 pixels: 4 x 4 + 2 x 2 + 1 + 1 cells
+    # the smallest images have 480 x 48 / 800 = 29 pixels: 4 x 4 + 2 x 2 + 1 + 1 cells
     with pytest.raises(UnsegError, match=r"^Expected at most 22 queries .* as small as 29 pixels, found 900"):
         adapted(run_of(sets, name=CONFIG))
 
@@ -163,7 +172,7 @@ def test_nms_counts_the_last_pixel_where_asked():
 
 
 def test_boxes_are_tight_and_classes_are_the_things(sets):
-    from unseg_lib.victims.dino_parts import tight_boxes, truth
+    from unseg_lib.victims import tight_boxes, truth
 
     masks = np.zeros((2, 6, 8), bool)
     masks[0, 1:4, 2:7] = True
@@ -181,8 +190,7 @@ def test_boxes_are_tight_and_classes_are_the_things(sets):
 
 def test_boxes_follow_their_objects_through_the_augmentation(sets):
     """The toy's discs and boxes are brighter than the ground: where a box is, there is no ground or sky."""
-    from unseg_lib.victims.dino_parts import truth
-    from unseg_lib.victims.mmseg_parts import loader
+    from unseg_lib.victims import loader, truth
 
     run = run_of(sets, size=(48, 64))
     batches = loader(run, run.train, adapted(run).train_pipeline, truth, training=True)
@@ -206,7 +214,7 @@ def test_boxes_follow_their_objects_through_the_augmentation(sets):
 
 
 def test_who_says_the_truth_has_full_scores(tmp_path):
-    from unseg_lib.victims.dino_parts import BoxPrecision, tight_boxes
+    from unseg_lib.victims import BoxPrecision, tight_boxes
 
     source = shapes(tmp_path, "test", 4, crowd=True)
     metric = BoxPrecision(source)
@@ -272,9 +280,7 @@ def test_only_histories_are_unpickled_beside_tensors(sets, tmp_path):
 
 
 def test_a_step_lowers_the_loss_of_its_batch(sets):
-    from unseg_lib.victims.dino_parts import truth
-    from unseg_lib.victims.mmseg_parts import loader
-    from unseg_lib.victims.training import own_randomness
+    from unseg_lib.victims import loader, own_randomness, truth
 
     run = run_of(sets)
     config = adapted(run)
@@ -293,8 +299,7 @@ def test_a_step_lowers_the_loss_of_its_batch(sets):
 
 
 def test_a_batch_without_any_object_is_learnt_from(sets):
-    from unseg_lib.victims.dino_parts import truth
-    from unseg_lib.victims.mmseg_parts import loader
+    from unseg_lib.victims import loader, truth
 
     run = run_of((replace(sets[0], ids=sets[0].ids[-1:]), sets[1]))
     config = adapted(run)
@@ -317,7 +322,7 @@ def test_result_and_files(trained):
 
 def test_true_boxes_are_drawn(trained, sets):
     shown = np.load(trained[0] / "predictions.npz")
-    assert shown["picture"].shape == (4, 48, 48, 3) and shown["prediction"].shape == (4, 48, 48)
+    assert shown["image"].shape == (4, 48, 48, 3) and shown["prediction"].shape == (4, 48, 48)
     for i, id in enumerate(sets[1].ids):
         segments = shown["truth_segments"][i]
         assert segments.max() == len(sets[1].instances(id))
@@ -356,14 +361,14 @@ def test_wrong_calls_are_refused_with_one_sentence(sets, tmp_path):
 
     call("^Expected a victim of mask2former or rsprompter for instance, found one of dino", task="instance")
     call("^Expected one list of classes, found 3 for training", (replace(sets[0], classes=CLASSES[:3]), sets[1]))
-    call("only changes pictures for a victim of dino", defense="frozen_encoder")
+    call("only changes images for a victim of dino", defense="frozen_encoder")
     flat = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
     call("^boxes has no instance masks", flat)
     assert set(registry.ABILITIES["dino"].tasks) == {"detection"}
 
 
 def test_objects_without_a_pixel_are_left_out(sets):
-    from unseg_lib.victims.dino_parts import stacked
+    from unseg_lib.victims import stacked
 
     empty = Instance(np.zeros((48, 64), bool), 2)
     masks, classes = stacked(sets[0], sets[0].ids[0], [empty])

@@ -14,16 +14,25 @@ import numpy as np
 import pytest
 import tiny_sets
 
-from unseg_lib.datasets import DATASETS, load_dataset
+from unseg_lib.datasets import (
+    CHECKSUMS,
+    DATASETS,
+    DOWNLOADS,
+    SOURCES,
+    Archive,
+    Source,
+    check,
+    get,
+    list_sets,
+    load_dataset,
+    name_of,
+)
 from unseg_lib.datasets import unpack as unpack_module
-from unseg_lib.datasets.download import DOWNLOADS, check, get, list_sets
-from unseg_lib.datasets.fetch import CHECKSUMS, fetch, name_of
-from unseg_lib.datasets.source import Archive, Source
-from unseg_lib.datasets.sources import SOURCES
+from unseg_lib.datasets.fetch import fetch
 from unseg_lib.datasets.unpack import unpack
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.pictures import read_label, write_picture
+from unseg_lib.images import read_label, write_image
 
 CONTENT = np.random.default_rng(0).bytes(3 * 2**20)
 
@@ -403,9 +412,9 @@ def test_interrupted_by_the_keyboard_is_no_set(kvasir, tmp_path, monkeypatch):
 def test_plain_files_beside_an_archive(server, monkeypatch, tmp_path):
     tiny_sets.nwpu(tmp_path / "original")
     folder = tmp_path / "original/NWPU_VHR-10"
-    pictures = [(f"NWPU VHR-10 dataset/positive image set/{p.name}", p.read_bytes()) for p in folder.glob("images/*")]
-    server.files["/pictures.zip"] = write_zip(tmp_path / "p.zip", pictures).read_bytes()
-    archives = [replace(SOURCES["nwpu"].archives[0], url=f"{server.address}/pictures.zip", checksum=None)]
+    images = [(f"NWPU VHR-10 dataset/positive image set/{p.name}", p.read_bytes()) for p in folder.glob("images/*")]
+    server.files["/images.zip"] = write_zip(tmp_path / "p.zip", images).read_bytes()
+    archives = [replace(SOURCES["nwpu"].archives[0], url=f"{server.address}/images.zip", checksum=None)]
     for archive in SOURCES["nwpu"].archives[1:]:
         server.files[f"/{name_of(archive.url)}"] = (tmp_path / "original" / archive.place).read_bytes()
         archives.append(replace(archive, url=f"{server.address}/{name_of(archive.url)}"))
@@ -435,7 +444,7 @@ def test_sbd_is_merged_into_voc(server, monkeypatch, tmp_path):
     (folder / "ImageSets/Segmentation/train.txt").write_text("2007_000001\n")
     (folder / "ImageSets/Segmentation/val.txt").write_text("2009_000003\n")
     for name, value in {"2007_000001": 1, "2009_000003": 2}.items():
-        write_picture(folder / f"SegmentationClass/{name}.png", tiny_sets.label(value)[..., None], gray=True)
+        write_image(folder / f"SegmentationClass/{name}.png", tiny_sets.label(value)[..., None], gray=True)
     server.files["/benchmark.tgz"] = sbd_archive(tmp_path / "b").read_bytes()
     archive = replace(SOURCES["voc-aug"].archives[0], url=f"{server.address}/benchmark.tgz", checksum=None)
     monkeypatch.setitem(SOURCES, "voc-aug", replace(SOURCES["voc-aug"], archives=(archive,)))

@@ -93,7 +93,7 @@ def test_rows_are_strict(run, protected, words):
 
 
 def test_rows_pass_the_collector(tmp_path):
-    from unseg_lib.pipeline.results import collect
+    from unseg_lib.pipeline import collect
 
     stage = tmp_path / "victim" / "toy"
     write_json(stage / "metrics.json", {"rows": victim_rows(RUN, result([[0.5, 0.75, None]]))})

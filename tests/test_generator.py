@@ -7,11 +7,23 @@ from segment_anything.build_sam import sam_model_registry
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
-from unseg_lib.method import weights
-from unseg_lib.method.generator import Generator, local_mean, noise_of, place_noise, square
-from unseg_lib.method.prompts import Prompts, all_prompts, only, subset
-from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
-from unseg_lib.method.surrogate import SURROGATES, build_surrogate
+from unseg_lib.method import (
+    LAYOUTS,
+    SURROGATES,
+    Generator,
+    Prompts,
+    all_prompts,
+    build_image_encoder,
+    build_surrogate,
+    encode,
+    local_mean,
+    noise_of,
+    only,
+    place_noise,
+    square,
+    subset,
+    weights,
+)
 from unseg_lib.seeds import torch_rng
 
 TINY = LAYOUTS["tiny"]
@@ -70,7 +82,7 @@ def test_our_pass_through_the_encoder_is_segment_anythings():
     assert early.shape == (2, TINY.embed_dim, 8, 8)
 
 
-def test_a_batch_of_mixed_prompts_equals_one_picture_at_a_time():
+def test_a_batch_of_mixed_prompts_equals_one_image_at_a_time():
     generator, (x, prompts) = tiny_generator(), batch(6)
     prompts = subset(prompts, torch_rng("mixed"))
     together = generator(x, prompts)
@@ -139,11 +151,11 @@ def test_every_trainable_part_gets_a_gradient():
 
 
 @pytest.mark.parametrize("prompt", [{"mask": True}, {"box": (3, 4, 30, 20)}, {"points": np.array([[5, 6], [9, 9]])}])
-def test_one_picture_any_prompt(prompt):
-    picture = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+def test_one_image_any_prompt(prompt):
+    image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
     if "mask" in prompt:
         prompt = {"mask": np.arange(24 * 40).reshape(24, 40) % 7 == 0}
-    raw = tiny_generator().noise(picture, **prompt)
+    raw = tiny_generator().noise(image, **prompt)
     assert raw.shape == (3, TINY.grid, TINY.grid)
     placed = place_noise(raw, 24, 40)
     assert placed.shape == (24, 40, 3) and np.abs(placed).max() <= 1

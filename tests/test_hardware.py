@@ -4,17 +4,17 @@ import pytest
 import torch
 from toy_set import HOW, VICTIM
 
-from unseg_lib import UnsegError, hardware
+from unseg_lib import UnsegError, runtime
 from unseg_lib.victims import train_victim
 
 
 def test_a_device_is_chosen_or_refused():
-    assert hardware.choose_device("cpu") == "cpu"
-    assert hardware.choose_device("auto") in ("cpu", "cuda", "mps")
+    assert runtime.choose_device("cpu") == "cpu"
+    assert runtime.choose_device("auto") in ("cpu", "cuda", "mps")
     with pytest.raises(UnsegError, match=r"Expected a device of this machine .*'tpu'"):
-        hardware.choose_device("tpu")
+        runtime.choose_device("tpu")
     with pytest.raises(UnsegError, match="cuda:1"):
-        hardware.choose_device("cpu:x")
+        runtime.choose_device("cpu:x")
 
 
 @pytest.mark.parametrize(
@@ -23,16 +23,16 @@ def test_a_device_is_chosen_or_refused():
 )
 def test_a_processor_has_bf16_where_it_multiplies_in_it(monkeypatch, known, found):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
-    assert hardware.has_bf16.__wrapped__("cpu") is found
+    assert runtime.has_bf16.__wrapped__("cpu") is found
 
 
 def test_bf16_becomes_fp32_where_it_would_be_emulated(monkeypatch, capsys):
-    monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
+    monkeypatch.setattr(runtime, "has_bf16", lambda device: False)
     asked = ("bf16", "bf16-mixed", "32", "32-true")
-    assert [hardware.usable_precision(one, "cpu") for one in asked] == ["32", "32-true", "32", "32-true"]
+    assert [runtime.usable_precision(one, "cpu") for one in asked] == ["32", "32-true", "32", "32-true"]
     assert capsys.readouterr().err.count("this cpu has no bf16 of its own") == 2
-    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
-    assert hardware.usable_precision("bf16", "cpu") == "bf16"
+    monkeypatch.setattr(runtime, "has_bf16", lambda device: True)
+    assert runtime.usable_precision("bf16", "cpu") == "bf16"
 
 
 def test_a_training_does_not_ask_for_its_memory_twice():
@@ -44,7 +44,7 @@ def test_a_training_does_not_ask_for_its_memory_twice():
     faults = "resource.getrusage(resource.RUSAGE_SELF).ru_minflt"
     code = f"""if 1:
         import resource, torch
-        from unseg_lib.hardware import keep_freed_memory
+        from unseg_lib.runtime import keep_freed_memory
         print(keep_freed_memory())
         {work}
         before = {faults}
@@ -63,10 +63,10 @@ def test_a_training_does_not_ask_for_its_memory_twice():
 def test_a_victim_says_what_it_computed_in(sets, tmp_path, monkeypatch):
     how = HOW | {"epochs": 1}
     single = train_victim(VICTIM, *sets, tmp_path / "32", **how)
-    monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
+    monkeypatch.setattr(runtime, "has_bf16", lambda device: False)
     emulated = train_victim(VICTIM, *sets, tmp_path / "emulated", **how, precision="bf16")
     assert (single["precision"], emulated["precision"]) == ("32", "32")
     assert emulated["epochs"] == single["epochs"]  # bit for bit
-    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
+    monkeypatch.setattr(runtime, "has_bf16", lambda device: True)
     half = train_victim(VICTIM, *sets, tmp_path / "bf16", **how, precision="bf16")
     assert half["precision"] == "bf16" and half["epochs"] != single["epochs"]

@@ -8,14 +8,23 @@ import pytest
 import torch
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.hardware import has_bf16
-from unseg_lib.method import attention
-from unseg_lib.method.attention import attend, encode_fused
-from unseg_lib.method.budget import add_noise
-from unseg_lib.method.generator import Generator, place_noise, square
-from unseg_lib.method.inference import Inference, square_of_bytes
-from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
-from unseg_lib.method.weights import load_generator, shipped
+from unseg_lib.method import (
+    LAYOUTS,
+    Generator,
+    Inference,
+    add_noise,
+    attend,
+    attention,
+    build_image_encoder,
+    encode,
+    encode_fused,
+    load_generator,
+    place_noise,
+    shipped,
+    square,
+    square_of_bytes,
+)
+from unseg_lib.runtime import has_bf16
 
 TINY = LAYOUTS["tiny"]
 
@@ -86,7 +95,7 @@ def test_its_gradients_are_those_of_the_encoder():
         assert torch.allclose(gradients[1][name], expected, atol=1e-6 + 1e-4 * expected.abs().max()), name
 
 
-def pictures():
+def images():
     """Upright, lying and square, smaller and larger than the generator's input, each with a mask."""
     rng = np.random.default_rng(0)
     for height, width in ((96, 200), (180, 60), (128, 128), (300, 250)):
@@ -104,8 +113,8 @@ def written(pixels, mask, raw):
 @pytest.mark.parametrize("name", list(shipped()))
 def test_written_pixels_differ_by_at_most_one_step_and_rarely(name):
     reference, fast = Inference(load_generator(name), reference=True), Inference(load_generator(name))
-    together = fast([fast.prepare(pixels, mask=mask) for pixels, mask in pictures()])
-    for (pixels, mask), batched in zip(pictures(), together):
+    together = fast([fast.prepare(pixels, mask=mask) for pixels, mask in images()])
+    for (pixels, mask), batched in zip(images(), together):
         expected = written(pixels, mask, reference.noise(pixels, mask=mask))
         for raw in (fast.noise(pixels, mask=mask), batched):
             change = abs(written(pixels, mask, raw) - expected)
@@ -115,7 +124,7 @@ def test_written_pixels_differ_by_at_most_one_step_and_rarely(name):
 def test_the_reference_is_the_generators_own_noise_bit_for_bit():
     torch.manual_seed(0)
     generator = lively(Generator(TINY)).eval()
-    pixels, mask = next(pictures())
+    pixels, mask = next(images())
     expected = generator.noise(pixels, mask=mask)
     found = Inference(generator, reference=True)
     assert torch.equal(found.noise(pixels, mask=mask), expected)
@@ -127,7 +136,7 @@ def test_boxes_and_points_reach_the_model():
     torch.manual_seed(0)
     generator = lively(Generator(TINY))
     reference, fast = Inference(deepcopy(generator), reference=True), Inference(generator)
-    pixels, mask = next(pictures())
+    pixels, mask = next(images())
     prompts = [{"box": (3, 4, 90, 60)}, {"points": [(10, 20), (60, 50)]}, {"mask": mask, "box": (3, 4, 90, 60)}]
     noises = [fast.noise(pixels, **prompt) for prompt in prompts]
     for noise, prompt in zip(noises, prompts):
@@ -138,7 +147,7 @@ def test_boxes_and_points_reach_the_model():
 
 
 @pytest.mark.parametrize("shape", [(30, 50), (50, 30), (32, 32), (20, 20)])
-def test_preparing_bytes_is_the_square_of_the_picture(shape):
+def test_preparing_bytes_is_the_square_of_the_image(shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     assert torch.allclose(square_of_bytes(pixels, 32), square(x, 32), atol=1e-6)

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from unseg_lib.method import losses
-from unseg_lib.method.jitter import large_scale_jitter
+from unseg_lib.method import large_scale_jitter, losses
 from unseg_lib.seeds import torch_rng
 
 
@@ -58,7 +57,7 @@ def test_a_better_mask_has_a_lower_loss():
     assert losses.segmentation_loss(bad, target, torch_rng(0)) > 2
 
 
-def test_jitter_keeps_picture_and_mask_together():
+def test_jitter_keeps_image_and_mask_together():
     """The first channel is what the mask is not, the second is white: mask and first add up to it, padding included."""
     mask = torch.zeros(40, 60, dtype=torch.uint8)
     mask[10:30, 20:50] = 255

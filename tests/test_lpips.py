@@ -12,7 +12,7 @@ from unseg_lib.cli import app
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import lpips as module
 from unseg_lib.evaluation.lpips import lpips
-from unseg_lib.pictures import write_picture
+from unseg_lib.images import write_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 NOISE = np.random.default_rng(1).integers(-1, 2, PIXELS.shape)
@@ -65,7 +65,7 @@ def test_it_is_the_published_formula(alexnet, weights):
             assert lpips(PIXELS, other, weights) == pytest.approx(by_hand(alexnet, PIXELS, other), rel=1e-3)
 
 
-def test_equal_pictures_are_at_zero_and_more_noise_is_farther(weights):
+def test_equal_images_are_at_zero_and_more_noise_is_farther(weights):
     distances = [lpips(PIXELS, noisy(steps), weights) for steps in (0, 2, 8, 32)]
     assert distances[0] == 0 and distances == sorted(distances) and distances[1] > 0
 
@@ -78,7 +78,7 @@ def test_it_leaves_the_random_numbers_alone(weights):
 
 def test_what_it_cannot_measure_is_one_sentence(weights, tmp_path, monkeypatch):
     for one, other in ((PIXELS, PIXELS[:36]), (PIXELS[:31], PIXELS[:31])):
-        with pytest.raises(UnsegError, match="Expected two pictures of one size for LPIPS, 32 pixels"):
+        with pytest.raises(UnsegError, match="Expected two images of one size for LPIPS, 32 pixels"):
             lpips(one, other, weights)
     with pytest.raises(UnsegError, match="found no such file"):
         lpips(PIXELS, PIXELS, tmp_path / "none.pth")
@@ -89,7 +89,7 @@ def test_what_it_cannot_measure_is_one_sentence(weights, tmp_path, monkeypatch):
 
 def test_inspect_shows_it_where_it_is_asked_for(weights, tmp_path):
     for name, pixels in (("a.png", PIXELS), ("b.png", noisy(8))):
-        write_picture(tmp_path / name, pixels)
+        write_image(tmp_path / name, pixels)
     pair = ["inspect", str(tmp_path / "a.png"), str(tmp_path / "b.png")]
     assert "LPIPS" not in CliRunner().invoke(app, pair).output
     told = CliRunner().invoke(app, [*pair, "--lpips", str(weights)]).output

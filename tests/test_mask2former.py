@@ -10,13 +10,21 @@ from toy_instances import CLASSES, shapes
 from toy_set import VICTIM, boxes, interrupted_after_saving
 
 from unseg_lib import UnsegError
-from unseg_lib.evaluation.rows import curves
+from unseg_lib.evaluation import curves
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import instance_data, mask2former, mask2former_outputs, registry, train_victim, training
+from unseg_lib.victims import (
+    VictimRun,
+    instance_data,
+    mask2former,
+    mask2former_outputs,
+    quiet,
+    registry,
+    train_victim,
+    training,
+    with_options,
+)
 from unseg_lib.victims import mask2former_scores as scoring
-from unseg_lib.victims.mask2former_model import LAYOUTS, Layout, _untrained, build, quiet
-from unseg_lib.victims.options import with_options
-from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims.mask2former_model import LAYOUTS, Layout, _untrained, build
 
 SMALL = "mask2former:tiny points=64 queries=8 layers=1"
 HOW = {"size": (32, 48), "epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu"}
@@ -160,7 +168,7 @@ def test_crowds_are_told_apart_and_not_learnt(tmp_path):
         masks, classes = data.learnt(i)
         assert classes.tolist() == [one.class_index for one in objects] and len(masks) == len(objects)
         assert masks.shape[1:] == (48, 64)
-    assert torch.equal(data.x[0].permute(1, 2, 0), torch.from_numpy(crowded.picture(crowded.ids[0]).copy()))
+    assert torch.equal(data.x[0].permute(1, 2, 0), torch.from_numpy(crowded.image(crowded.ids[0]).copy()))
 
 
 def test_masks_are_packed_without_loss():
@@ -169,7 +177,7 @@ def test_masks_are_packed_without_loss():
     assert instance_data.unpack(instance_data.pack(masks[:0]), (11, 17)).shape == (0, 11, 17)
 
 
-def test_masks_move_with_their_pictures():
+def test_masks_move_with_their_images():
     masks = torch.zeros(2, 32, 32, dtype=torch.bool)
     masks[0, 8:20, 4:16] = True
     masks[1, 30:, 30:] = True
@@ -180,17 +188,17 @@ def test_masks_move_with_their_pictures():
     assert all(some[0] or some.tolist() == [False, some[1]] for some in left)
     assert 0 < sum(not some[1] for some in left) < n  # the small one in the corner is often cut off
     areas = []
-    for picture, kept, some in zip(moved[:, 0], found, left):
+    for image, kept, some in zip(moved[:, 0], found, left):
         assert kept.flatten(1).any(dim=1).all() and len(kept) == some.sum()
         if some[0]:
-            assert (picture[kept[0]] >= 1.25 - 1e-3).all()  # bilinear against nearest
+            assert (image[kept[0]] >= 1.25 - 1e-3).all()  # bilinear against nearest
             areas.append(int(kept[0].sum()))
     assert min(areas) < 144 * 0.6 and max(areas) > 144 * 1.5
     again = instance_data.augment(x, [masks] * n, (0.5, 2.0), torch_rng("augment"))
     assert torch.equal(moved, again[0]) and all(torch.equal(a, b) for a, b in zip(found, again[1]))
     half, (part, *_), _ = instance_data.augment(x, [masks] * n, (1.0, 1.0), torch_rng("augment"), crop=0.5)
     assert half.shape == (n, 3, 16, 16) and part.shape[1:] == (16, 16)
-    assert half.min() >= 1 - 1e-3  # nothing outside the picture is seen at its own scale
+    assert half.min() >= 1 - 1e-3  # nothing outside the image is seen at its own scale
     sizes = {(one[0] > 1.5).sum().item() for one in half}
     assert len(sizes) > 4 and max(sizes) <= 144
     empty = instance_data.augment(x[:1], [masks[:0]], (0.5, 2.0), torch_rng("augment"))
@@ -202,7 +210,7 @@ def test_colours_change_within_their_range():
     one, two = (instance_data.recolour(x, torch_rng("colour")) for _ in range(2))
     assert torch.equal(one, two) and one.shape == x.shape and one.min() >= 0 and one.max() <= 1
     same = (one == x).flatten(1).all(dim=1).sum()
-    assert 0 < same < 10  # a picture in sixteen
+    assert 0 < same < 10  # an image in sixteen
 
 
 # what it says
@@ -335,7 +343,7 @@ def test_a_step_lowers_the_loss_of_its_batch(sets, task):
     assert loss() < before - 0.05
 
 
-def test_pictures_without_any_object_are_learnt_from(sets):
+def test_images_without_any_object_are_learnt_from(sets):
     run, model = run_of(sets), build(LAYOUT, len(CLASSES), "random", 0)
     x, none = torch.zeros(2, 3, 32, 48), [torch.zeros(0, 32, 48, dtype=torch.bool)] * 2
     assert 0 < mask2former.mask_loss(run, model, x, none, [torch.zeros(0, dtype=torch.long)] * 2) < 100
@@ -351,7 +359,7 @@ def test_results_and_files(trained, sets):
             "training.json",
         ]
         shown = np.load(out / "predictions.npz")
-        assert shown["picture"].shape == (4, 32, 48, 3) and shown["picture"].dtype == np.uint8
+        assert shown["image"].shape == (4, 32, 48, 3) and shown["image"].dtype == np.uint8
         assert shown["truth"].dtype == shown["prediction"].dtype == np.uint8
         assert shown["truth"].shape == shown["prediction"].shape == (4, 32, 48)
         assert ("truth_segments" in shown) == (task != "semantic")
@@ -364,15 +372,15 @@ def test_results_and_files(trained, sets):
             assert values == max((e["scores"][name] for e in result["epochs"]), key=lambda v: -1 if v is None else v)
         truth, numbers = shown["truth"], shown["truth_segments"]
         assert np.array_equal(numbers == 0, truth == 255)  # no background there
-        for picture in range(4):  # every segment has one class
-            for number in range(1, numbers[picture].max() + 1):
-                assert len(np.unique(truth[picture][numbers[picture] == number])) == 1
+        for image in range(4):  # every segment has one class
+            for number in range(1, numbers[image].max() + 1):
+                assert len(np.unique(truth[image][numbers[image] == number])) == 1
     assert {"AP", "AP50", "APs"} <= set(trained["instance"][1]["final"])
     assert {"PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "AP_pan", "mIoU_pan"} <= set(trained["panoptic"][1]["final"])
 
 
 def test_label_scores_are_those_of_the_saved_predictions(trained):
-    """All four test pictures are shown, so their predictions must give the last epoch's score."""
+    """All four test images are shown, so their predictions must give the last epoch's score."""
     out, result = trained["semantic"]
     shown = np.load(out / "predictions.npz")
     for c in range(len(CLASSES)):
@@ -432,7 +440,7 @@ def test_defences(sets, tmp_path):
 
 
 def test_a_frozen_encoder_stays_as_it_is(sets):
-    from unseg_lib.defenses.frozen_encoder import freeze
+    from unseg_lib.defenses import freeze
 
     run = run_of(sets)
     model = freeze(run, build(LAYOUT, len(CLASSES), "random", 0))

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import load_dataset
+from unseg_lib.evaluation import boundary_iou, panoptic_quality
 from unseg_lib.evaluation.average_precision import average_precision
-from unseg_lib.evaluation.boundary import boundary_iou
-from unseg_lib.evaluation.panoptic import panoptic_quality
 
 # of pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -44,7 +43,7 @@ def test_border_by_hand():
     assert boundary_iou(box(22, 22, 28, 28, (60, 80)), truth) == 0  # IoU 0.36, but no border in common
 
 
-def test_the_edge_of_the_picture_is_outline():
+def test_the_edge_of_the_image_is_outline():
     everything = np.ones((60, 80), bool)
     inner = box(2, 2, 58, 78, (60, 80))
     assert boundary_iou(everything & ~inner, everything) == 1  # a frame of two pixels is the border of everything
@@ -130,7 +129,7 @@ def test_no_predictions_and_no_truths(kind):
     assert set(average_precision([], [], CLASSES, kind).values()) == {None}
 
 
-def test_a_guess_in_an_empty_picture_costs():
+def test_a_guess_in_an_empty_image_costs():
     truths = [(masks(box(0, 0, 10, 10)), np.array([1])), (masks(), np.zeros(0, int))]
     exact = (truths[0][0], np.array([1]), np.array([0.5]))
     wrong = (masks(box(0, 0, 5, 5)), np.array([1]), np.array([0.6]))
@@ -177,7 +176,7 @@ def test_average_precision_is_silent_and_takes_generators(capfd):
     ("truth", "guess", "words"),
     [
         ((masks(box(0, 0, 1, 1)), [1]), (masks(), [1], [0.5]), "found lengths 0, 1, 1"),
-        ((masks(box(0, 0, 1, 1)), [3]), (masks(), [], []), "classes 0 to 2 in the truth of picture 1, found 3 to 3"),
+        ((masks(box(0, 0, 1, 1)), [3]), (masks(), [], []), "classes 0 to 2 in the truth of image 1, found 3 to 3"),
         ((masks(box(0, 0, 1, 1)), [1]), (np.ones((1, 5, 5), bool), [1], [1]), r"of 20x30 pixels .* 1, .* found 5x5"),
     ],
 )
@@ -186,9 +185,9 @@ def test_average_precision_refuses(truth, guess, words):
         average_precision([truth], [guess], CLASSES)
 
 
-def test_average_precision_wants_one_prediction_a_picture():
+def test_average_precision_wants_one_prediction_a_image():
     truth = (masks(), np.zeros(0, int))
-    with pytest.raises(UnsegError, match="as many pictures as truths, found one without at 2"):
+    with pytest.raises(UnsegError, match="as many images as truths, found one without at 2"):
         average_precision([truth, truth], [(*truth, np.zeros(0))], CLASSES)
     with pytest.raises(UnsegError, match="Unknown kind of average precision 'masks'; did you mean 'mask'"):
         average_precision([], [], CLASSES, "masks")
@@ -321,7 +320,7 @@ def test_stuff_of_one_class_is_one_segment_and_things_are_not():
         assert found["PQ"] == score
 
 
-def test_counts_are_summed_over_pictures():
+def test_counts_are_summed_over_images():
     truth = (masks(box(0, 0, 10, 10)), np.array([2]))
     empty = (masks(), np.zeros(0, int))
     found = panoptic_quality((truth for _ in range(2)), iter([truth, empty]), SCENE, THINGS)
@@ -332,9 +331,9 @@ def test_panoptic_refuses():
     truth = (masks(box(0, 0, 10, 10)), np.array([2]))
     with pytest.raises(UnsegError, match="found one without at 1"):
         panoptic_quality([truth], [], SCENE, THINGS)
-    with pytest.raises(UnsegError, match=r"of 20x30 pixels for picture 1.*found 5x5"):
+    with pytest.raises(UnsegError, match=r"of 20x30 pixels for image 1.*found 5x5"):
         panoptic_quality([truth], [(np.ones((1, 5, 5), bool), [2])], SCENE, THINGS)
-    with pytest.raises(UnsegError, match="classes 0 to 3 in picture 1, found 2 to 4"):
+    with pytest.raises(UnsegError, match="classes 0 to 3 in image 1, found 2 to 4"):
         panoptic_quality([truth], [(masks(box(0, 0, 5, 5), box(0, 0, 1, 1)), [2, 4])], SCENE, THINGS)
 
 
@@ -347,18 +346,18 @@ def test_panoptic_equals_torchmetrics_where_every_pixel_is_predicted(seed):
 
     rng = np.random.default_rng(seed)
     metric = PanopticQuality(things=THINGS, stuffs=(0, 1), return_per_class=True)
-    pictures = [[], []]
+    images = [[], []]
     for _ in range(2):
         cells = rng.integers(0, 6, (4, 5))
         changed = np.where(rng.random((8, 10)) < 0.3, rng.integers(0, 6, (8, 10)), cells.repeat(2, 0).repeat(2, 1))
         maps, kinds = [cells.repeat(4, 0).repeat(4, 1), changed.repeat(2, 0).repeat(2, 1)], rng.integers(0, 4, 6)
         void = maps[0] == 5
-        for found, numbers in zip(pictures, maps):
+        for found, numbers in zip(images, maps):
             found.append((np.stack([numbers == i for i in range(6)]), kinds))
-        pictures[0][-1] = (pictures[0][-1][0][:5], kinds[:5])
+        images[0][-1] = (images[0][-1][0][:5], kinds[:5])
         pairs = [torch.as_tensor(np.stack([kinds[numbers], numbers], -1)) for numbers in maps]
         pairs[0][torch.as_tensor(void)] = 255
         metric.update(pairs[1][None], pairs[0][None])
-    ours, theirs = panoptic_quality(*pictures, SCENE, THINGS), metric.compute()[0].tolist()
+    ours, theirs = panoptic_quality(*images, SCENE, THINGS), metric.compute()[0].tolist()
     for name, value in zip(("car", "person", "road", "sky"), theirs):
         assert (ours[f"PQ:{name}"] or 0) == pytest.approx(value)

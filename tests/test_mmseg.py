@@ -10,8 +10,7 @@ from toy_set import boxes, only_on_a_cpu
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.victims import mm_compat, mmseg, mmseg_config, registry, train_victim
-from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims import VictimRun, mm_compat, mmseg, mmseg_config, registry, train_victim
 
 CONFIG = "deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512"
 SMALL = (
@@ -143,7 +142,7 @@ def test_result_and_files(trained):
     assert sorted(file.name for file in out.iterdir()) == files
     assert read_json(out / "speed.json")["samples_per_second"] > 0
     shown = np.load(out / "predictions.npz")
-    assert shown["picture"].shape == (3, 32, 32, 3)
+    assert shown["image"].shape == (3, 32, 32, 3)
     assert shown["truth"].shape == shown["prediction"].shape == (3, 32, 32)
 
 
@@ -194,8 +193,8 @@ def test_bf16_needs_a_gpu(sets, tmp_path):
         train_victim(SMALL, *sets, tmp_path, **(HOW | {"precision": "bf16"}))
 
 
-def test_pictures_go_through_the_pipeline_by_seed_and_epoch(sets):
-    from unseg_lib.victims.mmseg_parts import loader
+def test_images_go_through_the_pipeline_by_seed_and_epoch(sets):
+    from unseg_lib.victims import loader
 
     run = run_of(sets, size=(32, 32))
     config = mmseg_config.adapt(mmseg_config.load_config(CONFIG), run)
@@ -210,13 +209,13 @@ def test_pictures_go_through_the_pipeline_by_seed_and_epoch(sets):
     assert torch.equal(first, epoch(1)) and not torch.equal(first, epoch(2))
 
 
-def test_pictures_reach_the_model_as_its_config_expects_them(sets):
+def test_images_reach_the_model_as_its_config_expects_them(sets):
     """BGR, which the preprocessor turns to RGB, and at full size for the score."""
-    from unseg_lib.victims.mmseg_parts import Pictures
+    from unseg_lib.victims import Images
 
     run = run_of(sets, size=(32, 32))
     config = mmseg_config.adapt(mmseg_config.load_config(CONFIG), run)
-    sample = Pictures(run.test, config.test_pipeline, run.seed, training=False)[0]
-    picture = run.test.picture(run.test.ids[0])
-    assert sample["inputs"].shape == (3, 32, 48) and sample["data_samples"].ori_shape == picture.shape[:2]
-    assert np.array_equal(sample["inputs"].numpy(), picture.transpose(2, 0, 1)[::-1])
+    sample = Images(run.test, config.test_pipeline, run.seed, training=False)[0]
+    image = run.test.image(run.test.ids[0])
+    assert sample["inputs"].shape == (3, 32, 48) and sample["data_samples"].ori_shape == image.shape[:2]
+    assert np.array_equal(sample["inputs"].numpy(), image.transpose(2, 0, 1)[::-1])

@@ -9,12 +9,11 @@ import pytest
 import tiny_sets
 from PIL import Image
 
-from unseg_lib.datasets import ade20k, cityscapes, hqseg, load_dataset, splits_of
-from unseg_lib.datasets.download import check
+from unseg_lib.datasets import ade20k, check, cityscapes, hqseg, load_dataset, splits_of
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import write_picture
-from unseg_lib.poisons import PoisonSettings
-from unseg_lib.poisons.poison_dataset import poison_dataset, protected_classes
+from unseg_lib.images import write_image
+from unseg_lib.poisons import PoisonSettings, protected_classes
+from unseg_lib.poisons.poison_dataset import poison_dataset
 
 # of pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -70,7 +69,7 @@ def test_cityscapes_by_hand(tmp_path):
     found = load_dataset(tiny_sets.cityscapes(tmp_path), tmp_path, "val")
     id = "valcity0_000000_000019"
     place = "cityscapes/leftImg8bit/val/valcity0/valcity0_000000_000019_leftImg8bit.png"
-    assert found.ids[0] == id and str(found.relative_picture(id)) == place
+    assert found.ids[0] == id and str(found.relative_image(id)) == place
     # a row of persons that nobody told apart, a caravan, which nobody scores, and void
     expected = drawn((tiny_sets.BOX, 13), (-1, 11), ((slice(None), 0), 255), (0, 255), outside=0)
     assert np.array_equal(found.label(id), expected)
@@ -171,12 +170,12 @@ def test_hqseg_is_one_set_of_all_parts(tmp_path):
     assert "FSS-train1" in train.ids and test.ids[1] == "COIFT-test0"
     for id in train.ids:
         assert np.array_equal(train.label(id), tiny_sets.label(1))
-    # picture and mask of one name lie in one folder
-    assert train.picture_path("FSS-train1").name == "train1.jpg"
-    assert train.relative_picture("FSS-train1").as_posix().endswith("cascade_psp/fss_all/im/train1.jpg")
+    # image and mask of one name lie in one folder
+    assert train.image_path("FSS-train1").name == "train1.jpg"
+    assert train.relative_image("FSS-train1").as_posix().endswith("cascade_psp/fss_all/im/train1.jpg")
 
 
-def test_a_mask_without_picture_is_left_out_as_sam_hq_does(tmp_path):
+def test_a_mask_without_image_is_left_out_as_sam_hq_does(tmp_path):
     tiny_sets.ALL["hqseg44k"](tmp_path)
     folder = tmp_path / "interactive/hqseg44k/cascade_psp/ecssd"
     shutil.copy(folder / "train0.png", folder / "stray.png")
@@ -206,7 +205,7 @@ def test_poisoned_copies_are_whole_sets(name, tmp_path):
     copy = load_dataset(name, tmp_path / "out", "train")
     assert copy.ids == source.ids
     for id in copy.ids:
-        change = np.abs(copy.picture(id).astype(int) - source.picture(id)).max(axis=2)
+        change = np.abs(copy.image(id).astype(int) - source.image(id)).max(axis=2)
         wanted = np.isin(source.label(id), protected_classes(source, "all"))
         assert np.array_equal(copy.label(id), source.label(id))
         assert (
@@ -219,7 +218,7 @@ def test_poisoned_copies_are_whole_sets(name, tmp_path):
             assert all(np.array_equal(a.mask, b.mask) and a.class_index == b.class_index for a, b in pairs)
 
 
-def test_masks_beside_pictures_survive_the_poisoning(tmp_path):
+def test_masks_beside_images_survive_the_poisoning(tmp_path):
     source = load_dataset(tiny_sets.ALL["hqseg44k"](tmp_path / "data"), tmp_path / "data", "train")
     poison_dataset(source, "random", tmp_path / "out", PoisonSettings(seed=1))
     place = "interactive/hqseg44k/cascade_psp/DUTS-TR"
@@ -227,7 +226,7 @@ def test_masks_beside_pictures_survive_the_poisoning(tmp_path):
         tmp_path / "data" / place / "train0.png"
     ).read_bytes()
     copy = load_dataset("hqseg44k", tmp_path / "out", "train")
-    assert copy.picture_path("DUTS-TR-train0") == tmp_path / "out" / place / "im/train0.png"
+    assert copy.image_path("DUTS-TR-train0") == tmp_path / "out" / place / "im/train0.png"
 
 
 def test_things_or_stuff_can_be_protected(panoptic, tmp_path):
@@ -275,10 +274,10 @@ def test_absent_parts_say_how_to_get_them(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["coco-panoptic", "whu", "ssdd"])
-def test_json_that_names_a_missing_picture(name, tmp_path):
+def test_json_that_names_a_missing_image(name, tmp_path):
     found = load_dataset(tiny_sets.ALL[name](tmp_path), tmp_path, "val")
-    found.picture_path(found.ids[1]).unlink()
-    with pytest.raises(UnsegError, match=f"Expected a picture called {found.pictures[found.ids[1]].name} in "):
+    found.image_path(found.ids[1]).unlink()
+    with pytest.raises(UnsegError, match=f"Expected an image called {found.images[found.ids[1]].name} in "):
         check(name, tmp_path)
 
 
@@ -306,7 +305,7 @@ def test_another_number_of_classes(name, notes, count, tmp_path):
         (lambda c: c["annotations"][0].pop("segments_info"), "found json without 'segments_info'"),
         (lambda c: c["annotations"][0]["segments_info"][0].pop("iscrowd"), "found json without 'iscrowd'"),
         (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=91), "found unknown class 91"),
-        (lambda c: c["annotations"].pop(0), "Expected an annotation of every picture in .*, found none of val0"),
+        (lambda c: c["annotations"].pop(0), "Expected an annotation of every image in .*, found none of val0"),
         (lambda c: c["categories"][0].pop("isthing"), "found json without 'isthing'"),
     ],
 )
@@ -326,15 +325,15 @@ def test_damaged_panoptic_json(change, words, tmp_path):
 def test_damaged_panoptic_png(tmp_path):
     tiny_sets.coco_panoptic(tmp_path)
     found, folder = load_dataset("coco-panoptic", tmp_path, "val"), tmp_path / "coco/annotations/panoptic_val2017"
-    shutil.copy(folder / "val1.png", folder / "val0.png")  # of another picture
+    shutil.copy(folder / "val1.png", folder / "val0.png")  # of another image
     for read in (found.label, found.instances):
         with pytest.raises(UnsegError, match=r"same segments in .*val0\.png and in the json, found 70000 in the json"):
             read("val0")
-    write_picture(folder / "val0.png", np.full((12, 16, 3), 1, np.uint8))
+    write_image(folder / "val0.png", np.full((12, 16, 3), 1, np.uint8))
     with pytest.raises(UnsegError, match="found 7 in the json only"):
         found.label("val0")
     (folder / "val1.png").write_bytes((folder / "val1.png").read_bytes()[:80])
-    with pytest.raises(UnsegError, match=r"readable picture in .*val1\.png, found a corrupt one"):
+    with pytest.raises(UnsegError, match=r"readable image in .*val1\.png, found a corrupt one"):
         found.label("val1")
     (folder / "val2.png").unlink()
     with pytest.raises(UnsegError, match=r"Expected a mask called val2 in .*panoptic_val2017, found none"):
@@ -344,8 +343,8 @@ def test_damaged_panoptic_png(tmp_path):
 def test_masks_of_objects_of_another_size(tmp_path):
     found = load_dataset(tiny_sets.ade20k(tmp_path), tmp_path, "val")
     path = tmp_path / f"ADEChallengeData2016/annotations_instance/validation/{found.ids[0]}.png"
-    write_picture(path, np.ones((5, 7, 3), np.uint8))
-    with pytest.raises(UnsegError, match=f"for {found.ids[0]} of ade20k, the size of its picture, found 7x5"):
+    write_image(path, np.ones((5, 7, 3), np.uint8))
+    with pytest.raises(UnsegError, match=f"for {found.ids[0]} of ade20k, the size of its image, found 7x5"):
         check("ade20k", tmp_path)
 
 
@@ -357,7 +356,7 @@ def test_ade20k_objects_of_no_class_or_two(colours, words, tmp_path):
     objects = np.zeros((tiny_sets.HEIGHT, tiny_sets.WIDTH, 3), np.uint8)
     objects[0] = colours or (3, 1, 0)
     objects[1] = colours or (9, 1, 0)
-    write_picture(tmp_path / f"ADEChallengeData2016/annotations_instance/validation/{found.ids[0]}.png", objects)
+    write_image(tmp_path / f"ADEChallengeData2016/annotations_instance/validation/{found.ids[0]}.png", objects)
     with pytest.raises(UnsegError, match=f"one class from 1 to 100 for object 1 in .*, {words}; get ade20k-instances"):
         found.instances(found.ids[0])
 
@@ -365,7 +364,7 @@ def test_ade20k_objects_of_no_class_or_two(colours, words, tmp_path):
 def test_ade20k_with_more_classes_than_published(tmp_path):
     found = load_dataset(tiny_sets.ade20k(tmp_path), tmp_path, "val")
     mask = np.full((tiny_sets.HEIGHT, tiny_sets.WIDTH, 1), 151, np.uint8)
-    write_picture(tmp_path / f"ADEChallengeData2016/annotations/validation/{found.ids[0]}.png", mask, gray=True)
+    write_image(tmp_path / f"ADEChallengeData2016/annotations/validation/{found.ids[0]}.png", mask, gray=True)
     with pytest.raises(
         UnsegError, match=f"classes 0 to 149 or 255 in the mask of {found.ids[0]} of ade20k, found class 150"
     ):
@@ -373,7 +372,7 @@ def test_ade20k_with_more_classes_than_published(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["ade20k", "cityscapes", "dis5k"])
-def test_pictures_without_mask(kind, tmp_path):
+def test_images_without_mask(kind, tmp_path):
     found = load_dataset(tiny_sets.ALL[kind](tmp_path), tmp_path, "train")
     mask = tmp_path / found.annotation_files[0]
     mask.unlink()
@@ -387,7 +386,7 @@ def test_damaged_cityscapes_masks(tmp_path):
     Image.fromarray(np.full((12, 16), 34_000, np.uint16)).save(first)
     with pytest.raises(UnsegError, match=r"labels 0 to 33 in .*, found others; is it an _instanceIds\.png"):
         found.label(found.ids[0])
-    write_picture(first, np.zeros((12, 16, 3), np.uint8))
+    write_image(first, np.zeros((12, 16, 3), np.uint8))
     with pytest.raises(UnsegError, match="found others"):
         found.instances(found.ids[0])
     second.write_bytes(second.read_bytes()[:60])
@@ -395,7 +394,7 @@ def test_damaged_cityscapes_masks(tmp_path):
         found.label(found.ids[1])
 
 
-# real pictures
+# real images
 
 
 @pytest.mark.real
@@ -411,15 +410,15 @@ def test_segments_of_real_instances_are_the_objects(name, data_root):
 
 
 @pytest.mark.real
-def test_real_pictures_in_the_layout_of_coco_panoptic(data_root, tmp_path):
-    """COCO's real pictures with the panoptic annotations that their instances give: the labels must not change."""
+def test_real_images_in_the_layout_of_coco_panoptic(data_root, tmp_path):
+    """COCO's real images with the panoptic annotations that their instances give: the labels must not change."""
     source = load_dataset("coco", data_root, "test", limit=3)
     kinds = [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(source.classes[1:], start=1)]
     kinds += [{"id": 100 + i, "name": f"stuff {i}", "isthing": 0} for i in range(53)]
     images, notes = [], []
     for number, id in enumerate(source.ids):
         (tmp_path / "coco/val2017").mkdir(parents=True, exist_ok=True)
-        shutil.copy(source.picture_path(id), tmp_path / "coco/val2017")
+        shutil.copy(source.image_path(id), tmp_path / "coco/val2017")
         numbers, label = np.zeros(source.label(id).shape, np.int64), source.label(id)
         for index in np.unique(label[label > 0]).tolist():
             numbers[label == index] = 1000 * index + number
@@ -427,19 +426,19 @@ def test_real_pictures_in_the_layout_of_coco_panoptic(data_root, tmp_path):
         notes.append({"image_id": number, "file_name": f"{id}.png", "segments_info": segments})
         images.append({"id": number, "file_name": f"{id}.jpg"})
         colours = np.stack([numbers >> shift & 255 for shift in (0, 8, 16)], 2).astype(np.uint8)
-        write_picture(tmp_path / f"coco/annotations/panoptic_val2017/{id}.png", colours)
+        write_image(tmp_path / f"coco/annotations/panoptic_val2017/{id}.png", colours)
     content = {"images": images, "annotations": notes, "categories": kinds}
     (tmp_path / "coco/annotations/panoptic_val2017.json").write_text(json.dumps(content))
     found = load_dataset("coco-panoptic", tmp_path, "val")
     for id in source.ids:
         before, after = source.label(id), found.label(id)
         assert np.array_equal(after == 255, before == 0)
-        assert np.array_equal(found.picture(id), source.picture(id))
+        assert np.array_equal(found.image(id), source.image(id))
         assert np.array_equal(after[before > 0], before[before > 0] - 1)
 
 
 @pytest.mark.real
-def test_the_lists_of_the_reduced_data_name_real_pictures(data_root, project):
+def test_the_lists_of_the_reduced_data_name_real_images(data_root, project):
     lists = {"davis": "interactive/davis/im", "ccp": "interactive/ccp/im"}
     for name, place in (lists | dict.fromkeys(("voc_train", "voc_val"), "VOCdevkit/VOC2012/JPEGImages")).items():
         ids = (project / "data" / "small" / f"{name}.txt").read_text().split()

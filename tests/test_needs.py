@@ -6,15 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from unseg_lib.datasets.sources import SOURCES
+from unseg_lib.datasets import SOURCES
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.pipeline.profiles import load_profile
-from unseg_lib.speed.arithmetic import flop_counter
+from unseg_lib.pipeline import load_profile
+from unseg_lib.speed import OFFICIAL, VictimTrial, alone, cost_of_steps, flop_counter, trials
 from unseg_lib.speed.bench import bench
-from unseg_lib.speed.needs import OFFICIAL, trials
-from unseg_lib.speed.trial import VictimTrial, alone
-from unseg_lib.speed.watched import cost_of_steps
 
 CPU = torch.device("cpu")
 UNET = VictimTrial("unet-resnet18", "object", 2, (32, 32), 4, 1e-3, "32")
@@ -65,7 +62,7 @@ def test_every_training_of_the_paper_is_in_one_trial(paper):
     assert len(found) == len(set(found)) and set(found) == trained | asked and asked
 
 
-def test_samples_are_pictures_times_epochs(paper):
+def test_samples_are_images_times_epochs(paper):
     samples = {stage.key: (trial, number) for trial, stages in trials(paper).items() for stage, number in stages}
     trial, number = samples["victim/voc-clean-deeplabv3-r50-s0"]
     assert number == OFFICIAL["voc"][0] * 50 and (trial.classes, trial.size) == (21, (512, 512))
@@ -128,7 +125,7 @@ grid: [{datasets: [scenes], recipes: [clean, unseg], victims: [unet], seeds: [0,
 
 def test_the_command_measures_a_profile(tmp_path):
     (tmp_path / "mine.yaml").write_text(PROFILE)
-    options = {"side": 32, "batch": 2, "pictures": 1, "compiled": False, "device": "cpu"}
+    options = {"side": 32, "batch": 2, "images": 1, "compiled": False, "device": "cpu"}
     said = bench("needs", "small", **options, profile=str(tmp_path / "mine.yaml"), json=str(tmp_path / "needs.json"))
     rows = {row["training"]: row for row in read_json(tmp_path / "needs.json")["rows"]}
     victim, generator = rows[str(UNET)], rows["generator tiny, surrogate unet"]

@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 
 from unseg_lib.files import read_json
-from unseg_lib.pictures import read_picture
-from unseg_lib.pipeline.notebook import run_notebook
-from unseg_lib.pipeline.parameters import check_parameters, notebook_parameters
-from unseg_lib.pipeline.results import COLUMNS, collect
+from unseg_lib.images import read_image
+from unseg_lib.pipeline import COLUMNS, check_parameters, collect, notebook_parameters, run_notebook
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-PICTURE = re.compile(r"^(show\w*|bars|curves|curve_panels|dots|learning_curve)\(", re.M)  # a cell that ends in a figure
+IMAGE = re.compile(r"^(show\w*|bars|curves|curve_panels|dots|learning_curve)\(", re.M)  # a cell that ends in a figure
 
 
 def cells(path: Path, kind: str) -> list[dict]:
@@ -74,10 +72,10 @@ class TestForm:
             assert not any(isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Lambda) for node in nodes)
             assert max(map(len, text.splitlines())) <= 120
 
-    def test_checks_before_every_picture(self, path):
+    def test_checks_before_every_image(self, path):
         for text in code(path):
-            if PICTURE.search(text):
-                assert "assert " in text, f"a picture without a check before it:\n{text}"
+            if IMAGE.search(text):
+                assert "assert " in text, f"an image without a check before it:\n{text}"
 
     def test_parameters_are_declared_with_help(self, path):
         found = notebook_parameters(path)
@@ -94,7 +92,7 @@ class TestForm:
 def test_the_generators_notebook_declares_every_setting_of_the_game():
     from dataclasses import fields
 
-    from unseg_lib.method.config import BilevelConfig
+    from unseg_lib.method import BilevelConfig
 
     declared = notebook_parameters(FOLDER / "01_train_generator.ipynb")
     assert {field.name for field in fields(BilevelConfig)} <= set(declared)
@@ -106,7 +104,7 @@ def test_the_generators_notebook_declares_every_setting_of_the_game():
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with a handful of small scenes under data/."""
-    from unseg_lib.datasets.scenes import write_scenes
+    from unseg_lib.datasets import write_scenes
 
     root = tmp_path_factory.mktemp("notebooks")
     write_scenes(root / "data", 48, {"train": 12, "test": 4})
@@ -162,7 +160,7 @@ def test_01_trains_on_two_devices(place):
 @pytest.mark.notebook
 def test_02_poisons_within_the_budget(poisoned):
     out, metrics = poisoned
-    assert metrics["pictures"] == 12 and metrics["linf_inside"] <= 8 and metrics["linf_outside"] <= 2
+    assert metrics["images"] == 12 and metrics["linf_inside"] <= 8 and metrics["linf_outside"] <= 2
     assert (out / "dataset" / "manifest.csv").exists()
 
 
@@ -199,7 +197,7 @@ def test_04_makes_the_tables_from_rows(place, victims):
 @pytest.mark.notebook
 def test_06_describes_the_noise(place, poisoned):
     _, metrics = run(place, "06", "pixels", task="object", poisoned=str(poisoned[0] / "dataset"), limit=0)
-    assert metrics["pictures"] == 12 and metrics["linf_inside"] <= 8
+    assert metrics["images"] == 12 and metrics["linf_inside"] <= 8
     assert len(metrics["spectrum_noise"]) == len(metrics["cycles_per_pixel"])
 
 
@@ -213,10 +211,10 @@ def test_09_measures_every_step_against_the_reference(place):
 
 
 @pytest.mark.notebook
-def test_10_protects_a_picture_where_nobody_clicks(place):
-    picture = place / "data/scenes/pictures/train_0000.png"
-    out, metrics = run(place, "10", "protect", picture=str(picture), box=[4, 8, 30, 40], eps=6.0)
-    change = abs(read_picture(out / "protected.png").astype(int) - read_picture(picture)).max(axis=2)
+def test_10_protects_a_image_where_nobody_clicks(place):
+    image = place / "data/scenes/images/train_0000.png"
+    out, metrics = run(place, "10", "protect", image=str(image), box=[4, 8, 30, 40], eps=6.0)
+    change = abs(read_image(out / "protected.png").astype(int) - read_image(image)).max(axis=2)
     outside = np.ones(change.shape, bool)
     outside[8:41, 4:31] = False
     assert (metrics["found_by"], metrics["linf_inside"]) == ("box", change[~outside].max())

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from unseg_lib.reporting.claims import verdicts
-from unseg_lib.reporting.paired import paired, paired_table
-from unseg_lib.reporting.scores import Experiment, Score
+from unseg_lib.reporting import Experiment, Score, paired_table, verdicts
+from unseg_lib.reporting.paired import paired
 
 LUNG = Experiment("lung", "unet", "object", "lung", "unet-resnet18", "random", "none", 0.0)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from unseg_lib import UnsegError
-from unseg_lib.pipeline.parameters import check_parameters, check_value, notebook_parameters, parse_value
+from unseg_lib.pipeline import check_parameters, check_value, notebook_parameters, parse_value
 
 CELL = """from typing import Optional
 

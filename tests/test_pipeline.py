@@ -16,11 +16,21 @@ import pytest
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
-from unseg_lib.pipeline.notebook import BEGUN, at_rest, claim, fingerprint, is_done, locked, run_notebook
-from unseg_lib.pipeline.parameters import check_parameters
-from unseg_lib.pipeline.results import COLUMNS, collect, save_result
-from unseg_lib.pipeline.scrub import clean_notebook
-from unseg_lib.progress import progress
+from unseg_lib.pipeline import (
+    BEGUN,
+    COLUMNS,
+    at_rest,
+    check_parameters,
+    claim,
+    clean_notebook,
+    collect,
+    fingerprint,
+    is_done,
+    locked,
+    run_notebook,
+    save_result,
+)
+from unseg_lib.runtime import progress
 
 # toys write their result without importing the library, and torch with it
 SAVE = """import json, os, pathlib
@@ -83,7 +93,7 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     shutil.rmtree(tmp_path / "deep")
     (tmp_path / "notes.txt").unlink()
     claim(tmp_path, "abc")
-    leave("checkpoint.pt", "deep/picture.png")
+    leave("checkpoint.pt", "deep/image.png")
     claim(tmp_path, "abc")  # the same run again: it goes on
     assert (tmp_path / "checkpoint.pt").exists()
     claim(tmp_path, "xyz")  # other parameters
@@ -181,7 +191,7 @@ def test_better_words_and_other_defaults_ask_for_no_new_result(notebook):
     assert first != fingerprint(notebook, check_parameters(notebook, {}))
 
 
-def test_scrubbing_joins_streams_and_leaves_pictures_alone():
+def test_scrubbing_joins_streams_and_leaves_images_alone():
     outputs = [
         {"output_type": "stream", "name": "stdout", "text": ["in /data/set/a.png, ", "or "]},
         {

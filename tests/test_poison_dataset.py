@@ -15,17 +15,16 @@ from PIL import Image
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of
-from unseg_lib.pictures import find_picture, is_gray_file, read_label, read_picture
-from unseg_lib.poisons import POISONS, PoisonSettings
-from unseg_lib.poisons.manifest import COLUMNS, append_line, read_rows
-from unseg_lib.poisons.poison_dataset import poison_dataset, protected_classes
+from unseg_lib.images import find_image, is_gray_file, read_image, read_label
+from unseg_lib.poisons import COLUMNS, POISONS, PoisonSettings, append_line, protected_classes, read_rows
+from unseg_lib.poisons.poison_dataset import poison_dataset
 
 PLAIN = PoisonSettings(seed=5)
 
 
 @dataclass(frozen=True)
 class Toy:
-    """What poisoning needs of a `SegmentationSet`: pictures in pic/, label maps in lab/, a list of ids."""
+    """What poisoning needs of a `SegmentationSet`: images in pic/, label maps in lab/, a list of ids."""
 
     root: Path
     name: str = "toy"
@@ -41,21 +40,21 @@ class Toy:
     def annotation_files(self):
         return (Path("train.txt"), *(Path("lab") / f"{id}.png" for id in self.ids))
 
-    def picture_path(self, id):
-        return find_picture(self.root / "pic", id)
+    def image_path(self, id):
+        return find_image(self.root / "pic", id)
 
-    def relative_picture(self, id):
-        return self.picture_path(id).relative_to(self.root)
+    def relative_image(self, id):
+        return self.image_path(id).relative_to(self.root)
 
-    def picture(self, id):
-        return read_picture(self.picture_path(id))
+    def image(self, id):
+        return read_image(self.image_path(id))
 
     def label(self, id):
         return read_label(self.root / "lab" / f"{id}.png")
 
 
 def write_toy(root, n=5, gray=False, size=(20, 30)):
-    """Pictures 0..n-1; the last one has nothing to protect."""
+    """Images 0..n-1; the last one has nothing to protect."""
     (root / "pic").mkdir(parents=True)
     (root / "lab").mkdir()
     for i in range(n):
@@ -86,13 +85,13 @@ def test_same_layout_and_true_manifest(toy, tmp_path):
     copy = Toy(tmp_path / "out")
     assert copy.ids == toy.ids
     for id, row in zip(toy.ids, rows):
-        change = np.abs(copy.picture(id).astype(int) - toy.picture(id)).max(axis=2)
+        change = np.abs(copy.image(id).astype(int) - toy.image(id)).max(axis=2)
         mask = np.isin(toy.label(id), [1, 2])
         assert np.array_equal(copy.label(id), toy.label(id))
         assert row["id"] == id and row["seed"] == 5
         assert row["linf_inside"] == change[mask].max(initial=0) <= 8
         assert row["linf_outside"] == change[~mask].max() <= 2
-        assert row["sha256"] == sha256_of(copy.picture_path(id))
+        assert row["sha256"] == sha256_of(copy.image_path(id))
         assert row["protected"] == pytest.approx(mask.mean(), abs=1e-6)
         assert not change[toy.label(id) == 255].any()
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -111,7 +110,7 @@ def test_empty_mask_is_recorded_and_left(toy, tmp_path):
     last = poison_dataset(toy, "random", tmp_path / "out", PLAIN)[-1]
     assert last["protected"] == last["rms"] == last["linf_inside"] == last["linf_outside"] == 0
     assert last["psnr"] == float("inf") and last["ssim"] == 1
-    assert np.array_equal(Toy(tmp_path / "out").picture("p4"), toy.picture("p4"))
+    assert np.array_equal(Toy(tmp_path / "out").image("p4"), toy.image("p4"))
 
 
 def test_protected_classes_by_hand(toy, tmp_path):
@@ -121,7 +120,7 @@ def test_protected_classes_by_hand(toy, tmp_path):
     with pytest.raises(UnsegError, match="did you mean 'disc'"):
         protected_classes(toy, "dics")
     poison_dataset(toy, "gray_offset", tmp_path / "out", PLAIN, protect="disc")
-    change = Toy(tmp_path / "out").picture("p0").astype(int) - toy.picture("p0")
+    change = Toy(tmp_path / "out").image("p0").astype(int) - toy.image("p0")
     label = toy.label("p0")
     assert change[label == 1].max() == 8 and change[label == 2].max() == 2
 
@@ -143,12 +142,12 @@ def test_a_shard_alone_leaves_its_part(toy, tmp_path):
 
 
 def count_calls(monkeypatch):
-    """Poison "random" with a list of the pictures that it was asked for."""
+    """Poison "random" with a list of the images that it was asked for."""
     asked, real = [], POISONS["random"]
 
     def counting(settings):
         poison = real(settings)
-        return lambda picture: (asked.append(picture.id), poison(picture))[1]
+        return lambda image: (asked.append(image.id), poison(image))[1]
 
     monkeypatch.setitem(POISONS, "random", counting)
     return asked
@@ -177,7 +176,7 @@ def test_a_changed_original_is_poisoned_anew(toy, tmp_path, monkeypatch):
     asked = count_calls(monkeypatch)
     poison_dataset(toy, "random", tmp_path / "out", PLAIN)
     asked.clear()
-    Image.fromarray(255 - toy.picture("p1")).save(toy.root / "pic" / "p1.bmp")
+    Image.fromarray(255 - toy.image("p1")).save(toy.root / "pic" / "p1.bmp")
     (tmp_path / "out" / "manifest.csv").rename(tmp_path / "out" / "manifest-0-of-1.csv")
     poison_dataset(toy, "random", tmp_path / "out", PLAIN)
     assert asked == ["p1"]
@@ -200,15 +199,15 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_poison_dataset import PLAIN, Toy
-from unseg_lib import pictures
+from unseg_lib import images
 from unseg_lib.poisons import poison_dataset as room
-real = room.write_picture
-def slow(path, picture, **options):  # so that the kill meets a picture half way
+real = room.write_image
+def slow(path, image, **options):  # so that the kill meets an image half way
     path.parent.mkdir(exist_ok=True)
     path.with_name(".partial-1-" + path.name).write_bytes(b"half")
     time.sleep(0.05)
-    real(path, picture, **options)
-room.write_picture = slow
+    real(path, image, **options)
+room.write_image = slow
 room.poison_dataset(Toy(Path({root!r})), "random", {out!r}, PLAIN)
 """
 
@@ -278,7 +277,7 @@ def test_wrong_arguments_are_refused(toy, tmp_path, poison, options, sentence):
         poison_dataset(toy, poison, tmp_path / "out", PLAIN, **options)
 
 
-def test_a_corrupt_picture_stops_with_a_sentence_and_keeps_the_rest(toy, tmp_path, monkeypatch):
+def test_a_corrupt_image_stops_with_a_sentence_and_keeps_the_rest(toy, tmp_path, monkeypatch):
     asked = count_calls(monkeypatch)
     good = (toy.root / "pic" / "p3.bmp").read_bytes()
     (toy.root / "pic" / "p3.bmp").write_bytes(good[:100])
@@ -290,7 +289,7 @@ def test_a_corrupt_picture_stops_with_a_sentence_and_keeps_the_rest(toy, tmp_pat
     assert asked == ["p0", "p1", "p2", "p3", "p4"]
 
 
-@pytest.mark.parametrize("where", ["picture", "manifest"])
+@pytest.mark.parametrize("where", ["image", "manifest"])
 def test_full_disk_is_one_sentence_and_loses_nothing(toy, tmp_path, monkeypatch, where):
     import unseg_lib.poisons.manifest as manifest
 
@@ -298,7 +297,7 @@ def test_full_disk_is_one_sentence_and_loses_nothing(toy, tmp_path, monkeypatch,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as context:
-        if where == "picture":
+        if where == "image":
             context.setattr(Image.Image, "save", full)
         else:
             context.setattr(manifest, "open", full, raising=False)
@@ -315,24 +314,24 @@ def test_gray_files_hold_gray_noise_within_budget(tmp_path):
     toy = write_toy(tmp_path / "toy", gray=True)
     rows = poison_dataset(toy, "random", tmp_path / "out", PLAIN, gray=True)
     copy = Toy(tmp_path / "out")
-    assert all(is_gray_file(copy.picture_path(id)) for id in toy.ids)
+    assert all(is_gray_file(copy.image_path(id)) for id in toy.ids)
     assert 0 < rows[0]["linf_inside"] <= 8 and rows[0]["linf_outside"] <= 2
     poison_dataset(toy, "random", tmp_path / "colour", PLAIN)
-    assert not is_gray_file(Toy(tmp_path / "colour").picture_path("p0"))
+    assert not is_gray_file(Toy(tmp_path / "colour").image_path("p0"))
 
 
 def test_jpeg_is_measured_as_written(toy, tmp_path):
     rows = poison_dataset(toy, "random", tmp_path / "out", PLAIN, file_format="jpg")
     copy = Toy(tmp_path / "out")
-    change = np.abs(copy.picture("p0").astype(int) - toy.picture("p0")).max(axis=2)
+    change = np.abs(copy.image("p0").astype(int) - toy.image("p0")).max(axis=2)
     mask = np.isin(toy.label("p0"), [1, 2])
-    assert copy.picture_path("p0").suffix == ".jpg"
+    assert copy.image_path("p0").suffix == ".jpg"
     assert rows[0]["linf_inside"] == change[mask].max() > 8  # JPEG breaks the budget, and the manifest says so
 
 
-def test_two_pictures_of_one_name_are_refused(toy, tmp_path):
+def test_two_images_of_one_name_are_refused(toy, tmp_path):
     class Twins(Toy):
-        def relative_picture(self, id):
+        def relative_image(self, id):
             return Path("pic/same.bmp")
 
     with pytest.raises(UnsegError, match="share a file"):

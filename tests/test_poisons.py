@@ -1,4 +1,4 @@
-"""Poisons: the written file obeys the budget, noise depends on seed and picture alone, the cache changes nothing."""
+"""Poisons: the written file obeys the budget, noise depends on seed and image alone, the cache changes nothing."""
 
 import hashlib
 import math
@@ -11,14 +11,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method.generator import Generator, place_noise
-from unseg_lib.pictures import read_picture, write_picture
-from unseg_lib.poisons import FITTED, OWN_REGION, POISONS, UNBOUNDED, WITH_GENERATOR, Picture, PoisonSettings
-from unseg_lib.poisons.fixed_tile import cell_of
-from unseg_lib.poisons.noise_cache import cached_noise
-from unseg_lib.poisons.unseg import open_generator, raw_noise
-from unseg_lib.poisons.untrained import match_amplitude, on_grid, random_twin
-from unseg_lib.protection.region import region_of
+from unseg_lib.images import read_image, write_image
+from unseg_lib.method import Generator, place_noise
+from unseg_lib.poisons import (
+    FITTED,
+    OWN_REGION,
+    POISONS,
+    UNBOUNDED,
+    WITH_GENERATOR,
+    PoisonSettings,
+    Sample,
+    cached_noise,
+    cell_of,
+    match_amplitude,
+    on_grid,
+    open_generator,
+    random_twin,
+    raw_noise,
+)
+from unseg_lib.protection import region_of
 
 HERE = sorted(set(POISONS) - set(UNBOUNDED) - set(FITTED))  # the others are in test_rival_poisons.py
 SIMPLE = sorted(set(HERE) - set(WITH_GENERATOR))
@@ -32,22 +43,22 @@ def plain(weights):
     return PoisonSettings(seed=3, generator=weights, device="cpu")
 
 
-def picture_of(height=24, width=36, *, seed=0, gray=False, id="a"):
+def image_of(height=24, width=36, *, seed=0, gray=False, id="a"):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(30, 220, (height, width, 1 if gray else 3), dtype=np.uint8)
     pixels = np.repeat(pixels, 3, axis=2) if gray else pixels
     label = np.zeros((height, width), np.uint8)
     label[4:16, 6:20], label[0:3] = 1, 255
-    return Picture(id, pixels, label == 1, label, gray)
+    return Sample(id, pixels, label == 1, label, gray)
 
 
-def change(name, picture, settings):
-    return POISONS[name](settings)(picture).astype(int) - picture.pixels
+def change(name, image, settings):
+    return POISONS[name](settings)(image).astype(int) - image.pixels
 
 
 @st.composite
 def cases(draw):
-    """A picture with any colours, any mask, any label, and any budget."""
+    """An image with any colours, any mask, any label, and any budget."""
     height, width = draw(st.integers(3, 20)), draw(st.integers(3, 20))
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     gray, share = draw(st.booleans()), draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
@@ -56,44 +67,44 @@ def cases(draw):
     pixels = np.repeat(pixels, 3, axis=2) if gray else pixels
     label = np.where(rng.random((height, width)) < share, 1, rng.choice([0, 255], (height, width))).astype(np.uint8)
     eps = draw(st.floats(0, 20)), draw(st.floats(0, 20))
-    return Picture("a", pixels, label == 1, label, gray), eps
+    return Sample("a", pixels, label == 1, label, gray), eps
 
 
 @pytest.mark.parametrize("name", HERE)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_written_file_obeys_budget(name, case, weights, tmp_path):
-    picture, (eps, eps_bg) = case
-    poisoned = POISONS[name](PoisonSettings(eps, eps_bg, 1, weights, device="cpu"))(picture)
-    write_picture(tmp_path / "p.png", poisoned, gray=picture.gray)
-    reread = read_picture(tmp_path / "p.png").astype(int)
+    image, (eps, eps_bg) = case
+    poisoned = POISONS[name](PoisonSettings(eps, eps_bg, 1, weights, device="cpu"))(image)
+    write_image(tmp_path / "p.png", poisoned, gray=image.gray)
+    reread = read_image(tmp_path / "p.png").astype(int)
     assert np.array_equal(reread, poisoned)  # for gray: the channels are equal
-    size = np.abs(reread - picture.pixels).max(axis=2)
-    assert size[picture.mask].max(initial=0) <= math.floor(eps)
-    assert size[~picture.mask].max(initial=0) <= math.floor(eps_bg)
+    size = np.abs(reread - image.pixels).max(axis=2)
+    assert size[image.mask].max(initial=0) <= math.floor(eps)
+    assert size[~image.mask].max(initial=0) <= math.floor(eps_bg)
 
 
 @pytest.mark.parametrize("name", OWN_REGION)
 def test_a_region_of_its_own_gets_the_full_budget_and_the_rest_the_small_one(name, plain):
-    picture = picture_of(60, 80)
-    picture.pixels[4:16, 6:20] = (250, 10, 10)
+    image = image_of(60, 80)
+    image.pixels[4:16, 6:20] = (250, 10, 10)
     kinds = {"unseg_box": {"box": (6, 4, 19, 15)}, "unseg_salient": {}}
-    size = np.abs(change(name, picture, plain)).max(axis=2)
+    size = np.abs(change(name, image, plain)).max(axis=2)
     if name in kinds:
-        region = region_of(picture.pixels, **kinds[name]).mask
+        region = region_of(image.pixels, **kinds[name]).mask
         assert 2 < size[region].max() <= 8 and size[~region].max() <= 2
-    assert 2 < size[picture.mask].max() <= 8 and np.median(size) <= 2  # the object is in it, most of the rest is not
-    assert np.array_equal(change(name, picture, plain), change(name, picture, plain))
-    empty = replace(picture, mask=np.zeros_like(picture.mask))
+    assert 2 < size[image.mask].max() <= 8 and np.median(size) <= 2  # the object is in it, most of the rest is not
+    assert np.array_equal(change(name, image, plain), change(name, image, plain))
+    empty = replace(image, mask=np.zeros_like(image.mask))
     assert not change(name, empty, plain).any()
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_same_seed_and_picture_same_bytes_in_any_order(name, plain):
-    pictures = [picture_of(seed=i, id=str(i)) for i in range(3)]
+def test_same_seed_and_image_same_bytes_in_any_order(name, plain):
+    images = [image_of(seed=i, id=str(i)) for i in range(3)]
     forward, backward = POISONS[name](plain), POISONS[name](plain)
-    first = [forward(p).tobytes() for p in pictures]
-    second = [backward(p).tobytes() for p in reversed(pictures)]
+    first = [forward(p).tobytes() for p in images]
+    second = [backward(p).tobytes() for p in reversed(images)]
     assert first == second[::-1]
 
 
@@ -101,29 +112,29 @@ def test_same_seed_and_picture_same_bytes_in_any_order(name, plain):
 def test_global_randomness_is_neither_read_nor_moved(name, plain):
     np.random.seed(0)
     torch.manual_seed(0)
-    first = POISONS[name](plain)(picture_of())
+    first = POISONS[name](plain)(image_of())
     here = np.random.rand(), torch.rand(1).item()
     np.random.seed(0)
     torch.manual_seed(0)
     assert here == (np.random.rand(), torch.rand(1).item())
-    assert np.array_equal(first, POISONS[name](plain)(picture_of()))
+    assert np.array_equal(first, POISONS[name](plain)(image_of()))
 
 
 @pytest.mark.parametrize("name", NOISY)
-def test_nothing_to_protect_leaves_the_picture(name, plain):
-    empty = replace(picture_of(), mask=np.zeros((24, 36), bool))
+def test_nothing_to_protect_leaves_the_image(name, plain):
+    empty = replace(image_of(), mask=np.zeros((24, 36), bool))
     assert not change(name, empty, plain).any()
-    assert change(name, picture_of(), plain).any()
+    assert change(name, image_of(), plain).any()
 
 
 @pytest.mark.parametrize("name", NOISY)
 def test_ignored_pixels_are_background_for_unseg_and_untouched_by_simple_noise(name, plain):
-    ignored = change(name, picture_of(), plain)[0:3]
+    ignored = change(name, image_of(), plain)[0:3]
     assert ignored.any() == (name in WITH_GENERATOR)
 
 
-def test_random_is_uniform_and_differs_by_picture_and_seed(plain):
-    big = Picture("a", np.full((100, 100, 3), 128, np.uint8), np.ones((100, 100), bool), np.ones((100, 100), np.uint8))
+def test_random_is_uniform_and_differs_by_image_and_seed(plain):
+    big = Sample("a", np.full((100, 100, 3), 128, np.uint8), np.ones((100, 100), bool), np.ones((100, 100), np.uint8))
     found = change("random", big, plain)
     assert found.min() == -8 and found.max() == 8
     assert abs(found.mean()) < 0.1
@@ -134,26 +145,26 @@ def test_random_is_uniform_and_differs_by_picture_and_seed(plain):
 
 def test_frozen_random_noise():
     """The first numbers of one stream: a change here makes every published row irreproducible."""
-    flat = Picture("a", np.full((1, 4, 3), 128, np.uint8), np.ones((1, 4), bool), np.ones((1, 4), np.uint8))
+    flat = Sample("a", np.full((1, 4, 3), 128, np.uint8), np.ones((1, 4), bool), np.ones((1, 4), np.uint8))
     assert change("random", flat, PoisonSettings()).ravel().tolist() == FROZEN_RANDOM
-    big = Picture("a", np.full((96, 96, 3), 128, np.uint8), np.ones((96, 96), bool), np.ones((96, 96), np.uint8))
+    big = Sample("a", np.full((96, 96, 3), 128, np.uint8), np.ones((96, 96), bool), np.ones((96, 96), np.uint8))
     tile = change("fixed_tile", big, PoisonSettings())
     assert hashlib.sha256(tile.astype(np.int8).tobytes()).hexdigest()[:16] == FROZEN_TILE
 
 
 def test_offsets_by_hand(plain):
-    found = {name: change(name, picture_of(), plain) for name in ("colour_offset", "gray_offset")}
+    found = {name: change(name, image_of(), plain) for name in ("colour_offset", "gray_offset")}
     assert found["colour_offset"][5, 7].tolist() == [8, -8, 8]
     assert found["colour_offset"][20, 30].tolist() == [2, -2, 2]
     assert found["gray_offset"][5, 7].tolist() == [8, 8, 8]
     assert found["gray_offset"][20, 30].tolist() == [2, 2, 2]
     # the gray component of (+,-,+) is a third: 8/3 rounds to 3, 2/3 to 1
-    gray = change("colour_offset", picture_of(gray=True), plain)
+    gray = change("colour_offset", image_of(gray=True), plain)
     assert gray[5, 7].tolist() == [3, 3, 3] and gray[20, 30].tolist() == [1, 1, 1]
 
 
 def test_grating_by_hand(plain):
-    found = change("colour_grating", picture_of(), plain)
+    found = change("colour_grating", image_of(), plain)
     width = found.shape[1]
     column = np.clip(1.5 * np.sin(2 * np.pi * 12 * np.arange(width) / max(found.shape[:2])), -1, 1)
     assert found[5, 7].tolist() == np.rint(8 * column[7] * np.array([1, -1, 1])).tolist()
@@ -167,9 +178,9 @@ def test_tile_cells_by_hand():
     assert cell_of(4, 4, 96).tolist() == [0, 1, 2, 3]  # never finer than a pixel
 
 
-def test_tile_repeats_is_the_same_in_all_pictures_and_survives_shrinking(plain):
+def test_tile_repeats_is_the_same_in_all_images_and_survives_shrinking(plain):
     def flat(side, id):
-        return Picture(id, np.full((side, side, 3), 128, np.uint8), np.ones((side, side), bool), np.ones((side, side)))
+        return Sample(id, np.full((side, side, 3), 128, np.uint8), np.ones((side, side), bool), np.ones((side, side)))
 
     small = change("fixed_tile", flat(96, "a"), plain)
     assert np.array_equal(small, change("fixed_tile", flat(96, "b"), plain))
@@ -180,25 +191,25 @@ def test_tile_repeats_is_the_same_in_all_pictures_and_survives_shrinking(plain):
 
 
 def test_untrained_has_the_amplitude_of_the_trained_and_another_pattern(plain):
-    picture = picture_of()
-    a, b = (change(name, picture, plain)[picture.mask].ravel().astype(float) for name in ("unseg", "untrained"))
+    image = image_of()
+    a, b = (change(name, image, plain)[image.mask].ravel().astype(float) for name in ("unseg", "untrained"))
     assert np.sqrt((b**2).mean()) == pytest.approx(np.sqrt((a**2).mean()), rel=0.1)
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.9
-    assert not np.array_equal(change("untrained", picture, plain), change("untrained", picture, replace(plain, seed=9)))
+    assert not np.array_equal(change("untrained", image, plain), change("untrained", image, replace(plain, seed=9)))
 
 
 def test_by_class_each_pixel_has_the_noise_of_its_own_class(plain):
-    picture = picture_of()
-    assert np.array_equal(change("unseg_by_class", picture, plain), change("unseg", picture, plain))  # one class
-    label = picture.label.copy()
-    label[picture.mask & (np.arange(label.shape[1]) > 12)] = 2
-    two = replace(picture, label=label)
+    image = image_of()
+    assert np.array_equal(change("unseg_by_class", image, plain), change("unseg", image, plain))  # one class
+    label = image.label.copy()
+    label[image.mask & (np.arange(label.shape[1]) > 12)] = 2
+    two = replace(image, label=label)
     found = change("unseg_by_class", two, plain)
     for one in (1, 2):
         alone = change("unseg", replace(two, mask=label == one), plain)
         assert np.array_equal(found[label == one], alone[label == one])
-    outside = ~picture.mask
-    assert np.array_equal(found[outside], change("unseg", picture, plain)[outside])
+    outside = ~image.mask
+    assert np.array_equal(found[outside], change("unseg", image, plain)[outside])
     assert not np.array_equal(found, change("unseg", two, plain))
 
 
@@ -235,18 +246,18 @@ def test_twin_keeps_the_options(weights, plain):
 
 @pytest.mark.parametrize("name", WITH_GENERATOR)
 def test_cache_changes_no_byte_and_spares_the_generator(name, plain, tmp_path, monkeypatch):
-    picture = picture_of()
-    without = POISONS[name](plain)(picture)
+    image = image_of()
+    without = POISONS[name](plain)(image)
     kept = replace(plain, cache=tmp_path / "noise")
-    assert np.array_equal(POISONS[name](kept)(picture), without)
+    assert np.array_equal(POISONS[name](kept)(image), without)
     assert list((tmp_path / "noise").rglob("*.npy"))
 
     monkeypatch.setattr(Generator, "noise", None)  # whoever calls it now fails
-    assert np.array_equal(POISONS[name](kept)(picture), without)
-    other = POISONS[name](replace(kept, eps=4, eps_bg=1))(picture)
+    assert np.array_equal(POISONS[name](kept)(image), without)
+    other = POISONS[name](replace(kept, eps=4, eps_bg=1))(image)
     assert not np.array_equal(other, without)
     with pytest.raises(TypeError):
-        POISONS[name](kept)(picture_of(seed=1))
+        POISONS[name](kept)(image_of(seed=1))
 
 
 def test_cache_is_int8_and_a_damaged_file_is_made_again(tmp_path):
@@ -273,9 +284,9 @@ def test_noise_that_is_not_finite_is_refused_and_never_kept_as_none(tmp_path, ke
 def test_each_prompt_asks_the_generator_differently(plain):
     generator, name = open_generator(plain)
     kinds = ("mask", "box", "points", "box+points", "mask+box+points")
-    noises = [raw_noise(generator, name, picture_of(), replace(plain, prompt=kind)) for kind in kinds]
+    noises = [raw_noise(generator, name, image_of(), replace(plain, prompt=kind)) for kind in kinds]
     assert all(not torch.equal(a, b) for i, a in enumerate(noises) for b in noises[:i])
-    again = raw_noise(generator, name, picture_of(), replace(plain, prompt="points"))
+    again = raw_noise(generator, name, image_of(), replace(plain, prompt="points"))
     assert torch.equal(again, noises[2])
 
 

@@ -15,8 +15,8 @@ from toy_project import make_project
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv
-from unseg_lib.pipeline.profiles import Profile, load_profile
-from unseg_lib.pipeline.reproduce import choose, missing_data, reproduce
+from unseg_lib.pipeline import Profile, choose, load_profile, missing_data
+from unseg_lib.pipeline.reproduce import reproduce
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_the_paper_profile_has_a_stage_for_every_system_of_the_paper(project):
     }
 
 
-def test_the_paper_profile_leaves_no_picture_out_and_follows_each_sets_recipe(project):
+def test_the_paper_profile_leaves_no_image_out_and_follows_each_sets_recipe(project):
     stages = load_profile("paper", project).stages.values()
     limits = {s.key: s.values[name] for s in stages for name in ("limit", "test_limit") if name in s.values}
     assert not any(value for key, value in limits.items() if key.startswith(("victim/", "poison/")))
@@ -311,9 +311,8 @@ def test_what_two_profiles_plan_alike_is_done_once(toys):
 
 def test_rows_of_a_shared_stage_lead_to_its_notebook(toys, monkeypatch):
     from unseg_lib.files import write_json
-    from unseg_lib.pipeline.results import collect
-    from unseg_lib.reporting.origin import stages_of
-    from unseg_lib.reporting.scores import planned, read_rows
+    from unseg_lib.pipeline import collect
+    from unseg_lib.reporting import planned, read_rows, stages_of
     from unseg_lib.reporting.summary import missing
 
     monkeypatch.chdir(toys)
@@ -396,7 +395,7 @@ def test_an_ablation_changes_few_settings_and_has_three_seeds(project):
 def test_every_generators_settings_belong_together(project, name):
     from dataclasses import fields
 
-    from unseg_lib.method.config import BilevelConfig
+    from unseg_lib.method import BilevelConfig
 
     stages = [stage for stage in load_profile(name, project).stages.values() if stage.kind == "generator"]
     for stage in stages:
@@ -405,9 +404,7 @@ def test_every_generators_settings_belong_together(project, name):
 
 def test_every_question_is_asked_by_a_profile(project):
     """No arm of a question waits for a run that nobody plans; what only the paper has names no recipe."""
-    from unseg_lib.reporting.arms import fits
-    from unseg_lib.reporting.questions import QUESTIONS
-    from unseg_lib.reporting.scores import experiment_of
+    from unseg_lib.reporting import QUESTIONS, experiment_of, fits
 
     stages = [stage for name in ("small", "ablations") for stage in load_profile(name, project).stages.values()]
     runs = [

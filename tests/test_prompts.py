@@ -60,7 +60,7 @@ def test_an_empty_mask_keeps_only_its_mask_prompt():
         assert drawn.use.tolist() == [[False, False, True]]
 
 
-def test_by_kind_covers_every_picture_once():
+def test_by_kind_covers_every_image_once():
     drawn = p.subset(p.all_prompts(rectangle().repeat(40, 1, 1, 1), 32, torch_rng(0)), torch_rng(3))
     rows = []
     for index, points, boxes, masks in drawn.by_kind():

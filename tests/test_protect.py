@@ -19,17 +19,14 @@ from PIL import Image, ImageOps
 from unseg_lib import cli
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, sha256_of, write_json
-from unseg_lib.pictures import is_gray_file, read_picture
-from unseg_lib.protection import gray
-from unseg_lib.protection.batch import protect_files
-from unseg_lib.protection.inputs import find_inputs
-from unseg_lib.protection.lines import COLUMNS, REPORT, alone
+from unseg_lib.images import is_gray_file, read_image
+from unseg_lib.protection import COLUMNS, REPORT, alone, find_inputs, gray, protect_files
 from unseg_lib.protection.summary import summary
 
 
 @pytest.fixture
 def room(tmp_path):
-    """A folder with pictures `a.jpg`, `b.png` and their masks, and a place for the output."""
+    """A folder with images `a.jpg`, `b.png` and their masks, and a place for the output."""
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     add(tmp_path, "a.jpg")
@@ -63,21 +60,21 @@ def hashes(*folders):
 
 
 def change_of(room, name, written):
-    return np.abs(read_picture(room / "out" / written).astype(int) - read_picture(room / "images" / name)).max(axis=2)
+    return np.abs(read_image(room / "out" / written).astype(int) - read_image(room / "images" / name)).max(axis=2)
 
 
-def test_pictures_are_protected_within_budget_and_originals_untouched(room, weights):
+def test_images_are_protected_within_budget_and_originals_untouched(room, weights):
     before = hashes(room / "images", room / "masks")
     rows = run(room, weights)
     assert hashes(room / "images", room / "masks") == before
     assert [row["written"] for row in rows] == ["a.png", "b.png"]
     assert {path.name for path in (room / "out").iterdir()} == {"a.png", "b.png", REPORT}
     for row in rows:
-        change = change_of(room, row["picture"], row["written"])
+        change = change_of(room, row["image"], row["written"])
         assert row["linf_inside"] == change[disc() > 0].max() and 2 < row["linf_inside"] <= 8
         assert row["linf_outside"] == change[disc() == 0].max() <= 2
         assert row["sha256"] == sha256_of(room / "out" / row["written"])
-        assert row["source_sha256"] == sha256_of(room / "images" / row["picture"])
+        assert row["source_sha256"] == sha256_of(room / "images" / row["image"])
         assert row["bytes_after"] == (room / "out" / row["written"]).stat().st_size
         assert (row["eps"], row["eps_bg"], row["found_by"], row["problem"]) == (8, 2, "mask", "")
     lines = read_csv(room / "out" / REPORT)
@@ -133,7 +130,7 @@ def test_a_run_that_is_killed_twice_knows_all_its_copies(room, weights, monkeypa
         path.unlink()
 
     def killed(row):
-        return vars(row) if row.picture != "b.png" else pytest.fail("killed")
+        return vars(row) if row.image != "b.png" else pytest.fail("killed")
 
     with monkeypatch.context() as context, pytest.raises(pytest.fail.Exception):
         context.setattr("unseg_lib.protection.copies.asdict", killed)
@@ -142,11 +139,11 @@ def test_a_run_that_is_killed_twice_knows_all_its_copies(room, weights, monkeypa
     assert run(room, weights) == whole
 
 
-def test_a_copy_of_another_picture_is_not_replaced(room, weights):
+def test_a_copy_of_another_image_is_not_replaced(room, weights):
     run(room, weights)
     before = sha256_of(room / "out" / "b.png")
     add(room, "b.png", pixels_of(seed=1))
-    assert "the copy of another picture, or of" in run(room, weights)[1]["problem"]
+    assert "the copy of another image, or of" in run(room, weights)[1]["problem"]
     assert sha256_of(room / "out" / "b.png") == before
     assert not run(room, weights, overwrite=True)[1]["problem"] and sha256_of(room / "out" / "b.png") != before
 
@@ -158,7 +155,7 @@ def test_gray_stays_gray(room, weights):
     assert Image.open(room / "out" / "a.png").mode == "RGB"
 
 
-def test_gray_pictures_are_remarked_where_the_noise_is_known_not_to_protect(room, weights):
+def test_gray_images_are_remarked_where_the_noise_is_known_not_to_protect(room, weights):
     one, three = pixels_of(1), np.repeat(pixels_of(1)[..., None], 3, axis=2)
     add(room, "b.png", one)
     add(room, "c.png", three)
@@ -175,7 +172,7 @@ def test_gray_pictures_are_remarked_where_the_noise_is_known_not_to_protect(room
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "RGB"), (2, "RGBA")])
-def test_gray_pictures_take_all_of_the_noise_on_request(room, weights, channels, mode):
+def test_gray_images_take_all_of_the_noise_on_request(room, weights, channels, mode):
     profile = b"a profile of gray"
     add(room, "b.png", pixels_of(channels), icc_profile=profile)
     (room / "images" / "a.jpg").unlink()
@@ -236,7 +233,7 @@ def test_a_tiff_is_turned_upright_whatever_its_channels(room, weights, turn, tim
     Image.fromarray(pixels_of(channels)).save(room / "images" / "b.tif", exif=exif)
     run(room, weights, masks="")
     expected = np.rot90(np.asarray(Image.fromarray(pixels_of(channels)).convert("RGB")), times)
-    assert np.abs(read_picture(room / "out" / "b.png").astype(int) - expected).max() <= 8
+    assert np.abs(read_image(room / "out" / "b.png").astype(int) - expected).max() <= 8
 
 
 def test_what_a_copy_does_not_have_is_remarked(room, weights):
@@ -251,14 +248,14 @@ def test_what_a_copy_does_not_have_is_remarked(room, weights):
     def remarks(**options):
         rows = run(room, weights, masks="", overwrite=True, **options)
         assert not any(row["problem"] for row in rows)
-        return {row["picture"]: row["remark"] for row in rows if row["remark"]}
+        return {row["image"]: row["remark"] for row in rows if row["remark"]}
 
     assert remarks() == {}
     assert remarks(metadata=True) == {"t.tif": "EXIF of a TIFF was not kept"}
     assert remarks(format="jpeg") == {"clear.png": "transparency was dropped, which JPEG does not have"}
 
 
-def test_metadata_that_a_format_cannot_hold_leaves_out_its_picture_alone(room, weights):
+def test_metadata_that_a_format_cannot_hold_leaves_out_its_image_alone(room, weights):
     exif = Image.Exif()
     exif[0x8825] = {1: "N", 2: (1.0, 2.0, 3.0)}
     (room / "images" / "b.png").unlink()
@@ -274,7 +271,7 @@ def test_keep_writes_the_format_of_the_original(room, weights, suffix):
     row = run(room, weights, format="keep")[-1]
     assert row["written"] == ("c.png" if suffix == "bmp" else f"c.{suffix}") and not row["problem"]
     if suffix != "jpg":
-        assert change_of(room, row["picture"], row["written"])[disc((40, 48)) == 0].max() <= 2
+        assert change_of(room, row["image"], row["written"])[disc((40, 48)) == 0].max() <= 2
 
 
 def test_jpeg_says_how_far_it_breaks_the_budget(room, weights):
@@ -284,17 +281,17 @@ def test_jpeg_says_how_far_it_breaks_the_budget(room, weights):
 
 
 @pytest.mark.parametrize("size", [(16, 40), (40, 16)])
-def test_narrow_pictures(room, weights, size):
+def test_narrow_images(room, weights, size):
     add(room, "b.png", pixels_of(3, 1, size), np.full(size, 255, np.uint8))
     run(room, weights)
-    assert read_picture(room / "out" / "b.png").shape == (*size, 3)
+    assert read_image(room / "out" / "b.png").shape == (*size, 3)
 
 
-def test_an_empty_mask_leaves_the_picture_and_says_so(room, weights):
+def test_an_empty_mask_leaves_the_image_and_says_so(room, weights):
     add(room, "b.png", mask=np.zeros((24, 32), np.uint8))
     row = run(room, weights)[1]
     assert row["protected"] == row["rms"] == 0
-    assert np.array_equal(read_picture(room / "out" / "b.png"), pixels_of())
+    assert np.array_equal(read_image(room / "out" / "b.png"), pixels_of())
 
 
 @pytest.mark.parametrize("kind", ["ones", "palette", "white first", "colour", "one bit", "jpeg", "webp"])
@@ -325,7 +322,7 @@ def test_black_classes_of_a_label_map_are_protected(room, weights):
 
 @pytest.mark.parametrize("suffix, classes", [("png", ""), ("png", "255"), ("jpg", ""), ("tif", ""), ("webp", "")])
 @pytest.mark.parametrize("turn, times", [(3, 2), (6, -1)])
-def test_a_mask_is_turned_upright_as_its_picture_is(room, weights, turn, times, suffix, classes):
+def test_a_mask_is_turned_upright_as_its_image_is(room, weights, turn, times, suffix, classes):
     exif = Image.Exif()
     exif[0x0112] = turn
     for name in ("images/b.png", "masks/b.png"):
@@ -334,7 +331,7 @@ def test_a_mask_is_turned_upright_as_its_picture_is(room, weights, turn, times, 
     Image.fromarray(disc()).save(room / "masks" / f"b.{suffix}", exif=exif, quality=100)
     row = run(room, weights, classes=classes)[1]
     assert not row["problem"]
-    change = np.abs(read_picture(room / "out" / "b.png").astype(int) - np.rot90(pixels_of(), times)).max(axis=2)
+    change = np.abs(read_image(room / "out" / "b.png").astype(int) - np.rot90(pixels_of(), times)).max(axis=2)
     mask = np.rot90(disc(), times) > 0
     assert 2 < change[mask].max() <= 8 and change[~mask].max() <= 2
 
@@ -386,7 +383,7 @@ def test_a_faulty_json_is_one_sentence(room, weights, spoilt, sentence):
         run(room, weights, masks=str(room / "notes.json"))
 
 
-def test_an_annotation_without_a_shape_leaves_out_its_picture_alone(room, weights):
+def test_an_annotation_without_a_shape_leaves_out_its_image_alone(room, weights):
     notes = coco_notes()
     notes["images"].append({"id": 8, "file_name": "a.jpg", "width": 32, "height": 24})
     notes["annotations"][0].pop("segmentation")
@@ -406,7 +403,7 @@ def test_an_annotation_without_a_shape_leaves_out_its_picture_alone(room, weight
         ([[0, 0, 1e9, 0, 9, 9]], "corners far outside"),
     ],
 )
-def test_a_hostile_shape_is_one_sentence_of_its_picture(room, weights, shape, sentence):
+def test_a_hostile_shape_is_one_sentence_of_its_image(room, weights, shape, sentence):
     """pycocotools answers them with what lay in memory, with all memory, or not at all."""
     notes = coco_notes()
     notes["images"].append({"id": 8, "file_name": "a.jpg", "width": 32, "height": 24})
@@ -421,12 +418,12 @@ def test_a_json_of_another_size_never_makes_a_mask(room, weights):
     notes["images"][0] |= {"width": 10**7, "height": 10**7}
     write_json(room / "notes.json", notes)
     assert (
-        "32x24 pixels as the picture is, found 10000000x10000000"
+        "32x24 pixels as the image is, found 10000000x10000000"
         in run(room, weights, masks=str(room / "notes.json"))[1]["problem"]
     )
 
 
-def test_what_is_odd_about_one_picture_does_not_stop_the_others(room, weights, monkeypatch):
+def test_what_is_odd_about_one_image_does_not_stop_the_others(room, weights, monkeypatch):
     from unseg_lib.protection import copies
 
     true = copies._read
@@ -458,8 +455,8 @@ def test_raw_photographs_get_a_line(room, weights):
 def test_boxes_and_points_for_all_or_by_file(room, weights):
     box = np.zeros((24, 32), bool)
     box[3:9, 5:16] = True
-    (room / "boxes.csv").write_text("picture,x0,y0,x1,y1\na.jpg,5,3,15,8\nb.png,5,3,15,8\nb.png,0,0,1,1\n")
-    (room / "points.csv").write_text("picture,x,y\na.jpg,5,3\n")
+    (room / "boxes.csv").write_text("image,x0,y0,x1,y1\na.jpg,5,3,15,8\nb.png,5,3,15,8\nb.png,0,0,1,1\n")
+    (room / "points.csv").write_text("image,x,y\na.jpg,5,3\n")
     for row in run(room, weights, masks="", boxes="5,3,15,8"):
         assert (row["found_by"], row["protected"]) == ("box", round(float(box.mean()), 6))
     rows = run(room, weights, masks="", boxes=str(room / "boxes.csv"))
@@ -484,7 +481,7 @@ def test_without_a_prompt_the_report_says_what_was_taken(room, weights):
     add(room, "b.png", plain)
     (room / "images" / "a.jpg").unlink()
     rows = run(room, weights, masks="")
-    assert [row["found_by"] for row in rows] == ["salient objects", "whole picture"]
+    assert [row["found_by"] for row in rows] == ["salient objects", "whole image"]
     assert rows[0]["protected"] == pytest.approx(400 / 4800, rel=0.3) and rows[1]["protected"] == 1
 
 
@@ -497,7 +494,7 @@ def test_the_summary_says_what_may_not_protect(room, weights):
     assert f"Size of the files: {size:.1f} MB before" in said
 
 
-def test_the_summary_counts_pictures_without_anything_to_protect(room, weights):
+def test_the_summary_counts_images_without_anything_to_protect(room, weights):
     assert "the region is empty" not in summary(run(room, weights), room / "out")
     Image.fromarray(0 * disc()).save(room / "masks" / "b.png")
     assert "In 1 the region is empty, so no noise was added" in summary(run(room, weights), room / "out")
@@ -512,7 +509,7 @@ def test_a_region_of_one_pixel_counts_as_one(room, weights):
 
 
 def spoil(room, how):
-    """Break picture b in one way."""
+    """Break image b in one way."""
     images, masks = room / "images", room / "masks"
     if how == "no mask":
         (masks / "b.png").unlink()
@@ -524,9 +521,9 @@ def spoil(room, how):
         (masks / "b.png").write_bytes((masks / "b.png").read_bytes()[:50])
     elif how == "transparent mask":
         Image.fromarray(pixels_of(4)).save(masks / "b.png")
-    elif how == "corrupt picture":
+    elif how == "corrupt image":
         (images / "b.png").write_bytes((images / "b.png").read_bytes()[:300])
-    elif how == "no picture":
+    elif how == "no image":
         (images / "b.png").write_text("this is text")
     elif how == "16 bits":
         Image.fromarray(np.zeros((24, 32), np.uint16)).save(images / "b.png")
@@ -577,14 +574,14 @@ def spoil(room, how):
         ("mask of another size", "Expected a mask of 32x24 pixels.*found 32x20"),
         ("corrupt mask", "found a corrupt one"),
         ("transparent mask", "without transparency"),
-        ("corrupt picture", "found a corrupt one"),
-        ("no picture", "found a corrupt one"),
+        ("corrupt image", "found a corrupt one"),
+        ("no image", "found a corrupt one"),
         ("16 bits", "Expected 8 bits"),
         ("16 bits of a tiff", "Expected 8 bits"),
         ("a pipe", "Expected a file at .*found something else"),
         ("a link to nothing", "Expected a readable file"),
         ("what Pillow calls a TypeError", "found a corrupt one"),
-        ("several frames", "Expected one picture in .*found 2"),
+        ("several frames", "Expected one image in .*found 2"),
         ("unknown format", "b.heic; convert it"),
         ("tiny", "at least 16 pixels a side in .*found 40x15"),
         ("bomb", "at most 100 million pixels in .*found far more"),
@@ -617,14 +614,14 @@ def test_copies_of_one_name_do_not_hide_each_other(room, weights):
     assert len({name.casefold() for name in names}) == 4
 
 
-def test_a_copy_keeps_its_name_when_pictures_come_and_go(room, weights):
+def test_a_copy_keeps_its_name_when_images_come_and_go(room, weights):
     add(room, "b.jpg")
     assert [row["written"] for row in run(room, weights)] == ["a.png", "b-jpg.png", "b-png.png"]
     (room / "images" / "b.png").unlink()
     assert [row["written"] for row in run(room, weights)] == ["a.png", "b-jpg.png"]
     add(room, "a.png", pixels_of(seed=1))
     rows = run(room, weights)
-    assert [(row["picture"], row["written"]) for row in rows] == [
+    assert [(row["image"], row["written"]) for row in rows] == [
         ("a.jpg", "a.png"),
         ("a.png", "a-png.png"),
         ("b.jpg", "b-jpg.png"),
@@ -673,7 +670,7 @@ def test_our_own_copies_are_not_protected_again(room, weights):
     assert again == rows[1:]
     with pytest.raises(UnsegError, match="found none but copies of ours"):
         protect_files(copies, room / "out", generator=weights)
-    Image.fromarray(pixels_of()).save(room / "out" / "b.png")  # now it is somebody's picture
+    Image.fromarray(pixels_of()).save(room / "out" / "b.png")  # now it is somebody's image
     with pytest.raises(UnsegError, match=r"originals and copies in two folders, found b\.png"):
         protect_files(copies, room / "out", generator=weights)
 
@@ -702,7 +699,7 @@ def test_a_closed_folder_is_not_passed_over(room, weights, monkeypatch):
         run(room, weights)
 
 
-def test_a_picture_whose_copy_cannot_be_named_leaves_the_rest_alone(room, weights):
+def test_a_image_whose_copy_cannot_be_named_leaves_the_rest_alone(room, weights):
     long = "x" * 251
     for name in (f"{long}.jpg", f"{long}.png"):  # together they would be called xx-jpg.png, too long for a disk
         Image.fromarray(pixels_of()).save(room / "images" / name)
@@ -741,7 +738,7 @@ def test_a_mask_is_found_whatever_the_case_of_its_suffix(room, weights):
 
 
 def days(room):
-    """Two pictures of one name in two folders, and one of another."""
+    """Two images of one name in two folders, and one of another."""
     for number, name in enumerate(("day1/i.png", "day2/i.png", "day2/top.png")):
         (room / "days" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels_of(seed=number)).save(room / "days" / name)
@@ -750,7 +747,7 @@ def days(room):
 
 @pytest.mark.parametrize("kind", ["masks", "json", "boxes"])
 @pytest.mark.parametrize("inputs", [[""], ["day1", "day2"], ["**/*.png"]])
-def test_what_may_be_meant_for_several_pictures_is_taken_for_none(room, weights, kind, inputs):
+def test_what_may_be_meant_for_several_images_is_taken_for_none(room, weights, kind, inputs):
     folder = days(room)
     for name in ("i.png", "top.png"):
         Image.fromarray(disc()).save(room / "masks" / name)
@@ -758,16 +755,16 @@ def test_what_may_be_meant_for_several_pictures_is_taken_for_none(room, weights,
     notes["images"] = [{"id": n, "file_name": f"{n}.png", "width": 32, "height": 24} for n in ("i", "top")]
     notes["annotations"] = [note | {"image_id": n} for n in ("i", "top") for note in notes["annotations"]]
     write_json(room / "notes.json", notes)
-    (room / "boxes.csv").write_text("picture,x0,y0,x1,y1\ni.png,5,3,15,8\ntop.png,5,3,15,8\n")
+    (room / "boxes.csv").write_text("image,x0,y0,x1,y1\ni.png,5,3,15,8\ntop.png,5,3,15,8\n")
     given = {"masks": ("masks", "masks"), "json": ("masks", "notes.json"), "boxes": ("boxes", "boxes.csv")}[kind]
     options = {given[0]: str(room / given[1]), "generator": weights, "device": "cpu"}
     *shared, top = protect_files([folder / one for one in inputs], room / "out", **options)
     assert top["written"] == ("day2/top.png" if inputs == [""] else "top.png")
     for row in shared:
-        assert re.match(r"Expected one picture called i(\.png)?, as .* found some in several folders", row["problem"])
+        assert re.match(r"Expected one image called i(\.png)?, as .* found some in several folders", row["problem"])
 
 
-def test_pictures_of_one_name_are_told_apart_by_their_sub_folders(room, weights):
+def test_images_of_one_name_are_told_apart_by_their_sub_folders(room, weights):
     folder = days(room)
     shares = {"day1/i": 3, "day2/i": 6, "day2/top": 9}
     for name, rows in shares.items():
@@ -779,7 +776,7 @@ def test_pictures_of_one_name_are_told_apart_by_their_sub_folders(room, weights)
     found = protect_files([folder], room / "out", masks=str(room / "masks"), generator=weights, device="cpu")
     assert [row["protected"] for row in found] == [rows / 24 for rows in shares.values()]
     lines = [f"{name}.png,0,0,31,{rows - 1}" for name, rows in shares.items()]
-    (room / "boxes.csv").write_text("\n".join(["picture,x0,y0,x1,y1", *lines, "i.png,1,1,2,2"]))
+    (room / "boxes.csv").write_text("\n".join(["image,x0,y0,x1,y1", *lines, "i.png,1,1,2,2"]))
     again = protect_files([folder], room / "out", boxes=str(room / "boxes.csv"), generator=weights, device="cpu")
     assert [row["protected"] for row in again] == [row["protected"] for row in found]
 
@@ -806,14 +803,14 @@ def test_sub_folders_patterns_links_and_strange_names(room):
         os.chdir(here)
 
 
-def test_upper_case_suffixes_are_pictures(room, weights):
+def test_upper_case_suffixes_are_images(room, weights):
     (room / "images" / "b.png").rename(room / "images" / "b.PNG")
-    assert [row["picture"] for row in run(room, weights)] == ["a.jpg", "b.PNG"]
+    assert [row["image"] for row in run(room, weights)] == ["a.jpg", "b.PNG"]
 
 
 def test_an_output_that_would_replace_originals_or_masks_is_refused(room, weights):
     before = hashes(room)
-    for out, sentence in (("images", "pictures outside the output folder"), ("masks", "masks and copies")):
+    for out, sentence in (("images", "images outside the output folder"), ("masks", "masks and copies")):
         with pytest.raises(UnsegError, match=sentence):
             options = {"masks": str(room / "masks"), "generator": weights, "overwrite": True}
             protect_files([room / "images"], room / out, **options)
@@ -858,9 +855,9 @@ def test_a_second_batch_keeps_the_lines_of_the_first(room, weights):
     assert [line["written"] for line in read_csv(room / "out" / REPORT)] == ["a.png", "b.png", "c.png"]
 
 
-def test_a_problem_keeps_its_line_until_its_picture_is_tried_again(room, weights, monkeypatch):
+def test_a_problem_keeps_its_line_until_its_image_is_tried_again(room, weights, monkeypatch):
     whole = (room / "images" / "b.png").read_bytes()
-    (room / "images" / "b.png").write_bytes(b"no picture")
+    (room / "images" / "b.png").write_bytes(b"no image")
     run(room, weights)
     (room / "more").mkdir()
     Image.fromarray(pixels_of()).save(room / "more" / "c.png")
@@ -868,20 +865,20 @@ def test_a_problem_keeps_its_line_until_its_picture_is_tried_again(room, weights
         context.setattr("unseg_lib.protection.batch._rows", lambda *_: pytest.fail("killed"))
         protect_files([room / "more"], room / "out", generator=weights, device="cpu")
     protect_files([room / "more"], room / "out", generator=weights, device="cpu")
-    lines = {line["picture"]: line["problem"] for line in read_csv(room / "out" / REPORT)}
+    lines = {line["image"]: line["problem"] for line in read_csv(room / "out" / REPORT)}
     assert set(lines) == {"a.jpg", "b.png", "c.png"} and "found a corrupt one" in lines["b.png"]
     (room / "images" / "b.png").write_bytes(whole)
     run(room, weights)
     assert [line["problem"] for line in read_csv(room / "out" / REPORT)] == ["", "", ""]
 
 
-def test_a_copy_stays_known_when_its_picture_fails_once(room, weights):
+def test_a_copy_stays_known_when_its_image_fails_once(room, weights):
     rows = run(room, weights)
     whole = (room / "images" / "b.png").read_bytes()
     (room / "images" / "b.png").write_bytes(whole[:300])
     assert "corrupt" in run(room, weights)[1]["problem"]
     lines = read_csv(room / "out" / REPORT)
-    assert [(line["picture"], bool(line["problem"])) for line in lines] == [
+    assert [(line["image"], bool(line["problem"])) for line in lines] == [
         ("b.png", False),
         ("a.jpg", False),
         ("b.png", True),
@@ -952,24 +949,24 @@ KINDS = {  # mode and suffix of the file -> mode of its copy; None: it cannot be
 
 
 def many_mixed(folder, count=60):
-    """Pictures of all kinds and sizes, every tenth cut off; what each copy is expected to be, by name."""
+    """Images of all kinds and sizes, every tenth cut off; what each copy is expected to be, by name."""
     rng, expected = np.random.default_rng(0), {}
     for number in range(count):
         mode, suffix = list(KINDS)[number % len(KINDS)]
         size = tuple(int(side) for side in rng.integers(16, 90, 2))
-        picture = Image.fromarray(pixels_of(3, number, size))
+        image = Image.fromarray(pixels_of(3, number, size))
         if mode == "I;16":
-            picture = Image.fromarray(pixels_of(1, number, size).astype(np.uint16) * 257)
+            image = Image.fromarray(pixels_of(1, number, size).astype(np.uint16) * 257)
         elif mode in ("LA", "RGBA"):
-            picture = picture.convert(mode)
-            picture.putalpha(Image.fromarray(pixels_of(1, number, size)))
+            image = image.convert(mode)
+            image.putalpha(Image.fromarray(pixels_of(1, number, size)))
         else:
-            picture = picture.convert(mode)
+            image = image.convert(mode)
         exif = Image.Exif()
         exif[0x0112] = 1 + number % 8
         path = folder / ("" if number % 3 else f"sub{number % 4}") / f"n{number}.{suffix}"
         path.parent.mkdir(exist_ok=True)
-        picture.save(path, exif=exif)
+        image.save(path, exif=exif)
         if number % 10 == 9:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
         good = KINDS[mode, suffix] and number % 10 < 9
@@ -977,7 +974,7 @@ def many_mixed(folder, count=60):
     return expected
 
 
-def test_many_mixed_pictures_in_one_call(room, weights):
+def test_many_mixed_images_in_one_call(room, weights):
     images, out = room / "mixed", room / "out"
     images.mkdir()
     expected = many_mixed(images)
@@ -985,28 +982,28 @@ def test_many_mixed_pictures_in_one_call(room, weights):
     options = {"generator": weights, "device": "cpu"}
     rows = protect_files([images], out, **options, jobs=3)
     assert hashes(images) == before
-    assert {row["picture"] for row in rows if row["problem"]} == {name for name, mode in expected.items() if not mode}
+    assert {row["image"] for row in rows if row["problem"]} == {name for name, mode in expected.items() if not mode}
     assert 0 < sum(not mode for mode in expected.values()) < 20 and len(rows) == 60
     for row in (row for row in rows if not row["problem"]):
-        content = io.BytesIO((images / row["picture"]).read_bytes())  # of some TIFFs by path, Pillow is wrong
+        content = io.BytesIO((images / row["image"]).read_bytes())  # of some TIFFs by path, Pillow is wrong
         with Image.open(content) as original, Image.open(out / row["written"]) as written:
             upright = ImageOps.exif_transpose(original)
-            assert written.mode == expected[row["picture"]] and written.size == upright.size
+            assert written.mode == expected[row["image"]] and written.size == upright.size
             if "A" in written.mode:
                 assert np.array_equal(written.getchannel("A"), upright.getchannel("A"))
             change = np.asarray(written.convert("RGB")).astype(int) - np.asarray(upright.convert("RGB"))
         assert np.abs(change).max() == max(row["linf_inside"], row["linf_outside"]) <= 8
-        assert row["linf_outside"] <= 2 and row["found_by"] in ("salient objects", "whole picture")
+        assert row["linf_outside"] <= 2 and row["found_by"] in ("salient objects", "whole image")
     written = hashes(out)
     assert protect_files([images], out, **options, jobs=1) == rows and hashes(out) == written
     by_four = protect_files([images], room / "by four", **options, batch=4)
-    assert [(row["picture"], row["problem"], row["found_by"]) for row in by_four] == [
-        (row["picture"], row["problem"], row["found_by"]) for row in rows
+    assert [(row["image"], row["problem"], row["found_by"]) for row in by_four] == [
+        (row["image"], row["problem"], row["found_by"]) for row in rows
     ]
     for row in (row for row in rows if not row["problem"]):
-        one, other = (read_picture(folder / row["written"]).astype(int) for folder in (out, room / "by four"))
+        one, other = (read_image(folder / row["written"]).astype(int) for folder in (out, room / "by four"))
         assert np.abs(one - other).max() <= 1
-    with pytest.raises(UnsegError, match="a batch of at least 1 picture, found 0"):
+    with pytest.raises(UnsegError, match="a batch of at least 1 image, found 0"):
         protect_files([images], out, **options, batch=0)
     with pytest.raises(UnsegError, match="at least 1 job, found -3"):
         protect_files([images], out, **options, jobs=-3)
@@ -1024,13 +1021,13 @@ def test_the_command_line_speaks_of_a_torn_exif_in_no_words_of_pillow(room, weig
     assert not [one for one in recwarn if "PIL" in one.filename]
 
 
-def test_a_telephones_picture_is_its_first(room, weights):
+def test_a_telephones_image_is_its_first(room, weights):
     first, second = (Image.fromarray(pixels_of(3, seed)) for seed in range(2))
     first.save(room / "images" / "b.jpg", "MPO", save_all=True, append_images=[second])
     (room / "images" / "b.png").unlink()
     row = run(room, weights)[1]
-    assert row["remark"] == "of 2 pictures in the file only the first was kept"
-    assert np.abs(read_picture(room / "out" / "b.png").astype(int) - read_picture(room / "images" / "b.jpg")).max() <= 8
+    assert row["remark"] == "of 2 images in the file only the first was kept"
+    assert np.abs(read_image(room / "out" / "b.png").astype(int) - read_image(room / "images" / "b.jpg")).max() <= 8
 
 
 def test_what_16_bits_of_colour_lose_is_remarked(room, weights):
@@ -1040,16 +1037,16 @@ def test_what_16_bits_of_colour_lose_is_remarked(room, weights):
     tifffile.imwrite(room / "images" / "b.tif", pixels_of().astype(np.uint16) * 257, photometric="rgb")
     row = run(room, weights)[1]
     assert row["remark"] == "16 bits a channel were reduced to 8"
-    assert np.abs(read_picture(room / "out" / "b.png").astype(int) - pixels_of()).max() <= 8
+    assert np.abs(read_image(room / "out" / "b.png").astype(int) - pixels_of()).max() <= 8
 
 
 def test_names_that_are_no_text_are_written_as_text(room, weights):
     good, strange = (room / "images" / "b.png").read_bytes(), os.fsencode(room / "images")
-    for name, content in ((b"bad\xff.png", good), (b"red\x1b[31m.png", good), (b"two\nlines.png", b"no picture")):
+    for name, content in ((b"bad\xff.png", good), (b"red\x1b[31m.png", good), (b"two\nlines.png", b"no image")):
         Path(os.fsdecode(strange + b"/" + name)).write_bytes(content)
     rows = run(room, weights, masks="")
     assert [row["written"] for row in rows] == ["a.png", "b.png", "bad_.png", "red_[31m.png", ""]
-    assert [row["picture"] for row in rows[2:]] == ["bad?.png", "red?[31m.png", "two?lines.png"]
+    assert [row["image"] for row in rows[2:]] == ["bad?.png", "red?[31m.png", "two?lines.png"]
     assert "two?lines.png, found a corrupt one" in rows[4]["problem"]
     assert len((room / "out" / REPORT).read_text().splitlines()) == 6
     assert run(room, weights, masks="") == rows
@@ -1068,14 +1065,14 @@ def test_nothing_is_written_through_a_link_or_into_a_strangers_report(room, weig
     run(room, weights, overwrite=True)
     assert (room / "diary.txt").read_text() == "mine" and (room / "elsewhere.csv").read_text() == lines
     report.unlink()
-    report.write_text("picture,price\n")
+    report.write_text("image,price\n")
     with pytest.raises(UnsegError, match="none but our own report"):
         run(room, weights)
-    assert report.read_text() == "picture,price\n"
+    assert report.read_text() == "image,price\n"
 
 
 def test_a_spreadsheets_csv_is_read_and_what_is_none_is_refused(room, weights):
-    (room / "points.csv").write_bytes(b"\xef\xbb\xbfpicture,x,y\r\na.jpg,5,3\r\nb.png,5,3\r\n")
+    (room / "points.csv").write_bytes(b"\xef\xbb\xbfimage,x,y\r\na.jpg,5,3\r\nb.png,5,3\r\n")
     rows = run(room, weights, masks="", points=str(room / "points.csv"))
     assert [row["found_by"] for row in rows] == ["points", "points"]
     (room / "points.csv").write_bytes(b"\xff\xfe\x00\x81")
@@ -1083,8 +1080,8 @@ def test_a_spreadsheets_csv_is_read_and_what_is_none_is_refused(room, weights):
         run(room, weights, masks="", points=str(room / "points.csv"))
 
 
-@pytest.mark.parametrize(("of_picture", "of_mask"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_an_accent_is_the_same_however_it_is_spelt(room, weights, of_picture, of_mask):
-    (room / "images" / "b.png").rename(room / "images" / unicodedata.normalize(of_picture, "café.png"))
+@pytest.mark.parametrize(("of_image", "of_mask"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_an_accent_is_the_same_however_it_is_spelt(room, weights, of_image, of_mask):
+    (room / "images" / "b.png").rename(room / "images" / unicodedata.normalize(of_image, "café.png"))
     (room / "masks" / "b.png").rename(room / "masks" / unicodedata.normalize(of_mask, "café.png"))
     assert [row["problem"] for row in run(room, weights, masks=str(room / "masks"))] == ["", ""]

@@ -13,34 +13,45 @@ from browser import CHROMIUM, PATIENCE, Page, chromium, jupyter_lab
 from PIL import Image, ImageCms
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import read_picture
-from unseg_lib.protection import Protector, protect
-from unseg_lib.protection.desk import VIEW, Desk, free_name, summary, uploaded
-from unseg_lib.protection.desk_figure import changes, panels
-from unseg_lib.protection.photo import Photo, decoded, encode, read_photo
-from unseg_lib.protection.region import region_of
+from unseg_lib.images import read_image
+from unseg_lib.protection import (
+    VIEW,
+    Desk,
+    Photo,
+    Protector,
+    changes,
+    decoded,
+    encode,
+    free_name,
+    panels,
+    protect,
+    read_photo,
+    region_of,
+    uploaded,
+)
+from unseg_lib.protection.desk import summary
 
 # ipympl hands its toolbar's arguments to traitlets, which will mind some day
 pytestmark = pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")
 
-NOTEBOOK = Path(__file__).parent.parent / "notebooks/10_protect_your_pictures.ipynb"
+NOTEBOOK = Path(__file__).parent.parent / "notebooks/10_protect_your_images.ipynb"
 
 
 def two_discs(height=60, width=80) -> np.ndarray:
-    """A picture with a red disc on the left and a blue one on the right of a green ground, with some grain."""
+    """An image with a red disc on the left and a blue one on the right of a green ground, with some grain."""
     y, x = np.mgrid[:height, :width]
-    picture = np.full((height, width, 3), (60, 150, 80), np.int16)
+    image = np.full((height, width, 3), (60, 150, 80), np.int16)
     for centre, colour in ((0.25, (200, 60, 40)), (0.75, (40, 60, 200))):
-        picture[(x - centre * width) ** 2 + (y - height / 2) ** 2 < (height / 4) ** 2] = colour
-    return (picture + np.random.default_rng(0).integers(-4, 5, picture.shape)).clip(0, 255).astype(np.uint8)
+        image[(x - centre * width) ** 2 + (y - height / 2) ** 2 < (height / 4) ** 2] = colour
+    return (image + np.random.default_rng(0).integers(-4, 5, image.shape)).clip(0, 255).astype(np.uint8)
 
 
-PICTURE = two_discs()
+IMAGE = two_discs()
 
 
 @pytest.fixture
 def desk(weights):
-    return Desk(Photo(PICTURE), "discs", generator=weights, device="cpu")
+    return Desk(Photo(IMAGE), "discs", generator=weights, device="cpu")
 
 
 class Counter:
@@ -69,9 +80,9 @@ def test_clicks_and_boxes_mean_what_they_mean_to_protect(desk, weights, tmp_path
     }
     for name, (step, prompt) in prompts.items():
         step()
-        expected = protect(PICTURE, generator=weights, device="cpu", **prompt)
+        expected = protect(IMAGE, generator=weights, device="cpu", **prompt)
         saved = desk.save(tmp_path / f"{name}.png")
-        assert np.array_equal(read_picture(tmp_path / f"{name}.png"), expected.image), name
+        assert np.array_equal(read_image(tmp_path / f"{name}.png"), expected.image), name
         assert np.array_equal(desk.region.mask, expected.region) and saved["found_by"] == expected.found_by
         assert {key: saved[key] for key in expected.measured} == expected.measured
         assert np.array_equal(desk.view_protected, expected.image)
@@ -82,7 +93,7 @@ def test_a_slider_reuses_the_noise_and_a_generator_the_region(desk, weights, mon
     counter, raw, region = Counter(monkeypatch), desk.raw, desk.region
     for eps, eps_bg in ((16, 4), (1, 0), (0, 0), (2.5, 8)):
         desk.set_budget(eps, eps_bg)
-        expected = protect(PICTURE, points=[(20, 30)], eps=eps, eps_bg=eps_bg, generator=weights, device="cpu")
+        expected = protect(IMAGE, points=[(20, 30)], eps=eps, eps_bg=eps_bg, generator=weights, device="cpu")
         assert np.array_equal(desk.view_protected, expected.image)
     counter.runs = 0
     desk.set_budget(8, 2)
@@ -97,13 +108,13 @@ def test_what_makes_no_sense_leaves_the_desk_as_it_was(desk, tmp_path):
     desk.on_click(20, 30)
     before, region = desk.prompt, desk.region
     for step, sentence in (
-        (lambda: desk.on_click(80, 30), "points inside the picture of 80x60"),
-        (lambda: desk.on_box(90, 5, 95, 9), "meets the picture"),
+        (lambda: desk.on_click(80, 30), "points inside the image of 80x60"),
+        (lambda: desk.on_box(90, 5, 95, 9), "meets the image"),
         (lambda: desk.point_at(points=[1, 2, 3]), "Expected points as x,y"),
         (lambda: desk.point_at(points=[1, 2], box=[1, 2, 3, 4]), "one of mask, box and points"),
         (lambda: desk.set_budget(-1, 2), "eps from 0 to 255"),
         (lambda: desk.set_generator("smal"), "a generator's name"),
-        (lambda: desk.take(Photo(PICTURE[:9]), "flat"), "at least 16 pixels"),
+        (lambda: desk.take(Photo(IMAGE[:9]), "flat"), "at least 16 pixels"),
         (lambda: desk.save(tmp_path / "copy.jpg"), r"ends in \.png"),
     ):
         with pytest.raises(UnsegError, match=sentence) as caught:
@@ -131,10 +142,10 @@ def test_no_file_is_replaced(desk, tmp_path):
 
 def test_a_copy_keeps_profile_and_transparency_but_no_exif(weights, tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    alpha = np.random.default_rng(1).integers(0, 256, PICTURE.shape[:2], dtype=np.uint8)
+    alpha = np.random.default_rng(1).integers(0, 256, IMAGE.shape[:2], dtype=np.uint8)
     exif = Image.Exif()
     exif[0x010E] = "where I live"
-    image = Image.fromarray(np.dstack([PICTURE, alpha]))
+    image = Image.fromarray(np.dstack([IMAGE, alpha]))
     image.save(tmp_path / "a.png", icc_profile=profile, exif=exif)
     desk = Desk(read_photo(tmp_path / "a.png"), generator=weights, device="cpu")
     with Image.open(desk.save(tmp_path / "b.png")["written"]) as copy:
@@ -146,29 +157,29 @@ def test_what_one_file_carries_never_reaches_the_next(tmp_path):
     exif = Image.Exif()
     exif[0x010E] = "where I live"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    Image.fromarray(PICTURE).save(tmp_path / "rich.png", icc_profile=profile, exif=exif)
-    Image.fromarray(PICTURE).save(tmp_path / "plain.png")
+    Image.fromarray(IMAGE).save(tmp_path / "rich.png", icc_profile=profile, exif=exif)
+    Image.fromarray(IMAGE).save(tmp_path / "plain.png")
     rich, plain = (read_photo(tmp_path / f"{name}.png") for name in ("rich", "plain"))
     for format in ("png", "webp", "tiff", "jpeg"):
-        encode(rich, PICTURE, format, metadata=True)
-        with Image.open(io.BytesIO(encode(plain, PICTURE, format))) as copy:
+        encode(rich, IMAGE, format, metadata=True)
+        with Image.open(io.BytesIO(encode(plain, IMAGE, format))) as copy:
             assert "icc_profile" not in copy.info and 0x010E not in copy.getexif(), format
 
 
 def test_gray_stays_gray(weights, tmp_path):
-    Image.fromarray(PICTURE[..., 0]).save(tmp_path / "gray.png")
+    Image.fromarray(IMAGE[..., 0]).save(tmp_path / "gray.png")
     desk = Desk(read_photo(tmp_path / "gray.png"), generator=weights, device="cpu")
     desk.on_click(20, 30)
     desk.save(tmp_path / "copy.png")
     with Image.open(tmp_path / "copy.png") as copy:
         assert copy.mode == "L" and np.array_equal(np.asarray(copy), desk.view_protected[..., 0])
     assert "Beware: one channel" in summary(desk)
-    desk.take(Photo(PICTURE), "colours")
+    desk.take(Photo(IMAGE), "colours")
     assert "Beware" not in summary(desk)
 
 
 def test_gray_takes_colours_on_request(weights, tmp_path):
-    Image.fromarray(PICTURE[..., 0]).save(tmp_path / "gray.png")
+    Image.fromarray(IMAGE[..., 0]).save(tmp_path / "gray.png")
     desk = Desk(read_photo(tmp_path / "gray.png"), generator=weights, rgb=True, device="cpu")
     desk.save(tmp_path / "copy.png")
     with Image.open(tmp_path / "copy.png") as copy:
@@ -176,21 +187,21 @@ def test_gray_takes_colours_on_request(weights, tmp_path):
     assert "Beware" not in summary(desk)
 
 
-def test_a_large_picture_is_shown_small_and_saved_whole(weights, tmp_path):
-    picture = two_discs(720, 960)
-    desk = Desk(Photo(picture), generator=weights, device="cpu")
+def test_a_large_image_is_shown_small_and_saved_whole(weights, tmp_path):
+    image = two_discs(720, 960)
+    desk = Desk(Photo(image), generator=weights, device="cpu")
     desk.on_click(240, 360)
     assert desk.view.shape == (VIEW * 3 // 4, VIEW, 3)
     shown = desk.measured()
     assert 0 < shown["linf_inside"] <= 8 and shown["linf_outside"] <= 2
     saved = desk.save(tmp_path / "large.png")
-    expected = protect(picture, points=[(240, 360)], generator=weights, device="cpu")
-    assert np.array_equal(read_picture(tmp_path / "large.png"), expected.image)
+    expected = protect(image, points=[(240, 360)], generator=weights, device="cpu")
+    assert np.array_equal(read_image(tmp_path / "large.png"), expected.image)
     assert saved["protected"] == pytest.approx(desk.view_mask.mean(), abs=0.005)
     assert saved["rms"] == pytest.approx(shown["rms"], rel=0.1)
 
 
-def test_another_picture_takes_the_place_of_the_first(desk, weights):
+def test_another_image_takes_the_place_of_the_first(desk, weights):
     desk.on_click(70, 50)
     desk.set_budget(4, 1)
     content = io.BytesIO()
@@ -205,7 +216,7 @@ def test_another_picture_takes_the_place_of_the_first(desk, weights):
 def test_the_histogram_counts_every_value(desk):
     desk.on_box(10, 10, 29, 29)
     counted = changes(desk)
-    change = desk.view_protected.astype(int) - PICTURE
+    change = desk.view_protected.astype(int) - IMAGE
     for name, mask in (("inside", desk.view_mask), ("outside", ~desk.view_mask)):
         shares = {step - 8: share for step, share in enumerate(counted[name])}
         assert shares[-1] == pytest.approx(100 * (change[mask] == -1).mean()) and sum(shares.values()) == pytest.approx(
@@ -216,7 +227,7 @@ def test_the_histogram_counts_every_value(desk):
     assert set(changes(desk)) == {"inside"}
 
 
-def test_pictures_follow_the_prompt(desk):
+def test_images_follow_the_prompt(desk):
     drawn = [panels(desk).content]
     for step in (lambda: desk.on_click(20, 30), lambda: desk.on_box(1, 1, 9, 9), lambda: desk.set_budget(3, 1)):
         step()
@@ -229,13 +240,13 @@ def test_pictures_follow_the_prompt(desk):
 
 @pytest.fixture
 def panel(desk, tmp_path):
-    from unseg_lib.protection.desk_panel import Panel
+    from unseg_lib.protection import Panel
 
     return Panel(desk, tmp_path)
 
 
 def drag(panel, *places) -> None:
-    """Press, move and release at places of the picture, as a browser would report them."""
+    """Press, move and release at places of the image, as a browser would report them."""
     from matplotlib.backend_bases import MouseEvent
 
     panel.canvas.draw()
@@ -257,7 +268,7 @@ def test_a_hand_that_stays_still_clicks_and_one_that_moves_draws_a_box(panel):
     panel.clear.click()
     assert panel.desk.prompt == {}
     drag(panel, (300, 30), (20, 30))
-    assert panel.desk.prompt == {}, "pressed outside the picture"
+    assert panel.desk.prompt == {}, "pressed outside the image"
 
 
 def test_a_page_is_told_the_size_of_the_canvas_with_the_canvas(panel):
@@ -276,11 +287,11 @@ def test_every_control_does_its_step(panel, tmp_path):
     panel.save.click()
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["discs-protected-2.png", "discs-protected.png"]
     assert "3 inside (allowed 3) and 1 outside (allowed 1)" in panel.status.value
-    change = np.abs(read_picture(tmp_path / "discs-protected.png").astype(int) - PICTURE)
+    change = np.abs(read_image(tmp_path / "discs-protected.png").astype(int) - IMAGE)
     assert change[panel.desk.region.mask].max() == 3 and change[~panel.desk.region.mask].max() == 1
 
 
-def test_an_opened_picture_changes_the_canvas_and_a_broken_one_says_so(panel):
+def test_an_opened_image_changes_the_canvas_and_a_broken_one_says_so(panel):
     before, content = panel.figure.get_size_inches()[1], io.BytesIO()
     Image.fromarray(two_discs(60, 40)).save(content, "PNG")
     panel.upload.value = [file_of("tall.png", content.getvalue())]
@@ -309,12 +320,12 @@ KERNEL = "window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.sess
 
 @pytest.fixture
 def place(tmp_path) -> Path:
-    """A folder `lab` with the notebook and a picture, and room for what the two programs keep."""
+    """A folder `lab` with the notebook and an image, and room for what the two programs keep."""
     for name in ("lab", "jupyter", "chromium"):
         (tmp_path / name).mkdir()
     Image.fromarray(two_discs(300, 400)).save(tmp_path / "lab/discs.png")
     notebook = json.loads(NOTEBOOK.read_text())
-    given = {"picture": str(tmp_path / "lab/discs.png"), "out": str(tmp_path / "lab/out")}
+    given = {"image": str(tmp_path / "lab/discs.png"), "out": str(tmp_path / "lab/out")}
     lines = next(cell for cell in notebook["cells"] if cell["metadata"].get("tags") == ["parameters"])["source"]
     lines.append("".join(f"\n{name} = {value!r}" for name, value in given.items()))
     (tmp_path / "lab/desk.ipynb").write_text(json.dumps(notebook))
@@ -323,12 +334,12 @@ def place(tmp_path) -> Path:
 
 @pytest.mark.notebook
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
-def test_in_a_browser_a_click_and_a_slider_change_the_picture_and_save_keeps_the_budget(place):
+def test_in_a_browser_a_click_and_a_slider_change_the_image_and_save_keeps_the_budget(place):
     with jupyter_lab(place / "lab", place / "jupyter") as lab, chromium(place / "chromium") as devtools:
         asyncio.run(at_the_desk(lab, devtools))
     saved = place / "lab/out/discs-protected.png"
-    original = read_picture(place / "lab/discs.png")
-    change = np.abs(read_picture(saved).astype(int) - original).max(axis=2)
+    original = read_image(place / "lab/discs.png")
+    change = np.abs(read_image(saved).astype(int) - original).max(axis=2)
     left = region_of(original, points=[(100, 150)]).mask
     assert 2 < change[left].max() <= 7 and change[~left].max() <= 2
 
@@ -355,7 +366,7 @@ async def at_the_desk(lab: str, devtools: str) -> None:
 
 
 async def place_of(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Where a pixel of the 400x300 picture is on the page: it fills the first third of the canvas but for margins."""
+    """Where a pixel of the 400x300 image is on the page: it fills the first third of the canvas but for margins."""
     left, top, width, height = await page.js(
         f"(() => {{ const r = {CANVAS}.getBoundingClientRect(); return [r.x, r.y, r.width, r.height] }})()"
     )
@@ -364,7 +375,7 @@ async def place_of(page: Page, x: float, y: float) -> tuple[float, float]:
 
 
 async def settled(page: Page, before: np.ndarray | None = None) -> np.ndarray:
-    """The right third of the canvas, the protected picture, once it is another than before and has stopped changing.
+    """The right third of the canvas, the protected image, once it is another than before and has stopped changing.
 
     The status may say what was done long before the canvas is drawn.
     """
@@ -372,10 +383,10 @@ async def settled(page: Page, before: np.ndarray | None = None) -> np.ndarray:
     while True:
         url = await page.js(f"{CANVAS}.toDataURL()")
         pixels = decoded(base64.b64decode(url.partition(",")[2]))
-        picture = pixels[30:, 2 * pixels.shape[1] // 3 :]
-        if url == seen and pixels.any() and (before is None or not np.array_equal(before, picture)):
-            assert before is None or before.shape == picture.shape
-            return picture
-        assert time.monotonic() < end, "the protected picture stayed as it was, or never comes to rest"
+        image = pixels[30:, 2 * pixels.shape[1] // 3 :]
+        if url == seen and pixels.any() and (before is None or not np.array_equal(before, image)):
+            assert before is None or before.shape == image.shape
+            return image
+        assert time.monotonic() < end, "the protected image stayed as it was, or never comes to rest"
         seen = url
         await asyncio.sleep(0.5)

@@ -1,4 +1,4 @@
-"""Protecting from Python: every kind of picture comes back as it came, within budget; looking at what was changed."""
+"""Protecting from Python: every kind of image comes back as it came, within budget; looking at what was changed."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,20 @@ from PIL import Image
 
 import unseg_lib
 from unseg_lib.errors import UnsegError
+from unseg_lib.images import write_image
 from unseg_lib.method import budget
-from unseg_lib.pictures import write_picture
-from unseg_lib.protection import Protector, inspect, protect, protect_batch
-from unseg_lib.protection.compare import described, write_difference
-from unseg_lib.protection.gray import NO_COLOURS, ONE_CHANNEL
-from unseg_lib.protection.region import region_of, salient_objects
+from unseg_lib.protection import (
+    NO_COLOURS,
+    ONE_CHANNEL,
+    Protector,
+    described,
+    inspect,
+    protect,
+    protect_batch,
+    region_of,
+    salient_objects,
+    write_difference,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +34,7 @@ MASK[5:18, 8:22] = True
 
 
 def kinds(pixels):
-    """One picture as every kind that is taken, with the way back to uint8 (H,W,C)."""
+    """One image as every kind that is taken, with the way back to uint8 (H,W,C)."""
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     back = lambda x: x.permute(1, 2, 0).numpy()  # noqa: E731
     return {
@@ -65,7 +73,7 @@ def test_one_channel_stays_one_channel(protector, shape):
         assert protector(Image.fromarray(PIXELS[..., 0]), MASK).image.mode == "L"
 
 
-def test_a_picture_without_colours_is_remarked_for_the_generators_that_do_not_protect_it(recwarn):
+def test_a_image_without_colours_is_remarked_for_the_generators_that_do_not_protect_it(recwarn):
     gray = np.repeat(PIXELS[..., :1], 3, axis=2)
     assert protect(PIXELS, MASK).remark == protect(gray, MASK, generator="colour").remark == "" and not recwarn
     with pytest.warns(UserWarning, match="generator colour is better"):
@@ -80,16 +88,16 @@ def test_prompts_say_what_is_protected(protector):
     assert two.region.sum() == MASK.sum() + 4
     point = protector(PIXELS, points=[(9, 6)])
     assert point.found_by == "points" and point.region[6, 9]
-    assert protector(np.full_like(PIXELS, 7)).found_by == "whole picture"
+    assert protector(np.full_like(PIXELS, 7)).found_by == "whole image"
 
 
 def test_a_point_takes_the_area_of_like_colour_around_it():
-    picture = np.full((120, 160, 3), 200, np.uint8)
-    picture[30:90, 40:110] = (20, 90, 40)
-    found = region_of(picture, points=[(60, 50)]).mask
+    image = np.full((120, 160, 3), 200, np.uint8)
+    image[30:90, 40:110] = (20, 90, 40)
+    found = region_of(image, points=[(60, 50)]).mask
     assert found[35:85, 45:105].all() and not found[:25].any() and not found[:, 115:].any()
-    assert np.array_equal(salient_objects(picture)[35:85, 45:105], np.ones((50, 60), bool))
-    assert not salient_objects(picture)[:20].any()
+    assert np.array_equal(salient_objects(image)[35:85, 45:105], np.ones((50, 60), bool))
+    assert not salient_objects(image)[:20].any()
 
 
 @pytest.mark.parametrize(
@@ -98,8 +106,8 @@ def test_a_point_takes_the_area_of_like_colour_around_it():
         (PIXELS, {"mask": MASK[:20]}, "a mask of 32x24 pixels, found 32x20"),
         (PIXELS, {"mask": MASK, "box": (0, 0, 1, 1)}, "one of mask, box and points, found mask and box"),
         (PIXELS, {"box": (5, 5, 1, 1)}, "a box x0,y0,x1,y1"),
-        (PIXELS, {"box": (40, 5, 50, 9)}, "meets the picture"),
-        (PIXELS, {"points": [(32, 5)]}, "points inside the picture of 32x24"),
+        (PIXELS, {"box": (40, 5, 50, 9)}, "meets the image"),
+        (PIXELS, {"points": [(32, 5)]}, "points inside the image of 32x24"),
         (PIXELS, {"points": []}, "Expected points as x,y"),
         (
             PIXELS,
@@ -146,11 +154,11 @@ def test_masks_of_any_number_and_prompts_and_devices_of_torch_will_do(protector)
     box = torch.tensor([8.0, 5, 21, 17], requires_grad=True)
     assert np.array_equal(protector(PIXELS, box=box).image, expected)
     assert protect(PIXELS, MASK, device=torch.device("cpu")).measured["linf_inside"] <= 8
-    with pytest.raises(UnsegError, match=r"Expected a list of pictures or a tensor \(N,3,H,W\), found the shape"):
+    with pytest.raises(UnsegError, match=r"Expected a list of images or a tensor \(N,3,H,W\), found the shape"):
         protect_batch(torch.from_numpy(PIXELS).permute(2, 0, 1))
 
 
-def test_the_same_call_gives_the_same_picture_and_leaves_randomness_alone(weights):
+def test_the_same_call_gives_the_same_image_and_leaves_randomness_alone(weights):
     before = torch.get_rng_state()
     one, two = (protect(PIXELS, MASK, generator=weights, device="cpu") for _ in range(2))
     assert np.array_equal(one.image, two.image) and torch.equal(before, torch.get_rng_state())
@@ -176,19 +184,19 @@ def test_the_generator_can_be_shown_the_region_in_each_of_the_papers_ways(weight
         done("pionts")
 
 
-def test_a_batch_is_its_pictures_one_by_one(weights, protector):
+def test_a_batch_is_its_images_one_by_one(weights, protector):
     stack = torch.stack(
         [torch.from_numpy(PIXELS).permute(2, 0, 1), torch.from_numpy(PIXELS[::-1].copy()).permute(2, 0, 1)]
     )
     found = protect_batch(stack, [MASK, None], generator=weights, device="cpu", eps=4)
     assert found[0].found_by == "mask" and len(found) == 2
     assert all(one.measured["linf_inside"] <= 4 for one in found)
-    with pytest.raises(UnsegError, match="a mask for each of 2 pictures, found 1"):
+    with pytest.raises(UnsegError, match="a mask for each of 2 images, found 1"):
         protect_batch(stack, [MASK], generator=weights)
 
 
 class Safe(torch.utils.data.Dataset):
-    """Pictures that are protected as they are loaded, by a protector of each worker's own."""
+    """Images that are protected as they are loaded, by a protector of each worker's own."""
 
     def __init__(self, weights):
         self.weights, self.protector = weights, None
@@ -210,7 +218,7 @@ def test_it_works_in_a_data_loader(weights, protector):
     assert np.array_equal(images[3].permute(1, 2, 0), expected)
 
 
-def test_a_large_picture_in_strips_is_the_same_within_a_step(protector, monkeypatch):
+def test_a_large_image_in_strips_is_the_same_within_a_step(protector, monkeypatch):
     whole = protector(PIXELS, MASK)
     monkeypatch.setattr(budget, "STRIP", 32 * 5)
     strips = protector(PIXELS, MASK)
@@ -232,7 +240,7 @@ def test_inspect_counts_the_changes(tmp_path):
     changed = PIXELS // 2
     changed[0, 0, 1] += 3
     for name, pixels in (("a.png", PIXELS // 2), ("b.png", changed), ("c.png", changed[:20])):
-        write_picture(tmp_path / name, pixels)
+        write_image(tmp_path / name, pixels)
     found = inspect(tmp_path / "a.png", tmp_path / "b.png")
     assert found["largest"] == [0, 3, 0] and found["changed"] == 1 / (24 * 32)
     assert found["counts"][3] == 1 / PIXELS.size and sum(found["counts"]) == pytest.approx(1)
@@ -244,5 +252,5 @@ def test_inspect_counts_the_changes(tmp_path):
         with pytest.raises(UnsegError, match=sentence):
             write_difference(tmp_path / "a.png", tmp_path / "b.png", tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == before
-    with pytest.raises(UnsegError, match="two pictures of one size, found 32x24 and 32x20"):
+    with pytest.raises(UnsegError, match="two images of one size, found 32x24 and 32x20"):
         inspect(tmp_path / "a.png", tmp_path / "c.png")

@@ -1,26 +1,26 @@
-"""What may be published: numbers, curves and masks, but no picture of a data set."""
+"""What may be published: numbers, curves and masks, but no image of a data set."""
 
 import json
 
 import numpy as np
 
 from unseg_lib.files import write_json
-from unseg_lib.reporting.publish import INSTEAD, strip_pictures
+from unseg_lib.reporting import INSTEAD, strip_images
 
 
 def notebook() -> dict:
-    pictures = [{"data": {"image/png": "AAAA"}}, {"data": {"image/svg+xml": "<svg/>"}}, {"text": ["said"]}]
-    return {"cells": [{"cell_type": "code", "outputs": pictures}, {"cell_type": "markdown"}]}
+    images = [{"data": {"image/png": "AAAA"}}, {"data": {"image/svg+xml": "<svg/>"}}, {"text": ["said"]}]
+    return {"cells": [{"cell_type": "code", "outputs": images}, {"cell_type": "markdown"}]}
 
 
 def test_photographs_go_and_drawings_stay():
     one = notebook()
-    assert strip_pictures(one) == 1
+    assert strip_images(one) == 1
     outputs = one["cells"][0]["outputs"]
     assert outputs[0]["data"] == {"text/plain": INSTEAD} and "image/svg+xml" in outputs[1]["data"]
-    assert strip_pictures(one) == 0
+    assert strip_images(one) == 0
     page = {"data": {"text/html": ["<img src='data:image/", "png;base64,AAAA'>"], "text/plain": "a page"}}
-    assert strip_pictures({"cells": [{"outputs": [page, {"data": {"text/html": "<table/>"}}]}]}) == 1
+    assert strip_images({"cells": [{"outputs": [page, {"data": {"text/html": "<table/>"}}]}]}) == 1
     assert page["data"] == {"text/plain": INSTEAD}
 
 
@@ -37,7 +37,7 @@ def test_only_notebooks_on_data_sets_are_stripped(tmp_path, monkeypatch):
         (tmp_path / "poison" / name / "dataset").mkdir(parents=True)
         write_json(tmp_path / "poison" / name / "provenance.json", {"parameters": {"dataset": dataset}})
     masks = np.ones((1, 4, 4), np.uint8)
-    shown = {"picture": np.zeros((1, 4, 4, 3), np.uint8), "truth": masks, "prediction": masks * 2}
+    shown = {"image": np.zeros((1, 4, 4, 3), np.uint8), "truth": masks, "prediction": masks * 2}
     np.savez(tmp_path / "victim/real/predictions.npz", **shown)
     publish.publish(tmp_path)
     kept = {name: "AAAA" in (tmp_path / "victim" / name / "run.ipynb").read_text() for name in ("real", "own")}

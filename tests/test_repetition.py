@@ -6,10 +6,10 @@ from typer.testing import CliRunner
 
 from unseg_lib.cli import app
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation.rows import COLUMNS
+from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import write_csv
-from unseg_lib.reporting.repetition import compare, repeated, repetition_table, summary
-from unseg_lib.reporting.scores import Score
+from unseg_lib.reporting import Score, compare, repeated, repetition_table
+from unseg_lib.reporting.repetition import summary
 
 
 def seeds(poison: str, *finals: float) -> Score:

@@ -10,22 +10,29 @@ import pytest
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, write_csv, write_json
-from unseg_lib.pipeline.results import COLUMNS
-from unseg_lib.reporting import claims, figures, pixels, published, recipes, tables
-from unseg_lib.reporting.gallery import curves_of, predictions_of
-from unseg_lib.reporting.html import Link, Table
-from unseg_lib.reporting.publish import keep_masks
-from unseg_lib.reporting.report import write_report
-from unseg_lib.reporting.scores import (
+from unseg_lib.pipeline import COLUMNS
+from unseg_lib.reporting import (
     MAIN_METRIC,
     MODES,
     Experiment,
+    Link,
+    Table,
+    claims,
     clean_of,
+    curves_of,
     experiment_of,
+    figures,
+    keep_masks,
     percent_of_clean,
+    pixels,
     planned,
+    predictions_of,
+    published,
     read_rows,
+    recipes,
     scores_of,
+    tables,
+    write_report,
 )
 
 RUN = {"victim": "unet-resnet18", "init": "random", "defense": "none", "clean_fraction": 0.0, "epochs": 4}
@@ -52,7 +59,7 @@ def make_run(results: Path, setting: str, poison: str, seed: int, finals: dict[s
     (results / name / "run.ipynb").write_text("{}")
     truth = np.zeros((2, 8, 8), np.uint8)
     truth[:, 2:6, 2:6] = 1
-    seen = {"picture": np.full((2, 8, 8, 3), 90, np.uint8), "truth": truth, "prediction": truth * (poison == "clean")}
+    seen = {"image": np.full((2, 8, 8, 3), 90, np.uint8), "truth": truth, "prediction": truth * (poison == "clean")}
     np.savez(results / name / "predictions.npz", **seen)
     return rows
 
@@ -230,12 +237,12 @@ def test_curves_and_predictions(results):
     experiment = lung(scores, "clean").experiment
     assert curves_of(results, experiment, "iou_object", scores)["clean"] == [21.25, 42.5, 63.75, 85.0]
     rows = predictions_of(results, experiment, scores)
-    assert list(rows[0]) == ["test picture", "truth", "trained on\nclean", "trained on\nunseg"]
+    assert list(rows[0]) == ["test image", "truth", "trained on\nclean", "trained on\nunseg"]
     assert (rows[0]["trained on\nclean"] == rows[0]["truth"]).all() and not rows[0]["trained on\nunseg"].any()
     clean = results / "victim/lung-clean-unet-s0"
     keep_masks(clean)
     (clean / "predictions.npz").unlink()
-    again = predictions_of(results, experiment, scores)  # a clone has the masks alone: the same, without the picture
+    again = predictions_of(results, experiment, scores)  # a clone has the masks alone: the same, without the image
     assert all((again[0][name] == rows[0][name]).all() for name in list(rows[0])[1:])
     for file in results.glob("victim/lung-clean-*/*.npz"):
         file.unlink()
@@ -343,14 +350,14 @@ def test_the_nearest_published_number():
 def test_deviations_from_the_published_settings():
     from dataclasses import fields, replace
 
-    from unseg_lib.method.config import BilevelConfig
+    from unseg_lib.method import BilevelConfig
 
     paper = BilevelConfig(sam_weights="sam.pth", mae_weights="mae.pth")
-    assert published.deviations(paper, "HQSeg-44K (44,320 pictures)").rows == ()
+    assert published.deviations(paper, "HQSeg-44K (44,320 images)").rows == ()
     small = published.deviations(BilevelConfig(train_eps=8.0, scales=(0.5, 1.5)), "scenes").records()
     ratio = "train_eps / train_eps_bg"
     assert [line["setting"] for line in small] == ["sam_weights", "mae_weights", "train_eps", ratio, "scales", "data"]
-    kept = published.deviations(replace(paper, mean_free=9), "HQSeg-44K (44,320 pictures)", "bf16-mixed").records()
+    kept = published.deviations(replace(paper, mean_free=9), "HQSeg-44K (44,320 images)", "bf16-mixed").records()
     assert [line["here"] for line in kept] == ["9", "noise", "bf16-mixed"]
     assert all(line["why"] for line in small)
     settings = {line["setting"] for line in published._read("training.csv")}
@@ -361,15 +368,15 @@ def test_deviations_from_the_published_settings():
 
 
 def test_figures_are_the_same_bytes_every_time():
-    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     for make in (
-        lambda: figures.show(a=picture, mask=picture[..., 0] > 20, label=picture[..., 0], noise=picture / 255.0),
+        lambda: figures.show(a=image, mask=image[..., 0] > 20, label=image[..., 0], noise=image / 255.0),
         lambda: figures.curves({"clean": [1, 2, 3], "unseg": [1, 1, 0]}, x=[1, 2, 3], xlabel="epoch", ylabel="%"),
         lambda: figures.dots({"surrogate": [(0, 1.0), (1, 0.5)]}, xlabel="step", ylabel="loss"),
         lambda: figures.learning_curve([1.0, 0.5], {"miou": [10, 20]}, ylabel="%"),
     ):
         assert make().content == make().content
-    assert figures.show(a=picture)._repr_mimebundle_().keys() == {"image/png"}
+    assert figures.show(a=image)._repr_mimebundle_().keys() == {"image/png"}
     assert figures.dots({"a": [(0, 1.0), (1, 2.0)]}, xlabel="", ylabel="").html("alt <text>").startswith("<div")
 
 
@@ -398,8 +405,8 @@ def test_a_table_escapes_and_lists():
 
 
 def test_histogram_by_hand():
-    picture = np.array([[[0, 1, 2], [0, 1, 255]]], np.uint8)
-    share = pixels.histogram([picture, picture])
+    image = np.array([[[0, 1, 2], [0, 1, 255]]], np.uint8)
+    share = pixels.histogram([image, image])
     assert (
         share.shape == (3, 256) and share[0, 0] == 1 and share[1, 1] == 1 and share[2, [2, 255]].tolist() == [0.5, 0.5]
     )

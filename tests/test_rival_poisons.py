@@ -12,18 +12,35 @@ from test_poison_dataset import Toy, contents, write_toy
 from unseg_lib import datasets
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.poisons import BY_CLASS, FITTED, POISONS, Picture, PoisonSettings
-from unseg_lib.poisons.ar_search import RESPONSE, neighbourhoods, response, search
+from unseg_lib.poisons import (
+    BY_CLASS,
+    FITTED,
+    POISONS,
+    RESPONSE,
+    PoisonSettings,
+    Sample,
+    ar_noise,
+    benchmark_image,
+    box_of,
+    class_vector,
+    cluster,
+    coefficients,
+    filtered,
+    kernel_of,
+    milliseconds,
+    neighbourhoods,
+    open_game,
+    process,
+    recursion,
+    regions,
+    response,
+    search,
+    synper_noise,
+    with_fit,
+)
 from unseg_lib.poisons.autoregressive import RMS as AR_RMS
-from unseg_lib.poisons.autoregressive import ar_noise, coefficients, process, recursion
-from unseg_lib.poisons.class_noise import box_of, regions
-from unseg_lib.poisons.cuda import filtered, kernel_of
-from unseg_lib.poisons.error_min_game import open_game
-from unseg_lib.poisons.fitting import with_fit
 from unseg_lib.poisons.poison_dataset import poison_dataset
-from unseg_lib.poisons.speed import benchmark_picture, milliseconds
 from unseg_lib.poisons.synper import RMS as SYNPER_RMS
-from unseg_lib.poisons.synper import class_vector, cluster, synper_noise
 from unseg_lib.reporting.spectrum import spectrum
 
 PLAIN = PoisonSettings(seed=3, device="cpu")
@@ -39,7 +56,7 @@ def _short_game(monkeypatch):
     monkeypatch.setattr(import_module("unseg_lib.poisons.error_min"), "STEPS", 4)  # not the function of that name
 
 
-def picture_of(height=64, width=80, *, gray=False, id="a", background=0):
+def image_of(height=64, width=80, *, gray=False, id="a", background=0):
     """Mid-gray clutter that does not clip; class 1 left, class 2 right, background, an ignored row."""
     rng = np.random.default_rng(height)
     pixels = np.repeat(rng.integers(90, 160, (height, width, 1), dtype=np.uint8), 3, axis=2)
@@ -47,11 +64,11 @@ def picture_of(height=64, width=80, *, gray=False, id="a", background=0):
         pixels = rng.integers(90, 160, (height, width, 3), dtype=np.uint8)
     label = np.zeros((height, width), np.uint8)
     label[10:40, 5:30], label[20:60, 40:75], label[0] = 1, 2, 255
-    return Picture(id, pixels, np.isin(label, (1, 2)), label, gray, background)
+    return Sample(id, pixels, np.isin(label, (1, 2)), label, gray, background)
 
 
-def change(name, picture, settings=PLAIN):
-    return POISONS[name](settings)(picture).astype(int) - picture.pixels
+def change(name, image, settings=PLAIN):
+    return POISONS[name](settings)(image).astype(int) - image.pixels
 
 
 def rms(values):
@@ -62,49 +79,49 @@ def rms(values):
 
 
 @pytest.mark.parametrize("name", SIMPLE)
-def test_bytes_follow_from_seed_and_picture_alone(name):
-    picture, other = picture_of(), picture_of(id="b")
-    first = change(name, picture)
+def test_bytes_follow_from_seed_and_image_alone(name):
+    image, other = image_of(), image_of(id="b")
+    first = change(name, image)
     change(name, other)
-    assert np.array_equal(first, change(name, picture))
-    assert not np.array_equal(first, change(name, picture, replace(PLAIN, seed=4)))
+    assert np.array_equal(first, change(name, image))
+    assert not np.array_equal(first, change(name, image, replace(PLAIN, seed=4)))
     sample_wise = name in BY_RMS  # cuda and random_class have one pattern per class for the whole set
     assert np.array_equal(first, change(name, other)) != sample_wise
 
 
 @pytest.mark.parametrize("name", SIMPLE)
 def test_who_is_treated(name):
-    picture = picture_of()
-    found = change(name, picture)
-    assert not found[picture.label == 255].any()
-    assert all(found[picture.label == index].any() for index in (0, 1, 2))
-    assert not change(name, replace(picture, mask=np.zeros_like(picture.mask))).any()
+    image = image_of()
+    found = change(name, image)
+    assert not found[image.label == 255].any()
+    assert all(found[image.label == index].any() for index in (0, 1, 2))
+    assert not change(name, replace(image, mask=np.zeros_like(image.mask))).any()
 
 
 @pytest.mark.parametrize("name", BY_CLASS)
 def test_background_is_a_class_only_on_request_and_other_classes_never(name):
-    picture = picture_of()
-    left = change(name, picture, replace(PLAIN, include_background=False))
-    assert not left[picture.label == 0].any() and left[picture.label == 1].any()
-    assert not change(name, replace(picture, background=None))[picture.label == 0].any()
-    only = replace(picture, mask=picture.label == 2)
-    assert not change(name, only)[picture.label == 1].any()
+    image = image_of()
+    left = change(name, image, replace(PLAIN, include_background=False))
+    assert not left[image.label == 0].any() and left[image.label == 1].any()
+    assert not change(name, replace(image, background=None))[image.label == 0].any()
+    only = replace(image, mask=image.label == 2)
+    assert not change(name, only)[image.label == 1].any()
     assert {index for index, _ in regions(only, PLAIN)} == {0, 2}
 
 
 @pytest.mark.parametrize("name", SIMPLE)
 def test_gray_stays_gray(name):
-    found = change(name, picture_of(gray=True))
+    found = change(name, image_of(gray=True))
     assert found.any() and (found == found[..., :1]).all()
 
 
 @pytest.mark.parametrize("name", BY_RMS)
 @pytest.mark.parametrize("gray", [False, True])
 def test_rms_over_every_class_is_what_the_paper_asks_for(name, gray):
-    (noise_of, wanted), picture = BY_RMS[name], picture_of(gray=gray)
-    noise = noise_of(picture, PLAIN)
-    assert all(rms(noise[picture.label == index]) == pytest.approx(wanted, abs=1e-3) for index in (0, 1, 2))
-    assert rms(change(name, picture)[picture.label != 255]) == pytest.approx(wanted, rel=0.02)  # rounded
+    (noise_of, wanted), image = BY_RMS[name], image_of(gray=gray)
+    noise = noise_of(image, PLAIN)
+    assert all(rms(noise[image.label == index]) == pytest.approx(wanted, abs=1e-3) for index in (0, 1, 2))
+    assert rms(change(name, image)[image.label != 255]) == pytest.approx(wanted, rel=0.02)  # rounded
 
 
 def test_box_by_hand():
@@ -117,16 +134,16 @@ def test_box_by_hand():
 
 
 def test_synper_classes_are_separated_by_their_nearest_centres():
-    classes, pictures = 21, 20
+    classes, images = 21, 20
     centres = np.stack([cluster(0, index)[1] for index in range(classes)])
-    samples = np.stack([[class_vector(0, index, str(n)) for n in range(pictures)] for index in range(classes)])
+    samples = np.stack([[class_vector(0, index, str(n)) for n in range(images)] for index in range(classes)])
     distance = np.linalg.norm(samples[:, :, None] - centres, axis=3)
     assert (distance.argmin(axis=2) == np.arange(classes)[:, None]).all()
     assert samples.std(axis=1).mean() == pytest.approx(4, abs=0.3)  # sqrt(48/3), section 3.1 of the recipe
 
 
 def test_synper_is_a_tile_of_32_made_of_cells_of_8():
-    whole = replace(picture_of(64, 64), label=np.ones((64, 64), np.uint8), mask=np.ones((64, 64), bool))
+    whole = replace(image_of(64, 64), label=np.ones((64, 64), np.uint8), mask=np.ones((64, 64), bool))
     noise = synper_noise(whole, PLAIN)
     assert np.array_equal(noise[:32, :32], noise[32:, 32:])
     assert (noise[8:16, 24:32] == noise[8, 24]).all() and len(np.unique(noise[..., 0])) == 16
@@ -158,14 +175,14 @@ def test_ar_filter_is_silent_on_its_own_class_and_loud_on_others():
 
 
 def test_ar_filter_is_silent_inside_the_region_of_its_class():
-    picture = picture_of()
-    noise = ar_noise(picture, PLAIN)[20:60, 40:75].astype(float)  # the box of class 2
+    image = image_of()
+    noise = ar_noise(image, PLAIN)[20:60, 40:75].astype(float)  # the box of class 2
     own, other = (max(response(coefficients(n)[k], neighbourhoods(noise[..., k])) for k in range(3)) for n in (2, 1))
     assert own < 1e-5 < RESPONSE / 2 < other
 
 
 @pytest.mark.parametrize("side", [256, 512])
-def test_ar_is_as_strong_at_the_end_of_a_picture_as_at_its_start(side):
+def test_ar_is_as_strong_at_the_end_of_a_image_as_at_its_start(side):
     for index in (0, 7, 57, 99):
         field = process(coefficients(index), side, side, np.random.default_rng(index))
         top, bottom = (np.square(part).mean() for part in np.array_split(field, 2, axis=1))
@@ -174,7 +191,7 @@ def test_ar_is_as_strong_at_the_end_of_a_picture_as_at_its_start(side):
 
 def test_ar_repeats_beyond_512_and_knows_how_many_classes_it_has():
     label = np.ones((8, 600), np.uint8)
-    wide = Picture("w", np.full((8, 600, 3), 128, np.uint8), label == 1, label)
+    wide = Sample("w", np.full((8, 600, 3), 128, np.uint8), label == 1, label)
     noise = ar_noise(wide, PLAIN)
     assert np.array_equal(noise[:, 512:], noise[:, :88])
     with pytest.raises(UnsegError, match=r"below 150, .*ar_search 151`"):
@@ -192,7 +209,7 @@ def test_ar_coefficients_are_those_of_our_search():
 def test_cuda_by_hand():
     delta, shift = np.zeros((3, 3)), np.zeros((3, 3))
     delta[1, 1] = shift[1, 2] = 1
-    pixels = picture_of().pixels
+    pixels = image_of().pixels
     assert np.array_equal(filtered(pixels, delta, "kernel-sum"), pixels)
     assert np.array_equal(filtered(pixels, shift, "kernel-sum")[:, :-1], pixels[:, 1:])
     assert np.array_equal(filtered(pixels, 3 * delta, "kernel-sum"), pixels)
@@ -213,54 +230,54 @@ def test_cuda_filters_have_one_one_and_little_blur():
 
 
 def test_random_class_gives_every_class_its_tile_within_the_budget():
-    picture = picture_of()
-    found = change("random_class", picture)
-    assert abs(found[picture.mask]).max() == 8 and abs(found[~picture.mask]).max() == 2
+    image = image_of()
+    found = change("random_class", image)
+    assert abs(found[image.mask]).max() == 8 and abs(found[~image.mask]).max() == 2
     assert np.array_equal(found[16:24, 8:16], found[24:32, 16:24])  # of class 1, a cell is a pixel here
     assert not np.array_equal(found[24:32, 16:24], found[24:32, 48:56])  # class 2
 
 
 @pytest.mark.parametrize("name", FITTED)
 def test_error_min_lowers_the_loss_keeps_the_budget_and_is_reproducible(name, tmp_path):
-    pictures = [picture_of(40 + 8 * i, id=str(i)) for i in range(2)]
-    settings = with_fit(name, iter(pictures), PLAIN, tmp_path / "fit.npz")
+    images = [image_of(40 + 8 * i, id=str(i)) for i in range(2)]
+    settings = with_fit(name, iter(images), PLAIN, tmp_path / "fit.npz")
     losses = np.load(tmp_path / "fit.npz")["losses"]
     assert losses.shape == (2, 2) and (losses[:, 1] < losses[:, 0]).all()
-    for picture in pictures:
-        found = abs(change(name, picture, settings))
-        assert 3 < found[picture.mask].max() <= 8 and 1 <= found[~picture.mask].max() <= 2
-        assert not found[picture.label == 255].any()
-    with_fit(name, pictures, PLAIN, tmp_path / "again.npz")
+    for image in images:
+        found = abs(change(name, image, settings))
+        assert 3 < found[image.mask].max() <= 8 and 1 <= found[~image.mask].max() <= 2
+        assert not found[image.label == 255].any()
+    with_fit(name, images, PLAIN, tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "fit.npz").read_bytes()
 
 
-def test_error_min_of_gray_pictures_and_of_pictures_without_objects(tmp_path):
-    empty = picture_of(48, gray=True, id="empty")
+def test_error_min_of_gray_images_and_of_images_without_objects(tmp_path):
+    empty = image_of(48, gray=True, id="empty")
     empty = replace(empty, mask=np.zeros_like(empty.mask), label=np.full_like(empty.label, 255))
-    pictures = [picture_of(gray=True), empty]
-    settings = with_fit("error_min", pictures, PLAIN, tmp_path / "fit.npz")
-    found = change("error_min", pictures[0], settings)
+    images = [image_of(gray=True), empty]
+    settings = with_fit("error_min", images, PLAIN, tmp_path / "fit.npz")
+    found = change("error_min", images[0], settings)
     assert (found == found[..., :1]).all() and abs(found).max() > 2
     assert not change("error_min", empty, settings).any()
     with pytest.raises(UnsegError, match="found z"):
-        POISONS["error_min"](settings)(picture_of(id="z"))
+        POISONS["error_min"](settings)(image_of(id="z"))
     with pytest.raises(UnsegError, match="whole set"):
         POISONS["error_min_class"](PLAIN)
 
 
 def test_error_min_class_refuses_a_class_that_it_has_no_tile_for(tmp_path):
-    picture = picture_of()
-    settings = with_fit("error_min_class", [picture], PLAIN, tmp_path / "fit.npz")
-    assert change("error_min_class", picture, settings).any()  # 255 is no class
-    label = picture.label.copy()
+    image = image_of()
+    settings = with_fit("error_min_class", [image], PLAIN, tmp_path / "fit.npz")
+    assert change("error_min_class", image, settings).any()  # 255 is no class
+    label = image.label.copy()
     label[0, 0] = 3
     with pytest.raises(UnsegError, match=r"Expected classes 0 to 2 or 255.*found class 3 in a"):
-        POISONS["error_min_class"](settings)(replace(picture, label=label))
+        POISONS["error_min_class"](settings)(replace(image, label=label))
 
 
 def test_error_min_loss_by_hand():
     """A net that says 0 everywhere has log(classes) of loss; what is ignored counts nowhere."""
-    game = open_game([picture_of()], PLAIN)
+    game = open_game([image_of()], PLAIN)
     torch.nn.init.zeros_(game.net.head.weight)
     torch.nn.init.zeros_(game.net.head.bias)
     loss, error = game.score(lambda chosen: torch.zeros(1, 3, 64, 64))
@@ -284,7 +301,7 @@ def test_a_set_is_poisoned_measured_and_resumed(toy, tmp_path, name):
     rows = poison_dataset(toy, name, out, PLAIN)
     whole = contents(out)
     for id, row in zip(toy.ids[:-1], rows):
-        found = abs(Toy(out).picture(id).astype(int) - toy.picture(id))
+        found = abs(Toy(out).image(id).astype(int) - toy.image(id))
         assert row["linf_inside"] == found[np.isin(toy.label(id), (1, 2))].max() > 0
         assert row["rms"] == pytest.approx(rms(found), abs=1e-5) and 5 < row["psnr"] < 60 and row["ssim"] < 1
         assert name in BY_CLASS or (row["linf_inside"] <= 8 and row["linf_outside"] <= 2)
@@ -313,18 +330,18 @@ def test_the_background_is_part_of_what_a_set_is(toy, tmp_path):
 def test_a_poison_from_outside_goes_through(toy, tmp_path, monkeypatch):
     def negative(settings):
         level = np.load(settings.fitted)["level"]
-        return lambda picture: np.where(picture.mask[..., None], level, picture.pixels).astype(np.uint8)
+        return lambda image: np.where(image.mask[..., None], level, image.pixels).astype(np.uint8)
 
     monkeypatch.setitem(POISONS, "negative", negative)
-    monkeypatch.setitem(FITTED, "negative", lambda pictures, settings: {"level": len(list(pictures))})
+    monkeypatch.setitem(FITTED, "negative", lambda images, settings: {"level": len(list(images))})
     poison_dataset(toy, "negative", tmp_path / "out", PLAIN)
-    assert (Toy(tmp_path / "out").picture("p0")[toy.label("p0") == 1] == len(toy.ids)).all()
+    assert (Toy(tmp_path / "out").image("p0")[toy.label("p0") == 1] == len(toy.ids)).all()
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["voc", "lung", "camvid", "nwpu"])
 @pytest.mark.parametrize("poison", [*SIMPLE, *FITTED])
-def test_real_pictures(data_root, tmp_path, name, poison):
+def test_real_images(data_root, tmp_path, name, poison):
     source = datasets.load_dataset(name, data_root, "train", limit=2)
     rows = poison_dataset(source, poison, tmp_path / "out", PLAIN)
     assert all(row["rms"] > 0 and row["psnr"] > 10 for row in rows if row["protected"])
@@ -334,7 +351,7 @@ def test_real_pictures(data_root, tmp_path, name, poison):
 
 
 def test_benchmark_measures():
-    assert 0 < milliseconds("random_class", benchmark_picture(32)) < 1000
+    assert 0 < milliseconds("random_class", benchmark_image(32)) < 1000
 
 
 def test_spectrum_shows_frequencies_in_their_place():
@@ -347,7 +364,7 @@ def test_spectrum_shows_frequencies_in_their_place():
 
 @pytest.mark.notebook
 def test_07_shows_all_poisons_side_by_side(tmp_path, weights):
-    from unseg_lib.datasets.scenes import write_scenes
+    from unseg_lib.datasets import write_scenes
 
     write_scenes(tmp_path / "data", 48, {"train": 4, "test": 2})
     _, metrics = run(tmp_path, "07", "poisons", generator=weights, learn_from=2)

@@ -11,16 +11,24 @@ from toy_instances import CLASSES, shapes
 from toy_set import boxes
 
 from unseg_lib import UnsegError
-from unseg_lib.method.losses import segmentation_loss
-from unseg_lib.method.sam import LAYOUTS as SAMS
-from unseg_lib.method.sam import SamLayout
+from unseg_lib.method import LAYOUTS as SAMS
+from unseg_lib.method import SamLayout, segmentation_loss
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import instance_data, registry, rsprompter, rsprompter_loss, train_victim, training
-from unseg_lib.victims.options import with_options
-from unseg_lib.victims.rsprompter_loss import Objects
-from unseg_lib.victims.rsprompter_model import LAYOUTS, Layout, RSPrompter, build
-from unseg_lib.victims.rsprompter_prompter import QueryPrompter, outside
-from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims import (
+    Objects,
+    QueryPrompter,
+    RSPrompter,
+    VictimRun,
+    instance_data,
+    outside,
+    registry,
+    rsprompter,
+    rsprompter_loss,
+    train_victim,
+    training,
+    with_options,
+)
+from unseg_lib.victims.rsprompter_model import LAYOUTS, Layout, build
 
 SMALL = "rsprompter:tiny points=64 queries=6 layers=1 width=16"
 HOW = {"size": (32, 48), "epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "instance"}
@@ -96,7 +104,7 @@ def test_classes_and_masks_for_any_size(size):
     assert all(masks.shape == (2, 6, *size) for _, masks in guess.layers)
 
 
-def test_every_picture_is_seen_by_itself():
+def test_every_image_is_seen_by_itself():
     model, x = build(LAYOUT, 4, (32, 32), "random", 0).eval(), torch.rand(3, 3, 32, 32)
     with torch.inference_mode():
         together, alone = model(x), model(x[1:2])
@@ -168,7 +176,7 @@ def test_sams_encoder_stays_and_the_rest_learns(checkpoint, sets):
     assert changed == {"mask_decoder", "aggregator", "prompter"}
 
 
-def test_positions_are_stretched_to_the_pictures(checkpoint):
+def test_positions_are_stretched_to_the_images(checkpoint):
     model = build(LAYOUT, 4, (64, 32), str(checkpoint), 0)
     small = torch.load(checkpoint, weights_only=True)["image_encoder.pos_embed"]
     assert model.encoder.pos_embed.shape == (1, 16, 8, 32) and not model.encoder.pos_embed.requires_grad
@@ -229,7 +237,7 @@ def test_names_and_options_are_checked(text, words):
 
 
 def scene(queries: int, objects: int, seed: str = "scene") -> tuple[torch.Tensor, torch.Tensor, Objects]:
-    """Random class logits `(1,Q,4)`, mask logits `(1,Q,16,16)` and true objects of one picture."""
+    """Random class logits `(1,Q,4)`, mask logits `(1,Q,16,16)` and true objects of one image."""
     rng = torch_rng(seed)
     truth = torch.rand(objects, 16, 16, generator=rng) < 0.3
     labels = torch.randint(0, 3, (objects,), generator=rng)
@@ -324,7 +332,7 @@ def test_a_step_lowers_the_loss_of_its_batch(sets, draw_all):
     assert learnt == {"encoder", "mask_decoder", "aggregator", "prompter"}
 
 
-def test_pictures_without_any_object_are_learnt_from(sets):
+def test_images_without_any_object_are_learnt_from(sets):
     run, model = run_of(sets), build(LAYOUT, len(CLASSES), (32, 48), "random", 0)
     data = instance_data.read(replace(sets[0], ids=sets[0].ids[-1:]), run.size, "instance", "toy")
     loss = rsprompter.batch_loss(LAYOUT, run, model, data, torch.tensor([0, 0]), torch_rng)
@@ -353,7 +361,7 @@ def test_result_and_files(trained, sets):
         "training.json",
     ]
     shown = np.load(out / "predictions.npz")
-    assert shown["picture"].shape == (4, 32, 48, 3)
+    assert shown["image"].shape == (4, 32, 48, 3)
     assert shown["truth_segments"].shape == shown["prediction_segments"].shape == (4, 32, 48)
 
 

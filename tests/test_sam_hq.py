@@ -10,11 +10,9 @@ import torch
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
 from unseg_lib.files import read_json
-from unseg_lib.method.prompts import Prompts, all_prompts, one_kind, only
-from unseg_lib.method.sam import LAYOUTS
+from unseg_lib.method import LAYOUTS, Prompts, all_prompts, one_kind, only
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import object_pictures, sam_hq, sam_hq_model, train_victim, training
-from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims import VictimRun, object_images, sam_hq, sam_hq_model, train_victim, training
 
 SIZE = (32, 32)
 HOW = {"size": SIZE, "epochs": 2, "batch_size": 4, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "interactive"}
@@ -92,7 +90,7 @@ def prompts_of(count: int) -> Prompts:
 
 def test_its_mask_by_the_formula(model):
     """Paper, section 3.2: the token's MLP times the sum of mask, late and early features."""
-    prompts, x = only(prompts_of(2), "box"), torch.rand(2, 3, *SIZE, generator=torch_rng("pictures"))
+    prompts, x = only(prompts_of(2), "box"), torch.rand(2, 3, *SIZE, generator=torch_rng("images"))
     with torch.inference_mode():
         embedding, early = model.see(x)
         decoder = model.mask_decoder
@@ -109,7 +107,7 @@ def test_its_mask_by_the_formula(model):
 
 
 def test_prompts_of_several_kinds_do_not_mix(model):
-    prompts, x = one_kind(prompts_of(4), torch_rng(4)), torch.rand(4, 3, *SIZE, generator=torch_rng("pictures"))
+    prompts, x = one_kind(prompts_of(4), torch_rng(4)), torch.rand(4, 3, *SIZE, generator=torch_rng("images"))
     assert len(prompts.use.unique(dim=0)) > 1
     with torch.inference_mode():
         together = model.find(*model.see(x), prompts)
@@ -125,7 +123,7 @@ def test_a_box_as_a_filled_mask_by_hand():
         masks=torch.full((3, 1, 4, 4), 7.0),
         use=torch.tensor([[True, False, False], [False, True, False], [True, False, True]]),
     )
-    shown = sam_hq.with_filled_boxes(prompts, 4, 8)  # two pixels of the picture in each of the mask's
+    shown = sam_hq.with_filled_boxes(prompts, 4, 8)  # two pixels of the image in each of the mask's
     assert shown.use.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
     assert shown.masks[0, 0].tolist() == [[0, 255, 255, 0]] * 4
     assert (shown.masks[1:] == 7).all()
@@ -204,10 +202,10 @@ def test_result_and_files(sets, trained):
     assert set(result["final"]) == {"miou_pictures", "biou"}
     assert all(0 <= value <= 1 for value in result["final"].values())
     seen = np.load(out / "predictions.npz")
-    assert seen["picture"].shape == (4, *SIZE, 3) and seen["picture"].dtype == np.uint8
+    assert seen["image"].shape == (4, *SIZE, 3) and seen["image"].dtype == np.uint8
     assert seen["truth"].shape == seen["prediction"].shape == (4, *SIZE) and seen["box"].shape == (4, 4)
     for truth, box in zip(seen["truth"], seen["box"]):
-        assert np.abs(object_pictures.tight_box(truth == 1) - box).max() <= 1  # pixels: the mask was scaled, too
+        assert np.abs(object_images.tight_box(truth == 1) - box).max() <= 1  # pixels: the mask was scaled, too
 
 
 def test_it_learns_boxes(sets, tmp_path):
@@ -233,7 +231,7 @@ def test_stopped_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp
     assert (tmp_path / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
 
 
-def test_defences_of_pictures_and_of_batches_reach_it(sets, trained, tmp_path):
+def test_defences_of_images_and_of_batches_reach_it(sets, trained, tmp_path):
     for defense in ("gaussian_blur", "sharpen_frequency"):
         result = train_victim("sam-hq:tiny", *sets, tmp_path / defense, **HOW, defense=defense)
         assert result["epochs"][0]["loss"] != trained[1]["epochs"][0]["loss"]
@@ -244,17 +242,17 @@ def test_bf16(sets, tmp_path, bf16_everywhere):
     assert 0 < result["epochs"][0]["loss"] < 5
 
 
-# pictures and scores
+# images and scores
 
 
-def test_pictures_are_the_same_from_memory_and_from_the_disk(sets, monkeypatch):
-    kept = object_pictures.pairs(sets[0], 24, "training")
-    monkeypatch.setattr(object_pictures, "MEMORY", 0)
-    read = object_pictures.pairs(sets[0], 24, "training")
+def test_images_are_the_same_from_memory_and_from_the_disk(sets, monkeypatch):
+    kept = object_images.pairs(sets[0], 24, "training")
+    monkeypatch.setattr(object_images, "MEMORY", 0)
+    read = object_images.pairs(sets[0], 24, "training")
     for i in range(len(sets[0])):
         assert all(a.equal(b) for a, b in zip(kept(i), read(i)))
-    picture, mask = read(0)
-    assert picture.shape == (3, 16, 24) and mask.shape == (16, 24)  # of 32 x 48
+    image, mask = read(0)
+    assert image.shape == (3, 16, 24) and mask.shape == (16, 24)  # of 32 x 48
     assert 0 < ((mask > 0) & (mask < 255)).sum() < mask.numel() / 2, "the edges are soft"
     assert mask[8:].float().mean() > mask[:1].float().mean() == 0, "ignored pixels are background"
 
@@ -262,11 +260,11 @@ def test_pictures_are_the_same_from_memory_and_from_the_disk(sets, monkeypatch):
 def test_boxes_by_hand():
     mask = np.zeros((4, 6), bool)
     mask[1:3, 2:5] = True
-    box = object_pictures.tight_box(mask)
+    box = object_images.tight_box(mask)
     assert box.tolist() == [2, 1, 4, 2]
     # twice as wide: pixel 2 becomes 4 and 5, whose middle is 4.5; half as high: row 1 is the middle of row 0 to 1
-    assert object_pictures.scaled_box(box, (4, 6), (2, 12)).tolist() == [4.5, 0.25, 8.5, 0.75]
-    assert object_pictures.scaled_box(box, (4, 6), (4, 6)).tolist() == box.tolist()
+    assert object_images.scaled_box(box, (4, 6), (2, 12)).tolist() == [4.5, 0.25, 8.5, 0.75]
+    assert object_images.scaled_box(box, (4, 6), (4, 6)).tolist() == box.tolist()
 
 
 def test_scores_by_hand(sets):
@@ -276,8 +274,8 @@ def test_scores_by_hand(sets):
     shifted = np.zeros((40, 40), bool)
     shifted[10:20, 15:25] = True
     ids = ("davis-dog_00", "ccp-0001")
-    source = replace(sets[1], ids=ids, pictures={id: Path("im") / id.partition("-")[2] for id in ids})
-    found = object_pictures.object_scores(
+    source = replace(sets[1], ids=ids, images={id: Path("im") / id.partition("-")[2] for id in ids})
+    found = object_images.object_scores(
         source, [(ids[0], label, label == 1), (ids[1], label, shifted | (label == 255))]
     )
     assert found["miou_pictures:davis"] == found["biou:davis"] == 1
@@ -285,24 +283,24 @@ def test_scores_by_hand(sets):
     # borders are 1 pixel wide (2 % of 57), 36 pixels of each square: the upper and lower rows share 5 pixels each
     assert found["biou:ccp"] == pytest.approx(10 / 62)
     assert found["miou_pictures"] == pytest.approx((1 + 1 / 3) / 2)
-    assert object_pictures.object_scores(source, []) == {"miou_pictures": None, "biou": None}
+    assert object_images.object_scores(source, []) == {"miou_pictures": None, "biou": None}
 
 
 def test_of_several_objects_the_largest_is_asked_for(sets):
     small, large = (np.zeros((32, 48), bool) for _ in range(2))
     small[2:6, 2:6], large[10:30, 10:30] = True, True
     several = replace(sets[1], read_instances=lambda id: [Instance(small, 1), Instance(large, 1)])
-    one, id = object_pictures.one_object(several), sets[1].ids[0]
+    one, id = object_images.one_object(several), sets[1].ids[0]
     assert ((one.label(id) == 1) == large).all(where=sets[1].label(id) != 255)
     assert ((one.label(id) == 255) == (sets[1].label(id) == 255)).all()
-    none = object_pictures.one_object(replace(sets[1], read_instances=lambda id: []))
+    none = object_images.one_object(replace(sets[1], read_instances=lambda id: []))
     assert set(np.unique(none.label(id))) == {0, 255}
-    assert object_pictures.one_object(sets[1]) is sets[1]
+    assert object_images.one_object(sets[1]) is sets[1]
 
 
 def test_the_answer_of_a_filled_box(sets):
     """The toy objects are rectangles, so their boxes are the answers."""
-    scores = object_pictures.object_scores(sets[1], object_pictures.filled_boxes(sets[1]))
+    scores = object_images.object_scores(sets[1], object_images.filled_boxes(sets[1]))
     assert scores == {"miou_pictures": 1, "biou": 1}
 
 
@@ -320,11 +318,11 @@ def test_the_answer_of_a_filled_box(sets):
         ("sam-hq:tiny scale_low=3", {}, "scale_low <= scale_high"),
         ("sam-hq:tiny drop=0", {}, "drop above 0"),
         ("sam-hq:tiny points=0", {}, "points of SAM-HQ from 4"),
-        ("sam-hq:tiny", {"size": (32, 48)}, "Expected square pictures .* found 32x48"),
+        ("sam-hq:tiny", {"size": (32, 48)}, "Expected square images .* found 32x48"),
         ("sam-hq:vit_b", {"size": (100, 100)}, "side that 16 divides for sam-hq:vit_b"),
         ("sam-hq:tiny", {"init": "imagenet"}, "file of SAM's weights"),
-        ("sam-hq:tiny", {"defense": "pgd_at"}, "only changes pictures for a victim of sam-hq"),
-        ("sam-hq:tiny", {"defense": "frozen_encoder"}, "only changes pictures for a victim of sam-hq"),
+        ("sam-hq:tiny", {"defense": "pgd_at"}, "only changes images for a victim of sam-hq"),
+        ("sam-hq:tiny", {"defense": "frozen_encoder"}, "only changes images for a victim of sam-hq"),
     ],
 )
 def test_settings_are_checked(sets, tmp_path, victim, change, words):
@@ -341,7 +339,7 @@ def test_several_classes_are_refused(sets, tmp_path):
 
 def test_a_test_set_without_objects_is_refused(sets, tmp_path):
     empty = replace(sets[1], read_label=lambda id: np.zeros((32, 48), np.uint8))
-    with pytest.raises(UnsegError, match="Expected an object in some pictures of boxes, split test"):
+    with pytest.raises(UnsegError, match="Expected an object in some images of boxes, split test"):
         train_victim("sam-hq:tiny", sets[0], empty, tmp_path, **HOW)
 
 

@@ -5,9 +5,17 @@ import time
 import numpy as np
 import pytest
 
-from unseg_lib.datasets import load_dataset, write_scenes
-from unseg_lib.datasets.scene_surfaces import CONTOURS, SURFACES, natural_fields, palette
-from unseg_lib.datasets.scenes import CLASSES, INDEX, draw_scene
+from unseg_lib.datasets import (
+    CLASSES,
+    CONTOURS,
+    INDEX,
+    SURFACES,
+    draw_scene,
+    load_dataset,
+    natural_fields,
+    palette,
+    write_scenes,
+)
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, sha256_of, write_json
 
@@ -23,8 +31,8 @@ def test_same_arguments_same_bytes_others_differ():
 
 @pytest.mark.parametrize("size", [24, 33, 96, 128])
 def test_sizes_and_types(size):
-    picture, label = draw_scene(size, 0, "a")
-    assert picture.shape == (size, size, 3) and picture.dtype == np.uint8
+    image, label = draw_scene(size, 0, "a")
+    assert image.shape == (size, size, 3) and image.dtype == np.uint8
     assert label.shape == (size, size) and label.dtype == np.uint8 and label.max() < len(CLASSES)
 
 
@@ -41,9 +49,9 @@ def test_every_class_occurs_and_the_ground_is_the_larger_part():
 def test_colour_alone_does_not_tell_a_class():
     """A nearest-colour guess from one half of the scenes does no better than chance on the other."""
     colours = {name: ([], []) for name in CLASSES}
-    for i, (picture, label) in enumerate(MANY):
+    for i, (image, label) in enumerate(MANY):
         for index in np.unique(label):
-            colours[CLASSES[index]][i % 2].append(picture[label == index].mean(axis=0))
+            colours[CLASSES[index]][i % 2].append(image[label == index].mean(axis=0))
     means = np.array([np.mean(colours[name][0], axis=0) for name in CLASSES])
     right = [
         np.argmin(np.linalg.norm(means - colour, axis=1)) == index
@@ -53,10 +61,10 @@ def test_colour_alone_does_not_tell_a_class():
     assert np.mean(right) < 2.5 / len(CLASSES)
 
 
-def test_pictures_have_contrast_and_are_not_clipped_away():
-    for picture, _ in MANY:
-        assert picture.std() > 12
-        assert ((picture == 0) | (picture == 255)).mean() < 0.2
+def test_images_have_contrast_and_are_not_clipped_away():
+    for image, _ in MANY:
+        assert image.std() > 12
+        assert ((image == 0) | (image == 255)).mean() < 0.2
 
 
 def test_natural_fields_fall_with_frequency():
@@ -87,8 +95,8 @@ def test_written_once_and_read_back(tmp_path):
     before = sha256_of(index), index.stat().st_mtime_ns
     train = load_dataset("scenes", tmp_path, "train")
     assert train.ids == tuple(f"train_{i:04d}" for i in range(4)) and len(load_dataset("scenes", tmp_path, "test")) == 2
-    picture, label = draw_scene(24, 5, "train_0001")
-    assert np.array_equal(train.picture("train_0001"), picture) and np.array_equal(train.label("train_0001"), label)
+    image, label = draw_scene(24, 5, "train_0001")
+    assert np.array_equal(train.image("train_0001"), image) and np.array_equal(train.label("train_0001"), label)
     assert (sha256_of(index), index.stat().st_mtime_ns) == before
 
 
@@ -104,7 +112,7 @@ def test_interrupted_writing_is_not_taken_for_complete(tmp_path, monkeypatch):
     folder = write_scenes(tmp_path, 24, {"train": 3, "test": 2})
     whole = {path.name: sha256_of(path) for path in folder.rglob("*.png")}
     (folder / INDEX).unlink()
-    (folder / "pictures/train_0002.png").write_bytes(b"half")
+    (folder / "images/train_0002.png").write_bytes(b"half")
     (folder / "labels/test_0001.png").unlink()
     write_scenes(tmp_path, 24, {"train": 3, "test": 2})
     assert {path.name: sha256_of(path) for path in folder.rglob("*.png")} == whole
@@ -128,8 +136,8 @@ def test_scenes_of_another_version_are_refused(tmp_path):
     ("change", "words"),
     [
         (lambda index: [index], "Expected scenes of version 1 in .*, found a list; delete that folder"),
-        (lambda index: {"version": 1}, "Expected names of pictures under 'train' in .*scenes.json, found none; delete"),
-        (lambda index: index | {"test": [7]}, "Expected names of pictures under 'test' in .*, found none; delete"),
+        (lambda index: {"version": 1}, "Expected names of images under 'train' in .*scenes.json, found none; delete"),
+        (lambda index: index | {"test": [7]}, "Expected names of images under 'test' in .*, found none; delete"),
     ],
 )
 def test_an_index_of_scenes_that_lists_none_is_one_sentence(tmp_path, change, words):

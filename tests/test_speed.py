@@ -10,20 +10,34 @@ from lightning.fabric import Fabric
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json
-from unseg_lib.method.attention import encode_fused
-from unseg_lib.method.bilevel import train_generator
-from unseg_lib.method.config import BilevelConfig
-from unseg_lib.method.fast_training import accelerate, ahead, encode_learning
-from unseg_lib.method.players import Game
-from unseg_lib.method.sam import LAYOUTS, build_image_encoder, encode
-from unseg_lib.speed import disk, tables
-from unseg_lib.speed.arithmetic import generator_flop
+from unseg_lib.method import (
+    LAYOUTS,
+    BilevelConfig,
+    Game,
+    accelerate,
+    ahead,
+    build_image_encoder,
+    encode,
+    encode_fused,
+    encode_learning,
+    train_generator,
+)
+from unseg_lib.runtime import Stopwatch
+from unseg_lib.speed import (
+    COLLECTIONS,
+    differences,
+    disk,
+    estimate,
+    generator_flop,
+    hours,
+    image,
+    rungs,
+    step_ladder,
+    table,
+    tables,
+)
 from unseg_lib.speed.bench import bench
-from unseg_lib.speed.ladder import differences, ladder, rungs
-from unseg_lib.speed.samples import picture
-from unseg_lib.speed.scaling import COLLECTIONS, estimate, hours, table
-from unseg_lib.speed.step import step_ladder
-from unseg_lib.stopwatch import Stopwatch
+from unseg_lib.speed.ladder import ladder
 
 CPU = torch.device("cpu")
 TINY = BilevelConfig(layout="tiny", batch_size=2, loss_points=64, steps=4, alternation="steps", generator_turn=1)
@@ -77,7 +91,7 @@ def test_disk_to_disk_protects_every_file_and_leaves_none(monkeypatch):
     assert [row["way"] for row in rows] == ["model alone", "overlapped, 1 thread", "overlapped, 2 threads"]
     assert rows[0]["share"] == 1 and all(row["images_per_second"] > 0 for row in rows)
     found = disk.memory("tiny", CPU, count=4, height=20, width=30)
-    assert (found["pictures"], found["problems"]) == (4, 0) and found["megabytes_end"] > 10
+    assert (found["images"], found["problems"]) == (4, 0) and found["megabytes_end"] > 10
 
 
 def test_hours_and_costs():
@@ -94,13 +108,13 @@ def test_tables_are_aligned_and_know_the_unknown():
         {"way": "long", "images_per_second": 2, "share": None},
     ]
     first, second, third = tables.text(rows, tables.DISK).splitlines()
-    assert first.split()[:2] == ["way", "pictures/s"] and second.split() == ["a", "1,234.50", "100"]
+    assert first.split()[:2] == ["way", "images/s"] and second.split() == ["a", "1,234.50", "100"]
     assert third.endswith("–") and len(second) == len(third)
     assert "long" in tables.table(rows, tables.DISK)._repr_html_()
 
 
 def test_the_command_refuses_what_it_does_not_know():
-    options = {"side": 32, "batch": 1, "pictures": 1, "compiled": False, "device": "cpu"}
+    options = {"side": 32, "batch": 1, "images": 1, "compiled": False, "device": "cpu"}
     with pytest.raises(UnsegError, match="protect, train, disk, memory or needs"):
         bench("swim", "tiny", **options)
     with pytest.raises(UnsegError, match="at least 1"):
@@ -109,9 +123,9 @@ def test_the_command_refuses_what_it_does_not_know():
 
 
 def test_what_memory_was_found_can_be_kept(tmp_path):
-    options = {"side": 24, "batch": 1, "pictures": 2, "compiled": False, "device": "cpu"}
+    options = {"side": 24, "batch": 1, "images": 2, "compiled": False, "device": "cpu"}
     said = bench("memory", "tiny", **options, json=str(tmp_path / "memory.json"))
-    assert "megabytes_end" in said and read_json(tmp_path / "memory.json")["pictures"] == 2
+    assert "megabytes_end" in said and read_json(tmp_path / "memory.json")["images"] == 2
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
@@ -136,11 +150,11 @@ def test_a_frozen_encoder_leaves_no_gradient_behind():
 
 
 def test_a_fast_game_plays_the_same_game_to_rounding(tmp_path):
-    pictures = [np.random.default_rng(i).integers(0, 256, (40, 30, 3), dtype=np.uint8) for i in range(4)]
-    masks = [np.zeros((40, 30), bool) for _ in pictures]
+    images = [np.random.default_rng(i).integers(0, 256, (40, 30, 3), dtype=np.uint8) for i in range(4)]
+    masks = [np.zeros((40, 30), bool) for _ in images]
     for mask in masks:
         mask[10:30, 5:20] = True
-    pairs, logs = list(zip(pictures, masks)), {}
+    pairs, logs = list(zip(images, masks)), {}
     ways = {"plain": {}, "fast": {"fast": True}, "checkpointed": {"fast": True, "checkpointed": True}}
     for name, way in ways.items():
         train_generator(TINY, pairs, tmp_path / name, device="cpu", **way)
@@ -182,9 +196,9 @@ def test_the_stopwatch_tells_waiting_from_working_and_reading_ahead_keeps_the_or
         list(ahead(1 / i for i in (1, 0)))
 
 
-def test_pictures_to_measure_with_are_always_the_same():
-    assert all(np.array_equal(a, b) for a, b in zip(picture(3, 20, 40), picture(3, 20, 40)))
-    assert not np.array_equal(picture(3, 20, 40)[0], picture(4, 20, 40)[0])
+def test_images_to_measure_with_are_always_the_same():
+    assert all(np.array_equal(a, b) for a, b in zip(image(3, 20, 40), image(3, 20, 40)))
+    assert not np.array_equal(image(3, 20, 40)[0], image(4, 20, 40)[0])
 
 
 def test_the_parts_of_a_file_are_all_of_it():

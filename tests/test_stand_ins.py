@@ -3,8 +3,7 @@
 import pytest
 from test_systems import score
 
-from unseg_lib.reporting.html import Link
-from unseg_lib.reporting.stand_ins import COLUMNS, stand_in_table
+from unseg_lib.reporting import COLUMNS, Link, stand_in_table
 
 PAPERS = "paper: DeepLabV1 on the whole of VOC 2012, all 21 classes (Table 7)"  # another experiment than ours
 
@@ -29,7 +28,7 @@ def test_a_line_has_clean_random_and_unseg_and_the_papers_share():
     assert stand_in_table(made, "up/").rows[0][4] == Link("40.0", "up/victim/voc-clean/run.ipynb")
 
 
-def test_nothing_is_said_of_a_victim_that_clean_pictures_taught_nothing():
+def test_nothing_is_said_of_a_victim_that_clean_images_taught_nothing():
     (line,) = lines(victim("dino:x", "detection", "nwpu", "AP", clean=4.9, random=1, unseg=0))
     assert line["of clean"] == "–" and "learns too little" in line[""]
     (line,) = lines(victim("dino:x", "detection", "nwpu", "AP", clean=5.0, random=1, unseg_colour=0))

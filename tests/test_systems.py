@@ -2,11 +2,9 @@
 
 import pytest
 
-from unseg_lib.datasets.sources import SOURCES
-from unseg_lib.reporting.html import Link
+from unseg_lib.datasets import SOURCES
+from unseg_lib.reporting import NAMES, Experiment, Link, Score, full_tables, system_table, why_not
 from unseg_lib.reporting.published import published
-from unseg_lib.reporting.scores import Experiment, Score
-from unseg_lib.reporting.systems import NAMES, full_tables, system_table, why_not
 
 
 def score(task: str, dataset: str, victim: str, metric: str, poison: str, final: float, **changes) -> Score:
@@ -55,7 +53,7 @@ def test_table_2_is_whole():
 @pytest.mark.parametrize(
     ("task", "dataset", "words"),
     [
-        ("instance", "coco", "21,266 MB to download"),  # the panoptic masks, and the pictures they belong to
+        ("instance", "coco", "21,266 MB to download"),  # the panoptic masks, and the images they belong to
         ("interactive", "coift", "HQSeg-44K (fetched by hand)"),
         ("object", "kvasir", "Kvasir-SEG (46 MB to download)"),
     ],

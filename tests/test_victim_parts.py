@@ -1,4 +1,4 @@
-"""What a victim is given, and what it is at first: pictures, augmentation, batches, mixtures, names, weights."""
+"""What a victim is given, and what it is at first: images, augmentation, batches, mixtures, names, weights."""
 
 import errno
 from dataclasses import replace
@@ -21,15 +21,15 @@ def weights_of(model: torch.nn.Module) -> torch.Tensor:
 # what a victim is given
 
 
-def test_pictures_are_resized_labels_keep_their_classes(sets):
+def test_images_are_resized_labels_keep_their_classes(sets):
     x, y = data.tensors(sets[0], (16, 24), "toy")
     assert x.shape == (9, 3, 16, 24) and x.dtype == torch.uint8
     assert y.shape == (9, 16, 24) and set(y.unique().tolist()) <= {0, 1, 255}
     whole, _ = data.tensors(sets[0], (32, 48), "toy")
-    assert torch.equal(whole[3].permute(1, 2, 0), torch.from_numpy(sets[0].picture(sets[0].ids[3]).copy()))
+    assert torch.equal(whole[3].permute(1, 2, 0), torch.from_numpy(sets[0].image(sets[0].ids[3]).copy()))
 
 
-def test_pictures_that_memory_cannot_hold_lie_in_a_file_without_a_name(sets, tmp_path, monkeypatch):
+def test_images_that_memory_cannot_hold_lie_in_a_file_without_a_name(sets, tmp_path, monkeypatch):
     held = data.tensors(sets[0], (16, 24), "toy")
     monkeypatch.setattr(decoded, "MEMORY", 1000)
     lying = data.tensors(sets[0], (16, 24), "toy", tmp_path)
@@ -50,7 +50,7 @@ def test_normalised_means():
     assert data.normalise(x).abs().max() < 0.01
 
 
-def test_augmentation_moves_pictures_and_labels_together():
+def test_augmentation_moves_images_and_labels_together():
     y = torch.zeros(64, 32, 32, dtype=torch.uint8)
     y[:, 8:20, 4:16] = 1
     x = y[:, None].float().expand(-1, 3, -1, -1) + 1  # 1 or 2; 0 is what lies outside
@@ -76,23 +76,23 @@ def test_augmentation_is_seeded_and_touches_no_global_state():
 
 
 @pytest.mark.parametrize(
-    ("pictures", "batch", "shape"), [(10, 4, (2, 4)), (4, 4, (1, 4)), (3, 4, (1, 3)), (1, 4, (1, 2)), (2, 2, (1, 2))]
+    ("images", "batch", "shape"), [(10, 4, (2, 4)), (4, 4, (1, 4)), (3, 4, (1, 3)), (1, 4, (1, 2)), (2, 2, (1, 2))]
 )
-def test_batches(pictures, batch, shape):
-    order = data.batches(pictures, batch, 0, 1)
+def test_batches(images, batch, shape):
+    order = data.batches(images, batch, 0, 1)
     assert tuple(order.shape) == shape
-    if pictures > 1:
+    if images > 1:
         assert len(order.unique()) == order.numel()
-    assert pictures < 4 or not torch.equal(order, data.batches(pictures, batch, 0, 2))
+    assert images < 4 or not torch.equal(order, data.batches(images, batch, 0, 2))
 
 
-def test_mixture_replaces_a_nested_share_of_the_pictures(tmp_path):
+def test_mixture_replaces_a_nested_share_of_the_images(tmp_path):
     clean = boxes(tmp_path / "clean", "train", 8)
     poisoned = boxes(tmp_path / "poisoned", "train", 8, dim=30)
 
     def clean_ones(fraction: float) -> set[str]:
         mixture = data.mixed(poisoned, clean, fraction, seed=0)
-        return {name for name in clean.ids if np.array_equal(mixture.picture(name), clean.picture(name))}
+        return {name for name in clean.ids if np.array_equal(mixture.image(name), clean.image(name))}
 
     assert [len(clean_ones(fraction)) for fraction in (0, 0.25, 0.5, 1)] == [0, 2, 4, 8]
     assert clean_ones(0.25) < clean_ones(0.5)
@@ -102,17 +102,17 @@ def test_mixture_replaces_a_nested_share_of_the_pictures(tmp_path):
         data.mixed(poisoned, clean, 1.5, seed=0)
 
 
-def test_mixture_reads_pictures_where_masks_of_the_same_name_lie_beside_them(tmp_path):
-    """Parts of HQSeg hold x.jpg and its mask x.png in one folder: the clean picture is the .jpg."""
+def test_mixture_reads_images_where_masks_of_the_same_name_lie_beside_them(tmp_path):
+    """Parts of HQSeg hold x.jpg and its mask x.png in one folder: the clean image is the .jpg."""
     clean = boxes(tmp_path / "clean", "train", 4)
-    beside = {id: clean.picture_path(id).with_suffix(".bmp") for id in clean.ids}
+    beside = {id: clean.image_path(id).with_suffix(".bmp") for id in clean.ids}
     for id, path in beside.items():
-        Image.fromarray(clean.picture(id)).save(path)
-        Image.new("RGB", (16, 16)).save(clean.picture_path(id))
+        Image.fromarray(clean.image(id)).save(path)
+        Image.new("RGB", (16, 16)).save(clean.image_path(id))
     clean = replace(clean, originals={id: path.relative_to(clean.root) for id, path in beside.items()})
     poisoned = boxes(tmp_path / "poisoned", "train", 4, dim=30)
     mixture = data.mixed(poisoned, clean, 1.0, seed=0)
-    assert all(np.array_equal(mixture.picture(id), clean.picture(id)) for id in clean.ids)
+    assert all(np.array_equal(mixture.image(id), clean.image(id)) for id in clean.ids)
 
 
 # first weights and names

@@ -11,9 +11,8 @@ from toy_set import HOW, VICTIM, boxes, train_and_die
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.pictures import write_picture
-from unseg_lib.victims import registry, train_victim, training
-from unseg_lib.victims.data import mixed
+from unseg_lib.images import write_image
+from unseg_lib.victims import mixed, registry, train_victim, training
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +43,13 @@ def test_result_and_files(sets, trained):
     assert speed["samples_per_second"] > 0 and 0 < speed["share_waiting"] < 1
     assert str(sets[0].root) not in (out / "training.json").read_text()
     shown = np.load(out / "predictions.npz")
-    assert shown["picture"].shape == (4, 32, 32, 3) and shown["picture"].dtype == np.uint8
+    assert shown["image"].shape == (4, 32, 32, 3) and shown["image"].dtype == np.uint8
     assert shown["truth"].shape == shown["prediction"].shape == (4, 32, 32)
     assert set(np.unique(shown["prediction"])) <= {0, 1}
 
 
 def test_the_score_is_that_of_the_saved_predictions(trained, sets, tmp_path):
-    """Four test pictures are all shown, so their predictions must give the last epoch's score."""
+    """Four test images are all shown, so their predictions must give the last epoch's score."""
     test = replace(sets[1], ids=sets[1].ids[:4])
     result = train_victim(VICTIM, sets[0], test, tmp_path, **HOW)
     shown = np.load(tmp_path / "predictions.npz")
@@ -86,7 +85,7 @@ def test_another_call_is_refused(sets, trained, change):
         train_victim(VICTIM, *sets, trained[0], **(HOW | change))
 
 
-def test_other_pictures_are_refused(sets, trained, tmp_path):
+def test_other_images_are_refused(sets, trained, tmp_path):
     poisoned = boxes(tmp_path, "train", 9, dim=1)
     with pytest.raises(UnsegError, match=r"train .* asked"):
         train_victim(VICTIM, poisoned, sets[1], trained[0], **HOW)
@@ -98,7 +97,7 @@ def test_a_data_set_elsewhere_with_the_same_bytes_is_the_same(sets, trained, tmp
 
 
 def test_tiny_and_ignored(tmp_path):
-    """One training picture whose pixels are all ignored: nothing to learn, nothing to crash on."""
+    """One training image whose pixels are all ignored: nothing to learn, nothing to crash on."""
     one = boxes(tmp_path, "train", 1)
     ignored = replace(one, read_label=lambda name: np.full((32, 48), 255, np.uint8))
     result = train_victim(VICTIM, ignored, one, tmp_path / "out", **(HOW | {"epochs": 1}))
@@ -142,7 +141,7 @@ def test_the_clean_part_alone_is_that_of_the_mixture(sets, tmp_path):
     assert mixed(sets[0], sets[0], 0, 0, clean_only=True) is sets[0]
     how = HOW | {"epochs": 1, "clean": sets[0], "clean_only": True}
     train_victim(VICTIM, *sets, tmp_path / "half", **how, clean_fraction=0.5)
-    assert read_json(tmp_path / "half" / "training.json")["train"]["pictures"] == 4
+    assert read_json(tmp_path / "half" / "training.json")["train"]["images"] == 4
     with pytest.raises(UnsegError, match="found 0 for training"):
         train_victim(VICTIM, *sets, tmp_path / "none", **how, clean_fraction=0.01)
 
@@ -159,16 +158,16 @@ def test_bf16(sets, tmp_path, bf16_everywhere):
     assert 0 < result["epochs"][0]["loss"] < 5
 
 
-def test_a_corrupt_picture_is_one_sentence(tmp_path):
+def test_a_corrupt_image_is_one_sentence(tmp_path):
     train, test = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
-    (tmp_path / "im" / "train1.png").write_bytes(b"no picture")
+    (tmp_path / "im" / "train1.png").write_bytes(b"no image")
     with pytest.raises(UnsegError, match=r"train1\.png"):
         train_victim(VICTIM, train, test, tmp_path / "out", **HOW)
 
 
 def test_a_mask_of_another_size_is_one_sentence(tmp_path):
     train, test = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
-    write_picture(tmp_path / "im" / "train1.png", np.zeros((8, 8, 3), np.uint8))
+    write_image(tmp_path / "im" / "train1.png", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(UnsegError, match="train1"):
         train_victim(VICTIM, train, test, tmp_path / "out", **HOW)
 

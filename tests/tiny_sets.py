@@ -1,4 +1,4 @@
-"""Tiny data sets in the official layouts, for tests: a few pictures of 12 x 16 pixels each."""
+"""Tiny data sets in the official layouts, for tests: a few images of 12 x 16 pixels each."""
 
 import json
 from functools import partial
@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unseg_lib.pictures import write_picture
+from unseg_lib.images import write_image
 
 HEIGHT, WIDTH = 12, 16
-BOX = (slice(2, 8), slice(3, 11))  # where the object of every picture is
+BOX = (slice(2, 8), slice(3, 11))  # where the object of every image is
 
 
-def picture(number: int) -> np.ndarray:
+def image(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
@@ -24,8 +24,8 @@ def label(inside: int, outside: int = 0) -> np.ndarray:
 
 
 def write_pair(folder: Path, stem: str, number: int, mask: np.ndarray, places: tuple[str, str], suffix: str = ".jpg"):
-    write_picture(folder / places[0] / f"{stem}{suffix}", picture(number))
-    write_picture(folder / places[1] / f"{stem}.png", mask[..., None], gray=True)
+    write_image(folder / places[0] / f"{stem}{suffix}", image(number))
+    write_image(folder / places[1] / f"{stem}.png", mask[..., None], gray=True)
 
 
 def voc(root: Path) -> str:
@@ -58,9 +58,9 @@ def lung(root: Path) -> str:
 
 def kvasir(root: Path) -> str:
     for i in range(10):
-        write_picture(root / f"Kvasir-SEG/images/p{i}.jpg", picture(i))
+        write_image(root / f"Kvasir-SEG/images/p{i}.jpg", image(i))
         # masks are JPEG there: 255 comes as 253, 0 as 2
-        write_picture(root / f"Kvasir-SEG/masks/p{i}.jpg", label(255)[..., None], gray=True)
+        write_image(root / f"Kvasir-SEG/masks/p{i}.jpg", label(255)[..., None], gray=True)
     return "kvasir"
 
 
@@ -81,7 +81,7 @@ def scenes(root: Path) -> str:
 
 
 def coco_json(split: str, count: int) -> dict:
-    """A large square, a small one on it and a crowd, in each picture; category numbers with gaps, in disorder."""
+    """A large square, a small one on it and a crowd, in each image; category numbers with gaps, in disorder."""
 
     def polygon(left, top, right, bottom):
         return [[left, top, right, top, right, bottom, left, bottom]]
@@ -104,13 +104,13 @@ def coco_json(split: str, count: int) -> dict:
     return {"images": images, "annotations": annotations, "categories": categories, "info": {}, "licenses": []}
 
 
-def _coco(root: Path, pictures: dict[str, str], notes: str) -> None:
+def _coco(root: Path, images: dict[str, str], notes: str) -> None:
     for split, count in {"train": 8, "val": 3}.items():
         path = root / notes.format(split)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(coco_json(split, count)))
         for i in range(count):
-            write_picture(root / pictures[split] / f"{split}{i}.jpg", picture(i))
+            write_image(root / images[split] / f"{split}{i}.jpg", image(i))
 
 
 def coco(root: Path) -> str:
@@ -130,9 +130,9 @@ def whu(root: Path) -> str:
         content = coco_json(split, count)
         for note in content["annotations"]:
             note["category_id"] = 1
-        for image in content["images"]:
-            image["file_name"] = f"{image['id']}.tif"  # the same names in every split, as in the official release
-            write_picture(root / f"WHU/imgs/{split}/image/{image['id']}.tif", picture(image["id"]))
+        for entry in content["images"]:
+            entry["file_name"] = f"{entry['id']}.tif"  # the same names in every split, as in the official release
+            write_image(root / f"WHU/imgs/{split}/image/{entry['id']}.tif", image(entry["id"]))
         path = root / f"WHU/annotations/WHU_building_{split}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "building"}]}))
@@ -166,8 +166,8 @@ def coco_panoptic(root: Path) -> str:
             notes.append({"image_id": 50 + i, "file_name": f"{stem}.png", "segments_info": found})
             images.append({"id": 50 + i, "file_name": f"{stem}.jpg", "height": HEIGHT, "width": WIDTH})
             colours = np.stack([numbers % 256, numbers // 256 % 256, numbers // 256**2], 2).astype(np.uint8)
-            write_picture(root / f"coco/annotations/panoptic_{split}2017/{stem}.png", colours)
-            write_picture(root / f"coco/{split}2017/{stem}.jpg", picture(i))
+            write_image(root / f"coco/annotations/panoptic_{split}2017/{stem}.png", colours)
+            write_image(root / f"coco/{split}2017/{stem}.jpg", image(i))
         content = {"images": images, "annotations": notes, "categories": kinds[::-1], "info": {}, "licenses": []}
         (root / f"coco/annotations/panoptic_{split}2017.json").write_text(json.dumps(content))
     return "coco-panoptic"
@@ -183,7 +183,7 @@ def ade20k(root: Path) -> str:
             objects[LEFT], objects[RIGHT], objects[9, :4] = (1, 1, 0), (1, 2, 0), (34, 3, 0)
             places = (f"images/{part}", f"annotations/{part}")
             write_pair(folder, f"ADE_{part}_{i:08d}", i, mask, places)
-            write_picture(folder / f"annotations_instance/{part}/ADE_{part}_{i:08d}.png", objects)
+            write_image(folder / f"annotations_instance/{part}/ADE_{part}_{i:08d}.png", objects)
     return "ade20k"
 
 
@@ -194,7 +194,7 @@ def cityscapes(root: Path) -> str:
             city, numbers = f"{split}city{i % 2}", np.full((HEIGHT, WIDTH), 7, np.uint16)
             numbers[LEFT], numbers[RIGHT], numbers[-1], numbers[:, 0], numbers[0] = 26000, 26001, 24, 29000, 3
             stem = f"{city}_{i:06d}_000019"
-            write_picture(root / f"cityscapes/leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png", picture(i))
+            write_image(root / f"cityscapes/leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png", image(i))
             path = root / f"cityscapes/gtFine/{split}/{city}/{stem}_gtFine_instanceIds.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(numbers).save(path)
@@ -202,14 +202,14 @@ def cityscapes(root: Path) -> str:
 
 
 def _hqseg(name: str, root: Path) -> str:
-    """Two pictures of each training part (of a set of one part eight), one of each test part."""
+    """Two images of each training part (of a set of one part eight), one of each test part."""
     from unseg_lib.datasets.hqseg import FOLDER, PARTS, SETS
 
     for split, parts in SETS[name].items():
         for part in parts:
-            pictures, masks, _ = PARTS[part]
+            images, masks, _ = PARTS[part]
             for i in range(1 if split != "train" else 2 if len(parts) > 1 else 8):
-                write_pair(root / FOLDER, f"{split}{i}", i, label(255), (pictures, masks))
+                write_pair(root / FOLDER, f"{split}{i}", i, label(255), (images, masks))
     return name
 
 

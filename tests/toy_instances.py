@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 
 from unseg_lib.datasets import Instance, SegmentationSet
-from unseg_lib.pictures import write_picture
+from unseg_lib.images import write_image
 
 CLASSES = ("ground", "sky", "box", "disc")
 COLOURS = np.array([(40, 90, 40), (120, 160, 220), (220, 60, 50), (240, 220, 60)])
 
 
 def shapes(root: Path, split: str, count: int, shape=(48, 64), crowd: bool = False, dim: int = 0) -> SegmentationSet:
-    """`count` pictures, `shape` (height, width), each with one to three things apart; `dim` darkens them.
+    """`count` images, `shape` (height, width), each with one to three things apart; `dim` darkens them.
 
-    The last picture has no thing; with `crowd` the first thing of every picture is a crowd.
+    The last image has no thing; with `crowd` the first thing of every image is a crowd.
     """
     rng, labels, objects = np.random.default_rng([count, len(split)]), {}, {}
     for i in range(count):
@@ -29,7 +29,7 @@ def shapes(root: Path, split: str, count: int, shape=(48, 64), crowd: bool = Fal
         for one in objects[id]:
             drawn[one.mask] = one.class_index
         colour = COLOURS[drawn] + rng.integers(-20, 20, (*shape, 3)) - dim
-        write_picture(root / "im" / f"{id}.png", colour.clip(0, 255).astype(np.uint8))
+        write_image(root / "im" / f"{id}.png", colour.clip(0, 255).astype(np.uint8))
     return SegmentationSet(
         name="shapes",
         root=root,
@@ -37,7 +37,7 @@ def shapes(root: Path, split: str, count: int, shape=(48, 64), crowd: bool = Fal
         classes=CLASSES,
         background=None,
         ids=tuple(labels),
-        pictures={id: Path("im") / id for id in labels},
+        images={id: Path("im") / id for id in labels},
         read_label=labels.__getitem__,
         annotation_files=(),
         read_instances=objects.__getitem__,

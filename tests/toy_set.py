@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unseg_lib.datasets import SegmentationSet
-from unseg_lib.pictures import write_picture
+from unseg_lib.images import write_image
 from unseg_lib.victims import train_victim, training
 
 # a victim that learns them in seconds, and how
@@ -18,7 +18,7 @@ HOW = {"size": (32, 32), "epochs": 2, "batch_size": 4, "lr": 2e-3, "seed": 0, "d
 
 
 def boxes(root: Path, split: str, count: int, shape=(32, 48), dim: int = 0) -> SegmentationSet:
-    """`count` pictures of one box each, `shape` (height, width), the first row ignored; `dim` darkens them."""
+    """`count` images of one box each, `shape` (height, width), the first row ignored; `dim` darkens them."""
     rng, labels = np.random.default_rng([count, len(split)]), {}
     for i in range(count):
         label = np.zeros(shape, np.uint8)
@@ -26,7 +26,7 @@ def boxes(root: Path, split: str, count: int, shape=(32, 48), dim: int = 0) -> S
         label[row : row + shape[0] // 2, column : column + shape[1] // 2] = 1
         label[0] = 255
         colour = np.where(label[..., None] == 1, (220, 200, 60), (30, 60, 90)) + rng.integers(-20, 20, (*shape, 3))
-        write_picture(root / "im" / f"{split}{i}.png", (colour - dim).clip(0, 255).astype(np.uint8))
+        write_image(root / "im" / f"{split}{i}.png", (colour - dim).clip(0, 255).astype(np.uint8))
         labels[f"{split}{i}"] = label
     return SegmentationSet(
         name="boxes",
@@ -35,7 +35,7 @@ def boxes(root: Path, split: str, count: int, shape=(32, 48), dim: int = 0) -> S
         classes=("background", "object"),
         background=0,
         ids=tuple(labels),
-        pictures={name: Path("im") / name for name in labels},
+        images={name: Path("im") / name for name in labels},
         read_label=labels.__getitem__,
         annotation_files=(),
     )

@@ -4,6 +4,9 @@ Import it before torchvision, segment-anything, timm or segmentation-models-pyto
 torch it makes them importable (see `torchvision_cpu`).
 """
 
+import os
+from pathlib import Path
+
 from unseg_lib.errors import UnsegError
 from unseg_lib.torchvision_cpu import make_torchvision_importable
 from unseg_lib.version import VERSION
@@ -11,7 +14,15 @@ from unseg_lib.version import VERSION
 make_torchvision_importable()
 
 __version__ = VERSION
-__all__ = ["Protected", "Protector", "UnsegError", "__version__", "protect", "protect_batch"]
+__all__ = ["Protected", "Protector", "UnsegError", "__version__", "notebook", "protect", "protect_batch"]
+
+
+def notebook() -> Path:
+    """The first call of every notebook: change to the project's root, from which its paths are meant, and return it."""
+    from unseg_lib.pipeline import project_root
+
+    os.chdir(project_root())
+    return Path.cwd()
 
 
 def __getattr__(name: str):

@@ -26,7 +26,7 @@ PROFILES = "smoke, small, systems, transfer, ablations, paper, or a YAML file (d
 
 def main() -> None:
     """Run a command; an `UnsegError` or a path that cannot be used is one sentence on stderr and exit code 2."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture is told in our own words
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with an image is told in our own words
     try:
         app()
     except UnsegError as error:
@@ -43,9 +43,8 @@ def main() -> None:
 def doctor(data: Root = "") -> None:
     """Say what this machine has: versions, processor, GPUs, data sets."""
     from unseg_lib.datasets import data_root
-    from unseg_lib.pipeline.profiles import load_profile
+    from unseg_lib.pipeline import load_profile, missing_data
     from unseg_lib.pipeline.provenance import provenance
-    from unseg_lib.pipeline.reproduce import missing_data
 
     found = provenance()
     for name, version in found["versions"].items():
@@ -61,7 +60,7 @@ def doctor(data: Root = "") -> None:
 @data_app.command("list")
 def data_list() -> None:
     """List the data sets: size, licence, how to get each."""
-    from unseg_lib.datasets.download import list_sets
+    from unseg_lib.datasets import list_sets
 
     list_sets()
 
@@ -69,8 +68,7 @@ def data_list() -> None:
 @data_app.command("get")
 def data_get(name: str, data: Root = "") -> None:
     """Download a data set, checked and resumable, or say how to get it by hand."""
-    from unseg_lib.datasets import data_root
-    from unseg_lib.datasets.download import get
+    from unseg_lib.datasets import data_root, get
 
     get(name, data_root(data or None))
 
@@ -78,8 +76,7 @@ def data_get(name: str, data: Root = "") -> None:
 @data_app.command("check")
 def data_check(name: str, data: Root = "") -> None:
     """Check that a data set is complete and readable."""
-    from unseg_lib.datasets import data_root
-    from unseg_lib.datasets.download import check
+    from unseg_lib.datasets import check, data_root
 
     check(name, data_root(data or None))
 
@@ -92,7 +89,7 @@ def run(
     threads: Annotated[int, typer.Option(help="CPU threads; 0: the machine's default")] = 0,
 ) -> None:
     """Run one notebook, strictly: a misspelt or ill-typed parameter is refused before anything runs."""
-    from unseg_lib.pipeline.notebook import run_notebook
+    from unseg_lib.pipeline import run_notebook
 
     given = read_parameters(notebook, parameter)
     folder = run_notebook(notebook, _out(notebook, out, given), given, threads=threads)
@@ -101,7 +98,7 @@ def run(
 
 def _out(notebook: Path, out: str, given: dict) -> str:
     """Where the result goes: --out, else -p out=..., else what the notebook says."""
-    from unseg_lib.pipeline.parameters import notebook_parameters
+    from unseg_lib.pipeline import notebook_parameters
 
     named = given.pop("out", None)
     known = notebook_parameters(notebook)
@@ -113,7 +110,7 @@ def _out(notebook: Path, out: str, given: dict) -> str:
 def read_parameters(notebook: Path, given: list[str]) -> dict:
     """Turn ["eps=4", ...] into values of the types the notebook declares."""
     from unseg_lib.errors import closest
-    from unseg_lib.pipeline.parameters import notebook_parameters, parse_value
+    from unseg_lib.pipeline import notebook_parameters, parse_value
 
     known, values = notebook_parameters(notebook), {}
     for text in given:
@@ -135,7 +132,7 @@ def stage(
 ) -> None:
     """Run one stage of a profile (what the Snakefile calls)."""
     from unseg_lib.errors import pick
-    from unseg_lib.pipeline.profiles import load_profile
+    from unseg_lib.pipeline import load_profile
 
     pick(load_profile(profile).stages, key, f"stage of profile {profile}:").run(threads, gpus)
 
@@ -155,16 +152,16 @@ def reproduce(
 
 @app.command()
 def protect(
-    inputs: Annotated[list[str], typer.Argument(help="pictures, folders (with sub-folders) or quoted patterns")],
+    inputs: Annotated[list[str], typer.Argument(help="images, folders (with sub-folders) or quoted patterns")],
     out: Annotated[Path, typer.Option(help="folder for the protected copies")],
-    masks: Annotated[str | None, typer.Option(help="folder of masks with the pictures' names, or COCO's json")] = None,
+    masks: Annotated[str | None, typer.Option(help="folder of masks with the images' names, or COCO's json")] = None,
     classes: Annotated[
         str | None, typer.Option(help="with --masks: only these (numbers of a label map, names of a json)")
     ] = None,
     boxes: Annotated[
-        str | None, typer.Option(help="x0,y0,x1,y1 for every picture, or a CSV file: picture,x0,y0,x1,y1")
+        str | None, typer.Option(help="x0,y0,x1,y1 for every image, or a CSV file: image,x0,y0,x1,y1")
     ] = None,
-    points: Annotated[str | None, typer.Option(help="x,y;x,y for every picture, or a CSV file: picture,x,y")] = None,
+    points: Annotated[str | None, typer.Option(help="x,y;x,y for every image, or a CSV file: image,x,y")] = None,
     eps: Annotated[float, typer.Option(help="largest change inside the region, in steps of 255")] = 8,
     eps_bg: Annotated[float, typer.Option(help="largest change outside")] = 2,
     generator: Annotated[
@@ -173,26 +170,24 @@ def protect(
     format: Annotated[str, typer.Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
     quality: Annotated[int, typer.Option(help="of JPEG, 1 to 100")] = 95,
     keep_metadata: Annotated[bool, typer.Option(help="keep EXIF, which may hold places and names")] = False,
-    rgb: Annotated[bool, typer.Option(help="store gray pictures as RGB, which keeps all of the noise")] = False,
+    rgb: Annotated[bool, typer.Option(help="store gray images as RGB, which keeps all of the noise")] = False,
     overwrite: Annotated[
-        bool, typer.Option(help="replace foreign files and copies of other pictures in the output folder")
+        bool, typer.Option(help="replace foreign files and copies of other images in the output folder")
     ] = False,
     jobs: Annotated[int, typer.Option(help="threads that read and write")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
-    batch: Annotated[int, typer.Option(help="pictures that the generator is given at once; more is for GPUs")] = 1,
+    batch: Annotated[int, typer.Option(help="images that the generator is given at once; more is for GPUs")] = 1,
     reference: Annotated[
         bool, typer.Option(help="the slow way of the paper's numbers; pixels differ by a step")
     ] = False,
     compiled: Annotated[bool, typer.Option(help="by torch.compile: minutes first, then faster")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only list what would be written")] = False,
 ) -> None:
-    """Protect pictures; the originals stay as they are, and lossless copies keep the budget at every pixel.
+    """Protect images; the originals stay as they are, and lossless copies keep the budget at every pixel.
 
-    Without masks, boxes or points it protects what stands out by its colour, at last the whole picture.
+    Without masks, boxes or points it protects what stands out by its colour, at last the whole image.
     """
-    from unseg_lib.protection import Protector
-    from unseg_lib.protection.batch import planned, protect_files
-    from unseg_lib.protection.inputs import shown
+    from unseg_lib.protection import Protector, planned, protect_files, shown
     from unseg_lib.protection.summary import summary
 
     asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
@@ -204,7 +199,7 @@ def protect(
     if dry_run:
         found, _ = planned(inputs, out, **files)
         Protector(**model)  # refuses what the run would refuse
-        print(*(shown(f"{file.path} -> {out / file.target}") for file in found), f"{len(found)} pictures", sep="\n")
+        print(*(shown(f"{file.path} -> {out / file.target}") for file in found), f"{len(found)} images", sep="\n")
         return
     how = files | model | {"metadata": keep_metadata, "rgb": rgb, "compiled": compiled}
     rows = protect_files(inputs, out, **how, overwrite=overwrite)
@@ -212,7 +207,7 @@ def protect(
     left_out = [row for row in rows if row["problem"]]
     if left_out:
         raise UnsegError(
-            f"Protected {len(rows) - len(left_out)} of {len(rows)} pictures; {len(left_out)} left out, all listed in "
+            f"Protected {len(rows) - len(left_out)} of {len(rows)} images; {len(left_out)} left out, all listed in "
             f"{out / 'protected.csv'}, the first one because: {left_out[0]['problem']}"
         )
 
@@ -221,16 +216,16 @@ def protect(
 def inspect(
     original: Path,
     protected: Path,
-    picture: Annotated[Path | None, typer.Option(help="also write the change, ten times enlarged, to a file")] = None,
+    image: Annotated[Path | None, typer.Option(help="also write the change, ten times enlarged, to a file")] = None,
     lpips: Annotated[Path | None, typer.Option(help="also LPIPS, with this file of AlexNet's weights")] = None,
 ) -> None:
     """Compare an original with its protected copy: how much was changed, and how often."""
-    from unseg_lib.protection.compare import described, write_difference
-    from unseg_lib.protection.compare import inspect as look
+    from unseg_lib.protection import described, write_difference
+    from unseg_lib.protection import inspect as look
 
     print(described(look(original, protected, lpips)))
-    if picture:
-        write_difference(original, protected, picture)
+    if image:
+        write_difference(original, protected, image)
 
 
 for command in (bench, reports.report, reports.compare, reports.pdf, reports.publish):

@@ -90,3 +90,27 @@ def read_csv(path: str | Path) -> list[dict]:
 def sha256_of(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def claim(
+    folder: str | Path, mine: dict, what: str, *, later: tuple[str, ...] = (), note: str = "training.json"
+) -> None:
+    """Note in `folder` what is made there; raise `UnsegError` rather than continue something else.
+
+    mine: the settings and inputs that decide the result, as JSON values; the note holds just these. what: the thing
+    that is made, for the error. later: keys that notes of older versions lack; such a note is continued whatever
+    they are.
+    """
+    path = Path(folder) / note
+    if not path.exists():
+        write_json(path, mine)
+        return
+    theirs = read_json(path)
+    known = {key for key in mine | theirs if key in theirs or key not in later}
+    other = sorted(key for key in known if theirs.get(key) != mine.get(key))
+    if other:
+        told = "; ".join(f"{key} {theirs.get(key)} there, {mine.get(key)} asked" for key in other)
+        raise UnsegError(
+            f"Expected an empty folder or one of the same {what}, found another one in {folder} ({told}); "
+            "delete it or choose another folder."
+        )

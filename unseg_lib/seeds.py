@@ -8,7 +8,7 @@ import hashlib
 
 
 def seed_for(*names: object) -> int:
-    """Derive a 63-bit seed from names, e.g. `seed_for(seed, "random", picture_id)`."""
+    """Derive a 63-bit seed from names, e.g. `seed_for(seed, "random", image_id)`."""
     text = "\x1f".join(str(name) for name in names)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -1,9 +1,11 @@
-"""Data sets: `load_dataset("voc", data_root(), "train")` gives pictures and label maps."""
+"""Data sets: `load_dataset("voc", data_root(), "train")` gives images and label maps."""
 
 import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import lazy_loader
 
 from unseg_lib.datasets.ade20k import read_ade20k
 from unseg_lib.datasets.camvid import read_camvid
@@ -69,7 +71,7 @@ def load_dataset(
     name: a key of DATASETS; "folder:SUB+SUB" reads `im/`, `gt/` folders below the root.
     split: "train", "test", for some "val"; "fit" and "holdout" are a seeded 85/15 cut of "train" for tuning.
     task: "semantic" keeps the classes, "object" makes them object (1) against background (0).
-    limit: a seeded choice of that many pictures. seed: of every choice made here; official splits have none.
+    limit: a seeded choice of that many images. seed: of every choice made here; official splits have none.
     """
     root = Path(root)
     kind, _, where = name.partition(":")
@@ -82,7 +84,7 @@ def load_dataset(
     found = read(root, "train" if split in PARTS else split, seed)
     changes = {"split": split}
     if split in PARTS:
-        # only in folders a name says which video a picture is from; VOC's begin with the year
+        # only in folders a name says which video an image is from; VOC's begin with the year
         parts = (cut_groups if kind == "folder" else cut)(found.ids, HOLDOUT_SHARE, seed, name, "holdout")
         changes["ids"] = parts[PARTS.index(split)]
     if limit is not None:
@@ -102,3 +104,20 @@ __all__ = [
     "splits_of",
     "write_scenes",
 ]
+
+# the face of the package: what others import from it, loaded when it is asked for
+__getattr__, __dir__, _names = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "coco": ["check_sizes", "coco_json", "decode", "read_notes"],
+        "download": ["DOWNLOADS", "check", "get", "list_sets"],
+        "fetch": ["CHECKSUMS", "name_of"],
+        "hqseg": ["FOLDER", "SETS"],
+        "pairs": ["MaskPairs"],
+        "scene_surfaces": ["CONTOURS", "SURFACES", "natural_fields", "palette"],
+        "scenes": ["CLASSES", "COUNTS", "INDEX", "draw_scene"],
+        "source": ["Archive", "Source"],
+        "sources": ["SOURCES"],
+        "splits": ["group_of", "shuffled"],
+    },
+)

@@ -9,11 +9,11 @@ from unseg_lib.datasets.segmentation_set import (
     Instance,
     SegmentationSet,
     check_all_masks,
+    image_files,
     need_folder,
-    picture_files,
 )
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import read_label, read_picture
+from unseg_lib.images import read_image, read_label
 
 FOLDER = Path("ADEChallengeData2016")
 # "test" is the official validation: test masks are secret
@@ -55,11 +55,11 @@ def read_ade20k(root: Path, split: str, seed: int) -> SegmentationSet:
     """
     part = PARTS[split]
     folder = need_folder(root / FOLDER / "annotations" / part, "ADE20K's masks", "ade20k")
-    pictures, objects = root / FOLDER / "images" / part, root / FOLDER / "annotations_instance" / part
-    masks = picture_files(folder)
-    if pictures.is_dir():
-        check_all_masks(picture_files(pictures), masks, folder)
-    things = picture_files(objects) if objects.is_dir() else {}
+    images, objects = root / FOLDER / "images" / part, root / FOLDER / "annotations_instance" / part
+    masks = image_files(folder)
+    if images.is_dir():
+        check_all_masks(image_files(images), masks, folder)
+    things = image_files(objects) if objects.is_dir() else {}
     if things:
         check_all_masks(masks, things, objects)
     return SegmentationSet(
@@ -69,7 +69,7 @@ def read_ade20k(root: Path, split: str, seed: int) -> SegmentationSet:
         classes=CLASSES,
         background=None,
         ids=tuple(masks),
-        pictures={id: FOLDER / "images" / part / id for id in masks},
+        images={id: FOLDER / "images" / part / id for id in masks},
         read_label=partial(_label, masks),
         annotation_files=tuple(path.relative_to(root) for path in (*masks.values(), *things.values())),
         read_instances=partial(_instances, objects),
@@ -85,7 +85,7 @@ def _label(masks: dict[str, Path], id: str) -> np.ndarray:
 def _instances(folder: Path, id: str) -> list[Instance]:
     """Red is the thing's class, counted from 1 to 100, green the object's number, 0 = none."""
     file = need_folder(folder, "ADE20K's instance masks", "ade20k-instances") / f"{id}.png"
-    kind, number, _ = np.moveaxis(read_picture(file), 2, 0)
+    kind, number, _ = np.moveaxis(read_image(file), 2, 0)
     found = []
     for one in np.unique(number[number > 0]):
         mask = number == one

@@ -9,10 +9,10 @@ from unseg_lib.datasets.segmentation_set import (
     IGNORE,
     SegmentationSet,
     check_all_masks,
+    image_files,
     need_folder,
-    picture_files,
 )
-from unseg_lib.pictures import read_label
+from unseg_lib.images import read_label
 
 FOLDER = Path("CamVid")
 CLASSES = (
@@ -26,10 +26,10 @@ def read_camvid(root: Path, split: str, seed: int) -> SegmentationSet:
     """Read `root/CamVid/{train,val,test}` and its masks `{split}annot`; the seed has no effect."""
     need_folder(root / FOLDER, "CamVid", "camvid")
     folder = need_folder(root / FOLDER / f"{split}annot", "CamVid's masks", "camvid")
-    masks = picture_files(folder)
-    pictures = root / FOLDER / split
-    if pictures.is_dir():  # a poisoned copy has the pictures of one split only
-        check_all_masks(picture_files(pictures), masks, folder)
+    masks = image_files(folder)
+    images = root / FOLDER / split
+    if images.is_dir():  # a poisoned copy has the images of one split only
+        check_all_masks(image_files(images), masks, folder)
     return SegmentationSet(
         name="camvid",
         root=root,
@@ -37,7 +37,7 @@ def read_camvid(root: Path, split: str, seed: int) -> SegmentationSet:
         classes=CLASSES,
         background=None,
         ids=tuple(masks),
-        pictures={id: FOLDER / split / id for id in masks},
+        images={id: FOLDER / split / id for id in masks},
         read_label=partial(_label, masks),
         annotation_files=tuple(path.relative_to(root) for path in masks.values()),
     )

@@ -10,7 +10,7 @@ from unseg_lib.datasets.segmentation_set import IGNORE, Instance, SegmentationSe
 from unseg_lib.errors import UnsegError
 
 FOLDER = Path("cityscapes")
-PICTURE, MASK = "_leftImg8bit", "_gtFine_instanceIds.png"  # ends of the files' names
+IMAGE, MASK = "_leftImg8bit", "_gtFine_instanceIds.png"  # ends of the files' names
 # name -> label id in the files; the other labels (void, caravan ...) are ignored, as the benchmark does
 LABELS = {
     **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19},
@@ -33,8 +33,8 @@ def read_cityscapes(root: Path, split: str, seed: int) -> SegmentationSet:
     part = "train" if split == "train" else "val"
     folder = need_folder(root / FOLDER / "gtFine" / part, "Cityscapes' fine annotations", "cityscapes")
     masks = {path.name.removesuffix(MASK): path for path in sorted(folder.glob(f"*/*{MASK}"))}
-    found = (root / FOLDER / "leftImg8bit" / part).glob(f"*/*{PICTURE}.*")
-    check_all_masks((path.stem.removesuffix(PICTURE) for path in found), masks, folder)
+    found = (root / FOLDER / "leftImg8bit" / part).glob(f"*/*{IMAGE}.*")
+    check_all_masks((path.stem.removesuffix(IMAGE) for path in found), masks, folder)
     return SegmentationSet(
         name="cityscapes",
         root=root,
@@ -42,7 +42,7 @@ def read_cityscapes(root: Path, split: str, seed: int) -> SegmentationSet:
         classes=CLASSES,
         background=None,
         ids=tuple(masks),
-        pictures={id: FOLDER / "leftImg8bit" / part / masks[id].parent.name / f"{id}{PICTURE}" for id in masks},
+        images={id: FOLDER / "leftImg8bit" / part / masks[id].parent.name / f"{id}{IMAGE}" for id in masks},
         read_label=partial(_label, masks),
         annotation_files=tuple(path.relative_to(root) for path in masks.values()),
         read_instances=partial(_instances, masks),
@@ -73,8 +73,8 @@ def _labels(numbers: np.ndarray) -> np.ndarray:
 def _numbers(file: Path) -> np.ndarray:
     """The 16-bit numbers of a file, int32 `(H,W)`."""
     try:
-        with Image.open(file) as picture:
-            numbers = np.asarray(picture).astype(np.int32)
+        with Image.open(file) as image:
+            numbers = np.asarray(image).astype(np.int32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnsegError(f"Expected a readable mask in {file}, found a corrupt one ({error}); replace it.") from error
     if numbers.ndim != 2 or numbers.min() < 0 or _labels(numbers).max() > HIGHEST:

@@ -32,7 +32,7 @@ def read_nwpu(root: Path, split: str, seed: int) -> SegmentationSet:
 def read_whu(root: Path, split: str, seed: int) -> SegmentationSet:
     """Read `root/WHU/imgs/{train,val,test}/image` with RSPrompter's `annotations/WHU_building_*.json`.
 
-    The seed has no effect. Ids begin with the split: the release has pictures of one name in train and test.
+    The seed has no effect. Ids begin with the split: the release has images of one name in train and test.
     """
     notes = f"WHU/annotations/WHU_building_{split}.json"
     return _read(root, split, "whu", f"WHU/imgs/{split}/image", notes, classes=1, prefix=f"{split}-")
@@ -44,9 +44,9 @@ def read_ssdd(root: Path, split: str, seed: int) -> SegmentationSet:
 
 
 def _read(
-    root: Path, split: str, name: str, pictures: str, notes: str, *, classes: int = 0, prefix: str = ""
+    root: Path, split: str, name: str, images: str, notes: str, *, classes: int = 0, prefix: str = ""
 ) -> SegmentationSet:
-    found = read_notes(root, name, Path(pictures), Path(notes), classes, prefix)
+    found = read_notes(root, name, Path(images), Path(notes), classes, prefix)
     with coco_json(found.path):
         check_sizes(found)
         objects = _objects(found)
@@ -58,7 +58,7 @@ def _read(
         classes=("background", *names),
         background=0,
         ids=tuple(found.images),
-        pictures=found.places,
+        images=found.places,
         read_label=partial(_label, found.images, objects),
         annotation_files=(Path(notes),),
         read_instances=partial(_instances, found.images, objects),
@@ -75,7 +75,7 @@ class CocoNotes:
     images: dict[str, dict]  # id, which is the file's name without suffix, or begins with more -> image; in order
     index: dict[int, int]  # COCO's number of a category -> its place in `categories`
     ids: dict[int, str]  # COCO's number of an image -> id
-    places: dict[str, Path]  # id -> picture below the data root, without suffix
+    places: dict[str, Path]  # id -> image below the data root, without suffix
 
     def class_of(self, note: dict) -> int:
         """The place in `categories` of an annotation's or a segment's class."""
@@ -97,8 +97,8 @@ def coco_json(path: Path) -> Iterator[None]:
         raise UnsegError(f"Expected COCO annotations in {path}, found {found}; replace the file.") from error
 
 
-def read_notes(root: Path, name: str, pictures: Path, notes: Path, classes: int = 0, prefix: str = "") -> CocoNotes:
-    """Read the json `notes` of the set `name`, whose pictures are in the folder `pictures`, both below root.
+def read_notes(root: Path, name: str, folder: Path, notes: Path, classes: int = 0, prefix: str = "") -> CocoNotes:
+    """Read the json `notes` of the set `name`, whose images are in `folder`, both below root.
 
     classes: how many categories it must have, 0 = any number. prefix: what ids begin with.
     """
@@ -112,12 +112,12 @@ def read_notes(root: Path, name: str, pictures: Path, notes: Path, classes: int 
         index = {category["id"]: i for i, category in enumerate(categories)}
         images = {prefix + Path(image["file_name"]).stem: image for image in content["images"]}
         ids = {image["id"]: id for id, image in images.items()}
-        places = {id: pictures / Path(image["file_name"]).with_suffix("") for id, image in images.items()}
+        places = {id: folder / Path(image["file_name"]).with_suffix("") for id, image in images.items()}
         found = CocoNotes(path, content["annotations"], categories, dict(sorted(images.items())), index, ids, places)
         if len(ids) < len(content["images"]):
-            raise UnsegError(f"Expected pictures of different names in {path}, found two of one name.")
+            raise UnsegError(f"Expected images of different names in {path}, found two of one name.")
     if outside := [place for place in places.values() if place.is_absolute() or ".." in place.parts]:
-        raise UnsegError(f"Expected pictures below {root / pictures} in {path}, found {outside[0]}.")
+        raise UnsegError(f"Expected images below {root / folder} in {path}, found {outside[0]}.")
     if classes and len(categories) != classes:
         raise UnsegError(
             f"Expected {classes} classes in {path}, found {len(categories)}; is it the json of this data set?"
@@ -126,7 +126,7 @@ def read_notes(root: Path, name: str, pictures: Path, notes: Path, classes: int 
 
 
 def check_sizes(notes: CocoNotes) -> None:
-    """Raise `UnsegError` where masks could not be drawn; panoptic segments are pictures and need no sizes."""
+    """Raise `UnsegError` where masks could not be drawn; panoptic segments are images and need no sizes."""
     for image in notes.images.values():
         sides = image["height"], image["width"]
         if not all(type(side) is int and side > 0 for side in sides):
@@ -174,7 +174,7 @@ def _check_corners(polygons: list, side: int) -> None:
     """pycocotools walks along every edge: one that leads far away, or nowhere, takes all memory."""
     corners = np.concatenate([np.asarray(polygon, float).ravel() for polygon in polygons])
     if not (np.isfinite(corners).all() and np.abs(corners).max(initial=0) <= 10 * side):
-        raise ValueError("corners far outside the picture")
+        raise ValueError("corners far outside the image")
 
 
 def _label(images: dict, objects: dict, id: str) -> np.ndarray:

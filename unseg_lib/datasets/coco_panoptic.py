@@ -12,12 +12,12 @@ from unseg_lib.datasets.segmentation_set import (
     Instance,
     SegmentationSet,
     check_all_masks,
+    image_files,
     need_folder,
-    picture_files,
 )
 from unseg_lib.datasets.unpack import unpack
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import read_picture
+from unseg_lib.images import read_image
 
 CLASSES = 133
 VOID = 0  # the number of pixels without a segment
@@ -34,7 +34,7 @@ def read_coco_panoptic(root: Path, split: str, seed: int) -> SegmentationSet:
     places = [place for place in ("coco/annotations", "coco") if (root / place / f"panoptic_{year}").is_dir()]
     folder = root / (places or ["coco/annotations"])[0] / f"panoptic_{year}"
     found = read_notes(root, "coco-panoptic", Path("coco") / year, notes, CLASSES)
-    files = picture_files(need_folder(folder, "COCO's panoptic masks", "coco-panoptic"))
+    files = image_files(need_folder(folder, "COCO's panoptic masks", "coco-panoptic"))
     check_all_masks(found.images, files, folder)
     with coco_json(found.path):
         segments = _segments(found)
@@ -46,7 +46,7 @@ def read_coco_panoptic(root: Path, split: str, seed: int) -> SegmentationSet:
         classes=tuple(category["name"] for category in found.categories),
         background=None,
         ids=tuple(found.images),
-        pictures=found.places,
+        images=found.places,
         read_label=partial(_label, files, segments),
         annotation_files=(notes, *(files[id].relative_to(root) for id in found.images)),
         read_instances=partial(_instances, files, segments, things),
@@ -54,12 +54,12 @@ def read_coco_panoptic(root: Path, split: str, seed: int) -> SegmentationSet:
     )
 
 
-# of one picture: segment's number -> (class index, whether it is a crowd)
+# of one image: segment's number -> (class index, whether it is a crowd)
 Segments = dict[int, tuple[int, bool]]
 
 
 def _segments(notes: CocoNotes) -> dict[str, Segments]:
-    """id -> the segments of the picture; every picture must have an annotation."""
+    """id -> the segments of the image; every image must have an annotation."""
     found = {
         notes.ids[note["image_id"]]: {
             segment["id"]: (notes.class_of(segment), bool(segment["iscrowd"])) for segment in note["segments_info"]
@@ -67,13 +67,13 @@ def _segments(notes: CocoNotes) -> dict[str, Segments]:
         for note in notes.annotations
     }
     if missing := sorted(set(notes.images) - set(found)):
-        raise UnsegError(f"Expected an annotation of every picture in {notes.path}, found none of {missing[0]}.")
+        raise UnsegError(f"Expected an annotation of every image in {notes.path}, found none of {missing[0]}.")
     return found
 
 
 def _numbers(file: Path, segments: Segments) -> np.ndarray:
     """The segments' numbers, int64 `(H,W)`: red + 256 green + 256² blue."""
-    numbers = read_picture(file).astype(np.int64) @ (1, 256, 256**2)
+    numbers = read_image(file).astype(np.int64) @ (1, 256, 256**2)
     if strange := (set(np.unique(numbers).tolist()) - {VOID}) ^ set(segments):
         where = "json" if min(strange) in segments else "png"
         raise UnsegError(

@@ -15,7 +15,7 @@ from unseg_lib.datasets.unpack import unpack
 from unseg_lib.datasets.voc import merge_sbd
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import hold
-from unseg_lib.progress import progress
+from unseg_lib.runtime import progress
 
 DOWNLOADS = ".downloads"  # below the data root: archives on their way
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".zip")
@@ -37,7 +37,7 @@ def list_sets(root: str | Path | None = None) -> None:
         print(f"{name:{wide}} {here:5} {source.title}{needs}; {source.official}")
         print(f"{'':{wide + 6}} in {source.place}; {source.licence}\n{'':{wide + 6}} {how}\n")
     print(f"{'scenes':{wide}} {'-':5} generated when first used; needs no download")
-    print(f"{'folder:SUB':{wide}} {'-':5} any folder with im/ (pictures) and gt/ (masks of the same names)")
+    print(f"{'folder:SUB':{wide}} {'-':5} any folder with im/ (images) and gt/ (masks of the same names)")
 
 
 def get(name: str, root: str | Path) -> Path:
@@ -113,7 +113,7 @@ def _download(root: Path, name: str, source: Source) -> None:
 
 
 def check(name: str, root: str | Path) -> dict[str, int]:
-    """Read every picture and mask of a data set; how many each split has. The first fault is an error."""
+    """Read every image and mask of a data set; how many each split has. The first fault is an error."""
     root, counts, ids = Path(root), {}, {}
     official = SOURCES[name].official if name in SOURCES else ""
     if name in SOURCES and name not in DATASETS:
@@ -125,16 +125,14 @@ def check(name: str, root: str | Path) -> dict[str, int]:
         if found.ids in ids.values():  # of many sets "test" is val
             continue
         for id in progress(found.ids, f"checking {name} {split}"):
-            found.picture(id), found.label(id)
+            found.image(id), found.label(id)
             if found.things is not None:  # has masks of objects in files of their own
                 found.instances(id)
         ids[split], counts[split] = found.ids, len(found)
     others = {id for split, part in ids.items() if split != "train" for id in part}
     shared = others.intersection(ids.get("train", ()))
     if shared:
-        raise UnsegError(f"Expected no picture of {name} both in train and test, found {min(shared)}.")
+        raise UnsegError(f"Expected no image of {name} both in train and test, found {min(shared)}.")
     has = ", ".join(f"{split} {count}" for split, count in counts.items())
-    print(
-        f"{name}: every picture and mask can be read: {has}" + (f" (the whole set: {official})." if official else ".")
-    )
+    print(f"{name}: every image and mask can be read: {has}" + (f" (the whole set: {official})." if official else "."))
     return counts

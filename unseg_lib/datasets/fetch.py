@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, sha256_of, write_json
-from unseg_lib.progress import progress
+from unseg_lib.runtime import progress
 
 CHUNK = 2**16  # bytes; at most so many are lost when a connection breaks
 WAIT = 60  # seconds without a byte before a connection counts as broken

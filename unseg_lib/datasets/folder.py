@@ -1,4 +1,4 @@
-"""Any folders of pictures `im/` and masks `gt/` of the same names: one object against its background."""
+"""Any folders of images `im/` and masks `gt/` of the same names: one object against its background."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from unseg_lib.datasets.segmentation_set import SegmentationSet, check_all_masks, picture_files
+from unseg_lib.datasets.segmentation_set import SegmentationSet, check_all_masks, image_files
 from unseg_lib.datasets.splits import TEST_SHARE, cut_groups
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import read_label
+from unseg_lib.images import read_label
 
 
 @dataclass(frozen=True)
 class PairFolder:
-    """A folder of pictures and one of masks of the same names; `stems` are those that belong to the split."""
+    """A folder of images and one of masks of the same names; `stems` are those that belong to the split."""
 
-    pictures: Path  # below the data root
+    images: Path  # below the data root
     masks: dict[str, Path]  # stem -> file, of all splits
     stems: tuple[str, ...]
     prefix: str = ""  # before the stem in an id: two folders may use one name
@@ -32,9 +32,9 @@ def read_folder(root: Path, split: str, seed: int, where: str = "") -> Segmentat
     places = [pair.relative_to(root) for name in where.split("+") for pair in _find_pairs(root, name.strip())]
     folders = []
     for place in places:
-        files = picture_files(root / place / "gt")
+        files = image_files(root / place / "gt")
         if (root / place / "im").is_dir():
-            check_all_masks(picture_files(root / place / "im"), files, root / place / "gt")
+            check_all_masks(image_files(root / place / "im"), files, root / place / "gt")
         train, test = cut_groups(tuple(files), TEST_SHARE, seed, place.as_posix(), "test")
         prefix = "" if len(places) == 1 else "-".join(place.parts) + "-"
         folders.append(PairFolder(place / "im", files, train if split == "train" else test, prefix))
@@ -51,7 +51,7 @@ def pair_set(root: Path, name: str, split: str, folders: list[PairFolder], what:
         classes=("background", what),
         background=0,
         ids=tuple(id for id, _, _ in keys),
-        pictures={id: folder.pictures / stem for id, folder, stem in keys},
+        images={id: folder.images / stem for id, folder, stem in keys},
         read_label=partial(_binary_label, {id: folder.masks[stem] for id, folder, stem in keys}),
         annotation_files=tuple(path.relative_to(root) for folder in folders for path in folder.masks.values()),
         originals={id: folder.originals[stem] for id, folder, stem in keys if stem in folder.originals},
@@ -59,7 +59,7 @@ def pair_set(root: Path, name: str, split: str, folders: list[PairFolder], what:
 
 
 def _find_pairs(root: Path, name: str) -> list[Path]:
-    """Folders that hold `gt/`; the pictures may be missing in a poisoned copy."""
+    """Folders that hold `gt/`; the images may be missing in a poisoned copy."""
     folder = root / name
     if not folder.resolve().is_relative_to(root.resolve()):
         raise UnsegError(f"Expected a folder below the data root {root}, found '{name}'; name another data root.")
@@ -67,7 +67,7 @@ def _find_pairs(root: Path, name: str) -> list[Path]:
         raise UnsegError(f"Expected a folder {folder} with im/ and gt/ in it, found none; check --data or UNSEG_DATA.")
     found = sorted({gt.parent for depth in ("gt", "*/gt", "*/*/gt") for gt in folder.glob(depth) if gt.is_dir()})
     if not found:
-        raise UnsegError(f"Expected folders im/ (pictures) and gt/ (masks) in {folder}, found no gt/.")
+        raise UnsegError(f"Expected folders im/ (images) and gt/ (masks) in {folder}, found no gt/.")
     return found
 
 

@@ -1,6 +1,6 @@
 """HQSeg-44K, which UnSeg's generator and SAM-HQ are trained on, and the four sets that SAM-HQ is tested on.
 
-The layout is that of SAM-HQ's training data (Ke et al., NeurIPS 2023), below `interactive/hqseg44k`. A picture has
+The layout is that of SAM-HQ's training data (Ke et al., NeurIPS 2023), below `interactive/hqseg44k`. An image has
 one object and no class.
 """
 
@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from unseg_lib.datasets.folder import PairFolder, pair_set
-from unseg_lib.datasets.segmentation_set import SegmentationSet, check_all_masks, need_folder, picture_files
+from unseg_lib.datasets.segmentation_set import SegmentationSet, check_all_masks, image_files, need_folder
 
 FOLDER = Path("interactive/hqseg44k")
 _DIS, _CASCADE, _THIN = "DIS5K", "cascade_psp", "thin_object_detection"
-# part -> its folders of pictures and of masks below FOLDER, and the set that `unseg data get` gets it with
+# part -> its folders of images and of masks below FOLDER, and the set that `unseg data get` gets it with
 PARTS = {
     "DIS5K-TR": (f"{_DIS}/DIS-TR/im", f"{_DIS}/DIS-TR/gt", "dis5k"),
     "ThinObject5K-TR": (f"{_THIN}/ThinObject5K/images_train", f"{_THIN}/ThinObject5K/masks_train", "thinobject5k"),
@@ -44,23 +44,23 @@ def read_hqseg(name: str, root: Path, split: str, seed: int) -> SegmentationSet:
 
 
 def _part(root: Path, part: str, prefix: str) -> PairFolder:
-    pictures, masks, name = PARTS[part]
-    pictures, folder = FOLDER / pictures, need_folder(root / FOLDER / masks, f"masks of {part}", name)
-    if pictures != FOLDER / masks:
-        files = picture_files(folder)
-        if (root / pictures).is_dir():  # a poisoned copy has the pictures of one split only
-            check_all_masks(picture_files(root / pictures), files, folder)
-        return PairFolder(pictures, files, tuple(files), prefix)
-    return _side_by_side(root, pictures, prefix)
+    images, masks, name = PARTS[part]
+    images, folder = FOLDER / images, need_folder(root / FOLDER / masks, f"masks of {part}", name)
+    if images != FOLDER / masks:
+        files = image_files(folder)
+        if (root / images).is_dir():  # a poisoned copy has the images of one split only
+            check_all_masks(image_files(root / images), files, folder)
+        return PairFolder(images, files, tuple(files), prefix)
+    return _side_by_side(root, images, prefix)
 
 
 def _side_by_side(root: Path, folder: Path, prefix: str) -> PairFolder:
-    """CascadePSP's layout: `x.jpg` is the picture and `x.png` its mask; a copy has its pictures in `im/`."""
+    """CascadePSP's layout: `x.jpg` is the image and `x.png` its mask; a copy has its images in `im/`."""
     masks = {path.stem: path for path in sorted((root / folder).glob("*.png"))}
     originals = {path.stem: path.relative_to(root) for path in sorted((root / folder).glob("*.jpg"))}
     if originals:  # not in a copy
         check_all_masks(originals, masks, root / folder)
-        masks = {stem: path for stem, path in masks.items() if stem in originals}  # SAM-HQ too goes by the pictures
+        masks = {stem: path for stem, path in masks.items() if stem in originals}  # SAM-HQ too goes by the images
     return PairFolder(folder / "im", masks, tuple(masks), prefix, originals)
 
 

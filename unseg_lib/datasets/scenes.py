@@ -1,4 +1,4 @@
-"""Generated pictures with labels: for a machine without data, for tests, and for the smoke profile.
+"""Generated images with labels: for a machine without data, for tests, and for the smoke profile.
 
 Six classes of things lie on a ground, each known by its outline and its surface, none by its colour:
 things, ground and clutter draw their colours from one distribution. Light comes from one side, things
@@ -14,21 +14,21 @@ from unseg_lib.datasets.scene_surfaces import CONTOURS, SURFACES, coverage, litt
 from unseg_lib.datasets.segmentation_set import Instance, SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, write_json
-from unseg_lib.pictures import read_label, write_picture
-from unseg_lib.progress import progress
+from unseg_lib.images import read_label, write_image
+from unseg_lib.runtime import progress
 from unseg_lib.seeds import numpy_rng
 
 CLASSES = ("background", *CONTOURS)
 FOLDER = Path("scenes")
 INDEX = "scenes.json"  # written last: a set without it is not complete
 POISONED = "poison.json"  # a poisoned copy; nothing may be generated there
-VERSION = 1  # of the drawing; another one gives other pictures
+VERSION = 1  # of the drawing; another one gives other images
 SPECK = 12  # pixels
 SIZE, COUNTS = 96, {"train": 240, "test": 60}
 
 
 def read_scenes(root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read `root/scenes`, which is generated if it is not there (96 pixels, 240 + 60 pictures, seed 0).
+    """Read `root/scenes`, which is generated if it is not there (96 pixels, 240 + 60 images, seed 0).
 
     The argument `seed` has no effect: the splits are the written ones.
     """
@@ -46,7 +46,7 @@ def read_scenes(root: Path, split: str, seed: int) -> SegmentationSet:
         classes=CLASSES,
         background=0,
         ids=tuple(found[split]),
-        pictures={id: FOLDER / "pictures" / id for id in found[split]},
+        images={id: FOLDER / "images" / id for id in found[split]},
         read_label=partial(_label, root / FOLDER / "labels"),
         annotation_files=(FOLDER / INDEX, *(FOLDER / "labels" / f"{id}.png" for id in names)),
         read_instances=partial(_instances, root / FOLDER / "labels"),
@@ -64,7 +64,7 @@ def _read_index(index: Path) -> dict:
     for part in COUNTS:
         ids = found.get(part)
         if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
-            raise UnsegError(f"Expected names of pictures under '{part}' in {index}, found none; delete that folder.")
+            raise UnsegError(f"Expected names of images under '{part}' in {index}, found none; delete that folder.")
     return found
 
 
@@ -90,9 +90,9 @@ def write_scenes(root: str | Path, size: int = SIZE, counts: dict[str, int] | No
     ids = {split: [f"{split}_{i:04d}" for i in range(count)] for split, count in counts.items()}
     try:
         for id in progress([id for part in ids.values() for id in part], "drawing scenes"):
-            picture, label = draw_scene(size, seed, id)
-            write_picture(folder / "pictures" / f"{id}.png", picture)
-            write_picture(folder / "labels" / f"{id}.png", label[..., None], gray=True)
+            image, label = draw_scene(size, seed, id)
+            write_image(folder / "images" / f"{id}.png", image)
+            write_image(folder / "labels" / f"{id}.png", label[..., None], gray=True)
         write_json(folder / INDEX, {"version": VERSION, "size": size, "seed": seed, **ids})
     except OSError as error:
         raise UnsegError(
@@ -103,17 +103,17 @@ def write_scenes(root: str | Path, size: int = SIZE, counts: dict[str, int] | No
 
 
 def draw_scene(size: int, seed: int, id: str) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: picture uint8 `(size,size,3)` and label uint8 `(size,size)`, the same for the same arguments."""
+    """One scene: image uint8 `(size,size,3)` and label uint8 `(size,size)`, the same for the same arguments."""
     rng = numpy_rng(seed, "scene", VERSION, size, id)
     light = _direction(rng)
     rough, smooth = natural_fields(rng, size, rng.uniform(1.0, 1.4)), natural_fields(rng, size, rng.uniform(1.7, 2.2))
-    picture = _ground(rng, rough[0], smooth)
+    image = _ground(rng, rough[0], smooth)
     label = np.zeros((size, size), np.uint8)
-    _strew(rng, picture, label, rough[1], light, rng.integers(4, 8))
+    _strew(rng, image, label, rough[1], light, rng.integers(4, 8))
     for _ in range(rng.integers(3, 6)):
-        _place_thing(rng, picture, label, rough[1], light)
-    _strew(rng, picture, label, rough[1], light, rng.integers(1, 4))
-    return _photograph(rng, picture, smooth[1], light), label
+        _place_thing(rng, image, label, rough[1], light)
+    _strew(rng, image, label, rough[1], light, rng.integers(1, 4))
+    return _photograph(rng, image, smooth[1], light), label
 
 
 def _direction(rng: np.random.Generator) -> tuple[float, float]:
@@ -142,7 +142,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Window:
-    """The part of a picture around a thing, and its pixels in the thing's own coordinates u, v (radius 1)."""
+    """The part of an image around a thing, and its pixels in the thing's own coordinates u, v (radius 1)."""
 
     def __init__(self, rng: np.random.Generator, size: int, radius: float, reach: float):
         self.radius = radius
@@ -161,52 +161,52 @@ class _Window:
         return cosine * right + sine * down, cosine * down - sine * right
 
 
-def _place_thing(rng, picture: np.ndarray, label: np.ndarray, rough: np.ndarray, light: tuple[float, float]) -> None:
-    """Put one thing of a random class into the picture and the label."""
+def _place_thing(rng, image: np.ndarray, label: np.ndarray, rough: np.ndarray, light: tuple[float, float]) -> None:
+    """Put one thing of a random class into the image and the label."""
     size = len(label)
     index = int(rng.integers(1, len(CLASSES)))
     window = _Window(rng, size, size * rng.uniform(0.14, 0.27), reach=1.6)
     contour = CONTOURS[CLASSES[index]](rng)
     inside = contour(*window.turned())
-    _shade_below(rng, picture, window, contour, light)
+    _shade_below(rng, image, window, contour, light)
     field = rough[window.at]
     surface = SURFACES[CLASSES[index]](rng, *window.turned(), field) + 0.35 * field
     dome = 1 - 0.3 * (light[0] * window.rows + light[1] * window.columns) - 0.12 * inside.clip(-1, 0.2)
     dark, bright = palette(rng, 2)
     mixed = dark + (bright - dark) * (0.5 + 0.5 * surface.clip(-1.2, 1.2))[..., None]
-    _paint(picture, window, mixed * (1 + 0.22 * surface.clip(-1, 1) * dome)[..., None] * dome[..., None], inside)
+    _paint(image, window, mixed * (1 + 0.22 * surface.clip(-1, 1) * dome)[..., None] * dome[..., None], inside)
     label[window.at][inside > 0] = index
 
 
-def _shade_below(rng, picture: np.ndarray, window: _Window, contour, light: tuple[float, float]) -> None:
+def _shade_below(rng, image: np.ndarray, window: _Window, contour, light: tuple[float, float]) -> None:
     """The soft shadow: the outline again, away from the light, with a wide edge."""
     far, soft = rng.uniform(0.12, 0.35), rng.uniform(0.15, 0.4)
     shadow = contour(*window.turned((light[0] * far, light[1] * far)))
-    picture[window.at] *= 1 - rng.uniform(0.25, 0.5) * np.clip(shadow / soft + 0.5, 0, 1)[..., None]
+    image[window.at] *= 1 - rng.uniform(0.25, 0.5) * np.clip(shadow / soft + 0.5, 0, 1)[..., None]
 
 
-def _paint(picture: np.ndarray, window: _Window, colours: np.ndarray, inside: np.ndarray) -> None:
+def _paint(image: np.ndarray, window: _Window, colours: np.ndarray, inside: np.ndarray) -> None:
     cover = coverage(inside * window.radius)[..., None]
-    picture[window.at] += (colours - picture[window.at]) * cover
+    image[window.at] += (colours - image[window.at]) * cover
 
 
-def _strew(rng, picture: np.ndarray, label: np.ndarray, rough: np.ndarray, light, count: int) -> None:
+def _strew(rng, image: np.ndarray, label: np.ndarray, rough: np.ndarray, light, count: int) -> None:
     """Litter without a class: pebbles, twigs and shards in the colours of everything else."""
     size = len(label)
     for _ in range(count):
         window = _Window(rng, size, size * rng.uniform(0.04, 0.12), reach=1.9)
         contour = litter(rng)
         inside = contour(*window.turned())
-        _shade_below(rng, picture, window, contour, light)
+        _shade_below(rng, image, window, contour, light)
         dark, bright = palette(rng, 2)
         colours = dark + (bright - dark) * (0.5 + 0.3 * rough[window.at])[..., None]
-        _paint(picture, window, colours, inside)
+        _paint(image, window, colours, inside)
         label[window.at][inside > 0] = 0
 
 
-def _photograph(rng, picture: np.ndarray, smooth: np.ndarray, light: tuple[float, float]) -> np.ndarray:
-    """Light that falls off across the picture and through leaves, then a camera's noise; uint8."""
-    rows, columns = _grid(len(picture))
+def _photograph(rng, image: np.ndarray, smooth: np.ndarray, light: tuple[float, float]) -> np.ndarray:
+    """Light that falls off across the image and through leaves, then a camera's noise; uint8."""
+    rows, columns = _grid(len(image))
     slope = 1 - rng.uniform(0.2, 0.6) * (light[0] * rows + light[1] * columns) + rng.uniform(0, 0.12) * smooth
-    grain = rng.standard_normal(picture.shape, np.float32) * rng.uniform(0.005, 0.02)
-    return np.round(255 * np.clip(picture * slope[..., None] + grain, 0, 1)).astype(np.uint8)
+    grain = rng.standard_normal(image.shape, np.float32) * rng.uniform(0.005, 0.02)
+    return np.round(255 * np.clip(image * slope[..., None] + grain, 0, 1)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What every data set becomes: ids, pictures, label maps, and the files a poisoned copy must carry."""
+"""What every data set becomes: ids, images, label maps, and the files a poisoned copy must carry."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import PICTURE_SUFFIXES, find_picture, picture_size, read_picture
+from unseg_lib.images import IMAGE_SUFFIXES, find_image, image_size, read_image
 
 IGNORE = 255
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One object of a picture: mask bool `(H,W)` and the index of its class.
+    """One object of an image: mask bool `(H,W)` and the index of its class.
 
     crowd: many objects that nobody told apart; they are neither learnt nor scored (COCO's `iscrowd`).
     """
@@ -29,8 +29,8 @@ class Instance:
 class SegmentationSet:
     """One split of a data set.
 
-    The ids come from the annotation files, never from which pictures exist: a poisoned copy, which holds
-    the pictures of one split and the annotations of all, has the same splits as its original.
+    The ids come from the annotation files, never from which images exist: a poisoned copy, which holds
+    the images of one split and the annotations of all, has the same splits as its original.
     """
 
     name: str
@@ -39,37 +39,37 @@ class SegmentationSet:
     classes: tuple[str, ...]  # index -> name
     background: int | None  # index of the background; None where every class is of interest
     ids: tuple[str, ...]
-    pictures: Mapping[str, Path]  # id -> picture below root, without suffix
+    images: Mapping[str, Path]  # id -> image below root, without suffix
     read_label: Callable[[str], np.ndarray]  # id -> uint8 (H,W), class indices and 255 = ignore
     annotation_files: tuple[Path, ...]  # below root: label maps, split lists, json
     read_instances: Callable[[str], list[Instance]] | None = None  # with crowds
     things: tuple[int, ...] | None = None  # indices of the countable classes; None = all but the background
-    # id -> picture below root, where the original has it beside its mask of the same name, which a copy, being PNG,
-    # cannot: it has it at its place in `pictures`
+    # id -> image below root, where the original has it beside its mask of the same name, which a copy, being PNG,
+    # cannot: it has it at its place in `images`
     originals: Mapping[str, Path] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture i and its label map."""
-        return self.picture(self.ids[i]), self.label(self.ids[i])
+        """Image i and its label map."""
+        return self.image(self.ids[i]), self.label(self.ids[i])
 
-    def picture_path(self, id: str) -> Path:
-        """The file of a picture, found by stem: a poisoned copy has .png where the original has .jpg."""
+    def image_path(self, id: str) -> Path:
+        """The file of an image, found by stem: a poisoned copy has .png where the original has .jpg."""
         place = self.root / self._place(id)
         if id in self.originals:
             return self.root / self.originals[id]
-        return find_picture(place.parent, place.name)
+        return find_image(place.parent, place.name)
 
-    def relative_picture(self, id: str) -> Path:
-        """Where a copy of the set has the picture, below its root; nearly always where this set has it."""
+    def relative_image(self, id: str) -> Path:
+        """Where a copy of the set has the image, below its root; nearly always where this set has it."""
         place = self._place(id)
-        return place.with_name(place.name + self.picture_path(id).suffix)
+        return place.with_name(place.name + self.image_path(id).suffix)
 
-    def picture(self, id: str) -> np.ndarray:
-        """Picture, uint8 RGB `(H,W,3)`."""
-        return read_picture(self.picture_path(id))
+    def image(self, id: str) -> np.ndarray:
+        """Image, uint8 RGB `(H,W,3)`."""
+        return read_image(self.image_path(id))
 
     def label(self, id: str) -> np.ndarray:
         """Class indices, uint8 `(H,W)`, 255 = ignore. A map of another size or with unknown classes is refused."""
@@ -84,11 +84,11 @@ class SegmentationSet:
         return label
 
     def instances(self, id: str) -> list[Instance]:
-        """The objects of a picture, crowds left out."""
+        """The objects of an image, crowds left out."""
         return [one for one in self._with_crowds(id) if not one.crowd]
 
     def crowds(self, id: str) -> list[Instance]:
-        """The crowds of a picture: what is found there counts neither for nor against a detector."""
+        """The crowds of an image: what is found there counts neither for nor against a detector."""
         return [one for one in self._with_crowds(id) if one.crowd]
 
     @property
@@ -98,7 +98,7 @@ class SegmentationSet:
         return tuple(i for i in range(len(self.classes)) if i not in things and i != self.background)
 
     def segments(self, id: str) -> list[Instance]:
-        """The segments of a picture for panoptic segmentation: its objects and one for every stuff class in it.
+        """The segments of an image for panoptic segmentation: its objects and one for every stuff class in it.
 
         Where an object lies on stuff (in ADE20K's masks they overlap), its pixels are the object's. A set
         without `things` has no stuff: its segments are its objects.
@@ -120,17 +120,17 @@ class SegmentationSet:
         return found
 
     def _check_size(self, id: str, mask: np.ndarray) -> None:
-        size = picture_size(self.picture_path(id))
+        size = image_size(self.image_path(id))
         if mask.shape != size:
             raise UnsegError(
-                f"Expected a mask of {size[1]}x{size[0]} pixels for {id} of {self.name}, the size of its picture, "
+                f"Expected a mask of {size[1]}x{size[0]} pixels for {id} of {self.name}, the size of its image, "
                 f"found {mask.shape[1]}x{mask.shape[0]}; replace one of the two."
             )
 
     def _place(self, id: str) -> Path:
-        if id not in self.pictures:
-            raise UnsegError(f"Split {self.split} of {self.name} has no picture '{id}'.")
-        return self.pictures[id]
+        if id not in self.images:
+            raise UnsegError(f"Split {self.split} of {self.name} has no image '{id}'.")
+        return self.images[id]
 
 
 def object_label(read_label: Callable[[str], np.ndarray], background: int | None, id: str) -> np.ndarray:
@@ -165,13 +165,13 @@ def need_folder(folder: Path, what: str, name: str) -> Path:
     return folder
 
 
-def picture_files(folder: Path) -> dict[str, Path]:
-    """The pictures in a folder by stem, in order; two of one stem are refused."""
+def image_files(folder: Path) -> dict[str, Path]:
+    """The images in a folder by stem, in order; two of one stem are refused."""
     found = {}
-    files = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     for path in sorted(path for path in files if not path.name.startswith(".")):
         if path.stem in found:
-            raise UnsegError(f"Expected one picture called {path.stem} in {folder}, found two; remove one.")
+            raise UnsegError(f"Expected one image called {path.stem} in {folder}, found two; remove one.")
         found[path.stem] = path
     return found
 
@@ -183,5 +183,5 @@ def check_all_masks(stems: Iterable[str], masks: Mapping[str, Path], folder: Pat
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UnsegError(
             f"Expected a mask called {missing[0]}{more} in {folder}, found none; "
-            "complete the data set or take the picture out."
+            "complete the data set or take the image out."
         )

@@ -23,4 +23,4 @@ class Source:
     archives: tuple[Archive, ...] = ()
     by_hand: str = ""  # what to do where nothing can be downloaded without an account or the reading of terms
     needs: str = ""  # the set that this one completes
-    official: str = ""  # how many pictures the whole set has
+    official: str = ""  # how many images the whole set has

@@ -16,7 +16,7 @@ SOURCES = {
     "voc": Source(
         title="Pascal VOC 2012",
         place="VOCdevkit/VOC2012",
-        licence="pictures under Flickr's terms of use",
+        licence="images under Flickr's terms of use",
         paper="Everingham et al., IJCV 2010",
         archives=(
             Archive(
@@ -33,7 +33,7 @@ SOURCES = {
         title="SBD's masks for VOC 2012 ('aug')",
         needs="voc",
         place="VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt",
-        licence="pictures under Flickr's terms of use, masks for research",
+        licence="images under Flickr's terms of use, masks for research",
         paper="Hariharan et al., ICCV 2011",
         archives=(
             Archive(
@@ -106,7 +106,7 @@ SOURCES = {
     "coco": Source(
         title="COCO 2017 instances",
         place="coco",
-        licence="annotations CC BY 4.0, pictures under Flickr's terms of use",
+        licence="annotations CC BY 4.0, images under Flickr's terms of use",
         paper="Lin et al., ECCV 2014",
         archives=(
             Archive(
@@ -137,7 +137,7 @@ SOURCES = {
         title="COCO 2017 panoptic",
         needs="coco",
         place="coco/annotations/panoptic_val2017",
-        licence="annotations CC BY 4.0, pictures under Flickr's terms of use",
+        licence="annotations CC BY 4.0, images under Flickr's terms of use",
         paper="Lin et al., ECCV 2014; Kirillov et al., CVPR 2019",
         archives=(
             Archive(
@@ -153,7 +153,7 @@ SOURCES = {
     "ade20k": Source(
         title="ADE20K, the scene parsing benchmark",
         place="ADEChallengeData2016",
-        licence="pictures for non-commercial research, masks BSD-3",
+        licence="images for non-commercial research, masks BSD-3",
         paper="Zhou et al., CVPR 2017",
         archives=(
             Archive(
@@ -170,7 +170,7 @@ SOURCES = {
         title="ADE20K's masks of single objects",
         needs="ade20k",
         place="ADEChallengeData2016/annotations_instance",
-        licence="pictures for non-commercial research, masks BSD-3",
+        licence="images for non-commercial research, masks BSD-3",
         paper="Zhou et al., CVPR 2017",
         archives=(
             Archive(

@@ -1,4 +1,4 @@
-"""Data sets that nobody can download without an account, the reading of terms, or a choice of pictures."""
+"""Data sets that nobody can download without an account, the reading of terms, or a choice of images."""
 
 from unseg_lib.datasets.source import Source
 
@@ -74,11 +74,11 @@ BY_HAND = {
         official="train 4736, val 1036, test 2416",
     ),
     "ssdd": Source(
-        title="SSDD, ships in radar pictures",
+        title="SSDD, ships in radar images",
         place="SSDD",
         licence="research, cite",
         paper="Zhang et al., Remote Sensing 2021; Chen et al. (RSPrompter), TGRS 2024",
-        by_hand="put the 1160 pictures of github.com/TianwenZhang0825/Official-SSDD or of "
+        by_hand="put the 1160 images of github.com/TianwenZhang0825/Official-SSDD or of "
         "aistudio.baidu.com/datasetdetail/56503 into SSDD/imgs, and SSDD_instances_{train,val}.json of "
         "github.com/KyanChen/RSPrompter (data/SSDD/annotations) into SSDD/annotations",
         official="train 928, test 232",

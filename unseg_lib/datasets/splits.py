@@ -1,4 +1,4 @@
-"""Seeded splits and subsets of ids: they depend on the names alone, not on which pictures exist."""
+"""Seeded splits and subsets of ids: they depend on the names alone, not on which images exist."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def shuffled(ids: Sequence[str], *names: object) -> list[str]:
 def cut(ids: Sequence[str], share: float, *names: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Cut ids into (rest, share of them), both in the order they came in; each part gets at least one."""
     if len(ids) < 2:
-        raise UnsegError(f"Expected at least two pictures to split, found {len(ids)}; complete the data set.")
+        raise UnsegError(f"Expected at least two images to split, found {len(ids)}; complete the data set.")
     count = min(len(ids) - 1, max(1, round(share * len(ids))))
     taken = set(shuffled(ids, *names)[:count])
     return tuple(id for id in ids if id not in taken), tuple(id for id in ids if id in taken)
@@ -53,6 +53,6 @@ def group_of(id: str) -> str:
 def subset(ids: Sequence[str], limit: int, *names: object) -> tuple[str, ...]:
     """A seeded choice of `limit` ids, in their order; a smaller choice is part of a larger one."""
     if limit < 1:
-        raise UnsegError(f"Expected a limit of at least 1, found {limit}; leave it out for all pictures.")
+        raise UnsegError(f"Expected a limit of at least 1, found {limit}; leave it out for all images.")
     kept = set(shuffled(ids, *names)[:limit])
     return tuple(id for id in ids if id in kept)

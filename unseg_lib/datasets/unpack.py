@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.progress import progress
+from unseg_lib.runtime import progress
 
 MOST_FILES = 1_000_000
 FREE_GROWTH, GROWTH = 100 * 2**20, 30  # bytes an archive may grow by anyway, and times its own size

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from unseg_lib.datasets.segmentation_set import SegmentationSet, check_all_masks, need_folder, picture_files
+from unseg_lib.datasets.segmentation_set import SegmentationSet, check_all_masks, image_files, need_folder
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file, write_bytes
-from unseg_lib.pictures import read_label, write_picture
-from unseg_lib.progress import progress
+from unseg_lib.images import read_label, write_image
+from unseg_lib.runtime import progress
 
 FOLDER = Path("VOCdevkit/VOC2012")
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-# "train" is the list with SBD's pictures where it is there, as all papers mean it; "test" is val: test masks are secret
+# "train" is the list with SBD's images where it is there, as all papers mean it; "test" is val: test masks are secret
 LISTS = {"train": ("train_aug", "train"), "val": ("val",), "test": ("val",)}
 MASKS = ("SegmentationClassAug", "SegmentationClass")
 
@@ -30,13 +30,13 @@ def read_voc(root: Path, split: str, seed: int) -> SegmentationSet:
     lists = [folder / "ImageSets/Segmentation" / f"{name}.txt" for name in LISTS[split]]
     chosen = next((path for path in lists if path.is_file()), None)
     if chosen is None:
-        raise UnsegError(f"Expected the list of pictures {lists[-1]}, found none; complete the data set.")
+        raise UnsegError(f"Expected the list of images {lists[-1]}, found none; complete the data set.")
     ids = tuple(_names(chosen))
     if chosen.stem != LISTS[split][0]:
         _tell_of_fallback(chosen, len(ids))
     masks = next((folder / name for name in MASKS if (folder / name).is_dir()), folder / MASKS[-1])
     need_folder(masks, "masks of Pascal VOC 2012", "voc")
-    check_all_masks(ids, picture_files(masks), masks)
+    check_all_masks(ids, image_files(masks), masks)
     return SegmentationSet(
         name="voc",
         root=root,
@@ -44,24 +44,24 @@ def read_voc(root: Path, split: str, seed: int) -> SegmentationSet:
         classes=CLASSES,
         background=0,
         ids=ids,
-        pictures={id: FOLDER / "JPEGImages" / id for id in ids},
+        images={id: FOLDER / "JPEGImages" / id for id in ids},
         read_label=partial(_label, masks),
         annotation_files=(chosen.relative_to(root), *(masks.relative_to(root) / f"{id}.png" for id in ids)),
     )
 
 
 def _names(path: Path) -> list[str]:
-    """The names of pictures in a list of the data set."""
+    """The names of images in a list of the data set."""
     try:
         return path.read_text().split()
     except UnicodeDecodeError as error:
-        raise UnsegError(f"Expected names of pictures in {path}, found no text ({error}); replace it.") from error
+        raise UnsegError(f"Expected names of images in {path}, found no text ({error}); replace it.") from error
 
 
 @cache  # once: a notebook asks for the set several times
 def _tell_of_fallback(chosen: Path, count: int) -> None:
     print(
-        f"voc: there is no {LISTS['train'][0]}.txt beside {chosen.name}, so train is VOC's own {count} pictures, "
+        f"voc: there is no {LISTS['train'][0]}.txt beside {chosen.name}, so train is VOC's own {count} images, "
         "not the 10,582 with SBD's that papers mean; `unseg data get voc-aug` adds them",
         file=sys.stderr,
     )
@@ -76,9 +76,9 @@ def merge_sbd(sbd: Path, folder: Path) -> None:
     """Add SBD's masks ("aug") to VOC 2012 in `folder`: all masks in SegmentationClassAug, then the list train_aug.
 
     sbd holds `cls/*.mat` and the lists train.txt, val.txt. Where VOC has a mask of its own, that one is taken;
-    the list is every picture with a mask but VOC's val: 10,582.
+    the list is every image with a mask but VOC's val: 10,582.
     """
-    masks, official = folder / MASKS[0], picture_files(folder / MASKS[1])
+    masks, official = folder / MASKS[0], image_files(folder / MASKS[1])
     if not masks.is_dir():  # else an earlier call was killed just before it wrote the list
         _write_masks(sbd, official, masks.with_name(f".{masks.name}"))
         os.replace(masks.with_name(f".{masks.name}"), masks)
@@ -93,7 +93,7 @@ def _write_masks(sbd: Path, official: dict[str, Path], masks: Path) -> None:
 
     for path in progress(sorted((sbd / "cls").glob("*.mat")), "SBD masks"):
         if path.stem not in official:
-            write_picture(masks / f"{path.stem}.png", _sbd_mask(loadmat(path))[..., None], gray=True)
+            write_image(masks / f"{path.stem}.png", _sbd_mask(loadmat(path))[..., None], gray=True)
     for path in official.values():
         with whole_file(masks / path.name) as partial:
             shutil.copyfile(path, partial)

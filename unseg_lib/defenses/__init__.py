@@ -4,6 +4,8 @@ A maker is called with a seed and its options, which are its keyword-only argume
 Stopping early needs no defence: every result has the peak beside the final score.
 """
 
+import lazy_loader
+
 from unseg_lib.defenses.adversarial import pgd_at, segpgd_at
 from unseg_lib.defenses.bit_depth import bit_depth
 from unseg_lib.defenses.coin import coin
@@ -25,7 +27,7 @@ from unseg_lib.defenses.universal_component import universal_component
 
 DEFENSES = {
     "none": none,
-    # pictures, the same in every epoch
+    # images, the same in every epoch
     "gaussian_blur": gaussian_blur,
     "gaussian_noise": gaussian_noise,
     "median": median,
@@ -35,7 +37,7 @@ DEFENSES = {
     "down_up": down_up,
     "coin": coin,
     "purify": purify,
-    # fitted to all training pictures
+    # fitted to all training images
     "orthogonal_projection": orthogonal_projection,
     "universal_component": universal_component,
     # drawn anew in every step
@@ -55,3 +57,19 @@ def defenses_of(text: str, seed: int = 0) -> tuple[Defense, ...]:
 
 
 __all__ = ["DEFENSES", "Defense", "defended", "defenses_of"]
+
+# the face of the package: what others import from it, loaded when it is asked for
+__getattr__, __dir__, _names = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "adversarial": ["attack", "cross_entropy_sum", "segpgd"],
+        "ddc_at": ["DividedModel", "divided_loss", "flipped"],
+        "defense": ["DefendedSet"],
+        "effect": ["cost", "noise_left", "seen"],
+        "frozen_encoder": ["freeze"],
+        "orthogonal_projection": ["image_of", "sample", "separating", "tiles_of"],
+        "sharpen_frequency": ["low_frequencies", "sharpen"],
+        "ueraser": ["OPERATIONS", "operate", "plasma"],
+        "universal_component": ["GRIDS", "PERIODS", "shared_tile"],
+    },
+)

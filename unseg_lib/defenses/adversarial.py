@@ -35,7 +35,7 @@ def _training(eps: float, steps: int, objective: Objective) -> Defense:
     check(eps, steps)
 
     def loss(run, model, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        from unseg_lib.victims.training import plain_loss
+        from unseg_lib.victims import plain_loss
 
         half = len(x) // 2
         model.eval()
@@ -51,8 +51,7 @@ def attack(run, model, x: torch.Tensor, y: torch.Tensor, eps: float, steps: int,
 
     x, and what is returned: normalised float `(N,3,H,W)`. The model should be in the mode it predicts in.
     """
-    from unseg_lib.victims.data import MEAN, STD
-    from unseg_lib.victims.training import autocast
+    from unseg_lib.victims import MEAN, STD, autocast
 
     mean, std = (x.new_tensor(value).view(3, 1, 1) for value in (MEAN, STD))
     first = (x * std + mean).clamp(0, 1)

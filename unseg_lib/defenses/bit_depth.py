@@ -10,7 +10,7 @@ def bit_depth(seed: int, *, bits: int = 2) -> Defense:
     """bits: the highest so many of 8 stay; 2 as in APBench (Qin et al. 2023)."""
     need("bits", bits, 1, 8)
 
-    def picture(pixels: np.ndarray, id: str) -> np.ndarray:
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
         return np.array(ImageOps.posterize(Image.fromarray(pixels), bits))
 
-    return Defense(picture=picture)
+    return Defense(image=image)

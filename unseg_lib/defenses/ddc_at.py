@@ -1,8 +1,8 @@
 """DDC-AT (Xu et al., ICCV 2021), which the paper's Table 4 tests: pixels that an attack flips go to a second head.
 
 A router decides pixel by pixel, by its own prediction, which of two heads speaks; it is taught to send the
-fragile pixels of clean pictures to the second one. The first head, which learns stable pixels and attacked
-pictures, is the one that is used afterwards. As in the paper, not the state of the art.
+fragile pixels of clean images to the second one. The first head, which learns stable pixels and attacked
+images, is the one that is used afterwards. As in the paper, not the state of the art.
 """
 
 import torch
@@ -21,7 +21,7 @@ def ddc_at(seed: int, *, eps: float = 7.65, steps: int = 3) -> Defense:
     check(eps, steps)
 
     def prepare(run, model: nn.Module) -> nn.Module:
-        from unseg_lib.victims.training import own_randomness
+        from unseg_lib.victims import own_randomness
 
         with own_randomness("cpu", run.seed, "ddc_at heads"):
             return DividedModel(model, len(run.train.classes), run)
@@ -80,7 +80,7 @@ def head(channels: int, classes: int) -> nn.Sequential:
 
 def divided_loss(run, model: DividedModel, x: torch.Tensor, y: torch.Tensor, eps: float, steps: int) -> torch.Tensor:
     """The loss of a step: clean first half, attacked second half, the router taught by what the attack flipped."""
-    from unseg_lib.victims.training import autocast, cross_entropy
+    from unseg_lib.victims import autocast, cross_entropy
 
     model.eval()
     attacked = attack(run, model, x, y, eps, steps, cross_entropy_sum)
@@ -96,8 +96,8 @@ def divided_loss(run, model: DividedModel, x: torch.Tensor, y: torch.Tensor, eps
 @torch.no_grad()
 def flipped(run, model: DividedModel, x: torch.Tensor, attacked: torch.Tensor) -> torch.Tensor:
     """1 where the attack changes the routed prediction, int64 `(N,H,W)`."""
-    from unseg_lib.victims.training import autocast
+    from unseg_lib.victims import autocast
 
     with autocast(run):
-        before, after = (model.parts(pictures)[0].argmax(dim=1) for pictures in (x, attacked))
+        before, after = (model.parts(images)[0].argmax(dim=1) for images in (x, attacked))
     return (before != after).long()

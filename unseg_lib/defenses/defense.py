@@ -9,21 +9,21 @@ import numpy as np
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 
-Change = Callable[[np.ndarray, str], np.ndarray]  # pixels uint8 (H,W,3) and the picture's id -> pixels, same size
+Change = Callable[[np.ndarray, str], np.ndarray]  # pixels uint8 (H,W,3) and the image's id -> pixels, same size
 
 
 @dataclass(frozen=True)
 class Defense:
-    """What the owner of a victim does against poisons, to the training pictures or to the training.
+    """What the owner of a victim does against poisons, to the training images or to the training.
 
-    picture: changes a training picture as it lies on the disk, before it is resized; the same in every epoch.
+    image: changes a training image as it lies on the disk, before it is resized; the same in every epoch.
     fit: looks at the whole training set first and returns such a change.
     batch: changes float `(N,3,H,W)` in [0,1] at the victim's size, with a generator that differs in every step.
     prepare: (run, model) -> the model that is trained in its place.
     loss: (run, model, x, y) -> the loss of a step, x normalised float `(N,3,H,W)`, y int64 `(N,H,W)`, 255 = ignore.
     """
 
-    picture: Change | None = None
+    image: Change | None = None
     fit: Callable[[SegmentationSet], Change] | None = None
     batch: Callable[[Any, Any], Any] | None = None
     prepare: Callable[[Any, Any], Any] | None = None
@@ -31,7 +31,7 @@ class Defense:
 
     @property
     def changes_training(self) -> bool:
-        """Whether it needs the kit's own training loop; otherwise it only changes the pictures."""
+        """Whether it needs the kit's own training loop; otherwise it only changes the images."""
         return any((self.batch, self.prepare, self.loss))
 
 
@@ -42,13 +42,13 @@ def none(seed: int) -> Defense:
 
 @dataclass(frozen=True, eq=False)
 class DefendedSet(SegmentationSet):
-    """A data set whose pictures are changed as they are read; ids, labels and files are those of `inner`."""
+    """A data set whose images are changed as they are read; ids, labels and files are those of `inner`."""
 
     inner: SegmentationSet | None = None
     change: Change | None = None
 
-    def picture(self, id: str) -> np.ndarray:
-        before = self.inner.picture(id)
+    def image(self, id: str) -> np.ndarray:
+        before = self.inner.image(id)
         after = self.change(before, id)
         if not isinstance(after, np.ndarray) or (after.shape, after.dtype) != (before.shape, before.dtype):
             found = f"{after.dtype} {after.shape}" if isinstance(after, np.ndarray) else type(after).__name__
@@ -57,9 +57,9 @@ class DefendedSet(SegmentationSet):
 
 
 def defended(source: SegmentationSet, defenses: tuple[Defense, ...]) -> SegmentationSet:
-    """`source` with the pictures that a training under these defences sees; a fitted one reads all pictures here."""
+    """`source` with the images that a training under these defences sees; a fitted one reads all images here."""
     for defense in defenses:
-        for change in (defense.picture, defense.fit and defense.fit(source)):
+        for change in (defense.image, defense.fit and defense.fit(source)):
             if change:
                 own = {field.name: getattr(source, field.name) for field in fields(SegmentationSet)}
                 source = DefendedSet(**own, inner=source, change=change)
@@ -73,5 +73,5 @@ def need(name: str, value: float, low: float, high: float) -> None:
 
 
 def as_pixels(values: np.ndarray) -> np.ndarray:
-    """Float values of a picture to uint8, rounded and clipped."""
+    """Float values of an image to uint8, rounded and clipped."""
     return values.round().clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What a defence does to pictures and to the noise on them, measured without training anything."""
+"""What a defence does to images and to the noise on them, measured without training anything."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from unseg_lib.seeds import torch_rng
 
 
 def seen(source: SegmentationSet, defenses: tuple[Defense, ...], size: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """The pictures as a victim's first step gets them, uint8 `(N,H,W,3)` at `size`, before flip and crop.
+    """The images as a victim's first step gets them, uint8 `(N,H,W,3)` at `size`, before flip and crop.
 
     What is drawn at random is drawn alike for two sets of the same ids, so that they can be compared.
     """
-    from unseg_lib.victims.data import tensors
+    from unseg_lib.victims import tensors
 
     x = tensors(defended(source, defenses), size, "defended")[0]
     for number, defense in enumerate(defenses):
@@ -32,6 +32,6 @@ def noise_left(pair: tuple[np.ndarray, np.ndarray], defended_pair: tuple[np.ndar
 
 
 def cost(clean: np.ndarray, after: np.ndarray) -> float:
-    """PSNR in dB of defended clean pictures against what they were; infinite where nothing changed."""
+    """PSNR in dB of defended clean images against what they were; infinite where nothing changed."""
     error = ((after.astype(float) - clean) ** 2).mean()
     return float(10 * np.log10(255**2 / error)) if error else float("inf")

@@ -1,4 +1,4 @@
-"""Keep the encoder's first weights: what never learns from the pictures cannot learn their noise.
+"""Keep the encoder's first weights: what never learns from the images cannot learn their noise.
 
 Meant for init=imagenet; with init=random the victim learns on random features.
 """

@@ -11,7 +11,7 @@ def gaussian_blur(seed: int, *, sigma: float = 1.0) -> Defense:
 
     need("sigma", sigma, 0, 100)
 
-    def picture(pixels: np.ndarray, id: str) -> np.ndarray:
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
         return as_pixels(gaussian_filter(pixels.astype(np.float32), (sigma, sigma, 0), truncate=3))
 
-    return Defense(picture=picture)
+    return Defense(image=image)

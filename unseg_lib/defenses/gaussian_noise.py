@@ -1,4 +1,4 @@
-"""Gaussian noise, drawn once per picture: drowns a weaker pattern."""
+"""Gaussian noise, drawn once per image: drowns a weaker pattern."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ def gaussian_noise(seed: int, *, sigma: float = 8.0) -> Defense:
     """sigma: over 255."""
     need("sigma", sigma, 0, 255)
 
-    def picture(pixels: np.ndarray, id: str) -> np.ndarray:
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
         return as_pixels(pixels + sigma * numpy_rng(seed, "gaussian_noise", id).standard_normal(pixels.shape))
 
-    return Defense(picture=picture)
+    return Defense(image=image)

@@ -1,4 +1,4 @@
-"""Gray pictures: noise that is only a colour has gone. The test stays in colour."""
+"""Gray images: noise that is only a colour has gone. The test stays in colour."""
 
 import numpy as np
 from PIL import Image
@@ -9,7 +9,7 @@ from unseg_lib.defenses.defense import Defense
 def grayscale(seed: int) -> Defense:
     """Luma (ITU-R 601) in all three channels."""
 
-    def picture(pixels: np.ndarray, id: str) -> np.ndarray:
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
         return np.array(Image.fromarray(pixels).convert("L").convert("RGB"))
 
-    return Defense(picture=picture)
+    return Defense(image=image)

@@ -21,10 +21,10 @@ def jpeg(seed: int, *, quality: int = 10, subsampling: int = 420) -> Defense:
     if subsampling not in SUBSAMPLING:
         raise UnsegError(f"Expected subsampling to be one of 420, 422, 444 for the defence jpeg, found {subsampling}.")
 
-    def picture(pixels: np.ndarray, id: str) -> np.ndarray:
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=SUBSAMPLING[subsampling])
         with Image.open(file) as saved:
             return np.array(saved.convert("RGB"))
 
-    return Defense(picture=picture)
+    return Defense(image=image)

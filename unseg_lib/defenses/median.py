@@ -12,7 +12,7 @@ def median(seed: int, *, size: int = 3) -> Defense:
     if size < 1 or size % 2 == 0:
         raise UnsegError(f"Expected an odd size of at least 1 for the defence median, found {size}.")
 
-    def picture(pixels: np.ndarray, id: str) -> np.ndarray:
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
         return np.array(Image.fromarray(pixels).filter(ImageFilter.MedianFilter(size)))
 
-    return Defense(picture=picture)
+    return Defense(image=image)

@@ -1,7 +1,7 @@
 """Your own purifier: a function from pixels to pixels, from a file or a package.
 
 "purify module=my_purifier.py" calls the function `purify` of that file, "purify function=package.module:name"
-a function of an installed package. It gets one picture, uint8 `(H,W,3)`, and returns one of the same size:
+a function of an installed package. It gets one image, uint8 `(H,W,3)`, and returns one of the same size:
 
     # my_purifier.py: total-variation smoothing
     def purify(pixels):
@@ -30,10 +30,10 @@ def purify(seed: int, *, module: str = "", function: str = "") -> Defense:
         )
     call = _of_file(Path(module)) if module else _of_package(function)
 
-    def picture(pixels: np.ndarray, id: str) -> np.ndarray:
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
         return call(pixels.copy())
 
-    return Defense(picture=picture)
+    return Defense(image=image)
 
 
 def _of_file(path: Path) -> Callable:

@@ -25,9 +25,9 @@ def sharpen_frequency(seed: int, *, centre: float = 2.5, keep: float = 0.3) -> D
 
 
 def sharpen(x: torch.Tensor, centre: float, rng: torch.Generator) -> torch.Tensor:
-    """Every picture of `(N,3,H,W)` in [0,1] through a kernel of its own: a strong middle, four negative neighbours.
+    """Every image of `(N,3,H,W)` in [0,1] through a kernel of its own: a strong middle, four negative neighbours.
 
-    Published without padding; here the border is reflected, so that the picture keeps its size.
+    Published without padding; here the border is reflected, so that the image keeps its size.
     """
     n, channels, height, width = x.shape
     middle = centre + SPREAD * torch.randn(n, generator=rng)

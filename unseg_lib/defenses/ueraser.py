@@ -1,7 +1,7 @@
 """UEraser-lite (Qin et al. 2023): strong photometric augmentation, drawn anew in every step.
 
-One draw per picture (the published "max" takes the worst of five). Of TrivialAugment only photometric operations are
-drawn: the geometric ones would move a picture away from its mask. Its autocontrast is left out, and so is the random
+One draw per image (the published "max" takes the worst of five). Of TrivialAugment only photometric operations are
+drawn: the geometric ones would move an image away from its mask. Its autocontrast is left out, and so is the random
 JPEG that is published in front of it against `ar`.
 """
 
@@ -16,16 +16,16 @@ STRONGEST = 0.99  # of TrivialAugment's wide range: factors 0.01 to 1.99
 
 
 def ueraser(seed: int) -> Defense:
-    """Plasma brightness and contrast, each in half of the pictures, channels shuffled in half, one operation."""
+    """Plasma brightness and contrast, each in half of the images, channels shuffled in half, one operation."""
     return Defense(batch=_batch)
 
 
 def _batch(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    return torch.stack([_one(picture, rng) for picture in x])
+    return torch.stack([_one(image, rng) for image in x])
 
 
 def _one(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """One picture float `(3,H,W)` in [0,1]."""
+    """One image float `(3,H,W)` in [0,1]."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=rng).item()
@@ -41,7 +41,7 @@ def _one(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 
 def plasma(x: torch.Tensor, roughness: float, rng: torch.Generator) -> torch.Tensor:
-    """A cloud `(1,H,W)` in [0,1] for a picture `(3,H,W)`: octaves of smooth noise, each `roughness` of the last."""
+    """A cloud `(1,H,W)` in [0,1] for an image `(3,H,W)`: octaves of smooth noise, each `roughness` of the last."""
     cloud, weight, cells = torch.zeros(1, 1, *x.shape[1:]), 1.0, 1
     while cells < max(x.shape[1:]):
         cells *= 2

@@ -1,18 +1,18 @@
-"""Estimate the noise that all pictures share, class by class, and subtract it: what a fixed tile dies of.
+"""Estimate the noise that all images share, class by class, and subtract it: what a fixed tile dies of.
 
-The thief has only poisoned pictures and their masks, so natural content has to average out. Three ideas:
+The attacker has only poisoned images and their masks, so natural content has to average out. Three ideas:
 
-* A tile that repeats with a period is found by folding every picture to one period and averaging there. Before that
+* A tile that repeats with a period is found by folding every image to one period and averaging there. Before that
   the mean over one whole period around each cell is taken off: a box as long as the period leaves the tile's
-  pattern exactly as it is, and removes most of the picture.
+  pattern exactly as it is, and removes most of the image.
 * Which grid and period? Some are tried. The repeats of a tile are dealt to two halves like the fields of a
   chessboard, and the grid on which the halves agree most is taken: what is natural, even what lies at the same
-  place in all pictures, does not come again one period further.
+  place in all images, does not come again one period further.
 * Agreement between the halves also says how much of the estimate is to be trusted: it is shrunk by that
-  (Spearman-Brown), so nearly nothing is taken from clean pictures, on which the halves do not agree.
+  (Spearman-Brown), so nearly nothing is taken from clean images, on which the halves do not agree.
 
 What it cannot see: the mean of the tile, hence any constant offset (a class's colour is its own mean plus the
-offset, and nobody knows the first); noise that differs from picture to picture; and grids that are not tried.
+offset, and nobody knows the first); noise that differs from image to image; and grids that are not tried.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ import numpy as np
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.defenses.defense import Change, Defense, as_pixels
 from unseg_lib.errors import UnsegError
-from unseg_lib.poisons.fixed_tile import cell_of
-from unseg_lib.progress import progress
+from unseg_lib.poisons import cell_of
+from unseg_lib.runtime import progress
 
-GRIDS = (0, 64, 96, 128)  # cells along the longer side of a picture; 0 = cells of one pixel
+GRIDS = (0, 64, 96, 128)  # cells along the longer side of an image; 0 = cells of one pixel
 PERIODS = (8, 16, 32)  # in cells
 REPEATS = 6  # a tile comes at least so often along the longer side: fewer say nothing against natural content
-LARGEST = 32.0  # residuals beyond it, in steps of 1/255, are edges of the picture
-PICTURES = 400  # pictures that are looked at, at most
+LARGEST = 32.0  # residuals beyond it, in steps of 1/255, are edges of the image
+IMAGES = 400  # images that are looked at, at most
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,24 @@ def universal_component(seed: int, *, grid: int = -1, period: int = 0) -> Defens
     def fit(source: SegmentationSet) -> Change:
         found = shared_tile(source, (grid,) if grid >= 0 else GRIDS, (period,) if period else PERIODS)
 
-        def picture(pixels: np.ndarray, id: str) -> np.ndarray:
+        def image(pixels: np.ndarray, id: str) -> np.ndarray:
             label = source.label(id)
             rows, columns = (place % found.tile.shape[1] for place in places(label.shape, found.grid))
             noise = found.tile[np.where(label == IGNORE, 0, label), rows[:, None], columns]
             return as_pixels(pixels - np.where((label == IGNORE)[..., None], 0, noise))
 
-        return picture
+        return image
 
     return Defense(fit=fit)
 
 
 def shared_tile(source: SegmentationSet, grids: tuple[int, ...], periods: tuple[int, ...]) -> Shared:
     """The tile of the grid and period on which two halves agree most."""
-    classes, step = len(source.classes), -(-len(source) // PICTURES)
+    classes, step = len(source.classes), -(-len(source) // IMAGES)
     tried = [(grid, period) for grid in grids for period in periods]
     sums = [np.zeros((2, classes, period, period, 4)) for _, period in tried]  # halves; colours and count
     for id in progress(source.ids[::step], "looking for shared noise"):
-        pixels, label = source.picture(id).astype(np.float32), source.label(id)
+        pixels, label = source.image(id).astype(np.float32), source.label(id)
         for grid in grids:
             cells = to_cells(pixels, label, grid)
             for (its_grid, period), total in zip(tried, sums):
@@ -80,7 +80,7 @@ def shared_tile(source: SegmentationSet, grids: tuple[int, ...], periods: tuple[
 
 
 def places(shape: tuple[int, int], grid: int) -> list[np.ndarray]:
-    """The cell of every row and of every column of a picture."""
+    """The cell of every row and of every column of an image."""
     side = max(shape)
     return [cell_of(length, side, grid or side) for length in shape]
 

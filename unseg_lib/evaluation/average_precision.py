@@ -20,20 +20,20 @@ def average_precision(
     classes: Sequence[str],
     kind: str = "mask",
 ) -> dict[str, float | None]:
-    """AP, AP50, AP75, APs, APm, APl and "AP:NAME" of every class, in [0,1]; None where no picture has such objects.
+    """AP, AP50, AP75, APs, APm, APl and "AP:NAME" of every class, in [0,1]; None where no image has such objects.
 
-    truths: for every picture (masks bool `(K,H,W)`, class indices `(K,)`), with a third array, bool `(K,)`, where
-    some are crowds: what is found in these counts neither for nor against. predictions: for every picture (masks,
+    truths: for every image (masks bool `(K,H,W)`, class indices `(K,)`), with a third array, bool `(K,)`, where
+    some are crowds: what is found in these counts neither for nor against. predictions: for every image (masks,
     class indices, scores `(K,)`); of every class the 100 best count. kind "box": predictions have boxes `(K,4)`,
     left, top, right, bottom in pixels, instead of masks; truths have boxes or masks, and of a mask the area, not
-    that of its box, says whether it is small, as with COCO. Both may be generators: every picture is packed at once.
+    that of its box, says whether it is small, as with COCO. Both may be generators: every image is packed at once.
 
     Areas are pixels; COCO's json has those of polygons, which moves single objects between APs and APm.
     """
     iou_type, images, notes, found = pick(KINDS, kind, "kind of average precision"), [], [], []
     for number, (truth, prediction) in enumerate(zip_longest(truths, predictions), start=1):
         if truth is None or prediction is None:
-            raise UnsegError(f"Expected predictions for as many pictures as truths, found one without at {number}.")
+            raise UnsegError(f"Expected predictions for as many images as truths, found one without at {number}.")
         _check(number, truth, prediction, len(classes), kind)
         images.append({"id": number, "height": 0, "width": 0})  # packed masks know their size
         objects, labels, *crowds = truth
@@ -54,25 +54,25 @@ def _check(number: int, truth: Sequence, prediction: Sequence, classes: int, kin
     for what, arrays in {"truth": truth, "prediction": prediction}.items():
         if len({len(array) for array in arrays}) > 1:
             raise UnsegError(
-                f"Expected arrays of one length in the {what} of picture {number}, found lengths "
+                f"Expected arrays of one length in the {what} of image {number}, found lengths "
                 f"{', '.join(str(len(array)) for array in arrays)}."
             )
         labels = np.asarray(arrays[1])
         if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise UnsegError(
-                f"Expected classes 0 to {classes - 1} in the {what} of picture {number}, found "
+                f"Expected classes 0 to {classes - 1} in the {what} of image {number}, found "
                 f"{labels.min()} to {labels.max()}."
             )
     masks, regions = truth[0], prediction[0]
     if kind == "mask" and len(masks) and len(regions) and masks.shape[1:] != regions.shape[1:]:
         raise UnsegError(
-            f"Expected predicted masks of {masks.shape[1]}x{masks.shape[2]} pixels for picture {number}, as its true "
+            f"Expected predicted masks of {masks.shape[1]}x{masks.shape[2]} pixels for image {number}, as its true "
             f"ones are, found {'x'.join(map(str, regions.shape[1:]))}; scale them to its size."
         )
 
 
 def _annotations(number: int, objects: np.ndarray, labels: np.ndarray, kind: str, **more: np.ndarray) -> list[dict]:
-    """COCO's annotations of one picture; `more`: a further entry, its values."""
+    """COCO's annotations of one image; `more`: a further entry, its values."""
     from pycocotools import mask
 
     if np.ndim(objects) == 3:

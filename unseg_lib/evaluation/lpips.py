@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al., CVPR 2018): how far apart two pictures are to a network that knows pictures; 0 is equal.
+"""LPIPS (Zhang et al., CVPR 2018): how far apart two images are to a network that knows images; 0 is equal.
 
 AlexNet's weights do not come with the kit; the weights of the distance itself come with torchmetrics.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
-from unseg_lib.method.weights import read_foreign
+from unseg_lib.method import read_foreign
 
 ADDRESS = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 SHA256 = "7be5be79"  # its first digits, as torchvision publishes them
@@ -19,14 +19,14 @@ SMALLEST = 32  # pixels a side, below which AlexNet has nothing left to look at
 
 
 def lpips(original: np.ndarray, protected: np.ndarray, weights: str | Path) -> float:
-    """The distance of two pictures of one size, both (H, W, 3) uint8; 0 for equal ones, about 0.5 for unlike ones.
+    """The distance of two images of one size, both (H, W, 3) uint8; 0 for equal ones, about 0.5 for unlike ones.
 
     weights: the file of `ADDRESS`. Raises `UnsegError` for other weights, two sizes, or less than 32 pixels a side.
     """
     if original.shape != protected.shape or min(original.shape[:2]) < SMALLEST:
         sizes = (f"{x.shape[1]}x{x.shape[0]}" for x in (original, protected))
         raise UnsegError(
-            f"Expected two pictures of one size for LPIPS, {SMALLEST} pixels a side at least, "
+            f"Expected two images of one size for LPIPS, {SMALLEST} pixels a side at least, "
             f"found {' and '.join(sizes)}."
         )
     network = _network(Path(weights))

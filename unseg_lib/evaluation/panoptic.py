@@ -16,19 +16,19 @@ def panoptic_quality(
 ) -> dict[str, float | None]:
     """PQ, SQ and RQ, each also with "_things" and "_stuff", and "PQ:NAME" of every class, in [0,1].
 
-    truths, predictions: for every picture (segments bool `(K,H,W)`, class indices `(K,)`); where segments overlap, the
-    later one lies on top. things: the countable classes; the others are stuff, whose segments in a picture are one.
+    truths, predictions: for every image (segments bool `(K,H,W)`, class indices `(K,)`); where segments overlap, the
+    later one lies on top. things: the countable classes; the others are stuff, whose segments in an image are one.
     A truth may have a third part, bool `(K,)`: crowds, which nobody need find, and where what is found of their own
     class is no mistake. Pixels without a true segment (void) are ignored. Means are over the classes that are true
     or predicted somewhere, None where there is none. Both may be generators.
 
-    Not torchmetrics' PanopticQuality: it takes 30 seconds for a picture of Cityscapes, and does not count what a
+    Not torchmetrics' PanopticQuality: it takes 30 seconds for an image of Cityscapes, and does not count what a
     victim misses where the victim says nothing.
     """
     counts = np.zeros((4, len(classes)))  # sum of IoU, true positives, false positives, false negatives
     for number, (truth, prediction) in enumerate(zip_longest(truths, predictions), start=1):
         if truth is None or prediction is None:
-            raise UnsegError(f"Expected predictions for as many pictures as truths, found one without at {number}.")
+            raise UnsegError(f"Expected predictions for as many images as truths, found one without at {number}.")
         _check(number, truth, prediction, len(classes))
         counts += _match(_numbered(*truth[:2], things, *truth[2:]), _numbered(*prediction, things), len(classes))
     total, hits, wrong, missed = counts
@@ -47,13 +47,13 @@ def _check(number: int, truth: Sequence, prediction: Sequence, classes: int) -> 
     sizes = ["x".join(map(str, np.shape(masks)[1:])) for masks in (truth[0], prediction[0])]
     if sizes[0] != sizes[1]:
         raise UnsegError(
-            f"Expected segments of {sizes[0]} pixels for picture {number}, as its true ones are, found {sizes[1]}; "
+            f"Expected segments of {sizes[0]} pixels for image {number}, as its true ones are, found {sizes[1]}; "
             "scale them to its size."
         )
     labels = np.concatenate([truth[1], prediction[1]])
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise UnsegError(
-            f"Expected classes 0 to {classes - 1} in picture {number}, found {labels.min():g} to {labels.max():g}."
+            f"Expected classes 0 to {classes - 1} in image {number}, found {labels.min():g} to {labels.max():g}."
         )
 
 
@@ -72,7 +72,7 @@ def _numbered(
 
 
 def _match(truth: tuple, prediction: tuple, classes: int) -> np.ndarray:
-    """The counts of one picture `(4, classes)`: a match is more than half of the union of two of one class."""
+    """The counts of one image `(4, classes)`: a match is more than half of the union of two of one class."""
     (true, true_kinds, crowd), (found, kinds, _) = truth, prediction
     shape = len(true_kinds), len(kinds)
     both = np.bincount((true * shape[1] + found).ravel(), minlength=shape[0] * shape[1]).reshape(shape)

@@ -1,10 +1,10 @@
 """The bilevel game: generator and surrogate take turns at the same loss (paper, method).
 
-S-phase: the surrogate learns to segment noised pictures, the generator is fixed.
-G-phase: the generator makes the fixed surrogate's task easy, so that the noise, not the picture, is
+S-phase: the surrogate learns to segment noised images, the generator is fixed.
+G-phase: the generator makes the fixed surrogate's task easy, so that the noise, not the image, is
 what a model learns from. "Label modification" asks for an all-ones mask in the G-phase.
 
-Everything random is derived from (seed, step) or (seed, epoch, picture), so a run that was killed
+Everything random is derived from (seed, step) or (seed, epoch, image), so a run that was killed
 continues from its last checkpoint with the same numbers: to the bit on a CPU, to rounding on a GPU,
 whose sums have no fixed order.
 """
@@ -17,7 +17,6 @@ import torch
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, whole_file, write_csv, write_json
-from unseg_lib.hardware import choose_device, keep_freed_memory, usable_precision
 from unseg_lib.method.budget import budget_map
 from unseg_lib.method.claim import claim
 from unseg_lib.method.config import LEAKING, BilevelConfig, phase_of
@@ -30,18 +29,17 @@ from unseg_lib.method.sam import LAYOUTS
 from unseg_lib.method.several_devices import interactive, train_beside
 from unseg_lib.method.wear import gray_part, random_size, resize, through_a_file, without_shared
 from unseg_lib.method.weights import save_generator
-from unseg_lib.progress import progress
+from unseg_lib.runtime import Stopwatch, choose_device, keep_freed_memory, progress, usable_precision
 from unseg_lib.seeds import torch_rng
-from unseg_lib.stopwatch import Stopwatch
 
 GENERATOR, CHECKPOINT = "generator.safetensors", "checkpoint.pt"
 
 
 def noised(config: BilevelConfig, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, size: int):
-    """Put noise on pictures at the size at which the surrogate sees them.
+    """Put noise on images at the size at which the surrogate sees them.
 
     x `(N,3,S,S)` in [0,1], y `(N,1,S,S)` soft mask, noise `(N,3,g,g)` in (-1,1).
-    Returns the noised pictures `(N,3,size,size)` and the masks at that size.
+    Returns the noised images `(N,3,size,size)` and the masks at that size.
     """
     x, y = resize(x, size), resize(y, size)
     budget = budget_map(y > 0.5, config.train_eps, config.train_eps_bg)
@@ -126,15 +124,15 @@ def _check_finite(loss: torch.Tensor, norm: torch.Tensor, phase: str, step: int,
 def noise_statistics(noise: torch.Tensor) -> dict[str, float]:
     """Signs of a degenerate generator, for noise `(N,3,g,g)`.
 
-    rms: strength, 1 = saturated. spatial_std: 0 = one constant colour. picture_std: 0 = the same noise
-    for every picture (needs N > 1).
+    rms: strength, 1 = saturated. spatial_std: 0 = one constant colour. image_std: 0 = the same noise
+    for every image (needs N > 1).
     """
     noise = noise.float()
     across = noise.std(dim=0).mean() if len(noise) > 1 else noise.new_zeros(())
     return {
         "rms": noise.square().mean().sqrt().item(),
         "spatial_std": noise.std(dim=(2, 3)).mean().item(),
-        "picture_std": across.item(),
+        "image_std": across.item(),
     }
 
 
@@ -152,10 +150,10 @@ def train_generator(
     checkpointed: bool = False,
     compiled: bool = False,
 ) -> Path:
-    """Train a generator on picture-mask pairs and return the path of its weights in `out`.
+    """Train a generator on image-mask pairs and return the path of its weights in `out`.
 
-    pairs: a sequence of (picture uint8 `(H,W,3)`, mask bool or 0..255 `(H,W)`). `out` receives
-    generator.safetensors, log.csv (one row per step), speed.json (pictures a second and the share of time spent
+    pairs: a sequence of (image uint8 `(H,W,3)`, mask bool or 0..255 `(H,W)`). `out` receives
+    generator.safetensors, log.csv (one row per step), speed.json (images a second and the share of time spent
     waiting for them, of the last call) and, until the end, a checkpoint every
     `checkpoint_every` steps from which the same call continues. device: auto, cpu, cuda, mps; devices: how many, each
     with a process, which Lightning starts from a script, and `train_beside` from a notebook;
@@ -207,7 +205,7 @@ def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
     if fabric.is_global_zero:
         write_csv(out / "log.csv", log)
         write_json(out / "speed.json", watch.report())
-        save_generator(game.bare("generator"), out / GENERATOR, {"config": asdict(config), "pictures": len(pairs)})
+        save_generator(game.bare("generator"), out / GENERATOR, {"config": asdict(config), "images": len(pairs)})
         (out / CHECKPOINT).unlink(missing_ok=True)
     fabric.barrier()
 

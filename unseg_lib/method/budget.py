@@ -9,7 +9,7 @@ import torch
 
 from unseg_lib.errors import UnsegError
 
-STRIP = 1 << 22  # pixels of a large picture that are worked on at once
+STRIP = 1 << 22  # pixels of a large image that are worked on at once
 WINDOWS = 1 << 17  # windows of SSIM at once: what they need stays in the processor's cache
 
 
@@ -32,14 +32,14 @@ def check_finite(noise: np.ndarray) -> None:
 
 
 def add_noise(
-    picture: np.ndarray, noise: np.ndarray, mask: np.ndarray, eps: float, eps_bg: float, *, gray: bool = False
+    image: np.ndarray, noise: np.ndarray, mask: np.ndarray, eps: float, eps_bg: float, *, gray: bool = False
 ) -> np.ndarray:
-    """Add noise to an 8-bit picture so that no pixel of the result leaves its budget.
+    """Add noise to an 8-bit image so that no pixel of the result leaves its budget.
 
-    picture: uint8 `(H,W,3)`; noise: float `(H,W,3)` in [-1,1]; mask: bool `(H,W)`, True = protected.
-    `gray=True` is for pictures with equal channels: the noise is replaced by its gray component (the
+    image: uint8 `(H,W,3)`; noise: float `(H,W,3)` in [-1,1]; mask: bool `(H,W)`, True = protected.
+    `gray=True` is for images with equal channels: the noise is replaced by its gray component (the
     projection on R=G=B, i.e. the channel mean), so the channels stay equal.
-    Returns uint8 `(H,W,3)` with |result - picture| <= floor(eps) inside and <= floor(eps_bg) outside.
+    Returns uint8 `(H,W,3)` with |result - image| <= floor(eps) inside and <= floor(eps_bg) outside.
     Raises `UnsegError` on noise that is not finite: NaN would be black in 8 bits, out of every budget.
     """
     check_finite(noise)
@@ -52,16 +52,16 @@ def add_noise(
 
     # both for every pixel: numpy is faster at that than at a limit of each pixel's own
     step = np.where(mask[..., None], steps(eps), steps(eps_bg))
-    step += picture
+    step += image
     return np.clip(step, 0, 255, out=step).astype(np.uint8)
 
 
 def measure(original: np.ndarray, poisoned: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """What the noise did to a picture: both uint8 `(H,W,3)`, mask bool `(H,W)`.
+    """What the noise did to an image: both uint8 `(H,W,3)`, mask bool `(H,W)`.
 
     Returns `linf_inside` and `linf_outside` (the largest change, whole steps over 255; 0 for an empty
-    region), `rms` (over 255), `psnr` (dB; infinite for equal pictures) and `ssim` (nan
-    where a side has fewer than 3 pixels). Large pictures are read in strips: the memory stays bounded.
+    region), `rms` (over 255), `psnr` (dB; infinite for equal images) and `ssim` (nan
+    where a side has fewer than 3 pixels). Large images are read in strips: the memory stays bounded.
     """
     largest, squares = [0, 0], 0.0
     for rows in strips(*mask.shape):
@@ -81,19 +81,19 @@ def measure(original: np.ndarray, poisoned: np.ndarray, mask: np.ndarray) -> dic
 
 
 def strips(height: int, width: int, pixels: int | None = None) -> list[slice]:
-    """Cut the rows of a picture so that a strip has at most so many pixels (`STRIP`), or one row."""
+    """Cut the rows of an image so that a strip has at most so many pixels (`STRIP`), or one row."""
     rows = max(1, (pixels or STRIP) // width)
     return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
 def _ssim(original: np.ndarray, poisoned: np.ndarray) -> float:
-    """SSIM over all windows that fit into the picture, mean over channels: scikit-image's, in single precision.
+    """SSIM over all windows that fit into the image, mean over channels: scikit-image's, in single precision.
 
     That differs from double precision in the sixth decimal and takes half the time.
     """
     from skimage.metrics import structural_similarity
 
-    side = min(7, *original.shape[:2])  # scikit-image's default window of 7, smaller for tiny pictures
+    side = min(7, *original.shape[:2])  # scikit-image's default window of 7, smaller for tiny images
     window = side - 1 + side % 2
     if window < 3:
         return float("nan")

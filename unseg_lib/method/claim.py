@@ -23,7 +23,7 @@ def claim(out: Path, config: BilevelConfig, pairs, way: dict) -> None:
         k: sha256_of(v) for k in ("sam_weights", "mae_weights") if (v := getattr(config, k)) and Path(v).is_file()
     }
     mine = {k: list(v) if isinstance(v, tuple) else v for k, v in (asdict(config) | weights).items()}
-    mine |= {"pictures": len(pairs), "data": digest(pairs)} | way
+    mine |= {"images": len(pairs), "data": digest(pairs)} | way
     note = out / "training.json"
     if not note.exists():
         write_json(note, mine)

@@ -47,9 +47,9 @@ class BilevelConfig:
     target: str = "ones"  # label modification; "true" = the true mask in both phases
     scales: tuple[float, float] = (0.1, 2.0)  # large-scale jitter
     # what may happen to noise before a model sees it (wear.py); none of it is published
-    gray: float = 0.0  # share of pictures shown gray, with the gray component of their noise
+    gray: float = 0.0  # share of images shown gray, with the gray component of their noise
     shared_removed: float = 0.0  # share of steps in which what all noises have in common is taken away
-    smallest: float = 1.0  # the surrogate sees pictures at a random size from this share of its own size
+    smallest: float = 1.0  # the surrogate sees images at a random size from this share of its own size
     loss_points: int = 112 * 112
     seed: int = 42
 

@@ -1,6 +1,6 @@
 """Make the bilevel training fast; opt-in, because the numbers then differ from those of a plain run by rounding.
 
-What is there for both: decoded pictures in memory, and reading ahead in worker processes (`workers`).
+What is there for both: decoded images in memory, and reading ahead in worker processes (`workers`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ def accelerate(game, *, checkpointed: bool = False, compiled: bool = False) -> N
 
     Fused attention wherever no gradient is wanted (the frozen encoder, the idle generator), and on GPUs everywhere;
     one kernel for all parameters of an optimiser's step. checkpointed: blocks that learn keep no activations and run
-    twice, for memory. compiled: the surrogate by torch.compile (once per size at which it sees pictures).
+    twice, for memory. compiled: the surrogate by torch.compile (once per size at which it sees images).
     """
     for name in game.players:
         player = game.bare(name)

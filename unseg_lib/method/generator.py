@@ -111,27 +111,27 @@ class Generator(nn.Module):
     @torch.inference_mode()
     def noise(
         self,
-        picture: np.ndarray,
+        image: np.ndarray,
         *,
         mask: np.ndarray | None = None,
         box: tuple[float, float, float, float] | None = None,
         points: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Noise for one 8-bit picture, raw: float `(3,g,g)` in [-1,1] on the padded square.
+        """Noise for one 8-bit image, raw: float `(3,g,g)` in [-1,1] on the padded square.
 
-        picture uint8 `(H,W,3)`; at least one prompt in its pixels: mask bool `(H,W)`, box xyxy, points `(k,2)` xy.
-        `place_noise` brings the result to the picture's size.
+        image uint8 `(H,W,3)`; at least one prompt in its pixels: mask bool `(H,W)`, box xyxy, points `(k,2)` xy.
+        `place_noise` brings the result to the image's size.
         """
         device = self.noise_tokens.weight.device
-        x = square_of_picture(picture, self.layout.image_size)
-        prompts = self.prompts_of(picture.shape[:2], mask, box, points)
+        x = square_of_image(image, self.layout.image_size)
+        prompts = self.prompts_of(image.shape[:2], mask, box, points)
         was_training = self.training
         noise = self.eval()(x.to(device), prompts.to(device))[0].float().cpu()
         self.train(was_training)
         return noise
 
     def prompts_of(self, shape: tuple[int, int], mask, box, points) -> Prompts:
-        """Prompts in pixels of a picture -> prompts in pixels of the model's padded square."""
+        """Prompts in pixels of an image -> prompts in pixels of the model's padded square."""
         scale, grid = self.layout.image_size / max(shape), self.layout.grid
         if mask is None:
             masks = torch.zeros(1, 1, grid, grid)
@@ -183,7 +183,7 @@ def upscaling_branch(channels: int, hidden: int, middle: int, out: int) -> nn.Se
 def square(x: torch.Tensor, size: int, mode: str = "bilinear") -> torch.Tensor:
     """Pad `(N,C,H,W)` with 0 right and below to a square, then resize it to `size`.
 
-    Bilinear shrinking is antialiased (official code: it is not, which aliases large pictures).
+    Bilinear shrinking is antialiased (official code: it is not, which aliases large images).
     """
     side = max(x.shape[2:])
     x = F.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
@@ -192,9 +192,9 @@ def square(x: torch.Tensor, size: int, mode: str = "bilinear") -> torch.Tensor:
     return F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=side > size)
 
 
-def square_of_picture(picture: np.ndarray, size: int) -> torch.Tensor:
-    """A picture uint8 `(H,W,3)` as the model takes it: `(1,3,size,size)` in [0,1]."""
-    return square(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255, size)
+def square_of_image(image: np.ndarray, size: int) -> torch.Tensor:
+    """An image uint8 `(H,W,3)` as the model takes it: `(1,3,size,size)` in [0,1]."""
+    return square(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255, size)
 
 
 def place_noise(raw: torch.Tensor, height: int, width: int) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""A generator made ready to protect many pictures fast: fused attention, bf16 where the hardware has it, batches.
+"""A generator made ready to protect many images fast: fused attention, bf16 where the hardware has it, batches.
 
-`reference=True` leaves it as the paper's numbers were made: fp32, eager, segment-anything's own attention, one picture
+`reference=True` leaves it as the paper's numbers were made: fp32, eager, segment-anything's own attention, one image
 at a time. The noise of the two differs by rounding; `speed.compare` measures what is left of it in written pixels.
 """
 
@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.hardware import has_bf16
 from unseg_lib.method.attention import encode_fused, position_maps
-from unseg_lib.method.generator import Generator, square_of_picture
+from unseg_lib.method.generator import Generator, square_of_image
 from unseg_lib.method.prompts import Prompts
+from unseg_lib.runtime import has_bf16
 
 PRECISIONS = ("auto", "32", "bf16")
 LARGE = 768  # channels of ViT-B
@@ -23,7 +23,7 @@ LARGE = 768  # channels of ViT-B
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as the model takes it: x `(1,3,S,S)` in [0,1] and its prompts, still on the CPU."""
+    """An image as the model takes it: x `(1,3,S,S)` in [0,1] and its prompts, still on the CPU."""
 
     x: torch.Tensor
     prompts: Prompts
@@ -64,17 +64,17 @@ class Inference:
         self.maps = [(down.to(dtype), across.to(dtype)) for down, across in maps]
         self.generator.position = self.generator.prompt_encoder.get_dense_pe()
 
-    def prepare(self, picture: np.ndarray, *, mask=None, box=None, points=None) -> Prepared:
-        """The processor's share for one picture uint8 `(H,W,3)`, prompts as of `Generator.noise`; for any thread."""
+    def prepare(self, image: np.ndarray, *, mask=None, box=None, points=None) -> Prepared:
+        """The processor's share for one image uint8 `(H,W,3)`, prompts as of `Generator.noise`; for any thread."""
         prompts, size = (
-            self.generator.prompts_of(picture.shape[:2], mask, box, points),
+            self.generator.prompts_of(image.shape[:2], mask, box, points),
             self.generator.layout.image_size,
         )
-        return Prepared(square_of_picture(picture, size) if self.reference else square_of_bytes(picture, size), prompts)
+        return Prepared(square_of_image(image, size) if self.reference else square_of_bytes(image, size), prompts)
 
     @torch.inference_mode()
     def __call__(self, prepared: list[Prepared]) -> torch.Tensor:
-        """Raw noise of N pictures, float `(N,3,g,g)` in [-1,1], on the CPU."""
+        """Raw noise of N images, float `(N,3,g,g)` in [-1,1], on the CPU."""
         if self.reference and len(prepared) > 1:
             return torch.cat([self([one]) for one in prepared])
         x = torch.cat([one.x for one in prepared]).to(self.device, non_blocking=True)
@@ -82,17 +82,17 @@ class Inference:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
             return self.generator(x, prompts).float().cpu()
 
-    def noise(self, picture: np.ndarray, **prompt) -> torch.Tensor:
-        """What `Generator.noise` returns for one picture, this way."""
-        return self([self.prepare(picture, **prompt)])[0]
+    def noise(self, image: np.ndarray, **prompt) -> torch.Tensor:
+        """What `Generator.noise` returns for one image, this way."""
+        return self([self.prepare(image, **prompt)])[0]
 
 
-def square_of_bytes(picture: np.ndarray, size: int) -> torch.Tensor:
-    """`square_of_picture`, but padded as bytes and divided by 255 when small: equal to rounding, and faster."""
-    height, width = picture.shape[:2]
+def square_of_bytes(image: np.ndarray, size: int) -> torch.Tensor:
+    """`square_of_image`, but padded as bytes and divided by 255 when small: equal to rounding, and faster."""
+    height, width = image.shape[:2]
     side = max(height, width)
     padded = np.zeros((side, side, 3), np.uint8)
-    padded[:height, :width] = picture
+    padded[:height, :width] = image
     x = torch.from_numpy(padded).permute(2, 0, 1)[None].float()
     if side != size:
         x = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=side > size)
@@ -100,7 +100,7 @@ def square_of_bytes(picture: np.ndarray, size: int) -> torch.Tensor:
 
 
 def joined(prompts: list[Prompts]) -> Prompts:
-    """Prompts of N pictures, which must have the same number of points."""
+    """Prompts of N images, which must have the same number of points."""
     if len({p.points.shape[1] for p in prompts}) > 1:
-        raise UnsegError("Expected the same number of points for all pictures of a batch; use batches of one.")
+        raise UnsegError("Expected the same number of points for all images of a batch; use batches of one.")
     return Prompts(*(torch.cat(parts) for parts in zip(*((p.boxes, p.points, p.masks, p.use) for p in prompts))))

@@ -11,7 +11,7 @@ def large_scale_jitter(
     rng: torch.Generator,
     scales: tuple[float, float] = (0.1, 2.0),
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Jitter one picture and its mask to `size` x `size`.
+    """Jitter one image and its mask to `size` x `size`.
 
     image uint8 `(3,H,W)`, mask uint8 `(H,W)` of 0..255 -> image float `(3,size,size)` in [0,1] and mask
     float `(1,size,size)` in [0,1] with soft edges. The long side becomes s * size with s uniform in

@@ -32,7 +32,7 @@ def uncertain_points(logits: torch.Tensor, count: int, rng: torch.Generator) -> 
 
 
 def dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - Dice of `(N,P)` logits against targets in [0,1], smoothed by one, mean over pictures."""
+    """1 - Dice of `(N,P)` logits against targets in [0,1], smoothed by one, mean over images."""
     p = logits.sigmoid()
     overlap = 2 * (p * target).sum(dim=1) + 1
     return (1 - overlap / (p.sum(dim=1) + target.sum(dim=1) + 1)).mean()

@@ -1,4 +1,4 @@
-"""Picture-mask pairs as a stream of jittered batches that can start at any step."""
+"""Image-mask pairs as a stream of jittered batches that can start at any step."""
 
 import numpy as np
 import torch
@@ -10,40 +10,40 @@ from unseg_lib.method.sam import LAYOUTS
 from unseg_lib.seeds import torch_rng
 
 
-def steps_per_epoch(pictures: int, config, world_size: int = 1) -> int:
-    """Full batches in one pass over the pictures; the rest is dropped, as published."""
-    steps = pictures // (config.batch_size * world_size)
+def steps_per_epoch(images: int, config, world_size: int = 1) -> int:
+    """Full batches in one pass over the images; the rest is dropped, as published."""
+    steps = images // (config.batch_size * world_size)
     if steps == 0:
         raise UnsegError(
-            f"Expected at least {config.batch_size * world_size} pictures (one batch), found {pictures}; "
-            "lower batch_size or add pictures."
+            f"Expected at least {config.batch_size * world_size} images (one batch), found {images}; "
+            "lower batch_size or add images."
         )
     return steps
 
 
 class JitteredPairs(Dataset):
-    """Item (epoch, i) -> picture i, jittered in a way that depends on (seed, epoch, i) alone."""
+    """Item (epoch, i) -> image i, jittered in a way that depends on (seed, epoch, i) alone."""
 
     def __init__(self, pairs, config):
         self.pairs, self.config, self.size = pairs, config, pick(LAYOUTS, config.layout, "layout").image_size
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, i = key
-        picture, mask = self.pairs[i]
-        if mask.shape != picture.shape[:2]:
-            raise UnsegError(f"Expected mask {i} of size {picture.shape[:2]}, found {mask.shape}.")
+        image, mask = self.pairs[i]
+        if mask.shape != image.shape[:2]:
+            raise UnsegError(f"Expected mask {i} of size {image.shape[:2]}, found {mask.shape}.")
         mask = mask.astype(np.uint8) * 255 if mask.dtype == bool else mask
-        image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        x = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         rng = torch_rng(self.config.seed, "jitter", epoch, i)
-        return large_scale_jitter(image, torch.from_numpy(np.array(mask)), self.size, rng, tuple(self.config.scales))
+        return large_scale_jitter(x, torch.from_numpy(np.array(mask)), self.size, rng, tuple(self.config.scales))
 
 
-def _keys(pictures: int, config, start: int, total: int, rank: int, world: int):
-    """Batches of (epoch, picture) keys of one rank, from step `start` to `total`."""
-    per_epoch = steps_per_epoch(pictures, config, world)
+def _keys(images: int, config, start: int, total: int, rank: int, world: int):
+    """Batches of (epoch, image) keys of one rank, from step `start` to `total`."""
+    per_epoch = steps_per_epoch(images, config, world)
     for step in range(start, total):
         epoch, within = divmod(step, per_epoch)
-        order = torch.randperm(pictures, generator=torch_rng(config.seed, "order", epoch)).tolist()
+        order = torch.randperm(images, generator=torch_rng(config.seed, "order", epoch)).tolist()
         first = (within * world + rank) * config.batch_size
         yield [(epoch, i) for i in order[first : first + config.batch_size]]
 

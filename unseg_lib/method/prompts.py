@@ -16,7 +16,7 @@ MIN_PIXELS = 1  # a region with fewer pixels has no box and no points, only its 
 
 @dataclass  # not frozen: Fabric rebuilds it when it moves the inputs of a module
 class Prompts:
-    """Prompts of N pictures: every kind is there, `use` says which kinds count for which picture.
+    """Prompts of N images: every kind is there, `use` says which kinds count for which image.
 
     boxes: float `(N,4)` xyxy in pixels of the model's input; points: float `(N,k,2)` xy, all positive;
     masks: float `(N,1,g,g)` of values 0 and 255; use: bool `(N,3)` in the order of `KINDS`.
@@ -103,7 +103,7 @@ def mask_prompt(mask: torch.Tensor, grid: int) -> torch.Tensor:
 def all_prompts(mask: torch.Tensor, grid: int, rng: torch.Generator) -> Prompts:
     """All three kinds for soft masks `(N,1,S,S)` in [0,1]; the mask prompt on a `grid`-sided map.
 
-    Box and points are switched off for a picture whose mask is empty.
+    Box and points are switched off for an image whose mask is empty.
     """
     hard = mask[:, 0] > 0.5  # paper: mask > 128 of 255
     soft = F.interpolate(mask, (grid, grid), mode="bilinear", align_corners=False)
@@ -113,23 +113,23 @@ def all_prompts(mask: torch.Tensor, grid: int, rng: torch.Generator) -> Prompts:
 
 
 def subset(prompts: Prompts, rng: torch.Generator) -> Prompts:
-    """Keep for each picture a random number (1 to 3) of its kinds: what the generator is shown."""
+    """Keep for each image a random number (1 to 3) of its kinds: what the generator is shown."""
     return _keep(prompts, rng, torch.randint(1, 4, (len(prompts.use), 1), generator=rng))
 
 
 def one_kind(prompts: Prompts, rng: torch.Generator) -> Prompts:
-    """Keep for each picture exactly one kind, uniformly: what the surrogate is shown."""
+    """Keep for each image exactly one kind, uniformly: what the surrogate is shown."""
     return _keep(prompts, rng, torch.ones(len(prompts.use), 1, dtype=torch.long))
 
 
 def only(prompts: Prompts, kind: str) -> Prompts:
-    """Keep one named kind for every picture that has it."""
+    """Keep one named kind for every image that has it."""
     wanted = torch.tensor([k == kind for k in KINDS], device=prompts.use.device)
     return replace(prompts, use=prompts.use & wanted)
 
 
 def _keep(prompts: Prompts, rng: torch.Generator, count: torch.Tensor) -> Prompts:
-    """Keep `count` `(N,1)` of each picture's available kinds, chosen uniformly."""
+    """Keep `count` `(N,1)` of each image's available kinds, chosen uniformly."""
     lottery = torch.rand(prompts.use.shape, generator=rng).to(prompts.use.device)
     lottery = lottery.masked_fill(~prompts.use, 2.0)  # kinds that are not there are drawn last, and dropped
     rank = lottery.argsort(dim=1).argsort(dim=1)

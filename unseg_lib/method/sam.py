@@ -1,7 +1,7 @@
 """SAM's parts from segment-anything, in any size, and the two passes that UnSeg takes through them.
 
 `encode` also returns the early feature (SAM-HQ's change to the encoder); `decoder_trunk` runs the
-two-way transformer with extra tokens, over a batch in which every picture has its own prompt.
+two-way transformer with extra tokens, over a batch in which every image has its own prompt.
 """
 
 from collections.abc import Callable
@@ -124,10 +124,10 @@ def decoder_trunk(
     prompts,
     position: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the two-way transformer and the up-scaling for pictures with a prompt each.
+    """Run the two-way transformer and the up-scaling for images with a prompt each.
 
     embedding `(N,width,t,t)`; tokens `(k,width)`, the output tokens that stand before the prompt's;
-    prompts: `prompts.Prompts` of N pictures. Pictures that are prompted by the same kinds go through
+    prompts: `prompts.Prompts` of N images. Images that are prompted by the same kinds go through
     together, because the number of prompt tokens differs between kinds.
     position: the prompt encoder's `get_dense_pe()`, where it is known already.
     Returns the output tokens `(N,k,width)` and the up-scaled feature `(N,width/8,4t,4t)`.
@@ -137,7 +137,7 @@ def decoder_trunk(
     for rows, points, boxes, masks in prompts.by_kind():
         sparse, dense = prompt_encoder(points=points, boxes=boxes, masks=masks)
         n = len(rows)
-        if len(sparse) != n:  # no prompt at all: segment-anything answers for one picture
+        if len(sparse) != n:  # no prompt at all: segment-anything answers for one image
             sparse, dense = sparse.expand(n, -1, -1), dense.expand(n, -1, -1, -1)
         query = torch.cat([tokens.expand(n, -1, -1), sparse], dim=1)
         hs, image = decoder.transformer(embedding[rows] + dense, position.expand(n, -1, -1, -1), query)

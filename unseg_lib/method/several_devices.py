@@ -15,7 +15,7 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
-from unseg_lib.pipeline.execute import die_with_parent
+from unseg_lib.pipeline import die_with_parent
 
 PARENT = "UNSEG_PARENT"  # environment: the process without which this one ends
 CALL, ERROR = "call.pickle", "error.txt"

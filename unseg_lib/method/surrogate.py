@@ -1,6 +1,6 @@
 """The surrogate: the segmentation model that the generator plays against (paper, method). Discarded afterwards.
 
-Every surrogate maps a noised picture `(N,3,s,s)` in [0,1] and prompts to mask logits `(N,1,h,w)`.
+Every surrogate maps a noised image `(N,3,s,s)` in [0,1] and prompts to mask logits `(N,1,h,w)`.
 """
 
 from dataclasses import replace
@@ -45,7 +45,7 @@ class SamSurrogate(nn.Module):
 class ResNetSurrogate(nn.Module):
     """A U-Net on a ResNet-50, the ablation's second kind (paper Table 10; its architecture is not published).
 
-    It takes no prompt: it segments whatever the noise and the picture single out. It starts from random weights, the
+    It takes no prompt: it segments whatever the noise and the image single out. It starts from random weights, the
     paper's from ImageNet's ("ImageNet R50"), which nothing here loads.
     """
 

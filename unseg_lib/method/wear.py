@@ -1,7 +1,7 @@
 """What happens to noise between its making and a model's eye: files, resizing, gray, and its shared part removed.
 
 A small generator trained without these settles on noise that dies of them: one colour inside the mask,
-or a checkerboard at the finest scale, the same for every picture. Not in the paper, whose generator
+or a checkerboard at the finest scale, the same for every image. Not in the paper, whose generator
 makes noise at 256 cells for a surrogate of 512 pixels, i.e. noise that is smooth by construction.
 """
 

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import sha256_of, whole_file
-from unseg_lib.hardware import device_called
 from unseg_lib.method.generator import Generator
 from unseg_lib.method.sam import LAYOUTS, SamLayout
+from unseg_lib.runtime import device_called
 
 SHIPPED = Path(__file__).parent / "shipped"
 # "vit_b": the authors' own, below the data root; no sha256 is published and no address that stays: fetched by hand

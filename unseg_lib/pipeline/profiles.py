@@ -62,7 +62,7 @@ class Profile:
         for stage in [*self._victims(), *self._pixels()]:
             for part in (*(deep for need in stage.needs for deep in need.needs), *stage.needs, stage):
                 found.setdefault(part.key, part)
-        # only what the tables read: pictures that were deleted to save space are not made again for them
+        # only what the tables read: images that were deleted to save space are not made again for them
         read = tuple(stage for stage in found.values() if stage.kind in ("victim", "pixels"))
         tables = self._stage("tables", "", {"results": self.results.as_posix()}, read)
         return found | {"tables": tables} | {kind: self._page(kind, tables) for kind in self.pages}
@@ -145,17 +145,17 @@ class Profile:
         return values | ({"eps": 0.0, "eps_bg": 0.0} if values["poison"] == "clean" else {})
 
     def _poison_parameters(self, dataset: str, recipe: str) -> dict:
-        return self._pictures(dataset, self._known("poison")) | {"poison": "clean"} | self.recipes[recipe]
+        return self._images(dataset, self._known("poison")) | {"poison": "clean"} | self.recipes[recipe]
 
-    def _pictures(self, dataset: str, known: set[str]) -> dict:
-        """The parameters of a data set for a notebook that reads its pictures with label maps, whatever the task."""
+    def _images(self, dataset: str, known: set[str]) -> dict:
+        """The parameters of a data set for a notebook that reads its images with label maps, whatever the task."""
         own = {k: v for k, v in self.datasets[dataset].items() if k in known}
         if own.get("task") in BY_TASK:
             own["task"] = "object" if own["task"] == "interactive" else "semantic"
         return own
 
     def _poisoned(self, dataset: str, recipe: str) -> Stage | None:
-        """The job that writes the poisoned copy of `dataset`; None where a recipe leaves the pictures alone.
+        """The job that writes the poisoned copy of `dataset`; None where a recipe leaves the images alone.
 
         Entries that differ by their victims' task or size alone have one copy, named after the first of them.
         """
@@ -182,7 +182,7 @@ class Profile:
         for entry in self.pixels:
             dataset, recipe = entry["dataset"], entry["recipe"]
             poisoned = self._poisoned(dataset, recipe)
-            own = self._pictures(dataset, {"dataset", "task", "limit"})
+            own = self._images(dataset, {"dataset", "task", "limit"})
             parameters = {"dataset": dataset} | own | {k: v for k, v in entry.items() if k in ("split", "limit")}
             if poisoned:
                 parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()

@@ -65,7 +65,7 @@ def missing_data(profile: Profile, folder: Path) -> list[str]:
 
 def how_to_get(places: list[str]) -> str:
     """The commands that fetch what belongs at these places, and the list of sets where one has no command."""
-    from unseg_lib.datasets.sources import SOURCES
+    from unseg_lib.datasets import SOURCES
 
     named = {source.place: name for name, source in SOURCES.items()}
     commands = [f"`unseg data get {named[place]}`" if place in named else "`unseg data list`" for place in places]

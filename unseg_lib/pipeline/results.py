@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError, closest
-from unseg_lib.evaluation.rows import COLUMNS
+from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import read_json, write_csv, write_json
 
 

@@ -6,11 +6,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-PICTURES = ("image/png", "image/jpeg", "application/pdf")  # base64: not text
+IMAGES = ("image/png", "image/jpeg", "application/pdf")  # base64: not text
 VOLATILE = [
     (re.compile(r"\S*ipykernel_\d+/\d+\.py"), "<cell>"),
     (re.compile(r" at 0x[0-9a-f]{6,}"), " at 0x0"),
-    (re.compile(r"^.*: \d+/\d+, \d+ s spent, \d+ s left\n", re.M), ""),  # unseg_lib.progress
+    (re.compile(r"^.*: \d+/\d+, \d+ s spent, \d+ s left\n", re.M), ""),  # unseg_lib.runtime
 ]
 
 
@@ -44,9 +44,9 @@ def _clean_cell(cell: dict, replacements: list) -> dict:
 
 
 def _clean(value: object, replacements: list) -> object:
-    """Apply the replacements to every text inside, except to encoded pictures."""
+    """Apply the replacements to every text inside, except to encoded images."""
     if isinstance(value, dict):
-        return {key: item if key in PICTURES else _clean(item, replacements) for key, item in value.items()}
+        return {key: item if key in IMAGES else _clean(item, replacements) for key, item in value.items()}
     if isinstance(value, list):
         return [_clean(item, replacements) for item in value]
     if isinstance(value, str):
@@ -57,7 +57,7 @@ def _clean(value: object, replacements: list) -> object:
 
 
 def _without_twin(output: dict) -> dict:
-    """Drop the text that stands beside a picture: a reader sees the picture, and some texts hold it again."""
+    """Drop the text that stands beside an image: a reader sees the image, and some texts hold it again."""
     if any(kind.startswith("image/") for kind in output.get("data", {})):
         return output | {"data": {kind: item for kind, item in output["data"].items() if kind != "text/plain"}}
     return output

@@ -1,10 +1,12 @@
-"""Poisons: each makes of one picture its unlearnable copy. One file each; adding one is one line below.
+"""Poisons: each makes of one image its unlearnable copy. One file each; adding one is one line below.
 
-A poison is called once with the settings and returns a function from `Picture` to the poisoned pixels,
-uint8 `(H,W,3)`. It reads no global randomness: the same seed and picture give the same bytes.
-One that has to see the whole set first has a second line, in `FITTED`: its fit is called with the pictures and
+A poison is called once with the settings and returns a function from `Sample` to the poisoned pixels,
+uint8 `(H,W,3)`. It reads no global randomness: the same seed and image give the same bytes.
+One that has to see the whole set first has a second line, in `FITTED`: its fit is called with the images and
 the settings, returns arrays, and finds them again in the file `settings.fitted`.
 """
+
+import lazy_loader
 
 from unseg_lib.poisons.autoregressive import ar
 from unseg_lib.poisons.clean import clean
@@ -15,7 +17,7 @@ from unseg_lib.poisons.error_min import error_min, error_min_class, fit_samples,
 from unseg_lib.poisons.fixed_tile import fixed_tile
 from unseg_lib.poisons.random_class import random_class
 from unseg_lib.poisons.random_noise import random_noise
-from unseg_lib.poisons.settings import Picture, PoisonSettings
+from unseg_lib.poisons.settings import PoisonSettings, Sample
 from unseg_lib.poisons.synper import synper
 from unseg_lib.poisons.unseg import unseg
 from unseg_lib.poisons.unseg_by_class import unseg_by_class
@@ -49,4 +51,25 @@ BY_CLASS = ("synper", "ar", "cuda", "cuda_blur")  # keep to no eps: they follow 
 UNBOUNDED = (*BY_CLASS, *OWN_REGION)  # may change more than eps_bg outside the mask
 FITTED = {"error_min": fit_samples, "error_min_class": fit_tiles}  # learn from the whole set first
 
-__all__ = ["BY_CLASS", "FITTED", "OWN_REGION", "POISONS", "UNBOUNDED", "WITH_GENERATOR", "Picture", "PoisonSettings"]
+__all__ = ["BY_CLASS", "FITTED", "OWN_REGION", "POISONS", "UNBOUNDED", "WITH_GENERATOR", "PoisonSettings", "Sample"]
+
+# the face of the package: what others import from it, loaded when it is asked for
+__getattr__, __dir__, _names = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "ar_search": ["RESPONSE", "neighbourhoods", "response", "search"],
+        "autoregressive": ["ar_noise", "coefficients", "process", "recursion"],
+        "class_noise": ["box_of", "regions"],
+        "cuda": ["filtered", "kernel_of"],
+        "error_min_game": ["open_game"],
+        "fitting": ["with_fit"],
+        "fixed_tile": ["cell_of"],
+        "manifest": ["COLUMNS", "append_line", "read_rows"],
+        "noise_cache": ["cached_noise", "digest"],
+        "poison_dataset": ["protected_classes"],
+        "speed": ["benchmark_image", "milliseconds"],
+        "synper": ["class_vector", "cluster", "synper_noise"],
+        "unseg": ["open_generator", "prompt_of", "raw_noise"],
+        "untrained": ["match_amplitude", "on_grid", "random_twin"],
+    },
+)

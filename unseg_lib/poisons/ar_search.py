@@ -10,14 +10,14 @@ import numpy as np
 
 from unseg_lib.files import write_bytes
 from unseg_lib.poisons.autoregressive import LARGEST, TABLE, process
-from unseg_lib.progress import progress
+from unseg_lib.runtime import progress
 from unseg_lib.seeds import numpy_rng
 
 SEED, CLASSES = 0, 150  # as many as ADE20K has
 DECIMALS = 4
-SIDES, STARTS = (36, 128, 256, LARGEST), 3  # pictures that a process must survive, and how often
+SIDES, STARTS = (36, 128, 256, LARGEST), 3  # images that a process must survive, and how often
 WEAKEST, STRONGEST = 0.03, 3.0  # rms of a process that neither dies nor grows; it starts at 1
-UNEVEN = 3.0  # largest ratio of energies of two opposite quarters or halves of a picture
+UNEVEN = 3.0  # largest ratio of energies of two opposite quarters or halves of an image
 RESPONSE = 0.05  # least rms that a class's filter leaves of another class's noise of rms 1
 
 

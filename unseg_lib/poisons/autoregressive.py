@@ -1,7 +1,7 @@
 """AR: autoregressive patterns, one process per class and channel (Sandoval-Segura et al., NeurIPS 2022).
 
 Written anew from the paper's description, with coefficients of our own (see `ar_search`): those published are
-only stable on tiny pictures, and at 512 pixels put all their energy into one corner.
+only stable on tiny images, and at 512 pixels put all their energy into one corner.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.poisons.class_noise import Box, add_steps, class_noise
-from unseg_lib.poisons.settings import Picture, PoisonSettings
+from unseg_lib.poisons.settings import PoisonSettings, Sample
 from unseg_lib.seeds import numpy_rng
 
 RMS = 4.6  # over 255; the paper's L2 norms 1 at 32 pixels and 3 at 96 are both this
@@ -24,22 +24,22 @@ LARGEST = 512  # pixels; the coefficients are stable up to here, larger regions 
 TABLE = Path(__file__).with_name("ar_coefficients.json")
 
 
-def ar(settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
-    """A process per class, started afresh in every picture and region; rms 4.6."""
-    return lambda picture: add_steps(picture, ar_noise(picture, settings))
+def ar(settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
+    """A process per class, started afresh in every image and region; rms 4.6."""
+    return lambda image: add_steps(image, ar_noise(image, settings))
 
 
-def ar_noise(picture: Picture, settings: PoisonSettings) -> np.ndarray:
+def ar_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
     """The noise before rounding and clipping, float32 `(H,W,3)` in steps over 255."""
 
     def pattern(index: int, box: Box) -> np.ndarray:
-        rng = numpy_rng(settings.seed, "ar", index, picture.id)
+        rng = numpy_rng(settings.seed, "ar", index, image.id)
         height, width = (side.stop - side.start for side in box)
         drawn = process(coefficients(index), min(height, LARGEST), min(width, LARGEST), rng)
         repeats = (0, max(0, height - LARGEST)), (0, max(0, width - LARGEST))
         return np.pad(drawn, ((0, 0), *repeats), "wrap") if np.any(repeats) else drawn
 
-    return class_noise(picture, settings, RMS, pattern)
+    return class_noise(image, settings, RMS, pattern)
 
 
 def process(windows: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,43 +1,43 @@
-"""Noise by class: every class of a picture gets a pattern of its own, as strong as one number says.
+"""Noise by class: every class of an image gets a pattern of its own, as strong as one number says.
 
 These poisons know no L-inf budget, and so no `eps`: their papers bound the L2 norm, which at a constant
-rms grows with the picture as it does there. Rounding and clipping make the written noise differ a little.
+rms grows with the image as it does there. Rounding and clipping make the written noise differ a little.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from unseg_lib.poisons.settings import IGNORE, Picture, PoisonSettings
+from unseg_lib.poisons.settings import IGNORE, PoisonSettings, Sample
 
 Box = tuple[slice, slice]  # rows and columns of the smallest rectangle around a region
 
 
-def regions(picture: Picture, settings: PoisonSettings) -> Iterator[tuple[int, np.ndarray]]:
+def regions(image: Sample, settings: PoisonSettings) -> Iterator[tuple[int, np.ndarray]]:
     """The classes that get noise, each with its pixels, bool `(H,W)`: what is protected, and the background
-    with `include_background`. None in a picture with nothing to protect; ignored pixels are in no region.
+    with `include_background`. None in an image with nothing to protect; ignored pixels are in no region.
     """
-    if not picture.mask.any():
+    if not image.mask.any():
         return
-    treated = picture.mask & (picture.label != IGNORE)
-    if settings.include_background and picture.background is not None:
-        treated |= picture.label == picture.background
-    for index in np.unique(picture.label[treated]):
-        yield int(index), treated & (picture.label == index)
+    treated = image.mask & (image.label != IGNORE)
+    if settings.include_background and image.background is not None:
+        treated |= image.label == image.background
+    for index in np.unique(image.label[treated]):
+        yield int(index), treated & (image.label == index)
 
 
 def class_noise(
-    picture: Picture, settings: PoisonSettings, rms: float, pattern: Callable[[int, Box], np.ndarray]
+    image: Sample, settings: PoisonSettings, rms: float, pattern: Callable[[int, Box], np.ndarray]
 ) -> np.ndarray:
     """Noise float32 `(H,W,3)` in steps over 255 whose rms over every class's region is `rms`; 0 elsewhere.
 
-    `pattern(index, box)` draws a class over a box, float `(3,h,w)` of any strength. In a gray picture all
+    `pattern(index, box)` draws a class over a box, float `(3,h,w)` of any strength. In a gray image all
     channels get the first one's pattern, which keeps what makes it a class's own; their mean would not.
     """
-    noise = np.zeros((3, *picture.label.shape), np.float32)
-    for index, region in regions(picture, settings):
+    noise = np.zeros((3, *image.label.shape), np.float32)
+    for index, region in regions(image, settings):
         box = box_of(region)
-        drawn = pattern(index, box)[: 1 if picture.gray else 3]
+        drawn = pattern(index, box)[: 1 if image.gray else 3]
         drawn = np.multiply(drawn, region[box], dtype=np.float32, casting="same_kind")
         drawn *= rms / np.sqrt(np.vdot(drawn, drawn) / (len(drawn) * region.sum()))
         noise[:, *box] += drawn
@@ -50,6 +50,6 @@ def box_of(region: np.ndarray) -> Box:
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def add_steps(picture: Picture, noise: np.ndarray) -> np.ndarray:
-    """The picture with noise `(H,W,3)` in steps over 255, rounded and clipped: uint8 `(H,W,3)`."""
-    return np.clip(np.rint(picture.pixels + noise), 0, 255).astype(np.uint8)
+def add_steps(image: Sample, noise: np.ndarray) -> np.ndarray:
+    """The image with noise `(H,W,3)` in steps over 255, rounded and clipped: uint8 `(H,W,3)`."""
+    return np.clip(np.rint(image.pixels + noise), 0, 255).astype(np.uint8)

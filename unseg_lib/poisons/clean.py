@@ -1,11 +1,11 @@
-"""No poison: the pictures as they are, through the same reading and writing as all others."""
+"""No poison: the images as they are, through the same reading and writing as all others."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from unseg_lib.poisons.settings import Picture, PoisonSettings
+from unseg_lib.poisons.settings import PoisonSettings, Sample
 
 
-def clean(settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
-    return lambda picture: picture.pixels
+def clean(settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
+    return lambda image: image.pixels

@@ -7,21 +7,21 @@ from collections.abc import Callable
 
 import numpy as np
 
-from unseg_lib.poisons.settings import Picture, PoisonSettings, with_noise
+from unseg_lib.poisons.settings import PoisonSettings, Sample, with_noise
 
 
-def colour_offset(settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
+def colour_offset(settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
     """Red and blue up, green down, by the whole budget: eps inside the mask, eps_bg outside."""
     return _constant((1, -1, 1), settings)
 
 
-def gray_offset(settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
+def gray_offset(settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
     """All channels up by the whole budget: eps inside the mask, eps_bg outside."""
     return _constant((1, 1, 1), settings)
 
 
-def _constant(colour: tuple[int, int, int], settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
-    def poison(picture: Picture) -> np.ndarray:
-        return with_noise(picture, np.broadcast_to(np.float32(colour), picture.pixels.shape), settings)
+def _constant(colour: tuple[int, int, int], settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
+    def poison(image: Sample) -> np.ndarray:
+        return with_noise(image, np.broadcast_to(np.float32(colour), image.pixels.shape), settings)
 
     return poison

@@ -2,8 +2,8 @@
 
 Written anew from the paper's description and adapted to segmentation: surrogate and noise take turns in
 lowering the pixels' cross entropy. Lite, because the full method needs tens of GPU-hours for ten thousand
-pictures: few rounds, a small U-Net from random weights trained by Adam, and noise on a coarse grid stretched
-over the whole picture, so that it stays in place however a victim crops.
+images: few rounds, a small U-Net from random weights trained by Adam, and noise on a coarse grid stretched
+over the whole image, so that it stays in place however a victim crops.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.poisons.error_min_game import SIDE, open_game
-from unseg_lib.poisons.settings import IGNORE, Picture, PoisonSettings, with_noise
-from unseg_lib.progress import progress
+from unseg_lib.poisons.settings import IGNORE, PoisonSettings, Sample, with_noise
+from unseg_lib.runtime import progress
 
 TILE = 16  # cells along both sides of a class's tile
 STEPS, STEP = 20, 0.1  # PGD steps in a round, and their size in budgets: eps/10
@@ -23,42 +23,42 @@ STOP_ERROR, STOP_ERROR_CLASS = 0.01, 0.10  # pixel errors that end the game
 LEVELS = 127  # noise is kept as int8
 
 
-def error_min(settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
-    """Noise of its own for every picture, learnt by `fit_samples`."""
+def error_min(settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
+    """Noise of its own for every image, learnt by `fit_samples`."""
     kept = _learnt(settings, "error_min")
     place, noise = {id: i for i, id in enumerate(kept["ids"].tolist())}, kept["noise"]
 
-    def poison(picture: Picture) -> np.ndarray:
-        if picture.id not in place:
-            raise UnsegError(f"Expected a picture that error_min has learnt from, found {picture.id}; learn anew.")
-        grid = torch.from_numpy(noise[place[picture.id]]).float() / LEVELS
-        full = F.interpolate(grid[None], picture.label.shape, mode="bilinear", align_corners=False)[0]
-        return with_noise(picture, full.movedim(0, -1).numpy(), settings)
+    def poison(image: Sample) -> np.ndarray:
+        if image.id not in place:
+            raise UnsegError(f"Expected an image that error_min has learnt from, found {image.id}; learn anew.")
+        grid = torch.from_numpy(noise[place[image.id]]).float() / LEVELS
+        full = F.interpolate(grid[None], image.label.shape, mode="bilinear", align_corners=False)[0]
+        return with_noise(image, full.movedim(0, -1).numpy(), settings)
 
     return poison
 
 
-def error_min_class(settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
-    """One tile per class, the same in every picture, learnt by `fit_tiles`; other classes are refused."""
+def error_min_class(settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
+    """One tile per class, the same in every image, learnt by `fit_tiles`; other classes are refused."""
     tiles = torch.from_numpy(_learnt(settings, "error_min_class")["noise"]).float() / LEVELS
 
-    def poison(picture: Picture) -> np.ndarray:
-        highest = int(picture.label[picture.label != IGNORE].max(initial=0))
+    def poison(image: Sample) -> np.ndarray:
+        highest = int(image.label[image.label != IGNORE].max(initial=0))
         if highest >= len(tiles):
             raise UnsegError(
                 f"Expected classes 0 to {len(tiles) - 1} or 255, which error_min_class has learnt from, "
-                f"found class {highest} in {picture.id}; learn anew."
+                f"found class {highest} in {image.id}; learn anew."
             )
-        rows, columns = (torch.arange(length) * SIDE // length % TILE for length in picture.label.shape)
-        label = torch.from_numpy(picture.label.astype(np.int64))
-        return with_noise(picture, _laid(tiles, label, rows, columns).numpy(), settings)
+        rows, columns = (torch.arange(length) * SIDE // length % TILE for length in image.label.shape)
+        label = torch.from_numpy(image.label.astype(np.int64))
+        return with_noise(image, _laid(tiles, label, rows, columns).numpy(), settings)
 
     return poison
 
 
-def fit_samples(pictures: Iterable[Picture], settings: PoisonSettings) -> dict[str, np.ndarray]:
+def fit_samples(images: Iterable[Sample], settings: PoisonSettings) -> dict[str, np.ndarray]:
     """Noise int8 `(n,3,SIDE,SIDE)`, 127 = the whole budget; ids `(n,)`; losses `(rounds,2)` before and after."""
-    game = open_game(pictures, settings)
+    game = open_game(images, settings)
     steps = torch.zeros(game.pixels.shape, dtype=torch.int8)
 
     def noise(chosen: torch.Tensor) -> torch.Tensor:
@@ -75,9 +75,9 @@ def fit_samples(pictures: Iterable[Picture], settings: PoisonSettings) -> dict[s
     return {"ids": np.array(game.ids), "noise": steps.numpy(), "losses": np.array(losses)}
 
 
-def fit_tiles(pictures: Iterable[Picture], settings: PoisonSettings) -> dict[str, np.ndarray]:
+def fit_tiles(images: Iterable[Sample], settings: PoisonSettings) -> dict[str, np.ndarray]:
     """Tiles int8 `(classes,3,TILE,TILE)`, one step per batch along what all pixels of a class ask for; losses."""
-    game = open_game(pictures, settings)
+    game = open_game(images, settings)
     tiles, cells = torch.zeros(game.classes, 3, TILE, TILE), torch.arange(SIDE) % TILE
     batches = game.batches() * -(-STEPS // len(game.batches()))  # of a small set several times
 

@@ -1,4 +1,4 @@
-"""The game of error-minimising noise: a surrogate is trained on noisy pictures, then the noise on the surrogate."""
+"""The game of error-minimising noise: a surrogate is trained on noisy images, then the noise on the surrogate."""
 
 import sys
 import time
@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from unseg_lib.hardware import choose_device
-from unseg_lib.method.budget import budget_map
-from unseg_lib.poisons.settings import IGNORE, Picture, PoisonSettings
+from unseg_lib.method import budget_map
+from unseg_lib.poisons.settings import IGNORE, PoisonSettings, Sample
+from unseg_lib.runtime import choose_device
 from unseg_lib.seeds import seed_for, torch_rng
 
-SIDE = 64  # cells along both sides of a picture: of the surrogate's input and of the noise
+SIDE = 64  # cells along both sides of an image: of the surrogate's input and of the noise
 ROUNDS = 3  # turns of surrogate and noise; fewer once the pixel error is small enough
 MODEL_STEPS, LR, WIDTH, BATCH = 60, 3e-3, 16, 16  # of the surrogate in one round
 
-Noise = Callable[[torch.Tensor], torch.Tensor]  # indices of pictures (k,) -> their noise (k,3,SIDE,SIDE) in [-1,1]
+Noise = Callable[[torch.Tensor], torch.Tensor]  # indices of images (k,) -> their noise (k,3,SIDE,SIDE) in [-1,1]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Game:
     pixels: torch.Tensor  # uint8 (n,3,SIDE,SIDE)
     labels: torch.Tensor  # int64 (n,SIDE,SIDE), 255 = ignore
     budgets: torch.Tensor  # (n,1,SIDE,SIDE), of the [0,1] range; 0 where nothing may change
-    gray: bool  # all pictures are, and so is their noise
+    gray: bool  # all images are, and so is their noise
     net: torch.nn.Module
     seed: int
     device: torch.device
@@ -39,7 +39,7 @@ class Game:
         return self.net.head.out_channels
 
     def loss(self, chosen: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross entropy and share of wrong pixels over the labelled pixels of the pictures; 0 where there are none."""
+        """Cross entropy and share of wrong pixels over the labelled pixels of the images; 0 where there are none."""
         noise = noise.mean(dim=1, keepdim=True) if self.gray else noise
         change = noise.to(self.device) * self.budgets[chosen].to(self.device)
         logits = self.net((self.pixels[chosen].to(self.device) / 255 + change).clamp(0, 1))
@@ -80,16 +80,16 @@ class Game:
 
     @torch.no_grad()
     def score(self, noise: Noise) -> tuple[float, float]:
-        """Loss and pixel error over the whole set, every picture's batch weighing alike."""
+        """Loss and pixel error over the whole set, every image's batch weighing alike."""
         batches = self.batches()
         found = np.array([[float(value) for value in self.loss(chosen, noise(chosen))] for chosen in batches])
         loss, error = np.average(found, axis=0, weights=[len(chosen) for chosen in batches])
         return float(loss), float(error)
 
 
-def open_game(pictures: Iterable[Picture], settings: PoisonSettings) -> Game:
-    """Read the pictures, each once, and make a surrogate with random weights for their classes."""
-    rows = [(one.id, one.gray, _classes(one.label), *_shrunk(one, settings)) for one in pictures]
+def open_game(images: Iterable[Sample], settings: PoisonSettings) -> Game:
+    """Read the images, each once, and make a surrogate with random weights for their classes."""
+    rows = [(one.id, one.gray, _classes(one.label), *_shrunk(one, settings)) for one in images]
     ids, grays, classes, *stacks = (list(column) for column in zip(*rows))
     device = torch.device(choose_device(settings.device))
     net = _surrogate(max(classes), settings.seed).to(device)
@@ -100,18 +100,18 @@ def _classes(label: np.ndarray) -> int:
     return int(label[label != IGNORE].max(initial=0)) + 1
 
 
-def _shrunk(picture: Picture, settings: PoisonSettings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixels, label and budget of one picture at SIDE cells, stretched to a square."""
+def _shrunk(image: Sample, settings: PoisonSettings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixels, label and budget of one image at SIDE cells, stretched to a square."""
     size = (SIDE, SIDE)
-    pixels = torch.from_numpy(picture.pixels.copy()).movedim(-1, 0)[None].float()
-    layers = torch.from_numpy(np.stack([picture.label, picture.mask]).astype(np.float32))[None]
+    pixels = torch.from_numpy(image.pixels.copy()).movedim(-1, 0)[None].float()
+    layers = torch.from_numpy(np.stack([image.label, image.mask]).astype(np.float32))[None]
     label, mask = F.interpolate(layers, size, mode="nearest-exact")[0].long()
-    budget = budget_map(mask > 0, settings.eps, settings.eps_bg) * (label != IGNORE) * bool(picture.mask.any())
+    budget = budget_map(mask > 0, settings.eps, settings.eps_bg) * (label != IGNORE) * bool(image.mask.any())
     return F.interpolate(pixels, size, mode="area")[0].round().byte(), label, budget[None]
 
 
 def _surrogate(classes: int, seed: int) -> torch.nn.Module:
-    from unseg_lib.method.surrogate import UNetSurrogate
+    from unseg_lib.method import UNetSurrogate
 
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "error_min"))  # modules draw their weights from the global generator

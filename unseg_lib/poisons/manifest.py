@@ -1,6 +1,6 @@
-"""The manifest of a poisoned set: one line per picture, appended as soon as its file is whole.
+"""The manifest of a poisoned set: one line per image, appended as soon as its file is whole.
 
-While shard k of n works, its lines stand in manifest-<k>-of-<n>.csv. Who finds that all pictures have a
+While shard k of n works, its lines stand in manifest-<k>-of-<n>.csv. Who finds that all images have a
 line merges them into manifest.csv, in the order of the set. So manifest.csv means: complete.
 A line counts only together with a file of its sha256: torn lines and damaged files are simply redone.
 """
@@ -15,7 +15,7 @@ from unseg_lib.files import read_csv, sha256_of, write_csv
 
 MERGED = "manifest.csv"
 # seed: of the run; linf, rms: over 255; psnr: dB; protected: share of pixels inside the mask, 0 = left as it was;
-# source_sha256: the picture it was made from; sha256: the written file
+# source_sha256: the image it was made from; sha256: the written file
 TYPES = {
     "id": str,
     "seed": int,
@@ -36,7 +36,7 @@ def part_path(out: Path, shard: tuple[int, int]) -> Path:
 
 
 def read_rows(out: Path) -> dict[str, list[dict]]:
-    """All lines of all manifests in `out`, by picture; newer ones (of unmerged parts) last. Torn lines are left out."""
+    """All lines of all manifests in `out`, by image; newer ones (of unmerged parts) last. Torn lines are left out."""
     rows: dict[str, list[dict]] = {}
     for path in [out / MERGED, *sorted(out.glob("manifest-*-of-*.csv"))]:
         for row in _readable(path):
@@ -62,7 +62,7 @@ def _typed(line: dict) -> dict | None:
 
 
 def finished(rows: list[dict], target: Path, source: Path) -> dict | None:
-    """The line that fits both the written file and the picture it was made from, if there is one."""
+    """The line that fits both the written file and the image it was made from, if there is one."""
     if not rows or not target.is_file():
         return None
     found, origin = sha256_of(target), sha256_of(source)
@@ -85,7 +85,7 @@ def append_line(path: Path, cells: list) -> None:
 
 
 def finish(out: Path, ids: tuple[str, ...], mine: dict[str, dict], shard: tuple[int, int]) -> bool:
-    """Write the shard's lines in order; merge, and return True, if no picture of the whole set lacks a line."""
+    """Write the shard's lines in order; merge, and return True, if no image of the whole set lacks a line."""
     write_csv(part_path(out, shard), [mine[id] for id in ids if id in mine], COLUMNS)
     merged = {id: rows[-1] for id, rows in read_rows(out).items()} | mine
     if not all(id in merged for id in ids):

@@ -1,6 +1,6 @@
 """Raw noise on disk as int8, so that another budget or file format never runs the generator again.
 
-One file per (generator, picture, prompt): `(3,g,g)` values round(127 * noise), 192 KiB for g = 256.
+One file per (generator, image, prompt): `(3,g,g)` values round(127 * noise), 192 KiB for g = 256.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from unseg_lib.files import whole_file
-from unseg_lib.method.budget import check_finite
+from unseg_lib.method import check_finite
 
 LEVELS = 127  # a step of 1/127 is 0.06/255 at eps = 8, far below one 8-bit step
 
@@ -20,7 +20,7 @@ def cached_noise(folder: Path | None, generator: str, key: str, compute: Callabl
     """Noise `(3,g,g)` in [-1,1] in steps of 1/127, from `folder` or computed and kept there.
 
     `generator` and `key` are hex digests. Without a folder the noise is rounded all the same, so on
-    one device a cache never changes a byte of a poisoned picture. Raises `UnsegError` where it is not finite.
+    one device a cache never changes a byte of a poisoned image. Raises `UnsegError` where it is not finite.
     """
     path = Path(folder) / generator[:16] / f"{key[:32]}.npy" if folder else None
     steps = _load(path) if path else None

@@ -1,4 +1,4 @@
-"""Poison a data set: the same layout with other pictures, a manifest, and no half-written file.
+"""Poison a data set: the same layout with other images, a manifest, and no half-written file.
 
 Killed at any moment, the same call goes on where it was; n shards may run side by side, on several
 machines with a common disk.
@@ -17,13 +17,13 @@ import numpy as np
 
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, sha256_of, whole_file, write_csv, write_json
-from unseg_lib.method.budget import measure
-from unseg_lib.pictures import has_colours, read_picture, write_picture
+from unseg_lib.images import has_colours, read_image, write_image
+from unseg_lib.method import measure
 from unseg_lib.poisons import BY_CLASS, POISONS, WITH_GENERATOR
 from unseg_lib.poisons.fitting import with_fit
 from unseg_lib.poisons.manifest import COLUMNS, MERGED, append_line, finish, finished, part_path, read_rows
-from unseg_lib.poisons.settings import IGNORE, Picture, PoisonSettings
-from unseg_lib.progress import progress
+from unseg_lib.poisons.settings import IGNORE, PoisonSettings, Sample
+from unseg_lib.runtime import progress
 
 FORMATS = ("png", "jpg")  # jpg: quality 95, 4:2:0, as the paper's files; breaks the budget, which the manifest shows
 SETTINGS = "poison.json"
@@ -45,8 +45,8 @@ def poison_dataset(
     """Write the poisoned copy of `source` (a `SegmentationSet`) to the folder `out`; return its manifest's rows.
 
     protect: "all" objects, "things" or "stuff" of a set that tells them apart, or class names joined by commas.
-    shard (k,n): only pictures k, k+n, k+2n, ...
-    jobs: threads that write and measure; memory grows by three pictures each. gray: pictures, which
+    shard (k,n): only images k, k+n, k+2n, ...
+    jobs: threads that write and measure; memory grows by three images each. gray: images, which
     must be gray, are stored as one channel with the gray component of the noise.
     """
     out = Path(out)
@@ -58,7 +58,7 @@ def poison_dataset(
 
     ids = source.ids[shard[0] :: shard[1]]
     known = read_rows(out)
-    done = {id: row for id in ids if (row := finished(known.get(id, []), targets[id], source.picture_path(id)))}
+    done = {id: row for id in ids if (row := finished(known.get(id, []), targets[id], source.image_path(id)))}
     todo = [id for id in ids if id not in done]
     if todo or not (out / MERGED).exists():
         write_csv(part_path(out, shard), list(done.values()), COLUMNS)
@@ -96,16 +96,16 @@ def _check(source, poison: str, out: Path, shard: tuple[int, int], jobs: int, fi
     if file_format not in FORMATS:
         raise UnsegError(f"Unknown file format '{file_format}'; {closest(file_format, list(FORMATS))}")
     if not source.ids:
-        raise UnsegError(f"Expected pictures in split {source.split} of {source.name}, found none.")
+        raise UnsegError(f"Expected images in split {source.split} of {source.name}, found none.")
     if out.resolve() == Path(source.root).resolve():
         raise UnsegError(f"Expected a folder other than the data set's own, found {out}; the originals stay untouched.")
 
 
 def _targets(source, out: Path, file_format: str) -> dict[str, Path]:
-    """Where each picture goes: its place in the set, with the format's suffix."""
-    targets = {id: out / Path(source.relative_picture(id)).with_suffix(f".{file_format}") for id in source.ids}
+    """Where each image goes: its place in the set, with the format's suffix."""
+    targets = {id: out / Path(source.relative_image(id)).with_suffix(f".{file_format}") for id in source.ids}
     if len(set(targets.values())) < len(targets):
-        raise UnsegError(f"Expected pictures of different names in {source.name}, found two that would share a file.")
+        raise UnsegError(f"Expected images of different names in {source.name}, found two that would share a file.")
     return targets
 
 
@@ -113,7 +113,7 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
     """All that decides the bytes of a poisoned set; not how fast or where it is made."""
     generator = None
     if poison in WITH_GENERATOR:
-        from unseg_lib.method.weights import generator_path
+        from unseg_lib.method import generator_path
 
         generator = sha256_of(generator_path(settings.generator))
     notes = [sha256_of(Path(source.root) / path) for path in source.annotation_files]
@@ -131,7 +131,7 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
         "dataset": source.name,
         "split": source.split,
         "classes": list(source.classes),
-        "pictures": hashlib.sha256("\n".join(source.ids).encode()).hexdigest(),
+        "images": hashlib.sha256("\n".join(source.ids).encode()).hexdigest(),
         "annotations": hashlib.sha256("\n".join(notes).encode()).hexdigest(),
     }
 
@@ -164,7 +164,7 @@ def _copy_annotations(source, out: Path) -> None:
 
 @dataclass(frozen=True)
 class _Work:
-    """What stays the same from picture to picture."""
+    """What stays the same from image to image."""
 
     source: object
     settings: PoisonSettings
@@ -174,32 +174,30 @@ class _Work:
     part: Path
     lock: threading.Lock
 
-    def read(self, id: str) -> Picture:
-        pixels, label = self.source.picture(id), self.source.label(id)
+    def read(self, id: str) -> Sample:
+        pixels, label = self.source.image(id), self.source.label(id)
         if self.gray and has_colours(pixels):
-            raise UnsegError(
-                f"Expected gray pictures, found colours in {self.source.picture_path(id)}; use gray=False."
-            )
+            raise UnsegError(f"Expected gray images, found colours in {self.source.image_path(id)}; use gray=False.")
         mask = np.isin(label, self.wanted) & (label != IGNORE)
-        return Picture(id, pixels, mask, label, self.gray, self.source.background)
+        return Sample(id, pixels, mask, label, self.gray, self.source.background)
 
     def fitted(self, poison: str) -> PoisonSettings:
         """The settings, for a poison in FITTED with what it has learnt from the whole set, whatever the shard."""
         every = (self.read(id) for id in progress(self.source.ids, f"read for {poison}"))
         return with_fit(poison, every, self.settings, self.part.with_name(LEARNT))
 
-    def write(self, picture: Picture, pixels: np.ndarray) -> dict:
-        """Write one poisoned picture, then its line of the manifest."""
-        target, source = self.targets[picture.id], self.source.picture_path(picture.id)
-        write_picture(target, pixels, gray=self.gray)
-        written = pixels if target.suffix == ".png" else read_picture(target)
-        found = measure(picture.pixels, written, picture.mask)
+    def write(self, image: Sample, pixels: np.ndarray) -> dict:
+        """Write one poisoned image, then its line of the manifest."""
+        target, source = self.targets[image.id], self.source.image_path(image.id)
+        write_image(target, pixels, gray=self.gray)
+        written = pixels if target.suffix == ".png" else read_image(target)
+        found = measure(image.pixels, written, image.mask)
         row = {
-            "id": picture.id,
+            "id": image.id,
             "seed": self.settings.seed,
             **{name: round(value, 6) for name, value in found.items()},
             "sha256": sha256_of(target),
-            "protected": round(float(picture.mask.mean()), 6),
+            "protected": round(float(image.mask.mean()), 6),
             "source_sha256": sha256_of(source),
         }
         with self.lock:
@@ -211,12 +209,12 @@ def _poison_all(work: _Work, poison: str, todo: list[str], total: int, jobs: int
     """Noise is made here, in order; writing and measuring, which cost more, go to `jobs` threads."""
     if not todo:
         return
-    apply: Callable[[Picture], np.ndarray] = POISONS[poison](work.fitted(poison))
+    apply: Callable[[Sample], np.ndarray] = POISONS[poison](work.fitted(poison))
     pending: deque[Future] = deque()
     with ThreadPoolExecutor(jobs) as pool:
         for id in progress(todo, f"poison {poison}", total, total - len(todo)):
-            picture = work.read(id)
-            pending.append(pool.submit(work.write, picture, apply(picture)))
+            image = work.read(id)
+            pending.append(pool.submit(work.write, image, apply(image)))
             if len(pending) > 2 * jobs:
                 yield pending.popleft().result()
         yield from (future.result() for future in pending)

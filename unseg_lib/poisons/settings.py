@@ -1,4 +1,4 @@
-"""What a poison is told, what it is given, and the one way in which noise meets a picture."""
+"""What a poison is told, what it is given, and the one way in which noise meets an image."""
 
 from dataclasses import dataclass
 from numbers import Real
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from unseg_lib.errors import UnsegError, closest
-from unseg_lib.method.budget import add_noise
+from unseg_lib.method import add_noise
 
 IGNORE = 255  # label of pixels that belong to no class
 PROMPTS = ("mask", "box", "points")
@@ -46,8 +46,8 @@ class PoisonSettings:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture: pixels uint8 `(H,W,3)`; mask bool `(H,W)`, True = protect; label uint8 `(H,W)`, 255 = ignore.
+class Sample:
+    """One image: pixels uint8 `(H,W,3)`; mask bool `(H,W)`, True = protect; label uint8 `(H,W)`, 255 = ignore.
 
     gray: it is (to be) stored as one channel; its channels are equal and its noise stays gray.
     background: index of the background class; None where every class is of interest.
@@ -61,14 +61,14 @@ class Picture:
     background: int | None = None
 
 
-def with_noise(picture: Picture, noise: np.ndarray, settings: PoisonSettings, *, ignored: bool = False) -> np.ndarray:
-    """The picture with noise `(H,W,3)` in [-1,1] within its budget: uint8 `(H,W,3)`.
+def with_noise(image: Sample, noise: np.ndarray, settings: PoisonSettings, *, ignored: bool = False) -> np.ndarray:
+    """The image with noise `(H,W,3)` in [-1,1] within its budget: uint8 `(H,W,3)`.
 
-    A picture with nothing to protect stays as it is, as in the released code. `ignored` says whether pixels labelled
+    An image with nothing to protect stays as it is, as in the released code. `ignored` says whether pixels labelled
     255 get background noise, as UnSeg's do; the simple noises leave them alone.
     """
-    if not picture.mask.any():
-        return picture.pixels
+    if not image.mask.any():
+        return image.pixels
     if not ignored:
-        noise = np.where((picture.label == IGNORE)[..., None], 0, noise)
-    return add_noise(picture.pixels, noise, picture.mask, settings.eps, settings.eps_bg, gray=picture.gray)
+        noise = np.where((image.label == IGNORE)[..., None], 0, noise)
+    return add_noise(image.pixels, noise, image.mask, settings.eps, settings.eps_bg, gray=image.gray)

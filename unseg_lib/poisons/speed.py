@@ -5,13 +5,13 @@ from statistics import median
 
 import numpy as np
 
-from unseg_lib.poisons import FITTED, POISONS, WITH_GENERATOR, Picture, PoisonSettings
+from unseg_lib.poisons import FITTED, POISONS, WITH_GENERATOR, PoisonSettings, Sample
 from unseg_lib.seeds import numpy_rng
 
 SIDE, REPEATS = 512, 15
 
 
-def benchmark_picture(side: int = SIDE) -> Picture:
+def benchmark_image(side: int = SIDE) -> Sample:
     """Noise as pixels; two discs of different classes on a background, an ignored rim."""
     rows, columns = np.mgrid[:side, :side] / side
     label = np.zeros((side, side), np.uint8)
@@ -19,24 +19,24 @@ def benchmark_picture(side: int = SIDE) -> Picture:
     label[(rows - 0.7) ** 2 + (columns - 0.65) ** 2 < 0.03] = 2
     label[:2] = 255
     pixels = numpy_rng("speed").integers(0, 256, (side, side, 3), dtype=np.uint8)
-    return Picture("speed", pixels, np.isin(label, (1, 2)), label, background=0)
+    return Sample("speed", pixels, np.isin(label, (1, 2)), label, background=0)
 
 
-def milliseconds(name: str, picture: Picture) -> float:
-    """The median time for one picture, after a first one that is not counted, of this thread alone."""
+def milliseconds(name: str, image: Sample) -> float:
+    """The median time for one image, after a first one that is not counted, of this thread alone."""
     poison, times = POISONS[name](PoisonSettings()), []
     for _ in range(REPEATS + 1):
         start = time.thread_time()
-        poison(picture)
+        poison(image)
         times.append(1000 * (time.thread_time() - start))
     return median(times[1:])
 
 
 def main() -> None:
-    picture = benchmark_picture()
-    print(f"{'poison':<16}{'ms/picture':>12}{'pictures/s':>12}")
+    image = benchmark_image()
+    print(f"{'poison':<16}{'ms/image':>12}{'images/s':>12}")
     for name in sorted(set(POISONS) - {"clean", *WITH_GENERATOR, *FITTED}):
-        spent = milliseconds(name, picture)
+        spent = milliseconds(name, image)
         print(f"{name:<16}{spent:>12.1f}{1000 / spent:>12.0f}")
 
 

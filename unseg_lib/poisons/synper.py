@@ -1,7 +1,7 @@
 """SynPer (LSP): linearly separable patterns, one cluster per class (Yu et al., KDD 2022).
 
 Written anew from the paper's description. A class is a cluster of random vectors around a vertex of a cube,
-far from all others; every picture draws one vector of each of its classes and paints it as coarse cells.
+far from all others; every image draws one vector of each of its classes and paints it as coarse cells.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from unseg_lib.poisons.class_noise import Box, add_steps, class_noise
-from unseg_lib.poisons.settings import Picture, PoisonSettings
+from unseg_lib.poisons.settings import PoisonSettings, Sample
 from unseg_lib.seeds import numpy_rng
 
 RMS = 6  # over 255; the paper's L2 norm of (6/255) sqrt(values)
@@ -20,24 +20,24 @@ LENGTH = 3 * GRID * GRID  # of a vector: 48
 SEPARATION = 10  # distance of a class's centre from 0, per coordinate
 
 
-def synper(settings: PoisonSettings) -> Callable[[Picture], np.ndarray]:
-    """A fresh vector per picture and class, tiled, so that crops of a picture keep the pattern; rms 6."""
-    return lambda picture: add_steps(picture, synper_noise(picture, settings))
+def synper(settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
+    """A fresh vector per image and class, tiled, so that crops of an image keep the pattern; rms 6."""
+    return lambda image: add_steps(image, synper_noise(image, settings))
 
 
-def synper_noise(picture: Picture, settings: PoisonSettings) -> np.ndarray:
+def synper_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
     """The noise before rounding and clipping, float32 `(H,W,3)` in steps over 255."""
 
     def pattern(index: int, box: Box) -> np.ndarray:
-        cells = class_vector(settings.seed, index, picture.id).reshape(3, GRID, GRID)
+        cells = class_vector(settings.seed, index, image.id).reshape(3, GRID, GRID)
         rows, columns = (np.arange(side.start, side.stop) % TILE // PATCH for side in box)
         return cells[:, rows[:, None], columns]
 
-    return class_noise(picture, settings, RMS, pattern)
+    return class_noise(image, settings, RMS, pattern)
 
 
 def class_vector(seed: int, index: int, id: str) -> np.ndarray:
-    """One sample `(48,)` of a class's cluster, drawn for the picture `id`."""
+    """One sample `(48,)` of a class's cluster, drawn for the image `id`."""
     shape, centre = cluster(seed, index)
     return numpy_rng(seed, "synper", index, id).standard_normal(LENGTH) @ shape + centre
 

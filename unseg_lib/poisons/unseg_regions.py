@@ -10,49 +10,49 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from unseg_lib.poisons.settings import Picture, PoisonSettings
+from unseg_lib.poisons.settings import PoisonSettings, Sample
 from unseg_lib.poisons.unseg import unseg
 from unseg_lib.seeds import torch_rng
 
-Poison = Callable[[Picture], np.ndarray]
+Poison = Callable[[Sample], np.ndarray]
 POINTS = 3
 
 
 def unseg_box(settings: PoisonSettings) -> Poison:
     """The region is the tight box of all that is to be protected."""
-    from unseg_lib.method.prompts import boxes_of
+    from unseg_lib.method import boxes_of
 
-    return _with_region(settings, lambda picture: {"box": boxes_of(_mask(picture))[0].tolist()})
+    return _with_region(settings, lambda image: {"box": boxes_of(_mask(image))[0].tolist()})
 
 
 def unseg_points(settings: PoisonSettings) -> Poison:
     """The region is what three points in the object give, see `around_points`."""
-    from unseg_lib.method.prompts import points_of
+    from unseg_lib.method import points_of
 
-    def prompt(picture: Picture) -> dict:
-        rng = torch_rng(settings.seed, "region points", picture.id)
-        return {"points": points_of(_mask(picture), rng, POINTS)[0].tolist()}
+    def prompt(image: Sample) -> dict:
+        rng = torch_rng(settings.seed, "region points", image.id)
+        return {"points": points_of(_mask(image), rng, POINTS)[0].tolist()}
 
     return _with_region(settings, prompt)
 
 
 def unseg_salient(settings: PoisonSettings) -> Poison:
-    """Nobody says what to protect: what stands out by its colour, at last the whole picture."""
-    return _with_region(settings, lambda picture: {})
+    """Nobody says what to protect: what stands out by its colour, at last the whole image."""
+    return _with_region(settings, lambda image: {})
 
 
-def _with_region(settings: PoisonSettings, prompt: Callable[[Picture], dict]) -> Poison:
-    from unseg_lib.protection.region import region_of
+def _with_region(settings: PoisonSettings, prompt: Callable[[Sample], dict]) -> Poison:
+    from unseg_lib.protection import region_of
 
     poison = unseg(settings)
 
-    def with_region(picture: Picture) -> np.ndarray:
-        if not picture.mask.any():  # as the other poisons: nothing to protect
-            return picture.pixels
-        return poison(replace(picture, mask=region_of(picture.pixels, **prompt(picture)).mask))
+    def with_region(image: Sample) -> np.ndarray:
+        if not image.mask.any():  # as the other poisons: nothing to protect
+            return image.pixels
+        return poison(replace(image, mask=region_of(image.pixels, **prompt(image)).mask))
 
     return with_region
 
 
-def _mask(picture: Picture) -> torch.Tensor:
-    return torch.from_numpy(picture.mask.copy())[None]
+def _mask(image: Sample) -> torch.Tensor:
+    return torch.from_numpy(image.mask.copy())[None]

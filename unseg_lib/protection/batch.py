@@ -1,7 +1,7 @@
-"""Protect many pictures: what `unseg protect` does.
+"""Protect many images: what `unseg protect` does.
 
-The generator works on one picture while threads read the next ones and measure and write the last ones; only a few
-pictures are in memory at once. `protected.csv` gets a line as soon as a file is whole. A picture that cannot be
+The generator works on one image while threads read the next ones and measure and write the last ones; only a few
+images are in memory at once. `protected.csv` gets a line as soon as a file is whole. An image that cannot be
 protected gets a line with the reason, and the rest goes on. The same call again does nothing twice.
 """
 
@@ -17,13 +17,12 @@ import torch
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_csv
-from unseg_lib.hardware import thread_count
-from unseg_lib.progress import progress
 from unseg_lib.protection.copies import Ready, Work, read_one, write_one, writing
 from unseg_lib.protection.inputs import Input, find_inputs, shown
 from unseg_lib.protection.lines import COLUMNS, REPORT, Row, alone, earlier_lines, whole_copies
 from unseg_lib.protection.one import Protector
 from unseg_lib.protection.wanted import Wanted, wanted
+from unseg_lib.runtime import progress, thread_count
 
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -50,17 +49,17 @@ def protect_files(
     reference: bool = False,
     compiled: bool = False,
 ) -> list[dict]:
-    """Protect pictures of files, folders and patterns, write copies of the same names below `out`; originals stay.
+    """Protect images of files, folders and patterns, write copies of the same names below `out`; originals stay.
 
     masks, classes, boxes, points: what to protect, see `wanted`; with none of them what stands out by its colour, at
-    last the whole picture. format: "png"; "keep" the original's (JPEG stays JPEG, the others are lossless); "jpeg".
-    quality: of JPEG. metadata: keep EXIF. rgb: store gray pictures in three channels, which keep all of the noise.
-    overwrite: replace files in `out` that are not ours, and copies of other pictures. jobs: threads that read and
-    write. batch: pictures that the generator is given at once, for GPUs; a picture may then differ by a step from
+    last the whole image. format: "png"; "keep" the original's (JPEG stays JPEG, the others are lossless); "jpeg".
+    quality: of JPEG. metadata: keep EXIF. rgb: store gray images in three channels, which keep all of the noise.
+    overwrite: replace files in `out` that are not ours, and copies of other images. jobs: threads that read and
+    write. batch: images that the generator is given at once, for GPUs; an image may then differ by a step from
     what it is alone. reference, compiled: see `Protector`.
 
-    Returns the lines of `out`/protected.csv for these pictures, those with a problem included. Raises `UnsegError` at
-    once where nothing can be done at all: no picture, no generator, a full disk; `OSError` where the system refuses a
+    Returns the lines of `out`/protected.csv for these images, those with a problem included. Raises `UnsegError` at
+    once where nothing can be done at all: no image, no generator, a full disk; `OSError` where the system refuses a
     path of an option.
     """
     out = Path(out)
@@ -70,9 +69,9 @@ def protect_files(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with alone(out), thread_count(_threads(protector)):
-        lines, pictures = earlier_lines(out), {shown(file.name) for file in files}
+        lines, images = earlier_lines(out), {shown(file.name) for file in files}
         earlier = whole_copies(lines, out)
-        failed = [line for line in lines if line["problem"] and line["picture"] not in pictures]
+        failed = [line for line in lines if line["problem"] and line["image"] not in images]
         with writing(out / REPORT):  # anew, so that no line is appended to one that a kill has torn
             write_csv(out / REPORT, [*earlier.values(), *failed], COLUMNS)
         work = Work(protector, regions, out, format, quality, metadata, rgb, overwrite, earlier)
@@ -100,7 +99,7 @@ def planned(
     if not 1 <= quality <= 100:
         raise UnsegError(f"Expected a JPEG quality from 1 to 100, found {quality}.")
     if batch < 1:
-        raise UnsegError(f"Expected a batch of at least 1 picture, found {batch}.")
+        raise UnsegError(f"Expected a batch of at least 1 image, found {batch}.")
     if jobs < 1:
         raise UnsegError(f"Expected at least 1 job, found {jobs}.")
     if out.exists() and not out.is_dir():
@@ -167,5 +166,5 @@ def _explained(file: Input, get: Callable[[], Row]) -> Row:
         return get()
     except UnsegError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in HOPELESS:
-            raise  # no other picture would fare better
+            raise  # no other image would fare better
         return Row(shown(file.name), problem=shown(str(error)))

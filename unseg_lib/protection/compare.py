@@ -6,7 +6,7 @@ import numpy as np
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation.lpips import lpips
-from unseg_lib.method.budget import measure
+from unseg_lib.method import measure
 from unseg_lib.protection.photo import read_photo
 
 BARS, WIDTH = 9, 40  # lines of the histogram at most, characters of its longest bar
@@ -21,7 +21,7 @@ def inspect(original: str | Path, protected: str | Path, lpips_weights: str | Pa
     before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
     if before.shape != after.shape:
         sizes = (f"{x.shape[1]}x{x.shape[0]}" for x in (before, after))
-        raise UnsegError(f"Expected two pictures of one size, found {' and '.join(sizes)}; give original and copy.")
+        raise UnsegError(f"Expected two images of one size, found {' and '.join(sizes)}; give original and copy.")
     change = np.abs(after.astype(np.int16) - before)
     found = measure(before, after, np.ones(before.shape[:2], bool))
     perceived = {"lpips": lpips(before, after, lpips_weights)} if lpips_weights else {}
@@ -56,17 +56,17 @@ def described(found: dict) -> str:
 
 
 def write_difference(original: str | Path, protected: str | Path, path: str | Path, times: int = 10) -> None:
-    """Write a picture of the change, enlarged around gray; never over a file that is there."""
-    from unseg_lib.pictures import write_picture
-    from unseg_lib.reporting.figures import magnify
+    """Write an image of the change, enlarged around gray; never over a file that is there."""
+    from unseg_lib.images import write_image
+    from unseg_lib.reporting import magnify
 
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise UnsegError(f"Expected a name that ends in .png for the picture of the change, found {path}.")
+        raise UnsegError(f"Expected a name that ends in .png for the image of the change, found {path}.")
     if path.exists():
         raise UnsegError(f"Expected to write {path}, found a file there; choose another name.")
     before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
     try:
-        write_picture(path, magnify(before, after, times))
+        write_image(path, magnify(before, after, times))
     except OSError as error:
         raise UnsegError(f"Could not write {path} ({error.strerror}); choose another name.") from error

@@ -1,4 +1,4 @@
-"""One protected copy: a picture is read and its region found; with its noise, a copy is written whole or not at all."""
+"""One protected copy: an image is read and its region found; with its noise, a copy is written whole or not at all."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ import torch
 
 from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_of, whole_file
-from unseg_lib.method.budget import measure
-from unseg_lib.poisons.manifest import append_line
+from unseg_lib.method import measure
+from unseg_lib.poisons import append_line
 from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.inputs import Input, shown
 from unseg_lib.protection.lines import COLUMNS, REPORT, Row
@@ -24,14 +24,14 @@ from unseg_lib.protection.region import Region
 from unseg_lib.protection.wanted import Wanted
 
 if TYPE_CHECKING:
-    from unseg_lib.method.inference import Prepared
+    from unseg_lib.method import Prepared
 
 LOSSLESS = ("png", "webp", "tiff")
 
 
 @dataclass(frozen=True)
 class Work:
-    """What stays the same from picture to picture."""
+    """What stays the same from image to image."""
 
     protector: Protector
     regions: Wanted
@@ -46,7 +46,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Ready:
-    """A picture that was read and whose region is known."""
+    """An image that was read and whose region is known."""
 
     file: Input
     photo: Photo
@@ -58,16 +58,16 @@ class Ready:
 
 
 def read_one(file: Input, work: Work) -> Ready | Row:
-    """The picture and its region; or its line, if the copy that is there is what would be made."""
+    """The image and its region; or its line, if the copy that is there is what would be made."""
     try:
         return _read(file, work)
-    except OSError as error:  # of the picture, its mask or its copy's name, so that the other pictures may fare better
+    except OSError as error:  # of the image, its mask or its copy's name, so that the other images may fare better
         raise UnsegError(no_access(error, file.path)) from error
     except UnsegError:
         raise
-    except Exception as error:  # whatever is odd about one picture, the others do not wait for it
+    except Exception as error:  # whatever is odd about one image, the others do not wait for it
         raise UnsegError(
-            f"Expected a picture that can be protected at {file.path}, found one that cannot ({error!r})."
+            f"Expected an image that can be protected at {file.path}, found one that cannot ({error!r})."
         ) from error
 
 
@@ -90,7 +90,7 @@ def _read(file: Input, work: Work) -> Ready | Row:
         raise UnsegError(f"Expected at least {SHORTEST} pixels a side in {file.path}, found {size}.")
     if known and known["source_sha256"] != source and not work.overwrite:
         raise UnsegError(
-            f"Expected to write {target}, found the copy of another picture, or of {file.path} before it was changed, "
+            f"Expected to write {target}, found the copy of another image, or of {file.path} before it was changed, "
             "there; choose another --out or --overwrite."
         )
     region = work.regions.region(file, photo.pixels)
@@ -119,7 +119,7 @@ def write_one(ready: Ready, raw: torch.Tensor | None, work: Work) -> Row:
     content = encode(photo, done, FORMATS[suffix], quality=work.quality, metadata=work.metadata)
     seen = done if FORMATS[suffix] in LOSSLESS else decoded(content)
     row = Row(
-        picture=shown(ready.file.name),
+        image=shown(ready.file.name),
         written=ready.file.target,
         found_by=ready.region.found_by,
         protected=round(float(mask.mean()), 6) or 1e-6 * bool(mask.any()),  # 0 says that nothing is

@@ -1,4 +1,4 @@
-"""The desk: a picture, what somebody points at, a budget and a generator, and what comes of them.
+"""The desk: an image, what somebody points at, a budget and a generator, and what comes of them.
 
 It knows nothing of a browser. A click or a box finds the region anew and asks the generator; another budget only
 scales the raw noise that is there. What is shown is small, what is saved has the size of the original.
@@ -12,7 +12,7 @@ import numpy as np
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
-from unseg_lib.method.budget import measure
+from unseg_lib.method import measure
 from unseg_lib.poisons import PoisonSettings
 from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.one import Protector, pixels_of
@@ -25,18 +25,18 @@ WIDTHS = {"points": 2, "box": 4}  # numbers of one point, one box
 
 
 class Desk:
-    """One picture being protected; places are pixels of the original, x first.
+    """One image being protected; places are pixels of the original, x first.
 
-    photo, name: the picture and what its copies are called after. prompt: `{}`, `{"points": [[x, y], ...]}` or
+    photo, name: the image and what its copies are called after. prompt: `{}`, `{"points": [[x, y], ...]}` or
     `{"box": [[x0, y0, x1, y1], ...]}`. region: what it means, see `region_of`. raw: noise `(3,g,g)` in [-1,1], free of
-    any budget. view, view_mask, view_protected: the picture `(h,w,3)`, the region `(h,w)` and the protected picture,
-    shrunk to at most `VIEW` pixels a side. rgb: store gray pictures in three channels, which keep all of the noise.
+    any budget. view, view_mask, view_protected: the image `(h,w,3)`, the region `(h,w)` and the protected image,
+    shrunk to at most `VIEW` pixels a side. rgb: store gray images in three channels, which keep all of the noise.
     """
 
     def __init__(
         self,
         photo: Photo,
-        name: str = "picture",
+        name: str = "image",
         *,
         generator: str = "small",
         eps: float = 8,
@@ -52,7 +52,7 @@ class Desk:
         self.take(photo, name)
 
     def take(self, photo: Photo, name: str) -> None:
-        """Put another picture on the desk; generator and budget stay, what was pointed at goes."""
+        """Put another image on the desk; generator and budget stay, what was pointed at goes."""
         photo = with_three_channels(photo) if self.rgb else photo
         pixels_of(photo.pixels)  # checks its size
         region = region_of(photo.pixels)
@@ -110,14 +110,14 @@ class Desk:
         return add_raw_noise(pixels, self.raw, mask, self.eps, self.eps_bg, gray=self.photo.gray)
 
     def measured(self) -> dict[str, float]:
-        """What the noise does to the picture as it is shown, see `measure`."""
+        """What the noise does to the image as it is shown, see `measure`."""
         return measure(self.view, self.view_protected, self.view_mask)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> dict:
-        """Write the protected picture in its full size as PNG, with the original's colour profile and transparency.
+        """Write the protected image in its full size as PNG, with the original's colour profile and transparency.
 
         A file that is there stays, unless `overwrite`. Returns what the file, read back, has changed: `written`,
-        `found_by`, `protected` (share of the picture), `eps`, `eps_bg`, linf_inside, linf_outside, rms, psnr and ssim
+        `found_by`, `protected` (share of the image), `eps`, `eps_bg`, linf_inside, linf_outside, rms, psnr and ssim
         as `measure` has them, and its size in `bytes`.
         """
         path = Path(path)
@@ -143,7 +143,7 @@ class Desk:
 
 
 def fitted(pixels: np.ndarray) -> np.ndarray:
-    """A picture uint8 `(H,W,3)` shrunk to at most `VIEW` pixels a side."""
+    """An image uint8 `(H,W,3)` shrunk to at most `VIEW` pixels a side."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
@@ -152,7 +152,7 @@ def fitted(pixels: np.ndarray) -> np.ndarray:
 
 
 def uploaded(name: str, content: bytes) -> Photo:
-    """The picture in a file's content, as `read_photo` reads it; `name` tells the format."""
+    """The image in a file's content, as `read_photo` reads it; `name` tells the format."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(name).name
         path.write_bytes(content)
@@ -163,7 +163,7 @@ def uploaded(name: str, content: bytes) -> Photo:
 
 
 def free_name(folder: str | Path, name: str) -> Path:
-    """Where a protected copy of the picture `name` can be written without replacing a file."""
+    """Where a protected copy of the image `name` can be written without replacing a file."""
     path, number = Path(folder) / f"{name}-protected.png", 1
     while path.exists():
         number += 1

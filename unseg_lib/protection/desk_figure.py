@@ -1,41 +1,40 @@
-"""What is on a desk as pictures: the region with what was pointed at, the noise, the protected picture, the changes."""
+"""What is on a desk as images: the region with what was pointed at, the noise, the protected image, the changes."""
 
 import numpy as np
 
 from unseg_lib.protection.desk import Desk
-from unseg_lib.reporting.drawing import REDS, Drawing, draw
-from unseg_lib.reporting.figures import curves, magnify
+from unseg_lib.reporting import REDS, Drawing, curves, draw, magnify
 
 DIM = 0.35  # of the brightness is left outside the region
 
 
 def panels(desk: Desk) -> Drawing:
-    """The three pictures side by side."""
+    """The three images side by side."""
     width = 7.6
     return draw(width, panel_height(desk, width), "png", lambda axes: plot_panels(axes[0], desk), 1, 3)
 
 
 def panel_height(desk: Desk, width: float) -> float:
-    """The height of a figure of three pictures of this desk, in inches as the width."""
+    """The height of a figure of three images of this desk, in inches as the width."""
     height, across = desk.view.shape[:2]
     return width / 3 * min(1.6, height / across) + 0.3
 
 
 def plot_panels(axes, desk: Desk) -> None:
-    """Draw the three pictures on three axes, whose coordinates are pixels of the original."""
+    """Draw the three images on three axes, whose coordinates are pixels of the original."""
     height, width = desk.photo.pixels.shape[:2]
     noise = magnify(desk.view, desk.view_protected)
-    pictures = {"region": dimmed(desk), "noise, 10 times enlarged": noise, "protected": desk.view_protected}
-    for axis, (name, picture) in zip(axes, pictures.items()):
+    images = {"region": dimmed(desk), "noise, 10 times enlarged": noise, "protected": desk.view_protected}
+    for axis, (name, image) in zip(axes, images.items()):
         axis.clear()
-        axis.imshow(picture, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
+        axis.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
         axis.set_axis_off()
         axis.set_title(name)
     _plot_prompt(axes[0], desk)
 
 
 def dimmed(desk: Desk) -> np.ndarray:
-    """The picture as it is shown, dark outside the region."""
+    """The image as it is shown, dark outside the region."""
     return np.where(desk.view_mask[..., None], desk.view, DIM * desk.view).astype(np.uint8)
 
 

@@ -12,18 +12,18 @@ from ipympl.backend_nbagg import Canvas, FigureManager
 from matplotlib.figure import Figure
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method.weights import shipped
+from unseg_lib.method import shipped
 from unseg_lib.protection.desk import Desk, free_name, saved_sentence, summary, uploaded
 from unseg_lib.protection.desk_figure import panel_height, plot_changes, plot_panels
-from unseg_lib.reporting.drawing import STYLE
+from unseg_lib.reporting import STYLE
 
-WIDTH = 8.4  # inches of the three pictures: a cell of JupyterLab on a small screen
+WIDTH = 8.4  # inches of the three images: a cell of JupyterLab on a small screen
 STILL = 4  # pixels; a hand that moves less means a click
 NARROW = {"width": "auto"}  # as wide as its words
 
 
 class Panel:
-    """Controls, pictures and histogram of a desk; `widget` is what a notebook shows. Copies are saved below `out`."""
+    """Controls, images and histogram of a desk; `widget` is what a notebook shows. Copies are saved below `out`."""
 
     def __init__(self, desk: Desk, out: str | Path):
         self.desk, self.out, self.start = desk, Path(out), None
@@ -39,7 +39,7 @@ class Panel:
     def _make_controls(self) -> None:
         desk = self.desk
         options = [(Path(name).stem, name) for name in dict.fromkeys((*shipped(), desk.generator))]
-        self.upload = widgets.FileUpload(accept="image/*", description="open a picture", layout=NARROW)
+        self.upload = widgets.FileUpload(accept="image/*", description="open an image", layout=NARROW)
         self.generator = widgets.Dropdown(options=options, value=desk.generator, description="generator")
         self.eps, self.eps_bg = _slider("inside", desk.eps), _slider("outside", desk.eps_bg)
         self.undo = widgets.Button(description="undo", icon="undo", layout=NARROW)
@@ -77,7 +77,7 @@ class Panel:
             self.toolbar.draw_rubberband(event, *self.start, event.x, event.y)
 
     def _release(self, event) -> None:
-        """A click where press and release are one place, else a box; both end at the picture's border."""
+        """A click where press and release are one place, else a box; both end at the image's border."""
         if not self.start:
             return
         ends, self.start = (self.start, (event.x, event.y)), None
@@ -89,7 +89,7 @@ class Panel:
             self._do(self.desk.on_box, x0, y0, x1, y1)
 
     def _place(self, x: float, y: float) -> tuple[int, int]:
-        """Pixels of the canvas -> the nearest pixel of the picture."""
+        """Pixels of the canvas -> the nearest pixel of the image."""
         places = self.axes[0].transData.inverted().transform((x, y))
         sides = self.desk.photo.pixels.shape[1::-1]
         return tuple(int(min(max(round(place), 0), side - 1)) for place, side in zip(places, sides))

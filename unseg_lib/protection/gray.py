@@ -1,23 +1,23 @@
-"""Gray pictures: what is known not to protect them, said to whoever protects some.
+"""Gray images: what is known not to protect them, said to whoever protects some.
 
-The noise of the shipped generators is one of colours, and a picture without colours leaves little room for it. Both
-cases were measured on chest X-rays (profile small, Lung): with either, a victim learns as from clean pictures.
+The noise of the shipped generators is one of colours, and an image without colours leaves little room for it. Both
+cases were measured on chest X-rays (profile small, Lung): with either, a victim learns as from clean images.
 """
 
 import numpy as np
 
-from unseg_lib.pictures import has_colours
+from unseg_lib.images import has_colours
 
-# of the shipped generators those whose noise has no mean, which gray pictures need
+# of the shipped generators those whose noise has no mean, which gray images need
 UNFIT = ("small", "texture")
 ONE_CHANNEL = "one channel keeps only the gray part of the noise"
-NO_COLOURS = "a picture without colours, for which generator colour is better"
+NO_COLOURS = "an image without colours, for which generator colour is better"
 
 
 def gray_remark(pixels: np.ndarray, gray: bool, generator: str) -> str:
-    """A few words where noise of this generator is known not to protect such a picture, else "".
+    """A few words where noise of this generator is known not to protect such an image, else "".
 
-    pixels: uint8 `(H,W,3)`. gray: whether the protected picture has one channel.
+    pixels: uint8 `(H,W,3)`. gray: whether the protected image has one channel.
     """
     if gray:
         return ONE_CHANNEL
@@ -25,7 +25,7 @@ def gray_remark(pixels: np.ndarray, gray: bool, generator: str) -> str:
 
 
 def gray_warnings(remarks: list[str]) -> list[str]:
-    """Sentences about the pictures of a batch that have such a remark among theirs."""
+    """Sentences about the images of a batch that have such a remark among theirs."""
     one_channel = sum(ONE_CHANNEL in remark for remark in remarks)
     no_colours = sum(NO_COLOURS in remark for remark in remarks)
     said = []

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
-from unseg_lib.pictures import PICTURE_SUFFIXES
+from unseg_lib.images import IMAGE_SUFFIXES
 from unseg_lib.protection.lines import earlier_lines
 from unseg_lib.protection.photo import FORMATS
 
-# pictures that neither Pillow nor `mimetypes` knows everywhere: they get a line that says so
+# images that neither Pillow nor `mimetypes` knows everywhere: they get a line that says so
 OTHER_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2", ".tga")
 # ends of lines, commands to a terminal, bytes that are no text
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -32,10 +32,10 @@ class Input:
 
 
 def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Input]:
-    """All pictures in files, folders (with their sub-folders) and patterns like "photos/*.jpg", in a stable order.
+    """All images in files, folders (with their sub-folders) and patterns like "photos/*.jpg", in a stable order.
 
     Links that lead out of a folder are left alone, as are hidden files, `out` itself and copies that we wrote there.
-    Raises `UnsegError` for what does not exist, for closed folders and where there is no picture at all, `OSError`
+    Raises `UnsegError` for what does not exist, for closed folders and where there is no image at all, `OSError`
     where the system refuses a path.
     """
     given = list(given)
@@ -49,7 +49,7 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
     if not found:
         what = "none but copies of ours" if pairs else "none"
         raise UnsegError(
-            f"Expected pictures ({', '.join(PICTURE_SUFFIXES)}), found {what} in {', '.join(map(str, given))}."
+            f"Expected images ({', '.join(IMAGE_SUFFIXES)}), found {what} in {', '.join(map(str, given))}."
         )
     files = list(found.values())
     targets = _targets(files, format, list(lines.values()))
@@ -62,10 +62,10 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
     return [Input(path, name, target) for (path, name), target in zip(files, targets)]
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is a picture by its name, readable here or not, and not hidden."""
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name, readable here or not, and not hidden."""
     guessed = mimetypes.guess_type(path.name)[0] or ""
-    known = path.suffix.lower() in (*PICTURE_SUFFIXES, *OTHER_SUFFIXES) or guessed.startswith("image/")
+    known = path.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES) or guessed.startswith("image/")
     return known and not path.name.startswith(".")
 
 
@@ -78,10 +78,8 @@ def _expand(text: str, out: Path) -> list[tuple[Path, str]]:
     path = Path(text)
     if path.is_dir():
         if _real(path).is_relative_to(_real(out)):
-            raise UnsegError(
-                f"Expected pictures outside the output folder, found {path} in {out}; choose another --out."
-            )
-        return [(file, file.relative_to(path).as_posix()) for file in _pictures_below(path, out)]
+            raise UnsegError(f"Expected images outside the output folder, found {path} in {out}; choose another --out.")
+        return [(file, file.relative_to(path).as_posix()) for file in _images_below(path, out)]
     if path.is_file():
         return [(path, path.name)]
     matches = _matches(text, out) if glob.has_magic(text) else []
@@ -91,7 +89,7 @@ def _expand(text: str, out: Path) -> list[tuple[Path, str]]:
     for match in matches:
         if os.path.isdir(match):
             pairs += _expand(str(match), out)
-        elif is_picture(match):  # readable or not: one bad file must not stop the others
+        elif is_image(match):  # readable or not: one bad file must not stop the others
             pairs.append((match, match.name))
     return pairs
 
@@ -102,12 +100,12 @@ def _matches(pattern: str, out: Path) -> list[Path]:
     return [match for match in matches if not _real(match).is_relative_to(away)] or matches
 
 
-def _pictures_below(folder: Path, out: Path) -> list[Path]:
+def _images_below(folder: Path, out: Path) -> list[Path]:
     inside, away, found = _real(folder), _real(out), []
     for place, folders, files in os.walk(folder, onerror=_refuse):  # does not follow links to folders
         folders[:] = sorted(name for name in folders if not name.startswith(".") and _real(Path(place) / name) != away)
-        pictures = (Path(place) / name for name in sorted(files) if is_picture(Path(name)))
-        found += [path for path in pictures if _real(path).is_relative_to(inside)]
+        images = (Path(place) / name for name in sorted(files) if is_image(Path(name)))
+        found += [path for path in images if _real(path).is_relative_to(inside)]
     return found
 
 
@@ -146,10 +144,10 @@ def _targets(files: list[tuple[Path, str]], format: str, lines: list[dict]) -> l
 
 
 def _known(files: list[tuple[Path, str]], plain: list[str], counts: Counter, lines: list[dict]) -> dict[int, str]:
-    """{place in `files`: the name of the copy that is there}, where a picture that came or went would change it."""
+    """{place in `files`: the name of the copy that is there}, where an image that came or went would change it."""
     earlier, known = defaultdict(list), {}
     for line in lines:
-        earlier[line["picture"]].append(line)
+        earlier[line["image"]].append(line)
     for place, ((path, name), target) in enumerate(zip(files, plain)):
         stem, suffix = os.path.splitext(target)
         form, like = re.compile(f"{re.escape(stem)}[^/]*{suffix}"), earlier[shown(name)]
@@ -158,7 +156,7 @@ def _known(files: list[tuple[Path, str]], plain: list[str], counts: Counter, lin
             continue  # nothing to choose from, so that the file need not be read for it
         sha256 = _sha256(path) if same else ""
         if line := next((line for line in same if line["source_sha256"] == sha256), None):
-            like.remove(line)  # two pictures of one name and content have two copies
+            like.remove(line)  # two images of one name and content have two copies
             known[place] = line["written"]
     return known
 

@@ -1,4 +1,4 @@
-"""The lines of protected.csv: one for every picture, whether or not there is a copy of it."""
+"""The lines of protected.csv: one for every image, whether or not there is a copy of it."""
 
 import csv
 import os
@@ -17,13 +17,13 @@ REPORT = "protected.csv"
 class Row:
     """A line of protected.csv.
 
-    found_by: how the region was found; protected: its share of the picture. linf_inside, linf_outside, rms: what the
+    found_by: how the region was found; protected: its share of the image. linf_inside, linf_outside, rms: what the
     written file changes, in steps over 255; psnr: dB. bytes_before, bytes_after: sizes of the files. source_sha256,
     sha256: of original and copy; settings: fingerprint of everything else the copy depends on. remark: what could not
     be kept, or will hardly protect. problem: why there is no copy.
     """
 
-    picture: str
+    image: str
     written: str = ""
     found_by: str = ""
     protected: float = 0.0
@@ -58,7 +58,7 @@ def earlier_lines(out: Path) -> list[dict]:
         try:
             found.append({name: kinds[name](row[name]) for name in COLUMNS})
         except (TypeError, ValueError):
-            continue  # a torn line: its picture is simply done again
+            continue  # a torn line: its image is simply done again
     return found
 
 

@@ -1,4 +1,4 @@
-"""One mask file: which of its pixels are meant, upright as its EXIF says, because its picture is read so."""
+"""One mask file: which of its pixels are meant, upright as its EXIF says, because its image is read so."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import check_depth, label_of
+from unseg_lib.images import check_depth, label_of
 from unseg_lib.protection.photo import opened, pages_of
 
 LOSSY = ("JPEG", "MPO", "WEBP")  # they leave faint ripples around every edge
@@ -17,7 +17,7 @@ def read_mask(path: Path, classes: Sequence[int] = ()) -> np.ndarray:
     """A mask as bool `(H,W)`: any colour but black, or with `classes` those numbers of a label map.
 
     Of an indexed file whose first colour is black, as label maps have it, any index but 0: other classes may be drawn
-    in black, too. Raises `UnsegError` for what is no picture, has 16 bits or transparency.
+    in black, too. Raises `UnsegError` for what is no image, has 16 bits or transparency.
     """
     mask, format = _upright(path)
     if classes:
@@ -31,7 +31,7 @@ def read_mask(path: Path, classes: Sequence[int] = ()) -> np.ndarray:
 
 
 def _upright(path: Path) -> tuple[Image.Image, str]:
-    """The picture, and in which format it was stored."""
+    """The image, and in which format it was stored."""
     try:
         with opened(path) as file:
             file.load()

@@ -1,4 +1,4 @@
-"""Which picture is meant by a name in somebody's masks, boxes or points: "day1/a.png", or plain "a.png"."""
+"""Which image is meant by a name in somebody's masks, boxes or points: "day1/a.png", or plain "a.png"."""
 
 import os
 import unicodedata
@@ -14,7 +14,7 @@ Found = TypeVar("Found")
 
 
 class Names:
-    """The names of a batch's pictures; a name that pictures of several folders share means none of them.
+    """The names of a batch's images; a name that images of several folders share means none of them.
 
     key: what counts of a name, e.g. all of it, or all but its suffix.
     """
@@ -24,16 +24,16 @@ class Names:
         self.ways = [(way, _shared(files, way)) for way in (self._below, self._plain)]
 
     def find(self, file: Input, get: Callable[[str], Found | None], where: Path) -> Found | None:
-        """What `get` has of a picture by its name below the input, or else by its plain name; None: nothing.
+        """What `get` has of an image by its name below the input, or else by its plain name; None: nothing.
 
-        Raises `UnsegError` if that may as well be meant for a picture in another folder. where: for the sentence.
+        Raises `UnsegError` if that may as well be meant for an image in another folder. where: for the sentence.
         """
         for way, shared in self.ways:
             name = way(file)
             if found := _spelt_either_way(get, name):
                 if name in shared:
                     raise UnsegError(
-                        f"Expected one picture called {name}, as {where} has it, found some in several folders; "
+                        f"Expected one image called {name}, as {where} has it, found some in several folders; "
                         "protect the folder above them, and name their sub-folders there, too."
                     )
                 return found

@@ -1,4 +1,4 @@
-"""Protect one picture from Python: numpy arrays, PIL images and tensors in, the same kind out."""
+"""Protect one image from Python: numpy arrays, PIL images and tensors in, the same kind out."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method.budget import measure
+from unseg_lib.method import measure
 from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.placing import add_raw_noise
 from unseg_lib.protection.region import Box, Region, region_of
@@ -16,19 +16,19 @@ from unseg_lib.protection.region import Box, Region, region_of
 if TYPE_CHECKING:
     import torch
 
-    from unseg_lib.method.inference import Prepared
+    from unseg_lib.method import Prepared
 
-SHORTEST = 16  # pixels; below, a picture is smaller than the noise's own grain
+SHORTEST = 16  # pixels; below, an image is smaller than the noise's own grain
 LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
 
 
 @dataclass(frozen=True)
 class Protected:
-    """A protected picture and what was done to it.
+    """A protected image and what was done to it.
 
     image: of the kind, shape and value range that was given. noise: change in whole steps over 255, int16 `(H,W,3)`.
     region: bool `(H,W)`, where the full budget holds; found_by: "mask", "box", "points", "salient objects" or "whole
-    picture". measured: linf_inside, linf_outside, rms (steps over 255), psnr (dB), ssim. remark: "", or why this is
+    image". measured: linf_inside, linf_outside, rms (steps over 255), psnr (dB), ssim. remark: "", or why this is
     known not to protect (`protection.gray`).
     """
 
@@ -41,14 +41,14 @@ class Protected:
 
 
 class Protector:
-    """A loaded generator that protects any number of pictures; to be made once, e.g. in a data loader's worker.
+    """A loaded generator that protects any number of images; to be made once, e.g. in a data loader's worker.
 
     generator: "small", "texture", "colour", "vit_b" (the paper's own, see `weights.released_path`), or a path.
     eps, eps_bg: the largest change inside and outside the region, in steps over 255; fractions are rounded down, and an
     eps that leaves nothing of it, such as 8/255, is refused. prompt: how the generator is shown the region: "mask",
     its "box", ten "points" in it, or several joined by "+"; the budget follows the region itself. seed: of those
     points; the rest draws nothing at random. device: "auto", "cpu", "cuda", "mps".
-    reference: run it as the paper's numbers were made, fp32 and one picture at a time, and slower; pixels then differ
+    reference: run it as the paper's numbers were made, fp32 and one image at a time, and slower; pixels then differ
     by at most one step (`inference.Inference`). compiled: by torch.compile, which takes minutes at first.
     """
 
@@ -64,9 +64,8 @@ class Protector:
         reference: bool = False,
         compiled: bool = False,
     ):
-        from unseg_lib.method.inference import Inference
-        from unseg_lib.poisons import PoisonSettings
-        from unseg_lib.poisons.unseg import open_generator
+        from unseg_lib.method import Inference
+        from unseg_lib.poisons import PoisonSettings, open_generator
 
         self.settings = PoisonSettings(eps, eps_bg, seed, str(generator), prompt, device)  # checks budget and prompt
         if 0 < eps < 1:
@@ -78,7 +77,7 @@ class Protector:
     def __call__(
         self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None
     ) -> Protected:
-        """Protect one picture, see `protect`. Warns where that is known not to protect (`Protected.remark`)."""
+        """Protect one image, see `protect`. Warns where that is known not to protect (`Protected.remark`)."""
         pixels, gray = pixels_of(image)
         region = region_of(pixels, None if mask is None else array_of(mask), box, points)
         done = self.protected(pixels, region, gray=gray)
@@ -106,7 +105,7 @@ class Protector:
         return self.raw_noises([self.prepare(pixels, region.mask)])[0]
 
     def prepare(self, pixels: np.ndarray, mask: np.ndarray) -> "Prepared":
-        """The processor's share of `raw_noise`, for any thread; very large pictures are shrunk first, for memory."""
+        """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
         from PIL import Image
 
         ratio = LARGEST / max(mask.shape)
@@ -114,15 +113,13 @@ class Protector:
             size = tuple(max(1, round(side * ratio)) for side in mask.shape[::-1])
             pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
             mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-        from unseg_lib.poisons.noise_cache import digest
-        from unseg_lib.poisons.settings import Picture
-        from unseg_lib.poisons.unseg import prompt_of
+        from unseg_lib.poisons import Sample, digest, prompt_of
 
-        name = digest(pixels) if "points" in self.settings.prompt else ""  # each picture has points of its own
-        return self.inference.prepare(pixels, **prompt_of(Picture(name, pixels, mask, mask), self.settings))
+        name = digest(pixels) if "points" in self.settings.prompt else ""  # each image has points of its own
+        return self.inference.prepare(pixels, **prompt_of(Sample(name, pixels, mask, mask), self.settings))
 
     def raw_noises(self, prepared: "list[Prepared]") -> "torch.Tensor":
-        """The generator's share for N pictures, `(N,3,g,g)`."""
+        """The generator's share for N images, `(N,3,g,g)`."""
         return self.inference(prepared)
 
 
@@ -139,17 +136,17 @@ def protect(
     seed: int = 0,
     device: str = "auto",
 ) -> Protected:
-    """Protect one picture: no value changes by more than `eps` of 255 steps inside the region, `eps_bg` outside.
+    """Protect one image: no value changes by more than `eps` of 255 steps inside the region, `eps_bg` outside.
 
     image: numpy uint8 or float in [0,1], `(H,W,3)`, `(H,W,1)` or `(H,W)`; a PIL image; or a tensor `(3,H,W)` or
-    `(1,H,W)`, uint8 or float in [0,1]. At least 16 pixels a side. A float picture is rounded to 255 steps first, as a
-    file would. One-channel pictures, and PIL images that are gray, stay gray, which protects nothing where we measured
+    `(1,H,W)`, uint8 or float in [0,1]. At least 16 pixels a side. A float image is rounded to 255 steps first, as a
+    file would. One-channel images, and PIL images that are gray, stay gray, which protects nothing where we measured
     it and gets a warning: give them as RGB, with the generator "colour".
     mask `(H,W)`, anything but 0 = protect; or box x0,y0,x1,y1 (one or several); or points `(k,2)` x, y; or nothing:
-    then what stands out by its colour, at last the whole picture.
+    then what stands out by its colour, at last the whole image.
 
-    generator, prompt, seed, device: see `Protector`. The same picture and settings give the same result, and torch's
-    own randomness is left alone. For many pictures make a `Protector` once. Raises `UnsegError` in one sentence on
+    generator, prompt, seed, device: see `Protector`. The same image and settings give the same result, and torch's
+    own randomness is left alone. For many images make a `Protector` once. Raises `UnsegError` in one sentence on
     anything else.
     """
     protector = Protector(generator, eps=eps, eps_bg=eps_bg, prompt=prompt, seed=seed, device=device)
@@ -157,20 +154,20 @@ def protect(
 
 
 def protect_batch(images: Iterable[Any], masks: Iterable[Any] | None = None, **options: Any) -> list[Protected]:
-    """`protect` for several pictures, of any sizes, with one loaded generator; options as there, without prompts.
+    """`protect` for several images, of any sizes, with one loaded generator; options as there, without prompts.
 
-    masks: one for every picture, None for those without. A tensor `(N,3,H,W)` counts as N pictures.
+    masks: one for every image, None for those without. A tensor `(N,3,H,W)` counts as N images.
     """
     if getattr(images, "ndim", 4) != 4:
         raise UnsegError(
-            f"Expected a list of pictures or a tensor (N,3,H,W), found the shape {tuple(images.shape)}; for one "
-            "picture use protect."
+            f"Expected a list of images or a tensor (N,3,H,W), found the shape {tuple(images.shape)}; for one "
+            "image use protect."
         )
     protector = Protector(options.pop("generator", "small"), **options)
     images = list(images)
     masks = [None] * len(images) if masks is None else list(masks)
     if len(masks) != len(images):
-        raise UnsegError(f"Expected a mask for each of {len(images)} pictures, found {len(masks)}; use None for none.")
+        raise UnsegError(f"Expected a mask for each of {len(images)} images, found {len(masks)}; use None for none.")
     return [protector(image, mask) for image, mask in zip(images, masks)]
 
 
@@ -187,7 +184,7 @@ def array_of(value: Any) -> np.ndarray:
 
 
 def pixels_of(image: Any) -> tuple[np.ndarray, bool]:
-    """A picture of any kind as uint8 `(H,W,3)`, and whether its noise must be gray."""
+    """An image of any kind as uint8 `(H,W,3)`, and whether its noise must be gray."""
     from PIL import Image
 
     if isinstance(image, Image.Image):
@@ -202,7 +199,7 @@ def pixels_of(image: Any) -> tuple[np.ndarray, bool]:
         values = values[..., None] if values.ndim == 2 else values
         if values.ndim != 3 or values.shape[2] not in (1, 3):
             raise UnsegError(
-                "Expected one picture, numpy (H,W,3) or (H,W) or a tensor (3,H,W), found shape "
+                "Expected one image, numpy (H,W,3) or (H,W) or a tensor (3,H,W), found shape "
                 f"{tuple(np.shape(image))}; for several use protect_batch."
             )
         gray = values.shape[2] == 1
@@ -222,7 +219,7 @@ def _as_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def like(image: Any, pixels: np.ndarray) -> Any:
-    """Pixels uint8 `(H,W,3)` as the kind of picture that `image` is."""
+    """Pixels uint8 `(H,W,3)` as the kind of image that `image` is."""
     from PIL import Image
 
     if isinstance(image, Image.Image):

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.pictures import PICTURE_SUFFIXES, PNG_LEVEL, check_depth, open_header
+from unseg_lib.images import IMAGE_SUFFIXES, PNG_LEVEL, check_depth, open_header
 
-MOST_PIXELS = 100_000_000  # of one picture; beyond, a small file may hide a picture that fills the memory
+MOST_PIXELS = 100_000_000  # of one image; beyond, a small file may hide an image that fills the memory
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 ORIENTATION = 0x0112  # EXIF tag
 OTHER_COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes of Pillow that become RGB
@@ -40,11 +40,11 @@ class Photo:
 
 
 def read_photo(path: Path) -> Photo:
-    """Read a picture of 8 bits a channel, upright as its EXIF says; raises `UnsegError` on anything else."""
+    """Read an image of 8 bits a channel, upright as its EXIF says; raises `UnsegError` on anything else."""
     if not path.is_file():
-        raise UnsegError(f"Expected a picture at {path}, found no such file.")
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
-        raise UnsegError(f"Expected {', '.join(PICTURE_SUFFIXES)}, found {path}; convert it first.")
+        raise UnsegError(f"Expected an image at {path}, found no such file.")
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UnsegError(f"Expected {', '.join(IMAGE_SUFFIXES)}, found {path}; convert it first.")
     try:
         with opened(path) as file:
             _check_size(file, path)
@@ -58,7 +58,7 @@ def read_photo(path: Path) -> Photo:
         raise
     except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
         what = " ".join(str(error).split())
-        raise UnsegError(f"Expected a readable picture in {path}, found a corrupt one ({what}); replace it.") from error
+        raise UnsegError(f"Expected a readable image in {path}, found a corrupt one ({what}); replace it.") from error
 
 
 def opened(path: Path) -> Image.Image:
@@ -72,19 +72,19 @@ def opened(path: Path) -> Image.Image:
 
 
 def _check_size(file: Image.Image, path: Path) -> None:
-    """Before anything is decoded: pictures that are too small, too large, several in one, or of more than 8 bits."""
+    """Before anything is decoded: images that are too small, too large, several in one, or of more than 8 bits."""
     if file.width * file.height > MOST_PIXELS:
         raise UnsegError(
             f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found {file.width}x{file.height}; "
             "shrink it."
         )
     if pages_of(file) > 1:
-        raise UnsegError(f"Expected one picture in {path}, found {pages_of(file)}; save them one by one.")
+        raise UnsegError(f"Expected one image in {path}, found {pages_of(file)}; save them one by one.")
     check_depth(file, path)
 
 
 def pages_of(file: Image.Image) -> int:
-    """How many pictures a file holds; of a telephone's MPO only the first one counts."""
+    """How many images a file holds; of a telephone's MPO only the first one counts."""
     return 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
 
 
@@ -95,7 +95,7 @@ def _remarks(file: Image.Image) -> tuple[str, ...]:
     if file.mode in OTHER_COLOURS:
         found.append(f"{file.mode} was converted to RGB")
     if file.format == "MPO":  # JPEG of a telephone
-        found.append(f"of {file.n_frames} pictures in the file only the first was kept")
+        found.append(f"of {file.n_frames} images in the file only the first was kept")
     return tuple(found)
 
 
@@ -114,7 +114,7 @@ def _photo(file: Image.Image, profile: bytes | None) -> Photo:
 
 
 def with_three_channels(photo: Photo) -> Photo:
-    """The same picture to be stored as RGB, so that it can hold noise of any colour."""
+    """The same image to be stored as RGB, so that it can hold noise of any colour."""
     if not photo.gray:
         return photo
     lost = ("its colour profile, one of gray, was dropped",) if photo.profile else ()

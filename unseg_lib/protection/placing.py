@@ -1,16 +1,15 @@
-"""Bring the generator's noise to a picture of any size and add it, a strip of rows at a time."""
+"""Bring the generator's noise to an image of any size and add it, a strip of rows at a time."""
 
 import numpy as np
 import torch
 
-from unseg_lib.method.budget import add_noise, strips
-from unseg_lib.method.generator import place_noise
+from unseg_lib.method import add_noise, place_noise, strips
 
 
 def add_raw_noise(
     pixels: np.ndarray, raw: torch.Tensor, mask: np.ndarray, eps: float, eps_bg: float, *, gray: bool = False
 ) -> np.ndarray:
-    """The picture uint8 `(H,W,3)` with raw noise `(3,g,g)` of its padded square, within its budget."""
+    """The image uint8 `(H,W,3)` with raw noise `(3,g,g)` of its padded square, within its budget."""
     parts = strips(*mask.shape)
     if len(parts) == 1:
         return add_noise(pixels, place_noise(raw, *mask.shape), mask, eps, eps_bg, gray=gray)

@@ -1,4 +1,4 @@
-"""What to protect: the region of a picture that gets the full budget, from a mask, a box, points, or nothing.
+"""What to protect: the region of an image that gets the full budget, from a mask, a box, points, or nothing.
 
 The generator is always shown the region as a mask prompt: that is what the shipped ones have learnt from, and the
 budget needs a region anyway. The released code generates from masks alone, too.
@@ -12,13 +12,13 @@ import numpy as np
 from unseg_lib.errors import UnsegError
 
 Box = Sequence[float]  # x0, y0, x1, y1 in pixels, corners included
-SIDE = 320  # pixels; regions are looked for in a picture shrunk to this
-SMALLEST, LARGEST = 0.005, 0.9  # share of the picture that a salient object, and all of them together, may have
+SIDE = 320  # pixels; regions are looked for in an image shrunk to this
+SMALLEST, LARGEST = 0.005, 0.9  # share of the image that a salient object, and all of them together, may have
 
 
 @dataclass(frozen=True)
 class Region:
-    """mask bool `(H,W)`, True = protect; found_by: "mask", "box", "points", "salient objects" or "whole picture"."""
+    """mask bool `(H,W)`, True = protect; found_by: "mask", "box", "points", "salient objects" or "whole image"."""
 
     mask: np.ndarray
     found_by: str
@@ -27,7 +27,7 @@ class Region:
 def region_of(
     pixels: np.ndarray, mask: np.ndarray | None = None, box: Box | None = None, points: Sequence[Box] | None = None
 ) -> Region:
-    """The region that the given prompt means in a picture uint8 `(H,W,3)`; without a prompt what stands out.
+    """The region that the given prompt means in an image uint8 `(H,W,3)`; without a prompt what stands out.
 
     mask: `(H,W)`, anything but 0 is protected. box: one box or several. points: `(k,2)` x, y.
     """
@@ -42,18 +42,18 @@ def region_of(
     if points is not None:
         return Region(around_points(pixels, points), "points")
     salient = salient_objects(pixels)
-    return Region(salient, "salient objects") if salient.any() else Region(np.ones(shape, bool), "whole picture")
+    return Region(salient, "salient objects") if salient.any() else Region(np.ones(shape, bool), "whole image")
 
 
 def checked_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A mask as bool `(H,W)`, or a sentence where it does not fit the picture."""
+    """A mask as bool `(H,W)`, or a sentence where it does not fit the image."""
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.dtype.kind not in "biuf":
         raise UnsegError(f"Expected a mask of numbers, (H,W), found {mask.dtype} of the shape {mask.shape}.")
     if mask.shape != shape:
         found = "x".join(map(str, mask.shape[::-1]))
         raise UnsegError(
-            f"Expected a mask of {shape[1]}x{shape[0]} pixels, found {found}; draw it on the picture itself."
+            f"Expected a mask of {shape[1]}x{shape[0]} pixels, found {found}; draw it on the image itself."
         )
     return mask if mask.dtype == bool else mask != 0
 
@@ -65,7 +65,7 @@ def inside_boxes(box: Box | Sequence[Box], shape: tuple[int, int]) -> np.ndarray
     for x0, y0, x1, y1 in boxes:
         if not (x0 <= x1 and y0 <= y1 and x1 >= 0 and y1 >= 0 and x0 < shape[1] and y0 < shape[0]):
             raise UnsegError(
-                f"Expected a box x0,y0,x1,y1 with x0 <= x1 and y0 <= y1 that meets the picture of "
+                f"Expected a box x0,y0,x1,y1 with x0 <= x1 and y0 <= y1 that meets the image of "
                 f"{shape[1]}x{shape[0]} pixels, found {x0:g},{y0:g},{x1:g},{y1:g}."
             )
         rows = slice(max(0, int(np.floor(y0))), int(np.ceil(y1)) + 1)
@@ -74,7 +74,7 @@ def inside_boxes(box: Box | Sequence[Box], shape: tuple[int, int]) -> np.ndarray
 
 
 def around_points(pixels: np.ndarray, points: Sequence[Sequence[float]]) -> np.ndarray:
-    """The parts of the picture that hold a point: areas of like colour (Felzenszwalb and Huttenlocher 2004).
+    """The parts of the image that hold a point: areas of like colour (Felzenszwalb and Huttenlocher 2004).
 
     Each point also brings a disc of a twentieth of the shorter side, so that a point on a thin part counts.
     """
@@ -85,7 +85,7 @@ def around_points(pixels: np.ndarray, points: Sequence[Sequence[float]]) -> np.n
     outside = [(x, y) for x, y in given if not (0 <= x < width and 0 <= y < height)]
     if outside:
         raise UnsegError(
-            f"Expected points inside the picture of {width}x{height} pixels, found "
+            f"Expected points inside the image of {width}x{height} pixels, found "
             f"{outside[0][0]:g},{outside[0][1]:g}; x comes first."
         )
     small = shrunk(pixels)
@@ -102,7 +102,7 @@ def around_points(pixels: np.ndarray, points: Sequence[Sequence[float]]) -> np.n
 def salient_objects(pixels: np.ndarray) -> np.ndarray:
     """What stands out by its colour, bool `(H,W)`; nothing where the answer would be next to nothing or everything.
 
-    Frequency-tuned saliency (Achanta et al., CVPR 2009), the distance of the smoothed picture in Lab from its mean
+    Frequency-tuned saliency (Achanta et al., CVPR 2009), the distance of the smoothed image in Lab from its mean
     colour; Otsu's threshold; specks are dropped and holes filled. It knows colours, not objects.
     """
     from scipy.ndimage import binary_fill_holes, binary_opening
@@ -123,7 +123,7 @@ def salient_objects(pixels: np.ndarray) -> np.ndarray:
 
 
 def shrunk(pixels: np.ndarray) -> np.ndarray:
-    """The picture with its longer side at most `SIDE`."""
+    """The image with its longer side at most `SIDE`."""
     from PIL import Image
 
     ratio = min(1, SIDE / max(pixels.shape[:2]))

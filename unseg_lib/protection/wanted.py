@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from unseg_lib.errors import UnsegError, closest
-from unseg_lib.pictures import PICTURE_SUFFIXES
+from unseg_lib.images import IMAGE_SUFFIXES
 from unseg_lib.protection.inputs import Input
 from unseg_lib.protection.mask_file import read_mask
 from unseg_lib.protection.names import Names, without_suffix
@@ -34,10 +34,10 @@ def wanted(
 ) -> Wanted:
     """What the options of `unseg protect` say. At most one of masks, boxes and points; classes only with masks.
 
-    masks: a folder with a mask for every picture (same name without suffix, sub-folders as the pictures'), or COCO's
+    masks: a folder with a mask for every image (same name without suffix, sub-folders as the images'), or COCO's
     json. classes: of label maps the numbers, of COCO's json the names, separated by commas. boxes: "x0,y0,x1,y1" for
-    every picture (several joined by ";"), or a CSV file with the columns picture,x0,y0,x1,y1. points: likewise, x,y.
-    files: all pictures of the batch; what is given for a name that several folders have is refused (see `Names`).
+    every image (several joined by ";"), or a CSV file with the columns image,x0,y0,x1,y1. points: likewise, x,y.
+    files: all images of the batch; what is given for a name that several folders have is refused (see `Names`).
     """
     given = [name for name, value in (("--masks", masks), ("--boxes", boxes), ("--points", points)) if value]
     if len(given) > 1:
@@ -62,7 +62,7 @@ def _mask_files(folder: Path, classes: str, names: Names) -> Wanted:
     if classes and len(numbers) < len(classes.split(",")):
         raise UnsegError(f"Expected the numbers of a label map's classes, e.g. --classes 1,15, found '{classes}'.")
 
-    listed = cache(_pictures_in)  # each sub-folder once, not for every picture
+    listed = cache(_images_in)  # each sub-folder once, not for every image
 
     def called(name: str) -> list[Path]:
         return listed(folder / PurePath(name).parent).get(PurePath(name).name, [])
@@ -77,20 +77,20 @@ def _mask_files(folder: Path, classes: str, names: Names) -> Wanted:
     return Wanted(of)
 
 
-def _pictures_in(folder: Path) -> dict[str, list[Path]]:
-    """{name without suffix: picture files of that name}, be their suffixes upper or lower case."""
+def _images_in(folder: Path) -> dict[str, list[Path]]:
+    """{name without suffix: image files of that name}, be their suffixes upper or lower case."""
     found = defaultdict(list)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             found[path.stem].append(path)
     return found
 
 
 def _coco_masks(path: Path, classes: str, names: Names) -> Wanted:
-    """Masks of COCO's json: all objects of a picture, or those of the named classes."""
-    from unseg_lib.datasets.coco import check_sizes, coco_json, decode, read_notes
+    """Masks of COCO's json: all objects of an image, or those of the named classes."""
+    from unseg_lib.datasets import check_sizes, coco_json, decode, read_notes
 
-    notes = read_notes(path.parent, "your pictures", Path(), Path(path.name))
+    notes = read_notes(path.parent, "your images", Path(), Path(path.name))
     objects = defaultdict(list)
     with coco_json(path):
         check_sizes(notes)
@@ -107,12 +107,12 @@ def _coco_masks(path: Path, classes: str, names: Names) -> Wanted:
     def of(file: Input, shape: tuple[int, int]) -> Prompt:
         id = names.find(file, ids.get, path)
         if id is None:
-            raise UnsegError(f"Expected {Path(file.name).name} in {path}, found no such picture there.")
+            raise UnsegError(f"Expected {Path(file.name).name} in {path}, found no such image there.")
         image = notes.images[id]
         if (image["height"], image["width"]) != shape:
             raise UnsegError(
-                f"Expected {id} in {path} to be of {shape[1]}x{shape[0]} pixels as the picture is, found "
-                f"{image['width']}x{image['height']}; is the json of this picture?"
+                f"Expected {id} in {path} to be of {shape[1]}x{shape[0]} pixels as the image is, found "
+                f"{image['width']}x{image['height']}; is the json of this image?"
             )
         mask = np.zeros(shape, bool)
         for note in objects[id]:
@@ -123,19 +123,19 @@ def _coco_masks(path: Path, classes: str, names: Names) -> Wanted:
 
 
 def _numbers(name: str, text: str, columns: tuple[str, ...], names: Names) -> Wanted:
-    """Boxes or points: the same for every picture, or from a CSV file by the picture's name."""
+    """Boxes or points: the same for every image, or from a CSV file by the image's name."""
     if not text.lower().endswith(".csv"):
         same = [_row(part.split(","), columns, text) for part in text.split(";")]
         return Wanted(lambda file, shape: {name: same})
     path = Path(text)
     if not path.is_file():
-        raise UnsegError(f"Expected a CSV file with the columns picture,{','.join(columns)} at {path}, found none.")
+        raise UnsegError(f"Expected a CSV file with the columns image,{','.join(columns)} at {path}, found none.")
     found = defaultdict(list)
     for line in _lines(path):
-        if not {"picture", *columns} <= set(line):
+        if not {"image", *columns} <= set(line):
             names = ",".join(map(str, line))
-            raise UnsegError(f"Expected the columns picture,{','.join(columns)} in {path}, found {names}.")
-        found[line["picture"]].append(_row([line[column] for column in columns], columns, str(path)))
+            raise UnsegError(f"Expected the columns image,{','.join(columns)} in {path}, found {names}.")
+        found[line["image"]].append(_row([line[column] for column in columns], columns, str(path)))
 
     def of(file: Input, shape: tuple[int, int]) -> Prompt:
         values = names.find(file, found.get, path)

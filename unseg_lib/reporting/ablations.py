@@ -28,7 +28,7 @@ def answer_table(question: Question, sources: Sequence[Source]) -> Table:
         beside = question.paper if order == 0 else ()
         name = METRICS.get(metric_of(trial), metric_of(trial))
         rows.append(((f"{trial.setting} · {name}", f"paper: {question.note}" if beside else ""),))
-        rows.append(("trained on clean pictures", *_paper(beside, "clean", question), *_clean(trial, source)))
+        rows.append(("trained on clean images", *_paper(beside, "clean", question), *_clean(trial, source)))
         for arm in trial.arms:
             rows.append((arm.label, *_paper(beside, arm.paper, question), *_ours(arm, trial, source)))
     columns = ("", *(PAPER_COLUMNS if question.paper else ()), *COLUMNS)
@@ -38,7 +38,7 @@ def answer_table(question: Question, sources: Sequence[Source]) -> Table:
 def note_of(question: Question) -> str:
     """What the columns mean, as the table's caption."""
     return (
-        "Clean test pictures, last epoch, percent; low protects. “Minus the first”: points against the first row of "
+        "Clean test images, last epoch, percent; low protects. “Minus the first”: points against the first row of "
         f"its block after the clean one, seed by seed, with Student’s t interval of {CONFIDENCE:.0%}; of a victim at "
         "another size, both in percent of their own clean-trained score."
     )
@@ -73,7 +73,7 @@ def _ours(arm: Arm, trial: Trial, source: Source | None) -> tuple[Cell, ...]:
         return (without_score(_planned(arm, trial, source)), "", *("–",) * (len(COLUMNS) - 2))
     share = percent_of_clean(score, source.scores)
     difference = None if arm == trial.arms[0] else _difference(arm, trial, source)
-    kept = arm.defense == "none"  # a defence changes the pictures once more, and nobody measured that
+    kept = arm.defense == "none"  # a defence changes the images once more, and nobody measured that
     look = source.seen.get(f"{trial.setting}-{arm.recipe}", {}) if kept else {}
     return (
         Link(number(score.mean), source.base + score.runs[0]["notebook"]),

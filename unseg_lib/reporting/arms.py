@@ -46,7 +46,7 @@ def missing(source: Source) -> list[str]:
 
 
 def fits(arm: Arm, setting: str, experiment: Experiment, poison: str) -> bool:
-    """Whether a run is of this arm: recipe, data set, defence, share of clean pictures, and label of its grid entry."""
+    """Whether a run is of this arm: recipe, data set, defence, share of clean images, and label of its grid entry."""
     own = (setting, arm.recipe, arm.defense, arm.clean_fraction)
     if own != (experiment.setting, poison, experiment.defense, experiment.clean_fraction):
         return False

@@ -10,7 +10,7 @@ def report(
     results: Path,
     readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None,
 ) -> None:
-    """Write RESULTS/report.html: one file with tables, curves, pictures and provenance."""
+    """Write RESULTS/report.html: one file with tables, curves, images and provenance."""
     from unseg_lib.reporting.readme import write_results
     from unseg_lib.reporting.report import write_report
 
@@ -39,9 +39,9 @@ def pdf(results: Path) -> None:
 
 
 def publish(results: Path) -> None:
-    """Take the data sets' pictures out of notebooks, predictions and report, so that RESULTS may be passed on."""
-    from unseg_lib.reporting import publish as pictures
+    """Take the data sets' images out of notebooks, predictions and report, so that RESULTS may be passed on."""
+    from unseg_lib.reporting import publish as images
 
-    print(f"Without pictures: {pictures.publish(results)}")
-    if left := pictures.copies_in(results):
-        print(f"Not to be passed on, as they hold pictures: {', '.join(map(str, left))}")
+    print(f"Without images: {images.publish(results)}")
+    if left := images.copies_in(results):
+        print(f"Not to be passed on, as they hold images: {', '.join(map(str, left))}")

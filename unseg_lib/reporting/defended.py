@@ -30,7 +30,7 @@ def undefended(experiment: Experiment) -> Experiment:
 def defence_grids(scores: list[Score]) -> dict[Experiment, Grid]:
     """For every data set and victim that was run with a defence: what each recipe leaves under each defence.
 
-    In percent of the score of the victim trained on clean pictures without a defence, over the seeds that both ran,
+    In percent of the score of the victim trained on clean images without a defence, over the seeds that both ran,
     so the recipe "clean" shows what a defence costs. A recipe's line, "none" too, is over the seeds that all its
     defences ran: compare within a recipe. Recipes that nobody defended against are left out.
     """

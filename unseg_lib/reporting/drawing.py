@@ -46,7 +46,7 @@ class Drawing:
         return {"image/png": base64.b64encode(self.content).decode()}
 
     def html(self, alt: str) -> str:
-        """An HTML element that needs no other file; `alt` is read out in place of the picture."""
+        """An HTML element that needs no other file; `alt` is read out in place of the image."""
         from html import escape
 
         if self.kind == "svg":

@@ -19,12 +19,12 @@ def paint(label: np.ndarray) -> np.ndarray:
 
 
 def magnify(original: np.ndarray, changed: np.ndarray, times: float = 10) -> np.ndarray:
-    """The difference of two uint8 pictures, `times` stronger, around middle gray."""
+    """The difference of two uint8 images, `times` stronger, around middle gray."""
     return np.clip(127.5 + times * (changed.astype(np.float32) - original), 0, 255).astype(np.uint8)
 
 
-def _as_picture(image: np.ndarray) -> np.ndarray:
-    """bool masks black and white, label maps painted, float noise in [-1,1] around gray, pictures as they are."""
+def _as_image(image: np.ndarray) -> np.ndarray:
+    """bool masks black and white, label maps painted, float noise in [-1,1] around gray, images as they are."""
     image = np.asarray(image)
     if image.dtype == bool:
         return np.repeat(image[..., None], 3, axis=2).astype(np.uint8) * 255
@@ -44,12 +44,12 @@ def numbered(masks: list[np.ndarray]) -> np.ndarray:
 
 
 def show(**images: np.ndarray) -> Drawing:
-    """Pictures side by side, each under its name: `show(original=x, mask=m)`."""
+    """Images side by side, each under its name: `show(original=x, mask=m)`."""
     return show_rows([images])
 
 
 def show_rows(rows: list[dict[str, np.ndarray]]) -> Drawing:
-    """Rows of pictures, the names of the first row above."""
+    """Rows of images, the names of the first row above."""
     aspect = max(image.shape[0] / image.shape[1] for row in rows for image in row.values())
     columns = len(rows[0])
     width = min(2.2, 7.6 / columns)
@@ -57,7 +57,7 @@ def show_rows(rows: list[dict[str, np.ndarray]]) -> Drawing:
     def plot(axes):
         for number, (row, line) in enumerate(zip(rows, axes)):
             for axis, (name, image) in zip(line, row.items()):
-                axis.imshow(_as_picture(image), interpolation="nearest")
+                axis.imshow(_as_image(image), interpolation="nearest")
                 axis.set_axis_off()
                 if number == 0:
                     axis.set_title(name.replace("_", " "))
@@ -66,16 +66,16 @@ def show_rows(rows: list[dict[str, np.ndarray]]) -> Drawing:
     return draw(columns * width, height, "png", plot, len(rows), columns)
 
 
-def show_prompts(picture: np.ndarray, mask: np.ndarray, box: np.ndarray, points: np.ndarray) -> Drawing:
-    """A picture with its prompts: mask bool `(H,W)` tinted, box xyxy, points `(k,2)` xy, one panel each."""
+def show_prompts(image: np.ndarray, mask: np.ndarray, box: np.ndarray, points: np.ndarray) -> Drawing:
+    """An image with its prompts: mask bool `(H,W)` tinted, box xyxy, points `(k,2)` xy, one panel each."""
     from matplotlib.patches import Rectangle
 
-    tinted = np.where(mask[..., None], 0.45 * picture + 0.55 * np.array([192, 57, 43]), picture).astype(np.uint8)
+    tinted = np.where(mask[..., None], 0.45 * image + 0.55 * np.array([192, 57, 43]), image).astype(np.uint8)
 
     def plot(axes):
-        panels = {"mask": tinted, "box": picture, "points": picture}
-        for axis, (name, image) in zip(axes[0], panels.items()):
-            axis.imshow(image, interpolation="nearest")
+        panels = {"mask": tinted, "box": image, "points": image}
+        for axis, (name, panel) in zip(axes[0], panels.items()):
+            axis.imshow(panel, interpolation="nearest")
             axis.set_axis_off()
             axis.set_title(name)
         left, top, right, bottom = box
@@ -83,7 +83,7 @@ def show_prompts(picture: np.ndarray, mask: np.ndarray, box: np.ndarray, points:
         axes[0, 1].add_patch(outline)
         axes[0, 2].plot(*points.T, "o", color=REDS[0], markersize=5, markeredgecolor="white")
 
-    return draw(6.6, 2.2 * min(1.6, picture.shape[0] / picture.shape[1]) + 0.25, "png", plot, 1, 3)
+    return draw(6.6, 2.2 * min(1.6, image.shape[0] / image.shape[1]) + 0.25, "png", plot, 1, 3)
 
 
 def curves(

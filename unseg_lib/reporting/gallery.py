@@ -10,9 +10,9 @@ from unseg_lib.files import read_json
 from unseg_lib.reporting.scores import Experiment, Score, main_metric
 from unseg_lib.reporting.tables import find, recipes_of
 
-PHOTOGRAPH = "test picture"  # the column that shows a data set's picture
+PHOTOGRAPH = "test image"  # the column that shows a data set's image
 NPZ = "predictions.npz"
-MASKS = "masks.npz"  # the same without the pictures, which may not be passed on: see `publish.py`
+MASKS = "masks.npz"  # the same without the images, which may not be passed on: see `publish.py`
 
 
 def curves_of(results: Path, experiment: Experiment, metric: str, scores: list[Score]) -> dict[str, list[float]]:
@@ -34,9 +34,9 @@ def _metrics(folder: Path) -> dict:
 
 
 def predictions_of(results: Path, experiment: Experiment, scores: list[Score], count: int = 3) -> list[dict]:
-    """Rows {name: array} of picture, truth, and the predictions after clean and after UnSeg's recipes (at most three).
+    """Rows {name: array} of image, truth, and the predictions after clean and after UnSeg's recipes (at most three).
 
-    All of the same test pictures; of a recipe the first run that shows any. Without the picture where a run's masks
+    All of the same test images; of a recipe the first run that shows any. Without the image where a run's masks
     alone were published; [] where less than the clean recipe and another one show theirs.
     """
     metric = main_metric(experiment)
@@ -47,13 +47,11 @@ def predictions_of(results: Path, experiment: Experiment, scores: list[Score], c
         return []
     truth = seen["clean"]["truth"]
     if any(one["truth"].shape != truth.shape or (one["truth"] != truth).any() for one in seen.values()):
-        raise UnsegError(
-            f"Expected the predictions of one set of test pictures in {files['clean']} and its neighbours."
-        )
-    pictures = next((one["picture"] for one in seen.values() if "picture" in one), None)
+        raise UnsegError(f"Expected the predictions of one set of test images in {files['clean']} and its neighbours.")
+    images = next((one["image"] for one in seen.values() if "image" in one), None)
     rows = []
     for i in _telling(truth, seen["clean"]["prediction"], count):
-        row = {} if pictures is None else {PHOTOGRAPH: pictures[i]}
+        row = {} if images is None else {PHOTOGRAPH: images[i]}
         rows.append(
             row | {"truth": truth[i]} | {f"trained on\n{poison}": one["prediction"][i] for poison, one in seen.items()}
         )
@@ -66,7 +64,7 @@ def _shown_by(results: Path, score: Score | None) -> Path | None:
 
 
 def _telling(truth: np.ndarray, prediction: np.ndarray, count: int) -> list[int]:
-    """The pictures that the clean-trained victim gets best, by pixel accuracy on the object, in their own order."""
+    """The images that the clean-trained victim gets best, by pixel accuracy on the object, in their own order."""
     objects = (truth > 0) & (truth < 255)
     right = [(t[o] == p[o]).mean() if o.any() else -1 for t, p, o in zip(truth, prediction, objects)]
     return sorted(sorted(range(len(right)), key=lambda i: -right[i])[:count])

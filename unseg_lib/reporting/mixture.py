@@ -1,4 +1,4 @@
-"""Mixtures of clean and protected pictures beside the clean pictures alone, ours and the paper's Tables 5, 8 and 9."""
+"""Mixtures of clean and protected images beside the clean images alone, ours and the paper's Tables 5, 8 and 9."""
 
 from collections.abc import Iterable
 
@@ -38,7 +38,7 @@ def _place(method: str) -> tuple[tuple[str, ...], float] | None:
 
 
 def our_mixtures(scores: list[Score]) -> dict[str, Lines]:
-    """Our curves by "setting, victim": "clean only" are runs on clean pictures, and a line for every other recipe.
+    """Our curves by "setting, victim": "clean only" are runs on clean images, and a line for every other recipe.
 
     Empty where no run has a clean share between 0 and 1.
     """
@@ -52,7 +52,7 @@ def our_mixtures(scores: list[Score]) -> dict[str, Lines]:
         lines = found.setdefault(f"{one.setting}, {one.victim}", {})
         alone = score.poison == "clean"
         name = "clean only" if alone else f"mixed with {score.poison}"
-        # without a mixture, all clean pictures are there
+        # without a mixture, all clean images are there
         share = 1.0 if alone and not one.clean_fraction else one.clean_fraction
         lines.setdefault(name, {})[share] = score.mean
     return {title: lines for title, lines in found.items() if len(lines) > 1}
@@ -70,10 +70,10 @@ def mixture_table(curves: dict[str, Lines], shares: Iterable[float] = SHARES) ->
 
 
 def mixture_curves(lines: Lines, ylabel: str = "clean test, %") -> Drawing:
-    """The lines over the share of clean pictures, in percent; a share that a line does not know leaves a gap."""
+    """The lines over the share of clean images, in percent; a share that a line does not know leaves a gap."""
     shares = sorted({share for values in lines.values() for share in values})
     series = {
         name: [float("nan") if values.get(share) is None else values[share] for share in shares]
         for name, values in lines.items()
     }
-    return curves(series, x=[100 * share for share in shares], xlabel="clean pictures, %", ylabel=ylabel)
+    return curves(series, x=[100 * share for share in shares], xlabel="clean images, %", ylabel=ylabel)

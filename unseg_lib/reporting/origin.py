@@ -6,14 +6,14 @@ from dataclasses import fields
 from pathlib import Path
 
 from unseg_lib.files import read_json
-from unseg_lib.method.config import BilevelConfig
+from unseg_lib.method import BilevelConfig
 from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.published import deviations
 
 
 def stages_of(results: Path, kind: str) -> list[tuple[Path, dict]]:
     """The finished stages of a kind, by name: their folder and metrics. Those of a shared profile come first."""
-    from unseg_lib.pipeline.profiles import profile_of
+    from unseg_lib.pipeline import profile_of
 
     profile = profile_of(results)
     stages = profile.stages.values() if profile and profile.shares else ()
@@ -35,7 +35,7 @@ def generator_tables(results: Path) -> list[tuple[Link, Table]]:
     """Of each trained generator: a link to its notebook, and where it deviates from the published settings."""
     found = []
     for folder, metrics in stages_of(results, "generator"):
-        text = f"{folder.name}: {metrics.get('steps', '?')} steps on {metrics.get('pictures', '?')} pictures"
+        text = f"{folder.name}: {metrics.get('steps', '?')} steps on {metrics.get('images', '?')} images"
         found.append((notebook_link(text, folder, results), deviations_of(read_json(folder / "provenance.json"))))
     return found
 

@@ -1,4 +1,4 @@
-"""Two recipes compared seed by seed: what the seeds share (weights, order, test pictures) cancels in the difference."""
+"""Two recipes compared seed by seed: what the seeds share (weights, order, test images) cancels in the difference."""
 
 from dataclasses import dataclass
 from math import sqrt

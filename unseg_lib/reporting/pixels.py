@@ -1,16 +1,16 @@
-"""Statistics of pixels: what noise looks like to somebody who compares clean and protected pictures."""
+"""Statistics of pixels: what noise looks like to somebody who compares clean and protected images."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 
-def histogram(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Share of pixels at each value, float `(3,256)`, each channel summing to 1; pictures uint8 `(H,W,3)`."""
+def histogram(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Share of pixels at each value, float `(3,256)`, each channel summing to 1; images uint8 `(H,W,3)`."""
     counts = np.zeros((3, 256))
-    for picture in pictures:
+    for image in images:
         for channel in range(3):
-            counts[channel] += np.bincount(picture[..., channel].ravel(), minlength=256)
+            counts[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
     return counts / counts.sum(axis=1, keepdims=True)
 
 
@@ -37,7 +37,7 @@ def frequencies(bins: int = 32) -> np.ndarray:
 
 
 def gray_share(noise: np.ndarray) -> float:
-    """Share of the noise's energy that is left when its picture is turned gray: 1 = gray noise, 0 = pure colour.
+    """Share of the noise's energy that is left when its image is turned gray: 1 = gray noise, 0 = pure colour.
 
     noise: `(H,W,3)`; gray means the channel mean.
     """

@@ -167,7 +167,7 @@ QUESTIONS = {
         ),
     ),
     "resolution": Question(
-        "Noise grid and size of the victim's pictures",
+        "Noise grid and size of the victim's images",
         "Does noise made for one size work at others?",
         (
             trial(
@@ -258,7 +258,7 @@ def _shared_removed(setting: str, own: dict[str, str], metric: str = "") -> Tria
 QUESTIONS["game"] = Question(
     "Does the bilevel game matter?",
     "Is the learned noise stronger than noise that nobody had to train, and does it outlive the subtraction of "
-    "whatever all pictures share?",
+    "whatever all images share?",
     (
         _controls("voc-object", {"UnSeg": "unseg", "UnSeg, generator colour": "unseg-colour"}),
         _shared_removed("voc-object", {"UnSeg": "unseg"} | SIMPLE),

@@ -7,19 +7,19 @@ from unseg_lib.reporting.scores import mode_of
 
 # poison -> words
 MEANINGS = {
-    "clean": "pictures as they are",
+    "clean": "images as they are",
     "unseg": "UnSeg",
     "unseg_by_class": "UnSeg, a noise for each class",
     "unseg_box": "UnSeg, its budget in the box around the mask",
     "unseg_points": "UnSeg, its budget in the region that three points give",
     "unseg_salient": "UnSeg, its budget in what stands out by its colour",
     "random": "fresh uniform noise",
-    "fixed_tile": "one random tile in every picture",
+    "fixed_tile": "one random tile in every image",
     "colour_offset": "a constant colour, stronger inside the mask",
     "gray_offset": "a constant brightness, stronger inside the mask",
     "colour_grating": "two-coloured stripes",
     "untrained": "UnSeg's network before training, its noise scaled up",
-    "error_min": "noise fitted to each picture",
+    "error_min": "noise fitted to each image",
     "error_min_class": "a tile fitted to each class",
     "random_class": "a random tile for each class",
     "ar": "an autoregressive pattern for each class",
@@ -27,12 +27,12 @@ MEANINGS = {
     "cuda": "a blur for each class, and stretched brightness",
     "cuda_blur": "a blur for each class",
 }
-ENDINGS = {"-things": "the full budget only on the protected classes", "-gray": "gray pictures"}
+ENDINGS = {"-things": "the full budget only on the protected classes", "-gray": "gray images"}
 
 
 def legend(recipes: Iterable[str], results: str | Path) -> str:
     """A sentence on these recipes of a profile, in their order: "random: fresh uniform noise; grating: ..."."""
-    from unseg_lib.pipeline.profiles import profile_of
+    from unseg_lib.pipeline import profile_of
 
     profile, told = profile_of(results), {}
     for name in recipes:

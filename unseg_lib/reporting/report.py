@@ -1,4 +1,4 @@
-"""The report: results/<profile>/report.html, a book in one file with tables, curves, pictures and provenance.
+"""The report: results/<profile>/report.html, a book in one file with tables, curves, images and provenance.
 
 A summary comes first, then the contents and a section for every question; the last list has every run. Every number is
 computed from rows.csv or from the metrics of a stage, and links to the executed notebook.
@@ -32,16 +32,16 @@ from unseg_lib.reporting.tables import bars_of, blocks_of, class_table, effect_t
 from unseg_lib.reporting.visibility import visibility, visibility_table
 
 READING = (
-    "Victims are trained on protected pictures and tested on clean ones. Scores are intersection over union in "
+    "Victims are trained on protected images and tested on clean ones. Scores are intersection over union in "
     "percent after the last epoch, mean and standard deviation over seeds; low means protected. “Of clean” is the "
-    "share of what the same victim, under the same seeds, reaches when it is trained on clean pictures. “Difference” "
-    "is ours minus the paper’s in that share, in points: the paper’s victims and pictures are named in each heading, "
+    "share of what the same victim, under the same seeds, reaches when it is trained on clean images. “Difference” "
+    "is ours minus the paper’s in that share, in points: the paper’s victims and images are named in each heading, "
     "and are not always ours. “Peak” is the best epoch, which only somebody with a clean test set could pick. Every "
     "number leads to its notebook. The last columns measure the protected files: largest change inside and outside "
     "the mask and rms, in steps of 1/255, PSNR in dB, SSIM. A score means little without them: SynPer, AR and CUDA "
     "keep to no budget."
 )
-BESIDE = {"small": "ablations", "ablations": "small"}  # on the same pictures
+BESIDE = {"small": "ablations", "ablations": "small"}  # on the same images
 
 
 def write_report(results: str | Path, photographs: bool = True) -> Path:
@@ -62,8 +62,8 @@ def write_report(results: str | Path, photographs: bool = True) -> Path:
         ("While they learn", _curves(results, usual)),
         ("What they predict", _predictions(results, usual, photographs)),
         ("Class by class", _classes(usual)),
-        ("What a thief can do", _defences(scores)),
-        ("Clean pictures among them", _mixtures(scores)),
+        ("What an attacker can do", _defences(scores)),
+        ("Clean images among them", _mixtures(scores)),
         *((question.title, _question(question, sources)) for question in QUESTIONS.values()),
         ("Questions without a run", _unanswered(sources)),
         ("How visible the noise is", _visibility(results)),
@@ -180,11 +180,11 @@ def _paired(scores: list[Score]) -> str:
 
 
 def _mixtures(scores: list[Score]) -> str:
-    """Curves over the share of clean pictures, against the same clean pictures alone; the paper's beside them."""
+    """Curves over the share of clean images, against the same clean images alone; the paper's beside them."""
     found = ""
     for title, lines in our_mixtures(scores).items():
         shares = {share for line in lines.values() for share in line}
-        found += figure(mixture_curves(lines), f"{title}: clean test score by share of clean pictures", title)
+        found += figure(mixture_curves(lines), f"{title}: clean test score by share of clean images", title)
         found += framed(mixture_table({title: lines}, sorted(shares)))
     runs = sorted({len(score.runs) for score in scores if 0 < score.experiment.clean_fraction < 1})
     if runs:
@@ -206,10 +206,10 @@ def _predictions(results: Path, scores: list[Score], photographs: bool) -> str:
         if not photographs:
             rows = [{name: image for name, image in row.items() if name != PHOTOGRAPH} for row in rows]
         if rows:
-            found.append(_titled(experiment, figure(show_rows(rows), "Test pictures, truth and predictions")))
+            found.append(_titled(experiment, figure(show_rows(rows), "Test images, truth and predictions")))
         else:
             hidden.append(title_of(experiment))
-    note = "The test pictures that the clean-trained victim gets best; white pixels in the truth are not scored."
+    note = "The test images that the clean-trained victim gets best; white pixels in the truth are not scored."
     if hidden:
         note += f" Not shown: {'; '.join(hidden)}. Their predictions lie only where they were trained."
     return f'<p class="note">{escape(note)}</p>{"".join(found)}' if scores else ""

@@ -58,8 +58,8 @@ def _share(score, source: Source) -> str:
 def _published_mixture() -> str:
     mixed, alone, every = (number(value_of(*TABLE_8, m, "miou")) for m in ("mixed 20%", "clean-only 20%", "clean"))
     return (
-        f"In the paper 20 % of clean pictures among protected ones give {mixed} % mean IoU, the same share alone "
-        f"{alone} %, all pictures clean {every} %."
+        f"In the paper 20 % of clean images among protected ones give {mixed} % mean IoU, the same share alone "
+        f"{alone} %, all images clean {every} %."
     )
 
 
@@ -77,8 +77,8 @@ def _mixture(setting: str, sources: Sequence[Source]) -> str:
     own, full = on_common_seeds(mixed, every)
     enough = 100 * own.mean > HARMLESS * full.mean
     return (
-        f"on {setting} the mixture gives {number(own.mean)} %, the same clean pictures alone {number(alone.mean)} %"
-        f"{_apart(mixed, alone)}, all pictures clean {number(full.mean)} %: "
+        f"on {setting} the mixture gives {number(own.mean)} %, the same clean images alone {number(alone.mean)} %"
+        f"{_apart(mixed, alone)}, all images clean {number(full.mean)} %: "
         f"20 % are {'' if enough else 'not '}enough for {HARMLESS} % of that"
     )
 
@@ -101,7 +101,7 @@ def _published_jpeg() -> str:
 
 
 def _jpeg(setting: str, sources: Sequence[Source]) -> str:
-    """The best quality for the thief against the best defence of another kind, of the source that tried most.
+    """The best quality for the attacker against the best defence of another kind, of the source that tried most.
 
     They are chosen over the seeds that all defences ran, and told over those that each of the two ran.
     """

@@ -40,7 +40,7 @@ class Experiment:
 
     @property
     def plain(self) -> bool:
-        """Trained as usual: no defence, and no clean pictures among the protected ones."""
+        """Trained as usual: no defence, and no clean images among the protected ones."""
         return self.defense == "none" and not self.clean_fraction
 
 
@@ -139,7 +139,7 @@ def judged_by(recipe: str, experiment: Experiment) -> str:
 def clean_of(score: Score, scores: list[Score]) -> Score | None:
     """The clean-trained score to compare with: of the same experiment, of a defended or mixed one the plain victim's.
 
-    So "of clean" is of the undefended clean score everywhere, whatever seeds ran with the defence on clean pictures.
+    So "of clean" is of the undefended clean score everywhere, whatever seeds ran with the defence on clean images.
     """
     own = score.experiment
     wanted = ("clean", score.metric, own.setting, own.victim, own.init)
@@ -188,8 +188,7 @@ def planned(results: str | Path) -> list[dict]:
 
     state: "done", "failed" or "not run". Empty where the folder belongs to no profile.
     """
-    from unseg_lib.pipeline.profiles import profile_of
-    from unseg_lib.pipeline.stages import BY_TASK
+    from unseg_lib.pipeline import BY_TASK, profile_of
 
     results = Path(results).resolve()
     own = {notebook: task for task, notebook in BY_TASK.items()}  # one of a single task has no parameter for it

@@ -1,4 +1,4 @@
-"""The spectrum of noise as a picture: which frequencies it is made of, and in which directions."""
+"""The spectrum of noise as an image: which frequencies it is made of, and in which directions."""
 
 import numpy as np
 

@@ -19,7 +19,7 @@ LEARNT = {"AP": 5.0, "PQ": 5.0}  # percent; below it, or what is asked of other 
 LEAST = 10.0
 CLASSES = ("iou:", "AP:", "PQ:")  # metrics of one class
 NAMES = {"miou": "mIoU", "iou": "IoU", "iou_object": "IoU", "iou_protected": "IoU of the protected classes", "AP": "AP"}
-NAMES |= {"miou_pictures": "IoU, mean of pictures"}
+NAMES |= {"miou_pictures": "IoU, mean of images"}
 CAPTION = "Trained from random weights; “paper” is what the model named beside it kept of its clean score in the paper."
 COLUMNS = ("task", "data set", "stand-in", "metric", "clean", "random", "UnSeg", "generator", "of clean", "paper", "")
 
@@ -33,7 +33,7 @@ def stand_ins_beside(results: str | Path) -> list[Score]:
 def stand_in_table(scores: list[Score], base: str = "") -> Table:
     """Clean-, random- and UnSeg-trained scores in percent; "paper" is what UnSeg left of clean in the paper.
 
-    Where some classes are protected, only they count. A victim that learns too little from clean pictures is judged by
+    Where some classes are protected, only they count. A victim that learns too little from clean images is judged by
     the one class that it knows best from them; where that is none, nothing is said of what is left.
     """
     usual, _ = plain_only(scores)
@@ -70,12 +70,12 @@ def _remark(paper: dict | None, learnt: bool) -> str:
     """What the paper's number is of, where it is of something else, and that a victim knows nothing."""
     found = [f"paper: {paper['note']}"] if paper and not paper["same"] else []
     if not learnt:
-        found.append("learns too little even from clean pictures: shows nothing")
+        found.append("learns too little even from clean images: shows nothing")
     return "; ".join(found)
 
 
 def _learnt(experiment: Experiment, metric: str, scores: list[Score]) -> tuple[str, bool]:
-    """The metric to judge by, and whether the victim knows enough from clean pictures."""
+    """The metric to judge by, and whether the victim knows enough from clean images."""
     clean = find(scores, experiment, "clean", metric)
     if clean and clean.mean >= LEARNT.get(metric, LEAST):
         return metric, True

@@ -3,7 +3,7 @@
 from fnmatch import fnmatch
 from functools import cache
 
-from unseg_lib.datasets.sources import SOURCES
+from unseg_lib.datasets import SOURCES
 from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.published import published
 from unseg_lib.reporting.scores import MAIN_METRIC, Score
@@ -42,7 +42,7 @@ METHODS = ("clean", "synper", "ar", "cuda", "unseg")
 
 
 def system_table(scores: list[Score], base: str = "") -> Table:
-    """Table 1 and Figures 4 and 5: every system of the paper, trained on clean and on UnSeg's pictures, and ours."""
+    """Table 1 and Figures 4 and 5: every system of the paper, trained on clean and on UnSeg's images, and ours."""
     rows: list[tuple[Cell, ...]] = []
     for line in (row for row in published() if row["table"] == "1"):
         key = (line["task"], line["dataset"], line["victim"], line["metric"])
@@ -104,7 +104,7 @@ def _known(task: str, dataset: str, victim: str, metric: str, method: str) -> di
 
 def _ours(scores: list[Score], task: str, dataset: str, victim: str, metric: str, method: str) -> Score | None:
     """Our score of the very same system: task, data set, model and metric, trained as usual."""
-    asked = MAIN_METRIC[task] if task == "interactive" else METRICS[metric]  # there the mean is over pictures
+    asked = MAIN_METRIC[task] if task == "interactive" else METRICS[metric]  # there the mean is over images
     key = (task, TRAINED.get((dataset, task), dataset), asked, method)
     for score in scores:
         own = score.experiment
@@ -123,7 +123,7 @@ def _our_cell(score: Score | None, base: str) -> Cell:
 
 
 def why_not(task: str, dataset: str) -> str:
-    """Why a system of the paper was not run: whose pictures it needs and how they are had, and a GPU's hours."""
+    """Why a system of the paper was not run: whose images it needs and how they are had, and a GPU's hours."""
     source = SOURCES[HELD_OUT.get(dataset, TRAINED.get((dataset, task), dataset))]
     archives = source.archives + (SOURCES[source.needs].archives if source.needs else ())
     way = "fetched by hand" if source.by_hand else f"{sum(one.megabytes or 0 for one in archives):,} MB to download"
@@ -133,6 +133,6 @@ def why_not(task: str, dataset: str) -> str:
 
 @cache
 def _gpu_hours() -> float:
-    from unseg_lib.pipeline.profiles import load_profile
+    from unseg_lib.pipeline import load_profile
 
     return load_profile("paper").resources_of("victim")["minutes"] / 60

@@ -6,9 +6,9 @@ from unseg_lib.reporting.html import Cell, Link, Table
 from unseg_lib.reporting.published import nearest
 from unseg_lib.reporting.scores import Experiment, Score, clean_of, metrics_of, percent_of_clean
 
-SEEN = ("max in / out", "rms", "PSNR", "SSIM")  # what a poison did to the pictures; changes in steps of 1/255
+SEEN = ("max in / out", "rms", "PSNR", "SSIM")  # what a poison did to the images; changes in steps of 1/255
 METRICS = {"miou": "mean IoU", "iou_object": "IoU of the object", "iou_protected": "mean IoU of the protected classes"}
-METRICS |= {"AP": "average precision", "PQ": "panoptic quality", "miou_pictures": "IoU, mean over pictures"}
+METRICS |= {"AP": "average precision", "PQ": "panoptic quality", "miou_pictures": "IoU, mean over images"}
 
 
 def experiments_of(scores: list[Score], plan: list[dict] = ()) -> list[Experiment]:
@@ -55,7 +55,7 @@ def title_of(experiment: Experiment, metric: str = "") -> str:
     if experiment.defense != "none":
         parts.append(f"defence {experiment.defense}")
     if experiment.clean_fraction:
-        parts.append(f"{100 * experiment.clean_fraction:g} % clean pictures")
+        parts.append(f"{100 * experiment.clean_fraction:g} % clean images")
     return " · ".join(parts)
 
 
@@ -71,7 +71,7 @@ def blocks_of(scores: list[Score], plan: list[dict] = ()) -> list[tuple[Experime
 
 
 def seen_cells(found: dict | None) -> tuple[str, ...]:
-    """The cells of `SEEN`, of the metrics of a poisoning; "–" where the pictures are as they were."""
+    """The cells of `SEEN`, of the metrics of a poisoning; "–" where the images are as they were."""
     if found is None:
         return ("–",) * len(SEEN)
     largest = f"{found['linf_inside']:.0f} / {found['linf_outside']:.0f}"
@@ -79,7 +79,7 @@ def seen_cells(found: dict | None) -> tuple[str, ...]:
 
 
 def effect_table(scores: list[Score], plan: list[dict] = (), base: str = "", seen: Mapping[str, dict] = {}) -> Table:
-    """The main table: what victims score on clean test pictures, by what they were trained on, and how visible that is.
+    """The main table: what victims score on clean test images, by what they were trained on, and how visible that is.
 
     One recipe per line; `base` is put before the notebooks' relative paths; `seen` as `visibility` gives it.
     """

@@ -1,4 +1,4 @@
-"""What each poisoning did to the pictures, measured on the written files: a score without its budget means nothing."""
+"""What each poisoning did to the images, measured on the written files: a score without its budget means nothing."""
 
 from pathlib import Path
 
@@ -20,5 +20,5 @@ def visibility_table(results: Path) -> Table:
     """One line for every poisoned set."""
     rows: list[tuple[Cell, ...]] = []
     for folder, found in _poisons(results):
-        rows.append((notebook_link(folder.name, folder, results), str(found["pictures"]), *seen_cells(found)))
-    return Table(("data set and recipe", "pictures", *SEEN), tuple(rows), "lr" + "r" * len(SEEN))
+        rows.append((notebook_link(folder.name, folder, results), str(found["images"]), *seen_cells(found)))
+    return Table(("data set and recipe", "images", *SEEN), tuple(rows), "lr" + "r" * len(SEEN))

@@ -5,9 +5,7 @@ from dataclasses import replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from unseg_lib.method.generator import Generator
-from unseg_lib.method.prompts import Prompts
-from unseg_lib.method.sam import SamLayout, build_image_encoder, encode
+from unseg_lib.method import Generator, Prompts, SamLayout, build_image_encoder, encode
 
 # torch counts its attention on GPUs alone; the shapes are of queries, keys and values, after that of the gradient
 ON_PROCESSORS = {
@@ -24,12 +22,12 @@ def flop_counter() -> FlopCounterMode:
 
 
 def generator_flop(layout: SamLayout) -> int:
-    """FLOP of the noise for one picture with a mask prompt, as segment-anything computes it.
+    """FLOP of the noise for one image with a mask prompt, as segment-anything computes it.
 
     The encoder is counted on tensors without memory; the rest runs, because a prompt's values decide its way.
     """
     with torch.device("meta"), torch.no_grad(), flop_counter() as counter:
-        embedding, early = encode(build_image_encoder(layout), _pictures(layout))
+        embedding, early = encode(build_image_encoder(layout), _images(layout))
     found = torch.zeros(embedding.shape), torch.zeros(early.shape)
     with torch.random.fork_rng(), torch.no_grad():
         generator = Generator(replace(layout, depth=0, global_blocks=()))
@@ -39,7 +37,7 @@ def generator_flop(layout: SamLayout) -> int:
     return counter.get_total_flops() + rest.get_total_flops()
 
 
-def _pictures(layout: SamLayout) -> torch.Tensor:
+def _images(layout: SamLayout) -> torch.Tensor:
     return torch.empty(1, 3, layout.image_size, layout.image_size)
 
 

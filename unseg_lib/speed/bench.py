@@ -4,18 +4,17 @@ import torch
 
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import write_json
-from unseg_lib.hardware import choose_device
-from unseg_lib.method.config import BilevelConfig
-from unseg_lib.method.sam import LAYOUTS
-from unseg_lib.pipeline.profiles import load_profile
+from unseg_lib.method import LAYOUTS, BilevelConfig
+from unseg_lib.pipeline import load_profile
 from unseg_lib.pipeline.provenance import provenance
+from unseg_lib.runtime import choose_device
 from unseg_lib.speed import tables
 from unseg_lib.speed.disk import memory, throughput
 from unseg_lib.speed.ladder import ladder
 from unseg_lib.speed.needs import needs
 from unseg_lib.speed.step import step_ladder
 
-# as published, but one picture at a time; and the small game of notebook 01
+# as published, but one image at a time; and the small game of notebook 01
 TRAINING = {
     "vit_b": (BilevelConfig(batch_size=1), True),
     "small": (
@@ -34,7 +33,7 @@ def bench(
     *,
     side: int,
     batch: int = 0,
-    pictures: int,
+    images: int,
     compiled: bool,
     device: str,
     profile: str = "paper",
@@ -42,24 +41,24 @@ def bench(
 ) -> str:
     """Measure "protect", "train", "disk", "memory" or "needs" and return the table; the last two also as `json`.
 
-    batch: pictures at once, of needs at most; 0: two, of needs as many as are planned.
+    batch: images at once, of needs at most; 0: two, of needs as many as are planned.
     """
-    if min(side, pictures) < 1 or batch < 0:
-        raise UnsegError("Expected a side and a number of pictures of at least 1, and a batch of at least 0.")
+    if min(side, images) < 1 or batch < 0:
+        raise UnsegError("Expected a side and a number of images of at least 1, and a batch of at least 0.")
     chosen = torch.device(choose_device(device))
     if what == "protect":
         found = ladder(generator, chosen, side=side, batch=batch or 2, compiled=compiled)
         peaks = ", ".join(f"{name}: {1e-9 * value:,.0f} GFLOP/s" for name, value in found["peak"].items())
-        about = f"{1e-9 * found['flop']:,.1f} GFLOP a picture; matrix multiplications at best {peaks}"
+        about = f"{1e-9 * found['flop']:,.1f} GFLOP an image; matrix multiplications at best {peaks}"
         return f"{tables.text(found['rows'], tables.LADDER)}\n{about}"
     if what == "train":
         config, frozen = pick(TRAINING, generator, "training")
         return tables.text(step_ladder(config, chosen, frozen=frozen, compiled=compiled), tables.STEP)
     if what == "disk":
-        rows = throughput(generator, chosen, count=pictures, height=side, width=side)
+        rows = throughput(generator, chosen, count=images, height=side, width=side)
         return tables.text(rows, tables.DISK)
     if what == "memory":
-        found = memory(generator, chosen, count=pictures, height=side, width=side)
+        found = memory(generator, chosen, count=images, height=side, width=side)
         if json:
             write_json(json, found)
         return "\n".join(f"{name:<18}{value:,.0f}" for name, value in found.items())
@@ -81,5 +80,5 @@ def measured_needs(profile: str, device: str, batch: int) -> dict:
 
 
 def side_of(generator: str) -> int:
-    """The side of pictures that a generator sees as they are; of one that is shipped, twice that."""
+    """The side of images that a generator sees as they are; of one that is shipped, twice that."""
     return LAYOUTS[generator].image_size if generator in LAYOUTS and generator != "small" else 256

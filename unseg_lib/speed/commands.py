@@ -10,11 +10,11 @@ def bench(
     generator: Annotated[
         str, typer.Option(help="small, texture, colour, a path, or vit_b with random weights; train: small, vit_b")
     ] = "small",
-    side: Annotated[int, typer.Option(help="of the pictures, in pixels; 0: what suits the generator")] = 0,
+    side: Annotated[int, typer.Option(help="of the images, in pixels; 0: what suits the generator")] = 0,
     batch: Annotated[
-        int, typer.Option(help="pictures at once in the last steps of the ladder, 2; needs: at most, else as planned")
+        int, typer.Option(help="images at once in the last steps of the ladder, 2; needs: at most, else as planned")
     ] = 0,
-    pictures: Annotated[int, typer.Option(help="files, for disk and memory")] = 64,
+    images: Annotated[int, typer.Option(help="files, for disk and memory")] = 64,
     compiled: Annotated[bool, typer.Option(help="also with torch.compile")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     profile: Annotated[str, typer.Option(help="with needs: of which profile, by name or path")] = "paper",
@@ -26,6 +26,6 @@ def bench(
     """
     from unseg_lib.speed import bench as room
 
-    how = {"batch": batch, "pictures": pictures, "compiled": compiled, "device": device}
+    how = {"batch": batch, "images": images, "compiled": compiled, "device": device}
     how |= {"profile": profile, "json": json}
     print(room.bench(what, generator, side=side or room.side_of(generator), **how))

@@ -12,15 +12,10 @@ from pathlib import Path
 
 import torch
 
-from unseg_lib.method.budget import measure
-from unseg_lib.method.inference import Inference
-from unseg_lib.protection.batch import protect_files
-from unseg_lib.protection.mask_file import read_mask
-from unseg_lib.protection.one import Protector
-from unseg_lib.protection.photo import encode, read_photo
-from unseg_lib.protection.placing import add_raw_noise
+from unseg_lib.method import Inference, measure
+from unseg_lib.protection import Protector, add_raw_noise, encode, protect_files, read_mask, read_photo
 from unseg_lib.speed.machine import cost, resident, seconds
-from unseg_lib.speed.samples import generator_of, picture, write_generator, write_pictures
+from unseg_lib.speed.samples import generator_of, image, write_generator, write_images
 
 EVERY = 2.0  # seconds between two looks at the memory
 
@@ -28,15 +23,15 @@ EVERY = 2.0  # seconds between two looks at the memory
 def throughput(
     name: str, device: torch.device, *, count: int, height: int, width: int, jobs: tuple[int, ...] = (1, 2, 4)
 ) -> list[dict]:
-    """Pictures a second from files to files, by number of threads that read and write, and by processes.
+    """Images a second from files to files, by number of threads that read and write, and by processes.
 
     Rows of {"way", "images_per_second", "share"}, the first one of the model alone, of whose speed the others are a
-    share. "processes": as many as the processor has cores, a part of the pictures each, the model in one thread; only
-    where there are enough pictures.
+    share. "processes": as many as the processor has cores, a part of the images each, the model in one thread; only
+    where there are enough images.
     """
     with working_folder(name, count, height, width) as (folder, generator):
         options = {"masks": str(folder / "masks"), "generator": generator, "device": device.type}
-        files = sorted((folder / "pictures").iterdir())
+        files = sorted((folder / "images").iterdir())
         speeds = {"model alone": model_alone(name, device, height, width)}
         protect_files(files[:1], folder / "warm", **options)
         for n in jobs:
@@ -49,7 +44,7 @@ def throughput(
 
 
 def _in_processes(files: list[Path], folder: Path, options: dict, count: int) -> float:
-    """Seconds for all pictures, without the time in which the processes start."""
+    """Seconds for all images, without the time in which the processes start."""
     parts = [(files[i::count], folder / f"process{i}", options) for i in range(count)]
     with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         list(pool.map(_protect, [(files[:1], folder / f"warm{i}", options) for i in range(count)]))
@@ -64,9 +59,9 @@ def _protect(part: tuple[list[Path], Path, dict]) -> None:
 
 
 def model_alone(name: str, device: torch.device, height: int, width: int) -> float:
-    """Pictures a second of the generator when everything is ready in memory."""
+    """Images a second of the generator when everything is ready in memory."""
     way = Inference(generator_of(name, device))
-    pixels, mask = picture(0, height, width)
+    pixels, mask = image(0, height, width)
     prepared = [way.prepare(pixels, mask=mask)]
     return 1 / cost(lambda: way(prepared), device, repeats=3).seconds
 
@@ -75,7 +70,7 @@ def parts(name: str, device: torch.device, *, height: int, width: int, repeats: 
     """Where the time of one file goes: rows {"part", "seconds", "share"} in the order of the work, none overlapped."""
     with working_folder(name, 1, height, width) as (folder, generator):
         own = Protector(generator, device=device.type)
-        file, mask_file = (next((folder / part).iterdir()) for part in ("pictures", "masks"))
+        file, mask_file = (next((folder / part).iterdir()) for part in ("images", "masks"))
         photo, mask = read_photo(file), read_mask(mask_file)
         prepared = own.prepare(photo.pixels, mask)
         raw = own.raw_noises([prepared])[0]
@@ -93,7 +88,7 @@ def parts(name: str, device: torch.device, *, height: int, width: int, repeats: 
 
 
 def memory(name: str, device: torch.device, *, count: int, height: int, width: int, jobs: int = 2) -> dict:
-    """Memory of this process while it protects `count` pictures: MB at a tenth of the time, at half, at the end."""
+    """Memory of this process while it protects `count` images: MB at a tenth of the time, at half, at the end."""
     with working_folder(name, count, height, width) as (folder, generator):
         sizes, done = [], threading.Event()
         watcher = threading.Thread(target=_watch, args=(sizes, done))
@@ -101,12 +96,12 @@ def memory(name: str, device: torch.device, *, count: int, height: int, width: i
         start = time.perf_counter()
         options = {"masks": str(folder / "masks"), "generator": generator, "device": device.type, "jobs": jobs}
         try:
-            rows = protect_files([folder / "pictures"], folder / "out", **options)
+            rows = protect_files([folder / "images"], folder / "out", **options)
         finally:
             done.set()
             watcher.join()
     spent = time.perf_counter() - start
-    found = {"pictures": len(rows), "problems": sum(bool(row["problem"]) for row in rows), "seconds": spent}
+    found = {"images": len(rows), "problems": sum(bool(row["problem"]) for row in rows), "seconds": spent}
     at = {"tenth": len(sizes) // 10, "half": len(sizes) // 2, "end": -1}
     return found | {f"megabytes_{when}": sizes[i] for when, i in at.items()} | {"height": height, "width": width}
 
@@ -120,9 +115,9 @@ def _watch(sizes: list[float], done: threading.Event) -> None:
 
 @contextmanager
 def working_folder(name: str, count: int, height: int, width: int) -> Iterator[tuple[Path, str]]:
-    """A folder that is gone afterwards, with pictures, masks, and the generator as a file."""
+    """A folder that is gone afterwards, with images, masks, and the generator as a file."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_pictures(folder, count, height, width)
+        write_images(folder, count, height, width)
         write_generator(name, folder / "generator.safetensors")
         yield folder, str(folder / "generator.safetensors")

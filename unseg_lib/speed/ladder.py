@@ -5,21 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from unseg_lib.hardware import has_bf16
-from unseg_lib.method.budget import add_noise
-from unseg_lib.method.generator import place_noise
-from unseg_lib.method.inference import Inference, Prepared
-from unseg_lib.progress import progress
+from unseg_lib.method import Inference, Prepared, add_noise, place_noise
+from unseg_lib.runtime import has_bf16, progress
 from unseg_lib.speed.arithmetic import generator_flop
 from unseg_lib.speed.machine import cost, matmul_peak
-from unseg_lib.speed.samples import generator_of, picture
+from unseg_lib.speed.samples import generator_of, image
 
 EPS, EPS_BG = 8, 2
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to run the generator, see `Inference`; batch: pictures at once."""
+    """One way to run the generator, see `Inference`; batch: images at once."""
 
     name: str
     reference: bool = False
@@ -50,18 +47,18 @@ def ladder(
     repeats: int = 2,
     known: dict | None = None,
 ) -> dict:
-    """Measure every rung of generator `name` (see `generator_of`) on square pictures of `side` pixels.
+    """Measure every rung of generator `name` (see `generator_of`) on square images of `side` pixels.
 
     known: peaks that were found earlier; the higher one counts.
 
-    Returns {"flop": of one picture, "peak": FLOP/s of a matrix multiplication by precision, "rows": one per rung with
+    Returns {"flop": of one image, "peak": FLOP/s of a matrix multiplication by precision, "rows": one per rung with
     images_per_second, speedup, megabytes, share of the peak, and, against the first rung's written pixels, the largest
     difference in steps and the share of pixels that differ}. `flop` is the reference's: what a rung leaves out counts.
     """
-    pictures, rows, expected = [picture(i, side, side) for i in range(batch)], [], None
+    images, rows, expected = [image(i, side, side) for i in range(batch)], [], None
     (flop, half), peak = _before(name, device), peaks(device)
     for rung in progress(rungs(half, batch, compiled), f"ladder of {name}"):
-        row, written = _climb(rung, name, device, pictures, repeats)
+        row, written = _climb(rung, name, device, images, repeats)
         expected = expected or written
         row |= {"precision": rung.precision, **differences(written, expected)}
         rows.append(row | {"speedup": row["images_per_second"] / (rows or [row])[0]["images_per_second"]})
@@ -73,7 +70,7 @@ def ladder(
 
 
 def _before(name: str, device: torch.device) -> tuple[int, bool]:
-    """FLOP of one picture, and whether protecting takes bf16; the model is gone again before memory is measured."""
+    """FLOP of one image, and whether protecting takes bf16; the model is gone again before memory is measured."""
     generator = generator_of(name, device)
     return generator_flop(generator.layout), Inference(generator).half
 
@@ -84,20 +81,20 @@ def peaks(device: torch.device) -> dict[str, float]:
     return {kind: matmul_peak(device, dtype) for kind, dtype in kinds.items()}
 
 
-def _climb(rung: Rung, name: str, device: torch.device, pictures: list, repeats: int) -> tuple[dict, list[np.ndarray]]:
-    """A row of the ladder, and the pictures as they would be written."""
+def _climb(rung: Rung, name: str, device: torch.device, images: list, repeats: int) -> tuple[dict, list[np.ndarray]]:
+    """A row of the ladder, and the images as they would be written."""
     way = Inference(
         generator_of(name, device), reference=rung.reference, precision=rung.precision, compiled=rung.compiled
     )
-    prepared = [way.prepare(pixels, mask=mask) for pixels, mask in pictures]
+    prepared = [way.prepare(pixels, mask=mask) for pixels, mask in images]
     some = prepared[: rung.batch]
     found = cost(lambda: way(some), device, repeats)
     row = {"rung": rung.name, "images_per_second": len(some) / found.seconds, "megabytes": found.megabytes}
-    return row, [written(way, one, *original) for one, original in zip(prepared, pictures)]
+    return row, [written(way, one, *original) for one, original in zip(prepared, images)]
 
 
 def written(way: Inference, prepared: Prepared, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The protected picture, uint8 `(H,W,3)`."""
+    """The protected image, uint8 `(H,W,3)`."""
     return add_noise(pixels, place_noise(way([prepared])[0], *mask.shape), mask, EPS, EPS_BG)
 
 
@@ -116,7 +113,7 @@ def profile(name: str, device: torch.device, side: int) -> list[dict]:
     And within the encoder, of linear layers and of attention, by torch's profiler.
     """
     way = Inference(generator_of(name, device))
-    prepared = [way.prepare(*picture(0, side, side)[:1], mask=picture(0, side, side)[1])]
+    prepared = [way.prepare(*image(0, side, side)[:1], mask=image(0, side, side)[1])]
     way(prepared)
     with torch.profiler.profile() as record:
         way(prepared)

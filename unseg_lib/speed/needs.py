@@ -2,8 +2,8 @@
 
     unseg bench needs --profile paper
 
-Nothing is downloaded for it: pictures and first weights are made up. Stages that differ by their noise or seed alone
-are measured once. Tests after each epoch, and reading the pictures, come on top.
+Nothing is downloaded for it: images and first weights are made up. Stages that differ by their noise or seed alone
+are measured once. Tests after each epoch, and reading the images, come on top.
 """
 
 from collections import defaultdict
@@ -11,18 +11,16 @@ from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
-from unseg_lib.datasets import data_root, load_dataset
-from unseg_lib.datasets.scenes import CLASSES, COUNTS
+from unseg_lib.datasets import CLASSES, COUNTS, data_root, load_dataset
 from unseg_lib.defenses import defenses_of
 from unseg_lib.errors import UnsegError
-from unseg_lib.method.config import BilevelConfig
-from unseg_lib.pipeline.profiles import Profile
-from unseg_lib.pipeline.stages import Stage
-from unseg_lib.progress import progress
+from unseg_lib.method import BilevelConfig
+from unseg_lib.pipeline import Profile, Stage
+from unseg_lib.runtime import progress
 from unseg_lib.speed.trial import GeneratorTrial, NoiseTrial, Trial, VictimTrial, alone
 from unseg_lib.speed.watched import Found
 
-# training pictures and classes of the official sets, for those that are not on this machine
+# training images and classes of the official sets, for those that are not on this machine
 OFFICIAL = {
     "voc": (10_582, 21),
     "lung": (563, 2),
@@ -41,7 +39,7 @@ OFFICIAL = {
 def needs(profile: Profile, device: str, *, batch: int = 0, steps: int = 2) -> list[dict]:
     """A row for each kind of training: hours a stage, of all its stages, MB.
 
-    batch: as many pictures in a step at most, where the planned ones are too many for this machine; 0: as planned. Then
+    batch: as many images in a step at most, where the planned ones are too many for this machine; 0: as planned. Then
     `megabytes` is that of the smaller step, and a planned one needs more. steps: that are timed, after two others.
     flop: of a sample, in matrix products, convolutions and attention, whatever the machine. problem: "", or why there
     are no numbers.
@@ -89,7 +87,7 @@ def _generator(stage: Stage) -> tuple[Trial, int]:
 
 
 def _noise(stage: Stage) -> tuple[Trial, int] | None:
-    """Only of poisons that ask a generator; the others take milliseconds a picture."""
+    """Only of poisons that ask a generator; the others take milliseconds an image."""
     values = stage.values
     if not values["poison"].startswith("unseg"):
         return None
@@ -100,9 +98,9 @@ def _noise(stage: Stage) -> tuple[Trial, int] | None:
 def _victim(stage: Stage) -> tuple[Trial, int]:
     values = stage.values
     task = values.get("task", "interactive")
-    pictures, classes = _set(values["dataset"], values["limit"])
+    images, classes = _set(values["dataset"], values["limit"])
     if not values["poisoned"] and values["clean_fraction"]:  # the clean part of a mixture alone
-        pictures = round(values["clean_fraction"] * pictures)
+        images = round(values["clean_fraction"] * images)
     trial = VictimTrial(
         values["victim"],
         task,
@@ -113,18 +111,18 @@ def _victim(stage: Stage) -> tuple[Trial, int]:
         values["precision"],
         values["defense"] if _takes_part(values["defense"]) else "none",
     )
-    return trial, pictures * values["epochs"]
+    return trial, images * values["epochs"]
 
 
 def _takes_part(defense: str) -> bool:
-    """Whether a defence does something in every step, instead of changing the pictures once."""
+    """Whether a defence does something in every step, instead of changing the images once."""
     return any(one.batch or one.prepare or one.loss for one in defenses_of(defense, 0))
 
 
 def _set(name: str, limit: int) -> tuple[int, int]:
-    """Training pictures and classes of a data set, at most `limit` pictures unless that is 0."""
-    pictures, classes = _whole_set(name, data_root())
-    return min(limit or pictures, pictures), classes
+    """Training images and classes of a data set, at most `limit` images unless that is 0."""
+    images, classes = _whole_set(name, data_root())
+    return min(limit or images, images), classes
 
 
 @cache

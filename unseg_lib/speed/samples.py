@@ -1,4 +1,4 @@
-"""Pictures and generators to measure with: made up, since only their sizes matter for the time."""
+"""Images and generators to measure with: made up, since only their sizes matter for the time."""
 
 from pathlib import Path
 
@@ -6,15 +6,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unseg_lib.method.generator import Generator
-from unseg_lib.method.sam import LAYOUTS
-from unseg_lib.method.weights import load_generator, save_generator
+from unseg_lib.method import LAYOUTS, Generator, load_generator, save_generator
 from unseg_lib.seeds import numpy_rng, seed_for
 
 RANDOM = tuple(LAYOUTS)  # names of layouts that are measured with random weights
 
 
-def picture(number: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def image(number: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 `(H,W,3)`, blocks of random colours with a little grain, and the mask of a disc, bool `(H,W)`."""
     rng = numpy_rng("speed", number)
     blocks = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
@@ -24,13 +22,13 @@ def picture(number: int, height: int, width: int) -> tuple[np.ndarray, np.ndarra
     return pixels, (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (min(height, width) / 4) ** 2
 
 
-def write_pictures(folder: Path, count: int, height: int, width: int) -> None:
-    """`count` JPEG files in folder/pictures and their masks in folder/masks."""
-    for part in ("pictures", "masks"):
+def write_images(folder: Path, count: int, height: int, width: int) -> None:
+    """`count` JPEG files in folder/images and their masks in folder/masks."""
+    for part in ("images", "masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        pixels, mask = picture(i, height, width)
-        Image.fromarray(pixels).save(folder / "pictures" / f"{i:05d}.jpg", quality=90)
+        pixels, mask = image(i, height, width)
+        Image.fromarray(pixels).save(folder / "images" / f"{i:05d}.jpg", quality=90)
         Image.fromarray(mask).save(folder / "masks" / f"{i:05d}.png")
 
 

@@ -6,13 +6,8 @@ from functools import partial
 
 import torch
 
-from unseg_lib.hardware import has_bf16, keep_freed_memory
-from unseg_lib.method.bilevel import train_step
-from unseg_lib.method.config import BilevelConfig
-from unseg_lib.method.fast_training import accelerate
-from unseg_lib.method.players import Game
-from unseg_lib.method.sam import LAYOUTS
-from unseg_lib.progress import progress
+from unseg_lib.method import LAYOUTS, BilevelConfig, Game, accelerate, train_step
+from unseg_lib.runtime import has_bf16, keep_freed_memory, progress
 from unseg_lib.seeds import torch_rng
 from unseg_lib.speed.machine import cost
 
@@ -94,7 +89,7 @@ def step_of(rung: Rung, config: BilevelConfig, device: torch.device, frozen: boo
 
 
 def example_batch(config: BilevelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures `(N,3,S,S)` of random colours and the masks `(N,1,S,S)` of a square."""
+    """Images `(N,3,S,S)` of random colours and the masks `(N,1,S,S)` of a square."""
     side, rng = LAYOUTS[config.layout].image_size, torch_rng("speed", "batch")
     masks = torch.zeros(config.batch_size, 1, side, side)
     masks[..., side // 4 : side // 2, side // 4 : 3 * side // 4] = 1

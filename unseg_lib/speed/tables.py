@@ -12,7 +12,7 @@ def number(places: int, times: float = 1) -> Callable[[object], str]:
 
 LADDER: Columns = {
     "way": ("rung", str),
-    "pictures/s": ("images_per_second", number(3)),
+    "images/s": ("images_per_second", number(3)),
     "times as fast": ("speedup", number(2)),
     "% of the peak": ("peak_share", number(0, 100)),
     "memory, MB": ("megabytes", number(0)),
@@ -29,7 +29,7 @@ STEP: Columns = {
 }
 DISK: Columns = {
     "way": ("way", str),
-    "pictures/s": ("images_per_second", number(2)),
+    "images/s": ("images_per_second", number(2)),
     "% of the model's": ("share", number(0, 100)),
 }
 SCALING: Columns = {
@@ -48,7 +48,7 @@ PROFILE: Columns = {"part": ("part", str), "% of the time": ("share", number(0, 
 NEEDS: Columns = {
     "training": ("training", str),
     "stages": ("stages", number(0)),
-    "pictures in a step": ("batch", number(0)),
+    "images in a step": ("batch", number(0)),
     "planned": ("planned_batch", number(0)),
     "TFLOP a sample": ("flop", number(3, 1e-12)),
     "samples/s": ("samples_per_second", number(3)),
@@ -73,6 +73,6 @@ def text(rows: list[dict], columns: Columns) -> str:
 
 def table(rows: list[dict], columns: Columns):
     """The same as the notebook and the report show it."""
-    from unseg_lib.reporting.html import Table
+    from unseg_lib.reporting import Table
 
     return Table(tuple(columns), lines(rows, columns), "l" + "r" * (len(columns) - 1))

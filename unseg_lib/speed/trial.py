@@ -18,10 +18,10 @@ import torch
 
 from unseg_lib.datasets import SegmentationSet, load_dataset, write_scenes
 from unseg_lib.errors import UnsegError
-from unseg_lib.hardware import usable_precision
-from unseg_lib.method.config import BilevelConfig
+from unseg_lib.method import BilevelConfig
+from unseg_lib.runtime import usable_precision
 from unseg_lib.speed.machine import resident
-from unseg_lib.speed.samples import generator_of, picture
+from unseg_lib.speed.samples import generator_of, image
 from unseg_lib.speed.watched import Found, cost_and_flop, cost_of_steps
 
 SIDE = 128  # pixels of the scenes, which a training then brings to its own size
@@ -59,7 +59,7 @@ class VictimTrial:
 
     def _scenes(self, folder: Path, split: str) -> SegmentationSet:
         """Scenes whose labels could have all of the classes."""
-        from unseg_lib.victims.object_pictures import one_object
+        from unseg_lib.victims import one_object
 
         if self.task in ("object", "interactive"):
             found = load_dataset("scenes", folder, split, task="object")
@@ -102,7 +102,7 @@ class GeneratorTrial:
 
 @dataclass(frozen=True)
 class NoiseTrial:
-    """A picture through a generator, by the reference path, which poison stages take."""
+    """An image through a generator, by the reference path, which poison stages take."""
 
     generator: str  # a layout, or a shipped generator
     batch_size: int = 1
@@ -111,12 +111,12 @@ class NoiseTrial:
         return f"noise of {self.generator}"
 
     def run(self, batch: int, steps: int, device: str) -> Found:
-        """What a picture costs; always one at a time."""
-        from unseg_lib.method.inference import Inference
+        """What an image costs; always one at a time."""
+        from unseg_lib.method import Inference
 
         on = torch.device(device)
         way = Inference(generator_of(self.generator, on), reference=True)
-        pixels, mask = picture(0, 512, 512)
+        pixels, mask = image(0, 512, 512)
         prepared = [way.prepare(pixels, mask=mask)]
         return cost_and_flop(lambda: way(prepared), on, steps)
 

@@ -1,8 +1,32 @@
-"""Victims: segmentation models trained by ordinary recipes on pictures that may be poisoned.
+"""Victims: segmentation models trained by ordinary recipes on images that may be poisoned.
 
-A victim is tested on clean pictures it has never seen; where a protection works, it fails there.
+A victim is tested on clean images it has never seen; where a protection works, it fails there.
 """
+
+import lazy_loader
 
 from unseg_lib.victims.registry import VICTIMS, train_victim
 
 __all__ = ["VICTIMS", "train_victim"]
+
+# the face of the package: what others import from it, loaded when it is asked for
+__getattr__, __dir__, _names = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "data": ["MEAN", "STD", "mixed", "normalise", "tensors"],
+        "dino_parts": ["BoxPrecision", "stacked", "tight_boxes", "truth"],
+        "mask2former_model": ["quiet"],
+        "mmseg_config": ["load_config", "walk"],
+        "mmseg_parts": ["Images", "loader"],
+        "mxnet_params": ["read_params"],
+        "object_images": ["asked", "boxed", "filled_boxes", "object_scores", "one_object", "tight_box"],
+        "options": ["with_options"],
+        "rsprompter_loss": ["Objects"],
+        "rsprompter_model": ["RSPrompter"],
+        "rsprompter_prompter": ["QueryPrompter", "outside"],
+        "run": ["VictimRun"],
+        "training": ["autocast", "cross_entropy", "own_randomness", "plain_loss"],
+        "wideresnet38": ["WIDTHS", "WideResNet38", "units"],
+        "wideresnet38_weights": ["load_encoder", "names_of", "read_weights"],
+    },
+)

@@ -1,4 +1,4 @@
-"""Pictures for victims: resized once, kept as bytes, augmented a batch at a time."""
+"""Images for victims: resized once, kept as bytes, augmented a batch at a time."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.progress import progress
+from unseg_lib.runtime import progress
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims.decoded import room
 
@@ -21,25 +21,25 @@ SCALE = (0.75, 1.25)
 def tensors(
     source: SegmentationSet, size: tuple[int, int], what: str, folder: Path | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read a data set at `size`: pictures uint8 `(N,3,H,W)` and labels uint8 `(N,H,W)`, 255 = ignore.
+    """Read a data set at `size`: images uint8 `(N,3,H,W)` and labels uint8 `(N,H,W)`, 255 = ignore.
 
     `what` names the progress, e.g. "training"; `folder` is for what memory cannot hold, see `room`.
     """
     x, y = room((len(source), 3, *size), folder), room((len(source), *size), folder)
-    for i, name in enumerate(progress(source.ids, f"reading {what} pictures")):
+    for i, name in enumerate(progress(source.ids, f"reading {what} images")):
         x[i], y[i] = tensor(source, name, size)
     return x, y
 
 
 def tensor(source: SegmentationSet, name: str, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """One picture uint8 `(3,H,W)`, resized bilinearly with antialiasing, and its label `(H,W)`, nearest pixel."""
-    return resized_picture(source.picture(name), size), resized_label(source.label(name), size)
+    """One image uint8 `(3,H,W)`, resized bilinearly with antialiasing, and its label `(H,W)`, nearest pixel."""
+    return resized_image(source.image(name), size), resized_label(source.label(name), size)
 
 
-def resized_picture(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+def resized_image(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     """Pixels uint8 `(h,w,3)` to `(3,H,W)`, bilinearly with antialiasing."""
-    picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)  # Pillow has the width first
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)  # Pillow has the width first
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def resized_label(label: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
@@ -50,9 +50,9 @@ def resized_label(label: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
 def mixed(
     train: SegmentationSet, clean: SegmentationSet | None, fraction: float, seed: int, *, clean_only: bool = False
 ) -> SegmentationSet:
-    """`train` with this share of its pictures as they are in `clean`; the labels stay those of `train`.
+    """`train` with this share of its images as they are in `clean`; the labels stay those of `train`.
 
-    The pictures of a smaller share are among those of a larger one. clean_only: only they are left, which is
+    The images of a smaller share are among those of a larger one. clean_only: only they are left, which is
     what the paper compares a mixture with; a share of 0 leaves `train` as it is.
     """
     if not 0 <= fraction <= 1:
@@ -62,26 +62,26 @@ def mixed(
     missing = sorted(set(train.ids) - set(clean.ids if clean else ()))
     if missing:
         raise UnsegError(
-            f"Expected every training picture also among the clean ones with a clean_fraction of {fraction}, found no "
+            f"Expected every training image also among the clean ones with a clean_fraction of {fraction}, found no "
             f"{missing[0]} there; pass the same split of the clean data set as clean."
         )
     order = torch.randperm(len(train), generator=torch_rng(seed, "clean pictures"))
     chosen = {train.ids[i] for i in order[: round(fraction * len(train))].tolist()}
     ids = tuple(id for id in train.ids if id in chosen or not clean_only)
-    paths = {id: (clean if id in chosen else train).picture_path(id).absolute() for id in ids}
-    # the very files: by stem, a part of HQSeg would give the mask that lies beside the clean picture
+    paths = {id: (clean if id in chosen else train).image_path(id).absolute() for id in ids}
+    # the very files: by stem, a part of HQSeg would give the mask that lies beside the clean image
     return replace(train, ids=ids, originals=paths)
 
 
-def batches(pictures: int, batch_size: int, seed: int, epoch: int) -> torch.Tensor:
-    """Picture numbers of one epoch's batches, int64 `(steps,batch)`.
+def batches(images: int, batch_size: int, seed: int, epoch: int) -> torch.Tensor:
+    """Image numbers of one epoch's batches, int64 `(steps,batch)`.
 
     What does not fill a batch is left for another epoch. A set smaller than a batch is one batch, at least
-    two pictures long (batch normalisation), so a single picture comes twice.
+    two images long (batch normalisation), so a single image comes twice.
     """
-    batch = min(batch_size, max(2, pictures))
-    order = torch.randperm(pictures, generator=torch_rng(seed, "order", epoch))
-    steps = max(1, pictures // batch)
+    batch = min(batch_size, max(2, images))
+    order = torch.randperm(images, generator=torch_rng(seed, "order", epoch))
+    steps = max(1, images // batch)
     return torch.cat([order, order])[: steps * batch].view(steps, batch)
 
 
@@ -92,9 +92,9 @@ def normalise(x: torch.Tensor) -> torch.Tensor:
 
 
 def augment(x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flip and scale-crop every picture of a batch: x float `(N,3,H,W)`, y uint8 `(N,H,W)` -> same, y int64.
+    """Flip and scale-crop every image of a batch: x float `(N,3,H,W)`, y uint8 `(N,H,W)` -> same, y int64.
 
-    Scaled up by s, a random window of the picture is seen; scaled down, the picture lies somewhere in the
+    Scaled up by s, a random window of the image is seen; scaled down, the image lies somewhere in the
     window, and what is around it is mean gray and ignored.
     """
     grid = random_windows(x, SCALE, rng)
@@ -107,13 +107,13 @@ def augment(x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> tuple[tor
 def random_windows(
     x: torch.Tensor, scale: tuple[float, float], rng: torch.Generator, crop: float = 1.0
 ) -> torch.Tensor:
-    """A window of every picture of x `(N,3,H,W)`, flipped or not: grids `(N,h,w,2)` for `grid_sample`.
+    """A window of every image of x `(N,3,H,W)`, flipped or not: grids `(N,h,w,2)` for `grid_sample`.
 
-    scale: what a picture is enlarged by first. crop: h / H and w / W.
+    scale: what an image is enlarged by first. crop: h / H and w / W.
     """
     n, (height, width) = len(x), x.shape[2:]
     flip = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
-    seen = crop / torch.empty(n).uniform_(*scale, generator=rng)  # side of the window over that of the picture
+    seen = crop / torch.empty(n).uniform_(*scale, generator=rng)  # side of the window over that of the image
     shift = (torch.rand(n, 2, generator=rng) * 2 - 1) * (1 - seen).abs()[:, None]
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = flip * seen, seen, shift

@@ -1,4 +1,4 @@
-"""Room for the decoded pictures of a data set: memory, or a file where they are too many for it, as COCO's are."""
+"""Room for the decoded images of a data set: memory, or a file where they are too many for it, as COCO's are."""
 
 import os
 import tempfile
@@ -31,6 +31,6 @@ def room(shape: tuple[int, ...], folder: str | Path | None = None) -> torch.Tens
     except (OSError, AttributeError) as error:
         found = getattr(error, "strerror", None) or "this system cannot reserve it"
         raise UnsegError(
-            f"Expected {size / 1e9:.0f} GB of disk below {folder} for decoded pictures, found no such room ({found}); "
-            "free it, or take fewer or smaller pictures."
+            f"Expected {size / 1e9:.0f} GB of disk below {folder} for decoded images, found no such room ({found}); "
+            "free it, or take fewer or smaller images."
         ) from error

@@ -3,7 +3,7 @@
 "deeplabv1:wideresnet38", "deeplabv1:wideresnet38-tiny", and with options, separated by blanks:
 "deeplabv1:wideresnet38 label_padding=ignore weight_decay=meant"; the fields of `Variant` are the options.
 
-`size` is the training crop. Pictures keep their sides' ratio: the longer side becomes 500/321 of the crop's, so VOC's,
+`size` is the training crop. Images keep their sides' ratio: the longer side becomes 500/321 of the crop's, so VOC's,
 of 500 pixels, keep their size at the published crop of 321. They are tested whole, one at a time, at that size.
 """
 
@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError, pick
-from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
-from unseg_lib.progress import progress
-from unseg_lib.victims.data import MEAN, normalise, resized_label, resized_picture, tensor
+from unseg_lib.evaluation import confusion, intersection_over_union, mean_iou
+from unseg_lib.runtime import progress
+from unseg_lib.victims.data import MEAN, normalise, resized_image, resized_label, tensor
 from unseg_lib.victims.options import with_options
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import (
@@ -38,13 +38,13 @@ from unseg_lib.victims.wideresnet38_weights import load_encoder, read_weights
 
 # arguments of `train_victim` with which the paper's numbers were made
 PUBLISHED = {"size": (321, 321), "epochs": 30, "batch_size": 16, "lr": 7e-4}
-LONGER_SIDE = 500 / 321  # of a picture, over that of the crop
+LONGER_SIDE = 500 / 321  # of an image, over that of the crop
 SCALE = (0.7, 1.3)  # one for a whole batch
 HEAD_LR = 10.0  # of the head's learning rate over the encoder's
 DECAY = 1e-5
 HEAD_CHANNELS, HEAD_PLACE = 512, {"padding": 12, "dilation": 12}
 
-# what lies around a picture in its crop is labelled so; class 0 is VOC's background
+# what lies around an image in its crop is labelled so; class 0 is VOC's background
 LABEL_PADDINGS = {"background": 0, "ignore": IGNORE}
 # the released code hands SGD its weight decay where the momentum is expected
 WEIGHT_DECAYS = {
@@ -65,7 +65,7 @@ class Variant:
         pick(WEIGHT_DECAYS, self.weight_decay, "weight_decay of DeepLabV1")
 
 
-Data = tuple[list[torch.Tensor], list[torch.Tensor]]  # pictures uint8 (3,h,w) and labels uint8 (h,w), sizes differ
+Data = tuple[list[torch.Tensor], list[torch.Tensor]]  # images uint8 (3,h,w) and labels uint8 (h,w), sizes differ
 
 
 def train(run: VictimRun) -> dict:
@@ -159,38 +159,38 @@ def sgd(variant: Variant, run: VictimRun, model: nn.Module) -> torch.optim.Optim
 
 
 def read(run: VictimRun, source: SegmentationSet, what: str) -> Data:
-    """All pictures and label maps; for VOC at the published size that is 8 GB."""
-    longer, pictures, labels = round(max(run.size) * LONGER_SIDE), [], []
-    for id in progress(source.ids, f"reading {what} pictures"):
-        pixels, label = source.picture(id), source.label(id)
+    """All images and label maps; for VOC at the published size that is 8 GB."""
+    longer, images, labels = round(max(run.size) * LONGER_SIDE), [], []
+    for id in progress(source.ids, f"reading {what} images"):
+        pixels, label = source.image(id), source.label(id)
         size = tuple(max(1, round(side * longer / max(label.shape))) for side in label.shape)
-        pictures.append(resized_picture(pixels, size))
+        images.append(resized_image(pixels, size))
         labels.append(resized_label(label, size))
-    return pictures, labels
+    return images, labels
 
 
 def batch_loss(
     variant: Variant, run: VictimRun, model: nn.Module, data: Data, chosen: torch.Tensor, rng: Rng
 ) -> torch.Tensor:
-    """The loss on crops of the pictures numbered `chosen`, defended."""
+    """The loss on crops of the images numbered `chosen`, defended."""
     some = ([column[i].to(run.device) for i in chosen.tolist()] for column in data)
     x, y = crops(*some, run.size, LABEL_PADDINGS[variant.label_padding], rng("augmentation"))
     return loss_function(run)(run, model, normalise(defended_batch(run, x, rng("defence"))), y)
 
 
 def crops(
-    pictures: list[torch.Tensor], labels: list[torch.Tensor], size: tuple[int, int], padding: int, rng: torch.Generator
+    images: list[torch.Tensor], labels: list[torch.Tensor], size: tuple[int, int], padding: int, rng: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale pictures uint8 `(3,h,w)` alike, flip each or not, and cut `size` out of each, with its label `(h,w)`.
+    """Scale images uint8 `(3,h,w)` alike, flip each or not, and cut `size` out of each, with its label `(h,w)`.
 
-    Returns float `(N,3,H,W)`, 0 to 255, and int64 `(N,H,W)`. What a small picture does not fill is mean gray, zero
+    Returns float `(N,3,H,W)`, 0 to 255, and int64 `(N,H,W)`. What a small image does not fill is mean gray, zero
     once normalised, and labelled `padding`.
     """
     scale = float(torch.empty(1).uniform_(*SCALE, generator=rng))
-    mean = 255 * torch.tensor(MEAN, device=pictures[0].device).view(1, 3, 1, 1)
+    mean = 255 * torch.tensor(MEAN, device=images[0].device).view(1, 3, 1, 1)
     crop, cut = torch.tensor([size[1], size[0]]), []  # width first, as in a grid
-    for x, y in zip(pictures, labels):
-        seen = crop / (scale * torch.tensor([y.shape[1], y.shape[0]]))  # side of the crop over that of the picture
+    for x, y in zip(images, labels):
+        seen = crop / (scale * torch.tensor([y.shape[1], y.shape[0]]))  # side of the crop over that of the image
         shift = (torch.rand(2, generator=rng) * 2 - 1) * (1 - seen).abs()
         flip = -1.0 if torch.rand(1, generator=rng) < 0.5 else 1.0
         theta = torch.tensor([[[flip * seen[0], 0, shift[0]], [0, seen[1], shift[1]]]], device=x.device)
@@ -203,7 +203,7 @@ def crops(
 
 
 def scores(run: VictimRun, model: nn.Module, data: Data) -> dict:
-    """Scores of whole pictures, see `train_victim`."""
+    """Scores of whole images, see `train_victim`."""
     matrix = torch.zeros(2 * (len(run.test.classes),), dtype=torch.long, device=run.device)
     for x, y in zip(*data):
         matrix += confusion(predict(model, x[None], run)[0], y.to(run.device), len(run.test.classes))
@@ -212,7 +212,7 @@ def scores(run: VictimRun, model: nn.Module, data: Data) -> dict:
 
 
 def keep(run: VictimRun, model: nn.Module, data: Data) -> None:
-    """Write predictions.npz of some test pictures, at the run's size."""
+    """Write predictions.npz of some test images, at the run's size."""
     rows = []
     for i in shown(len(run.test)):
         prediction = predict(model, data[0][i][None], run)[0].to("cpu", torch.uint8)

@@ -2,7 +2,7 @@
 
 "dino:dino-4scale_r50_8xb2-12e_coco", and with options as mmdetection's tools take them, separated by blanks:
 "dino:NAME model.num_queries=100 model.encoder.num_layers=1". Boxes are those of the instances' masks. `init` may be
-a checkpoint that mmdetection wrote for the same classes. Tested as COCO does, at the pictures' full size.
+a checkpoint that mmdetection wrote for the same classes. Tested as COCO does, at the images' full size.
 """
 
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import torch
 
 from unseg_lib.datasets import IGNORE
 from unseg_lib.victims import mm_compat
-from unseg_lib.victims.data import resized_picture
+from unseg_lib.victims.data import resized_image
 from unseg_lib.victims.dino_config import adapt
 from unseg_lib.victims.dino_weights import load_weights
 from unseg_lib.victims.mask2former_outputs import drawn
@@ -42,7 +42,7 @@ def train(run: VictimRun) -> dict:
 
 
 def keep_predictions(runner: "Runner", run: VictimRun) -> None:
-    """Write predictions.npz of some test pictures at the run's size: filled boxes as label maps, and their numbers."""
+    """Write predictions.npz of some test images at the run's size: filled boxes as label maps, and their numbers."""
     runner.model.eval()
     rows = [_drawings(runner, run, i) for i in shown(len(run.test))]
     columns = {name: torch.stack([torch.from_numpy(row[name]) for row in rows]) for name in rows[0]}
@@ -63,7 +63,7 @@ def _drawings(runner: "Runner", run: VictimRun, i: int) -> dict[str, np.ndarray]
     order = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")  # small ones on top
     y, truth_segments = _filled(run, boxes[order], classes[order], sample.ori_shape)
     return {
-        **{"x": resized_picture(run.test.picture(id), run.size).numpy(), "y": y, "prediction": prediction},
+        **{"x": resized_image(run.test.image(id), run.size).numpy(), "y": y, "prediction": prediction},
         **{"truth_segments": truth_segments, "prediction_segments": prediction_segments},
     }
 
@@ -71,7 +71,7 @@ def _drawings(runner: "Runner", run: VictimRun, i: int) -> dict[str, np.ndarray]
 def _filled(
     run: VictimRun, boxes: np.ndarray, classes: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes in a picture of `shape` as label map and numbers at the run's size, see `drawn`."""
+    """Boxes in an image of `shape` as label map and numbers at the run's size, see `drawn`."""
     scale = np.array(run.size) / shape
     rows, columns = (np.arange(length) + 0.5 for length in run.size)  # middles of the pixels
     left, top, right, bottom = (boxes * scale[[1, 0, 1, 0]]).T[..., None]

@@ -1,7 +1,7 @@
 """A config of mmdetection made ours: its model, augmentation, optimiser and schedule stay.
 
-What is the run's is put in: the classes, which are the countable ones, the pictures' size, the learning rate, the
-number of steps and the first weights. The smaller side of `size` stands for that of the config's test pictures,
+What is the run's is put in: the classes, which are the countable ones, the images' size, the learning rate, the
+number of steps and the first weights. The smaller side of `size` stands for that of the config's test images,
 800 pixels with DINO; all its other sizes keep their ratio to it.
 """
 
@@ -34,10 +34,10 @@ def adapt(config: "Config", run: VictimRun) -> "Config":
 
 
 def _scales(pipeline: list[dict]) -> list[tuple[int, int]]:
-    """All sizes, (width, height) or the other way round, with which pictures leave a pipeline."""
+    """All sizes, (width, height) or the other way round, with which images leave a pipeline."""
     found = []
     for step in pipeline:
-        if "transforms" in step:  # one of several pipelines, drawn anew for every picture
+        if "transforms" in step:  # one of several pipelines, drawn anew for every image
             found = [scale for steps in step["transforms"] for scale in _scales(steps)] or found
         else:
             found = [step["scale"]] if "scale" in step else list(step.get("scales", found))
@@ -69,7 +69,7 @@ def _check_queries(config: "Config", classes: int) -> None:
     cells = sum(math.ceil(side / stride) ** 2 for stride in strides)
     if model.get("as_two_stage") and model.num_queries > cells:
         raise UnsegError(
-            f"Expected at most {cells} queries where pictures come as small as {side} pixels, found "
+            f"Expected at most {cells} queries where images come as small as {side} pixels, found "
             f"{model.num_queries}; add model.num_queries={cells} to the name or choose a larger size."
         )
     if "max_per_img" in model.test_cfg:

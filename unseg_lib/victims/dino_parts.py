@@ -12,12 +12,12 @@ from mmengine.evaluator import BaseMetric
 
 from unseg_lib.datasets import Instance, SegmentationSet
 from unseg_lib.evaluation.average_precision import average_precision
-from unseg_lib.method.prompts import boxes_of
+from unseg_lib.method import boxes_of
 from unseg_lib.victims.mask2former_scores import things
 
 
 def truth(source: SegmentationSet, id: str) -> dict:
-    """A picture's truth for detection; mmdetection counts the countable classes from 0."""
+    """An image's truth for detection; mmdetection counts the countable classes from 0."""
     masks, classes = stacked(source, id, source.instances(id))
     order = things(source)
     return {
@@ -35,13 +35,13 @@ def tight_boxes(masks: np.ndarray) -> torch.Tensor:
 def stacked(source: SegmentationSet, id: str, objects: list[Instance]) -> tuple[np.ndarray, np.ndarray]:
     """Masks bool `(K,H,W)` and class indices int64 `(K,)` of the objects that have a pixel."""
     objects = [one for one in objects if one.mask.any()]
-    size = objects[0].mask.shape if objects else source.picture(id).shape[:2]
+    size = objects[0].mask.shape if objects else source.image(id).shape[:2]
     masks = np.stack([one.mask for one in objects]) if objects else np.zeros((0, *size), bool)
     return masks, np.array([one.class_index for one in objects], np.int64)
 
 
 class BoxPrecision(BaseMetric):
-    """AP of boxes at every picture's full size; what is found in crowds does not count."""
+    """AP of boxes at every image's full size; what is found in crowds does not count."""
 
     def __init__(self, source: SegmentationSet):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pictures with a mask for every object, segment or class: what Mask2Former learns from.
+"""Images with a mask for every object, segment or class: what Mask2Former learns from.
 
 Masks stay run-length encoded in memory, as COCO's files have them: a hundredth of their pixels.
 """
@@ -12,19 +12,19 @@ import torch
 from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, Instance, SegmentationSet
-from unseg_lib.progress import progress
-from unseg_lib.victims.data import random_windows, resized_label, resized_picture
+from unseg_lib.runtime import progress
+from unseg_lib.victims.data import random_windows, resized_image, resized_label
 from unseg_lib.victims.decoded import room
 from unseg_lib.victims.run import LABEL_TASKS
 
 
 def regions(source: SegmentationSet, id: str) -> list[Instance]:
-    """One mask for every class in a picture's label map; ignored pixels are in none."""
+    """One mask for every class in an image's label map; ignored pixels are in none."""
     label = source.label(id)
     return [Instance(label == index, int(index)) for index in np.unique(label[label != IGNORE])]
 
 
-# task -> (set, id) -> masks at the picture's own size
+# task -> (set, id) -> masks at the image's own size
 OBJECTS: dict[str, Callable[[SegmentationSet, str], list[Instance]]] = {
     **dict.fromkeys(LABEL_TASKS, regions),
     "instance": SegmentationSet.instances,
@@ -33,7 +33,7 @@ OBJECTS: dict[str, Callable[[SegmentationSet, str], list[Instance]]] = {
 
 
 def targets(source: SegmentationSet, id: str, size: tuple[int, int], task: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is to be found in a picture: masks bool `(K,H,W)` at `size`, and class indices int64 `(K,)`.
+    """What is to be found in an image: masks bool `(K,H,W)` at `size`, and class indices int64 `(K,)`.
 
     task: "instance" gives the objects, "panoptic" the objects and one mask for every class of stuff, any other one
     mask for every class of the label map. What is too small to have a pixel at `size` is left out.
@@ -42,7 +42,7 @@ def targets(source: SegmentationSet, id: str, size: tuple[int, int], task: str) 
 
 
 def crowds(source: SegmentationSet, id: str, size: tuple[int, int], task: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The crowds of a picture as masks and classes; label maps have none, there they are ignored pixels."""
+    """The crowds of an image as masks and classes; label maps have none, there they are ignored pixels."""
     return _at_size([] if task in LABEL_TASKS else source.crowds(id), size)
 
 
@@ -54,10 +54,10 @@ def _at_size(objects: list[Instance], size: tuple[int, int]) -> tuple[torch.Tens
 
 
 @dataclass(frozen=True)
-class MaskedPictures:
-    """A data set: pictures uint8 `(N,3,H,W)`; of every picture masks, packed, and class indices `(K,)`.
+class MaskedImages:
+    """A data set: images uint8 `(N,3,H,W)`; of every image masks, packed, and class indices `(K,)`.
 
-    crowd: of every picture bool `(K,)`; crowds come last and are not learnt.
+    crowd: of every image bool `(K,)`; crowds come last and are not learnt.
     """
 
     x: torch.Tensor
@@ -66,21 +66,21 @@ class MaskedPictures:
     crowd: list[torch.Tensor]
 
     def masks(self, i: int) -> torch.Tensor:
-        """The masks of picture i, bool `(K,H,W)`."""
+        """The masks of image i, bool `(K,H,W)`."""
         return unpack(self.packed[i], tuple(self.x.shape[2:]))
 
     def learnt(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masks and classes of picture i without its crowds."""
+        """Masks and classes of image i without its crowds."""
         return self.masks(i)[~self.crowd[i]], self.classes[i][~self.crowd[i]]
 
 
 def read(
     source: SegmentationSet, size: tuple[int, int], task: str, what: str, folder: Path | None = None
-) -> MaskedPictures:
+) -> MaskedImages:
     """Read a data set at `size`; `what` names the progress, e.g. "training", `folder` as of `room`."""
-    data = MaskedPictures(room((len(source), 3, *size), folder), [], [], [])
-    for i, id in enumerate(progress(source.ids, f"reading {what} pictures")):
-        data.x[i] = resized_picture(source.picture(id), size)
+    data = MaskedImages(room((len(source), 3, *size), folder), [], [], [])
+    for i, id in enumerate(progress(source.ids, f"reading {what} images")):
+        data.x[i] = resized_image(source.image(id), size)
         parts = targets(source, id, size, task), crowds(source, id, size, task)
         masks, classes = (torch.cat(pair) for pair in zip(*parts))
         data.packed.append(pack(masks))
@@ -112,11 +112,11 @@ def augment(
     rng: torch.Generator,
     crop: float = 1.0,
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-    """Flip and scale-crop pictures of float `(N,3,H,W)`, zero = mean gray, with their masks bool `(K,H,W)`.
+    """Flip and scale-crop images of float `(N,3,H,W)`, zero = mean gray, with their masks bool `(K,H,W)`.
 
     scale, crop: see `random_windows`.
 
-    Returns the pictures, the masks that still have a pixel, and of every picture which ones those are, bool `(K,)`.
+    Returns the images, the masks that still have a pixel, and of every image which ones those are, bool `(K,)`.
     """
     grid = random_windows(x, scale, rng, crop)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

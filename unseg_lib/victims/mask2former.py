@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from unseg_lib.victims.data import normalise
-from unseg_lib.victims.instance_data import MaskedPictures, augment, read, recolour
+from unseg_lib.victims.instance_data import MaskedImages, augment, read, recolour
 from unseg_lib.victims.mask2former_model import LAYOUTS, Layout, build
 from unseg_lib.victims.mask2former_scores import keep, scores
 from unseg_lib.victims.options import with_options
@@ -49,9 +49,9 @@ def adamw(layout: Layout, run: VictimRun, model: torch.nn.Module) -> torch.optim
 
 
 def batch_loss(
-    layout: Layout, run: VictimRun, model: torch.nn.Module, data: MaskedPictures, chosen: torch.Tensor, rng: Rng
+    layout: Layout, run: VictimRun, model: torch.nn.Module, data: MaskedImages, chosen: torch.Tensor, rng: Rng
 ) -> torch.Tensor:
-    """The loss on the pictures numbered `chosen`, defended and augmented."""
+    """The loss on the images numbered `chosen`, defended and augmented."""
     x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
     x = 255 * recolour(x.float() / 255, rng("colour")) if layout.colour else x
     masks, classes = zip(*(data.learnt(i) for i in chosen.tolist()))
@@ -66,7 +66,7 @@ def mask_loss(
 ) -> torch.Tensor:
     """The published loss over all layers, in fp32: 2 x class + 5 x mask + 5 x dice of the matched queries.
 
-    x: normalised float `(N,3,H,W)`; of every picture masks bool `(K,H,W)` and class indices `(K,)`.
+    x: normalised float `(N,3,H,W)`; of every image masks bool `(K,H,W)` and class indices `(K,)`.
     """
     with autocast(run):
         found = model(x, output_auxiliary_logits=True)

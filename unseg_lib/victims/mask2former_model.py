@@ -25,7 +25,7 @@ class Layout:
 
     backbone: class in transformers and its arguments. weights: the backbone's on Hugging Face's hub, trained on
     ImageNet. backbone_lr: factor of the backbone's learning rate. scale_low, scale_high: of random windows; COCO's
-    config has 0.1 to 2. crop: sides of these windows over the picture's; Cityscapes' config has half. colour: whether
+    config has 0.1 to 2. crop: sides of these windows over the image's; Cityscapes' config has half. colour: whether
     colours are changed; COCO's config has not. threshold, overlap: see `mask2former_outputs.segments`.
     """
 

@@ -1,6 +1,6 @@
 """From what Mask2Former says to label maps, instances and panoptic segments, as its authors do.
 
-Class logits `(Q,C+1)`, the last one "no object", and mask logits `(Q,h,w)` of one picture; masks are scaled up
+Class logits `(Q,C+1)`, the last one "no object", and mask logits `(Q,h,w)` of one image; masks are scaled up
 before anything is decided (Cheng et al., CVPR 2022, and the inference of their code). transformers' own functions
 are not used: they scale all masks to 384 x 384 first, weigh the panoptic threshold by the score, and mix devices.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-INSTANCES = 100  # of a picture, at most: COCO's limit
+INSTANCES = 100  # of an image, at most: COCO's limit
 
 
 def label_map(classes: torch.Tensor, masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -76,7 +76,7 @@ def scaled(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def drawn(masks: np.ndarray, classes: np.ndarray, nothing: int) -> tuple[np.ndarray, np.ndarray]:
-    """Segments as pictures; later ones lie on top.
+    """Segments as images; later ones lie on top.
 
     Class of every pixel, uint8 `(H,W)`, `nothing` where there is no segment; number of its segment, int32 from 1.
     """

@@ -1,4 +1,4 @@
-"""Test of a Mask2Former, and what it makes of some test pictures.
+"""Test of a Mask2Former, and what it makes of some test images.
 
 All at the run's size: the areas of AP's small, medium and large objects are in its pixels.
 """
@@ -9,22 +9,21 @@ import numpy as np
 import torch
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
+from unseg_lib.evaluation import confusion, intersection_over_union, mean_iou, panoptic_quality
 from unseg_lib.evaluation.average_precision import average_precision
-from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
-from unseg_lib.evaluation.panoptic import panoptic_quality
 from unseg_lib.victims import mask2former_outputs as outputs
 from unseg_lib.victims.data import normalise, resized_label
-from unseg_lib.victims.instance_data import MaskedPictures, pack, unpack
+from unseg_lib.victims.instance_data import MaskedImages, pack, unpack
 from unseg_lib.victims.mask2former_model import Layout
 from unseg_lib.victims.run import LABEL_TASKS, VictimRun
 from unseg_lib.victims.training import autocast, save_predictions, shown
 
 SURE = 0.5  # instances with a lower score count, but are not drawn
 
-Logits = tuple[torch.Tensor, torch.Tensor]  # of one picture: classes (Q,C+1), masks (Q,h,w)
+Logits = tuple[torch.Tensor, torch.Tensor]  # of one image: classes (Q,C+1), masks (Q,h,w)
 
 
-def scores(layout: Layout, run: VictimRun, model: torch.nn.Module, data: MaskedPictures) -> dict:
+def scores(layout: Layout, run: VictimRun, model: torch.nn.Module, data: MaskedImages) -> dict:
     """Scores of the run's task, see `train_victim`."""
     found = predict(run, model, data.x)
     if run.task == "instance":
@@ -37,7 +36,7 @@ def scores(layout: Layout, run: VictimRun, model: torch.nn.Module, data: MaskedP
 
 @torch.inference_mode()
 def predict(run: VictimRun, model: torch.nn.Module, x: torch.Tensor) -> Iterator[Logits]:
-    """What the model says of every picture, uint8 `(N,3,H,W)`."""
+    """What the model says of every image, uint8 `(N,3,H,W)`."""
     model.eval()
     for some in x.split(run.batch_size):
         with autocast(run):
@@ -45,8 +44,8 @@ def predict(run: VictimRun, model: torch.nn.Module, x: torch.Tensor) -> Iterator
         yield from zip(found.class_queries_logits.float(), found.masks_queries_logits.float())
 
 
-def instance_scores(run: VictimRun, data: MaskedPictures, found: Iterable[tuple]) -> dict[str, float | None]:
-    """AP of (masks, classes, scores) of every picture, over the things; what is found in crowds does not count."""
+def instance_scores(run: VictimRun, data: MaskedImages, found: Iterable[tuple]) -> dict[str, float | None]:
+    """AP of (masks, classes, scores) of every image, over the things; what is found in crowds does not count."""
 
     def truths() -> Iterator[tuple]:
         for i, classes in enumerate(data.classes):
@@ -57,7 +56,7 @@ def instance_scores(run: VictimRun, data: MaskedPictures, found: Iterable[tuple]
 
 
 def panoptic_scores(
-    layout: Layout, run: VictimRun, data: MaskedPictures, found: Iterable[Logits]
+    layout: Layout, run: VictimRun, data: MaskedImages, found: Iterable[Logits]
 ) -> dict[str, float | None]:
     """PQ; "AP_pan" of the instances and "mIoU_pan" of the label maps that the same model gives, as published."""
     matrix, segments, instances = 0, [], []
@@ -71,15 +70,15 @@ def panoptic_scores(
     return quality | {"AP_pan": precision, "mIoU_pan": mean_iou(intersection_over_union(matrix))}
 
 
-def keep(layout: Layout, run: VictimRun, model: torch.nn.Module, data: MaskedPictures) -> None:
-    """Write predictions.npz of some test pictures: label maps, and of instances and segments also their numbers."""
+def keep(layout: Layout, run: VictimRun, model: torch.nn.Module, data: MaskedImages) -> None:
+    """Write predictions.npz of some test images: label maps, and of instances and segments also their numbers."""
     some = shown(len(data.x))
     rows = [_drawings(layout, run, data, i, one) for i, one in zip(some, predict(run, model, data.x[some]))]
     arrays = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
     save_predictions(run.out / "predictions.npz", data.x[some], **arrays)
 
 
-def _drawings(layout: Layout, run: VictimRun, data: MaskedPictures, i: int, one: Logits) -> dict[str, np.ndarray]:
+def _drawings(layout: Layout, run: VictimRun, data: MaskedImages, i: int, one: Logits) -> dict[str, np.ndarray]:
     if run.task in LABEL_TASKS:
         return {"y": _true(data, i, IGNORE)[0], "prediction": outputs.label_map(*one, run.size).cpu().numpy()}
     if run.task == "panoptic":
@@ -97,14 +96,14 @@ def _drawings(layout: Layout, run: VictimRun, data: MaskedPictures, i: int, one:
     }
 
 
-def _true(data: MaskedPictures, i: int, nothing: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture's true classes and segment numbers; small ones lie on top."""
+def _true(data: MaskedImages, i: int, nothing: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image's true classes and segment numbers; small ones lie on top."""
     masks, classes = data.learnt(i)
     order = masks.flatten(1).sum(dim=1).argsort(descending=True, stable=True)
     return outputs.drawn(masks[order].numpy(), classes[order].numpy(), nothing)
 
 
-def _confusion(run: VictimRun, data: MaskedPictures, i: int, one: Logits) -> torch.Tensor:
+def _confusion(run: VictimRun, data: MaskedImages, i: int, one: Logits) -> torch.Tensor:
     if run.task == "panoptic":  # the segments lack what only the label map has: crowds, things without a mask
         label = resized_label(run.test.label(run.test.ids[i]), run.size)
     else:

@@ -3,7 +3,7 @@
 "mmseg:deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512", and with options as mmsegmentation's tools take them,
 separated by blanks: "mmseg:NAME model.backbone.depth=18 model.decode_head.channels=64".
 
-It is tested as mmsegmentation does: pictures resized by the config's test pipeline, scored at full size.
+It is tested as mmsegmentation does: images resized by the config's test pipeline, scored at full size.
 """
 
 import random
@@ -19,7 +19,7 @@ from PIL import Image
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_json
-from unseg_lib.hardware import device_name, thread_count
+from unseg_lib.runtime import device_name, thread_count
 from unseg_lib.seeds import seed_for
 from unseg_lib.victims import mm_compat
 from unseg_lib.victims.data import tensor
@@ -65,7 +65,7 @@ def fit(
 ) -> dict:
     """Train `model` by mmengine's runner and test it with `metric`; the result as of `train_victim`, and speed.json.
 
-    truth: what a training picture has beside its pixels, see `mmseg_parts`. keep: writes predictions.npz.
+    truth: what a training image has beside its pixels, see `mmseg_parts`. keep: writes predictions.npz.
     """
     with (
         tempfile.TemporaryDirectory() as logs,
@@ -137,7 +137,7 @@ def build_model(config: "Config", run: VictimRun) -> torch.nn.Module:
 
 
 def keep_predictions(runner: "Runner", run: VictimRun) -> None:
-    """Write predictions.npz of some test pictures, at the run's size."""
+    """Write predictions.npz of some test images, at the run's size."""
     dataset = runner.val_dataloader.dataset
     runner.model.eval()
     found = []

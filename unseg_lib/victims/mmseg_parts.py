@@ -18,36 +18,35 @@ from mmengine.registry import TRANSFORMS
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
+from unseg_lib.evaluation import confusion, intersection_over_union, mean_iou
 from unseg_lib.files import whole_file
-from unseg_lib.progress import progress
+from unseg_lib.runtime import Stopwatch, progress
 from unseg_lib.seeds import seed_for
-from unseg_lib.stopwatch import Stopwatch
 from unseg_lib.victims.data import batches
 from unseg_lib.victims.run import VictimRun
 
-WORKERS = 8  # processes that prepare pictures for a GPU; a CPU is busy enough with the training
+WORKERS = 8  # processes that prepare images for a GPU; a CPU is busy enough with the training
 
-Truth = Callable[[SegmentationSet, str], dict]  # (set, id) -> what a picture's sample has beside its pixels
+Truth = Callable[[SegmentationSet, str], dict]  # (set, id) -> what an image's sample has beside its pixels
 
 
 def label_map(source: SegmentationSet, id: str) -> dict:
-    """A picture's truth for segmentation."""
+    """An image's truth for segmentation."""
     return {"gt_seg_map": source.label(id), "seg_fields": ["gt_seg_map"]}
 
 
 def loader(run: VictimRun, source: SegmentationSet, pipeline: list[dict], truth: Truth = label_map, *, training: bool):
-    """A DataLoader of packed samples: the run's batches for training, picture by picture for the test."""
-    dataset = Pictures(source, pipeline, run.seed, truth, training=training)
+    """A DataLoader of packed samples: the run's batches for training, image by image for the test."""
+    dataset = Images(source, pipeline, run.seed, truth, training=training)
     sampler = EpochBatches(dataset, run) if training else [[i] for i in range(len(source))]
     workers = min(WORKERS, os.cpu_count() or 1) if run.device == "cuda" else 0
     return torch.utils.data.DataLoader(dataset, batch_sampler=sampler, collate_fn=pseudo_collate, num_workers=workers)
 
 
-class Pictures(torch.utils.data.Dataset):
+class Images(torch.utils.data.Dataset):
     """A SegmentationSet through a pipeline of an OpenMMLab config, without the steps that read files.
 
-    The augmentation of a picture depends on (seed, epoch, picture) alone: neither on the worker that makes
+    The augmentation of an image depends on (seed, epoch, image) alone: neither on the worker that makes
     it nor on what was killed before. The truth goes through the training pipeline only; the test reads it anew.
     """
 
@@ -67,8 +66,8 @@ class Pictures(torch.utils.data.Dataset):
         seed = seed_for(self.seed, "augmentation", self.epoch, name) % 2**32
         random.seed(seed)
         np.random.seed(seed)
-        picture = np.ascontiguousarray(self.source.picture(name)[..., ::-1])  # BGR, as mmcv reads files
-        sample = {"img": picture, "img_path": name, "img_shape": picture.shape[:2], "ori_shape": picture.shape[:2]}
+        image = np.ascontiguousarray(self.source.image(name)[..., ::-1])  # BGR, as mmcv reads files
+        sample = {"img": image, "img_path": name, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
         sample |= {"seg_fields": [], "reduce_zero_label": False}
         sample |= self.truth(self.source, name) if self.training else {}
         for step in self.steps:
@@ -79,7 +78,7 @@ class Pictures(torch.utils.data.Dataset):
 class EpochBatches(torch.utils.data.Sampler):
     """The batches of `data.batches`, of the epoch that the data set is in."""
 
-    def __init__(self, dataset: Pictures, run: VictimRun):
+    def __init__(self, dataset: Images, run: VictimRun):
         self.dataset, self.run = dataset, run
 
     def __len__(self) -> int:
@@ -90,7 +89,7 @@ class EpochBatches(torch.utils.data.Sampler):
 
 
 class Confusion(BaseMetric):
-    """Our scores, from predictions at every picture's full size."""
+    """Our scores, from predictions at every image's full size."""
 
     def __init__(self, source: SegmentationSet):
         super().__init__()

@@ -7,7 +7,7 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import Defense, defended, defenses_of
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, write_json
-from unseg_lib.hardware import choose_device, keep_freed_memory, usable_precision
+from unseg_lib.runtime import choose_device, keep_freed_memory, usable_precision
 from unseg_lib.victims import deeplabv1, dino, mask2former, mmseg, rsprompter, sam_hq, smp
 from unseg_lib.victims.data import mixed
 from unseg_lib.victims.run import INIT, LABEL_TASKS, VictimRun, check, claim
@@ -28,7 +28,7 @@ VICTIMS = {
 class Abilities:
     """What a family of victims can.
 
-    defenses: the parts of a defence that it heeds beside changed pictures. files: `init` may be a file of weights.
+    defenses: the parts of a defence that it heeds beside changed images. files: `init` may be a file of weights.
     """
 
     tasks: tuple[str, ...] = LABEL_TASKS
@@ -72,10 +72,10 @@ def train_victim(
 
     victim: "unet-resnet18" (any architecture-encoder of segmentation-models-pytorch), "mmseg:CONFIG" (any config
     of mmsegmentation, see mmseg.py), "deeplabv1:wideresnet38", "mask2former:resnet50", "sam-hq:vit_b",
-    "rsprompter:vit_b" or "dino:CONFIG" (see their files). size: (height, width) the pictures are resized to; of mmseg
+    "rsprompter:vit_b" or "dino:CONFIG" (see their files). size: (height, width) the images are resized to; of mmseg
     and deeplabv1 the training crop, of dino see there. init: first weights of the encoder, "random" or "imagenet"; of
     all but smp and mmseg also a file. defense: of the training, one or several of `unseg_lib.defenses`, e.g.
-    "jpeg quality=50+grayscale". clean_fraction: this share of the pictures of `train` is replaced by those of `clean`,
+    "jpeg quality=50+grayscale". clean_fraction: this share of the images of `train` is replaced by those of `clean`,
     and with clean_only the others are left out. task: "instance" and "panoptic" learn from instance masks (mask2former,
     the former also rsprompter), "detection" from their boxes (dino), "interactive" from masks and prompts (sam-hq);
     otherwise label maps are learnt, as the sets were read. threads: 0 leaves torch's number.
@@ -85,7 +85,7 @@ def train_victim(
     scores in [0,1], None for a class the test labels lack;
     peak is the best epoch of each score by itself. Of tasks other than label maps an epoch has
     {"epoch", "loss", "scores": {metric: in [0,1] or None}}, and "final" and "peak" are such scores. `out` also
-    receives predictions.npz (picture, truth, prediction of some test pictures; of those tasks also the segments'
+    receives predictions.npz (image, truth, prediction of some test images; of those tasks also the segments'
     numbers, or the box that was asked with). The same call continues a killed training, on the CPU to the same
     numbers, and returns a finished one's result at once.
     """
@@ -145,7 +145,7 @@ def _check_init(family: str, init: str) -> None:
 def _check_defenses(family: str, defenses: tuple[Defense, ...], text: str) -> None:
     can = abilities(family).defenses
     if any(getattr(defense, part) for defense in defenses for part in {"batch", "prepare", "loss"} - set(can)):
-        kind = "leaves the loss as it is" if "prepare" in can else "only changes pictures"
+        kind = "leaves the loss as it is" if "prepare" in can else "only changes images"
         raise UnsegError(
             f"Expected a defence that {kind} for a victim of {family}, found '{text}'; "
             "take a victim of smp for the others."

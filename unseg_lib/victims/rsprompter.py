@@ -1,4 +1,4 @@
-"""RSPrompter (Chen et al., IEEE TGRS 2024): instances of remote sensing pictures, on SAM.
+"""RSPrompter (Chen et al., IEEE TGRS 2024): instances of remote sensing images, on SAM.
 
 "rsprompter:vit_b", "rsprompter:vit_l", "rsprompter:vit_h" with `init` the path of SAM's official checkpoint, and
 "rsprompter:small", "rsprompter:tiny" from random weights; with options, separated by blanks:
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unseg_lib.victims.data import normalise
-from unseg_lib.victims.instance_data import MaskedPictures, augment, read
+from unseg_lib.victims.instance_data import MaskedImages, augment, read
 from unseg_lib.victims.mask2former_scores import keep, scores
 from unseg_lib.victims.options import with_options
 from unseg_lib.victims.rsprompter_loss import Objects, chosen, class_loss, mask_loss, match, set_loss
@@ -49,9 +49,9 @@ def adamw(run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
 
 
 def batch_loss(
-    layout: "Layout", run: VictimRun, model: "RSPrompter", data: MaskedPictures, chosen: torch.Tensor, rng: Rng
+    layout: "Layout", run: VictimRun, model: "RSPrompter", data: MaskedImages, chosen: torch.Tensor, rng: Rng
 ) -> torch.Tensor:
-    """The loss on the pictures numbered `chosen`, defended and augmented."""
+    """The loss on the images numbered `chosen`, defended and augmented."""
     x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
     masks, classes = zip(*(data.learnt(i) for i in chosen.tolist()))
     x, masks, left = augment(normalise(x), masks, (layout.scale_low, layout.scale_high), rng("augmentation"))

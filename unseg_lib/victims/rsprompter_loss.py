@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from unseg_lib.method.losses import sample_at, segmentation_loss
+from unseg_lib.method import sample_at, segmentation_loss
 
 CLASS, MASK = 2.0, 5.0  # weights
 NO_OBJECT = 0.1  # weight of a query that found nothing, for most do
 
-Pairs = list[tuple[torch.Tensor, torch.Tensor]]  # of every picture: numbers of queries, and of their objects
+Pairs = list[tuple[torch.Tensor, torch.Tensor]]  # of every image: numbers of queries, and of their objects
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What is to be found: of every picture masks bool `(K,H,W)` and class indices int64 `(K,)`; K may be 0.
+    """What is to be found: of every image masks bool `(K,H,W)` and class indices int64 `(K,)`; K may be 0.
 
     points: at how many points masks are compared.
     """
@@ -36,7 +36,7 @@ def set_loss(classes: torch.Tensor, masks: torch.Tensor, objects: Objects, rng: 
 
 
 def chosen(values: torch.Tensor, pairs: Pairs) -> list[torch.Tensor]:
-    """Of every picture the values `(Q,...)` of its queries that found an object."""
+    """Of every image the values `(Q,...)` of its queries that found an object."""
     return [one[queries] for one, (queries, _) in zip(values, pairs)]
 
 
@@ -51,7 +51,7 @@ def class_loss(classes: torch.Tensor, objects: Objects, pairs: Pairs) -> torch.T
 
 
 def mask_loss(guesses: list[torch.Tensor], objects: Objects, pairs: Pairs, rng: torch.Generator) -> torch.Tensor:
-    """Cross entropy and dice of the mask logits `(k,h,w)` of every picture's chosen queries; 0 where there are none."""
+    """Cross entropy and dice of the mask logits `(k,h,w)` of every image's chosen queries; 0 where there are none."""
     truths = [masks[found].float() for masks, (_, found) in zip(objects.masks, pairs)]
     guess, truth = torch.cat(guesses)[:, None], torch.cat(truths)[:, None]
     return MASK * segmentation_loss(guess, truth, rng, objects.points) if len(guess) else guess.sum()
@@ -59,9 +59,9 @@ def mask_loss(guesses: list[torch.Tensor], objects: Objects, pairs: Pairs, rng: 
 
 @torch.no_grad()
 def match(classes: torch.Tensor, masks: torch.Tensor, objects: Objects, rng: torch.Generator) -> Pairs:
-    """The cheapest one-to-one assignment in every picture, `min(Q,K)` pairs."""
-    pictures = zip(classes.float(), masks.float(), objects.masks, objects.classes)
-    return [assign(price(*picture, objects.points, rng)) for picture in pictures]
+    """The cheapest one-to-one assignment in every image, `min(Q,K)` pairs."""
+    images = zip(classes.float(), masks.float(), objects.masks, objects.classes)
+    return [assign(price(*image, objects.points, rng)) for image in images]
 
 
 def assign(price: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

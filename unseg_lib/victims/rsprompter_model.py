@@ -1,6 +1,6 @@
 """RSPrompter's network, with its query-based prompter (Chen et al., IEEE TGRS 2024), on segment-anything's parts.
 
-picture -> SAM's image encoder -> aggregated features of its blocks -> queries that look at them -> for every query
+image -> SAM's image encoder -> aggregated features of its blocks -> queries that look at them -> for every query
 a class, and prompt tokens from which SAM's mask decoder draws its mask. Written from the paper, with the numbers of
 its published configs; unlike those the prompter attends plainly and on one scale, where they have deformable
 attention on three.
@@ -15,9 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method.sam import LAYOUTS as SAMS
-from unseg_lib.method.sam import SamLayout, build_image_encoder, build_mask_decoder, build_prompt_encoder
-from unseg_lib.method.weights import load_sam
+from unseg_lib.method import LAYOUTS as SAMS
+from unseg_lib.method import SamLayout, build_image_encoder, build_mask_decoder, build_prompt_encoder, load_sam
 from unseg_lib.victims.rsprompter_prompter import FeatureAggregator, QueryPrompter
 from unseg_lib.victims.training import own_randomness
 
@@ -73,7 +72,7 @@ LAYOUTS = {
 
 @dataclass
 class Found:
-    """What the network says of N pictures with Q queries; the names are those of transformers' Mask2Former.
+    """What the network says of N images with Q queries; the names are those of transformers' Mask2Former.
 
     class_queries_logits `(N,Q,C+1)`, the last one "no object"; masks_queries_logits `(N,Q,h,w)`.
     """
@@ -86,7 +85,7 @@ class Found:
 class Guess:
     """What the prompter says before SAM draws.
 
-    embedding: SAM's of the pictures `(N,C,h,w)`; layers: classes `(N,Q,C+1)` and guessed masks `(N,Q,4h,4w)` before
+    embedding: SAM's of the images `(N,C,h,w)`; layers: classes `(N,Q,C+1)` and guessed masks `(N,Q,4h,4w)` before
     every layer of the prompter and after the last; prompts for SAM `(N,Q,tokens,C)`.
     """
 
@@ -96,7 +95,7 @@ class Guess:
 
 
 def build(layout: Layout, classes: int, size: tuple[int, int], init: str, seed: int) -> "RSPrompter":
-    """The network for pictures of `size` with seeded first weights, or those of SAM in the file that `init` names.
+    """The network for images of `size` with seeded first weights, or those of SAM in the file that `init` names.
 
     SAM's image encoder with weights from a file stays as it is, and only the rest learns, as published; with
     init=random it learns too, for what nobody has trained is no foundation. Positions are stretched to `size`.
@@ -117,7 +116,7 @@ def build(layout: Layout, classes: int, size: tuple[int, int], init: str, seed: 
 
 
 class RSPrompter(nn.Module):
-    """Pictures, normalised float `(N,3,H,W)`, to `Found`."""
+    """Images, normalised float `(N,3,H,W)`, to `Found`."""
 
     def __init__(self, layout: Layout, classes: int):
         super().__init__()
@@ -154,7 +153,7 @@ class RSPrompter(nn.Module):
         return self.encoder.neck(blocks[-1]), blocks
 
     def draw(self, embedding: torch.Tensor, prompts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """SAM's masks `(q,4h,4w)` of every picture, from embeddings `(N,C,h,w)` and q prompts each, `(q,tokens,C)`."""
+        """SAM's masks `(q,4h,4w)` of every image, from embeddings `(N,C,h,w)` and q prompts each, `(q,tokens,C)`."""
         return [self._draw(one, some) for one, some in zip(embedding.split(1), prompts)]
 
     def _draw(self, embedding: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:

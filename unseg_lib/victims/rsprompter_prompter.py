@@ -19,7 +19,7 @@ class FeatureAggregator(nn.Module):
     """The chosen blocks' features `(N,C,h,w)` to one, `(N,width,h,w)`, each added to what became of those before.
 
     The paper's: reduced r_i, m_1 = r_1, m_i = m_(i-1) + convolution(m_(i-1)) + r_i, and the last m is fused. SAM's
-    layer norm keeps it apart from the size of a batch, which is published as one picture.
+    layer norm keeps it apart from the size of a batch, which is published as one image.
     """
 
     def __init__(self, channels: int, chosen: range, width: int):
@@ -91,7 +91,7 @@ class QueryPrompter(nn.Module):
 
 
 class QueryLayer(nn.Module):
-    """One layer of Mask2Former's decoder: queries look at the picture, then at each other."""
+    """One layer of Mask2Former's decoder: queries look at the image, then at each other."""
 
     def __init__(self, width: int, heads: int, feedforward: int):
         super().__init__()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from unseg_lib import hardware
+from unseg_lib import runtime
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import Defense
 from unseg_lib.errors import UnsegError
@@ -37,13 +37,13 @@ class VictimRun:
     threads: int
     device: str  # "cpu", "cuda", "mps"
     precision: str  # "32" or "bf16", as asked for
-    defenses: tuple[Defense, ...] = ()  # changes of pictures are already in `train`, see `defended`
+    defenses: tuple[Defense, ...] = ()  # changes of images are already in `train`, see `defended`
     task: str = ""  # "" is that of the label maps, "semantic" or "object"
 
     @property
     def bf16(self) -> bool:
         """Whether it computes in bf16: where that was asked for, and the device can."""
-        return self.precision == "bf16" and hardware.has_bf16(self.device)
+        return self.precision == "bf16" and runtime.has_bf16(self.device)
 
     @property
     def checkpoint(self) -> Path:
@@ -67,7 +67,7 @@ def check(run: VictimRun) -> None:
             f"{len(run.test.classes)} for the test; load both with the same task."
         )
     if not len(run.train) or not len(run.test):
-        raise UnsegError(f"Expected pictures, found {len(run.train)} for training and {len(run.test)} for the test.")
+        raise UnsegError(f"Expected images, found {len(run.train)} for training and {len(run.test)} for the test.")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -109,10 +109,10 @@ def fingerprint(source: SegmentationSet) -> dict:
     """Tell data sets apart by what they hold, not by where they lie: a poisoned copy differs in its bytes."""
     digest = hashlib.sha256("\n".join(source.classes).encode())
     for name in source.ids:
-        digest.update(f"\n{name} {sha256_of(source.picture_path(name))}".encode())
+        digest.update(f"\n{name} {sha256_of(source.image_path(name))}".encode())
     for file in source.annotation_files:
         digest.update(sha256_of(source.root / file).encode())
-    return {"name": source.name, "split": source.split, "pictures": len(source), "sha256": digest.hexdigest()}
+    return {"name": source.name, "split": source.split, "images": len(source), "sha256": digest.hexdigest()}
 
 
 def weights_digest(path: Path) -> str:

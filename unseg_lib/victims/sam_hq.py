@@ -4,7 +4,7 @@
 come after blanks: "sam-hq:vit_b points=4096".
 
 With SAM's weights as `init`, only what SAM-HQ adds is trained, as published; with init=random everything is. The task
-is "interactive": one object against its background in every picture, as HQSeg-44K has them.
+is "interactive": one object against its background in every image, as HQSeg-44K has them.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,10 +18,9 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.method.losses import segmentation_loss
-from unseg_lib.method.prompts import Prompts, all_prompts, one_kind
-from unseg_lib.victims.data import batches, resized_label, resized_picture
-from unseg_lib.victims.object_pictures import (
+from unseg_lib.method import Prompts, all_prompts, one_kind, segmentation_loss
+from unseg_lib.victims.data import batches, resized_image, resized_label
+from unseg_lib.victims.object_images import (
     OBJECT,
     Found,
     Pair,
@@ -69,7 +68,7 @@ class Settings:
             raise UnsegError(f"Expected drop above 0, up to 1, found {self.drop}.")
 
 
-# a layout of method.sam -> its recipe; on a small picture a tenth of it is nothing, small masks need fewer points, and
+# a layout of method.sam -> its recipe; on a small image a tenth of it is nothing, small masks need fewer points, and
 # what a pair of corners means takes longer to learn from nothing than a small training is
 MODELS = {
     **dict.fromkeys(("vit_b", "vit_l", "vit_h"), Settings()),
@@ -99,7 +98,7 @@ def train(run: VictimRun) -> dict:
 
 
 def read(settings: Settings, run: VictimRun, source: SegmentationSet, what: str) -> Callable[[int], Pair] | None:
-    """The training pictures as `pairs`; the test's are read as they are needed, at their own size."""
+    """The training images as `pairs`; the test's are read as they are needed, at their own size."""
     return pairs(source, round(settings.scale_high * run.size[0]), what) if what == "training" else None
 
 
@@ -121,7 +120,7 @@ def optimiser(settings: Settings, run: VictimRun, model: "SamHQ") -> torch.optim
 def loss(
     settings: Settings, run: VictimRun, model: "SamHQ", data: Callable, chosen: torch.Tensor, rng: Rng
 ) -> torch.Tensor:
-    """BCE + Dice on points of the pictures numbered `chosen`, jittered, each prompted by one kind drawn for it."""
+    """BCE + Dice on points of the images numbered `chosen`, jittered, each prompted by one kind drawn for it."""
     x, y = jittered(data, chosen, run.size[0], (settings.scale_low, settings.scale_high), rng("jitter"))
     x = defended_batch(run, 255 * x.to(run.device), rng("defence"))
     prompts = one_kind(all_prompts(y, model.grid, rng("prompts")), rng("kind of prompt"))
@@ -129,7 +128,7 @@ def loss(
 
 
 def masks(settings: Settings, run: VictimRun, model: "SamHQ", x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-    """Logits `(N,1,g,g)` of what pictures `(N,3,S,S)` from 0 to 255 are prompted for.
+    """Logits `(N,1,g,g)` of what images `(N,3,S,S)` from 0 to 255 are prompted for.
 
     Only the image encoder, which costs most, runs in bf16: in its 8 bits a prompt's place is wrong by some pixels.
     """
@@ -141,8 +140,8 @@ def masks(settings: Settings, run: VictimRun, model: "SamHQ", x: torch.Tensor, p
 
 
 def with_filled_boxes(prompts: Prompts, grid: int, size: int) -> Prompts:
-    """Show a box also as a filled mask, `(1,grid,grid)` of 0 and 255, where a picture of `size` has no mask prompt."""
-    middle = (torch.arange(grid) + 0.5) * size / grid - 0.5  # of the mask's pixels, in those of the picture
+    """Show a box also as a filled mask, `(1,grid,grid)` of 0 and 255, where an image of `size` has no mask prompt."""
+    middle = (torch.arange(grid) + 0.5) * size / grid - 0.5  # of the mask's pixels, in those of the image
     left, top, right, bottom = prompts.boxes[:, :, None].unbind(dim=1)
     columns = (left - 0.5 <= middle) & (middle <= right + 0.5)  # (N,grid)
     rows = (top - 0.5 <= middle) & (middle <= bottom + 0.5)
@@ -158,10 +157,10 @@ def scores(settings: Settings, run: VictimRun, model: "SamHQ", data: None) -> di
 
 
 def answers(settings: Settings, run: VictimRun, model: "SamHQ") -> Iterator[Found]:
-    """The model's mask of every test picture at the picture's own size, asked by the box around the true mask."""
+    """The model's mask of every test image at the image's own size, asked by the box around the true mask."""
     for id, label in asked(run.test):
         box = scaled_box(tight_box(label == OBJECT), label.shape, run.size)
-        x = resized_picture(run.test.picture(id), run.size)
+        x = resized_image(run.test.image(id), run.size)
         yield id, label, answer(settings, run, model, x, box, label.shape)
 
 
@@ -169,7 +168,7 @@ def answers(settings: Settings, run: VictimRun, model: "SamHQ") -> Iterator[Foun
 def answer(
     settings: Settings, run: VictimRun, model: "SamHQ", x: torch.Tensor, box: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """The mask bool `(H,W)` at `size` for a picture uint8 `(3,S,S)` and a box xyxy in its pixels."""
+    """The mask bool `(H,W)` at `size` for an image uint8 `(3,S,S)` and a box xyxy in its pixels."""
     model.eval()
     prompts = Prompts(
         boxes=torch.tensor(box, dtype=torch.float32)[None],
@@ -182,11 +181,11 @@ def answer(
 
 
 def keep(settings: Settings, run: VictimRun, model: "SamHQ", data: None) -> None:
-    """Write predictions.npz of some test pictures at the run's size, with "box" `(K,4)`, xyxy: what was asked."""
+    """Write predictions.npz of some test images at the run's size, with "box" `(K,4)`, xyxy: what was asked."""
     ids = [id for id, _ in asked(run.test)]
     columns = []
     for id in (ids[i] for i in shown(len(ids))):
-        x, label = resized_picture(run.test.picture(id), run.size), run.test.label(id)
+        x, label = resized_image(run.test.image(id), run.size), run.test.label(id)
         box = scaled_box(tight_box(label == OBJECT), label.shape, run.size)
         found = torch.from_numpy(answer(settings, run, model, x, box, run.size))
         columns.append((x, resized_label(label, run.size), found, torch.from_numpy(box)))

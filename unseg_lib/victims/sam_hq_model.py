@@ -1,6 +1,6 @@
 """SAM-HQ's network (Ke et al., NeurIPS 2023, section 3.2) on segment-anything's parts, in any size.
 
-Not transformers' SamHQModel: in 5.23.0 its decoder up-scales the picture's embedding as it was before the two-way
+Not transformers' SamHQModel: in 5.23.0 its decoder up-scales the image's embedding as it was before the two-way
 transformer, and with rows and columns swapped.
 """
 
@@ -13,17 +13,17 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import nn
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method.prompts import Prompts
-from unseg_lib.method.sam import (
+from unseg_lib.method import (
     LAYOUTS,
+    Prompts,
     SamLayout,
     build_image_encoder,
     build_mask_decoder,
     build_prompt_encoder,
     decoder_trunk,
     encode,
+    read_foreign,
 )
-from unseg_lib.method.weights import read_foreign
 from unseg_lib.victims.training import own_randomness
 
 # what SAM-HQ adds to SAM's mask decoder, named as in its authors' files
@@ -31,14 +31,14 @@ ADDED = ("hf_token", "hf_mlp", "compress_vit_feat", "embedding_encoder", "embedd
 
 
 def build(layout: str, size: tuple[int, int], init: str, seed: int) -> "SamHQ":
-    """SAM-HQ of a layout of `method.sam` for pictures of `size`, with seeded first weights.
+    """SAM-HQ of a layout of `method.sam` for images of `size`, with seeded first weights.
 
     init: "random", and everything learns; or a file of SAM or SAM-HQ, and only what SAM-HQ adds does, as published.
     """
     patch = LAYOUTS[layout].patch_size
     if size[0] != size[1] or size[0] % patch:
         raise UnsegError(
-            f"Expected square pictures with a side that {patch} divides for sam-hq:{layout}, "
+            f"Expected square images with a side that {patch} divides for sam-hq:{layout}, "
             f"found {size[0]}x{size[1]}; change size."
         )
     with own_randomness("cpu", seed, "first weights"):
@@ -77,7 +77,7 @@ class SamHQ(nn.Module):
             getattr(self.mask_decoder, name).requires_grad_(True)
 
     def see(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embedding and early feature of pictures `(N,3,S,S)` in [0,1], see `method.sam.encode`."""
+        """Embedding and early feature of images `(N,3,S,S)` in [0,1], see `method.sam.encode`."""
         return encode(self.image_encoder, x)
 
     def find(self, embedding: torch.Tensor, early: torch.Tensor, prompts: Prompts) -> torch.Tensor:

@@ -66,12 +66,12 @@ def _closest(name: str, known: list[str]) -> str:
 
 
 def _check_size(model: torch.nn.Module, name: str, size: tuple[int, int]) -> None:
-    """Refuse a picture size that the model cannot take, by one look at an empty picture."""
+    """Refuse an image size that the model cannot take, by one look at an empty image."""
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, *size))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnsegError(
-            f"Expected a picture size that {name} can take, found {size[0]}x{size[1]} ({reason})."
+            f"Expected an image size that {name} can take, found {size[0]}x{size[1]} ({reason})."
         ) from error

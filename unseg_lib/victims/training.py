@@ -19,17 +19,15 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation.metrics import confusion, intersection_over_union, mean_iou
+from unseg_lib.evaluation import confusion, intersection_over_union, mean_iou
 from unseg_lib.files import whole_file, write_json
-from unseg_lib.hardware import device_name, thread_count
-from unseg_lib.progress import progress
+from unseg_lib.runtime import Stopwatch, device_name, progress, thread_count
 from unseg_lib.seeds import seed_for, torch_rng
-from unseg_lib.stopwatch import Stopwatch
 from unseg_lib.victims.data import augment, batches, normalise, tensors
 from unseg_lib.victims.run import VictimRun, summary
 
 WEIGHT_DECAY, POLY_POWER = 1e-2, 0.9
-SHOWN = 4  # test pictures whose predictions are kept
+SHOWN = 4  # test images whose predictions are kept
 
 Rng = Callable[[str], torch.Generator]  # what for -> a generator of this step's own
 
@@ -39,12 +37,12 @@ def adamw(run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
 
 
 def read_labelled(run: VictimRun, source: SegmentationSet, what: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """All pictures and label maps at the run's size, see `tensors`."""
+    """All images and label maps at the run's size, see `tensors`."""
     return tensors(source, run.size, what, run.out)
 
 
 def batch_loss(run: VictimRun, model: torch.nn.Module, data: tuple, chosen: torch.Tensor, rng: Rng) -> torch.Tensor:
-    """The loss on the pictures numbered `chosen`, defended and augmented."""
+    """The loss on the images numbered `chosen`, defended and augmented."""
     x, y = (part[chosen].to(run.device) for part in data)
     x, y = augment(normalise(defended_batch(run, x, rng("defence"))), y, rng("augmentation"))
     return loss_function(run)(run, model, x, y)
@@ -57,7 +55,7 @@ def label_scores(run: VictimRun, model: torch.nn.Module, data: tuple) -> dict:
 
 
 def keep_predictions(run: VictimRun, model: torch.nn.Module, data: tuple) -> None:
-    """Write predictions.npz of some test pictures."""
+    """Write predictions.npz of some test images."""
     x, y = (part[shown(len(part))] for part in data)
     save_predictions(run.out / "predictions.npz", x, y, predict(model, x, run))
 
@@ -68,7 +66,7 @@ class Recipe:
 
     read: (run, set, "training" or "test") -> data, as the other functions take it.
     optimiser: (run, model) -> optimiser; "factor" in a group of its parameters multiplies the learning rate.
-    loss: (run, model, data, picture numbers, rng) -> loss of a step; `rng("what for")` makes a generator.
+    loss: (run, model, data, image numbers, rng) -> loss of a step; `rng("what for")` makes a generator.
     test: (run, model, data) -> scores, see `train_victim`. keep: (run, model, data) writes predictions.npz.
     clip: the largest norm of a step's gradient.
     """
@@ -95,7 +93,7 @@ def fit(run: VictimRun, model: torch.nn.Module, recipe: Recipe = ORDINARY) -> di
         model = model.to(run.device, memory_format=memory_format(model))
         optimiser = recipe.optimiser(run, model)
         (history, seconds), watch = _restore(run, model, optimiser), Stopwatch()
-        with watch.waiting():  # all pictures are decoded once and kept: later there is nothing to wait for
+        with watch.waiting():  # all images are decoded once and kept: later there is nothing to wait for
             training = recipe.read(run, run.train, "training")
         test = recipe.read(run, run.test, "test")
         left = range(len(history) + 1, run.epochs + 1)
@@ -112,7 +110,7 @@ def fit(run: VictimRun, model: torch.nn.Module, recipe: Recipe = ORDINARY) -> di
 
 
 def train_epoch(run: VictimRun, model, optimiser, recipe: Recipe, data: Any, epoch: int) -> float:
-    """One pass over the pictures (epochs count from 1); returns the mean loss."""
+    """One pass over the images (epochs count from 1); returns the mean loss."""
     model.train()
     order = batches(len(run.train), run.batch_size, run.seed, epoch)
     total, losses = run.epochs * len(order), []
@@ -174,14 +172,14 @@ def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def predict(model: torch.nn.Module, x: torch.Tensor, run: VictimRun) -> torch.Tensor:
-    """Class of every pixel, int64 `(N,H,W)`, of pictures uint8 `(N,3,H,W)`."""
+    """Class of every pixel, int64 `(N,H,W)`, of images uint8 `(N,3,H,W)`."""
     model.eval()
     with autocast(run):
         return model(normalise(x.to(run.device))).argmax(dim=1)
 
 
 def score(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, classes: int, run: VictimRun) -> torch.Tensor:
-    """Confusion matrix int64 `(C,C)` over pictures uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`."""
+    """Confusion matrix int64 `(C,C)` over images uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`."""
     matrix = torch.zeros(classes, classes, dtype=torch.long, device=run.device)
     for some_x, some_y in zip(x.split(run.batch_size), y.split(run.batch_size)):
         matrix += confusion(predict(model, some_x, run), some_y.to(run.device), classes)
@@ -191,18 +189,18 @@ def score(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, classes: int
 def save_predictions(
     path: Path, x: torch.Tensor, y: torch.Tensor, prediction: torch.Tensor, **more: torch.Tensor
 ) -> None:
-    """Keep what the victim makes of K pictures: arrays picture uint8 `(K,H,W,3)`, truth and prediction `(K,H,W)`.
+    """Keep what the victim makes of K images: arrays image uint8 `(K,H,W,3)`, truth and prediction `(K,H,W)`.
 
     more: further arrays, as "truth_segments" and "prediction_segments", the segment numbers of every pixel.
     """
-    arrays = {"picture": x.permute(0, 2, 3, 1), "truth": y, "prediction": prediction.to("cpu", torch.uint8)} | more
+    arrays = {"image": x.permute(0, 2, 3, 1), "truth": y, "prediction": prediction.to("cpu", torch.uint8)} | more
     with whole_file(path) as partial:
         np.savez_compressed(partial, **{name: value.numpy() for name, value in arrays.items()})
 
 
-def shown(pictures: int) -> list[int]:
-    """Which test pictures' predictions are kept: some, evenly spread."""
-    return torch.linspace(0, pictures - 1, min(SHOWN, pictures)).long().tolist()
+def shown(images: int) -> list[int]:
+    """Which test images' predictions are kept: some, evenly spread."""
+    return torch.linspace(0, images - 1, min(SHOWN, images)).long().tolist()
 
 
 def _save(run: VictimRun, model, optimiser, history: list[dict], seconds: float) -> None:

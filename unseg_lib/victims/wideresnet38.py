@@ -1,7 +1,7 @@
 """WideResNet-38, "model A1" of Wu, Shen and van den Hengel, "Wider or Deeper" (arXiv 1611.10080), for dense output.
 
 Residual units that normalise first; levels 5 to 7 are dilated instead of strided, so features have 1/8 of the
-picture's size, and 4096 channels.
+image's size, and 4096 channels.
 """
 
 from collections.abc import Callable

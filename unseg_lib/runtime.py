@@ -1,8 +1,10 @@
 """The device to compute on, with how many threads, and bf16 only where it has it: emulated, bf16 is far slower."""
 
 import ctypes
+import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -85,3 +87,91 @@ def thread_count(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+# Progress that fits its reader: a bar in a terminal or notebook, a few lines in a log.
+
+LINES = 10  # log lines for one loop
+
+
+def progress(items: Iterable, name: str, total: int | None = None, initial: int = 0) -> Iterator:
+    """Iterate over `items`, showing how far it is.
+
+    In a batch run (`UNSEG_BATCH=1`, set by the notebook runner, or output that is no terminal) it
+    prints at most `LINES` lines with the time left; else it draws a tqdm bar. `initial` counts
+    what an earlier, interrupted run has done.
+    """
+    total = total if total is not None else len(items) + initial
+    if os.environ.get("UNSEG_BATCH") == "1" or not (_in_notebook() or sys.stderr.isatty()):
+        return _log_lines(items, name, total, initial)
+    from tqdm.auto import tqdm
+
+    return iter(tqdm(items, desc=name, total=total, initial=initial, leave=False))
+
+
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules
+
+
+def _log_lines(items: Iterable, name: str, total: int, initial: int) -> Iterator:
+    start, every = time.monotonic(), max(1, total // LINES)
+    for done, item in enumerate(items, start=initial + 1):
+        yield item
+        if done % every == 0 or done == total:
+            spent = time.monotonic() - start
+            left = spent / max(1, done - initial) * (total - done)
+            print(f"{name}: {done}/{total}, {spent:.0f} s spent, {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+# How much of a training's time goes to waiting for its data.
+
+END = object()
+
+
+class Stopwatch:
+    """Seconds spent `waiting()` for data and `working()` on them; `watch(items)` does both for the body of a loop.
+
+    Somebody else's loop calls `lap` between the two, after a first `start`.
+    """
+
+    def __init__(self):
+        self.waited, self.worked, self.samples, self.begun = 0.0, 0.0, 0, 0.0
+
+    def start(self) -> None:
+        self.begun = time.perf_counter()
+
+    def lap(self, samples: int = 0) -> None:
+        """The time since the last call went into work on so many samples, or, without any, into waiting."""
+        spent, self.begun = time.perf_counter() - self.begun, time.perf_counter()
+        if samples:
+            self.worked, self.samples = self.worked + spent, self.samples + samples
+        else:
+            self.waited += spent
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
+
+    @contextmanager
+    def working(self, samples: int) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.worked, self.samples = self.worked + time.perf_counter() - start, self.samples + samples
+
+    def watch(self, batches: Iterable, size: int) -> Iterator:
+        """The same batches, of `size` samples each; between two of them the loop is at work."""
+        iterator = iter(batches)
+        while True:
+            with self.waiting():
+                batch = next(iterator, END)
+            if batch is END:
+                return
+            with self.working(size):
+                yield batch
+
+    def report(self) -> dict[str, float]:
+        """Samples a second, and the share of the time that was spent waiting for them."""
+        spent = max(self.waited + self.worked, 1e-9)
+        return {"samples_per_second": self.samples / spent, "share_waiting": self.waited / spent}

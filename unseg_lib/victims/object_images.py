@@ -1,4 +1,4 @@
-"""Pictures with one object each: what a promptable victim learns from, and how its masks are scored."""
+"""Images with one object each: what a promptable victim learns from, and how its masks are scored."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -10,15 +10,15 @@ from PIL import Image
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation.boundary import boundary_iou
-from unseg_lib.method.jitter import large_scale_jitter
-from unseg_lib.progress import progress
-from unseg_lib.victims.data import resized_picture
+from unseg_lib.evaluation import boundary_iou
+from unseg_lib.method import large_scale_jitter
+from unseg_lib.runtime import progress
+from unseg_lib.victims.data import resized_image
 from unseg_lib.victims.decoded import MEMORY
 
 OBJECT = 1  # its class index
 
-Pair = tuple[torch.Tensor, torch.Tensor]  # picture uint8 (3,h,w), mask uint8 (h,w) from 0 to 255
+Pair = tuple[torch.Tensor, torch.Tensor]  # image uint8 (3,h,w), mask uint8 (h,w) from 0 to 255
 Found = tuple[str, np.ndarray, np.ndarray]  # id, true label map uint8 (h,w), predicted mask bool (h,w)
 
 
@@ -26,17 +26,17 @@ def check_object(source: SegmentationSet) -> None:
     """Refuse a set with more than one class beside the background, or without any object."""
     if len(source.classes) != 2:
         raise UnsegError(
-            f"Expected one object against its background in every picture of {source.name} for the task interactive, "
+            f"Expected one object against its background in every image of {source.name} for the task interactive, "
             f"found {len(source.classes)} classes; load the set with task 'object'."
         )
     if next(asked(source), None) is None:
-        raise UnsegError(f"Expected an object in some pictures of {source.name}, split {source.split}, found none.")
+        raise UnsegError(f"Expected an object in some images of {source.name}, split {source.split}, found none.")
 
 
 def one_object(source: SegmentationSet) -> SegmentationSet:
-    """`source` with the largest object of every picture alone, where the set tells objects apart.
+    """`source` with the largest object of every image alone, where the set tells objects apart.
 
-    Folders of pictures and masks do not: there, all that is marked is the object.
+    Folders of images and masks do not: there, all that is marked is the object.
     """
     return replace(source, read_label=partial(_largest, source)) if source.read_instances else source
 
@@ -49,35 +49,35 @@ def _largest(source: SegmentationSet, id: str) -> np.ndarray:
 
 
 def pairs(source: SegmentationSet, longest: int, what: str) -> Callable[[int], Pair]:
-    """Picture number -> picture and mask, with a long side of at most `longest` pixels; `what` names the progress.
+    """Image number -> image and mask, with a long side of at most `longest` pixels; `what` names the progress.
 
     They are kept in memory where all of them fit; more are read anew in every epoch. Ignored pixels are background.
     """
     if 4 * len(source) * longest**2 > MEMORY:
         return lambda i: pair(source, source.ids[i], longest)
-    return [pair(source, id, longest) for id in progress(source.ids, f"reading {what} pictures")].__getitem__
+    return [pair(source, id, longest) for id in progress(source.ids, f"reading {what} images")].__getitem__
 
 
 def pair(source: SegmentationSet, id: str, longest: int) -> Pair:
-    """One picture and its mask; where they are scaled down, the mask gets soft edges."""
-    pixels, mask = source.picture(id), 255 * (source.label(id) == OBJECT).astype(np.uint8)
+    """One image and its mask; where they are scaled down, the mask gets soft edges."""
+    pixels, mask = source.image(id), 255 * (source.label(id) == OBJECT).astype(np.uint8)
     scale = min(1, longest / max(mask.shape))
     height, width = (max(1, round(scale * side)) for side in mask.shape)
     soft = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
-    return resized_picture(pixels, (height, width)), torch.from_numpy(np.array(soft))
+    return resized_image(pixels, (height, width)), torch.from_numpy(np.array(soft))
 
 
 def jittered(
     data: Callable[[int], Pair], chosen: torch.Tensor, size: int, scales: tuple[float, float], rng: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of the pictures numbered `chosen`: x `(N,3,S,S)` and soft masks `(N,1,S,S)`, both in [0,1]."""
+    """A batch of the images numbered `chosen`: x `(N,3,S,S)` and soft masks `(N,1,S,S)`, both in [0,1]."""
     found = [large_scale_jitter(*data(i), size, rng, scales) for i in chosen.tolist()]
     x, y = (torch.stack(column) for column in zip(*found))
     return x, y
 
 
 def asked(source: SegmentationSet) -> Iterator[tuple[str, np.ndarray]]:
-    """Ids and label maps of the pictures that have an object, which can be asked for."""
+    """Ids and label maps of the images that have an object, which can be asked for."""
     for id in source.ids:
         label = source.label(id)
         if (label == OBJECT).any():
@@ -91,16 +91,16 @@ def tight_box(mask: np.ndarray) -> np.ndarray:
 
 
 def scaled_box(box: np.ndarray, before: tuple[int, int], after: tuple[int, int]) -> np.ndarray:
-    """A box of a picture of the size `before` (height, width) in the pixels of the size `after`."""
+    """A box of an image of the size `before` (height, width) in the pixels of the size `after`."""
     scale = np.array([after[1] / before[1], after[0] / before[0]] * 2)
     return (box + 0.5) * scale - 0.5  # pixel 0 has its middle at 0.5
 
 
-def boxed(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """A picture uint8 `(H,W,3)` with a box, xyxy in its pixels, drawn into it in red; for figures."""
+def boxed(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """An image uint8 `(H,W,3)` with a box, xyxy in its pixels, drawn into it in red; for figures."""
     from torchvision.utils import draw_bounding_boxes
 
-    planes = torch.from_numpy(picture.copy()).permute(2, 0, 1)
+    planes = torch.from_numpy(image.copy()).permute(2, 0, 1)
     return draw_bounding_boxes(planes, torch.from_numpy(box)[None], colors="red").permute(1, 2, 0).numpy()
 
 
@@ -114,10 +114,10 @@ def filled_boxes(source: SegmentationSet) -> Iterator[Found]:
 
 
 def object_scores(source: SegmentationSet, found: Iterable[Found]) -> dict[str, float | None]:
-    """{"miou_pictures", "biou"} in [0,1]: IoU and boundary IoU of every picture's mask, means over the pictures.
+    """{"miou_pictures", "biou"} in [0,1]: IoU and boundary IoU of every image's mask, means over the images.
 
     As SAM-HQ is evaluated; "miou" of other victims comes from one confusion matrix instead. Ignored pixels do not
-    count. Of a set with several parts also "NAME:PART" of each, e.g. "biou:DIS5K-VD". None where no picture counts.
+    count. Of a set with several parts also "NAME:PART" of each, e.g. "biou:DIS5K-VD". None where no image counts.
     """
     values: dict[str, list[float]] = {"miou_pictures": [], "biou": []}
     several = len({part_of(source, id) for id in source.ids}) > 1
@@ -131,8 +131,8 @@ def object_scores(source: SegmentationSet, found: Iterable[Found]) -> dict[str, 
 
 
 def part_of(source: SegmentationSet, id: str) -> str:
-    """The part of a set that a picture is from: what its id has before the name of its file."""
-    return id.removesuffix(source.pictures[id].name).rstrip("-")
+    """The part of a set that an image is from: what its id has before the name of its file."""
+    return id.removesuffix(source.images[id].name).rstrip("-")
 
 
 def mask_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
