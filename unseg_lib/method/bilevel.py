@@ -81,7 +81,9 @@ class BilevelConfig(variants.Variants):
             raise UnsegError(f"Expected 0 < train_eps_bg <= train_eps, found {self.train_eps_bg} and {self.train_eps}.")
         if self.surrogate_turn < 1 or self.generator_turn < 1 or self.batch_size < 1:
             raise UnsegError("Expected surrogate_turn, generator_turn and batch_size of at least 1.")
-        variants.check(self)
+        if self.smallest < 1 and self.surrogate == "sam":
+            raise UnsegError("Expected smallest = 1 with the surrogate 'sam', which has one size; use 'unet'.")
+        super().__post_init__()
 
 
 def phase_of(config: BilevelConfig, step: int, steps_per_epoch: int) -> str:

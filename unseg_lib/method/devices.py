@@ -18,6 +18,11 @@ from torch import multiprocessing
 from unseg_lib.errors import UnsegError
 from unseg_lib.method.sam import encode_learning
 
+UNREADABLE = (
+    "Expected pairs that other processes can read, found some that cannot be pickled ({}); "
+    "put their class into a file that can be imported."
+)
+
 
 def accelerate(game, *, checkpointed: bool = False, compiled: bool = False) -> None:
     """Change the players of a `bilevel.Game` in place, before the first step; their numbers differ by rounding.
@@ -45,7 +50,7 @@ def train_beside(train, config, pairs, out: Path, how: dict) -> None:
     try:
         call = pickle.dumps((train, config, pairs, out.resolve(), how))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise _unreadable(error) from error
+        raise UnsegError(UNREADABLE.format(error)) from error
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -77,15 +82,8 @@ def _train_one(rank: int, call: bytes, port: int, told) -> None:
         try:
             train, *given = pickle.loads(call)
         except (AttributeError, ImportError) as error:
-            raise _unreadable(error) from error
+            raise UnsegError(UNREADABLE.format(error)) from error
         train(*given)
     except UnsegError as error:
         told.put(str(error))
         raise
-
-
-def _unreadable(error: Exception) -> UnsegError:
-    return UnsegError(
-        f"Expected pairs that other processes can read, found some that cannot be pickled ({error}); "
-        "put their class into a file that can be imported."
-    )

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from unseg_lib.method import sam
 from unseg_lib.method.pairs import resize
-from unseg_lib.method.prompts import Prompts, mask_prompt
+from unseg_lib.method.prompts import Prompts
 from unseg_lib.method.variants import noise_of
 
 # Where the three noise tokens stand in [iou, mask0..mask3, noise0..noise2] (§ 2.2).
@@ -113,12 +113,13 @@ class Generator(nn.Module):
         return noise
 
     def prompts_of(self, shape: tuple[int, int], mask, box, points) -> Prompts:
-        """Prompts in pixels of an image -> prompts in pixels of the model's padded square."""
+        """Prompts in pixels of an image -> prompts in pixels of the model's padded square; a mask without noise."""
         size, grid = self.layout.image_size, self.layout.grid
         masks = torch.zeros(1, 1, grid, grid)
         if mask is not None:
             # as the released code: nearest to the input square, then bilinear to the prompt grid and rounded
-            masks = mask_prompt(square(torch.from_numpy(np.array(mask))[None, None].float(), size, "nearest"), grid)
+            whole = square(torch.from_numpy(np.array(mask))[None, None].float(), size, "nearest")
+            masks = 255.0 * F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=False).round()
         boxes = torch.as_tensor((0, 0, 0, 0) if box is None else box).float().reshape(1, 4)
         xy = torch.as_tensor([(0, 0)] if points is None else points).float().reshape(1, -1, 2)
         use = torch.tensor([[given is not None for given in (box, points, mask)]])

@@ -81,11 +81,6 @@ def noisy_mask(mask: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     return 255.0 * (mask + noise * (residue >= 0.01) > 0.5)
 
 
-def mask_prompt(mask: torch.Tensor, grid: int) -> torch.Tensor:
-    """The clean mask prompt of inference: masks `(N,1,S,S)` in [0,1] -> 0/255 on the `(N,1,grid,grid)` prompt grid."""
-    return 255.0 * F.interpolate(mask, (grid, grid), mode="bilinear", align_corners=False).round()
-
-
 def all_prompts(mask: torch.Tensor, grid: int, rng: torch.Generator) -> Prompts:
     """All three kinds for soft masks `(N,1,S,S)` in [0,1]; the mask prompt on a `grid`-sided map.
 

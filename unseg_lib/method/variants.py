@@ -2,9 +2,8 @@
 
 A small generator trained from scratch without these settles on noise that dies of files, resizing, gray or subtraction:
 one colour inside the mask, or a checkerboard at the finest scale, the same for every image. The paper's generator makes
-noise at 256 cells for a surrogate of 512 pixels, i.e. noise that is smooth by construction.
-
-They enter at two places: `hook` in a move of the game (bilevel.py), `noise_of` where noise is read out (generator.py).
+noise at 256 cells for a surrogate of 512 pixels, i.e. noise that is smooth by construction. They enter at two places:
+`hook` in a move of the game (bilevel.py), `noise_of` where noise is read out (generator.py).
 """
 
 from collections.abc import Callable
@@ -32,13 +31,9 @@ class Variants:
     shared_removed: float = 0.0  # share of steps in which what all noises have in common is taken away
     smallest: float = 1.0  # the surrogate sees images at a random size from this share of its own size
 
-
-def check(config) -> None:
-    """Refuse settings of a `BilevelConfig` that do not fit each other."""
-    if config.smallest < 1 and config.surrogate == "sam":
-        raise UnsegError("Expected smallest = 1 with the surrogate 'sam', which has one size; use 'unet'.")
-    if config.mean_free < -1 or (config.mean_free > 0 and config.mean_free % 2 == 0):
-        raise UnsegError(f"Expected mean_free to be 0, -1 or an odd window, found {config.mean_free}.")
+    def __post_init__(self):
+        if self.mean_free < -1 or (self.mean_free > 0 and self.mean_free % 2 == 0):
+            raise UnsegError(f"Expected mean_free to be 0, -1 or an odd window, found {self.mean_free}.")
 
 
 def hook(config, x: torch.Tensor, show: Callable, put: Callable, rng: torch.Generator) -> tuple:
@@ -54,8 +49,10 @@ def hook(config, x: torch.Tensor, show: Callable, put: Callable, rng: torch.Gene
 
     def put_worn(config, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, size: int) -> tuple:
         noise = gray_part(noise, gray)
+        # what is left when somebody subtracts a universal pattern
         if torch.rand((), generator=rng) < config.shared_removed:
-            noise = without_shared(noise)
+            noise = noise - noise.mean(dim=0, keepdim=True)
+        # as it arrives at another size
         if config.smallest < 1:
             size = random_size(size, config.smallest, rng)
             noise = through_a_file(noise, size)
@@ -67,11 +64,6 @@ def hook(config, x: torch.Tensor, show: Callable, put: Callable, rng: torch.Gene
 def gray_part(x: torch.Tensor, gray: torch.Tensor) -> torch.Tensor:
     """Where gray bool `(N,)` is True: the projection of images or noise `(N,3,H,W)` on R=G=B."""
     return torch.where(gray.view(-1, 1, 1, 1), x.mean(dim=1, keepdim=True), x)
-
-
-def without_shared(noise: torch.Tensor) -> torch.Tensor:
-    """Noise `(N,3,g,g)` minus its mean over the batch: what is left when somebody subtracts a universal pattern."""
-    return noise - noise.mean(dim=0, keepdim=True)
 
 
 def through_a_file(noise: torch.Tensor, size: int) -> torch.Tensor:
