@@ -162,36 +162,41 @@ class Killed(Exception):
     pass
 
 
-def dying(data, after):
-    """Pairs that die after a number of reads: a crash in the middle of a run."""
+class Pairs(list):
+    """Pairs that note in a file what is read, as each process has its own copy, and die after so many reads."""
 
-    class Dying(list):
-        reads = 0
+    def __init__(self, path, dies_after=10**9):
+        super().__init__(pairs())
+        self.path, self.dies_after = path, dies_after
 
-        def __getitem__(self, i):
-            Dying.reads += 1
-            if Dying.reads > after:
-                raise Killed
-            return list.__getitem__(self, i)
+    def __getitem__(self, i):
+        with open(self.path, "a") as file:
+            file.write(f"{i}\n")
+        if self.read() > self.dies_after:
+            raise Killed
+        return super().__getitem__(i)
 
-    return Dying(data)
-
-
-def reads(steps):
-    return 2 * steps + 2  # two pairs in a step, and the first and the last one for the note
+    def read(self):
+        return len(self.path.read_text().split())
 
 
-def test_a_killed_run_continues_from_its_checkpoint_to_the_same_bytes(tmp_path):
-    config, how = BilevelConfig(**TINY), {"device": "cpu", "checkpoint_every": 2}
+@pytest.mark.parametrize("older", [False, True])
+def test_a_killed_run_continues_from_its_checkpoint_to_the_same_bytes(tmp_path, older):
+    config, how, out = BilevelConfig(**TINY), {"device": "cpu", "checkpoint_every": 2}, tmp_path / "killed"
     whole = train_generator(config, pairs(), tmp_path / "whole", **how)
-    with pytest.raises(Killed):
-        train_generator(config, dying(pairs(), reads(5)), tmp_path / "killed", **how)
-    assert not (tmp_path / "killed/generator.safetensors").exists()
-    assert step_of(tmp_path / "killed") == 4
-    resumed = train_generator(config, dying(pairs(), reads(2)), tmp_path / "killed", **how)
+    with pytest.raises(Killed):  # in step 5; two pairs are read for the note, and two in a step
+        train_generator(config, Pairs(tmp_path / "first", 2 + 2 * 5), out, **how)
+    assert not (out / "generator.safetensors").exists() and step_of(out) == 4
+    note = read_json(out / "training.json")
+    assert set(LATER) < set(note)
+    if older:  # what an older version began is continued, but not with another seed
+        write_json(out / "training.json", {key: value for key, value in note.items() if key not in LATER})
+    with pytest.raises(UnsegError, match="seed 42 there, 1 asked"):
+        train_generator(BilevelConfig(**TINY | dict(seed=1)), pairs(), out, **how)
+    resumed = train_generator(config, Pairs(tmp_path / "second", 2 + 2 * 2), out, **how)
     assert whole.read_bytes() == resumed.read_bytes()
-    assert read_csv(tmp_path / "whole/log.csv") == read_csv(tmp_path / "killed/log.csv")
-    assert not list((tmp_path / "killed").glob("checkpoint*"))
+    assert read_csv(tmp_path / "whole/log.csv") == read_csv(out / "log.csv")
+    assert not list(out.glob("checkpoint*"))
 
 
 STEPS = 12
@@ -227,29 +232,16 @@ def notebook(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "1")  # as in a notebook that Slurm has started
 
 
-class Noting(list):
-    """Pairs that write into a file which of them was read: every process has its own copy of them."""
-
-    def __init__(self, data, path):
-        super().__init__(data)
-        self.path = path
-
-    def __getitem__(self, i):
-        with open(self.path, "a") as file:
-            file.write(f"{i}\n")
-        return super().__getitem__(i)
-
-
 def test_two_processes_train_one_generator_from_a_script_or_a_notebook_that_may_die(
     tmp_path, notebook, capfd, monkeypatch
 ):
-    out, read = tmp_path / "notebook", tmp_path / "read.txt"
+    out, noting = tmp_path / "notebook", Pairs(tmp_path / "read.txt")
     others = killed_after_a_step(out)
     assert len(others) >= 2 and not psutil.wait_procs(others, timeout=10)[1]  # they die with their notebook
     capfd.readouterr()
     left, config = STEPS - step_of(out), BilevelConfig(**TINY | dict(steps=STEPS))
-    path = train_generator(config, Noting(pairs(), read), out, device="cpu", devices=2)
-    assert len(read.read_text().split()) == 2 + 2 * 2 * left and left < STEPS  # here for the note, and by both
+    path = train_generator(config, noting, out, device="cpu", devices=2)
+    assert noting.read() == 2 + 2 * 2 * left and left < STEPS  # here for the note, and by both
     assert [int(row["step"]) for row in read_csv(out / "log.csv")] == list(range(STEPS))
     said = capfd.readouterr().err
     assert said.count(f"generator: {STEPS}/{STEPS}") == 1 and "distributed_backend" not in said  # shown, and once
@@ -270,8 +262,11 @@ def test_an_error_of_several_processes_is_one_sentence_in_the_notebook(tmp_path,
 
 
 def test_pairs_that_no_other_process_can_read_are_refused_before_one_is_started(tmp_path, notebook):
+    class Mine(list):
+        pass
+
     with pytest.raises(UnsegError, match="put their class into a file"):
-        train_generator(BilevelConfig(**TINY), dying(pairs(), 9), tmp_path, device="cpu", devices=2)
+        train_generator(BilevelConfig(**TINY), Mine(pairs()), tmp_path, device="cpu", devices=2)
 
 
 def test_a_finished_run_is_not_done_again_and_a_folder_belongs_to_one_way_of_training_on_one_set(
@@ -298,18 +293,6 @@ def test_bf16_that_the_device_has_not_is_noted_as_what_it_became(tmp_path, monke
     monkeypatch.setattr("unseg_lib.runtime.has_bf16", lambda device: False)
     train_generator(BilevelConfig(**TINY | dict(steps=1)), pairs(), tmp_path, device="cpu", precision="bf16-mixed")
     assert read_json(tmp_path / "training.json")["precision"] == "32-true"
-
-
-def test_what_an_older_version_began_is_continued_but_not_with_another_seed(tmp_path):
-    config, note = BilevelConfig(**TINY), tmp_path / "training.json"
-    with pytest.raises(Killed):
-        train_generator(config, dying(pairs(), reads(5)), tmp_path, device="cpu", checkpoint_every=2)
-    older = {key: value for key, value in read_json(note).items() if key not in LATER}
-    assert set(read_json(note)) == set(older) | set(LATER) and "seed" in older
-    write_json(note, older)
-    with pytest.raises(UnsegError, match="seed 42 there, 1 asked"):
-        train_generator(BilevelConfig(**TINY | dict(seed=1)), pairs(), tmp_path, device="cpu")
-    assert train_generator(config, dying(pairs(), reads(2)), tmp_path, device="cpu").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):

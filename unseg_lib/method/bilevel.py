@@ -189,6 +189,7 @@ def train_step(config: BilevelConfig, fabric, game: Game, batch, phase: str, ste
     idle = "generator" if phase == "surrogate" else "surrogate"
     players = {phase: game.players[phase].train(), idle: game.bare(idle).eval()}
     optimiser, rng = game.optimisers[phase], torch_rng(config.seed, "step", step, fabric.global_rank)
+    # S-phase: gradients of S alone; G-phase: gradients of G, through a fixed S
     with frozen(players[idle]):
         with fabric.autocast():
             loss, noise = play(config, players, game.seen_by_surrogate, batch, phase, rng)
@@ -202,6 +203,7 @@ def train_step(config: BilevelConfig, fabric, game: Game, batch, phase: str, ste
             f"step {step} ({phase} phase, learning rate {optimiser.param_groups[0]['lr']:g}); lower the learning rate "
             "or use full precision."
         )
+    # move the player whose turn it is; official code: the other one drifts on
     optimiser.step()
     if config.optimiser in LEAKING:
         game.drift(idle)
