@@ -199,7 +199,7 @@ def test_a_killed_run_continues_from_its_checkpoint_to_the_same_bytes(tmp_path, 
     assert not list(out.glob("checkpoint*"))
 
 
-STEPS = 12
+STEPS = 40
 SCRIPT = f"""
 import sys, unseg_lib; sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_bilevel as t

@@ -100,8 +100,8 @@ class Game:
         layout = LAYOUTS[config.layout]
         with torch.random.fork_rng():
             torch.manual_seed(seed_for(config.seed, "weights"))  # construction draws from the global generator
-            given = {"mean_free": config.mean_free, "mean_of": config.mean_of, "logit_scale": config.logit_scale}
-            generator = Generator(layout, **given)
+            unpublished = {name: getattr(config, name) for name in ("mean_free", "mean_of", "logit_scale")}
+            generator = Generator(layout, **unpublished)
             surrogate = build_surrogate(config.surrogate, layout, config.surrogate_size)
         # published: G is a frozen SAM with a new head, S starts from MAE's encoder and learns as a whole (§ 2.1, 3)
         if config.sam_weights:

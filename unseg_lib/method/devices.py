@@ -9,6 +9,7 @@ for that), and each of them trains as one that was started from outside.
 import logging
 import os
 import pickle
+import signal
 import socket
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,10 @@ def _train_one(rank: int, call: bytes, port: int, told) -> None:
     """Train as one of the processes, as Lightning does where somebody else has started them."""
     os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     os.environ.pop("SLURM_NTASKS", None)  # Lightning would wait for Slurm to start the other processes
+    # the signal that comes when the kernel ends: it ends this process at once, too; or it came before torch had asked
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if not multiprocessing.parent_process().is_alive():
+        return
     logging.disable(logging.INFO)  # Lightning's lines, whose order would differ from run to run
     try:
         try:

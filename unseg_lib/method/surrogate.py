@@ -41,10 +41,9 @@ class SamSurrogate(nn.Module):
 
 
 class ResNetSurrogate(nn.Module):
-    """A U-Net on a ResNet-50, the ablation's second kind (Table 10; its architecture is not published).
+    """A U-Net on a ResNet-50, without prompts: the ablation's second kind (Table 10; its architecture is unknown).
 
-    It takes no prompt: it segments whatever the noise and the image single out. It starts from random weights, the
-    paper's from ImageNet's ("ImageNet R50"), which nothing here loads.
+    It starts from random weights, the paper's from ImageNet's ("ImageNet R50"), which nothing here loads.
     """
 
     def __init__(self, size: int, encoder: str = "resnet50"):
@@ -83,11 +82,8 @@ class UNetSurrogate(nn.Module):
 
 
 def two_convs(inside: int, outside: int) -> nn.Sequential:
-    layers = []
-    for channels in (inside, outside):
-        convolution = nn.Conv2d(channels, outside, 3, padding=1)
-        layers += [convolution, nn.GroupNorm(8, outside), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
+    convs = [nn.Conv2d(channels, outside, 3, padding=1) for channels in (inside, outside)]
+    return nn.Sequential(*(part for conv in convs for part in (conv, nn.GroupNorm(8, outside), nn.ReLU(inplace=True))))
 
 
 def build_surrogate(kind: str, layout: sam.SamLayout, size: int = 0) -> nn.Module:
@@ -124,8 +120,7 @@ def uncertain_points(logits: torch.Tensor, count: int, rng: torch.Generator) -> 
     """
     n, important = len(logits), int(IMPORTANT * count)
     candidates = torch.rand(n, int(OVERSAMPLE * count), 2, generator=rng).to(logits.device)
-    certainty = sample_at(logits, candidates).abs()
-    chosen = certainty.topk(important, dim=1, largest=False).indices
+    chosen = sample_at(logits, candidates).abs().topk(important, dim=1, largest=False).indices
     unsure = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
     uniform = torch.rand(n, count - important, 2, generator=rng).to(logits.device)
     return torch.cat([unsure, uniform], dim=1)
