@@ -9,39 +9,36 @@ from hypothesis import strategies as st
 from unseg_lib.errors import UnsegError
 from unseg_lib.method import add_noise, budget, budget_map, measure
 
+HALF, EVERYWHERE = np.array([[True, True], [False, False]]), np.ones((2, 2), bool)
+
 
 def full(value, shape=(2, 2, 3), dtype=np.uint8):
     return np.full(shape, value, dtype)
 
 
 def test_budget_map_divides_once():
-    mask = torch.tensor([[True, False]])
-    assert torch.allclose(budget_map(mask, 8, 2), torch.tensor([[8 / 255, 2 / 255]]))
+    found = budget_map(torch.tensor([[True, False]]), 8, 2)
+    assert torch.allclose(found, torch.tensor([[8 / 255, 2 / 255]]))
 
 
-def test_add_noise_by_hand():
-    mask = np.array([[True, True], [False, False]])
-    result = add_noise(full(100), full(1.0, dtype=np.float32), mask, 8, 2)
-    assert (result[mask] == 108).all() and (result[~mask] == 102).all()
-    half = add_noise(full(100), full(-0.5, dtype=np.float32), mask, 8, 2)
-    assert (half[mask] == 96).all() and (half[~mask] == 99).all()
-
-
-def test_add_noise_clips_to_the_8_bit_range():
-    everywhere = np.ones((2, 2), bool)
-    assert (add_noise(full(252), full(1.0, dtype=np.float32), everywhere, 8, 2) == 255).all()
-    assert (add_noise(full(3), full(-1.0, dtype=np.float32), everywhere, 8, 2) == 0).all()
-
-
-def test_a_fractional_budget_is_never_rounded_up():
-    result = add_noise(full(100), full(1.0, dtype=np.float32), np.ones((2, 2), bool), 2.7, 0.25)
-    assert (result == 102).all()
+@pytest.mark.parametrize(
+    ("before", "noise", "eps", "eps_bg", "inside", "outside"),
+    [
+        (100, 1.0, 8, 2, 108, 102),
+        (100, -0.5, 8, 2, 96, 99),
+        (252, 1.0, 8, 8, 255, 255),  # clipped to 8 bits
+        (3, -1.0, 8, 8, 0, 0),
+        (100, 1.0, 2.7, 0.25, 102, 100),  # a fractional budget is never rounded up
+    ],
+)
+def test_add_noise_by_hand(before, noise, eps, eps_bg, inside, outside):
+    result = add_noise(full(before), full(noise, dtype=np.float32), HALF, eps, eps_bg)
+    assert (result[HALF] == inside).all() and (result[~HALF] == outside).all()
 
 
 def test_gray_noise_keeps_channels_equal_and_is_the_mean():
     noise = np.zeros((2, 2, 3), np.float32) + np.array([1.0, 0.5, 0.0], np.float32)
-    result = add_noise(full(100), noise, np.ones((2, 2), bool), 8, 2, gray=True)
-    assert (result == 104).all()
+    assert (add_noise(full(100), noise, EVERYWHERE, 8, 2, gray=True) == 104).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -50,7 +47,7 @@ def test_noise_that_is_not_finite_is_refused_and_never_a_black_pixel(value, gray
     noise = full(0.5, dtype=np.float32)
     noise[0, 1, 2] = value
     with pytest.raises(UnsegError, match="found 1 of 12 values that are not"):
-        add_noise(full(100), noise, np.ones((2, 2), bool), 8, 2, gray=gray)
+        add_noise(full(100), noise, EVERYWHERE, 8, 2, gray=gray)
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,27 +57,23 @@ def test_noise_that_is_not_finite_is_refused_and_never_a_black_pixel(value, gray
 def test_no_pixel_leaves_its_budget(seed, eps, ratio, gray, share):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    noise = rng.uniform(-1, 1, (9, 7, 3)).astype(np.float32)
-    mask = rng.random((9, 7)) < share
+    noise, mask = rng.uniform(-1, 1, (9, 7, 3)).astype(np.float32), rng.random((9, 7)) < share
     change = np.abs(add_noise(image, noise, mask, eps, eps * ratio, gray=gray).astype(int) - image)
-    assert (change[mask] <= eps).all()
-    assert (change[~mask] <= eps * ratio).all()
+    assert (change[mask] <= eps).all() and (change[~mask] <= eps * ratio).all()
 
 
 def test_measure_by_hand():
-    original, poisoned, mask = full(100, (8, 8, 3)), full(100, (8, 8, 3)), np.zeros((8, 8), bool)
+    original, poisoned, mask = full(100, (8, 8, 3)), full(99, (8, 8, 3)), np.zeros((8, 8), bool)
     mask[:4], poisoned[:4] = True, 104
-    poisoned[4:] = 99
     found = measure(original, poisoned, mask)
     assert (found["linf_inside"], found["linf_outside"]) == (4, 1)
     assert found["rms"] == pytest.approx(np.sqrt((16 + 1) / 2))
     assert found["psnr"] == pytest.approx(20 * np.log10(255 / found["rms"]))
     assert 0 < found["ssim"] < 1
-
-
-def test_measure_of_an_unchanged_image():
-    found = measure(full(7, (3, 3, 3)), full(7, (3, 3, 3)), np.zeros((3, 3), bool))
-    assert found == {"linf_inside": 0, "linf_outside": 0, "rms": 0.0, "psnr": float("inf"), "ssim": 1.0}
+    same = measure(original, original, mask)
+    assert same == {"linf_inside": 0, "linf_outside": 0, "rms": 0.0, "psnr": float("inf"), "ssim": 1.0}
+    flat = measure(full(7, (2, 9, 3)), full(9, (2, 9, 3)), np.ones((2, 9), bool))  # too small for SSIM
+    assert flat["linf_inside"] == 2 and np.isnan(flat["ssim"])
 
 
 @pytest.mark.parametrize("windows", [1 << 17, 400])
@@ -95,8 +88,3 @@ def test_ssim_is_that_of_scikit_image_in_double_precision(monkeypatch, windows):
         expected = structural_similarity(original, changed, channel_axis=2, data_range=255, win_size=window)
         found = measure(original, changed, np.ones(original.shape[:2], bool))["ssim"]
         assert found == pytest.approx(expected, abs=1e-5)
-
-
-def test_a_image_too_small_for_ssim_is_measured_all_the_same():
-    found = measure(full(7, (2, 9, 3)), full(9, (2, 9, 3)), np.ones((2, 9), bool))
-    assert found["linf_inside"] == 2 and np.isnan(found["ssim"])

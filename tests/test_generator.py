@@ -1,5 +1,7 @@
 """Generator and surrogate: the published sizes, what is read, what is trained, and weights from elsewhere."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,14 @@ from unseg_lib.method import (
     SURROGATES,
     Generator,
     Prompts,
+    SamLayout,
     all_prompts,
     build_image_encoder,
     build_surrogate,
     encode,
     local_mean,
     noise_of,
+    noise_statistics,
     only,
     place_noise,
     square,
@@ -47,15 +51,11 @@ def batch(n=3):
 def test_parameter_counts_are_the_published_ones():
     with torch.device("meta"):
         generator, surrogate = Generator(LAYOUTS["vit_b"]), build_surrogate("sam", LAYOUTS["vit_b"])
-    assert count(generator, "noise_") == 7_252_544
-    assert count(generator, "noise_mlps") == 419_424
-    assert count(generator, "noise_from_early") == 6_130_720
-    assert count(generator, "noise_from_embedding") == 664_544
-    assert count(generator, "noise_from_upscaled") == 37_088
-    assert count(generator) == 100_988_016
-    assert count(surrogate) == 91_070_476
-    assert count(surrogate, "image_encoder") == 87_278_848
-    assert count(surrogate, "mask_decoder") == 3_785_408
+    published = {"": 100_988_016, "noise_": 7_252_544, "noise_mlps": 419_424, "noise_from_early": 6_130_720}
+    published |= {"noise_from_embedding": 664_544, "noise_from_upscaled": 37_088}
+    assert {part: count(generator, part) for part in published} == published
+    published = {"": 91_070_476, "image_encoder": 87_278_848, "mask_decoder": 3_785_408}
+    assert {part: count(surrogate, part) for part in published} == published
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
@@ -64,12 +64,6 @@ def test_sam_parts_have_the_official_keys_and_shapes(name):
         official, ours = sam_model_registry[name](), Generator(LAYOUTS[name])
     theirs = {k: v.shape for k, v in official.state_dict().items() if not k.startswith("pixel_")}
     assert theirs == {k: v.shape for k, v in ours.state_dict().items() if not k.startswith("noise_")}
-
-
-def test_noise_is_a_bounded_map_on_the_grid():
-    x, prompts = batch()
-    noise = tiny_generator()(x, prompts)
-    assert noise.shape == (3, 3, TINY.grid, TINY.grid) and noise.abs().max() < 1
 
 
 def test_our_pass_through_the_encoder_is_segment_anythings():
@@ -86,8 +80,9 @@ def test_a_batch_of_mixed_prompts_equals_one_image_at_a_time():
     generator, (x, prompts) = tiny_generator(), batch(6)
     prompts = subset(prompts, torch_rng("mixed"))
     together = generator(x, prompts)
+    assert together.shape == (6, 3, TINY.grid, TINY.grid) and together.abs().max() < 1
     for i in range(6):
-        single = Prompts(*(t[i : i + 1] for t in (prompts.boxes, prompts.points, prompts.masks, prompts.use)))
+        single = Prompts(*(part[i : i + 1] for part in vars(prompts).values()))
         assert torch.allclose(together[i], generator(x[i : i + 1], single)[0], atol=1e-5)
 
 
@@ -103,16 +98,16 @@ def test_which_tokens_are_read(tokens, read):
         assert gradient.norm(dim=1).argmax().item() == read[channel - first]
 
 
-def test_mean_free_noise_cannot_be_one_constant():
-    x, prompts = batch()
-    logits = torch.atanh(tiny_generator(mean_free=9, mean_of="logits")(x, prompts).double())
-    assert logits.std(dim=(2, 3)).min() > 0
-    smooth = local_mean(logits, 9)[..., 8:-8, 8:-8]  # what is left of the mean is second order
-    assert smooth.abs().mean() < 0.2 * logits.abs().mean()
-    noise = tiny_generator(mean_free=9)(x, prompts)
-    assert noise.std(dim=(2, 3)).min() > 0 and noise.abs().max() <= 1
-    smooth = local_mean(noise, 9)[..., 8:-8, 8:-8]
-    assert smooth.abs().mean() < 0.2 * noise.abs().mean()
+@pytest.mark.parametrize("mean_of", ["noise", "logits"])
+def test_mean_free_noise_cannot_be_one_constant(mean_of):
+    noise = tiny_generator(mean_free=9, mean_of=mean_of)(*batch())
+    assert noise.abs().max() <= 1
+    freed = noise if mean_of == "noise" else torch.atanh(noise.double())
+    smooth = local_mean(freed, 9)[..., 8:-8, 8:-8]  # what is left of the mean is second order
+    assert freed.std(dim=(2, 3)).min() > 0 and smooth.abs().mean() < 0.2 * freed.abs().mean()
+
+
+def test_the_mean_over_a_window_is_smaller_at_the_borders_or_over_the_whole_map():
     assert torch.equal(local_mean(torch.full((1, 1, 6, 6), 3.0), 5), torch.full((1, 1, 6, 6), 3.0))
     assert local_mean(torch.arange(4.0).reshape(1, 1, 2, 2), -1).item() == 1.5
 
@@ -127,54 +122,42 @@ def test_one_strong_logit_does_not_hide_a_constant_colour():
     assert torch.equal(noise_of(logits), torch.tanh(logits))
 
 
-def test_only_the_new_parts_train_when_sam_is_frozen():
-    generator = tiny_generator()
-    generator.train_only_noise_head()
-    assert {n.split(".")[0] for n, p in generator.named_parameters() if p.requires_grad} == {
-        "noise_tokens",
-        "noise_mlps",
-        "noise_from_early",
-        "noise_from_embedding",
-        "noise_from_upscaled",
-    }
+def test_signs_of_a_degenerate_generator():
+    constant = noise_statistics(torch.ones(4, 3, 8, 8))
+    assert constant == {"rms": 1, "spatial_std": 0, "image_std": 0}
+    tile = noise_statistics(torch.rand(1, 3, 8, 8, generator=torch_rng(0)).repeat(4, 1, 1, 1))
+    assert tile["spatial_std"] > 0.2 and tile["image_std"] < 1e-6
 
 
-def test_every_trainable_part_gets_a_gradient():
+def test_every_trainable_part_gets_a_gradient_and_only_the_new_ones_train_when_sam_is_frozen():
     generator, (x, prompts) = tiny_generator().train(), batch()
     generator.freeze_unused()
     generator(x, prompts).square().mean().backward()
     without = [n for n, p in generator.named_parameters() if p.requires_grad and p.grad is None]
     # background points and the "no mask" embedding belong to prompts that were not used here
-    assert all(
-        n.startswith(("prompt_encoder.point_embeddings.0", "prompt_encoder.no", "prompt_encoder.not")) for n in without
-    )
+    assert all(n.startswith(("prompt_encoder.point_embeddings.0", "prompt_encoder.no")) for n in without)
+    generator.train_only_noise_head()
+    trained = {name.split(".")[0] for name, p in generator.named_parameters() if p.requires_grad}
+    assert trained == {"noise_tokens", "noise_mlps"} | {f"noise_from_{x}" for x in ("early", "embedding", "upscaled")}
 
 
-@pytest.mark.parametrize("prompt", [{"mask": True}, {"box": (3, 4, 30, 20)}, {"points": np.array([[5, 6], [9, 9]])}])
+MASK = np.arange(24 * 40).reshape(24, 40) % 7 == 0
+
+
+@pytest.mark.parametrize("prompt", [{"mask": MASK}, {"box": (3, 4, 30, 20)}, {"points": np.array([[5, 6], [9, 9]])}])
 def test_one_image_any_prompt(prompt):
     image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
-    if "mask" in prompt:
-        prompt = {"mask": np.arange(24 * 40).reshape(24, 40) % 7 == 0}
-    raw = tiny_generator().noise(image, **prompt)
-    assert raw.shape == (3, TINY.grid, TINY.grid)
-    placed = place_noise(raw, 24, 40)
-    assert placed.shape == (24, 40, 3) and np.abs(placed).max() <= 1
+    placed = place_noise(tiny_generator().noise(image, **prompt), 24, 40)
+    assert placed.shape == (24, 40, 3) and 0 < np.abs(placed).max() <= 1
 
 
-def test_place_noise_is_bilinear_on_the_padded_square():
+def test_noise_is_placed_bilinearly_on_the_square_that_pads_right_and_below_with_black():
     raw = torch.zeros(3, 2, 2)
     raw[:, 0, 1] = 1.0
     placed = place_noise(raw, 2, 4)[..., 0]
     assert placed[0].tolist() == [0.0, 0.25, 0.75, 1.0] and placed.shape == (2, 4)
-
-
-def test_square_pads_right_and_below_with_black():
     x = square(torch.ones(1, 3, 4, 8), 8)
     assert x.shape == (1, 3, 8, 8) and x[..., :4, :].min() == 1 and x[..., 4:, :].max() == 0
-
-
-def test_a_surrogate_can_have_another_size():
-    assert build_surrogate("unet", TINY, 24).size == 24 and build_surrogate("sam", TINY, 32).grid == 32
 
 
 @pytest.mark.parametrize("kind", sorted(SURROGATES))
@@ -186,6 +169,7 @@ def test_surrogates_answer_with_mask_logits(kind):
     logits = surrogate(torch.rand(2, 3, size, size), only(all_prompts(mask, surrogate.grid, torch_rng(0)), "box"))
     assert logits.shape[:2] == (2, 1) and logits.isfinite().all()
     assert size == {"sam": 16, "resnet50": 64, "unet": 16}[kind]
+    assert build_surrogate(kind, TINY, 32).size == 32
 
 
 @pytest.mark.parametrize("mean_of", ["noise", "logits"])
@@ -197,7 +181,7 @@ def test_generator_survives_its_file(tmp_path, mean_of):
 
 
 def test_a_generator_older_than_the_choice_keeps_its_way():
-    """The shipped `small` and `colour` were trained, and their scores measured, with the mean off the logits alone."""
+    # the shipped `small` and `colour` were trained, and their scores measured, with the mean off the logits alone
     ways = {name: weights.load_generator(name).mean_of for name in weights.shipped()}
     assert ways == {"small": "logits", "colour": "logits", "texture": "noise"}
 
@@ -211,34 +195,24 @@ def test_official_sam_checkpoint_loads(tmp_path):
     assert torch.equal(generator.mask_decoder.iou_token.weight, donor.mask_decoder.iou_token.weight + 1)
 
 
-def test_wrong_checkpoints_are_refused_in_a_sentence(tmp_path):
-    generator, path = tiny_generator(), tmp_path / "sam.pth"
-    torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, path)
-    with pytest.raises(UnsegError, match=r"image_encoder.pos_embed of shape \(1, 8, 8, 32\)"):
-        weights.load_sam(generator, path)
-    with pytest.raises(UnsegError, match="sha256"):
-        weights.load_sam(generator, path, "0" * 64)
-    torch.save({}, path)
-    with pytest.raises(UnsegError, match="missing"):
-        weights.load_sam(generator, path)
-    path.write_bytes(b"no weights")
-    with pytest.raises(UnsegError, match="state dict"):
-        weights.load_sam(generator, path)
-    with pytest.raises(UnsegError, match="no such file"):
-        weights.load_sam(generator, tmp_path / "absent.pth")
-
-
 class Malicious:
     def __reduce__(self):
         return (open, ("pwned", "w"))
 
 
-def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch):
+def test_wrong_checkpoints_are_refused_in_a_sentence_and_run_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"a": Malicious()}, tmp_path / "evil.pth")
-    with pytest.raises(UnsegError, match="state dict"):
-        weights.read_foreign(tmp_path / "evil.pth")
-    assert not (tmp_path / "pwned").exists()
+    torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, "large")
+    torch.save({}, "empty")
+    torch.save({"a": Malicious()}, "evil")
+    Path("text").write_bytes(b"no weights")
+    sentences = {"large": r"image_encoder.pos_embed of shape \(1, 8, 8, 32\)", "empty": "missing", "no": "no such file"}
+    for name, sentence in (sentences | {"text": "state dict", "evil": "state dict"}).items():
+        with pytest.raises(UnsegError, match=sentence):
+            weights.load_sam(tiny_generator(), name)
+    with pytest.raises(UnsegError, match="sha256"):
+        weights.load_sam(tiny_generator(), "large", "0" * 64)
+    assert not Path("pwned").exists()
 
 
 def mae_checkpoint(encoder, side):
@@ -253,67 +227,51 @@ def mae_checkpoint(encoder, side):
 def test_mae_weights_start_the_surrogate(tmp_path):
     encoder = build_surrogate("sam", LAYOUTS["tiny"]).image_encoder  # 4x4 tokens
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    torch.save({"model": mae_checkpoint(encoder, 4)}, tmp_path / "mae.pth")
-    weights.load_mae(encoder, tmp_path / "mae.pth")
-    after = encoder.state_dict()
-    assert torch.equal(after["blocks.0.mlp.lin1.weight"], before["blocks.0.mlp.lin1.weight"] + 1)
-    assert torch.equal(after["neck.0.weight"], before["neck.0.weight"])
-    assert torch.allclose(after["pos_embed"][0, :, :, 0].flatten(), torch.arange(16.0), atol=1e-4)  # no class token
-    torch.save({"model": mae_checkpoint(encoder, 7)}, tmp_path / "mae7.pth")
-    weights.load_mae(encoder, tmp_path / "mae7.pth")  # 7x7 positions resized to 4x4
-    resized = encoder.state_dict()["pos_embed"][0, :, :, 0]
-    assert (resized.diff(dim=0) > 0).all() and (resized.diff(dim=1) > 0).all()
+    for side in (7, 4):  # 7x7 positions are resized to 4x4
+        encoder.load_state_dict(before)
+        torch.save({"model": mae_checkpoint(encoder, side)}, tmp_path / "mae.pth")
+        weights.load_mae(encoder, tmp_path / "mae.pth")
+        after, positions = encoder.state_dict(), encoder.pos_embed.detach()[0, :, :, 0]
+        assert torch.equal(after["blocks.0.mlp.lin1.weight"], before["blocks.0.mlp.lin1.weight"] + 1)
+        assert torch.equal(after["neck.0.weight"], before["neck.0.weight"])
+        assert (positions.diff(dim=0) > 0).all() and (positions.diff(dim=1) > 0).all()
+    assert torch.allclose(positions.flatten(), torch.arange(16.0), atol=1e-4)  # no class token
 
 
 def released_file(generator, path):
     """A stand-in for the released file: DDP prefix, other names for the new parts, all containing "noise"."""
-    names = {
-        "noise_tokens": "mask_decoder.some_noise_token",
-        "noise_mlps": "mask_decoder.noise_mlp_list",
-        "noise_from_early": "mask_decoder.vit_noise_branch",
-        "noise_from_embedding": "mask_decoder.emb_noise_branch",
-        "noise_from_upscaled": "mask_decoder.mask_noise_branch",
-    }
-    state = {}
-    for key, value in generator.state_dict().items():
-        head, _, rest = key.partition(".")
-        state[f"module.{names.get(head, head)}.{rest}"] = value
-    torch.save(state, path)
+    ours = ("noise_tokens", "noise_mlps", "noise_from_early", "noise_from_embedding", "noise_from_upscaled")
+    theirs = ("some_noise_token", "noise_mlp_list", "vit_noise_branch", "emb_noise_branch", "mask_noise_branch")
+    names = {mine: f"mask_decoder.{foreign}" for mine, foreign in zip(ours, theirs)}
+    parts = [(*key.partition("."), value) for key, value in generator.state_dict().items()]
+    torch.save({f"module.{names.get(head, head)}.{rest}": value for head, _, rest, value in parts}, path)
 
 
-def test_released_generator_loads_whatever_its_new_parts_are_called(tmp_path, monkeypatch):
-    monkeypatch.setitem(LAYOUTS, "wide", LAYOUTS["tiny"].__class__(32, 4, 48, 2, 2, (1,), 4, 64, 2, 64))
-    torch.manual_seed(3)
-    original = Generator(LAYOUTS["wide"], tokens="released").eval()
-    released_file(original, tmp_path / "released.pth")
-    loaded = weights.load_released_generator(tmp_path / "released.pth", layout="wide")
-    x, prompts = batch()
-    assert loaded.tokens == "released" and torch.equal(loaded(x, prompts), original(x, prompts))
-    corrected = Generator(LAYOUTS["wide"]).eval()
-    corrected.load_state_dict(original.state_dict())
-    assert not torch.allclose(corrected(x, prompts), original(x, prompts))  # the slice matters
+WIDE = SamLayout(32, 4, 48, 2, 2, (1,), 4, 64, 2, 64)  # no two of the new parts have the same shapes
 
 
-def test_vit_b_is_the_released_generator_once_it_lies_below_the_data_root(tmp_path, monkeypatch):
+def test_the_released_generator_loads_whatever_its_new_parts_are_called(tmp_path, monkeypatch):
+    monkeypatch.setitem(LAYOUTS, "vit_b", WIDE)
     monkeypatch.setenv("UNSEG_DATA", str(tmp_path))
-    with pytest.raises(
-        UnsegError, match=r"released generator at .*weights.Generator_unseg_final.pth, found no such file"
-    ):
-        weights.load_generator("vit_b")
-    monkeypatch.setitem(LAYOUTS, "vit_b", LAYOUTS["tiny"].__class__(32, 4, 48, 2, 2, (1,), 4, 64, 2, 64))
     path = tmp_path / "weights/Generator_unseg_final.pth"
+    with pytest.raises(UnsegError, match=f"released generator at {path}, found no such file"):
+        weights.load_generator("vit_b")
     path.parent.mkdir()
-    original = Generator(LAYOUTS["vit_b"], tokens="released").eval()
+    torch.manual_seed(3)
+    original = Generator(WIDE, tokens="released").eval()
     released_file(original, path)
-    state, (x, prompts) = torch.get_rng_state(), batch()
-    for name in ("vit_b", path):
-        loaded = weights.load_generator(name)
+    x, prompts = batch()
+    state = torch.get_rng_state()
+    for loaded in (*map(weights.load_generator, ("vit_b", path)), weights.load_released_generator(path)):
         assert loaded.tokens == "released" and torch.equal(loaded(x, prompts), original(x, prompts))
     torch.set_rng_state(state)
     weights.load_generator("vit_b")
     assert torch.equal(state, torch.get_rng_state())
+    corrected = Generator(WIDE).eval()
+    corrected.load_state_dict(original.state_dict())
+    assert not torch.allclose(corrected(x, prompts), original(x, prompts))  # the slice matters
 
 
 def test_an_unknown_generator_name_lists_the_known():
-    with pytest.raises(UnsegError, match=r"Expected a generator's name"):
+    with pytest.raises(UnsegError, match=r"Expected a generator's name \(colour, small, texture, vit_b\)"):
         weights.load_generator("smal")

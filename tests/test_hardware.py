@@ -1,5 +1,9 @@
 """Which device is taken, and when bf16 is."""
 
+import resource
+import subprocess
+import sys
+
 import pytest
 import torch
 from toy_set import HOW, VICTIM
@@ -9,12 +13,10 @@ from unseg_lib.victims import train_victim
 
 
 def test_a_device_is_chosen_or_refused():
-    assert runtime.choose_device("cpu") == "cpu"
-    assert runtime.choose_device("auto") in ("cpu", "cuda", "mps")
-    with pytest.raises(UnsegError, match=r"Expected a device of this machine .*'tpu'"):
-        runtime.choose_device("tpu")
-    with pytest.raises(UnsegError, match="cuda:1"):
-        runtime.choose_device("cpu:x")
+    assert runtime.choose_device("cpu") == "cpu" and runtime.choose_device("auto") in ("cpu", "cuda", "mps")
+    for wrong, sentence in {"tpu": r"Expected a device of this machine .*'tpu'", "cpu:x": "cuda:1"}.items():
+        with pytest.raises(UnsegError, match=sentence):
+            runtime.choose_device(wrong)
 
 
 @pytest.mark.parametrize(
@@ -35,25 +37,21 @@ def test_bf16_becomes_fp32_where_it_would_be_emulated(monkeypatch, capsys):
     assert runtime.usable_precision("bf16", "cpu") == "bf16"
 
 
-def test_a_training_does_not_ask_for_its_memory_twice():
-    import resource
-    import subprocess
-    import sys
+FAULTS = """
+import resource, torch
+from unseg_lib.runtime import keep_freed_memory
+print(keep_freed_memory())
+for number in range(80):
+    torch.ones(2_000_000)
+    if number == 39:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
 
-    work = "for _ in range(40): torch.ones(2_000_000)"
-    faults = "resource.getrusage(resource.RUSAGE_SELF).ru_minflt"
-    code = f"""if 1:
-        import resource, torch
-        from unseg_lib.runtime import keep_freed_memory
-        print(keep_freed_memory())
-        {work}
-        before = {faults}
-        {work}
-        print({faults} - before)
-    """
-    kept, again = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+
+def test_a_training_does_not_ask_for_its_memory_twice():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    kept, again = done.stdout.split()
     if kept != "True":
         pytest.skip("this C library has no mallopt to tell")
     # without: 40 blocks of 8 MB, each page of which is new
@@ -61,12 +59,9 @@ def test_a_training_does_not_ask_for_its_memory_twice():
 
 
 def test_a_victim_says_what_it_computed_in(sets, tmp_path, monkeypatch):
-    how = HOW | {"epochs": 1}
-    single = train_victim(VICTIM, *sets, tmp_path / "32", **how)
-    monkeypatch.setattr(runtime, "has_bf16", lambda device: False)
-    emulated = train_victim(VICTIM, *sets, tmp_path / "emulated", **how, precision="bf16")
-    assert (single["precision"], emulated["precision"]) == ("32", "32")
-    assert emulated["epochs"] == single["epochs"]  # bit for bit
-    monkeypatch.setattr(runtime, "has_bf16", lambda device: True)
-    half = train_victim(VICTIM, *sets, tmp_path / "bf16", **how, precision="bf16")
-    assert half["precision"] == "bf16" and half["epochs"] != single["epochs"]
+    how, found = HOW | {"epochs": 1}, {"32": train_victim(VICTIM, *sets, tmp_path / "32", **HOW | {"epochs": 1})}
+    for there, name in ((False, "emulated"), (True, "bf16")):
+        monkeypatch.setattr(runtime, "has_bf16", lambda device, there=there: there)
+        found[name] = train_victim(VICTIM, *sets, tmp_path / name, **how, precision="bf16")
+    assert [found[name]["precision"] for name in found] == ["32", "32", "bf16"]
+    assert found["emulated"]["epochs"] == found["32"]["epochs"] != found["bf16"]["epochs"]  # bit for bit

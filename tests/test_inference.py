@@ -14,24 +14,25 @@ from unseg_lib.method import (
     Inference,
     add_noise,
     attend,
-    attention,
     build_image_encoder,
     encode,
     encode_fused,
     load_generator,
     place_noise,
+    sam,
     shipped,
     square,
     square_of_bytes,
 )
 from unseg_lib.runtime import has_bf16
+from unseg_lib.seeds import torch_rng
 
 TINY = LAYOUTS["tiny"]
 
 
 def lively(module, seed=0):
     """Biases and positions start at zero, where a mistake in them would not show."""
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch_rng(seed)
     for name, parameter in module.named_parameters():
         if name.endswith(("bias", "pos_embed", "rel_pos_h", "rel_pos_w")):
             torch.nn.init.normal_(parameter, std=0.3, generator=rng)
@@ -43,39 +44,37 @@ def encoder(**changes):
     return lively(build_image_encoder(replace(TINY, **changes))).eval()
 
 
-def test_attend_is_softmax_with_a_bias_for_every_pair():
-    rng = torch.Generator().manual_seed(0)
+def test_attend_is_softmax_with_a_bias_for_every_pair_with_and_without_gradients():
+    rng = torch_rng(0)
     q, k, v = torch.randn(3, 1, 1, 2, 3, 4, generator=rng).unbind(0)  # one head, 2 x 3 tokens of 4 numbers
     down, across = torch.randn(2, 2, 4, generator=rng), torch.randn(3, 3, 4, generator=rng)
-    learning = attend(q, k, v, down, across)[0]  # two ways: with gradients, and without
+    learning = attend(q, k, v, down, across)[0]
     with torch.no_grad():
         found = attend(q, k, v, down, across)[0]
     assert torch.allclose(learning, found, atol=1e-6)
     for y in range(2):
         for x in range(3):
-            one = q[0, 0, y, x]
-            logits = [
-                one @ k[0, 0, u, w] / 2 + one @ down[y, u] + one @ across[x, w] for u in range(2) for w in range(3)
-            ]
+            one, keys = q[0, 0, y, x], [(u, w) for u in range(2) for w in range(3)]
+            logits = [one @ k[0, 0, u, w] / 2 + one @ down[y, u] + one @ across[x, w] for u, w in keys]
             expected = torch.stack(logits).softmax(0) @ v[0, 0].flatten(0, 1)
             assert torch.allclose(found[y, x], expected, atol=1e-6)
 
 
 # windows that divide the 8 x 8 tokens, that need a rim, and none at all
 @pytest.mark.parametrize("changes", [{}, {"window": 5}, {"window": 3, "heads": 4}, {"global_blocks": (0, 1)}])
-@pytest.mark.parametrize("limit", [1 << 24, 1 << 13, 1])
 @pytest.mark.parametrize("gradients", [True, False])
-def test_the_fused_encoder_is_the_encoder_however_it_is_sliced(changes, limit, gradients, monkeypatch):
-    monkeypatch.setitem(attention.SLICE_BYTES, "cpu", limit)
-    model, x = encoder(**changes), torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+def test_the_fused_encoder_is_the_encoder_however_it_is_sliced(changes, gradients, monkeypatch):
+    model, x = encoder(**changes), torch.rand(3, 3, 32, 32, generator=torch_rng(1))
     with torch.set_grad_enabled(gradients):
-        for ours, theirs in zip(encode_fused(model, x), encode(model, x)):
-            assert torch.allclose(ours, theirs, atol=2e-5)
+        expected = encode(model, x)
+        for limit in (1 << 24, 1 << 13, 1):
+            monkeypatch.setitem(sam.SLICE_BYTES, "cpu", limit)
+            assert all(torch.allclose(*both, atol=2e-5) for both in zip(encode_fused(model, x), expected))
 
 
 @torch.no_grad()
 def test_attention_in_bf16_rounds_no_more_than_its_inputs_and_outputs_do():
-    rng = torch.Generator().manual_seed(0)
+    rng = torch_rng(0)
     q, k, v = torch.randn(3, 2, 3, 14, 14, 64, generator=rng).bfloat16().unbind(0)
     down, across = (0.1 * torch.randn(2, 14, 14, 64, generator=rng)).bfloat16().unbind(0)
     exact = attend(*(part.float() for part in (4 * q, k, v, down, across)))  # steep scores, as trained weights make
@@ -84,7 +83,7 @@ def test_attention_in_bf16_rounds_no_more_than_its_inputs_and_outputs_do():
 
 
 def test_its_gradients_are_those_of_the_encoder():
-    model, x = encoder(window=5), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    model, x = encoder(window=5), torch.rand(2, 3, 32, 32, generator=torch_rng(1))
     gradients = []
     for run in (encode, encode_fused):
         model.zero_grad()
@@ -128,8 +127,7 @@ def test_the_reference_is_the_generators_own_noise_bit_for_bit():
     expected = generator.noise(pixels, mask=mask)
     found = Inference(generator, reference=True)
     assert torch.equal(found.noise(pixels, mask=mask), expected)
-    many = found([found.prepare(pixels, mask=mask)] * 2)
-    assert torch.allclose(many, expected.expand(2, -1, -1, -1), atol=1e-6)
+    assert torch.equal(found([found.prepare(pixels, mask=mask)] * 2), torch.stack([expected] * 2))
 
 
 def test_boxes_and_points_reach_the_model():
@@ -137,7 +135,8 @@ def test_boxes_and_points_reach_the_model():
     generator = lively(Generator(TINY))
     reference, fast = Inference(deepcopy(generator), reference=True), Inference(generator)
     pixels, mask = next(images())
-    prompts = [{"box": (3, 4, 90, 60)}, {"points": [(10, 20), (60, 50)]}, {"mask": mask, "box": (3, 4, 90, 60)}]
+    box = {"box": (3, 4, 90, 60)}
+    prompts = [box, {"points": [(10, 20), (60, 50)]}, {"mask": mask} | box]
     noises = [fast.noise(pixels, **prompt) for prompt in prompts]
     for noise, prompt in zip(noises, prompts):
         assert torch.allclose(noise, reference.noise(pixels, **prompt), atol=1e-4)
@@ -146,11 +145,11 @@ def test_boxes_and_points_reach_the_model():
         fast([fast.prepare(pixels, **prompt) for prompt in prompts])
 
 
-@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (32, 32), (20, 20)])
-def test_preparing_bytes_is_the_square_of_the_image(shape):
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-    assert torch.allclose(square_of_bytes(pixels, 32), square(x, 32), atol=1e-6)
+def test_preparing_bytes_is_the_square_of_the_image():
+    for shape in ((30, 50), (50, 30), (32, 32), (20, 20)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        assert torch.allclose(square_of_bytes(pixels, 32), square(x, 32), atol=1e-6)
 
 
 def test_bf16_only_where_asked_or_where_large_layouts_meet_hardware():
@@ -159,10 +158,7 @@ def test_bf16_only_where_asked_or_where_large_layouts_meet_hardware():
     large = Generator(replace(TINY, embed_dim=768, heads=12))
     assert Inference(large).half == has_bf16("cpu")
     assert not Inference(large, precision="32").half
-    for wrong in (
-        {"precision": "fp8"},
-        {"reference": True, "compiled": True},
-        {"reference": True, "precision": "bf16"},
-    ):
+    twice = {"reference": True}
+    for wrong in ({"precision": "fp8"}, twice | {"compiled": True}, twice | {"precision": "bf16"}):
         with pytest.raises(UnsegError):
             Inference(small, **wrong)

@@ -1,80 +1,186 @@
-"""The bilevel game: generator and surrogate take turns at the same loss (paper, method).
+"""The paper's game: generator G and surrogate S take turns at (almost) the same loss (§ 1, 4; Eq. 2).
 
-S-phase: the surrogate learns to segment noised images, the generator is fixed.
-G-phase: the generator makes the fixed surrogate's task easy, so that the noise, not the image, is
-what a model learns from. "Label modification" asks for an all-ones mask in the G-phase.
+S-phase: minimise L_seg(S(x + δ, p'), y) over S; the surrogate learns to segment noised images, G is fixed.
+G-phase: minimise L_seg(S(x + δ, p'), 1) over G; the noise, not the image, becomes what a model learns from, S is fixed.
 
-Everything random is derived from (seed, step) or (seed, epoch, image), so a run that was killed
-continues from its last checkpoint with the same numbers: to the bit on a CPU, to rounding on a GPU,
-whose sums have no fixed order.
+δ = G(x, p) * budget (Eq. 1). The all-ones target of the G-phase is "label modification"; a budget smaller than the one
+that is used later is "epsilon generalisation". What is not published is in variants.py and enters at one hook.
+§: sections of paper.md, the facts of the paper and its released code that this library was written from.
+
+Everything random is derived from (seed, step) or (seed, epoch, image), so a run that was killed continues from its last
+checkpoint with the same numbers: to the bit on a CPU, to rounding on a GPU, whose sums have no fixed order.
 """
 
+import sys
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_csv, whole_file, write_csv, write_json
+from unseg_lib.errors import UnsegError, pick
+from unseg_lib.files import claim, read_csv, sha256_of, whole_file, write_csv, write_json
+from unseg_lib.method import devices as several
+from unseg_lib.method import variants
 from unseg_lib.method.budget import budget_map
-from unseg_lib.method.claim import claim
-from unseg_lib.method.config import LEAKING, BilevelConfig, phase_of
-from unseg_lib.method.fast_training import accelerate, ahead
-from unseg_lib.method.losses import segmentation_loss
-from unseg_lib.method.pairs import batches, steps_per_epoch
-from unseg_lib.method.players import Game
-from unseg_lib.method.prompts import all_prompts, one_kind, only, subset
+from unseg_lib.method.generator import Generator, noise_statistics
+from unseg_lib.method.pairs import ahead, batches, digest, resize, steps_per_epoch
+from unseg_lib.method.prompts import all_prompts, one_kind, subset
 from unseg_lib.method.sam import LAYOUTS
-from unseg_lib.method.several_devices import interactive, train_beside
-from unseg_lib.method.wear import gray_part, random_size, resize, through_a_file, without_shared
-from unseg_lib.method.weights import save_generator
+from unseg_lib.method.surrogate import POINTS, build_surrogate, segmentation_loss
+from unseg_lib.method.weights import load_mae, load_sam, save_generator
 from unseg_lib.runtime import Stopwatch, choose_device, keep_freed_memory, progress, usable_precision
-from unseg_lib.seeds import torch_rng
+from unseg_lib.seeds import seed_for, torch_rng
 
 GENERATOR, CHECKPOINT = "generator.safetensors", "checkpoint.pt"
+LATER = ("data", "devices", "precision", "fast", "checkpointed", "compiled")  # not in the notes of older versions
+
+OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+# the same, but the player who waits keeps moving on its momentum, as in the released code (§ 4.6)
+LEAKING = {f"{name}_leaking": optimiser for name, optimiser in OPTIMISERS.items()}
+OPTIMISERS |= LEAKING
+CHOICES = variants.CHOICES | {"target": ("ones", "true"), "alternation": ("epoch", "steps")}
 
 
-def noised(config: BilevelConfig, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, size: int):
-    """Put noise on images at the size at which the surrogate sees them.
+@dataclass(frozen=True)
+class BilevelConfig(variants.Variants):
+    """Settings of one training; the defaults are those of the paper and its released code, per GPU."""
+
+    # the players (§ 2, 3)
+    layout: str = "vit_b"
+    sam_weights: str = ""  # SAM checkpoint for the generator ("" = random, then all of it is trained)
+    surrogate: str = "sam"
+    surrogate_size: int = 0  # side of its input in pixels; 0 = half the generator's
+    mae_weights: str = ""  # MAE checkpoint for the surrogate's encoder ("" = random)
+    # the schedule (§ 4.5)
+    epochs: int = 27
+    steps: int = 0  # > 0: stop after that many steps, whatever the epochs
+    batch_size: int = 4
+    alternation: str = "epoch"  # whole epochs, or "steps"
+    surrogate_turn: int = 1  # epochs or steps of the surrogate, then ...
+    generator_turn: int = 3  # ... of the generator
+    optimiser: str = "adam"
+    generator_lr: float = 1e-4
+    surrogate_lr: float = 1e-4
+    drop_epoch: int = 20  # learning rates times 0.1 from here on; 0 = never
+    # what is asked (§ 2.3, 4.2, 4.4)
+    train_eps: float = 1.0  # over 255; "epsilon generalisation" uses 8 later
+    train_eps_bg: float = 0.25
+    target: str = "ones"  # label modification; "true" = the true mask in both phases
+    scales: tuple[float, float] = (0.1, 2.0)  # large-scale jitter
+    loss_points: int = POINTS
+    seed: int = 42
+
+    def __post_init__(self):
+        pick(LAYOUTS, self.layout, "layout")
+        pick(OPTIMISERS, self.optimiser, "optimiser")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UnsegError(f"Expected {name} to be one of {', '.join(known)}, found '{getattr(self, name)}'.")
+        if not 0 < self.train_eps_bg <= self.train_eps:
+            raise UnsegError(f"Expected 0 < train_eps_bg <= train_eps, found {self.train_eps_bg} and {self.train_eps}.")
+        if self.surrogate_turn < 1 or self.generator_turn < 1 or self.batch_size < 1:
+            raise UnsegError("Expected surrogate_turn, generator_turn and batch_size of at least 1.")
+        if self.smallest < 1 and self.surrogate == "sam":
+            raise UnsegError("Expected smallest = 1 with the surrogate 'sam', which has one size; use 'unet'.")
+        super().__post_init__()
+
+
+def phase_of(config: BilevelConfig, step: int, steps_per_epoch: int) -> str:
+    """Whose turn it is at a step: "surrogate" or "generator". Published: epochs 0, 4, 8 ... are the surrogate's."""
+    unit = step // steps_per_epoch if config.alternation == "epoch" else step
+    turn = config.surrogate_turn + config.generator_turn
+    return "surrogate" if unit % turn < config.surrogate_turn else "generator"
+
+
+class Game:
+    """Both players with their optimisers, on their devices: what a checkpoint holds."""
+
+    def __init__(self, config: BilevelConfig, fabric):
+        layout = LAYOUTS[config.layout]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_for(config.seed, "weights"))  # construction draws from the global generator
+            unpublished = {name: getattr(config, name) for name in ("mean_free", "mean_of", "logit_scale")}
+            generator = Generator(layout, **unpublished)
+            surrogate = build_surrogate(config.surrogate, layout, config.surrogate_size)
+        # published: G is a frozen SAM with a new head, S starts from MAE's encoder and learns as a whole (§ 2.1, 3)
+        if config.sam_weights:
+            load_sam(generator, config.sam_weights)
+            generator.train_only_noise_head()
+        if config.mae_weights:
+            load_mae(surrogate.image_encoder, config.mae_weights)
+        generator.freeze_unused()
+        # official code: one Adam, which keeps moving the idle player; here two, see `drift`
+        self.rates = {"generator": config.generator_lr, "surrogate": config.surrogate_lr}
+        self.players, self.optimisers = {"generator": generator, "surrogate": surrogate}, {}
+        self.seen_by_surrogate = {"size": surrogate.size, "grid": surrogate.grid}
+        for name, player in self.players.items():
+            learning = [p for p in player.parameters() if p.requires_grad]
+            optimiser = OPTIMISERS[config.optimiser](learning, lr=self.rates[name])
+            self.players[name], self.optimisers[name] = fabric.setup(player, optimiser)
+
+    def bare(self, name: str) -> torch.nn.Module:
+        """A player without Fabric's and DDP's wrappers."""
+        module = self.players[name].module
+        return getattr(module, "module", module)
+
+    def drift(self, name: str) -> None:
+        """Step a waiting player on gradients of zero: what moves it is the momentum of its last turn (§ 4.6)."""
+        optimiser = self.optimisers[name]
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                if parameter in optimiser.state:  # before its first turn it has no momentum, and stays
+                    parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def scale_learning_rates(self, factor: float) -> None:
+        for name, optimiser in self.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = self.rates[name] * factor
+
+    def state(self) -> dict:
+        players = {name: self.bare(name).state_dict() for name in self.players}
+        return {"players": players, "optimisers": {k: v.state_dict() for k, v in self.optimisers.items()}}
+
+    def load_state(self, state: dict) -> None:
+        for name in self.players:
+            self.bare(name).load_state_dict(state["players"][name])
+            self.optimisers[name].load_state_dict(state["optimisers"][name])
+
+
+def noised(config: BilevelConfig, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, size: int) -> tuple:
+    """x + δ at the size at which the surrogate sees images (§ 2.3).
 
     x `(N,3,S,S)` in [0,1], y `(N,1,S,S)` soft mask, noise `(N,3,g,g)` in (-1,1).
     Returns the noised images `(N,3,size,size)` and the masks at that size.
     """
     x, y = resize(x, size), resize(y, size)
     budget = budget_map(y > 0.5, config.train_eps, config.train_eps_bg)
-    return (x + noise_at(config, noise, size) * budget).clamp(0, 1), y
+    return (x + resize(noise, size) * budget).clamp(0, 1), y
 
 
-def noise_at(config: BilevelConfig, noise: torch.Tensor, size: int) -> torch.Tensor:
-    """The noise map at the surrogate's size: published, a bilinear enlargement."""
-    return through_a_file(noise, size) if config.smallest < 1 else resize(noise, size)
-
-
-def play(config: BilevelConfig, players: dict, seen_by: dict, batch, phase: str, rng: torch.Generator):
-    """One move: the loss of the player whose turn it is, and the noise for the log.
+def play(config: BilevelConfig, players: dict, seen_by: dict, batch, phase: str, rng: torch.Generator) -> tuple:
+    """One move: the loss of the player whose turn it is (§ 4.4), and the noise for the log.
 
     players: "generator" and "surrogate"; seen_by: the surrogate's input "size" and prompt "grid";
     batch: x `(N,3,S,S)` and y `(N,1,S,S)` in [0,1] at the generator's size.
     """
     x, y = batch
-    gray = (torch.rand(len(x), generator=rng) < config.gray).to(x.device)
-    x = gray_part(x, gray)
+    # the one hook of what is not published: with the paper's settings it gives back what it is given
+    x, show, put = variants.hook(config, x, subset, noised, rng)
 
-    prompts = all_prompts(y, LAYOUTS[config.layout].grid, rng)
-    shown = subset(prompts, rng) if config.shown == "subset" else only(prompts, config.shown)
+    # δ = G(x, p): noise for the image, from a random subset of its prompts (§ 4.3); fixed in the S-phase
+    prompts = show(all_prompts(y, LAYOUTS[config.layout].grid, rng), rng)
     with torch.set_grad_enabled(phase == "generator"):
-        noise = players["generator"](x, shown)
-    worn = gray_part(noise, gray)
-    if torch.rand((), generator=rng) < config.shared_removed:
-        worn = without_shared(worn)
-    size = random_size(seen_by["size"], config.smallest, rng)
-    x_noised, y_small = noised(config, x, y, worn, size)
+        noise = players["generator"](x, prompts)
 
-    asked = one_kind(all_prompts(y_small, seen_by["grid"], rng), rng)
-    logits = players["surrogate"](x_noised, asked)
-    # label modification (paper, method): asks the fixed surrogate for "object everywhere"
-    target = torch.ones_like(y_small) if phase == "generator" and config.target == "ones" else y_small
+    # S(x + δ, p'): the surrogate's answer to one kind of prompt, at half the size (§ 3, 4.3)
+    x, y = put(config, x, y, noise, seen_by["size"])
+    logits = players["surrogate"](x, one_kind(all_prompts(y, seen_by["grid"], rng), rng))
+
+    # S-phase: the true mask; G-phase: "object everywhere", label modification (§ 4.4)
+    target = torch.ones_like(y) if phase == "generator" and config.target == "ones" else y
     return segmentation_loss(logits, target, rng, config.loss_points), noise.detach()
 
 
@@ -82,17 +188,23 @@ def train_step(config: BilevelConfig, fabric, game: Game, batch, phase: str, ste
     """One step of the player whose turn it is; the other one only passes values and gradients through."""
     idle = "generator" if phase == "surrogate" else "surrogate"
     players = {phase: game.players[phase].train(), idle: game.bare(idle).eval()}
-    optimiser = game.optimisers[phase]
-    rng = torch_rng(config.seed, "step", step, fabric.global_rank)
+    optimiser, rng = game.optimisers[phase], torch_rng(config.seed, "step", step, fabric.global_rank)
+    # S-phase: gradients of S alone; G-phase: gradients of G, through a fixed S
     with frozen(players[idle]):
         with fabric.autocast():
             loss, noise = play(config, players, game.seen_by_surrogate, batch, phase, rng)
         optimiser.zero_grad()
         fabric.backward(loss)
-        gradients = [p.grad for p in players[phase].parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        _check_finite(loss, norm, phase, step, optimiser)
-        optimiser.step()
+    # a step on a loss that is not finite would spoil the weights for good
+    norm = torch.nn.utils.get_total_norm([p.grad for p in players[phase].parameters() if p.grad is not None])
+    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        raise UnsegError(
+            f"Expected a finite loss and gradient, found loss {loss.item():g} and gradient norm {norm.item():g} at "
+            f"step {step} ({phase} phase, learning rate {optimiser.param_groups[0]['lr']:g}); lower the learning rate "
+            "or use full precision."
+        )
+    # move the player whose turn it is; official code: the other one drifts on
+    optimiser.step()
     if config.optimiser in LEAKING:
         game.drift(idle)
     return {"loss": loss.item(), "gradient": norm.item()} | noise_statistics(noise)
@@ -111,31 +223,6 @@ def frozen(module: torch.nn.Module):
             parameter.requires_grad_(True)
 
 
-def _check_finite(loss: torch.Tensor, norm: torch.Tensor, phase: str, step: int, optimiser) -> None:
-    if torch.isfinite(loss) and torch.isfinite(norm):
-        return
-    raise UnsegError(
-        f"Expected a finite loss and gradient, found loss {loss.item():g} and gradient norm {norm.item():g} at step "
-        f"{step} ({phase} phase, learning rate {optimiser.param_groups[0]['lr']:g}); "
-        "lower the learning rate or use full precision."
-    )
-
-
-def noise_statistics(noise: torch.Tensor) -> dict[str, float]:
-    """Signs of a degenerate generator, for noise `(N,3,g,g)`.
-
-    rms: strength, 1 = saturated. spatial_std: 0 = one constant colour. image_std: 0 = the same noise
-    for every image (needs N > 1).
-    """
-    noise = noise.float()
-    across = noise.std(dim=0).mean() if len(noise) > 1 else noise.new_zeros(())
-    return {
-        "rms": noise.square().mean().sqrt().item(),
-        "spatial_std": noise.std(dim=(2, 3)).mean().item(),
-        "image_std": across.item(),
-    }
-
-
 def train_generator(
     config: BilevelConfig,
     pairs,
@@ -152,25 +239,32 @@ def train_generator(
 ) -> Path:
     """Train a generator on image-mask pairs and return the path of its weights in `out`.
 
-    pairs: a sequence of (image uint8 `(H,W,3)`, mask bool or 0..255 `(H,W)`). `out` receives
-    generator.safetensors, log.csv (one row per step), speed.json (images a second and the share of time spent
-    waiting for them, of the last call) and, until the end, a checkpoint every
-    `checkpoint_every` steps from which the same call continues. device: auto, cpu, cuda, mps; devices: how many, each
-    with a process, which Lightning starts from a script, and `train_beside` from a notebook;
-    precision: Lightning Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no bf16). fast, and with it
-    checkpointed and compiled: see `fast_training.accelerate`; it also reads ahead. Its numbers differ by rounding.
+    pairs: a sequence of (image uint8 `(H,W,3)`, mask bool or 0..255 `(H,W)`). `out` receives generator.safetensors,
+    log.csv (one row per step), speed.json (images a second and the share of time spent waiting for them, of the last
+    call) and, until the end, a checkpoint every `checkpoint_every` steps from which the same call continues.
+    device: auto, cpu, cuda, mps; devices: how many, each with a process, which Lightning starts from a script, and
+    devices.py from a notebook; precision: Lightning Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no
+    bf16). fast, and with it checkpointed and compiled: see `accelerate`; it also reads ahead.
     """
     if (checkpointed or compiled) and not fast:
         raise UnsegError("Expected fast=True beside checkpointed or compiled, found fast=False.")
     out = Path(out)
-    finished = out / GENERATOR
     way = {"devices": devices, "precision": usable_precision(precision, choose_device(device))}
     way |= {"fast": fast, "checkpointed": checkpointed, "compiled": compiled}
-    claim(out, config, pairs, way)
-    if not finished.exists():
-        train = train_beside if devices > 1 and interactive() else _train
-        train(config, pairs, out, way | {"device": device, "checkpoint_every": checkpoint_every, "workers": workers})
-    return finished
+    # the folder belongs to this training: to its settings, its data, and what else changes the numbers
+    mine = asdict(config) | {"scales": list(config.scales), "images": len(pairs), "data": digest(pairs)} | way
+    for name in ("sam_weights", "mae_weights"):
+        if mine[name] and Path(mine[name]).is_file():
+            mine[name] = sha256_of(mine[name])
+    claim(out, mine, "training", later=LATER)
+    if not (out / GENERATOR).exists():
+        how = way | {"device": device, "checkpoint_every": checkpoint_every, "workers": workers}
+        # a notebook or a prompt has no script that Lightning could start again for each device
+        if devices > 1 and (hasattr(sys, "ps1") or sys.flags.interactive):
+            several.train_beside(_train, config, pairs, out, how)
+        else:
+            _train(config, pairs, out, how)
+    return out / GENERATOR
 
 
 def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
@@ -178,6 +272,7 @@ def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
+    # set up the devices and the players
     strategy = DDPStrategy(find_unused_parameters=True) if how["devices"] > 1 else "auto"
     where = {"accelerator": how["device"], "devices": how["devices"], "strategy": strategy}
     fabric = Fabric(**where, precision=how["precision"])
@@ -185,9 +280,16 @@ def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
     keep_freed_memory()
     game = Game(config, fabric)
     if how["fast"]:
-        accelerate(game, checkpointed=how["checkpointed"], compiled=how["compiled"])
-    start, log = _resume(out, game)
+        several.accelerate(game, checkpointed=how["checkpointed"], compiled=how["compiled"])
 
+    # go on where a killed run stopped
+    start, log = 0, []
+    if (out / CHECKPOINT).exists():
+        saved = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
+        game.load_state(saved["game"])
+        start, log = saved["step"], read_csv(out / "log.csv")[: saved["step"]]
+
+    # the images from there on
     per_epoch = steps_per_epoch(len(pairs), config, fabric.world_size)
     total = config.steps or config.epochs * per_epoch
     stream, watch = batches(pairs, config, start, total, fabric, how["workers"]), Stopwatch()
@@ -195,32 +297,22 @@ def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
     moves = enumerate(stream, start)
     if fabric.is_global_zero:
         moves = progress(moves, "generator", total=total, initial=start)
+
+    # play
     for step, batch in moves:
-        epoch = step // per_epoch
-        game.set_learning_rates(0.1 if config.drop_epoch and epoch >= config.drop_epoch else 1.0, config)
+        dropped = config.drop_epoch and step // per_epoch >= config.drop_epoch
+        game.scale_learning_rates(0.1 if dropped else 1.0)
         phase = phase_of(config, step, per_epoch)
         log.append({"step": step, "phase": phase} | train_step(config, fabric, game, batch, phase, step))
         if (step + 1) % how["checkpoint_every"] == 0 and step + 1 < total and fabric.is_global_zero:
-            _keep(out, game, step + 1, log)
+            write_csv(out / "log.csv", log)  # first the log: a checkpoint never knows more than it
+            with whole_file(out / CHECKPOINT) as partial:
+                torch.save({"step": step + 1, "game": game.state()}, partial)
+
+    # keep the generator; the surrogate is discarded (§ 3)
     if fabric.is_global_zero:
         write_csv(out / "log.csv", log)
         write_json(out / "speed.json", watch.report())
         save_generator(game.bare("generator"), out / GENERATOR, {"config": asdict(config), "images": len(pairs)})
         (out / CHECKPOINT).unlink(missing_ok=True)
     fabric.barrier()
-
-
-def _keep(out: Path, game: Game, step: int, log: list[dict]) -> None:
-    """Write a checkpoint from which `step` comes next."""
-    write_csv(out / "log.csv", log)  # first the log: a checkpoint never knows more than it
-    with whole_file(out / CHECKPOINT) as partial:
-        torch.save({"step": step, "game": game.state()}, partial)
-
-
-def _resume(out: Path, game: Game) -> tuple[int, list[dict]]:
-    """Bring the players to the last checkpoint: the step that comes next, and the log up to it."""
-    if not (out / CHECKPOINT).exists():
-        return 0, []
-    saved = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
-    game.load_state(saved["game"])
-    return saved["step"], read_csv(out / "log.csv")[: saved["step"]]

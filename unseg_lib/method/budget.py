@@ -1,7 +1,7 @@
 """The budget: how much a pixel may change, as a guarantee on the written 8-bit file.
 
-Paper: delta = tanh(F T) * eps (Eq. 1); the released code uses eps inside the protected mask and
-eps/4 outside, and breaks both by JPEG and rounding. Here noise is quantised before it is added.
+Paper: delta = tanh(F T) * eps (Eq. 1); the released code uses eps inside the protected mask and eps/4 outside (§ 2.3),
+and breaks both by JPEG and rounding (§ 5.4). Here noise is quantised before it is added.
 """
 
 import numpy as np
@@ -36,9 +36,8 @@ def add_noise(
 ) -> np.ndarray:
     """Add noise to an 8-bit image so that no pixel of the result leaves its budget.
 
-    image: uint8 `(H,W,3)`; noise: float `(H,W,3)` in [-1,1]; mask: bool `(H,W)`, True = protected.
-    `gray=True` is for images with equal channels: the noise is replaced by its gray component (the
-    projection on R=G=B, i.e. the channel mean), so the channels stay equal.
+    image: uint8 `(H,W,3)`; noise: float `(H,W,3)` in [-1,1]; mask: bool `(H,W)`, True = protected. gray: for images
+    with equal channels, which stay equal: the noise is replaced by its mean over channels, the projection on R=G=B.
     Returns uint8 `(H,W,3)` with |result - image| <= floor(eps) inside and <= floor(eps_bg) outside.
     Raises `UnsegError` on noise that is not finite: NaN would be black in 8 bits, out of every budget.
     """
@@ -59,25 +58,21 @@ def add_noise(
 def measure(original: np.ndarray, poisoned: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """What the noise did to an image: both uint8 `(H,W,3)`, mask bool `(H,W)`.
 
-    Returns `linf_inside` and `linf_outside` (the largest change, whole steps over 255; 0 for an empty
-    region), `rms` (over 255), `psnr` (dB; infinite for equal images) and `ssim` (nan
-    where a side has fewer than 3 pixels). Large images are read in strips: the memory stays bounded.
+    Returns `linf_inside` and `linf_outside` (the largest change, whole steps over 255; 0 for an empty region), `rms`
+    (over 255), `psnr` (dB; infinite for equal images) and `ssim` (nan where a side has fewer than 3 pixels).
+    Large images are read in strips: the memory stays bounded.
     """
-    largest, squares = [0, 0], 0.0
+    inside, outside, squares = 0, 0, 0.0
     for rows in strips(*mask.shape):
         change = poisoned[rows].astype(np.int16) - original[rows]
         size = np.abs(change).max(axis=2)
-        here = (int(size.max(where=mask[rows], initial=0)), int(size.max(where=~mask[rows], initial=0)))
-        largest = [max(pair) for pair in zip(largest, here)]
+        inside = max(inside, int(size.max(where=mask[rows], initial=0)))
+        outside = max(outside, int(size.max(where=~mask[rows], initial=0)))
         squares += float(np.square(change, dtype=np.float64).sum())
     rms = float(np.sqrt(squares / original.size))
-    return {
-        "linf_inside": largest[0],
-        "linf_outside": largest[1],
-        "rms": rms,
-        "psnr": float(20 * np.log10(255 / rms)) if rms else float("inf"),
-        "ssim": _ssim(original, poisoned),
-    }
+    psnr = float(20 * np.log10(255 / rms)) if rms else float("inf")
+    ssim = _ssim(original, poisoned)
+    return {"linf_inside": inside, "linf_outside": outside, "rms": rms, "psnr": psnr, "ssim": ssim}
 
 
 def strips(height: int, width: int, pixels: int | None = None) -> list[slice]:
@@ -99,12 +94,9 @@ def _ssim(original: np.ndarray, poisoned: np.ndarray) -> float:
         return float("nan")
     total, places = 0.0, original.shape[0] - window + 1  # rows of windows
     for rows in strips(places, original.shape[1], WINDOWS):
-        planes = (_planes(x[rows.start : rows.stop + window - 1]) for x in (original, poisoned))
+        some = slice(rows.start, rows.stop + window - 1)
+        # each channel by itself in memory
+        planes = [np.ascontiguousarray(x[some].transpose(2, 0, 1), dtype=np.float32) for x in (original, poisoned)]
         of_channels = [structural_similarity(a, b, data_range=255, win_size=window) for a, b in zip(*planes)]
         total += (rows.stop - rows.start) * float(np.mean(of_channels))
     return total / places
-
-
-def _planes(pixels: np.ndarray) -> np.ndarray:
-    """uint8 `(H,W,3)` as float32 `(3,H,W)`, each channel by itself in memory."""
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)

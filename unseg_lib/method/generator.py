@@ -1,9 +1,9 @@
-"""The noise generator: SAM with three noise tokens and three feature branches (paper, method, Eq. 1).
+"""The noise generator G: SAM with three noise tokens and three feature branches (§ 2, Eq. 1).
 
-delta = tanh(F * T) * budget, where T are the projected noise tokens, one per colour channel, and F is
-the sum of three feature maps at a quarter of the input: from an early ViT block, from the image
-embedding and from the decoder's up-scaled feature. The generator returns tanh(F * T), free of any
-budget; `budget.py` multiplies. That is what lets it train at one budget and be used at another.
+delta = tanh(F * T) * budget, where T are the projected noise tokens, one per colour channel, and F is the sum of three
+feature maps at a quarter of the input: from an early ViT block, from the image embedding and from the decoder's
+up-scaled feature. The generator returns tanh(F * T), free of any budget; `budget.py` multiplies. That is what lets it
+train at one budget and be used at another.
 """
 
 import numpy as np
@@ -13,17 +13,12 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import nn
 from torch.nn import functional as F
 
-from unseg_lib.method.prompts import Prompts, mask_prompt
-from unseg_lib.method.sam import (
-    SamLayout,
-    build_image_encoder,
-    build_mask_decoder,
-    build_prompt_encoder,
-    decoder_trunk,
-    encode,
-)
+from unseg_lib.method import sam
+from unseg_lib.method.pairs import resize
+from unseg_lib.method.prompts import Prompts
+from unseg_lib.method.variants import noise_of
 
-# Where the three noise tokens stand in [iou, mask0..mask3, noise0..noise2].
+# Where the three noise tokens stand in [iou, mask0..mask3, noise0..noise2] (§ 2.2).
 # official code: an off-by-one reads mask3, noise0, noise1; its weights work only with that slice.
 FIRST_NOISE_TOKEN = {"corrected": 5, "released": 4}
 
@@ -32,14 +27,12 @@ class Generator(nn.Module):
     """Noise generator on a SAM of any layout; see `forward`.
 
     tokens: "corrected" reads the three noise tokens, "released" the slice of the released weights.
-    mean_free, mean_of: take the mean over a window of that many grid cells (-1: all) off, so that the noise must be
-        texture and not one colour, see `noise_of`. logit_scale multiplies the logits. All are for small generators
-        trained from scratch; the paper has none of them (mean_free 0, logit_scale 1.0).
+    mean_free, mean_of, logit_scale: not published, see `variants.Variants`.
     """
 
     def __init__(
         self,
-        layout: SamLayout,
+        layout: sam.SamLayout,
         *,
         tokens: str = "corrected",
         mean_free: int = 0,
@@ -47,32 +40,26 @@ class Generator(nn.Module):
         logit_scale: float = 1.0,
     ):
         super().__init__()
-        self.layout, self.mean_free, self.mean_of, self.logit_scale = layout, mean_free, mean_of, logit_scale
-        self.tokens = tokens
+        self.layout, self.tokens = layout, tokens
+        self.mean_free, self.mean_of, self.logit_scale = mean_free, mean_of, logit_scale
         # how the encoder is run and what is known of positions; `inference.Inference` has faster ways
-        self.encode, self.position = encode, None
-        self.image_encoder = build_image_encoder(layout)
-        self.prompt_encoder = build_prompt_encoder(layout)
-        self.mask_decoder = build_mask_decoder(layout)
+        self.encode, self.position = sam.encode, None
+        # SAM, frozen where its weights are pretrained
+        self.image_encoder = sam.build_image_encoder(layout)
+        self.prompt_encoder = sam.build_prompt_encoder(layout)
+        self.mask_decoder = sam.build_mask_decoder(layout)
+        # what is new: tokens, their projections, and three branches (E, V and U of § 2.1)
         c, early = layout.width, layout.embed_dim
         self.noise_tokens = nn.Embedding(3, c)
         self.noise_mlps = nn.ModuleList(MLP(c, c, c // 8, 3) for _ in range(3))
         self.noise_from_early = upscaling_branch(early, early, c, c // 8)
         self.noise_from_embedding = upscaling_branch(c, c, c // 4, c // 8)
-        self.noise_from_upscaled = nn.Sequential(
-            nn.Conv2d(c // 8, c // 4, 3, padding=1),
-            LayerNorm2d(c // 4),
-            nn.GELU(),
-            nn.Conv2d(c // 4, c // 8, 3, padding=1),
-        )
-        self._init_noise_head()
-
-    def _init_noise_head(self) -> None:
+        inner, outer = nn.Conv2d(c // 8, c // 4, 3, padding=1), nn.Conv2d(c // 4, c // 8, 3, padding=1)
+        self.noise_from_upscaled = nn.Sequential(inner, LayerNorm2d(c // 4), nn.GELU(), outer)
         nn.init.xavier_uniform_(self.noise_tokens.weight)
-        for branch in (self.noise_from_early, self.noise_from_embedding, self.noise_from_upscaled):
-            for layer in branch:
-                if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                    nn.init.xavier_uniform_(layer.weight)
+        for layer in (*self.noise_from_early, *self.noise_from_embedding, *self.noise_from_upscaled):
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.xavier_uniform_(layer.weight)
 
     def train_only_noise_head(self) -> None:
         """Freeze SAM, as the paper does with pretrained weights; the new parameters stay trainable."""
@@ -89,19 +76,22 @@ class Generator(nn.Module):
 
         (A quarter of the input for SAM's patch of 16; in general the grid is four times the token grid.)
         """
+        # run SAM with the noise tokens behind its own
         embedding, early = self.encode(self.image_encoder, x)
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, self.noise_tokens.weight])
-        hs, upscaled = decoder_trunk(decoder, self.prompt_encoder, embedding, tokens, prompts, self.position)
+        hs, upscaled = sam.decoder_trunk(decoder, self.prompt_encoder, embedding, tokens, prompts, self.position)
 
+        # T: one projected token per colour channel; F: the sum of the three branches
         first = FIRST_NOISE_TOKEN[self.tokens]
         token = torch.stack([mlp(hs[:, first + i]) for i, mlp in enumerate(self.noise_mlps)], dim=1)  # (N,3,c/8)
-        feature = (
-            self.noise_from_upscaled(upscaled) + self.noise_from_embedding(embedding) + self.noise_from_early(early)
-        )  # (N,c/8,g,g)
-        with torch.autocast(x.device.type, enabled=False):  # the read-out stays in full precision under bf16
+        feature = self.noise_from_upscaled(upscaled) + self.noise_from_embedding(embedding)
+        feature = feature + self.noise_from_early(early)  # (N,c/8,g,g)
+
+        # tanh(F * T), in full precision under bf16, too
+        with torch.autocast(x.device.type, enabled=False):
             logits = torch.einsum("nkc,nchw->nkhw", token.float(), feature.float()) * self.logit_scale
-        return noise_of(logits, self.mean_free, self.mean_of)
+        return noise_of(logits, self.mean_free, self.mean_of)  # published: tanh alone
 
     @property
     def options(self) -> dict:
@@ -109,75 +99,39 @@ class Generator(nn.Module):
         return {name: getattr(self, name) for name in ("tokens", "mean_free", "mean_of", "logit_scale")}
 
     @torch.inference_mode()
-    def noise(
-        self,
-        image: np.ndarray,
-        *,
-        mask: np.ndarray | None = None,
-        box: tuple[float, float, float, float] | None = None,
-        points: np.ndarray | None = None,
-    ) -> torch.Tensor:
+    def noise(self, image: np.ndarray, *, mask=None, box=None, points=None) -> torch.Tensor:
         """Noise for one 8-bit image, raw: float `(3,g,g)` in [-1,1] on the padded square.
 
         image uint8 `(H,W,3)`; at least one prompt in its pixels: mask bool `(H,W)`, box xyxy, points `(k,2)` xy.
         `place_noise` brings the result to the image's size.
         """
-        device = self.noise_tokens.weight.device
-        x = square_of_image(image, self.layout.image_size)
-        prompts = self.prompts_of(image.shape[:2], mask, box, points)
-        was_training = self.training
-        noise = self.eval()(x.to(device), prompts.to(device))[0].float().cpu()
+        device, was_training = self.noise_tokens.weight.device, self.training
+        x = square_of_image(image, self.layout.image_size).to(device)
+        prompts = self.prompts_of(image.shape[:2], mask, box, points).to(device)
+        noise = self.eval()(x, prompts)[0].float().cpu()
         self.train(was_training)
         return noise
 
     def prompts_of(self, shape: tuple[int, int], mask, box, points) -> Prompts:
-        """Prompts in pixels of an image -> prompts in pixels of the model's padded square."""
-        scale, grid = self.layout.image_size / max(shape), self.layout.grid
-        if mask is None:
-            masks = torch.zeros(1, 1, grid, grid)
-        else:
+        """Prompts in pixels of an image -> prompts in pixels of the model's padded square; a mask without noise."""
+        size, grid = self.layout.image_size, self.layout.grid
+        masks = torch.zeros(1, 1, grid, grid)
+        if mask is not None:
             # as the released code: nearest to the input square, then bilinear to the prompt grid and rounded
-            whole = square(torch.from_numpy(np.array(mask))[None, None].float(), self.layout.image_size, "nearest")
-            masks = mask_prompt(whole, grid)
-        return Prompts(
-            boxes=torch.as_tensor(box if box is not None else (0, 0, 0, 0)).float().reshape(1, 4) * scale,
-            points=torch.as_tensor(points if points is not None else [(0, 0)]).float().reshape(1, -1, 2) * scale,
-            masks=masks,
-            use=torch.tensor([[box is not None, points is not None, mask is not None]]),
-        )
-
-
-def noise_of(logits: torch.Tensor, mean_free: int = 0, mean_of: str = "noise") -> torch.Tensor:
-    """Noise in [-1,1] from logits `(N,3,g,g)`: tanh, freed of its mean over a window (`local_mean`) where one is given.
-
-    mean_of: "logits" takes the mean off before tanh alone. That is not enough: many weak logits and few strong ones
-    have mean 0 and saturate to one colour with specks, as two of three seeds of the profile small learnt. "noise"
-    takes it off the noise, too, and clips.
-    """
-    if not mean_free:
-        return torch.tanh(logits)
-    noise = torch.tanh(logits - local_mean(logits, mean_free))
-    return noise if mean_of == "logits" else (noise - local_mean(noise, mean_free)).clamp(-1, 1)
-
-
-def local_mean(x: torch.Tensor, window: int) -> torch.Tensor:
-    """Mean of `(N,C,H,W)` over a centred square window of odd side, smaller at the borders; -1 = over the whole map."""
-    if window < 0:
-        return x.mean(dim=(2, 3), keepdim=True)
-    return F.avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=False)
+            whole = square(torch.from_numpy(np.array(mask))[None, None].float(), size, "nearest")
+            masks = 255.0 * F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=False).round()
+        boxes = torch.as_tensor((0, 0, 0, 0) if box is None else box).float().reshape(1, 4)
+        xy = torch.as_tensor([(0, 0)] if points is None else points).float().reshape(1, -1, 2)
+        use = torch.tensor([[given is not None for given in (box, points, mask)]])
+        scale = size / max(shape)
+        return Prompts(boxes * scale, xy * scale, masks, use)
 
 
 def upscaling_branch(channels: int, hidden: int, middle: int, out: int) -> nn.Sequential:
     """3x3 convolution, then two 2x2 transposed convolutions: `(N,channels,t,t)` -> `(N,out,4t,4t)`."""
-    return nn.Sequential(
-        nn.Conv2d(channels, hidden, 3, padding=1),
-        LayerNorm2d(hidden),
-        nn.GELU(),
-        nn.ConvTranspose2d(hidden, middle, 2, stride=2),
-        LayerNorm2d(middle),
-        nn.GELU(),
-        nn.ConvTranspose2d(middle, out, 2, stride=2),
-    )
+    mix = nn.Conv2d(channels, hidden, 3, padding=1)
+    up, up_again = nn.ConvTranspose2d(hidden, middle, 2, stride=2), nn.ConvTranspose2d(middle, out, 2, stride=2)
+    return nn.Sequential(mix, LayerNorm2d(hidden), nn.GELU(), up, LayerNorm2d(middle), nn.GELU(), up_again)
 
 
 def square(x: torch.Tensor, size: int, mode: str = "bilinear") -> torch.Tensor:
@@ -187,9 +141,7 @@ def square(x: torch.Tensor, size: int, mode: str = "bilinear") -> torch.Tensor:
     """
     side = max(x.shape[2:])
     x = F.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
-    if mode == "nearest":
-        return F.interpolate(x, (size, size), mode="nearest")
-    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=side > size)
+    return F.interpolate(x, (size, size), mode="nearest") if mode == "nearest" else resize(x, size)
 
 
 def square_of_image(image: np.ndarray, size: int) -> torch.Tensor:
@@ -202,3 +154,14 @@ def place_noise(raw: torch.Tensor, height: int, width: int) -> np.ndarray:
     side = max(height, width)
     full = F.interpolate(raw[None].float(), (side, side), mode="bilinear", align_corners=False)
     return full[0, :, :height, :width].permute(1, 2, 0).numpy()
+
+
+def noise_statistics(noise: torch.Tensor) -> dict[str, float]:
+    """Signs of a degenerate generator, for noise `(N,3,g,g)`.
+
+    rms: strength, 1 = saturated. spatial_std: 0 = one constant colour. image_std: 0 = one noise for all (needs N > 1).
+    """
+    noise = noise.float()
+    across = noise.std(dim=0).mean() if len(noise) > 1 else noise.new_zeros(())
+    spatial = noise.std(dim=(2, 3)).mean()
+    return {"rms": noise.square().mean().sqrt().item(), "spatial_std": spatial.item(), "image_std": across.item()}

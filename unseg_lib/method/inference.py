@@ -12,9 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method.attention import encode_fused, position_maps
 from unseg_lib.method.generator import Generator, square_of_image
+from unseg_lib.method.pairs import resize
 from unseg_lib.method.prompts import Prompts
+from unseg_lib.method.sam import encode_fused, position_maps
 from unseg_lib.runtime import has_bf16
 
 PRECISIONS = ("auto", "32", "bf16")
@@ -50,27 +51,22 @@ class Inference:
         self.large = generator.layout.embed_dim >= LARGE
         worth_it = self.large and has_bf16(self.device.type)
         self.half = not reference and (precision == "bf16" or (precision == "auto" and worth_it))
-        if not reference:
-            self._know_positions()
-            generator.encode = partial(encode_fused, maps=self.maps, compiled=compiled)
-            for head in (generator.noise_from_early, generator.noise_from_embedding, generator.noise_from_upscaled):
-                head.to(memory_format=torch.channels_last)  # as features come out of a transformer
-
-    @torch.no_grad()
-    def _know_positions(self) -> None:
-        """What depends on weights alone is made once."""
-        dtype = torch.bfloat16 if self.half else torch.float32
-        maps = position_maps(self.generator.image_encoder)
-        self.maps = [(down.to(dtype), across.to(dtype)) for down, across in maps]
-        self.generator.position = self.generator.prompt_encoder.get_dense_pe()
+        if reference:
+            return
+        # what depends on weights alone is made once
+        with torch.no_grad():
+            maps, dtype = position_maps(generator.image_encoder), torch.bfloat16 if self.half else torch.float32
+            maps = [(down.to(dtype), across.to(dtype)) for down, across in maps]
+            generator.position = generator.prompt_encoder.get_dense_pe()
+        generator.encode = partial(encode_fused, maps=maps, compiled=compiled)
+        for head in (generator.noise_from_early, generator.noise_from_embedding, generator.noise_from_upscaled):
+            head.to(memory_format=torch.channels_last)  # as features come out of a transformer
 
     def prepare(self, image: np.ndarray, *, mask=None, box=None, points=None) -> Prepared:
         """The processor's share for one image uint8 `(H,W,3)`, prompts as of `Generator.noise`; for any thread."""
-        prompts, size = (
-            self.generator.prompts_of(image.shape[:2], mask, box, points),
-            self.generator.layout.image_size,
-        )
-        return Prepared(square_of_image(image, size) if self.reference else square_of_bytes(image, size), prompts)
+        prompts = self.generator.prompts_of(image.shape[:2], mask, box, points)
+        make = square_of_image if self.reference else square_of_bytes
+        return Prepared(make(image, self.generator.layout.image_size), prompts)
 
     @torch.inference_mode()
     def __call__(self, prepared: list[Prepared]) -> torch.Tensor:
@@ -78,9 +74,11 @@ class Inference:
         if self.reference and len(prepared) > 1:
             return torch.cat([self([one]) for one in prepared])
         x = torch.cat([one.x for one in prepared]).to(self.device, non_blocking=True)
-        prompts = joined([one.prompts for one in prepared]).to(self.device)
+        if len({one.prompts.points.shape[1] for one in prepared}) > 1:
+            raise UnsegError("Expected the same number of points for all images of a batch; use batches of one.")
+        prompts = Prompts(*(torch.cat(parts) for parts in zip(*(vars(one.prompts).values() for one in prepared))))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            return self.generator(x, prompts).float().cpu()
+            return self.generator(x, prompts.to(self.device)).float().cpu()
 
     def noise(self, image: np.ndarray, **prompt) -> torch.Tensor:
         """What `Generator.noise` returns for one image, this way."""
@@ -91,16 +89,5 @@ def square_of_bytes(image: np.ndarray, size: int) -> torch.Tensor:
     """`square_of_image`, but padded as bytes and divided by 255 when small: equal to rounding, and faster."""
     height, width = image.shape[:2]
     side = max(height, width)
-    padded = np.zeros((side, side, 3), np.uint8)
-    padded[:height, :width] = image
-    x = torch.from_numpy(padded).permute(2, 0, 1)[None].float()
-    if side != size:
-        x = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=side > size)
-    return x.contiguous() / 255
-
-
-def joined(prompts: list[Prompts]) -> Prompts:
-    """Prompts of N images, which must have the same number of points."""
-    if len({p.points.shape[1] for p in prompts}) > 1:
-        raise UnsegError("Expected the same number of points for all images of a batch; use batches of one.")
-    return Prompts(*(torch.cat(parts) for parts in zip(*((p.boxes, p.points, p.masks, p.use) for p in prompts))))
+    padded = F.pad(torch.from_numpy(np.array(image)), (0, 0, 0, side - width, 0, side - height))
+    return resize(padded.permute(2, 0, 1)[None].float(), size).contiguous() / 255

@@ -1,4 +1,4 @@
-"""Visual prompts: box, points and boundary-noised mask, drawn from a true mask (paper, method; SAM-HQ's recipe).
+"""Visual prompts: box, points and boundary-noised mask, drawn from a true mask (§ 4.3, SAM-HQ's recipe).
 
 The generator sees a random non-empty subset of the three kinds, the surrogate exactly one kind.
 """
@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 KINDS = ("box", "points", "mask")
 POINTS = 10
-MIN_PIXELS = 1  # a region with fewer pixels has no box and no points, only its (empty) mask
 
 
 @dataclass  # not frozen: Fabric rebuilds it when it moves the inputs of a module
@@ -27,9 +26,7 @@ class Prompts:
     masks: torch.Tensor
     use: torch.Tensor
 
-    def by_kind(
-        self,
-    ) -> Iterator[tuple[torch.Tensor, tuple | None, torch.Tensor | None, torch.Tensor | None]]:
+    def by_kind(self) -> Iterator[tuple[torch.Tensor, tuple | None, torch.Tensor | None, torch.Tensor | None]]:
         """Yield (rows, points, boxes, masks) for every combination of kinds that occurs."""
         code = self.use.long() @ torch.tensor([1, 2, 4], device=self.use.device)
         for value in code.unique().tolist():
@@ -43,23 +40,16 @@ class Prompts:
                 self.masks[rows] if value & 4 else None,
             )
 
-    def to(self, device) -> "Prompts":
-        return Prompts(*(t.to(device) for t in (self.boxes, self.points, self.masks, self.use)))
+    def to(self, device: str | torch.device) -> "Prompts":
+        return Prompts(*(part.to(device) for part in vars(self).values()))
 
 
 def boxes_of(mask: torch.Tensor) -> torch.Tensor:
     """Tight boxes, xyxy with inclusive corners, of bool masks `(N,H,W)` -> float `(N,4)`; zeros for an empty mask."""
-    rows, columns = mask.any(dim=2), mask.any(dim=1)
-    return torch.stack([_first(columns), _first(rows), _last(columns), _last(rows)], dim=1).float()
-
-
-def _first(flags: torch.Tensor) -> torch.Tensor:
-    return flags.long().argmax(dim=1)
-
-
-def _last(flags: torch.Tensor) -> torch.Tensor:
-    last = flags.shape[1] - 1 - flags.flip(1).long().argmax(dim=1)
-    return torch.where(flags.any(dim=1), last, 0)
+    flags = (mask.any(dim=1), mask.any(dim=2))  # which columns, which rows
+    first = [some.long().argmax(dim=1) for some in flags]
+    last = [some.shape[1] - 1 - some.flip(1).long().argmax(dim=1) for some in flags]
+    return (torch.stack(first + last, dim=1) * mask.flatten(1).any(dim=1, keepdim=True)).float()
 
 
 def points_of(mask: torch.Tensor, rng: torch.Generator, k: int = POINTS) -> torch.Tensor:
@@ -72,12 +62,9 @@ def points_of(mask: torch.Tensor, rng: torch.Generator, k: int = POINTS) -> torc
     for i, one in enumerate(mask.cpu()):
         inside = one.nonzero()
         if len(inside) >= k:
-            chosen = torch.randperm(len(inside), generator=rng)[:k]
+            points[i] = inside[torch.randperm(len(inside), generator=rng)[:k]].flip(1).float()
         elif len(inside):
-            chosen = torch.randint(len(inside), (k,), generator=rng)
-        else:
-            continue
-        points[i] = inside[chosen].flip(1).float()
+            points[i] = inside[torch.randint(len(inside), (k,), generator=rng)].flip(1).float()
     return points.to(mask.device)
 
 
@@ -88,16 +75,10 @@ def noisy_mask(mask: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     N(0,1) is added before thresholding at one half.
     """
     size = mask.shape[-2:]
-    small = [max(1, s // 8) for s in size]
-    coarse = F.interpolate(mask, small, mode="bilinear", align_corners=False)
+    coarse = F.interpolate(mask, [max(1, side // 8) for side in size], mode="bilinear", align_corners=False)
     residue = (mask - F.interpolate(coarse, size, mode="bilinear", align_corners=False)).abs()
     noise = torch.randn(mask.shape, generator=rng).to(mask.device)
     return 255.0 * (mask + noise * (residue >= 0.01) > 0.5)
-
-
-def mask_prompt(mask: torch.Tensor, grid: int) -> torch.Tensor:
-    """The clean mask prompt of inference: masks `(N,1,S,S)` in [0,1] -> 0/255 on the `(N,1,grid,grid)` prompt grid."""
-    return 255.0 * F.interpolate(mask, (grid, grid), mode="bilinear", align_corners=False).round()
 
 
 def all_prompts(mask: torch.Tensor, grid: int, rng: torch.Generator) -> Prompts:
@@ -107,7 +88,7 @@ def all_prompts(mask: torch.Tensor, grid: int, rng: torch.Generator) -> Prompts:
     """
     hard = mask[:, 0] > 0.5  # paper: mask > 128 of 255
     soft = F.interpolate(mask, (grid, grid), mode="bilinear", align_corners=False)
-    there = hard.flatten(1).sum(dim=1) >= MIN_PIXELS
+    there = hard.flatten(1).any(dim=1)
     use = torch.stack([there, there, torch.ones_like(there)], dim=1)
     return Prompts(boxes_of(hard), points_of(hard, rng), noisy_mask(soft, rng), use)
 

@@ -1,6 +1,8 @@
-"""The surrogate: the segmentation model that the generator plays against (paper, method). Discarded afterwards.
+"""The surrogate S, the segmentation model that the generator plays against (§ 3), and the loss of its answer (§ 4.4).
 
-Every surrogate maps a noised image `(N,3,s,s)` in [0,1] and prompts to mask logits `(N,1,h,w)`.
+Every surrogate maps a noised image `(N,3,s,s)` in [0,1] and prompts to mask logits `(N,1,h,w)`; it is discarded
+after the game. The loss L_seg of both players is binary cross entropy plus Dice, 1 : 1, on points sampled where the
+answer is unsure: PointRend's sampling, as SAM-HQ and Mask2Former use it.
 """
 
 from dataclasses import replace
@@ -10,43 +12,38 @@ from torch import nn
 from torch.nn import functional as F
 
 from unseg_lib.errors import pick
+from unseg_lib.method import sam
 from unseg_lib.method.prompts import Prompts
-from unseg_lib.method.sam import (
-    SamLayout,
-    build_image_encoder,
-    build_mask_decoder,
-    build_prompt_encoder,
-    decoder_trunk,
-    encode,
-    normalise,
-)
+
+POINTS = 112 * 112
+OVERSAMPLE = 3.0
+IMPORTANT = 0.75  # share of the points taken where |logit| is smallest
 
 
 class SamSurrogate(nn.Module):
-    """SAM without its IoU token and head, and with three mask tokens of which the first is read (paper 3)."""
+    """SAM without its IoU token and head, and with three mask tokens of which the first is read (§ 3)."""
 
-    def __init__(self, layout: SamLayout):
+    def __init__(self, layout: sam.SamLayout):
         super().__init__()
         self.size, self.grid = layout.image_size, layout.grid
-        self.encode = encode  # how the encoder is run, see Generator
-        self.image_encoder = build_image_encoder(layout)
-        self.prompt_encoder = build_prompt_encoder(layout)
-        self.mask_decoder = build_mask_decoder(layout, num_multimask_outputs=2)
+        self.encode = sam.encode  # how the encoder is run, see Generator
+        self.image_encoder = sam.build_image_encoder(layout)
+        self.prompt_encoder = sam.build_prompt_encoder(layout)
+        self.mask_decoder = sam.build_mask_decoder(layout, num_multimask_outputs=2)
         del self.mask_decoder.iou_token, self.mask_decoder.iou_prediction_head
 
     def forward(self, x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         decoder = self.mask_decoder
         embedding, _ = self.encode(self.image_encoder, x)
-        hs, upscaled = decoder_trunk(decoder, self.prompt_encoder, embedding, decoder.mask_tokens.weight, prompts)
+        hs, upscaled = sam.decoder_trunk(decoder, self.prompt_encoder, embedding, decoder.mask_tokens.weight, prompts)
         token = decoder.output_hypernetworks_mlps[0](hs[:, 0])
         return torch.einsum("nc,nchw->nhw", token, upscaled)[:, None]
 
 
 class ResNetSurrogate(nn.Module):
-    """A U-Net on a ResNet-50, the ablation's second kind (paper Table 10; its architecture is not published).
+    """A U-Net on a ResNet-50, without prompts: the ablation's second kind (Table 10; its architecture is unknown).
 
-    It takes no prompt: it segments whatever the noise and the image single out. It starts from random weights, the
-    paper's from ImageNet's ("ImageNet R50"), which nothing here loads.
+    It starts from random weights, the paper's from ImageNet's ("ImageNet R50"), which nothing here loads.
     """
 
     def __init__(self, size: int, encoder: str = "resnet50"):
@@ -57,7 +54,7 @@ class ResNetSurrogate(nn.Module):
         self.net = smp.Unet(encoder, encoder_weights=None, classes=1)
 
     def forward(self, x: torch.Tensor, prompts: Prompts | None = None) -> torch.Tensor:
-        return self.net(normalise(x))
+        return self.net(sam.normalise(x))
 
 
 class UNetSurrogate(nn.Module):
@@ -75,7 +72,7 @@ class UNetSurrogate(nn.Module):
         self.head = nn.Conv2d(width, 1, 1)
 
     def forward(self, x: torch.Tensor, prompts: Prompts | None = None) -> torch.Tensor:
-        x, skips = normalise(x), []
+        x, skips = sam.normalise(x), []
         for i, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if i else x)
             skips.append(x)
@@ -85,20 +82,14 @@ class UNetSurrogate(nn.Module):
 
 
 def two_convs(inside: int, outside: int) -> nn.Sequential:
-    layers = []
-    for channels in (inside, outside):
-        layers += [
-            nn.Conv2d(channels, outside, 3, padding=1),
-            nn.GroupNorm(8, outside),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers)
+    convs = [nn.Conv2d(channels, outside, 3, padding=1) for channels in (inside, outside)]
+    return nn.Sequential(*(part for conv in convs for part in (conv, nn.GroupNorm(8, outside), nn.ReLU(inplace=True))))
 
 
-def build_surrogate(kind: str, layout: SamLayout, size: int = 0) -> nn.Module:
+def build_surrogate(kind: str, layout: sam.SamLayout, size: int = 0) -> nn.Module:
     """A surrogate by name ("sam", "resnet50", "unet") beside a generator of `layout`, with random weights.
 
-    size: side of its input in pixels; 0 = half the generator's, as published (512 of 1024, paper 3).
+    size: side of its input in pixels; 0 = half the generator's, as published (512 of 1024, § 3).
     """
     return pick(SURROGATES, kind, "surrogate")(layout, size or layout.image_size // 2)
 
@@ -108,3 +99,40 @@ SURROGATES = {
     "resnet50": lambda layout, size: ResNetSurrogate(size),
     "unet": lambda layout, size: UNetSurrogate(size),
 }
+
+
+def segmentation_loss(
+    logits: torch.Tensor, target: torch.Tensor, rng: torch.Generator, count: int = POINTS
+) -> torch.Tensor:
+    """BCE + Dice of logits `(N,1,h,w)` against soft targets `(N,1,H,W)` in [0,1], on `count` sampled points."""
+    logits = logits.float()  # losses stay in full precision under bf16
+    with torch.no_grad():
+        points = uncertain_points(logits, count, rng)
+        truth = sample_at(target, points)
+    guess = sample_at(logits, points)
+    return F.binary_cross_entropy_with_logits(guess, truth) + dice_loss(guess, truth)
+
+
+def uncertain_points(logits: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
+    """Draw `(N,count,2)` points in [0,1] for logits `(N,1,H,W)`.
+
+    Three quarters lie where the logits are nearest to zero, among three times as many; the rest is uniform.
+    """
+    n, important = len(logits), int(IMPORTANT * count)
+    candidates = torch.rand(n, int(OVERSAMPLE * count), 2, generator=rng).to(logits.device)
+    chosen = sample_at(logits, candidates).abs().topk(important, dim=1, largest=False).indices
+    unsure = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
+    uniform = torch.rand(n, count - important, 2, generator=rng).to(logits.device)
+    return torch.cat([unsure, uniform], dim=1)
+
+
+def sample_at(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Bilinear values of `(N,1,H,W)` maps at `(N,P,2)` points, xy in [0,1] -> `(N,P)`."""
+    return F.grid_sample(maps, 2 * points.unsqueeze(2) - 1, align_corners=False)[:, 0, :, 0]
+
+
+def dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - Dice of `(N,P)` logits against targets in [0,1], smoothed by one, mean over images."""
+    p = logits.sigmoid()
+    overlap = 2 * (p * target).sum(dim=1) + 1
+    return (1 - overlap / (p.sum(dim=1) + target.sum(dim=1) + 1)).mean()

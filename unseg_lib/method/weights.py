@@ -4,6 +4,7 @@ Foreign `.pth` files are never unpickled (`weights_only=True`); where the sha256
 """
 
 import json
+import os
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +46,13 @@ def generator_path(name_or_path: str | Path) -> Path:
     if str(name_or_path) in known:
         return known[str(name_or_path)]
     if str(name_or_path) == "vit_b":
-        return released_path()
+        path = Path(os.environ.get("UNSEG_DATA") or "data") / RELEASED
+        if not path.is_file():
+            raise UnsegError(
+                f"Expected the paper's released generator at {path}, found no such file; download {path.name} by hand "
+                "from the link in the README of github.com/sunye23/UnSeg and put it there."
+            )
+        return path
     if Path(name_or_path).is_file():
         return Path(name_or_path)
     raise UnsegError(
@@ -54,26 +61,12 @@ def generator_path(name_or_path: str | Path) -> Path:
     )
 
 
-def released_path() -> Path:
-    """Where the paper's released generator is to lie: ViT-B, 385 MB."""
-    from unseg_lib.datasets import data_root
-
-    path = data_root() / RELEASED
-    if not path.is_file():
-        raise UnsegError(
-            f"Expected the paper's released generator at {path}, found no such file; download {path.name} by hand "
-            "from the link in the README of github.com/sunye23/UnSeg and put it there."
-        )
-    return path
-
-
 def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu") -> Generator:
     """Rebuild a generator by name ("small") or path: one of `save_generator`'s, or a `.pth` as the paper released.
 
     In eval mode.
     """
-    device = device_called(device)
-    path = generator_path(name_or_path)
+    device, path = device_called(device), generator_path(name_or_path)
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
         generator = load_released_generator(path) if path.suffix == ".pth" else _read_own(path)
     return generator.to(device).eval()
@@ -113,96 +106,74 @@ def read_foreign(path: str | Path, sha256: str | None = None) -> dict[str, torch
 
 def load_sam(module: nn.Module, path: str | Path, sha256: str | None = None) -> None:
     """Load SAM's official checkpoint into the SAM parts of a generator (or any module with SAM's part names)."""
-    state = read_foreign(path, sha256)
-    missing, unexpected = module.load_state_dict(_same_shape(module, state, path), strict=False)
-    missing = [key for key in missing if not key.startswith("noise_")]
-    if missing or unexpected:
-        raise UnsegError(
-            f"Expected SAM weights of this layout in {path}, found {len(missing)} parameters missing "
-            f"(first: {missing[:1]}) and {len(unexpected)} unknown; choose the layout that the file was made for."
-        )
-
-
-def _same_shape(module: nn.Module, state: dict, path) -> dict:
-    own = module.state_dict()
-    state = {k: v for k, v in state.items() if k not in ("pixel_mean", "pixel_std")}
-    for key, value in state.items():
-        if key in own and own[key].shape != value.shape:
-            raise UnsegError(
-                f"Expected {key} of shape {tuple(own[key].shape)} in {path}, found {tuple(value.shape)}; "
-                "choose the layout that the file was made for."
-            )
-    return state
+    state = {k: v for k, v in read_foreign(path, sha256).items() if k not in ("pixel_mean", "pixel_std")}
+    _load(module, state, path, "SAM weights", spared=lambda key: key.startswith("noise_"))
 
 
 def load_mae(encoder: nn.Module, path: str | Path, sha256: str | None = None) -> None:
     """Start a SAM image encoder from MAE's pretrained ViT (the surrogate's published start).
 
-    MAE's keys are renamed (mlp.fc1/fc2 -> mlp.lin1/lin2), its class token, final norm and decoder are
-    dropped, its 14x14 position embedding is resized bicubically to the token grid. Relative positions
-    and the neck have no counterpart and keep their initial values. MAE's weights are CC BY-NC 4.0.
+    MAE's keys are renamed (mlp.fc1/fc2 -> mlp.lin1/lin2), its class token, final norm and decoder are dropped, its
+    14x14 position embedding is resized bicubically to the token grid. Relative positions and the neck have no
+    counterpart and keep their initial values. MAE's weights are CC BY-NC 4.0.
     """
     state = read_foreign(path, sha256)
-    kept = {}
-    for key, value in state.items():
-        if key == "pos_embed":
-            kept[key] = _resize_positions(value, encoder.pos_embed.shape)
-        elif key.startswith(("blocks.", "patch_embed.")):
-            kept[key.replace("mlp.fc", "mlp.lin")] = value
-    missing, unexpected = encoder.load_state_dict(_same_shape(encoder, kept, path), strict=False)
-    missing = [key for key in missing if "rel_pos" not in key and not key.startswith("neck.")]
+    kept = {k.replace("mlp.fc", "mlp.lin"): v for k, v in state.items() if k.startswith(("blocks.", "patch_embed."))}
+    if "pos_embed" in state:
+        # `(1,1+k*k,C)`, class token first, -> SAM's `(1,t,t,C)`
+        patches = state["pos_embed"][:, 1:]
+        side = round(patches.shape[1] ** 0.5)
+        grid = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, encoder.pos_embed.shape[1:3], mode="bicubic", align_corners=False)
+        kept["pos_embed"] = grid.permute(0, 2, 3, 1)
+    _load(encoder, kept, path, "MAE's ViT weights", lambda key: "rel_pos" in key or key.startswith("neck."))
+
+
+def _load(module: nn.Module, state: dict, path: str | Path, what: str, spared=lambda key: False) -> None:
+    """Load a foreign state dict; one sentence where it does not fit, except for keys that the file may lack."""
+    own = module.state_dict()
+    for key in own.keys() & state.keys():
+        if own[key].shape != state[key].shape:
+            raise UnsegError(
+                f"Expected {key} of shape {tuple(own[key].shape)} in {path}, found {tuple(state[key].shape)}; "
+                "choose the layout that the file was made for."
+            )
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    missing = [key for key in missing if not spared(key)]
     if missing or unexpected:
         raise UnsegError(
-            f"Expected MAE's ViT weights of this layout in {path}, found {len(missing)} parameters missing "
-            f"(first: {missing[:1]}) and {len(unexpected)} unknown (first: {unexpected[:1]})."
+            f"Expected {what} of this layout in {path}, found {len(missing)} parameters missing (first: {missing[:1]}) "
+            f"and {len(unexpected)} unknown (first: {unexpected[:1]}); choose the layout that the file was made for."
         )
-
-
-def _resize_positions(positions: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """MAE's `(1,1+k*k,C)`, class token first, -> SAM's `(1,t,t,C)`."""
-    patches = positions[:, 1:]
-    side = round(patches.shape[1] ** 0.5)
-    grid = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, shape[1:3], mode="bicubic", align_corners=False)
-    return grid.permute(0, 2, 3, 1)
 
 
 def load_released_generator(path: str | Path, sha256: str | None = None, layout: str = "vit_b") -> Generator:
     """Load the paper's released `Generator_unseg_final.pth`: SAM's names for SAM's parts, "noise" in every new name.
 
-    The new parts are recognised by their shapes, module by module in the file's order, so their exact
-    names do not matter. The result reads the released token slice (see `FIRST_NOISE_TOKEN`).
+    The new parts are recognised by their shapes, module by module in the file's order, so their exact names do not
+    matter. The result reads the released token slice (see `FIRST_NOISE_TOKEN`).
     """
     state = {key.removeprefix("module."): value for key, value in read_foreign(path, sha256).items()}
     generator = Generator(pick(LAYOUTS, layout, "layout"), tokens="released")
-    ours = {k: v for k, v in generator.state_dict().items() if k.startswith("noise_")}
-    theirs = {k: v for k, v in state.items() if "noise" in k}
-    renamed = dict(_match_modules(_modules(ours), _modules(theirs), path))
-    sam = {k: v for k, v in state.items() if k not in theirs}
-    sam |= {mine: state[foreign] for mine, foreign in renamed.items()}
-    missing, unexpected = generator.load_state_dict(_same_shape(generator, sam, path), strict=False)
-    if missing or unexpected:
-        raise UnsegError(
-            f"Expected the released generator in {path}, found missing {missing[:2]}, unknown {unexpected[:2]}."
-        )
+    ours = _modules({k: v for k, v in generator.state_dict().items() if k.startswith("noise_")})
+    theirs = _modules({k: v for k, v in state.items() if "noise" in k})
+    found = {k: v for k, v in state.items() if "noise" not in k}
+    # pair each of our modules with the first unused one of theirs that has the same shapes in the same order
+    for group in ours:
+        shapes = [value.shape for value in group.values()]
+        twin = next((other for other in theirs if [value.shape for value in other.values()] == shapes), None)
+        if twin is None:
+            name, value = next(iter(group.items()))
+            raise UnsegError(f"Expected a part shaped like {name} {tuple(value.shape)} in {path}, found none.")
+        theirs = [other for other in theirs if other is not twin]
+        found |= zip(group, twin.values())
+    _load(generator, found, path, "the released generator")
     return generator.eval()
 
 
-def _modules(state: dict[str, torch.Tensor]) -> list[list[tuple[str, torch.Size]]]:
+def _modules(state: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     """Group parameters by the module that holds their layers: `a.0.weight`, `a.1.bias` -> one group."""
-    groups = defaultdict(list)
+    groups = defaultdict(dict)
     for key, value in state.items():
-        groups[key.rsplit(".", 2)[0] if key.count(".") > 1 else key].append((key, value.shape))
+        groups[key.rsplit(".", 2)[0] if key.count(".") > 1 else key][key] = value
     return list(groups.values())
-
-
-def _match_modules(ours: list, theirs: list, path):
-    """Pair each of our modules with the first unused one of theirs that has the same shapes in the same order."""
-    left = list(theirs)
-    for group in ours:
-        shapes = [shape for _, shape in group]
-        twin = next((other for other in left if [shape for _, shape in other] == shapes), None)
-        if twin is None:
-            raise UnsegError(f"Expected a part shaped like {group[0][0]} {tuple(shapes[0])} in {path}, found none.")
-        left.remove(twin)
-        yield from zip([key for key, _ in group], [key for key, _ in twin])

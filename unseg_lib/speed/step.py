@@ -16,7 +16,7 @@ PHASES = ("surrogate", "generator")
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to train: memory kept or not, `fast_training.accelerate` or not, which precision, compiled surrogate."""
+    """One way to train: memory kept or not, `accelerate` or not, which precision, compiled surrogate."""
 
     name: str
     keeps: bool = True  # what one rung keeps, those after it keep, too
