@@ -5,7 +5,7 @@ G-phase: minimise L_seg(S(x + δ, p'), 1) over G; the noise, not the image, beco
 
 δ = G(x, p) * budget (Eq. 1). The all-ones target of the G-phase is "label modification"; a budget smaller than the one
 that is used later is "epsilon generalisation". What is not published is in variants.py and enters at one hook.
-§: sections of paper.md, the facts of the paper and its released code that this library was written from.
+§: sections of docs/method.md, the facts of the paper and of its released code.
 
 Everything random is derived from (seed, step) or (seed, epoch, image), so a run that was killed continues from its last
 checkpoint with the same numbers: to the bit on a CPU, to rounding on a GPU, whose sums have no fixed order.
