@@ -27,9 +27,8 @@ from unseg_lib.datasets import (
     load_dataset,
     name_of,
 )
-from unseg_lib.datasets import unpack as unpack_module
-from unseg_lib.datasets.fetch import fetch
-from unseg_lib.datasets.unpack import unpack
+from unseg_lib.datasets import archives as unpack_module
+from unseg_lib.datasets import fetch, unpack
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.images import read_label, write_image
@@ -358,7 +357,7 @@ def test_a_set_is_downloaded_and_read(kvasir, tmp_path, server, capsys):
 
 
 def test_a_broken_download_is_no_set_and_goes_on(kvasir, tmp_path, server, monkeypatch):
-    monkeypatch.setattr("unseg_lib.datasets.fetch.CHUNK", 512)
+    monkeypatch.setattr("unseg_lib.datasets.archives.CHUNK", 512)
     root, server.break_after = tmp_path / "data", 2000
     with pytest.raises(UnsegError, match="goes on from there"):
         get("kvasir", root)

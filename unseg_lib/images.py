@@ -58,7 +58,7 @@ def _decoded(image: Image.Image, path: str | Path) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number, 1 = upright; 1, too, where EXIF is damaged. Of TIFF only after decoding, which turns it upright."""
+    """EXIF's number, 1 = upright, also where EXIF is damaged. Not of a TIFF's header: Pillow turns it when decoding."""
     with suppress(Exception):
         return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own `getexif` would decode it
     return 1
@@ -114,7 +114,7 @@ def read_numbers(path: str | Path) -> np.ndarray:
 
 
 def read_mask(path: str | Path, classes: Sequence[int] = ()) -> np.ndarray:
-    """Which pixels a mask file means, bool `(H,W)`; `classes`: these numbers of a label map, else see `read_objects`."""
+    """Which pixels a mask file means, bool `(H,W)`: as `read_objects` says, or these `classes` of a label map."""
     if not classes:
         return read_objects(path) == 1
     with _one_mask(path) as image:

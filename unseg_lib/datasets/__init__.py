@@ -2,6 +2,7 @@
 
 The face of the package: what others import from it.
 """
+# ruff: noqa: I001, RUF022 - by noun
 
 from unseg_lib.datasets.archives import fetch, name_of, unpack
 from unseg_lib.datasets.coco import check_sizes, coco_json, decode, read_notes
@@ -26,5 +27,5 @@ __all__ += [
     "list_sets",
 ]
 __all__ += ["CLASSES", "CONTOURS", "COUNTS", "INDEX", "SURFACES", "draw_scene", "natural_fields", "palette"]
-__all__ += ["write_scenes", "check_sizes", "coco_json", "decode", "read_notes", "CHECKSUMS", "DOWNLOADS"]
+__all__ += ["list_sets", "write_scenes", "check_sizes", "coco_json", "decode", "read_notes", "CHECKSUMS", "DOWNLOADS"]
 __all__ += ["fetch", "name_of", "unpack", "cut", "cut_groups", "group_of", "shuffled", "subset"]

@@ -18,51 +18,33 @@ SPLITS = {"train": "train", "val": "val", "test": "val"}
 
 
 def read_instances(
-    name: str,
-    place: str,
-    notes: str,
-    root: Path,
-    split: str,
-    seed: int,
-    *,
-    classes: int = 0,
-    own_test: bool = False,
+    name: str, place: str, notes: str, root: Path, split: str, seed: int, categories: int = 0, own_test: bool = False
 ) -> SegmentationSet:
     """Read the images in `root/place` with the json `root/notes`, in both of which {} is the split; no effect of seed.
 
-    classes: how many categories the json must have, 0 = any number. own_test: there is an official test, and ids begin
+    categories: how many the json must have, 0 = any number. own_test: there is an official test, and ids begin
     with the split, because images of one name are in train and test.
     """
     part = split if own_test else SPLITS[split]
     prefix = f"{split}-" if own_test else ""
-    found = read_notes(root, name, Path(place.format(part)), Path(notes.format(part)), classes, prefix)
+    found = read_notes(root, name, Path(place.format(part)), Path(notes.format(part)), categories, prefix)
     with coco_json(found.path):
         check_sizes(found)
         objects = defaultdict(list)
         for note in found.annotations:
             objects[found.ids[note["image_id"]]].append(note | {"class_index": 1 + found.class_of(note)})
         names = [category["name"] for category in found.categories]
-    content = found.images, dict(objects)
-    return SegmentationSet(
-        name=name,
-        root=root,
-        split=split,
-        classes=("background", *names),
-        background=0,
-        ids=tuple(found.images),
-        images=found.places,
-        read_label=partial(_label, *content),
-        annotation_files=(found.path.relative_to(root),),
-        read_instances=partial(_instances, *content),
-    )
+    classes, ids, files = ("background", *names), tuple(found.images), (found.path.relative_to(root),)
+    read_label, read_objects = (partial(read, found.images, dict(objects)) for read in (_label, _instances))
+    return SegmentationSet(name, root, split, classes, 0, ids, found.places, read_label, files, read_objects)
 
 
 # the json of WHU and SSDD are RSPrompter's
 read_coco = partial(read_instances, "coco", "coco/{}2017", "coco/annotations/instances_{}2017.json")
 read_nwpu = partial(read_instances, "nwpu", "NWPU_VHR-10/images", "NWPU_VHR-10/annotations/NWPU_instances_{}.json")
 read_whu = partial(read_instances, "whu", "WHU/imgs/{}/image", "WHU/annotations/WHU_building_{}.json")
-read_whu = partial(read_whu, classes=1, own_test=True)
-read_ssdd = partial(read_instances, "ssdd", "SSDD/imgs", "SSDD/annotations/SSDD_instances_{}.json", classes=1)
+read_whu = partial(read_whu, categories=1, own_test=True)
+read_ssdd = partial(read_instances, "ssdd", "SSDD/imgs", "SSDD/annotations/SSDD_instances_{}.json", categories=1)
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,6 @@ def check(name: str, root: str | Path) -> dict[str, int]:
     has = ", ".join(f"{split} {count}" for split, count in counts.items())
     whole = f" (the whole set: {known[name].official})" if name in known and known[name].official else ""
     print(f"{name}: every image and mask can be read: {has}{whole}.")
-    if shares and not SMALLEST < np.mean(shares) < LARGEST:
-        print(
-            f"But {np.mean(shares):.2%} of all pixels are object, {np.min(shares):.2%} to {np.max(shares):.2%} of an image: are these its masks?"
-        )
+    if shares and not SMALLEST < (share := float(np.mean(shares))) < LARGEST:
+        print(f"But {share:.2%} of all pixels are object: is this what the masks mean? See data/README.md.")
     return counts

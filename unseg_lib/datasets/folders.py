@@ -28,9 +28,9 @@ OBJECT = ("background", "object")
 
 def read_camvid(root: Path, split: str, seed: int) -> SegmentationSet:
     """Read `root/CamVid/{train,val,test}` and its masks `{split}annot`, SegNet's layout; the seed has no effect."""
-    folder = need_folder(root / "CamVid", "CamVid", "camvid").relative_to(root)
-    masks = mask_files(root, folder / split, folder / f"{split}annot", "CamVid's masks", "camvid")
-    images = {id: folder / split / id for id in masks}
+    folder = need_folder(root / "CamVid", "CamVid", "camvid")
+    masks = mask_files(folder / f"{split}annot", "CamVid's masks", "camvid", of=image_files(folder / split))
+    images = {id: Path("CamVid", split, id) for id in masks}
     return label_set("camvid", root, split, SOURCES["camvid"].classes, images, masks, _camvid_label, background=None)
 
 
@@ -41,11 +41,11 @@ def _camvid_label(path: Path) -> np.ndarray:
 
 
 def read_halves(name: str, place: str, what: str, root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read `root/place/{images,masks}`, of one class `what`: a set of the paper without splits, a seeded fifth is "test".
+    """Read `root/place/{images,masks}`, of one class `what`: of the paper, without splits.
 
-    Images without a mask are left out: of 800 X-rays of Lung's official release 704 have one.
+    A seeded fifth is "test". Images without a mask are left out: of 800 X-rays of Lung's official release 704 have one.
     """
-    masks = image_files(need_folder(root / place / "masks", f"masks of {name}", name))
+    masks = mask_files(root / place / "masks", f"masks of {name}", name)
     ids = cut(tuple(masks), TEST_SHARE, seed, name, "test")[split != "train"]
     images = {id: Path(place, "images", id) for id in ids}
     return label_set(name, root, split, ("background", what), images, masks, _soft_label)
@@ -65,7 +65,7 @@ def read_folder(root: Path, split: str, seed: int, where: str = "") -> Segmentat
     places = [pair.relative_to(root) for name in where.split("+") for pair in _find_pairs(root, name.strip())]
     images, masks = {}, {}
     for place in places:
-        files = mask_files(root, place / "im", place / "gt", "masks", "folder")
+        files = mask_files(root / place / "gt", "masks", "folder", of=image_files(root / place / "im"))
         stems = cut_groups(tuple(files), TEST_SHARE, seed, place.as_posix(), "test")[split != "train"]
         prefix = "" if len(places) == 1 else "-".join(place.parts) + "-"  # two folders may use one name
         images |= {prefix + stem: place / "im" / stem for stem in stems}
@@ -124,7 +124,7 @@ def read_hqseg(name: str, root: Path, split: str, seed: int) -> SegmentationSet:
         place, folder = HQSEG / place, HQSEG / folder
         prefix = f"{part}-" if len(HQSEG_SETS[name][split]) > 1 else ""
         if place != folder:
-            files = mask_files(root, place, folder, f"masks of {part}", get)
+            files = mask_files(root / folder, f"masks of {part}", get, of=image_files(root / place))
         else:
             need_folder(root / folder, f"masks of {part}", get)
             files = {path.stem: path for path in sorted((root / folder).glob("*.png"))}

@@ -48,14 +48,13 @@ def read_ade20k(root: Path, split: str, seed: int) -> SegmentationSet:
     its own, which semantic segmentation does without.
     """
     part = "training" if split == "train" else "validation"
-    masks = mask_files(root, ADE / "images" / part, ADE / "annotations" / part, "ADE20K's masks", "ade20k")
-    objects = root / ADE / "annotations_instance" / part
-    things = image_files(objects) if objects.is_dir() else {}
-    if things:
+    images, objects = ADE / "images" / part, root / ADE / "annotations_instance" / part
+    masks = mask_files(root / ADE / "annotations" / part, "ADE20K's masks", "ade20k", of=image_files(root / images))
+    if things := image_files(objects):
         check_all_masks(masks, things, objects)
-    images, files = {id: ADE / "images" / part / id for id in masks}, (*masks.values(), *things.values())
+    files, places = (*masks.values(), *things.values()), {id: images / id for id in masks}
     more = {"read_instances": partial(_ade_instances, objects), "things": ADE_THINGS, "files": files}
-    return label_set("ade20k", root, split, ADE_CLASSES, images, masks, _ade_label, background=None, **more)
+    return label_set("ade20k", root, split, ADE_CLASSES, places, masks, _ade_label, background=None, **more)
 
 
 def _ade_label(path: Path) -> np.ndarray:
@@ -152,24 +151,15 @@ def read_coco_panoptic(root: Path, split: str, seed: int) -> SegmentationSet:
     places = [place for place in ("coco/annotations", "coco") if (root / place / f"panoptic_{year}").is_dir()]
     folder = root / (places or ["coco/annotations"])[0] / f"panoptic_{year}"
     found = read_notes(root, "coco-panoptic", Path("coco") / year, notes, COCO_CLASSES)
-    files = image_files(need_folder(folder, "COCO's panoptic masks", "coco-panoptic"))
-    check_all_masks(found.images, files, folder)
+    masks = mask_files(folder, "COCO's panoptic masks", "coco-panoptic", of=found.images)
     with coco_json(found.path):
         segments = _coco_segments(found)
         things = tuple(i for i, category in enumerate(found.categories) if category["isthing"])
-    return SegmentationSet(
-        name="coco-panoptic",
-        root=root,
-        split=split,
-        classes=tuple(category["name"] for category in found.categories),
-        background=None,
-        ids=tuple(found.images),
-        images=found.places,
-        read_label=partial(_coco_label, files, segments),
-        annotation_files=(notes, *(files[id].relative_to(root) for id in found.images)),
-        read_instances=partial(_coco_instances, files, segments, things),
-        things=things,
-    )
+    classes, ids = tuple(category["name"] for category in found.categories), tuple(found.images)
+    files = (notes, *(masks[id].relative_to(root) for id in ids))
+    read_label, read_objects = partial(_coco_label, masks, segments), partial(_coco_instances, masks, segments, things)
+    content = (ids, found.places, read_label, files, read_objects, things)
+    return SegmentationSet("coco-panoptic", root, split, classes, None, *content)
 
 
 def _coco_segments(notes: CocoNotes) -> dict[str, Segments]:

@@ -27,7 +27,7 @@ class DataSet:
     read: Callable[..., SegmentationSet]
     source: Source | None = None  # where it comes from
     splits: tuple[str, ...] = ("train", "test")
-    words: str = ""  # of a set without source: where its images come from
+    words: str = ""  # of a set without source: what it is
     takes_place: bool = False  # read as NAME:PLACE, with read(..., where=PLACE); the numbers in its names are frames
 
 

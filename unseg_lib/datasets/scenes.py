@@ -201,8 +201,6 @@ def _photograph(rng, image: np.ndarray, smooth: np.ndarray, light: tuple[float, 
     return np.round(255 * np.clip(image * slope[..., None] + grain, 0, 1)).astype(np.uint8)
 
 
-# what things look like
-
 Contour = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -242,10 +240,6 @@ def coverage(pixels_inside: np.ndarray) -> np.ndarray:
     return np.clip(pixels_inside + 0.5, 0, 1)
 
 
-def _polar(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.hypot(u, v), np.arctan2(v, u)
-
-
 def shell(rng: np.random.Generator) -> Contour:
     """An egg."""
     narrow, pointed = rng.uniform(0.7, 0.85), rng.uniform(0.1, 0.3)
@@ -261,12 +255,7 @@ def leaf(rng: np.random.Generator) -> Contour:
 def star(rng: np.random.Generator) -> Contour:
     """Five rounded arms."""
     depth = rng.uniform(0.28, 0.4)
-
-    def contour(u, v):
-        radius, angle = _polar(u, v)
-        return 1 - depth + depth * np.cos(5 * angle) - radius
-
-    return contour
+    return lambda u, v: 1 - depth + depth * np.cos(5 * np.arctan2(v, u)) - np.hypot(u, v)
 
 
 def crate(rng: np.random.Generator) -> Contour:
@@ -283,49 +272,8 @@ def ring(rng: np.random.Generator) -> Contour:
 
 def hide(rng: np.random.Generator) -> Contour:
     """An irregular blot."""
-    waves, phases = rng.uniform(0.05, 0.13, 3), rng.uniform(0, 2 * np.pi, 3)
-
-    def contour(u, v):
-        radius, angle = _polar(u, v)
-        edge = sum(a * np.cos(k * angle + p) for k, a, p in zip((2, 3, 4), waves, phases))
-        return 0.8 + edge - radius
-
-    return contour
-
-
-def _ribs(rng, u, v, field):
-    """Ridges around one end, as a shell grows."""
-    return np.sin(rng.uniform(16, 20) * np.hypot(u - 0.8, v) + 0.5 * field)
-
-
-def _veins(rng, u, v, field):
-    """A dark midrib and slanting veins."""
-    slanting = np.sin(rng.uniform(13, 17) * (u - 0.9 * np.abs(v)) + 0.4 * field)
-    return 0.7 * slanting - 1.6 * np.exp(-((v / 0.07) ** 2))
-
-
-def _grains(rng, u, v, field):
-    """Round warts on a grid that winds."""
-    pitch = rng.uniform(15, 18)
-    return 1.3 * np.sin(pitch * u + field) * np.sin(pitch * v - field)
-
-
-def _planks(rng, u, v, field):
-    """Boards with dark gaps and a grain along them."""
-    across = np.abs((v * rng.uniform(1.6, 2.2) + 0.04 * field) % 1 - 0.5)
-    return 0.5 + 0.4 * np.sin(3 * field + 4 * u) - 1.9 * (across < 0.1)
-
-
-def _strands(rng, u, v, field):
-    """A rope laid in a ring."""
-    radius, angle = _polar(u, v)
-    return np.sin(rng.integers(11, 15) * angle + rng.uniform(7, 9) * radius + 0.3 * field)
-
-
-def _spots(rng, u, v, field):
-    """Large patches with sharp edges, as on a cow."""
-    patches = np.sin(5.2 * u + rng.uniform(0, 6) + 0.8 * field) + np.sin(4.6 * v + rng.uniform(0, 6) - 0.8 * field)
-    return np.tanh(4 * patches)
+    waves = list(zip((2, 3, 4), rng.uniform(0.05, 0.13, 3), rng.uniform(0, 2 * np.pi, 3)))
+    return lambda u, v: 0.8 + sum(a * np.cos(k * np.arctan2(v, u) + p) for k, a, p in waves) - np.hypot(u, v)
 
 
 def litter(rng: np.random.Generator) -> Contour:
@@ -340,5 +288,31 @@ def litter(rng: np.random.Generator) -> Contour:
 
 
 CONTOURS = {"shell": shell, "leaf": leaf, "star": star, "crate": crate, "ring": ring, "hide": hide}
-SURFACES = {"shell": _ribs, "leaf": _veins, "star": _grains, "crate": _planks, "ring": _strands, "hide": _spots}
 CLASSES = ("background", *CONTOURS)
+# class -> relief of its surface, from (rng, u, v, a natural field)
+SURFACES = {
+    # ridges around one end, as a shell grows
+    "shell": lambda rng, u, v, field: np.sin(rng.uniform(16, 20) * np.hypot(u - 0.8, v) + 0.5 * field),
+    # a dark midrib and slanting veins
+    "leaf": lambda rng, u, v, field: (
+        0.7 * np.sin(rng.uniform(13, 17) * (u - 0.9 * np.abs(v)) + 0.4 * field) - 1.6 * np.exp(-((v / 0.07) ** 2))
+    ),
+    # round warts on a grid that winds
+    "star": lambda rng, u, v, field: (
+        1.3 * np.sin((pitch := rng.uniform(15, 18)) * u + field) * np.sin(pitch * v - field)
+    ),
+    # boards with dark gaps and a grain along them
+    "crate": lambda rng, u, v, field: (
+        0.5
+        + 0.4 * np.sin(3 * field + 4 * u)
+        - 1.9 * (np.abs((v * rng.uniform(1.6, 2.2) + 0.04 * field) % 1 - 0.5) < 0.1)
+    ),
+    # a rope laid in a ring
+    "ring": lambda rng, u, v, field: np.sin(
+        rng.integers(11, 15) * np.arctan2(v, u) + rng.uniform(7, 9) * np.hypot(u, v) + 0.3 * field
+    ),
+    # large patches with sharp edges, as on a cow
+    "hide": lambda rng, u, v, field: np.tanh(
+        4 * (np.sin(5.2 * u + rng.uniform(0, 6) + 0.8 * field) + np.sin(4.6 * v + rng.uniform(0, 6) - 0.8 * field))
+    ),
+}

@@ -160,9 +160,6 @@ def _object_instances(source: SegmentationSet, id: str) -> list[Instance]:
     return [replace(one, class_index=1) for one in source.read_instances(id)]
 
 
-# how the readers make one
-
-
 def label_set(
     name: str,
     root: Path,
@@ -190,18 +187,6 @@ def _read_mask(read: Callable[[Path], np.ndarray], masks: Mapping[str, Path], id
     return read(masks[id])
 
 
-def mask_files(root: Path, images: Path, masks: Path, what: str, name: str) -> dict[str, Path]:
-    """The mask files of a folder by stem, in order; every image must have one. Folders are below root.
-
-    The images' folder may be missing: a poisoned copy has the images of one split only. what, name: see `need_folder`.
-    """
-    folder = need_folder(root / masks, what, name)
-    files = image_files(folder)
-    if (root / images).is_dir():
-        check_all_masks(image_files(root / images), files, folder)
-    return files
-
-
 def need_folder(folder: Path, what: str, name: str) -> Path:
     """The folder, or a sentence on how to get the data set called `name`."""
     if not folder.is_dir():
@@ -212,11 +197,18 @@ def need_folder(folder: Path, what: str, name: str) -> Path:
     return folder
 
 
+def mask_files(folder: Path, what: str, name: str, of: Iterable[str] = ()) -> dict[str, Path]:
+    """The mask files of a folder (see `need_folder`) by stem, in order; each of the stems `of` must have one."""
+    files = image_files(need_folder(folder, what, name))
+    check_all_masks(of, files, folder)
+    return files
+
+
 def image_files(folder: Path) -> dict[str, Path]:
-    """The images in a folder by stem, in order; two of one stem are refused."""
+    """The images in a folder by stem, in order; none where there is no folder. Two of one stem are refused."""
     found = {}
-    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    for path in sorted(path for path in files if not path.name.startswith(".")):
+    files = folder.iterdir() if folder.is_dir() else ()
+    for path in sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."):
         if path.stem in found:
             raise UnsegError(f"Expected one image called {path.stem} in {folder}, found two; remove one.")
         found[path.stem] = path
@@ -232,9 +224,6 @@ def check_all_masks(stems: Iterable[str], masks: Mapping[str, Path], folder: Pat
             f"Expected a mask called {missing[0]}{more} in {folder}, found none; "
             "complete the data set or take the image out."
         )
-
-
-# cuts of ids, seeded: they depend on the names alone, not on which images exist
 
 
 def shuffled(ids: Sequence[str], *names: object) -> list[str]:

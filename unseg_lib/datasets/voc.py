@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unseg_lib.datasets.segmentation_set import SegmentationSet, check_all_masks, image_files, label_set, need_folder
+from unseg_lib.datasets.segmentation_set import SegmentationSet, image_files, label_set, mask_files, need_folder
 from unseg_lib.datasets.sources import SOURCES
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file, write_bytes
@@ -35,8 +35,7 @@ def read_voc(root: Path, split: str, seed: int) -> SegmentationSet:
     if chosen.stem != LISTS[split][0]:
         _tell_of_fallback(chosen, len(ids))
     place = next((folder / name for name in MASKS if (folder / name).is_dir()), folder / MASKS[-1])
-    found = image_files(need_folder(place, "masks of Pascal VOC 2012", "voc"))
-    check_all_masks(ids, found, place)
+    found = mask_files(place, "masks of Pascal VOC 2012", "voc", of=ids)
     masks, images = {id: found[id] for id in ids}, {id: FOLDER / "JPEGImages" / id for id in ids}
     files = (chosen, *masks.values())
     return label_set("voc", root, split, SOURCES["voc"].classes, images, masks, files=files)
