@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import tiny_sets
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_sets import drawn, edit_json, label
+from tiny_sets import BOX, LEFT, RIGHT, drawn, edit_json, label
 
 from unseg_lib.datasets import (
     DATASETS,
@@ -31,7 +32,7 @@ from unseg_lib.datasets import (
     subset,
 )
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import read_image, write_image
+from unseg_lib.images import read_image, read_mask, write_image
 
 # of pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -235,46 +236,48 @@ def test_compressed_rle_is_read_and_no_object_is_background(tmp_path):
 # folders of one's own
 
 
-def palette(numbers: np.ndarray) -> Image.Image:
+def palette(numbers: np.ndarray, colours: Sequence[int] = (0, 0, 0, *(37 * i % 256 for i in range(3, 768)))):
     """As VOC's masks: the background black, all else in colours."""
     image = Image.fromarray(numbers, "P")
-    image.putpalette([0, 0, 0] + [37 * i % 256 for i in range(3, 768)])
+    image.putpalette(colours)
     return image
 
 
 CONTOUR = np.pad(np.zeros((4, 6), bool), 1, constant_values=True)  # of BOX
-CLASSES = drawn((tiny_sets.LEFT, 1), (tiny_sets.RIGHT, 2))
-WITH_CONTOUR = drawn((tiny_sets.LEFT, 5), (tiny_sets.RIGHT, 15))
-WITH_CONTOUR[tiny_sets.BOX][CONTOUR] = 255
-SOFT = label(255)
-SOFT[tiny_sets.BOX][CONTOUR] = 130
-EDGED = np.where(label(1) == 1, SOFT, 90)
+CLASSES, VOC, SOFT = drawn((LEFT, 1), (RIGHT, 2)), drawn((LEFT, 5), (RIGHT, 15)), label(255)
+VOC[BOX][CONTOUR], SOFT[BOX][CONTOUR] = 255, 130
 GREEN = np.stack([0 * CLASSES, 100 * CLASSES, 0 * CLASSES], axis=2)
 FORMS = {
-    "white": (Image.fromarray(label(255)), False),
-    "ones": (Image.fromarray(label(1)), False),
-    "one bit": (Image.fromarray(label(255)).convert("1"), False),
-    "soft edges": (Image.fromarray(SOFT), False),
-    "a gray ground of a soft mask": (Image.fromarray(EDGED), False),
-    "label map": (Image.fromarray(CLASSES), False),
-    "label map with a palette": (palette(CLASSES), False),
-    "contour": (Image.fromarray(WITH_CONTOUR), True),
-    "contour with a palette": (palette(WITH_CONTOUR), True),
-    "colours": (Image.fromarray(GREEN), False),
+    "white": Image.fromarray(label(255)),
+    "ones": Image.fromarray(label(1)),
+    "one bit": Image.fromarray(label(255)).convert("1"),
+    "three channels": Image.fromarray(label(255)).convert("RGB"),
+    "soft edges": Image.fromarray(SOFT),
+    "soft on gray": Image.fromarray(np.where(label(1) == 1, SOFT, 90)),
+    "label map": Image.fromarray(CLASSES),
+    "label map with a palette": palette(CLASSES),
+    "two black classes": palette(CLASSES, [0, 0, 0, 0, 0, 0, 9, 9, 9]),
+    "white first": palette(1 - label(1), [255, 255, 255, 0, 0, 0]),
+    "contour": Image.fromarray(VOC),
+    "contour with a palette": palette(VOC),
+    "colours": Image.fromarray(GREEN),
+    "jpg": Image.fromarray(label(255)),
+    "webp": Image.fromarray(label(255)),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_masks_of_any_form_mean_the_object(form, tmp_path, capsys):
     """What `unseg data check` accepts is protected: the object, not the contour, and never nothing."""
-    mask, contour = FORMS[form]
     for i in range(3):
         tiny_sets.write_pair(tmp_path, f"p{i}", i, label(1), ("im", "gt"))
-        mask.save(tmp_path / f"gt/p{i}.png")
+        (tmp_path / f"gt/p{i}.png").unlink()
+        FORMS[form].save(tmp_path / f"gt/p{i}.{form if form in ('jpg', 'webp') else 'png'}", quality=100)
     expected = label(1)
-    if contour:
-        expected[tiny_sets.BOX][CONTOUR] = 255
+    if "contour" in form:
+        expected[BOX][CONTOUR] = 255
     assert np.array_equal(load_dataset("folder", tmp_path, "train")[0][1], expected)
+    assert np.array_equal(read_mask(next(tmp_path.glob("gt/p0.*"))), expected == 1)
     assert check("folder", tmp_path) and "of all pixels" not in capsys.readouterr().out
 
 
