@@ -21,7 +21,6 @@ from unseg_lib.datasets import (
     Source,
     check,
     cut,
-    cut_groups,
     get,
     group_of,
     label_set,
@@ -170,16 +169,13 @@ def test_a_set_from_outside_is_one_line(tmp_path, monkeypatch, capsys):
 # labels, by hand
 
 
-def test_voc_keeps_palette_indices_and_contour(tmp_path):
+def test_voc_keeps_indices_and_contour_with_sbd_and_without(tmp_path):
     found = load_dataset(tiny_sets.voc(tmp_path), tmp_path, "train")
     assert len(found) == 10 and found.classes[15] == "person" and found.background == 0
     mask = found.label("2008_000001")
     assert mask[3, 3] == 2008 % 20 + 1 and mask[0, 0] == 0 and mask[2, 0] == 255
     assert load_dataset("voc", tmp_path, "test").ids == load_dataset("voc", tmp_path, "val").ids
-
-
-def test_voc_without_sbd_reads_the_official_list_and_masks(tmp_path):
-    tiny_sets.voc(tmp_path)
+    # without SBD the official list and masks
     folder = tmp_path / "VOCdevkit/VOC2012"
     (folder / "ImageSets/Segmentation/train_aug.txt").unlink()
     (folder / "ImageSets/Segmentation/train.txt").write_text("2007_000001\n2009_000001\n")
@@ -194,16 +190,12 @@ def test_camvid_void_is_ignored_and_nothing_is_background(tmp_path):
     assert set(np.unique(load_dataset("camvid", tmp_path, "test", task="object").label("test_0"))) == {1, 255}
 
 
-def test_lung_takes_a_fifth_and_leaves_out_images_without_mask(tmp_path):
-    tiny_sets.lung(tmp_path)
-    write_image(tmp_path / "LungSegmentation/images/CXR_99_0.png", tiny_sets.image(0))
-    assert len(load_dataset("lung", tmp_path, "train")) == 8 and len(load_dataset("lung", tmp_path, "test")) == 2
-    assert np.array_equal(load_dataset("lung", tmp_path, "train")[0][1], label(1))
-
-
-def test_jpeg_masks_are_cut_at_one_half(tmp_path):
-    found = load_dataset(tiny_sets.kvasir(tmp_path), tmp_path, "train")
-    assert np.array_equal(found[0][1], label(1))
+@pytest.mark.parametrize(("name", "images"), [("lung", "LungSegmentation/images"), ("kvasir", "Kvasir-SEG/images")])
+def test_medical_sets_take_a_fifth_and_leave_out_images_without_mask(name, images, tmp_path):
+    tiny_sets.ALL[name](tmp_path)
+    write_image(tmp_path / images / "CXR_99_0.png", tiny_sets.image(0))
+    assert len(load_dataset(name, tmp_path, "train")) == 8 and len(load_dataset(name, tmp_path, "test")) == 2
+    assert np.array_equal(load_dataset(name, tmp_path, "train")[0][1], label(1))  # Kvasir's masks are JPEG
 
 
 @pytest.mark.parametrize("name", ["coco", "nwpu"])
@@ -330,11 +322,11 @@ def test_cut_is_a_partition_that_ignores_order(ids, share, seed):
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(0, 9))
-def test_cut_groups_never_divides_a_group(lengths, seed):
+def test_cut_never_divides_a_group(lengths, seed):
     ids = [f"video-{v}_{frame:03d}" for v, length in enumerate(lengths) for frame in range(length)]
     if len(ids) < 2:
         return
-    rest, taken = cut_groups(ids, 0.2, seed, "x")
+    rest, taken = cut(ids, 0.2, seed, "x", group=group_of)
     assert sorted(rest + taken) == ids and rest and taken
     if len(lengths) > 1:
         assert not {group_of(id) for id in rest} & {group_of(id) for id in taken}

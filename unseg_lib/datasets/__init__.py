@@ -10,7 +10,7 @@ from unseg_lib.datasets.download import CHECKSUMS, DOWNLOADS, check, get, list_s
 from unseg_lib.datasets.registry import DATASETS, DataSet, data_root, load_dataset, sources, splits_of
 from unseg_lib.datasets.scenes import CLASSES, CONTOURS, COUNTS, INDEX, SURFACES, draw_scene, natural_fields, palette
 from unseg_lib.datasets.scenes import write_scenes
-from unseg_lib.datasets.segmentation_set import IGNORE, Instance, MaskPairs, SegmentationSet, cut, cut_groups, group_of
+from unseg_lib.datasets.segmentation_set import IGNORE, Instance, MaskPairs, SegmentationSet, cut, group_of
 from unseg_lib.datasets.segmentation_set import label_set, shuffled, subset
 from unseg_lib.datasets.sources import SOURCES, Archive, Source, read_sources
 
@@ -28,4 +28,4 @@ __all__ += [
 ]
 __all__ += ["CLASSES", "CONTOURS", "COUNTS", "INDEX", "SURFACES", "draw_scene", "natural_fields", "palette"]
 __all__ += ["list_sets", "write_scenes", "check_sizes", "coco_json", "decode", "read_notes", "CHECKSUMS", "DOWNLOADS"]
-__all__ += ["fetch", "name_of", "unpack", "cut", "cut_groups", "group_of", "shuffled", "subset"]
+__all__ += ["fetch", "name_of", "unpack", "cut", "group_of", "shuffled", "subset"]

@@ -13,7 +13,7 @@ from unseg_lib.datasets.segmentation_set import (
     SegmentationSet,
     check_all_masks,
     cut,
-    cut_groups,
+    group_of,
     image_files,
     label_set,
     mask_files,
@@ -66,7 +66,7 @@ def read_folder(root: Path, split: str, seed: int, where: str = "") -> Segmentat
     images, masks = {}, {}
     for place in places:
         files = mask_files(root / place / "gt", "masks", "folder", of=image_files(root / place / "im"))
-        stems = cut_groups(tuple(files), TEST_SHARE, seed, place.as_posix(), "test")[split != "train"]
+        stems = cut(tuple(files), TEST_SHARE, seed, place.as_posix(), "test", group=group_of)[split != "train"]
         prefix = "" if len(places) == 1 else "-".join(place.parts) + "-"  # two folders may use one name
         images |= {prefix + stem: place / "im" / stem for stem in stems}
         masks |= {prefix + stem: file for stem, file in files.items()}

@@ -10,7 +10,7 @@ from unseg_lib.datasets.coco import read_coco, read_nwpu, read_ssdd, read_whu
 from unseg_lib.datasets.folders import read_camvid, read_folder, read_halves, read_hqseg
 from unseg_lib.datasets.panoptic import read_ade20k, read_cityscapes, read_coco_panoptic
 from unseg_lib.datasets.scenes import read_scenes
-from unseg_lib.datasets.segmentation_set import HOLDOUT_SHARE, SegmentationSet, as_objects, cut, cut_groups, subset
+from unseg_lib.datasets.segmentation_set import HOLDOUT_SHARE, SegmentationSet, as_objects, cut, group_of, subset
 from unseg_lib.datasets.sources import SOURCES, Source
 from unseg_lib.datasets.voc import read_voc
 from unseg_lib.errors import UnsegError, pick
@@ -99,7 +99,8 @@ def load_dataset(
     changes = {"split": split}
     if split in PARTS:
         # only in folders a name says which video an image is from; VOC's begin with the year
-        parts = (cut_groups if known.takes_place else cut)(found.ids, HOLDOUT_SHARE, seed, name, "holdout")
+        group = group_of if known.takes_place else str
+        parts = cut(found.ids, HOLDOUT_SHARE, seed, name, "holdout", group=group)
         changes["ids"] = parts[PARTS.index(split)]
     if limit is not None:
         changes["ids"] = subset(changes.get("ids", found.ids), limit, seed, name, split, "limit")

@@ -232,37 +232,31 @@ def shuffled(ids: Sequence[str], *names: object) -> list[str]:
     return [ids[i] for i in numpy_rng(*names).permutation(len(ids))]
 
 
-def cut(ids: Sequence[str], share: float, *names: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Cut ids into (rest, share of them), both in the order they came in; each part gets at least one."""
+def cut(
+    ids: Sequence[str], share: float, *names: object, group: Callable[[str], str] = str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Cut ids into (rest, share of them), both in the order they came in; each part gets at least one.
+
+    Ids of one `group` stay together (`group_of`: the frames of a video); a group that does not fit into the share any
+    more stays in the rest. Where all ids are one group, it says nothing about videos and the ids are cut one by one.
+    """
     if len(ids) < 2:
         raise UnsegError(f"Expected at least two images to split, found {len(ids)}; complete the data set.")
-    count = min(len(ids) - 1, max(1, round(share * len(ids))))
-    taken = set(shuffled(ids, *names)[:count])
-    return tuple(id for id in ids if id not in taken), tuple(id for id in ids if id in taken)
-
-
-def cut_groups(ids: Sequence[str], share: float, *names: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """As `cut`, but the frames of a video (`name_00012`: the same name up to the number) stay together.
-
-    A group that does not fit into the share any more stays in the rest. Where all ids are one group,
-    the number says nothing about videos and the ids are cut one by one.
-    """
     groups: dict[str, list[str]] = {}
     for id in ids:
-        groups.setdefault(group_of(id), []).append(id)
+        groups.setdefault(group(id), []).append(id)
     if len(groups) < 2:
         return cut(ids, share, *names)
-    wanted, taken = max(1, round(share * len(ids))), set()
-    for group in shuffled(list(groups), *names):
-        if len(taken) + len(groups[group]) <= wanted:
-            taken.update(groups[group])
-    if not taken:
-        taken.update(min(groups.values(), key=len))
+    wanted, taken = min(len(ids) - 1, max(1, round(share * len(ids)))), set()
+    for one in shuffled(list(groups), *names):
+        if len(taken) + len(groups[one]) <= wanted:
+            taken.update(groups[one])
+    taken = taken or set(min(groups.values(), key=len))
     return tuple(id for id in ids if id not in taken), tuple(id for id in ids if id in taken)
 
 
 def group_of(id: str) -> str:
-    """The video of a frame: its name without the number at the end."""
+    """The video of a frame (`name_00012`): its name without the number at the end."""
     return re.sub(r"_\d+$", "", id)
 
 
