@@ -1,10 +1,13 @@
 """Faults of data sets: one sentence each, which names the file and says what to do."""
 
-import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 import tiny_sets
+from PIL import Image
+from tiny_sets import drawn, edit_json, label
 
 from unseg_lib.datasets import check, data_root, load_dataset
 from unseg_lib.errors import UnsegError
@@ -13,188 +16,64 @@ from unseg_lib.images import write_image
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def test_unknown_names_list_the_known(tmp_path):
-    tiny_sets.voc(tmp_path)
-    for arguments, words in {
-        ("vocc", "train"): "Unknown data set 'vocc'; did you mean 'voc'?",
-        ("voc", "tran"): "Unknown split of voc: 'tran'; did you mean 'train'?",
-        ("lung", "val"): "Unknown split of lung: 'val'",
-        ("voc:x", "train"): "only folder:SUB takes a place",
-    }.items():
-        with pytest.raises(UnsegError) as error:
-            load_dataset(arguments[0], tmp_path, arguments[1])
-        assert words in str(error.value)
-    with pytest.raises(UnsegError, match="Unknown task 'instance'"):
-        load_dataset("voc", tmp_path, "train", task="instance")
+def refused(words: str):
+    return pytest.raises(UnsegError, match=words)
 
 
-def test_absent_set_says_how_to_get_it(tmp_path):
-    for name in ("voc", "camvid", "lung", "kvasir", "nwpu", "coco"):
-        with pytest.raises(UnsegError, match=f"unseg data get {name}"):
-            load_dataset(name, tmp_path, "train")
-    with pytest.raises(UnsegError, match="im/ and gt/"):
-        load_dataset("folder:nowhere", tmp_path, "train")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UnsegError, match="found no gt/"):
-        load_dataset("folder:empty", tmp_path, "train")
+def write_mask(path, mask: np.ndarray) -> None:
+    write_image(path, mask[..., None], gray=True)
 
 
-def test_folder_outside_the_data_root_is_refused(tmp_path):
-    tiny_sets.folder(tmp_path / "other")
-    (tmp_path / "root").mkdir()
-    with pytest.raises(UnsegError, match="below the data root"):
-        load_dataset("folder:../other/own/ccp", tmp_path / "root", "train")
+def truncate(path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
 
 
-def masks_of(root, name):
-    return {
-        "voc": root / "VOCdevkit/VOC2012/SegmentationClassAug",
-        "camvid": root / "CamVid/trainannot",
-        "folder:own/davis+own/ccp": root / "own/ccp/gt",
-        "scenes": root / "scenes/labels",
-        "lung": root / "LungSegmentation/masks",
-    }[name]
-
-
-@pytest.mark.parametrize("kind", ["voc", "camvid", "folder"])
-def test_missing_mask_is_named(kind, tmp_path):
-    name = tiny_sets.ALL[kind](tmp_path)
-    mask = sorted(masks_of(tmp_path, name).iterdir())[0]
-    mask.unlink()
-    with pytest.raises(UnsegError, match=f"Expected a mask called {mask.stem} in .*, found none"):
-        load_dataset(name, tmp_path, "train")
-
-
-@pytest.mark.parametrize("kind", ["voc", "camvid", "lung", "folder", "scenes"])
-def test_mask_of_another_size_is_named(kind, tmp_path):
-    name = tiny_sets.ALL[kind](tmp_path)
-    found = load_dataset(name, tmp_path, "train")
-    for mask in masks_of(tmp_path, name).iterdir():
-        write_image(mask, np.zeros((5, 7, 1), np.uint8), gray=True)
-    with pytest.raises(UnsegError, match=f"for {found.ids[-1]} of .*, the size of its image, found 7x5"):
-        found.label(found.ids[-1])
-    with pytest.raises(UnsegError, match="found 7x5"):
-        check(name, tmp_path)
-
-
-def test_json_of_another_size_than_the_image(tmp_path):
-    found = load_dataset(tiny_sets.coco(tmp_path), tmp_path, "val")
-    write_image(found.image_path("val1"), np.zeros((20, 20, 3), np.uint8))
-    with pytest.raises(UnsegError, match="Expected a mask of 20x20 pixels for val1 of coco"):
-        found.label("val1")
-
-
-@pytest.mark.parametrize("kind", ["voc", "camvid"])
-def test_unknown_class_is_named(kind, tmp_path):
-    name = tiny_sets.ALL[kind](tmp_path)
-    found = load_dataset(name, tmp_path, "train")
-    write_image(masks_of(tmp_path, name) / f"{found.ids[0]}.png", tiny_sets.label(77)[..., None], gray=True)
-    with pytest.raises(UnsegError, match=f"in the mask of {found.ids[0]} of {kind}, found class 77"):
-        found.label(found.ids[0])
-
-
-def test_unknown_category_in_json(tmp_path):
-    tiny_sets.nwpu(tmp_path)
-    path = tmp_path / "NWPU_VHR-10/annotations/NWPU_instances_train.json"
-    content = json.loads(path.read_text())
-    content["annotations"][0]["category_id"] = 99
-    path.write_text(json.dumps(content))
-    with pytest.raises(UnsegError, match="found unknown class 99"):
-        load_dataset("nwpu", tmp_path, "train")
+# names and places
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("name", "split", "words"),
     [
-        (lambda c: c.pop("images"), "found json without 'images'"),
-        (lambda c: c["images"][0].update(file_name="../../x.jpg"), "found coco/train2017/../../x"),
-        (lambda c: c["images"][0].update(file_name=c["images"][1]["file_name"]), "found two of one name"),
-        (lambda c: c["annotations"][0].update(image_id=-5), "found json without -5"),
+        ("vocc", "train", r"Unknown data set 'vocc'; did you mean 'voc'\?"),
+        ("voc", "tran", r"Unknown split of voc: 'tran'; did you mean 'train'\?"),
+        ("lung", "val", "Unknown split of lung: 'val'"),
+        ("voc:x", "train", "only folder:SUB takes a place"),
+        ("folder:nowhere", "train", "im/ and gt/"),
+        ("folder:empty", "train", "found no gt/"),
+        ("folder:../other", "train", "below the data root"),
     ],
 )
-def test_broken_json_is_refused(change, words, tmp_path):
-    tiny_sets.coco(tmp_path)
-    path = tmp_path / "coco/annotations/instances_train2017.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    with pytest.raises(UnsegError) as error:
-        load_dataset("coco", tmp_path, "train")
-    assert words in str(error.value)
+def test_unknown_names_and_places(name, split, words, tmp_path):
+    (tmp_path / "root/empty").mkdir(parents=True)
+    tiny_sets.folder(tmp_path / "other")
+    with refused(words):
+        load_dataset(name, tmp_path / "root", split)
+    with refused("Unknown task 'instance'"):
+        load_dataset("voc", tmp_path, "train", task="instance")
 
 
-def test_half_a_json_is_refused(tmp_path):
-    tiny_sets.coco(tmp_path)
-    path = tmp_path / "coco/annotations/instances_train2017.json"
-    path.write_text(path.read_text()[:-30])
-    with pytest.raises(UnsegError, match="Expected JSON in"):
-        load_dataset("coco", tmp_path, "train")
+@pytest.mark.parametrize("name", sorted(set(tiny_sets.ALL) - {"folder", "scenes", "hqseg44k", "thinobject5k"}))
+def test_absent_sets_say_how_to_get_them(name, tmp_path):
+    with refused(f"get it with `unseg data get {name}`"):
+        load_dataset(name, tmp_path, "test")
 
 
-def test_undecodable_polygon_is_named(tmp_path):
-    tiny_sets.coco(tmp_path)
-    path = tmp_path / "coco/annotations/instances_val2017.json"
-    content = json.loads(path.read_text())
-    content["annotations"][0]["segmentation"] = [[1, 2]]
-    path.write_text(json.dumps(content))
-    with pytest.raises(UnsegError, match=r"Expected a polygon or RLE in annotation 1000 of val0\.jpg"):
-        load_dataset("coco", tmp_path, "val").label("val0")
-
-
-@pytest.mark.parametrize("kind", tiny_sets.WITH_TRAIN)
-def test_corrupt_image_is_named(kind, tmp_path):
-    name, root = tiny_sets.ALL[kind](tmp_path), tmp_path
-    found = load_dataset(name, root, "train")
-    path = found.image_path(found.ids[0])
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UnsegError, match=f"readable image in .*{path.name}, found a corrupt one"):
-        found.image(found.ids[0])
-    with pytest.raises(UnsegError, match="found a corrupt one"):
-        check(name, root)
-
-
-@pytest.mark.parametrize("kind", tiny_sets.WITH_TRAIN)
-def test_missing_image_and_unknown_id_are_named(kind, tmp_path):
-    name, root = tiny_sets.ALL[kind](tmp_path), tmp_path
-    found = load_dataset(name, root, "train")
-    found.image_path(found.ids[0]).unlink()
-    with pytest.raises(UnsegError, match="Expected an image called"):
-        found.image(found.ids[0])
-    with pytest.raises(UnsegError, match="has no image 'nobody'"):
-        found.image("nobody")
-
-
-def test_a_list_that_is_no_text_is_named(tmp_path):
-    tiny_sets.voc(tmp_path)
-    (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt").write_bytes(b"2007_\xff\xfe")
-    with pytest.raises(UnsegError, match=r"Expected names of images in .*train_aug\.txt, found no text"):
-        load_dataset("voc", tmp_path, "train")
-
-
-def test_voc_without_the_list_of_sbd_says_so_once(tmp_path, capsys):
-    tiny_sets.voc(tmp_path)
-    lists = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation"
-    load_dataset("voc", tmp_path, "train")
-    assert capsys.readouterr().err == ""
-    (lists / "train_aug.txt").rename(lists / "train.txt")
-    for split in ("train", "fit", "val"):
-        load_dataset("voc", tmp_path, split)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "no train_aug.txt" in said and "own 10 images" in said and "`unseg data get voc-aug`" in said
-
-
-def test_two_masks_of_one_name_are_refused(tmp_path):
-    tiny_sets.lung(tmp_path)
-    write_image(tmp_path / "LungSegmentation/masks/CXR_0_0.jpg", tiny_sets.image(0))
-    with pytest.raises(UnsegError, match="Expected one image called CXR_0_0"):
-        load_dataset("lung", tmp_path, "train")
-
-
-def test_sets_without_instances_say_so(tmp_path):
-    found = load_dataset(tiny_sets.voc(tmp_path), tmp_path, "train")
-    with pytest.raises(UnsegError, match="voc has no instance masks"):
+def test_absent_parts_say_how_to_get_them(tmp_path):
+    tiny_sets.ade20k(tmp_path)
+    shutil.rmtree(tmp_path / "ADEChallengeData2016/annotations_instance")
+    found = load_dataset("ade20k", tmp_path, "train")
+    assert found.label(found.ids[0]).shape == (tiny_sets.HEIGHT, tiny_sets.WIDTH)  # semantic segmentation needs none
+    with refused(r"annotations_instance/training, .*unseg data get ade20k-instances"):
         found.instances(found.ids[0])
+    tiny_sets.coco_panoptic(tmp_path)
+    shutil.rmtree(tmp_path / "coco/annotations/panoptic_val2017")
+    with refused(r"panoptic_val2017, .*unseg data get coco-panoptic"):
+        load_dataset("coco-panoptic", tmp_path, "val")
+    for part, name in {"DIS5K": "dis5k", "thin_object_detection": "thinobject5k", "cascade_psp": "hqseg44k"}.items():
+        tiny_sets.ALL["hqseg44k"](tmp_path / part)
+        shutil.rmtree(tmp_path / part / "interactive/hqseg44k" / part)
+        with refused(f"get it with `unseg data get {name}`"):
+            load_dataset("hqseg44k", tmp_path / part, "train")
 
 
 def test_data_root_is_given_or_from_the_environment(monkeypatch, tmp_path):
@@ -202,3 +81,241 @@ def test_data_root_is_given_or_from_the_environment(monkeypatch, tmp_path):
     assert str(data_root()) == "data" and str(data_root("")) == "data"
     monkeypatch.setenv("UNSEG_DATA", str(tmp_path))
     assert data_root() == tmp_path and str(data_root("x")) == "x"
+
+
+# images and masks
+
+MASKS = {
+    "voc": "VOCdevkit/VOC2012/SegmentationClassAug",
+    "camvid": "CamVid/trainannot",
+    "folder": "own/ccp/gt",
+    "scenes": "scenes/labels",
+    "lung": "LungSegmentation/masks",
+}
+
+
+@pytest.mark.parametrize("kind", ["voc", "camvid", "folder", "ade20k", "cityscapes", "dis5k", "coco-panoptic"])
+def test_missing_mask_is_named(kind, tmp_path):
+    name = tiny_sets.ALL[kind](tmp_path)
+    found = load_dataset(name, tmp_path, "train")
+    file = next(path for path in found.annotation_files if path.suffix == ".png")
+    (tmp_path / file).unlink()
+    with refused(r"Expected a mask called .* in .*, found none"):
+        load_dataset(name, tmp_path, "train")
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_mask_of_another_size_is_named(kind, tmp_path):
+    name = tiny_sets.ALL[kind](tmp_path)
+    found = load_dataset(name, tmp_path, "train")
+    for mask in (tmp_path / MASKS[kind]).iterdir():
+        write_mask(mask, np.zeros((5, 7), np.uint8))
+    with refused(f"for {found.ids[-1]} of .*, the size of its image, found 7x5"):
+        found.label(found.ids[-1])
+    with refused("found 7x5"):
+        check(name, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["voc", "camvid"])
+def test_unknown_class_is_named(kind, tmp_path):
+    name = tiny_sets.ALL[kind](tmp_path)
+    found = load_dataset(name, tmp_path, "train")
+    write_mask(tmp_path / MASKS[kind] / f"{found.ids[0]}.png", label(77))
+    with refused(f"in the mask of {found.ids[0]} of {kind}, found class 77"):
+        found.label(found.ids[0])
+
+
+@pytest.mark.parametrize("kind", tiny_sets.WITH_TRAIN)
+def test_corrupt_and_missing_images_and_unknown_ids_are_named(kind, tmp_path):
+    name = tiny_sets.ALL[kind](tmp_path)
+    found = load_dataset(name, tmp_path, "train")
+    path = found.image_path(found.ids[0])
+    truncate(path, 60)
+    with refused(f"readable image in .*{path.name}, found a corrupt one"):
+        found.image(found.ids[0])
+    with refused("found a corrupt one"):
+        check(name, tmp_path)
+    path.unlink()
+    with refused("Expected an image called"):
+        found.image(found.ids[0])
+    with refused("has no image 'nobody'"):
+        found.image("nobody")
+
+
+def test_two_masks_of_one_name_are_refused(tmp_path):
+    tiny_sets.lung(tmp_path)
+    write_image(tmp_path / "LungSegmentation/masks/CXR_0_0.jpg", tiny_sets.image(0))
+    with refused("Expected one image called CXR_0_0"):
+        load_dataset("lung", tmp_path, "train")
+
+
+def test_masks_of_a_folder_that_cannot_be_meant(tmp_path):
+    for i in range(3):
+        tiny_sets.write_pair(tmp_path, f"p{i}", i, label(255), ("im", "gt"))
+    found = load_dataset("folder", tmp_path, "train")
+    mask = tmp_path / f"gt/{found.ids[0]}.png"
+    Image.fromarray(np.dstack([tiny_sets.image(0), label(255)])).save(mask)
+    with refused(r"Expected a mask without transparency in .*png, found some; save it as black and white"):
+        check("folder", tmp_path)
+    truncate(mask, 60)
+    with refused(r"readable mask in .*png, found a corrupt one"):
+        found.label(found.ids[0])
+
+
+def test_voc_lists(tmp_path, capsys):
+    tiny_sets.voc(tmp_path)
+    lists = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    found = load_dataset("voc", tmp_path, "train")
+    assert capsys.readouterr().err == ""
+    with refused("voc has no instance masks"):
+        found.instances(found.ids[0])
+    # without the list of SBD's images it says so, once
+    (lists / "train_aug.txt").rename(lists / "train.txt")
+    for split in ("train", "fit", "val"):
+        load_dataset("voc", tmp_path, split)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "no train_aug.txt" in said and "own 10 images" in said and "`unseg data get voc-aug`" in said
+    (lists / "train_aug.txt").write_bytes(b"2007_\xff\xfe")
+    with refused(r"Expected names of images in .*train_aug\.txt, found no text"):
+        load_dataset("voc", tmp_path, "train")
+
+
+# COCO's json
+
+NOTES = {
+    "coco": "coco/annotations/instances_val2017.json",
+    "nwpu": "NWPU_VHR-10/annotations/NWPU_instances_val.json",
+    "coco-panoptic": "coco/annotations/panoptic_val2017.json",
+    "whu": "WHU/annotations/WHU_building_val.json",
+    "ssdd": "SSDD/annotations/SSDD_instances_val.json",
+}
+
+
+def of_annotation(**changes):
+    return lambda content: content["annotations"][0].update(changes)
+
+
+def of_image(**changes):
+    return lambda content: content["images"][0].update(changes)
+
+
+def of_segment(**changes):
+    return lambda content: content["annotations"][0]["segments_info"][0].update(changes)
+
+
+def one_more_class(content):
+    content["categories"].append({"id": 999, "name": "more", "isthing": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("coco", lambda c: c.pop("images"), "found json without 'images'"),
+        ("coco", of_image(file_name="../../x.jpg"), r"found coco/val2017/\.\./\.\./x"),
+        ("coco", of_image(file_name="val1.jpg"), "found two of one name"),
+        ("coco", of_annotation(image_id=-5), "found json without -5"),
+        ("nwpu", of_annotation(category_id=99), "found unknown class 99"),
+        ("ssdd", lambda c: c["categories"][0].pop("name"), "found json without 'name'"),
+        ("ssdd", lambda c: c["images"][0].pop("width"), "found json without 'width'"),
+        ("ssdd", of_image(height="11"), r"height and width of val0\.jpg in .* found '11' and 16"),
+        ("ssdd", of_image(height=0), "found 0 and 16"),
+        ("ssdd", lambda c: c.update(annotations=[3]), "found json of another form"),
+        ("coco-panoptic", one_more_class, r"133 classes in .*, found 134; is it the json"),
+        ("whu", one_more_class, r"1 classes in .*, found 2; is it the json"),
+        ("ssdd", one_more_class, r"1 classes in .*, found 2; is it the json"),
+        ("coco-panoptic", lambda c: c.pop("annotations"), "found json without 'annotations'"),
+        ("coco-panoptic", lambda c: c["annotations"][0].pop("segments_info"), "found json without 'segments_info'"),
+        ("coco-panoptic", lambda c: c["annotations"][0]["segments_info"][0].pop("iscrowd"), "without 'iscrowd'"),
+        ("coco-panoptic", of_segment(category_id=91), "found unknown class 91"),
+        ("coco-panoptic", lambda c: c["annotations"].pop(0), r"an annotation of every image in .*, found none of val0"),
+        ("coco-panoptic", lambda c: c["categories"][0].pop("isthing"), "found json without 'isthing'"),
+    ],
+)
+def test_a_json_that_lacks_what_is_needed_is_refused(name, change, words, tmp_path):
+    tiny_sets.ALL[name](tmp_path)
+    path = tmp_path / NOTES[name]
+    edit_json(path, change)
+    with refused(f"^Expected .*{words}"):
+        load_dataset(name, tmp_path, "val")
+    path.write_text(path.read_text()[:-20])
+    with refused(f"Expected JSON in {re.escape(str(path))}"):
+        load_dataset(name, tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (of_annotation(segmentation=[[1, 2]]), ""),
+        (lambda c: c["annotations"][0].pop("segmentation"), ".*'segmentation'"),
+    ],
+)
+def test_undecodable_shape_is_named(change, words, tmp_path):
+    tiny_sets.coco(tmp_path)
+    edit_json(tmp_path / NOTES["coco"], change)
+    with refused(rf"Expected a polygon or RLE in annotation 1000 of val0\.jpg{words}"):
+        load_dataset("coco", tmp_path, "val").label("val0")
+
+
+@pytest.mark.parametrize("name", ["coco-panoptic", "whu", "ssdd", "coco"])
+def test_json_that_names_a_missing_image_or_one_of_another_size(name, tmp_path):
+    found = load_dataset(tiny_sets.ALL[name](tmp_path), tmp_path, "val")
+    write_image(found.image_path(found.ids[0]), np.zeros((20, 20, 3), np.uint8))
+    with refused(f"Expected a mask of 20x20 pixels for {found.ids[0]} of {name}"):
+        found.label(found.ids[0])
+    for id in found.ids[:2]:
+        found.image_path(id).unlink()
+    with refused(f"Expected an image called {found.images[found.ids[0]].name} in "):
+        check(name, tmp_path)
+
+
+# masks of objects
+
+
+def test_damaged_panoptic_png(tmp_path):
+    tiny_sets.coco_panoptic(tmp_path)
+    found, folder = load_dataset("coco-panoptic", tmp_path, "val"), tmp_path / "coco/annotations/panoptic_val2017"
+    shutil.copy(folder / "val1.png", folder / "val0.png")  # of another image
+    for read in (found.label, found.instances):
+        with refused(r"same segments in .*val0\.png and in the json, found 70000 in the json"):
+            read("val0")
+    write_image(folder / "val0.png", np.full((12, 16, 3), 1, np.uint8))
+    with refused("found 7 in the json only"):
+        found.label("val0")
+    truncate(folder / "val1.png", 80)
+    with refused(r"readable image in .*val1\.png, found a corrupt one"):
+        found.label("val1")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [((101, 1, 0), (101, 1, 0), "found 101"), ((0, 1, 0), (0, 1, 0), "found 0"), ((3, 1, 0), (9, 1, 0), "found 3, 9")],
+)
+def test_ade20k_objects_of_no_class_or_two(first, second, words, tmp_path):
+    found = load_dataset(tiny_sets.ade20k(tmp_path), tmp_path, "val")
+    objects = np.zeros((tiny_sets.HEIGHT, tiny_sets.WIDTH, 3), np.uint8)
+    objects[0], objects[1] = first, second
+    path = tmp_path / f"ADEChallengeData2016/annotations_instance/validation/{found.ids[0]}.png"
+    write_image(path, objects)
+    with refused(f"one class from 1 to 100 for object 1 in .*, {words}; get ade20k-instances"):
+        found.instances(found.ids[0])
+    write_image(path, np.ones((5, 7, 3), np.uint8))
+    with refused(f"for {found.ids[0]} of ade20k, the size of its image, found 7x5"):
+        check("ade20k", tmp_path)
+    write_mask(tmp_path / f"ADEChallengeData2016/annotations/validation/{found.ids[0]}.png", drawn(outside=151))
+    with refused(f"classes 0 to 149 or 255 in the mask of {found.ids[0]} of ade20k, found class 150"):
+        found.label(found.ids[0])
+
+
+def test_damaged_cityscapes_masks(tmp_path):
+    found = load_dataset(tiny_sets.cityscapes(tmp_path), tmp_path, "val")
+    first, second = (tmp_path / path for path in found.annotation_files[:2])
+    Image.fromarray(np.full((12, 16), 34_000, np.uint16)).save(first)
+    with refused(r"labels 0 to 33 in .*, found others; is it an _instanceIds\.png"):
+        found.label(found.ids[0])
+    write_image(first, np.zeros((12, 16, 3), np.uint8))
+    with refused("found others"):
+        found.instances(found.ids[0])
+    truncate(second, 60)
+    with refused(r"readable mask in .*, found a corrupt one"):
+        found.label(found.ids[1])

@@ -1,29 +1,37 @@
-"""Data sets: the same splits on every copy, labels as the papers read them."""
+"""Data sets: the same splits on every copy, labels as the papers read them, records that can be added from outside."""
 
 import json
 import pickle
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_sets
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from tiny_sets import BOX, LEFT, RIGHT, drawn, edit_json, label
 
 from unseg_lib.datasets import (
     DATASETS,
+    DataSet,
     SegmentationSet,
+    Source,
     check,
     cut,
-    cut_groups,
+    get,
     group_of,
+    label_set,
+    list_sets,
     load_dataset,
     shuffled,
     splits_of,
     subset,
 )
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import read_image, write_image
+from unseg_lib.images import read_image, read_mask, write_image
 
 # of pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -58,19 +66,20 @@ def test_images_and_labels_agree(tiny):
         assert len(found) == len(found.ids) == len(set(found.ids)) > 0
         assert found.split == split and found.root == root
         for i, id in enumerate(found.ids):
-            image, label = found[i]
-            assert image.dtype == label.dtype == np.uint8 and image.shape == (*label.shape, 3)
-            assert np.array_equal(image, found.image(id)) and np.array_equal(label, found.label(id))
-            assert set(np.unique(label)) <= {*range(len(found.classes)), 255}
+            image, mask = found[i]
+            assert image.dtype == mask.dtype == np.uint8 and image.shape == (*mask.shape, 3)
+            assert np.array_equal(image, found.image(id)) and np.array_equal(mask, found.label(id))
+            assert set(np.unique(mask)) <= {*range(len(found.classes)), 255}
             assert id in found.originals or found.image_path(id) == root / found.relative_image(id)
 
 
-def test_train_and_test_are_apart_and_holdout_is_cut_from_train(tiny):
+def test_train_and_test_are_apart_and_holdout_is_cut_from_train(tiny, capsys):
     name, root = tiny
     ids = {split: set(load_dataset(name, root, split).ids) for split in splits_of(name)}
     assert not ids["train"] & ids["test"]
     assert ids["fit"] | ids["holdout"] == ids["train"] and not ids["fit"] & ids["holdout"]
     assert len(ids["fit"]) > len(ids["holdout"]) > 0
+    assert check(name, root)["train"] == len(ids["train"]) and "can be read" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("split", ["train", "test", "fit", "holdout"])
@@ -94,30 +103,16 @@ def test_same_seed_same_ids_and_limits_are_nested(tiny):
     assert load_dataset(name, root, "train", limit=10**6).ids == load_dataset(name, root, "train").ids
 
 
-def test_object_task_is_object_against_background(tiny):
+def test_object_task_is_object_against_background_also_in_worker_processes(tiny):
     name, root = tiny
     plain, objects = load_dataset(name, root, "train"), load_dataset(name, root, "train", task="object")
     assert objects.ids == plain.ids
     assert objects.classes == ("background", "object") and objects.background == 0
     for id in plain.ids:
-        before, after = plain.label(id), objects.label(id)
+        before, after = plain.label(id), pickle.loads(pickle.dumps(objects)).label(id)
         assert np.array_equal(after == 255, before == 255)
         of_interest = (before != 255) & (before != (-1 if plain.background is None else plain.background))
         assert np.array_equal(after == 1, of_interest)
-
-
-def test_sets_travel_to_worker_processes(tiny):
-    name, root = tiny
-    found = load_dataset(name, root, "train", task="object")
-    again = pickle.loads(pickle.dumps(found))
-    assert np.array_equal(again[0][1], found[0][1])
-
-
-def test_check_reads_everything_and_counts(tiny, capsys):
-    name, root = tiny
-    counts = check(name, root)
-    assert counts["train"] == len(load_dataset(name, root, "train"))
-    assert "can be read" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".PNG", ".JPG"])
@@ -132,19 +127,55 @@ def test_a_suffix_in_capitals_is_read_too(suffix, tmp_path):
     assert check(name, tmp_path)["train"] == len(found)
 
 
+# a set from outside
+
+
+def read_mine(root: Path, split: str, seed: int) -> SegmentationSet:
+    masks = {path.stem: path for path in sorted((root / "Mine/gt").glob(f"{split}*"))}
+    return label_set("mine", root, split, ("sky", "kite"), {id: Path("Mine/im", id) for id in masks}, masks)
+
+
+def test_a_set_from_outside_is_one_line(tmp_path, monkeypatch, capsys):
+    from unseg_lib.pipeline.reproduce import how_to_get
+    from unseg_lib.poisons import PoisonSettings
+    from unseg_lib.poisons.poison_dataset import poison_dataset
+
+    source = Source("My kites", "Mine", "CC0", "nobody", by_hand="fly one", official="train 3, test 2")
+    monkeypatch.setitem(DATASETS, "mine", DataSet(read_mine, source))
+    monkeypatch.setitem(DATASETS, "bare", DataSet(read_mine))
+    root = tmp_path / "data"
+    with pytest.raises(UnsegError, match="My kites cannot be downloaded without a person: fly one, below"):
+        get("mine", root)
+    with pytest.raises(UnsegError, match=r"bare cannot be downloaded \(nothing is known of its origin\)"):
+        get("bare", root)
+    for i, split in enumerate(("train", "train", "train", "test", "test")):
+        tiny_sets.write_pair(root / "Mine", f"{split}{i}", i, label(1), ("im", "gt"))
+    assert splits_of("mine") == ("train", "test", "fit", "holdout")
+    assert check("mine", root) == check("bare", root) == {"train": 3, "test": 2}
+    assert "mine: every image and mask can be read: train 3, test 2 (the whole set: train 3" in capsys.readouterr().out
+    get("mine", root)
+    list_sets(root)
+    printed = capsys.readouterr().out
+    assert "My kites is there" in printed and "here  My kites; train 3" in printed and "\nbare " in printed
+    assert how_to_get(["Mine"]) == "`unseg data get mine`"
+    found = load_dataset("mine", root, "train")
+    (row, *_) = poison_dataset(found, "random", tmp_path / "out", PoisonSettings(seed=1), protect="kite")
+    assert row["protected"] == pytest.approx((label(1) > 0).mean(), abs=1e-6)
+    assert len(load_dataset("mine", tmp_path / "out", "fit")) == 2
+    with pytest.raises(UnsegError, match="Unknown data set 'mien'; did you mean 'mine'"):
+        load_dataset("mien", root, "train")
+
+
 # labels, by hand
 
 
-def test_voc_keeps_palette_indices_and_contour(tmp_path):
+def test_voc_keeps_indices_and_contour_with_sbd_and_without(tmp_path):
     found = load_dataset(tiny_sets.voc(tmp_path), tmp_path, "train")
     assert len(found) == 10 and found.classes[15] == "person" and found.background == 0
-    label = found.label("2008_000001")
-    assert label[3, 3] == 2008 % 20 + 1 and label[0, 0] == 0 and label[2, 0] == 255
+    mask = found.label("2008_000001")
+    assert mask[3, 3] == 2008 % 20 + 1 and mask[0, 0] == 0 and mask[2, 0] == 255
     assert load_dataset("voc", tmp_path, "test").ids == load_dataset("voc", tmp_path, "val").ids
-
-
-def test_voc_without_sbd_reads_the_official_list_and_masks(tmp_path):
-    tiny_sets.voc(tmp_path)
+    # without SBD the official list and masks
     folder = tmp_path / "VOCdevkit/VOC2012"
     (folder / "ImageSets/Segmentation/train_aug.txt").unlink()
     (folder / "ImageSets/Segmentation/train.txt").write_text("2007_000001\n2009_000001\n")
@@ -159,26 +190,19 @@ def test_camvid_void_is_ignored_and_nothing_is_background(tmp_path):
     assert set(np.unique(load_dataset("camvid", tmp_path, "test", task="object").label("test_0"))) == {1, 255}
 
 
-def test_lung_takes_a_fifth_and_leaves_out_images_without_mask(tmp_path):
-    tiny_sets.lung(tmp_path)
-    write_image(tmp_path / "LungSegmentation/images/CXR_99_0.png", tiny_sets.image(0))
-    assert len(load_dataset("lung", tmp_path, "train")) == 8 and len(load_dataset("lung", tmp_path, "test")) == 2
-    assert np.array_equal(load_dataset("lung", tmp_path, "train")[0][1], tiny_sets.label(1))
-
-
-def test_jpeg_masks_are_cut_at_one_half(tmp_path):
-    found = load_dataset(tiny_sets.kvasir(tmp_path), tmp_path, "train")
-    assert np.array_equal(found[0][1], tiny_sets.label(1))
+@pytest.mark.parametrize(("name", "images"), [("lung", "LungSegmentation/images"), ("kvasir", "Kvasir-SEG/images")])
+def test_medical_sets_take_a_fifth_and_leave_out_images_without_mask(name, images, tmp_path):
+    tiny_sets.ALL[name](tmp_path)
+    write_image(tmp_path / images / "CXR_99_0.png", tiny_sets.image(0))
+    assert len(load_dataset(name, tmp_path, "train")) == 8 and len(load_dataset(name, tmp_path, "test")) == 2
+    assert np.array_equal(load_dataset(name, tmp_path, "train")[0][1], label(1))  # Kvasir's masks are JPEG
 
 
 @pytest.mark.parametrize("name", ["coco", "nwpu"])
 def test_instances_small_on_large_crowd_ignored(name, tmp_path):
     found = load_dataset(tiny_sets.ALL[name](tmp_path), tmp_path, "val")
     assert found.classes == ("background", "airplane", "ship")  # by category number: 3, 7
-    expected = np.zeros((12, 16), np.uint8)
-    expected[:, 0] = 255
-    expected[1:9, 2:12] = 1
-    expected[3:6, 4:7] = 2
+    expected = drawn(((slice(None), 0), 255), (np.s_[1:9, 2:12], 1), (np.s_[3:6, 4:7], 2))
     assert np.array_equal(found.label("val0"), expected)
     ship, airplane = found.instances("val0")
     assert (ship.class_index, airplane.class_index) == (2, 1)
@@ -187,49 +211,99 @@ def test_instances_small_on_large_crowd_ignored(name, tmp_path):
     assert [one.class_index for one in objects.instances("val0")] == [1, 1]
 
 
-def test_compressed_rle_is_read(tmp_path):
+def test_compressed_rle_is_read_and_no_object_is_background(tmp_path):
     from pycocotools import mask
 
     tiny_sets.coco(tmp_path)
-    path = tmp_path / "coco/annotations/instances_val2017.json"
-    content, square = json.loads(path.read_text()), np.zeros((12, 16), np.uint8, order="F")
+    path, square = tmp_path / "coco/annotations/instances_val2017.json", np.zeros((12, 16), np.uint8, order="F")
     square[5:7, 5:9] = 1
-    packed = mask.encode(square)
-    content["annotations"] = [
-        {**content["annotations"][0], "segmentation": {"size": [12, 16], "counts": packed["counts"].decode()}}
-    ]
-    path.write_text(json.dumps(content))
+    packed = {"size": [12, 16], "counts": mask.encode(square)["counts"].decode()}
+    edit_json(path, lambda c: c.update(annotations=[{**c["annotations"][0], "segmentation": packed}]))
     assert np.array_equal(load_dataset("coco", tmp_path, "val").label("val0"), square * 2)
-
-
-def test_image_without_objects_is_background(tmp_path):
-    tiny_sets.coco(tmp_path)
-    path = tmp_path / "coco/annotations/instances_val2017.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    edit_json(path, lambda c: c.update(annotations=[]))
     found = load_dataset("coco", tmp_path, "val")
     assert not found.label("val0").any() and found.instances("val0") == []
 
 
-def test_folder_masks_of_zero_and_one(tmp_path):
+# folders of one's own
+
+
+def palette(numbers: np.ndarray, colours: Sequence[int] = (0, 0, 0, *(37 * i % 256 for i in range(3, 768)))):
+    """As VOC's masks: the background black, all else in colours."""
+    image = Image.fromarray(numbers, "P")
+    image.putpalette(colours)
+    return image
+
+
+CONTOUR = np.pad(np.zeros((4, 6), bool), 1, constant_values=True)  # of BOX
+CLASSES, VOC, SOFT = drawn((LEFT, 1), (RIGHT, 2)), drawn((LEFT, 5), (RIGHT, 15)), label(255)
+VOC[BOX][CONTOUR], SOFT[BOX][CONTOUR] = 255, 130
+GREEN = np.stack([0 * CLASSES, 100 * CLASSES, 0 * CLASSES], axis=2)
+FORMS = {
+    "white": Image.fromarray(label(255)),
+    "ones": Image.fromarray(label(1)),
+    "one bit": Image.fromarray(label(255)).convert("1"),
+    "three channels": Image.fromarray(label(255)).convert("RGB"),
+    "soft edges": Image.fromarray(SOFT),
+    "soft on gray": Image.fromarray(np.where(label(1) == 1, SOFT, 90)),
+    "label map": Image.fromarray(CLASSES),
+    "label map with a palette": palette(CLASSES),
+    "two black classes": palette(CLASSES, [0, 0, 0, 0, 0, 0, 9, 9, 9]),
+    "white first": palette(1 - label(1), [255, 255, 255, 0, 0, 0]),
+    "contour": Image.fromarray(VOC),
+    "contour with a palette": palette(VOC),
+    "colours": Image.fromarray(GREEN),
+    "jpg": Image.fromarray(label(255)),
+    "webp": Image.fromarray(label(255)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_of_any_form_mean_the_object(form, tmp_path, capsys):
+    """What `unseg data check` accepts is protected: the object, not the contour, and never nothing."""
     for i in range(3):
-        tiny_sets.write_pair(tmp_path, f"p{i}", i, tiny_sets.label(1), ("im", "gt"))
-    assert np.array_equal(load_dataset("folder", tmp_path, "train")[0][1], tiny_sets.label(1))
+        tiny_sets.write_pair(tmp_path, f"p{i}", i, label(1), ("im", "gt"))
+        (tmp_path / f"gt/p{i}.png").unlink()
+        FORMS[form].save(tmp_path / f"gt/p{i}.{form if form in ('jpg', 'webp') else 'png'}", quality=100)
+    expected = label(1)
+    if "contour" in form:
+        expected[BOX][CONTOUR] = 255
+    assert np.array_equal(load_dataset("folder", tmp_path, "train")[0][1], expected)
+    assert np.array_equal(read_mask(next(tmp_path.glob("gt/p0.*"))), expected == 1)
+    assert check("folder", tmp_path) and "of all pixels" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("value", "share"), [(0, "0.00%"), (255, "100.00%")])
+def test_masks_that_mean_nothing_or_all_get_a_line(value, share, tmp_path, capsys):
+    for i in range(3):
+        tiny_sets.write_pair(tmp_path, f"p{i}", i, label(value, outside=value), ("im", "gt"))
+    check("folder", tmp_path)
+    assert f"But {share} of all pixels are object" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize(("turn", "times"), [(3, 2), (6, -1), (8, 1)])
+def test_photos_on_their_side_are_read_upright_and_their_masks_fit(turn, times, suffix, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    upright = label(255)
+    for i in range(3):
+        tiny_sets.write_pair(tmp_path, f"p{i}", i, upright, ("im", "gt"))
+        (tmp_path / f"im/p{i}.jpg").unlink()
+        stored = np.rot90(np.repeat(upright[..., None], 3, 2), -times)
+        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"im/p{i}.{suffix}", exif=exif, quality=95)
+    check("folder", tmp_path)
+    for image, mask in (load_dataset("folder", tmp_path, "train")[i] for i in range(2)):
+        assert np.array_equal(image[..., 0] > 127, mask == 1) and np.array_equal(mask, label(1))
 
 
 def test_folder_finds_pairs_below_and_names_them_apart(tmp_path):
     tiny_sets.folder(tmp_path)
     named, found = (load_dataset(name, tmp_path, "train") for name in ("folder:own/ccp+own/davis", "folder:own"))
     assert set(found.ids) == set(named.ids) and all(id.startswith(("own-davis-", "own-ccp-")) for id in found.ids)
-    assert "bear_00000" in load_dataset("folder:own/davis", tmp_path, "train").ids + (
-        load_dataset("folder:own/davis", tmp_path, "test").ids
-    )
-
-
-def test_folder_splits_whole_videos(tmp_path):
-    tiny_sets.folder(tmp_path)
-    videos = [
-        {group_of(id) for id in load_dataset("folder:own/davis", tmp_path, split).ids} for split in ("train", "test")
-    ]
+    train, test = (load_dataset("folder:own/davis", tmp_path, split).ids for split in ("train", "test"))
+    assert "bear_00000" in train + test
+    videos = [{group_of(id) for id in ids} for ids in (train, test)]
     assert not videos[0] & videos[1] and len(videos[1]) == 1
 
 
@@ -248,11 +322,11 @@ def test_cut_is_a_partition_that_ignores_order(ids, share, seed):
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(0, 9))
-def test_cut_groups_never_divides_a_group(lengths, seed):
+def test_cut_never_divides_a_group(lengths, seed):
     ids = [f"video-{v}_{frame:03d}" for v, length in enumerate(lengths) for frame in range(length)]
     if len(ids) < 2:
         return
-    rest, taken = cut_groups(ids, 0.2, seed, "x")
+    rest, taken = cut(ids, 0.2, seed, "x", group=group_of)
     assert sorted(rest + taken) == ids and rest and taken
     if len(lengths) > 1:
         assert not {group_of(id) for id in rest} & {group_of(id) for id in taken}
@@ -263,9 +337,6 @@ def test_names_decide_the_order():
     assert shuffled(ids, 0, "a") == shuffled(ids[::-1], 0, "a") != shuffled(ids, 1, "a")
     assert shuffled(ids, 0, "a") != shuffled(ids, 0, "b")
     assert subset(ids, 20, 0) == tuple(ids)
-
-
-def test_a_split_of_one_image_and_an_empty_limit_are_refused():
     with pytest.raises(UnsegError, match="at least two images to split, found 1"):
         cut(["a"], 0.2)
     with pytest.raises(UnsegError, match="limit of at least 1, found 0"):
@@ -274,25 +345,20 @@ def test_a_split_of_one_image_and_an_empty_limit_are_refused():
 
 # real images
 
-CLASSES = {
+REAL = {
     **{"voc": 21, "camvid": 11, "lung": 2, "nwpu": 11, "coco": 81},
     "folder:interactive/davis+interactive/ccp": 2,
 }
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", REAL)
 def test_real_sets(name, data_root):
     for split in ("train", "test"):
         found = load_dataset(name, data_root, split, limit=8)
-        assert len(found) == 8 and len(found.classes) == CLASSES[name]
-        for image, label in (found[i] for i in range(8)):
-            assert label.shape == image.shape[:2] and label[label != 255].max(initial=0) < CLASSES[name]
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("name", CLASSES)
-def test_real_splits_are_apart_and_whole_videos(name, data_root):
+        assert len(found) == 8 and len(found.classes) == REAL[name]
+        for image, mask in (found[i] for i in range(8)):
+            assert mask.shape == image.shape[:2] and mask[mask != 255].max(initial=0) < REAL[name]
     train, test = (set(load_dataset(name, data_root, split).ids) for split in ("train", "test"))
     assert not train & test
     if "davis" in name:
@@ -301,8 +367,50 @@ def test_real_splits_are_apart_and_whole_videos(name, data_root):
 
 
 @pytest.mark.real
-def test_real_instances_cover_the_label(data_root):
-    found = load_dataset("nwpu", data_root, "test", limit=6)
+@pytest.mark.parametrize("name", ["nwpu", "coco"])
+def test_segments_of_real_instances_are_the_objects_and_cover_the_label(name, data_root):
+    found = load_dataset(name, data_root, "test", limit=6)
+    assert found.things is None and found.stuff == ()
     for id in found.ids:
-        union = np.any([one.mask for one in found.instances(id)], axis=0)
-        assert np.array_equal(union, found.label(id) > 0)
+        objects, mask = found.segments(id), found.label(id)
+        assert objects and not found.crowds(id) and len(objects) == len(found.instances(id))
+        assert np.array_equal(np.any([one.mask for one in objects], axis=0), mask > 0)
+        assert {one.class_index for one in objects} >= set(np.unique(mask[mask > 0]).tolist())
+
+
+@pytest.mark.real
+def test_real_images_in_the_layout_of_coco_panoptic(data_root, tmp_path):
+    """COCO's real images with the panoptic annotations that their instances give: the labels must not change."""
+    source = load_dataset("coco", data_root, "test", limit=3)
+    kinds = [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(source.classes[1:], start=1)]
+    kinds += [{"id": 100 + i, "name": f"stuff {i}", "isthing": 0} for i in range(53)]
+    images, notes = [], []
+    for number, id in enumerate(source.ids):
+        (tmp_path / "coco/val2017").mkdir(parents=True, exist_ok=True)
+        shutil.copy(source.image_path(id), tmp_path / "coco/val2017")
+        numbers, mask = np.zeros(source.label(id).shape, np.int64), source.label(id)
+        for index in np.unique(mask[mask > 0]).tolist():
+            numbers[mask == index] = 1000 * index + number
+        segments = [{"id": n, "category_id": n // 1000, "iscrowd": 0} for n in np.unique(numbers[numbers > 0]).tolist()]
+        notes.append({"image_id": number, "file_name": f"{id}.png", "segments_info": segments})
+        images.append({"id": number, "file_name": f"{id}.jpg"})
+        colours = np.stack([numbers >> shift & 255 for shift in (0, 8, 16)], 2).astype(np.uint8)
+        write_image(tmp_path / f"coco/annotations/panoptic_val2017/{id}.png", colours)
+    content = {"images": images, "annotations": notes, "categories": kinds}
+    (tmp_path / "coco/annotations/panoptic_val2017.json").write_text(json.dumps(content))
+    found = load_dataset("coco-panoptic", tmp_path, "val")
+    for id in source.ids:
+        before, after = source.label(id), found.label(id)
+        assert np.array_equal(after == 255, before == 0)
+        assert np.array_equal(found.image(id), source.image(id))
+        assert np.array_equal(after[before > 0], before[before > 0] - 1)
+
+
+@pytest.mark.real
+def test_the_lists_of_the_reduced_data_name_real_images(data_root, project):
+    lists = {"davis": "interactive/davis/im", "ccp": "interactive/ccp/im"}
+    for name, place in (lists | dict.fromkeys(("voc_train", "voc_val"), "VOCdevkit/VOC2012/JPEGImages")).items():
+        ids = (project / "data" / "small" / f"{name}.txt").read_text().split()
+        assert len(ids) == len(set(ids)) > 100
+        if (data_root / place).is_dir():
+            assert all((data_root / place / f"{id}.jpg").is_file() for id in ids), name

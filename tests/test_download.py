@@ -3,12 +3,14 @@
 import hashlib
 import io
 import re
+import shutil
 import stat
 import tarfile
 import threading
 import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,16 +22,17 @@ from unseg_lib.datasets import (
     DOWNLOADS,
     SOURCES,
     Archive,
-    Source,
+    archives,
     check,
+    download,
+    fetch,
     get,
     list_sets,
     load_dataset,
     name_of,
+    read_sources,
+    unpack,
 )
-from unseg_lib.datasets import unpack as unpack_module
-from unseg_lib.datasets.fetch import fetch
-from unseg_lib.datasets.unpack import unpack
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.images import read_label, write_image
@@ -40,49 +43,31 @@ CONTENT = np.random.default_rng(0).bytes(3 * 2**20)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-class Server:
-    """What the tests' server serves and what it was asked."""
+@pytest.fixture
+def server():
+    """A server of `files`; break_after: bytes after which a connection is cut; ranges: what it was asked."""
+    state = SimpleNamespace(files={}, break_after=None, tag='"one"', resumes=True, ranges=[])
 
-    def __init__(self):
-        self.files: dict[str, bytes] = {}
-        self.break_after = None  # bytes of a body after which the connection is cut
-        self.tag = '"one"'
-        self.resumes = True
-        self.ranges: list[str | None] = []
-        self.address = ""
-
-
-def handler_for(server: Server) -> type:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked = self.headers.get("Range")
-            server.ranges.append(asked)
-            body = server.files.get(self.path)
-            if body is None:
-                self.send_error(404)
-                return
-            same = self.headers.get("If-Range") == server.tag
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and same and server.resumes else 0
-            if start >= len(body):
-                self.send_error(416)
+            asked, body = self.headers.get("Range"), state.files.get(self.path)
+            state.ranges.append(asked)
+            same = self.headers.get("If-Range") == state.tag
+            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and same and state.resumes else 0
+            if body is None or start >= len(body):
+                self.send_error(404 if body is None else 416)
                 return
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(body) - start))
-            if server.tag:
-                self.send_header("ETag", server.tag)
+            if state.tag:
+                self.send_header("ETag", state.tag)
             self.end_headers()
-            self.wfile.write(body[start:][: server.break_after])
+            self.wfile.write(body[start:][: state.break_after])
 
         def log_message(self, *arguments):
             pass
 
-    return Handler
-
-
-@pytest.fixture
-def server():
-    state = Server()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), handler_for(state))
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
     state.address = f"http://127.0.0.1:{http.server_port}"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -98,7 +83,7 @@ def one_file(server, tmp_path):
     """A function that fetches the server's file, with a checksum or without."""
     server.files["/a.bin"] = CONTENT
 
-    def fetch_it(checksum=None):
+    def fetch_it(checksum=""):
         return fetch(f"{server.address}/a.bin", tmp_path / "a.bin", checksum, tmp_path / CHECKSUMS)
 
     return fetch_it
@@ -115,19 +100,15 @@ def only(folder, *names: str) -> bool:
 # one file
 
 
-def test_a_file_is_fetched_and_checked(one_file, tmp_path):
-    assert one_file(sha256(CONTENT)).read_bytes() == CONTENT
-    assert only(tmp_path, "a.bin")
-    one_file("md5:" + hashlib.md5(CONTENT).hexdigest())  # there already
-
-
-def test_another_checksum_leaves_nothing(one_file, tmp_path):
+def test_a_file_is_fetched_and_checked(one_file, server, tmp_path, capsys):
     with pytest.raises(UnsegError, match=r"Expected a\.bin with checksum sha256:0+ "):
         one_file("sha256:" + 64 * "0")
     assert only(tmp_path)
-
-
-def test_first_checksum_is_remembered_and_enforced(one_file, server, tmp_path, capsys):
+    assert one_file(sha256(CONTENT)).read_bytes() == CONTENT
+    assert only(tmp_path, "a.bin")
+    one_file("md5:" + hashlib.md5(CONTENT).hexdigest())  # there already
+    # the first checksum is remembered and enforced
+    (tmp_path / "a.bin").unlink()
     one_file()
     assert sha256(CONTENT) in capsys.readouterr().out
     assert read_json(tmp_path / CHECKSUMS) == {f"{server.address}/a.bin": sha256(CONTENT)}
@@ -149,32 +130,20 @@ def test_a_broken_download_goes_on_where_it_was(one_file, server, tmp_path):
     assert server.ranges == [None, f"bytes={kept}-"] and only(tmp_path, "a.bin")
 
 
-def test_a_changed_file_is_not_glued_to_the_old_part(one_file, server, tmp_path):
-    server.break_after = 2**20
-    with pytest.raises(UnsegError):
-        one_file()
-    server.break_after, server.tag, server.files["/a.bin"] = None, '"two"', CONTENT[::-1]
-    assert one_file().read_bytes() == CONTENT[::-1]
-
-
-@pytest.mark.parametrize("why", ["no range", "no tag", "weak tag"])
-def test_where_nothing_can_be_resumed_it_starts_again(why, one_file, server):
+@pytest.mark.parametrize("why", ["no range", "no tag", "weak tag", "another file", "killed behind the last byte"])
+def test_where_nothing_can_be_resumed_it_starts_again(why, one_file, server, tmp_path):
     server.resumes = why != "no range"
-    server.tag = {"no range": '"one"', "no tag": "", "weak tag": 'W/"one"'}[why]
+    server.tag = {"no tag": "", "weak tag": 'W/"one"'}.get(why, '"one"')
     server.break_after = 2**20
     with pytest.raises(UnsegError):
         one_file()
-    server.break_after = None
-    assert one_file().read_bytes() == CONTENT
-
-
-def test_killed_between_the_last_byte_and_its_place(one_file, server, tmp_path):
-    server.break_after = 2**20
-    with pytest.raises(UnsegError):
-        one_file()
-    (tmp_path / "a.bin.part").write_bytes(CONTENT)
-    server.break_after = None
-    assert one_file().read_bytes() == CONTENT
+    server.break_after, content = None, CONTENT
+    if why == "another file":
+        server.tag, content = '"two"', CONTENT[::-1]
+        server.files["/a.bin"] = content
+    if why == "killed behind the last byte":
+        (tmp_path / "a.bin.part").write_bytes(CONTENT)
+    assert one_file().read_bytes() == content
 
 
 def test_a_full_disk_is_one_sentence(one_file, tmp_path):
@@ -185,14 +154,13 @@ def test_a_full_disk_is_one_sentence(one_file, tmp_path):
 
 
 def test_server_errors_are_one_sentence(server, tmp_path):
-    with pytest.raises(UnsegError, match="the server says 404 Not Found"):
-        fetch(f"{server.address}/none", tmp_path / "none", None, tmp_path / CHECKSUMS)
-    with pytest.raises(UnsegError, match=r"Could not download .*ConnectionError"):
-        fetch("http://127.0.0.1:9/none", tmp_path / "none", None, tmp_path / CHECKSUMS)
+    for address, words in (
+        (server.address, "the server says 404 Not Found"),
+        ("http://127.0.0.1:9", "ConnectionError"),
+    ):
+        with pytest.raises(UnsegError, match=f"Could not download .*{words}"):
+            fetch(f"{address}/none", tmp_path / "none", "", tmp_path / CHECKSUMS)
     assert only(tmp_path)
-
-
-def test_name_of_an_address():
     assert name_of("https://x.org/a/NWPU%20VHR-10.zip?download=1") == "NWPU VHR-10.zip"
 
 
@@ -235,12 +203,12 @@ EVIL = ["../evil", "/evil", "a/../../evil", "..\\evil", "C:\\evil", "\\evil", "a
 
 @pytest.mark.parametrize("name", EVIL)
 @pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("folder", ["", "set"])
-def test_names_that_leave_the_folder_are_refused(kind, name, folder, tmp_path):
+def test_names_that_leave_the_folder_are_refused(kind, name, tmp_path):
     (tmp_path / "in").mkdir()
     archive = WRITERS[kind](tmp_path / "x", [("set/a.txt", b"a"), (name, b"evil")])
-    with pytest.raises(UnsegError, match="that leaves it; do not trust it"):
-        unpack(archive, tmp_path / "in/out", folder)
+    for folder in ("", "set"):
+        with pytest.raises(UnsegError, match="that leaves it; do not trust it"):
+            unpack(archive, tmp_path / "in/out", folder)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != archive]
 
 
@@ -250,49 +218,38 @@ def link_in_tar(kind):
     return info
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_in_tar_are_refused(kind, tmp_path):
-    archive = write_tar(tmp_path / "x", [("set/a.txt", b"a"), link_in_tar(kind)])
+def link_in_zip():
+    info = zipfile.ZipInfo("set/link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info, b"/etc/passwd"
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, "zip"])
+def test_links_and_devices_are_refused_but_outside_the_wanted_folder_left_alone(kind, tmp_path):
+    write, link = (write_zip, link_in_zip()) if kind == "zip" else (write_tar, link_in_tar(kind))
+    archive = write(tmp_path / "x", [("set/a.txt", b"a"), link, ("good/a.txt", b"a")])
     with pytest.raises(UnsegError, match="found a link or device 'set/link'"):
         unpack(archive, tmp_path / "out", "set")
     assert only(tmp_path / "out")
-
-
-def test_links_in_zip_are_refused(tmp_path):
-    info = zipfile.ZipInfo("set/link")
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    archive = write_zip(tmp_path / "x", [("set/a.txt", b"a"), (info, b"/etc/passwd")])
-    with pytest.raises(UnsegError, match="found a link or device 'set/link'"):
-        unpack(archive, tmp_path / "out")
-    assert only(tmp_path / "out")
-
-
-def test_links_outside_the_wanted_folder_are_left_alone(tmp_path):
-    archive = write_tar(tmp_path / "x", [link_in_tar(tarfile.SYMTYPE), ("good/a.txt", b"a")])
     assert unpack(archive, tmp_path / "out", "good") == 1 and only(tmp_path / "out", "a.txt")
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_absurd_sizes_are_refused_before_anything_is_written(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(unpack_module, "FREE_GROWTH", 2**20)
-    archive = WRITERS[kind](tmp_path / "x", [("a.txt", b"a"), ("bomb", bytes(8 * 2**20))])
-    with pytest.raises(UnsegError, match="grows to an absurd size"):
-        unpack(archive, tmp_path / "out")
-    assert only(tmp_path / "out")
+    members = [("a.txt", b"a"), ("b.txt", b"b"), ("bomb", bytes(8 * 2**20))]
+    archive = WRITERS[kind](tmp_path / "x", members)
 
+    def refused(words, **limits):
+        with monkeypatch.context() as patch, pytest.raises(UnsegError, match=words):
+            for name, value in limits.items():
+                patch.setattr(archives, name, value)
+            unpack(archive, tmp_path / "out")
+        assert only(tmp_path / "out")
 
-def test_too_many_files_and_a_full_disk_are_refused(tmp_path, monkeypatch):
-    archive = write_zip(tmp_path / "x", [(f"{i}.txt", b"a") for i in range(5)])
-    monkeypatch.setattr(unpack_module, "MOST_FILES", 4)
-    with pytest.raises(UnsegError, match="absurd size"):
-        unpack(archive, tmp_path / "out")
-    monkeypatch.setattr(unpack_module, "MOST_FILES", 5)
-    monkeypatch.setattr(
-        unpack_module.shutil, "disk_usage", lambda path: unpack_module.shutil._ntuple_diskusage(9, 5, 4)
-    )
-    with pytest.raises(UnsegError, match="the disk is full"):
-        unpack(archive, tmp_path / "out")
-    assert only(tmp_path / "out")
+    refused("grows to an absurd size", FREE_GROWTH=2**20)
+    refused("absurd size", MOST_FILES=2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 5, 4))
+    refused("the disk is full", MOST_FILES=3)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -305,23 +262,16 @@ def test_broken_archives_are_one_sentence(kind, keep, tmp_path):
         unpack(archive, tmp_path / "out")
 
 
-def test_a_changed_byte_in_a_zip_is_found(tmp_path):
+def test_changed_strange_and_contradictory_archives_are_refused(tmp_path):
     archive = write_zip(tmp_path / "x", [("a.txt", CONTENT[:1000])])
+    with pytest.raises(UnsegError, match="Expected files in 'set'"):
+        unpack(archive, tmp_path / "out", "set")
     content = bytearray(archive.read_bytes())
     content[200] ^= 1
     archive.write_bytes(content)
-    with pytest.raises(UnsegError, match="broken one"):
-        unpack(archive, tmp_path / "out")
-
-
-def test_an_archive_without_the_folder_is_refused(tmp_path):
-    with pytest.raises(UnsegError, match="Expected files in 'set'"):
-        unpack(write_zip(tmp_path / "x", [("a.txt", b"a")]), tmp_path / "out", "set")
-
-
-def test_a_file_that_is_also_a_folder_is_refused(tmp_path):
-    with pytest.raises(UnsegError, match="broken one"):
-        unpack(write_tar(tmp_path / "x", [("a", b"1"), ("a/b", b"2")]), tmp_path / "out")
+    for one in (archive, write_tar(tmp_path / "y", [("a", b"1"), ("a/b", b"2")])):  # a file that is also a folder
+        with pytest.raises(UnsegError, match="broken one"):
+            unpack(one, tmp_path / "out")
 
 
 # whole sets
@@ -337,11 +287,29 @@ def kvasir(server, monkeypatch, tmp_path):
 
     def record(**changes):
         archive = Archive(f"{server.address}/kvasir.zip", sha256(server.files["/kvasir.zip"]), 1, "Kvasir-SEG")
-        archive = replace(archive, place="Kvasir-SEG", **changes)
-        monkeypatch.setitem(SOURCES, "kvasir", replace(SOURCES["kvasir"], archives=(archive,)))
+        source = replace(SOURCES["kvasir"], archives=(replace(archive, place="Kvasir-SEG", **changes),))
+        monkeypatch.setitem(DATASETS, "kvasir", replace(DATASETS["kvasir"], source=source))
 
     record()
     return record
+
+
+@pytest.fixture
+def served(server, monkeypatch):
+    """A function: let the set's archives be these contents, served here, without checksums."""
+
+    def serve(name: str, *contents: bytes):
+        found = []
+        for archive, content in zip(SOURCES[name].archives, contents, strict=True):
+            place = f"/{name_of(archive.url).replace(' ', '-')}"
+            server.files[place] = content
+            found.append(replace(archive, url=server.address + place, checksum=""))
+        source = replace(SOURCES[name], archives=tuple(found))
+        monkeypatch.setitem(SOURCES, name, source)
+        if name in DATASETS:
+            monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], source=source))
+
+    return serve
 
 
 def nothing_but_downloads(root) -> bool:
@@ -358,7 +326,7 @@ def test_a_set_is_downloaded_and_read(kvasir, tmp_path, server, capsys):
 
 
 def test_a_broken_download_is_no_set_and_goes_on(kvasir, tmp_path, server, monkeypatch):
-    monkeypatch.setattr("unseg_lib.datasets.fetch.CHUNK", 512)
+    monkeypatch.setattr("unseg_lib.datasets.archives.CHUNK", 512)
     root, server.break_after = tmp_path / "data", 2000
     with pytest.raises(UnsegError, match="goes on from there"):
         get("kvasir", root)
@@ -370,14 +338,10 @@ def test_a_broken_download_is_no_set_and_goes_on(kvasir, tmp_path, server, monke
     assert server.ranges[1].startswith("bytes=") and check("kvasir", root)
 
 
-def test_a_wrong_checksum_is_no_set(kvasir, tmp_path):
+def test_a_wrong_checksum_or_a_hostile_archive_is_no_set(kvasir, tmp_path, server):
     kvasir(checksum="md5:" + 32 * "0")
     with pytest.raises(UnsegError, match="found another file"):
         get("kvasir", tmp_path / "data")
-    assert nothing_but_downloads(tmp_path / "data")
-
-
-def test_a_hostile_archive_is_no_set(kvasir, tmp_path, server):
     members = [("Kvasir-SEG/images/a.jpg", b"a"), ("../../evil", b"b")]
     server.files["/kvasir.zip"] = write_zip(tmp_path / "evil.zip", members).read_bytes()
     kvasir()
@@ -386,39 +350,36 @@ def test_a_hostile_archive_is_no_set(kvasir, tmp_path, server):
     assert nothing_but_downloads(tmp_path / "data") and not list(tmp_path.rglob("evil"))
 
 
-def test_killed_while_unpacking_is_no_set(kvasir, tmp_path, monkeypatch):
-    """What a kill leaves, half an unpacked folder, is neither taken for the set nor kept."""
+def test_interrupted_is_no_set_and_goes_on(kvasir, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    # what a kill leaves, half an unpacked folder, is neither taken for the set nor kept
     root = tmp_path / "data"
     half = root / DOWNLOADS / "kvasir.unpacked/Kvasir-SEG/masks"
     half.mkdir(parents=True)
     (half / "stranger.jpg").write_bytes(b"half")
     with pytest.raises(UnsegError, match="unseg data get kvasir"):
         load_dataset("kvasir", root, "train")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("unseg_lib.datasets.download.os.replace", interrupt)
+        get("kvasir", root)
+    assert not (root / "Kvasir-SEG").exists()
+    with download._alone(root, "kvasir"), pytest.raises(UnsegError, match="found one running"):
+        get("kvasir", root)
     get("kvasir", root)
     assert check("kvasir", root) == {"train": 8, "test": 2}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnsegError, match="Expected a data root that can be written"):
+        get("kvasir", tmp_path / "file")
 
 
-def test_interrupted_by_the_keyboard_is_no_set(kvasir, tmp_path, monkeypatch):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("unseg_lib.datasets.download.os.replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        get("kvasir", tmp_path / "data")
-    assert not (tmp_path / "data/Kvasir-SEG").exists()
-    monkeypatch.undo()
-
-
-def test_plain_files_beside_an_archive(server, monkeypatch, tmp_path):
+def test_plain_files_beside_an_archive(served, tmp_path):
     tiny_sets.nwpu(tmp_path / "original")
     folder = tmp_path / "original/NWPU_VHR-10"
     images = [(f"NWPU VHR-10 dataset/positive image set/{p.name}", p.read_bytes()) for p in folder.glob("images/*")]
-    server.files["/images.zip"] = write_zip(tmp_path / "p.zip", images).read_bytes()
-    archives = [replace(SOURCES["nwpu"].archives[0], url=f"{server.address}/images.zip", checksum=None)]
-    for archive in SOURCES["nwpu"].archives[1:]:
-        server.files[f"/{name_of(archive.url)}"] = (tmp_path / "original" / archive.place).read_bytes()
-        archives.append(replace(archive, url=f"{server.address}/{name_of(archive.url)}"))
-    monkeypatch.setitem(SOURCES, "nwpu", replace(SOURCES["nwpu"], archives=tuple(archives)))
+    notes = [(tmp_path / "original" / archive.place).read_bytes() for archive in SOURCES["nwpu"].archives[1:]]
+    served("nwpu", write_zip(tmp_path / "p.zip", images).read_bytes(), *notes)
     get("nwpu", tmp_path / "data")
     assert check("nwpu", tmp_path / "data") == {"train": 8, "val": 3}
     assert len(read_json(tmp_path / "data" / CHECKSUMS)) == 3
@@ -438,23 +399,19 @@ def sbd_archive(path):
     return write_tar(path, members)
 
 
-def test_sbd_is_merged_into_voc(server, monkeypatch, tmp_path):
+def test_sbd_is_merged_into_voc(served, tmp_path):
     folder = tmp_path / "data/VOCdevkit/VOC2012"
-    (folder / "ImageSets/Segmentation").mkdir(parents=True)
-    (folder / "ImageSets/Segmentation/train.txt").write_text("2007_000001\n")
-    (folder / "ImageSets/Segmentation/val.txt").write_text("2009_000003\n")
-    for name, value in {"2007_000001": 1, "2009_000003": 2}.items():
+    for split, name, value in (("train", "2007_000001", 1), ("val", "2009_000003", 2)):
+        tiny_sets.write_text(folder / f"ImageSets/Segmentation/{split}.txt", f"{name}\n")
         write_image(folder / f"SegmentationClass/{name}.png", tiny_sets.label(value)[..., None], gray=True)
-    server.files["/benchmark.tgz"] = sbd_archive(tmp_path / "b").read_bytes()
-    archive = replace(SOURCES["voc-aug"].archives[0], url=f"{server.address}/benchmark.tgz", checksum=None)
-    monkeypatch.setitem(SOURCES, "voc-aug", replace(SOURCES["voc-aug"], archives=(archive,)))
+    served("voc-aug", sbd_archive(tmp_path / "b").read_bytes())
     get("voc-aug", tmp_path / "data")
     assert load_dataset("voc", tmp_path / "data", "train").ids == ("2007_000001", "2008_000002")
     masks = {path.stem: read_label(path).max() for path in (folder / "SegmentationClassAug").iterdir()}
     assert masks == {"2007_000001": 1, "2008_000002": 4, "2009_000003": 2}
 
 
-def test_panoptic_annotations_are_merged_into_coco(server, monkeypatch, tmp_path):
+def test_panoptic_annotations_are_merged_into_coco(served, tmp_path):
     tiny_sets.coco_panoptic(tmp_path / "original")
     notes = tmp_path / "original/coco/annotations"
     members = []
@@ -463,9 +420,7 @@ def test_panoptic_annotations_are_merged_into_coco(server, monkeypatch, tmp_path
         inner = write_zip(tmp_path / f"{year}.zip", [*pngs, (f"__MACOSX/panoptic_{year}/._x.png", b"")])
         members.append((f"annotations/panoptic_{year}.zip", inner.read_bytes()))
         members.append((f"annotations/panoptic_{year}.json", (notes / f"panoptic_{year}.json").read_bytes()))
-    server.files["/panoptic.zip"] = write_zip(tmp_path / "p.zip", members).read_bytes()
-    archive = replace(SOURCES["coco-panoptic"].archives[0], url=f"{server.address}/panoptic.zip", checksum=None)
-    monkeypatch.setitem(SOURCES, "coco-panoptic", replace(SOURCES["coco-panoptic"], archives=(archive,)))
+    served("coco-panoptic", write_zip(tmp_path / "p.zip", members).read_bytes())
     (tmp_path / "data/coco").mkdir(parents=True)
     for year in ("train2017", "val2017"):
         (tmp_path / "original/coco" / year).rename(tmp_path / "data/coco" / year)
@@ -479,58 +434,62 @@ def test_panoptic_annotations_are_merged_into_coco(server, monkeypatch, tmp_path
     assert only(tmp_path / "data/coco/annotations", *names)
 
 
-def test_two_downloads_of_one_set_do_not_collide(kvasir, tmp_path):
-    from unseg_lib.datasets.download import _alone
-
-    with _alone(tmp_path / "data", "kvasir"), pytest.raises(UnsegError, match="found one running"):
-        get("kvasir", tmp_path / "data")
-    get("kvasir", tmp_path / "data")
-
-
-def test_by_hand_sets_say_what_to_do(tmp_path):
-    for name in ("lung", "cityscapes", "hqseg44k", "dis5k", "whu", "ssdd"):
-        with pytest.raises(UnsegError, match="cannot be downloaded without a person: "):
-            get(name, tmp_path)
-    with pytest.raises(UnsegError, match="Unknown data set 'kvasr'; did you mean 'kvasir'"):
-        get("kvasr", tmp_path)
-    with pytest.raises(UnsegError, match="get voc first"):
-        get("voc-aug", tmp_path)
-    for name, needed in {"coco-panoptic": "coco", "ade20k-instances": "ade20k"}.items():
-        with pytest.raises(UnsegError, match=f"get {needed} first"):
-            get(name, tmp_path)
-    with pytest.raises(UnsegError, match="has no reader"):
-        check("voc-aug", tmp_path)
-    with pytest.raises(UnsegError, match="Unknown data set 'nonsense'"):
-        check("nonsense", tmp_path)
+@pytest.mark.parametrize(
+    ("do", "name", "words"),
+    [
+        *(
+            (get, name, "cannot be downloaded without a person: ")
+            for name in ("lung", "cityscapes", "hqseg44k", "dis5k")
+        ),
+        *((get, name, "without a person: ") for name in ("lung", "cityscapes", "hqseg44k", "dis5k", "whu", "ssdd")),
+        (get, "folder", r"folder cannot be downloaded \(any folder with im/"),
+        (get, "kvasr", "Unknown data set 'kvasr'; did you mean 'kvasir'"),
+        (get, "voc-aug", "get voc first"),
+        (get, "coco-panoptic", "get coco first"),
+        (get, "ade20k-instances", "get ade20k first"),
+        (check, "voc-aug", "has no reader"),
+        (check, "davis", "has no reader; check folder:interactive/davis"),
+        (check, "nonsense", "Unknown data set 'nonsense'"),
+    ],
+)
+def test_what_cannot_be_got_or_checked_says_why(do, name, words, tmp_path):
+    with pytest.raises(UnsegError, match=words):
+        do(name, tmp_path)
     assert only(tmp_path)
-
-
-def test_a_root_that_cannot_be_written_is_one_sentence(kvasir, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UnsegError, match="Expected a data root that can be written"):
-        get("kvasir", tmp_path / "file")
 
 
 # the registry
 
 
-def test_every_source_can_be_had_or_says_how():
+def test_every_source_can_be_had_and_every_reader_has_one():
     for name, source in SOURCES.items():
-        assert isinstance(source, Source) and bool(source.archives) != bool(source.by_hand), name
-        assert source.title and source.licence and source.paper and source.place and source.official
+        assert source.title and source.licence and source.paper and source.place and source.official, name
         for archive in source.archives:
             plain = ("host.robots.ox.ac.uk", "images.cocodataset.org", "sceneparsing.csail.mit.edu")
             assert archive.url.startswith(("https://", *(f"http://{host}" for host in plain)))
-            assert archive.checksum is None or archive.checksum.partition(":")[0] in ("sha256", "md5")
-            digits = {"sha256": 64, "md5": 32}
-            assert (
-                archive.checksum is None
-                or len(archive.checksum.partition(":")[2]) == digits[archive.checksum.partition(":")[0]]
-            )
+    assert {name: one.source for name, one in DATASETS.items() if one.source} == {
+        name: SOURCES[name] for name in DATASETS if name not in ("scenes", "folder")
+    }
 
 
-def test_every_reader_has_a_source():
-    assert set(DATASETS) - {"scenes", "folder"} <= set(SOURCES)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("by_hand: fly", ""), "Expected either archives or by_hand for mine in .*, found neither"),
+        (("title: Kites", ""), "found no title; mend the file"),
+        (("place: Mine", "place: 7"), "found place=7"),
+        (("paper:", "papper:"), "found papper='nobody'"),
+        (("by_hand: fly", "archives: [{uri: x}]"), "the keys url, checksum, .* of an archive of mine .* found uri='x'"),
+        (("by_hand: fly", "archives: [{url: x, checksum: 'md5:7'}]"), "found checksum 'md5:7'"),
+    ],
+)
+def test_a_file_of_sources_is_checked(change, words, tmp_path):
+    text = "mine:\n  title: Kites\n  place: Mine\n  licence: CC0\n  paper: nobody\n  by_hand: fly\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    assert read_sources(tmp_path / "mine.yaml")["mine"].by_hand == "fly"
+    (tmp_path / "mine.yaml").write_text(text.replace(*change))
+    with pytest.raises(UnsegError, match=words):
+        read_sources(tmp_path / "mine.yaml")
 
 
 def test_list_names_every_set(tmp_path, capsys):
@@ -539,3 +498,4 @@ def test_list_names_every_set(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert all(name in printed for name in SOURCES) and re.search("^kvasir +here ", printed, re.MULTILINE)
     assert "unseg data get coift (size not published)" in printed and "COCO 2017 panoptic, needs coco;" in printed
+    assert re.search("^scenes +- +generated", printed, re.M) and re.search("^folder:SUB +- +any folder", printed, re.M)

@@ -1,6 +1,8 @@
 """Images and files: whole or absent, and one sentence for what cannot be read."""
 
 import errno
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,11 @@ from unseg_lib.images import (
     has_colours,
     image_size,
     is_gray_file,
+    mask_of,
+    open_image,
     read_image,
     read_label,
+    read_mask,
     write_image,
 )
 
@@ -27,18 +32,13 @@ def test_png_is_lossless_and_size_is_read_from_the_header(tiny_image, tmp_path):
     assert not is_gray_file(tmp_path / "a.png")
 
 
-def test_one_value_of_one_channel_makes_colours():
-    pixels = np.full((3, 4, 3), 7, np.uint8)
-    assert not has_colours(pixels)
-    pixels[2, 3, 1] = 8
-    assert has_colours(pixels)
-
-
-def test_gray_stays_gray(tiny_image, tmp_path):
+def test_gray_stays_gray_and_one_value_of_one_channel_makes_colours(tiny_image, tmp_path):
     gray = np.repeat(tiny_image[..., :1], 3, axis=2)
     write_image(tmp_path / "a.png", gray, gray=True)
-    assert is_gray_file(tmp_path / "a.png")
+    assert is_gray_file(tmp_path / "a.png") and not has_colours(gray)
     assert np.array_equal(read_image(tmp_path / "a.png"), gray)
+    gray[2, 3, 1] ^= 1
+    assert has_colours(gray)
 
 
 def test_jpeg_is_close_and_subsampled(tmp_path):
@@ -49,26 +49,60 @@ def test_jpeg_is_close_and_subsampled(tmp_path):
         assert image.layer[0][1:3] == (2, 2)  # chroma at half size, as OpenCV writes it
 
 
-def test_palette_labels_are_indices(tmp_path):
-    image = Image.fromarray(np.array([[0, 5], [15, 255]], np.uint8), "P")
-    image.putpalette([7 * i % 256 for i in range(768)])
-    image.save(tmp_path / "a.png")
-    assert read_label(tmp_path / "a.png").tolist() == [[0, 5], [15, 255]]
-
-
-def test_labels_of_one_bit_and_of_three_channels(tmp_path):
-    Image.fromarray(np.array([[True, False]])).save(tmp_path / "bit.png")
-    assert read_label(tmp_path / "bit.png").tolist() == [[255, 0]]
-    Image.fromarray(np.array([[[3, 9, 9]]], np.uint8)).save(tmp_path / "rgb.png")
-    assert read_label(tmp_path / "rgb.png").tolist() == [[3]]
-
-
-def test_transparent_images_are_read_as_rgb(tmp_path):
+def test_labels_of_a_palette_of_one_bit_and_of_three_channels(tmp_path):
+    numbers = np.array([[0, 5], [15, 255]], np.uint8)
+    for image, expected in (
+        (palette(numbers, [7 * i % 256 for i in range(768)]), numbers.tolist()),
+        (Image.fromarray(np.array([[True, False]])), [[255, 0]]),
+        (Image.fromarray(np.array([[[3, 9, 9]]], np.uint8)), [[3]]),
+    ):
+        image.save(tmp_path / "a.png")
+        assert read_label(tmp_path / "a.png").tolist() == expected
     Image.fromarray(np.full((2, 2, 4), 9, np.uint8)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").shape == (2, 2, 3)
 
 
-@pytest.mark.parametrize("read", [read_image, read_label, image_size, is_gray_file])
+# what a mask means
+
+
+def palette(numbers: np.ndarray, colours: list[int]) -> Image.Image:
+    image = Image.fromarray(numbers, "P")
+    image.putpalette(colours)
+    return image
+
+
+def test_one_rule_of_what_a_mask_means(tmp_path):
+    for numbers, options, expected in (
+        ([0, 0, 0], {}, [0, 0, 0]),
+        ([0, 255, 255], {}, [0, 1, 1]),
+        ([0, 1, 1], {}, [0, 1, 1]),
+        ([0, 1, 127], {}, [0, 1, 1]),  # a label map
+        ([0, 2, 255], {}, [0, 1, 0]),  # one with ignored pixels
+        ([90, 128, 255], {}, [0, 1, 1]),  # soft edges
+        ([3, 200, 100], {}, [0, 1, 0]),
+        ([0, 64] + 30 * [255], {}, [0, 0] + 30 * [1]),  # soft edges too, though no number is above 127
+        ([0, 200, 255], {"indexed": True}, [0, 1, 0]),
+        ([0, 64] + 30 * [255], {"indexed": True}, [0, 1] + 30 * [0]),
+        ([0, 255, 255], {"indexed": True}, [0, 1, 1]),
+        ([2, 100, 253], {"soft": True}, [0, 0, 1]),
+        ([2, 3, 2], {"soft": True}, [0, 0, 0]),
+    ):
+        assert mask_of(np.array([numbers], np.uint8), **options).tolist() == [[bool(n) for n in expected]], numbers
+    palette(np.array([[0, 15, 255]], np.uint8), [0, 0, 0] + 255 * [9, 9, 9]).save(tmp_path / "p.png")
+    assert read_mask(tmp_path / "p.png", [15, 255]).tolist() == [[False, True, True]]
+    Image.fromarray(np.array([[[0, 0, 0], [0, 128, 0]]], np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(UnsegError, match=r"for classes 120, found the colours \[0, 0, 0\], \[0, 128, 0\]; save"):
+        read_mask(tmp_path / "a.png", [120])
+    page = Image.fromarray(np.zeros((2, 2), np.uint8))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    with pytest.raises(UnsegError, match=r"Expected one mask in .*a\.tif, found 2 pages"):
+        read_mask(tmp_path / "a.tif")
+
+
+# what cannot be read, and what lies on its side
+
+
+@pytest.mark.parametrize("read", [read_image, read_label, image_size, read_mask])
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\x00\x10JFIF"])
 def test_corrupt_images_are_one_sentence(read, content, tmp_path):
     (tmp_path / "a.png").write_bytes(content)
@@ -76,39 +110,30 @@ def test_corrupt_images_are_one_sentence(read, content, tmp_path):
         read(tmp_path / "a.png")
 
 
-def test_truncated_images_are_one_sentence(tiny_image, tmp_path):
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def test_truncated_absurd_deep_and_absent_images_are_one_sentence(tiny_image, tmp_path):
+    path = tmp_path / "a.png"
     for name in ("a.png", "a.jpg"):
         write_image(tmp_path / name, tiny_image)
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-200])
         with pytest.raises(UnsegError, match="corrupt"):
             read_image(tmp_path / name)
-
-
-def test_a_image_of_absurd_size_is_refused(tmp_path):
-    """A header that claims 30000 x 30000 pixels: refused before memory is taken."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
+    # a header that claims 30000 x 30000 pixels: refused before memory is taken
     header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
     with pytest.raises(UnsegError, match="corrupt"):
-        read_image(tmp_path / "a.png")
-
-
-def test_sixteen_bits_are_refused(tmp_path):
-    Image.fromarray(np.zeros((2, 2), np.uint16)).save(tmp_path / "a.png")
+        read_image(path)
+    Image.fromarray(np.zeros((2, 2), np.uint16)).save(path)
     with pytest.raises(UnsegError, match="Expected 8 bits a channel"):
-        read_image(tmp_path / "a.png")
-
-
-def test_absent_images_are_one_sentence(tmp_path):
-    with pytest.raises(UnsegError, match="found no such file"):
-        read_image(tmp_path / "a.png")
-    with pytest.raises(UnsegError, match="Expected an image called a in"):
-        find_image(tmp_path, "a")
+        read_image(path)
+    for read in (read_image, image_size):
+        with pytest.raises(UnsegError, match="found no such file"):
+            read(tmp_path / "none.png")
+    with pytest.raises(UnsegError, match="Expected an image called none in"):
+        find_image(tmp_path, "none")
 
 
 def test_images_are_found_by_stem(tiny_image, tmp_path):
@@ -121,31 +146,50 @@ def test_images_are_found_by_stem(tiny_image, tmp_path):
         assert find_image(tmp_path, Path(name).stem).name == name
 
 
+def on_its_side(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """The pixels as a camera stores them that says `turn` in EXIF."""
+    times, flipped = {1: (0, 0), 2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (1, 1), 6: (1, 0), 7: (3, 1), 8: (3, 0)}[turn]
+    return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if flipped else pixels, times))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("turn, times", [(3, 2), (6, -1), (8, 1)])
-def test_a_tiff_on_its_side_is_read_upright(tiny_image, tmp_path, turn, times, mode):
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_whatever_lies_on_its_side_is_read_upright(tiny_image, tmp_path, turn, mode):
     exif = Image.Exif()
     exif[0x0112] = turn
-    image = Image.fromarray(tiny_image).convert(mode)
-    image.save(tmp_path / "a.tif", exif=exif)
-    upright = np.rot90(np.asarray(image.convert("RGB")), times)
-    assert np.array_equal(read_image(tmp_path / "a.tif"), upright)
-    assert image_size(tmp_path / "a.tif") == upright.shape[:2]
+    upright = np.asarray(Image.fromarray(tiny_image).convert(mode))
+    stored = Image.fromarray(on_its_side(upright, turn))
+    for name in ("a.tif", "a.png", "a.webp", "late.png"):
+        path = tmp_path / name
+        stored.save(path, **({} if name == "late.png" else {"exif": exif}), lossless=True)
+        if name == "late.png":  # EXIF behind the pixels
+            path.write_bytes(path.read_bytes()[:-12] + chunk(b"eXIf", exif.tobytes()[6:]) + chunk(b"IEND", b""))
+        read = read_image(path)[..., 0] if mode == "L" else read_image(path)
+        assert np.array_equal(read, upright), name
+        assert image_size(path) == upright.shape[:2], name
+        assert np.array_equal(read_label(path), upright if mode == "L" else upright[..., 0]), name
+        if mode == "L":
+            assert np.array_equal(read_mask(path), upright > 127), name
+        assert open_image(path).size == upright.shape[1::-1]
 
 
-def test_a_failed_write_leaves_nothing(tmp_path):
+def test_damaged_exif_leaves_an_image_as_it_lies(tiny_image, tmp_path):
+    Image.fromarray(tiny_image).save(tmp_path / "a.jpg", exif=b"Exif\0\0garbage that is no TIFF header")
+    assert read_image(tmp_path / "a.jpg").shape == tiny_image.shape
+    assert image_size(tmp_path / "a.jpg") == tiny_image.shape[:2]
+
+
+# files
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the disk is full"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_failed_write_leaves_nothing_and_a_full_disk_is_one_sentence(error, tmp_path):
     write_bytes(tmp_path / "a.txt", b"old")
-    with pytest.raises(RuntimeError), whole_file(tmp_path / "a.txt") as partial:
+    expected = RuntimeError if isinstance(error, RuntimeError) else UnsegError
+    with pytest.raises(expected, match="the disk is full"), whole_file(tmp_path / "a.txt") as partial:
         partial.write_bytes(b"half")
-        raise RuntimeError
+        raise error
     assert (tmp_path / "a.txt").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_full_disk_is_one_sentence(tmp_path):
-    with pytest.raises(UnsegError, match="the disk is full"), whole_file(tmp_path / "a.txt") as partial:
-        partial.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert not list(tmp_path.iterdir())
 
 
 def test_json_is_sorted_and_broken_json_is_one_sentence(tmp_path):
@@ -158,14 +202,11 @@ def test_json_is_sorted_and_broken_json_is_one_sentence(tmp_path):
             read_json(tmp_path / "a.json")
 
 
-def test_csv_round_trip(tmp_path):
+def test_csv_round_trip_and_the_sha256_of_a_known_text(tmp_path):
     rows = [{"a": "1", "b": "x,y"}, {"a": "2", "b": ""}]
     write_csv(tmp_path / "a.csv", rows)
     assert read_csv(tmp_path / "a.csv") == rows
     write_csv(tmp_path / "a.csv", [], ["a", "b"])
     assert (tmp_path / "a.csv").read_text() == "a,b\n"
-
-
-def test_sha256_of_a_known_text(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,6 +1,7 @@
 """Tiny data sets in the official layouts, for tests: a few images of 12 x 16 pixels each."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,16 +12,23 @@ from unseg_lib.images import write_image
 
 HEIGHT, WIDTH = 12, 16
 BOX = (slice(2, 8), slice(3, 11))  # where the object of every image is
+LEFT, RIGHT = (slice(2, 8), slice(3, 7)), (slice(2, 8), slice(7, 11))  # its halves: two objects
 
 
 def image(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
-def label(inside: int, outside: int = 0) -> np.ndarray:
+def drawn(*shapes: tuple, outside: int = 0) -> np.ndarray:
+    """A label map of (place, class) on `outside`."""
     found = np.full((HEIGHT, WIDTH), outside, np.uint8)
-    found[BOX] = inside
+    for place, index in shapes:
+        found[place] = index
     return found
+
+
+def label(inside: int, outside: int = 0) -> np.ndarray:
+    return drawn((BOX, inside), outside=outside)
 
 
 def write_pair(folder: Path, stem: str, number: int, mask: np.ndarray, places: tuple[str, str], suffix: str = ".jpg"):
@@ -28,15 +36,24 @@ def write_pair(folder: Path, stem: str, number: int, mask: np.ndarray, places: t
     write_image(folder / places[1] / f"{stem}.png", mask[..., None], gray=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def edit_json(path: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
 def voc(root: Path) -> str:
     folder = root / "VOCdevkit/VOC2012"
-    lists = folder / "ImageSets/Segmentation"
-    lists.mkdir(parents=True)
     for split, years in {"train_aug": range(2007, 2017), "val": range(2017, 2020)}.items():
-        (lists / f"{split}.txt").write_text("".join(f"{year}_000001\n" for year in years))
+        lines = "".join(f"{year}_000001\n" for year in years)
+        write_text(folder / f"ImageSets/Segmentation/{split}.txt", lines)
         for year in years:
-            mask = label(year % 20 + 1)
-            mask[BOX[0].start] = 255
+            mask = drawn((BOX, year % 20 + 1), (BOX[0].start, 255))
             write_pair(folder, f"{year}_000001", year, mask, ("JPEGImages", "SegmentationClassAug"))
     return "voc"
 
@@ -44,8 +61,7 @@ def voc(root: Path) -> str:
 def camvid(root: Path) -> str:
     for split, count in {"train": 10, "val": 3, "test": 3}.items():
         for i in range(count):
-            mask = label(8, outside=3)
-            mask[-1] = 11
+            mask = drawn((BOX, 8), (-1, 11), outside=3)
             write_pair(root / "CamVid", f"{split}_{i}", i, mask, (split, f"{split}annot"), ".png")
     return "camvid"
 
@@ -80,76 +96,37 @@ def scenes(root: Path) -> str:
     return "scenes"
 
 
-def coco_json(split: str, count: int) -> dict:
-    """A large square, a small one on it and a crowd, in each image; category numbers with gaps, in disorder."""
+def _json_set(
+    name: str, images: str, notes: str, root: Path, one_class: str = "", counts: tuple = (("train", 8), ("val", 3))
+) -> str:
+    """A large square, a small one on it and a crowd, in each image; category numbers with gaps, in disorder.
+
+    {} in the places is the split. one_class: the only category. Of three splits, the images' names are in each.
+    """
 
     def polygon(left, top, right, bottom):
         return [[left, top, right, top, right, bottom, left, bottom]]
 
-    images = [
-        {"id": 100 + i, "file_name": f"{split}{i}.jpg", "height": HEIGHT, "width": WIDTH, "license": 0}
-        for i in range(count)
-    ]
     crowd = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT, HEIGHT * (WIDTH - 1)]}  # the leftmost column
     shapes = [(7, polygon(4, 3, 7, 6), 0), (3, polygon(2, 1, 12, 9), 0), (3, crowd, 1)]
-    annotations = [
-        {
-            **{"id": 10 * image["id"] + j, "image_id": image["id"], "category_id": category},
-            **{"segmentation": shape, "iscrowd": is_crowd, "area": 1, "bbox": [0, 0, 1, 1]},
-        }
-        for image in images
-        for j, (category, shape, is_crowd) in enumerate(shapes)
-    ]
-    categories = [{"id": 7, "name": "ship"}, {"id": 3, "name": "airplane"}]
-    return {"images": images, "annotations": annotations, "categories": categories, "info": {}, "licenses": []}
-
-
-def _coco(root: Path, images: dict[str, str], notes: str) -> None:
-    for split, count in {"train": 8, "val": 3}.items():
-        path = root / notes.format(split)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(coco_json(split, count)))
-        for i in range(count):
-            write_image(root / images[split] / f"{split}{i}.jpg", image(i))
-
-
-def coco(root: Path) -> str:
-    places = {"train": "coco/train2017", "val": "coco/val2017"}
-    _coco(root, places, "coco/annotations/instances_{}2017.json")
-    return "coco"
-
-
-def nwpu(root: Path) -> str:
-    places = dict.fromkeys(("train", "val"), "NWPU_VHR-10/images")
-    _coco(root, places, "NWPU_VHR-10/annotations/NWPU_instances_{}.json")
-    return "nwpu"
-
-
-def whu(root: Path) -> str:
-    for split, count in {"train": 8, "val": 3, "test": 2}.items():
-        content = coco_json(split, count)
-        for note in content["annotations"]:
-            note["category_id"] = 1
-        for entry in content["images"]:
-            entry["file_name"] = f"{entry['id']}.tif"  # the same names in every split, as in the official release
-            write_image(root / f"WHU/imgs/{split}/image/{entry['id']}.tif", image(entry["id"]))
-        path = root / f"WHU/annotations/WHU_building_{split}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "building"}]}))
-    return "whu"
-
-
-def ssdd(root: Path) -> str:
-    _coco(root, dict.fromkeys(("train", "val"), "SSDD/imgs"), "SSDD/annotations/SSDD_instances_{}.json")
-    for path in (root / "SSDD/annotations").iterdir():
-        content = json.loads(path.read_text())
-        for note in content["annotations"]:
-            note["category_id"] = 1
-        path.write_text(json.dumps(content | {"categories": [{"supercategory": None, "id": 1, "name": "ship"}]}))
-    return "ssdd"
-
-
-LEFT, RIGHT = (slice(2, 8), slice(3, 7)), (slice(2, 8), slice(7, 11))  # the halves of BOX: two objects
+    kinds = [{"id": 1, "name": one_class}] if one_class else [{"id": 7, "name": "ship"}, {"id": 3, "name": "airplane"}]
+    for split, count in counts:
+        size = {"height": HEIGHT, "width": WIDTH, "license": 0}
+        files = [f"{100 + i}.tif" if len(counts) > 2 else f"{split}{i}.jpg" for i in range(count)]
+        pictures = [{"id": 100 + i, "file_name": file} | size for i, file in enumerate(files)]
+        annotations = [
+            {
+                **{"id": 10 * (100 + i) + j, "image_id": 100 + i, "category_id": 1 if one_class else kind},
+                **{"segmentation": shape, "iscrowd": is_crowd, "area": 1, "bbox": [0, 0, 1, 1]},
+            }
+            for i in range(count)
+            for j, (kind, shape, is_crowd) in enumerate(shapes)
+        ]
+        content = {"images": pictures, "annotations": annotations, "categories": kinds, "info": {}, "licenses": []}
+        write_text(root / notes.format(split), json.dumps(content))
+        for i, file in enumerate(files):
+            write_image(root / images.format(split) / file, image(i))
+    return name
 
 
 def coco_panoptic(root: Path) -> str:
@@ -177,13 +154,12 @@ def ade20k(root: Path) -> str:
     """Two beds (class 7, thing 1) on a floor (class 3), the right one with a pillow's mask on the floor beside it."""
     for part, count in {"training": 8, "validation": 3}.items():
         for i in range(count):
-            folder, mask = root / "ADEChallengeData2016", label(7 + 1, outside=3 + 1)
-            mask[0] = 0
+            folder, stem = root / "ADEChallengeData2016", f"ADE_{part}_{i:08d}"
+            mask = drawn((BOX, 7 + 1), (0, 0), outside=3 + 1)
             objects = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
             objects[LEFT], objects[RIGHT], objects[9, :4] = (1, 1, 0), (1, 2, 0), (34, 3, 0)
-            places = (f"images/{part}", f"annotations/{part}")
-            write_pair(folder, f"ADE_{part}_{i:08d}", i, mask, places)
-            write_image(folder / f"annotations_instance/{part}/ADE_{part}_{i:08d}.png", objects)
+            write_pair(folder, stem, i, mask, (f"images/{part}", f"annotations/{part}"))
+            write_image(folder / f"annotations_instance/{part}/{stem}.png", objects)
     return "ade20k"
 
 
@@ -203,18 +179,21 @@ def cityscapes(root: Path) -> str:
 
 def _hqseg(name: str, root: Path) -> str:
     """Two images of each training part (of a set of one part eight), one of each test part."""
-    from unseg_lib.datasets.hqseg import FOLDER, PARTS, SETS
+    from unseg_lib.datasets.folders import HQSEG, HQSEG_PARTS, HQSEG_SETS
 
-    for split, parts in SETS[name].items():
+    for split, parts in HQSEG_SETS[name].items():
         for part in parts:
-            images, masks, _ = PARTS[part]
             for i in range(1 if split != "train" else 2 if len(parts) > 1 else 8):
-                write_pair(root / FOLDER, f"{split}{i}", i, label(255), (images, masks))
+                write_pair(root / HQSEG, f"{split}{i}", i, label(255), HQSEG_PARTS[part][:2])
     return name
 
 
-ALL = {make.__name__: make for make in (voc, camvid, lung, kvasir, nwpu, coco, folder, scenes)}
-ALL |= {make.__name__: make for make in (whu, ssdd, ade20k, cityscapes)} | {"coco-panoptic": coco_panoptic}
-HQSEG = ("hqseg44k", "dis5k", "coift", "hrsod", "thinobject5k")
-ALL |= {name: partial(_hqseg, name) for name in HQSEG}
+coco = partial(_json_set, "coco", "coco/{}2017", "coco/annotations/instances_{}2017.json")
+nwpu = partial(_json_set, "nwpu", "NWPU_VHR-10/images", "NWPU_VHR-10/annotations/NWPU_instances_{}.json")
+ssdd = partial(_json_set, "ssdd", "SSDD/imgs", "SSDD/annotations/SSDD_instances_{}.json", one_class="ship")
+whu = partial(_json_set, "whu", "WHU/imgs/{}/image", "WHU/annotations/WHU_building_{}.json", one_class="building")
+whu = partial(whu, counts=(("train", 8), ("val", 3), ("test", 2)))
+ALL = {make.__name__: make for make in (voc, camvid, lung, kvasir, folder, scenes, ade20k, cityscapes)}
+ALL |= {"nwpu": nwpu, "coco": coco, "whu": whu, "ssdd": ssdd, "coco-panoptic": coco_panoptic}
+ALL |= {name: partial(_hqseg, name) for name in ("hqseg44k", "dis5k", "coift", "hrsod", "thinobject5k")}
 WITH_TRAIN = sorted(set(ALL) - {"coift", "hrsod"})

@@ -1,42 +1,44 @@
-"""Reading and writing images and label maps, with errors that name the file.
+"""Reading and writing images and label maps, upright, and what a mask file means; errors name the file.
 
 Images are uint8 RGB `(H,W,3)`, label maps uint8 `(H,W)` with 255 = ignore.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file
 
+IGNORE = 255
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # zlib's level 2 writes noisy photographs a third faster than 4, within 8 % of its size and often smaller
 PNG_LEVEL = 2
+LOSSY = ("JPEG", "MPO", "WEBP")  # leave faint ripples around every edge of a mask
 
 
-def _open(path: Path) -> Image.Image:
-    path = Path(path)
-    if not path.is_file():
-        raise UnsegError(f"Expected an image at {path}, found no such file; check the data root.")
-    with _readable(path):
-        image = open_header(path)
-        image.load()
-    check_depth(image, path)
-    return image
+def open_image(path: str | Path) -> Image.Image:
+    """An image file, decoded and upright as its EXIF says; of more than 8 bits a channel it is refused."""
+    with _opened(path) as image:
+        return _decoded(image, path)
 
 
 @contextmanager
-def _readable(path: str | Path) -> Iterator[None]:
-    """One sentence for whatever Pillow raises of a broken file: nearly anything, TypeErrors too."""
+def _opened(path: str | Path, what: str = "image") -> Iterator[Image.Image]:
+    """Read the header of an image; one sentence for whatever Pillow raises of a broken file, then or later."""
+    if not Path(path).is_file():
+        raise UnsegError(f"Expected an image at {path}, found no such file; check the data root.")
     try:
-        yield
-    except Exception as error:
-        raise UnsegError(f"Expected a readable image in {path}, found a corrupt one ({error}); replace it.") from error
+        with open_header(path) as image:
+            yield image
+    except UnsegError:
+        raise
+    except Exception as error:  # nearly anything, TypeErrors too
+        raise UnsegError(f"Expected a readable {what} in {path}, found a corrupt one ({error}); replace it.") from error
 
 
 def open_header(path: str | Path) -> Image.Image:
@@ -47,26 +49,46 @@ def open_header(path: str | Path) -> Image.Image:
     return image
 
 
-def check_depth(image: Image.Image, path: Path) -> None:
+def _decoded(image: Image.Image, path: str | Path) -> Image.Image:
+    image.load()
+    check_depth(image, path)
+    if _orientation(image) > 1:
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number, 1 = upright, also where EXIF is damaged. Not of a TIFF's header: Pillow turns it when decoding."""
+    with suppress(Exception):
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own `getexif` would decode it
+    return 1
+
+
+def check_depth(image: Image.Image, path: str | Path) -> None:
     """Raise `UnsegError` where a channel has more than 8 bits."""
     if image.mode.startswith(("I", "F")):
         raise UnsegError(f"Expected 8 bits a channel in {path}, found mode {image.mode}; convert it to 8 bits first.")
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as uint8 RGB `(H,W,3)`; a gray file gives three equal channels."""
-    return np.asarray(_open(path).convert("RGB"))
+    """Read an image as uint8 RGB `(H,W,3)`, upright as its EXIF says; a gray file gives three equal channels."""
+    return np.asarray(open_image(path).convert("RGB"))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width as the header says, without decoding the pixels."""
-    with _readable(path), Image.open(path) as image:
-        return image.height, image.width
+    """Height and width of the upright image as the header says, without decoding the pixels."""
+    with _opened(path) as image:
+        if image.format == "TIFF":  # Pillow gives the upright one's
+            return image.height, image.width
+        if image.format == "PNG" and "exif" not in image.info and b"eXIf" in Path(path).read_bytes():
+            image.load()  # EXIF may lie behind the pixels
+        turned = _orientation(image) > 4
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def is_gray_file(path: str | Path) -> bool:
     """Whether the file stores one gray channel (not whether its colours happen to be gray)."""
-    return _open(path).mode in ("L", "LA", "1")
+    return open_image(path).mode in ("L", "LA", "1")
 
 
 def has_colours(pixels: np.ndarray) -> bool:
@@ -76,13 +98,85 @@ def has_colours(pixels: np.ndarray) -> bool:
 
 def read_label(path: str | Path) -> np.ndarray:
     """Read a label map as uint8 `(H,W)`: palette indices as they are, of several channels the first."""
-    return label_of(_open(path))
+    return label_of(open_image(path))
 
 
 def label_of(image: Image.Image) -> np.ndarray:
     """The label map that an open image holds, as `read_label` gives it."""
     label = np.asarray(image.convert("L") if image.mode == "1" else image)
     return label if label.ndim == 2 else np.ascontiguousarray(label[..., 0])
+
+
+def read_numbers(path: str | Path) -> np.ndarray:
+    """Read a mask of any depth as it is stored, int32 `(H,W)`; Cityscapes' have 16 bits."""
+    with _opened(path, "mask") as image:
+        return np.asarray(image).astype(np.int32)
+
+
+def read_mask(path: str | Path, classes: Sequence[int] = ()) -> np.ndarray:
+    """Which pixels a mask file means, bool `(H,W)`: as `read_objects` says, or these `classes` of a label map."""
+    if not classes:
+        return read_objects(path) == 1
+    with _one_mask(path) as image:
+        if image.mode != "P" and has_colours(colours := np.asarray(image.convert("RGB"))):
+            found = ", ".join(map(str, np.unique(colours.reshape(-1, 3), axis=0)[:4].tolist()))
+            raise UnsegError(
+                f"Expected a label map, one number a pixel, in {path} for classes {','.join(map(str, classes))}, "
+                f"found the colours {found}; save it with a palette or in gray, or leave the classes out."
+            )
+        return np.isin(label_of(image), classes)
+
+
+def read_objects(path: str | Path) -> np.ndarray:
+    """What a mask file means, uint8 `(H,W)`: 1 = object, 0 = background, 255 = ignored.
+
+    Colours mark objects, black the background. Indices of a palette are a label map, unless its first colour is not
+    black: such a file is read by its colours. One gray channel is read as `objects_of` says. Transparency and several
+    pages are refused.
+    """
+    with _one_mask(path) as image:
+        if image.mode == "P" and (image.getpalette() or [0, 0, 0])[:3] == [0, 0, 0]:
+            return objects_of(np.asarray(image), indexed=True)
+        if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+            raise UnsegError(f"Expected a mask without transparency in {path}, found some; save it as black and white.")
+        colours, soft = np.asarray(image.convert("RGB")), image.format in LOSSY
+        brightest = colours.max(axis=2)
+        if has_colours(colours):
+            return (brightest > (127 if soft else 0)).astype(np.uint8)
+        return objects_of(brightest, soft=soft)
+
+
+def mask_of(label: np.ndarray, *, indexed: bool = False, soft: bool = False) -> np.ndarray:
+    """The pixels of the object, bool `(H,W)`, as `objects_of` finds them."""
+    return objects_of(label, indexed=indexed, soft=soft) == 1
+
+
+def objects_of(label: np.ndarray, *, indexed: bool = False, soft: bool = False) -> np.ndarray:
+    """What the numbers of a mask, uint8 `(H,W)`, mean: 1 = object, 0 = background, 255 = ignored; the one rule.
+
+    Only 0 and 255: 255 is object. A number from 128 to 254: soft edges, above 127 is object. Only smaller ones, or they
+    and 255: a label map, 255 is ignored and the rest but 0 is object; beside 255 they must not be rare (a twentieth),
+    else they are soft edges too. indexed: a palette's, which has no soft edges. soft: known to have them (JPEG).
+    """
+    counts = np.bincount(label.ravel(), minlength=IGNORE + 1)
+    small, middle, full = counts[1:128].sum(), counts[128:IGNORE].sum(), counts[IGNORE]
+    edges = not indexed and (middle or 20 * small < full)
+    if (small or middle) and not (soft or edges):
+        return np.where(label == IGNORE, IGNORE, label > 0).astype(np.uint8)
+    return (label > (127 if label.max(initial=0) > 1 else 0)).astype(np.uint8)
+
+
+@contextmanager
+def _one_mask(path: str | Path) -> Iterator[Image.Image]:
+    with _opened(path, "mask") as image:
+        if (pages := pages_of(image)) > 1:
+            raise UnsegError(f"Expected one mask in {path}, found {pages} pages; save them as one.")
+        yield _decoded(image, path)
+
+
+def pages_of(image: Image.Image) -> int:
+    """How many images an open file holds; of a telephone's MPO only the first one counts."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
 def write_image(path: str | Path, image: np.ndarray, *, gray: bool = False, quality: int = 95) -> None:
@@ -103,8 +197,7 @@ def find_image(folder: str | Path, stem: str) -> Path:
     """
     folder = Path(folder)
     for suffix in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)):  # cameras write IMG.JPG
-        path = folder / f"{stem}{suffix}"
-        if path.exists():
+        if (path := folder / f"{stem}{suffix}").exists():
             return path
     others = folder.glob(f"{escape(stem)}.*") if folder.is_dir() else ()  # of mixed case, such as IMG.Jpg
     for path in sorted(others):

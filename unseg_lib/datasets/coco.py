@@ -17,52 +17,34 @@ from unseg_lib.files import read_json
 SPLITS = {"train": "train", "val": "val", "test": "val"}
 
 
-def read_coco(root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read `root/coco/{train,val}2017` with `annotations/instances_*2017.json`; the seed has no effect."""
-    year = f"{SPLITS[split]}2017"
-    return _read(root, split, "coco", f"coco/{year}", f"coco/annotations/instances_{year}.json")
-
-
-def read_nwpu(root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read `root/NWPU_VHR-10/images` with `annotations/NWPU_instances_{train,val}.json`; the seed has no effect."""
-    notes = f"NWPU_VHR-10/annotations/NWPU_instances_{SPLITS[split]}.json"
-    return _read(root, split, "nwpu", "NWPU_VHR-10/images", notes)
-
-
-def read_whu(root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read `root/WHU/imgs/{train,val,test}/image` with RSPrompter's `annotations/WHU_building_*.json`.
-
-    The seed has no effect. Ids begin with the split: the release has images of one name in train and test.
-    """
-    notes = f"WHU/annotations/WHU_building_{split}.json"
-    return _read(root, split, "whu", f"WHU/imgs/{split}/image", notes, classes=1, prefix=f"{split}-")
-
-
-def read_ssdd(root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read `root/SSDD/imgs` with RSPrompter's `annotations/SSDD_instances_{train,val}.json`; no effect of the seed."""
-    return _read(root, split, "ssdd", "SSDD/imgs", f"SSDD/annotations/SSDD_instances_{SPLITS[split]}.json", classes=1)
-
-
-def _read(
-    root: Path, split: str, name: str, images: str, notes: str, *, classes: int = 0, prefix: str = ""
+def read_instances(
+    name: str, place: str, notes: str, root: Path, split: str, seed: int, categories: int = 0, own_test: bool = False
 ) -> SegmentationSet:
-    found = read_notes(root, name, Path(images), Path(notes), classes, prefix)
+    """Read the images in `root/place` with the json `root/notes`, in both of which {} is the split; no effect of seed.
+
+    categories: how many the json must have, 0 = any number. own_test: there is an official test, and ids begin
+    with the split, because images of one name are in train and test.
+    """
+    part = split if own_test else SPLITS[split]
+    prefix = f"{split}-" if own_test else ""
+    found = read_notes(root, name, Path(place.format(part)), Path(notes.format(part)), categories, prefix)
     with coco_json(found.path):
         check_sizes(found)
-        objects = _objects(found)
+        objects = defaultdict(list)
+        for note in found.annotations:
+            objects[found.ids[note["image_id"]]].append(note | {"class_index": 1 + found.class_of(note)})
         names = [category["name"] for category in found.categories]
-    return SegmentationSet(
-        name=name,
-        root=root,
-        split=split,
-        classes=("background", *names),
-        background=0,
-        ids=tuple(found.images),
-        images=found.places,
-        read_label=partial(_label, found.images, objects),
-        annotation_files=(Path(notes),),
-        read_instances=partial(_instances, found.images, objects),
-    )
+    classes, ids, files = ("background", *names), tuple(found.images), (found.path.relative_to(root),)
+    read_label, read_objects = (partial(read, found.images, dict(objects)) for read in (_label, _instances))
+    return SegmentationSet(name, root, split, classes, 0, ids, found.places, read_label, files, read_objects)
+
+
+# the json of WHU and SSDD are RSPrompter's
+read_coco = partial(read_instances, "coco", "coco/{}2017", "coco/annotations/instances_{}2017.json")
+read_nwpu = partial(read_instances, "nwpu", "NWPU_VHR-10/images", "NWPU_VHR-10/annotations/NWPU_instances_{}.json")
+read_whu = partial(read_instances, "whu", "WHU/imgs/{}/image", "WHU/annotations/WHU_building_{}.json")
+read_whu = partial(read_whu, categories=1, own_test=True)
+read_ssdd = partial(read_instances, "ssdd", "SSDD/imgs", "SSDD/annotations/SSDD_instances_{}.json", categories=1)
 
 
 @dataclass(frozen=True)
@@ -134,14 +116,6 @@ def check_sizes(notes: CocoNotes) -> None:
                 f"Expected height and width of {image['file_name']} in {notes.path} in whole pixels, "
                 f"found {sides[0]!r} and {sides[1]!r}; mend the json."
             )
-
-
-def _objects(notes: CocoNotes) -> dict[str, list[dict]]:
-    """id -> its annotations with `class_index`."""
-    objects = defaultdict(list)
-    for note in notes.annotations:
-        objects[notes.ids[note["image_id"]]].append(note | {"class_index": 1 + notes.class_of(note)})
-    return dict(objects)
 
 
 def decode(note: dict, image: dict) -> np.ndarray:

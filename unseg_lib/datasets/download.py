@@ -5,39 +5,41 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 
-from unseg_lib.datasets import DATASETS, PARTS, data_root, load_dataset, splits_of
-from unseg_lib.datasets.coco_panoptic import merge_panoptic
-from unseg_lib.datasets.fetch import CHECKSUMS, fetch, name_of
-from unseg_lib.datasets.source import Source
-from unseg_lib.datasets.sources import SOURCES
-from unseg_lib.datasets.unpack import unpack
-from unseg_lib.datasets.voc import merge_sbd
+import numpy as np
+
+from unseg_lib.datasets.archives import fetch, name_of, unpack
+from unseg_lib.datasets.registry import DATASETS, PARTS, data_root, load_dataset, sources, splits_of
+from unseg_lib.datasets.sources import Source
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import hold
+from unseg_lib.images import IGNORE
 from unseg_lib.runtime import progress
 
 DOWNLOADS = ".downloads"  # below the data root: archives on their way
+CHECKSUMS = ".checksums.json"  # in the data root: address -> sha256 found by the first download
+SMALLEST, LARGEST = 0.001, 0.9  # shares of object pixels beyond which a set's masks are hardly masks
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".zip")
-# sets whose files are put among those of the set they need, and how
-MERGES = {"voc-aug": merge_sbd, "coco-panoptic": merge_panoptic}
 
 
 def list_sets(root: str | Path | None = None) -> None:
     """Print every data set: whether it is there, its size, how to get it, its licence."""
     root = Path(root) if root else data_root()
-    wide = max(map(len, SOURCES))
+    known = sources()
+    wide = max(map(len, known))
     print(f"data root: {root}\n")
-    for name, source in SOURCES.items():
+    for name, source in known.items():
         here = "here" if (root / source.place).exists() else "-"
         sizes = [archive.megabytes for archive in source.archives]
-        size = "size not published" if None in sizes else f"{sum(sizes)} MB"
+        size = f"{sum(sizes)} MB" if all(sizes) else "size not published"
         how = f"unseg data get {name} ({size})" if source.archives else f"by hand: {source.by_hand}"
         needs = f", needs {source.needs}" if source.needs else ""
         print(f"{name:{wide}} {here:5} {source.title}{needs}; {source.official}")
         print(f"{'':{wide + 6}} in {source.place}; {source.licence}\n{'':{wide + 6}} {how}\n")
-    print(f"{'scenes':{wide}} {'-':5} generated when first used; needs no download")
-    print(f"{'folder:SUB':{wide}} {'-':5} any folder with im/ (images) and gt/ (masks of the same names)")
+    for name, one in DATASETS.items():
+        if one.source is None:
+            print(f"{name + ':SUB' * one.takes_place:{wide}} {'-':5} {one.words or 'nothing is known of its origin'}")
 
 
 def get(name: str, root: str | Path) -> Path:
@@ -46,11 +48,14 @@ def get(name: str, root: str | Path) -> Path:
     It is unpacked beside its place and moved there as a whole: what is there is complete. Interrupted,
     the same call goes on with the download.
     """
-    root = Path(root)
+    root, known = Path(root), sources()
     if name == "scenes":
         load_dataset("scenes", root, "train")
         return root / "scenes"
-    source = pick(SOURCES, name, "data set")
+    if name in DATASETS and name not in known:
+        words = DATASETS[name].words or "nothing is known of its origin"
+        raise UnsegError(f"{name} cannot be downloaded ({words}); put it below the data root {root}.")
+    source = pick(known, name, "data set")
     target = root / source.place
     if target.exists():
         print(f"{source.title} is there: {target} (delete it to download it again).")
@@ -60,9 +65,9 @@ def get(name: str, root: str | Path) -> Path:
             f"{source.title} cannot be downloaded without a person: {source.by_hand}, below the data root {root} "
             f"(licence: {source.licence})."
         )
-    if source.needs and not (root / SOURCES[source.needs].place).is_dir():
+    if source.needs and not (root / known[source.needs].place).is_dir():
         raise UnsegError(
-            f"Expected {SOURCES[source.needs].title} in {root} before {source.title}, found none; "
+            f"Expected {known[source.needs].title} in {root} before {source.title}, found none; "
             f"get {source.needs} first."
         )
     with _alone(root, name):
@@ -88,10 +93,7 @@ def _alone(root: Path, name: str) -> Iterator[None]:
 
 def _download(root: Path, name: str, source: Source) -> None:
     downloads, staging = root / DOWNLOADS, root / DOWNLOADS / f"{name}.unpacked"
-    files = []
-    for archive in source.archives:
-        file = downloads / name_of(archive.url)
-        files.append(fetch(archive.url, file, archive.checksum, root / CHECKSUMS))
+    files = [fetch(one.url, downloads / name_of(one.url), one.checksum, root / CHECKSUMS) for one in source.archives]
     shutil.rmtree(staging, ignore_errors=True)  # of an interrupted call
     try:
         for archive, file in zip(source.archives, files):
@@ -101,8 +103,9 @@ def _download(root: Path, name: str, source: Source) -> None:
             else:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, place)
-        if name in MERGES:
-            MERGES[name](staging / source.archives[0].place, root / SOURCES[source.needs].place)
+        # the set is there, or complete, from the last of these moves on
+        if source.merge:
+            resolve_name(source.merge)(staging / source.archives[0].place, root / sources()[source.needs].place)
         else:
             (root / source.place).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / source.place, root / source.place)
@@ -114,10 +117,9 @@ def _download(root: Path, name: str, source: Source) -> None:
 
 def check(name: str, root: str | Path) -> dict[str, int]:
     """Read every image and mask of a data set; how many each split has. The first fault is an error."""
-    root, counts, ids = Path(root), {}, {}
-    official = SOURCES[name].official if name in SOURCES else ""
-    if name in SOURCES and name not in DATASETS:
-        place = SOURCES[name].place
+    root, known, counts, ids, shares = Path(root), sources(), {}, {}, []  # shares: of object pixels, by image
+    if name in known and name not in DATASETS:
+        place = known[name].place
         way = f"; check folder:{place}" if place.startswith("interactive/") else ""
         raise UnsegError(f"Expected one of {', '.join(DATASETS)} to check, found {name}, which has no reader{way}.")
     for split in (split for split in splits_of(name) if split not in PARTS):
@@ -125,7 +127,9 @@ def check(name: str, root: str | Path) -> dict[str, int]:
         if found.ids in ids.values():  # of many sets "test" is val
             continue
         for id in progress(found.ids, f"checking {name} {split}"):
-            found.image(id), found.label(id)
+            _, label = found.image(id), found.label(id)
+            if found.background is not None:
+                shares.append(np.mean((label != found.background) & (label != IGNORE)))
             if found.things is not None:  # has masks of objects in files of their own
                 found.instances(id)
         ids[split], counts[split] = found.ids, len(found)
@@ -134,5 +138,8 @@ def check(name: str, root: str | Path) -> dict[str, int]:
     if shared:
         raise UnsegError(f"Expected no image of {name} both in train and test, found {min(shared)}.")
     has = ", ".join(f"{split} {count}" for split, count in counts.items())
-    print(f"{name}: every image and mask can be read: {has}" + (f" (the whole set: {official})." if official else "."))
+    whole = f" (the whole set: {known[name].official})" if name in known and known[name].official else ""
+    print(f"{name}: every image and mask can be read: {has}{whole}.")
+    if shares and not SMALLEST < (share := float(np.mean(shares))) < LARGEST:
+        print(f"But {share:.2%} of all pixels are object: is this what the masks mean? See data/README.md.")
     return counts

@@ -3,22 +3,24 @@
 Six classes of things lie on a ground, each known by its outline and its surface, none by its colour:
 things, ground and clutter draw their colours from one distribution. Light comes from one side, things
 cast soft shadows and hide each other, and litter without a class is strewn below and above them.
+
+A thing has coordinates u, v (float arrays, radius 1). A contour is how far inside a point is, in radii,
+negative outside; a surface is a relief of about -1 to 1.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from unseg_lib.datasets.scene_surfaces import CONTOURS, SURFACES, coverage, litter, natural_fields, palette
-from unseg_lib.datasets.segmentation_set import Instance, SegmentationSet
+from unseg_lib.datasets.segmentation_set import Instance, SegmentationSet, label_set
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, write_json
 from unseg_lib.images import read_label, write_image
 from unseg_lib.runtime import progress
 from unseg_lib.seeds import numpy_rng
 
-CLASSES = ("background", *CONTOURS)
 FOLDER = Path("scenes")
 INDEX = "scenes.json"  # written last: a set without it is not complete
 POISONED = "poison.json"  # a poisoned copy; nothing may be generated there
@@ -38,19 +40,10 @@ def read_scenes(root: Path, split: str, seed: int) -> SegmentationSet:
             raise UnsegError(f"Expected {index} in the poisoned set {root}, found none; poison it again.")
         write_scenes(root)
     found = _read_index(index)
-    names = [id for part in COUNTS for id in found[part]]
-    return SegmentationSet(
-        name="scenes",
-        root=root,
-        split=split,
-        classes=CLASSES,
-        background=0,
-        ids=tuple(found[split]),
-        images={id: FOLDER / "images" / id for id in found[split]},
-        read_label=partial(_label, root / FOLDER / "labels"),
-        annotation_files=(FOLDER / INDEX, *(FOLDER / "labels" / f"{id}.png" for id in names)),
-        read_instances=partial(_instances, root / FOLDER / "labels"),
-    )
+    images = {id: FOLDER / "images" / id for id in found[split]}
+    masks = {id: root / FOLDER / "labels" / f"{id}.png" for part in COUNTS for id in found[part]}
+    more = {"files": (index, *masks.values()), "read_instances": partial(_instances, masks)}
+    return label_set("scenes", root, split, CLASSES, images, masks, **more)
 
 
 def _read_index(index: Path) -> dict:
@@ -68,20 +61,16 @@ def _read_index(index: Path) -> dict:
     return found
 
 
-def _instances(folder: Path, id: str) -> list[Instance]:
+def _instances(masks: dict[str, Path], id: str) -> list[Instance]:
     """The connected parts of each class: a thing that another one cuts in two counts twice, specks not at all."""
     from scipy.ndimage import label as parts_of
 
-    label, found = _label(folder, id), []
+    label, found = read_label(masks[id]), []
     for index in np.unique(label[label > 0]):
         parts, count = parts_of(label == index)
-        masks = (parts == number for number in range(1, count + 1))
-        found += [Instance(mask, int(index)) for mask in masks if mask.sum() >= SPECK]
+        masks_of_parts = (parts == number for number in range(1, count + 1))
+        found += [Instance(mask, int(index)) for mask in masks_of_parts if mask.sum() >= SPECK]
     return found
-
-
-def _label(folder: Path, id: str) -> np.ndarray:
-    return read_label(folder / f"{id}.png")
 
 
 def write_scenes(root: str | Path, size: int = SIZE, counts: dict[str, int] | None = None, seed: int = 0) -> Path:
@@ -210,3 +199,120 @@ def _photograph(rng, image: np.ndarray, smooth: np.ndarray, light: tuple[float, 
     slope = 1 - rng.uniform(0.2, 0.6) * (light[0] * rows + light[1] * columns) + rng.uniform(0, 0.12) * smooth
     grain = rng.standard_normal(image.shape, np.float32) * rng.uniform(0.005, 0.02)
     return np.round(255 * np.clip(image * slope[..., None] + grain, 0, 1)).astype(np.uint8)
+
+
+Contour = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def natural_fields(rng: np.random.Generator, size: int, exponent: float) -> np.ndarray:
+    """Two fields `(2,size,size)`, mean 0, deviation 1, whose amplitude falls as 1/f^exponent (1: as in photographs)."""
+    down, right = np.fft.fftfreq(size)[:, None] * size, np.fft.fftfreq(size)[None] * size
+    falling = np.maximum(down**2 + right**2, 1).astype(np.float32) ** (-exponent / 2)
+    falling[0, 0] = 0
+    waves = rng.standard_normal((2, size, size), np.float32)
+    both = np.fft.ifft2((waves[0] + 1j * waves[1]) * falling)  # real and imaginary part are independent
+    fields = np.stack([both.real, both.imag])
+    return (fields / fields.std(axis=(1, 2), keepdims=True)).astype(np.float32)
+
+
+# hue from, hue to (degrees), saturation from, to, share: earth, leaves, water and sky, stone, flowers
+COLOURS = np.array(
+    [
+        [10, 45, 0.15, 0.5, 0.3],
+        [70, 125, 0.15, 0.45, 0.25],
+        [190, 230, 0.15, 0.45, 0.15],
+        [0, 360, 0.02, 0.1, 0.2],
+        [0, 360, 0.3, 0.6, 0.1],
+    ]
+)
+
+
+def palette(rng: np.random.Generator, count: int) -> np.ndarray:
+    """`count` colours `(count,3)` in 0..1 as nature has them; the same for things, ground and litter."""
+    kinds = COLOURS[np.searchsorted(COLOURS[:, 4].cumsum(), rng.random(count) * COLOURS[:, 4].sum())]
+    hue = np.radians(rng.uniform(kinds[:, 0], kinds[:, 1]))[:, None] - np.radians([0, 120, 240])
+    saturation, luminance = rng.uniform(kinds[:, 2], kinds[:, 3])[:, None], rng.uniform(0.2, 0.8, (count, 1))
+    return np.clip(luminance * (1 + saturation * np.cos(hue)), 0, 1).astype(np.float32)
+
+
+def coverage(pixels_inside: np.ndarray) -> np.ndarray:
+    """How much of a pixel is covered, 0 to 1, from how many pixels it lies inside."""
+    return np.clip(pixels_inside + 0.5, 0, 1)
+
+
+def shell(rng: np.random.Generator) -> Contour:
+    """An egg."""
+    narrow, pointed = rng.uniform(0.7, 0.85), rng.uniform(0.1, 0.3)
+    return lambda u, v: 1 - np.hypot(u, v / (narrow * (1 - pointed * u.clip(-1, 1))))
+
+
+def leaf(rng: np.random.Generator) -> Contour:
+    """Two arcs that meet in points."""
+    narrow = rng.uniform(0.32, 0.5)
+    return lambda u, v: narrow * (1 - u**2) - np.abs(v)
+
+
+def star(rng: np.random.Generator) -> Contour:
+    """Five rounded arms."""
+    depth = rng.uniform(0.28, 0.4)
+    return lambda u, v: 1 - depth + depth * np.cos(5 * np.arctan2(v, u)) - np.hypot(u, v)
+
+
+def crate(rng: np.random.Generator) -> Contour:
+    """A rectangle with blunt corners."""
+    narrow = rng.uniform(0.55, 0.9)
+    return lambda u, v: 0.92 * narrow - (np.abs(u * narrow) ** 8 + np.abs(v) ** 8) ** (1 / 8)
+
+
+def ring(rng: np.random.Generator) -> Contour:
+    """A ring with a wide hole."""
+    middle, half = 0.76, rng.uniform(0.2, 0.26)
+    return lambda u, v: half - np.abs(np.hypot(u, v) - middle)
+
+
+def hide(rng: np.random.Generator) -> Contour:
+    """An irregular blot."""
+    waves = list(zip((2, 3, 4), rng.uniform(0.05, 0.13, 3), rng.uniform(0, 2 * np.pi, 3)))
+    return lambda u, v: 0.8 + sum(a * np.cos(k * np.arctan2(v, u) + p) for k, a, p in waves) - np.hypot(u, v)
+
+
+def litter(rng: np.random.Generator) -> Contour:
+    """A pebble, a twig or a shard, as it comes."""
+    kind, narrow = rng.integers(3), rng.uniform(0.5, 0.9)
+    if kind == 0:
+        return lambda u, v: 1 - np.hypot(u, v / narrow)
+    if kind == 1:
+        bend, thick = rng.uniform(-0.3, 0.3), rng.uniform(0.06, 0.12)
+        return lambda u, v: np.minimum(thick - np.abs(v - bend * u**2), 1.6 - np.abs(u))
+    return lambda u, v: np.minimum(np.minimum(0.5 + v, narrow - 0.9 * u - 0.5 * v), narrow + 0.9 * u - 0.5 * v)
+
+
+CONTOURS = {"shell": shell, "leaf": leaf, "star": star, "crate": crate, "ring": ring, "hide": hide}
+CLASSES = ("background", *CONTOURS)
+# class -> relief of its surface, from (rng, u, v, a natural field)
+SURFACES = {
+    # ridges around one end, as a shell grows
+    "shell": lambda rng, u, v, field: np.sin(rng.uniform(16, 20) * np.hypot(u - 0.8, v) + 0.5 * field),
+    # a dark midrib and slanting veins
+    "leaf": lambda rng, u, v, field: (
+        0.7 * np.sin(rng.uniform(13, 17) * (u - 0.9 * np.abs(v)) + 0.4 * field) - 1.6 * np.exp(-((v / 0.07) ** 2))
+    ),
+    # round warts on a grid that winds
+    "star": lambda rng, u, v, field: (
+        1.3 * np.sin((pitch := rng.uniform(15, 18)) * u + field) * np.sin(pitch * v - field)
+    ),
+    # boards with dark gaps and a grain along them
+    "crate": lambda rng, u, v, field: (
+        0.5
+        + 0.4 * np.sin(3 * field + 4 * u)
+        - 1.9 * (np.abs((v * rng.uniform(1.6, 2.2) + 0.04 * field) % 1 - 0.5) < 0.1)
+    ),
+    # a rope laid in a ring
+    "ring": lambda rng, u, v, field: np.sin(
+        rng.integers(11, 15) * np.arctan2(v, u) + rng.uniform(7, 9) * np.hypot(u, v) + 0.3 * field
+    ),
+    # large patches with sharp edges, as on a cow
+    "hide": lambda rng, u, v, field: np.tanh(
+        4 * (np.sin(5.2 * u + rng.uniform(0, 6) + 0.8 * field) + np.sin(4.6 * v + rng.uniform(0, 6) - 0.8 * field))
+    ),
+}

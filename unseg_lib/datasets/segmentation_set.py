@@ -1,16 +1,23 @@
-"""What every data set becomes: ids, images, label maps, and the files a poisoned copy must carry."""
+"""What every data set becomes: ids, images, label maps, and the files a poisoned copy must carry; how ids are cut."""
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import IMAGE_SUFFIXES, find_image, image_size, read_image
+from unseg_lib.images import IGNORE, IMAGE_SUFFIXES, find_image, image_size, read_image, read_label
+from unseg_lib.runtime import progress
+from unseg_lib.seeds import numpy_rng
 
-IGNORE = 255
+TEST_SHARE = 0.2  # of a set without official splits, as the paper cuts Lung
+HOLDOUT_SHARE = 0.15  # of a train split, for tuning
 
 
 @dataclass(frozen=True)
@@ -133,26 +140,51 @@ class SegmentationSet:
         return self.images[id]
 
 
-def object_label(read_label: Callable[[str], np.ndarray], background: int | None, id: str) -> np.ndarray:
-    """Label map of object against background: 1 = any class but the background, 255 stays."""
-    label = read_label(id)
-    objects = label != IGNORE if background is None else (label != background) & (label != IGNORE)
-    return np.where(label == IGNORE, IGNORE, objects).astype(np.uint8)
-
-
 def as_objects(source: SegmentationSet) -> dict:
-    """The fields that turn a set into object against background."""
+    """The fields that turn a set into object (1, any class but the background) against background; 255 stays."""
     return {
         "classes": ("background", "object"),
         "background": 0,
-        "read_label": partial(object_label, source.read_label, source.background),
-        "read_instances": source.read_instances and partial(_object_instances, source.read_instances),
+        "read_label": partial(_object_label, source),
+        "read_instances": source.read_instances and partial(_object_instances, source),
         "things": None,
     }
 
 
-def _object_instances(read_instances: Callable[[str], list[Instance]], id: str) -> list[Instance]:
-    return [replace(one, class_index=1) for one in read_instances(id)]
+def _object_label(source: SegmentationSet, id: str) -> np.ndarray:
+    label = source.read_label(id)
+    return np.where(label == IGNORE, IGNORE, label != source.background).astype(np.uint8)
+
+
+def _object_instances(source: SegmentationSet, id: str) -> list[Instance]:
+    return [replace(one, class_index=1) for one in source.read_instances(id)]
+
+
+def label_set(
+    name: str,
+    root: Path,
+    split: str,
+    classes: Sequence[str],
+    images: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    read: Callable[[Path], np.ndarray] = read_label,
+    *,
+    background: int | None = 0,
+    files: Iterable[Path] | None = None,
+    **more,
+) -> SegmentationSet:
+    """The set of `images` (id -> place below root, without suffix) with a mask file each.
+
+    masks: id -> file, those of other splits too where the splits are cut from them. read: makes a file a label map.
+    files: what a copy must carry besides the images; None: the masks. more: other fields of the set.
+    """
+    places = tuple(path.relative_to(root) for path in (masks.values() if files is None else files))
+    reader = partial(_read_mask, read, masks)
+    return SegmentationSet(name, root, split, tuple(classes), background, tuple(images), images, reader, places, **more)
+
+
+def _read_mask(read: Callable[[Path], np.ndarray], masks: Mapping[str, Path], id: str) -> np.ndarray:
+    return read(masks[id])
 
 
 def need_folder(folder: Path, what: str, name: str) -> Path:
@@ -165,11 +197,18 @@ def need_folder(folder: Path, what: str, name: str) -> Path:
     return folder
 
 
+def mask_files(folder: Path, what: str, name: str, of: Iterable[str] = ()) -> dict[str, Path]:
+    """The mask files of a folder (see `need_folder`) by stem, in order; each of the stems `of` must have one."""
+    files = image_files(need_folder(folder, what, name))
+    check_all_masks(of, files, folder)
+    return files
+
+
 def image_files(folder: Path) -> dict[str, Path]:
-    """The images in a folder by stem, in order; two of one stem are refused."""
+    """The images in a folder by stem, in order; none where there is no folder. Two of one stem are refused."""
     found = {}
-    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    for path in sorted(path for path in files if not path.name.startswith(".")):
+    files = folder.iterdir() if folder.is_dir() else ()
+    for path in sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."):
         if path.stem in found:
             raise UnsegError(f"Expected one image called {path.stem} in {folder}, found two; remove one.")
         found[path.stem] = path
@@ -185,3 +224,86 @@ def check_all_masks(stems: Iterable[str], masks: Mapping[str, Path], folder: Pat
             f"Expected a mask called {missing[0]}{more} in {folder}, found none; "
             "complete the data set or take the image out."
         )
+
+
+def shuffled(ids: Sequence[str], *names: object) -> list[str]:
+    """The ids in an order that depends on the names and on the set of ids, not on the order they come in."""
+    ids = sorted(ids)
+    return [ids[i] for i in numpy_rng(*names).permutation(len(ids))]
+
+
+def cut(
+    ids: Sequence[str], share: float, *names: object, group: Callable[[str], str] = str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Cut ids into (rest, share of them), both in the order they came in; each part gets at least one.
+
+    Ids of one `group` stay together (`group_of`: the frames of a video); a group that does not fit into the share any
+    more stays in the rest. Where all ids are one group, it says nothing about videos and the ids are cut one by one.
+    """
+    if len(ids) < 2:
+        raise UnsegError(f"Expected at least two images to split, found {len(ids)}; complete the data set.")
+    groups: dict[str, list[str]] = {}
+    for id in ids:
+        groups.setdefault(group(id), []).append(id)
+    if len(groups) < 2:
+        return cut(ids, share, *names)
+    wanted, taken = min(len(ids) - 1, max(1, round(share * len(ids)))), set()
+    for one in shuffled(list(groups), *names):
+        if len(taken) + len(groups[one]) <= wanted:
+            taken.update(groups[one])
+    taken = taken or set(min(groups.values(), key=len))
+    return tuple(id for id in ids if id not in taken), tuple(id for id in ids if id in taken)
+
+
+def group_of(id: str) -> str:
+    """The video of a frame (`name_00012`): its name without the number at the end."""
+    return re.sub(r"_\d+$", "", id)
+
+
+def subset(ids: Sequence[str], limit: int, *names: object) -> tuple[str, ...]:
+    """A seeded choice of `limit` ids, in their order; a smaller choice is part of a larger one."""
+    if limit < 1:
+        raise UnsegError(f"Expected a limit of at least 1, found {limit}; leave it out for all images.")
+    kept = set(shuffled(ids, *names)[:limit])
+    return tuple(id for id in ids if id in kept)
+
+
+class MaskPairs:
+    """Pairs (image uint8 `(H,W,3)`, mask uint8 `(H,W)` of 0 and 255) from data sets read with task "object".
+
+    long_side > 0: images are shrunk to it once and kept in memory, and those without an object are
+    left out; it should be the generator's input times the largest scale of its jitter. 0: every image
+    is decoded each time it is asked for, which suits loaders with worker processes.
+    Ignored pixels (255) count as background.
+    """
+
+    def __init__(self, sets: list, long_side: int = 0):
+        self.sets = sets
+        self.ends = list(accumulate(len(one) for one in sets))
+        self.kept = None
+        if long_side:
+            everything = (self._read(i) for i in progress(range(self.ends[-1]), "reading pairs"))
+            shrunk = (_shrink(image, mask, long_side) for image, mask in everything)
+            self.kept = [pair for pair in shrunk if pair[1].any()]
+            if not self.kept:
+                raise UnsegError("Expected images with at least one object, found only empty masks.")
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.kept is None else len(self.kept)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._read(i) if self.kept is None else self.kept[i]
+
+    def _read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        which = bisect_right(self.ends, i)
+        image, label = self.sets[which][i - (self.ends[which - 1] if which else 0)]
+        return image, np.where(label == 1, 255, 0).astype(np.uint8)
+
+
+def _shrink(image: np.ndarray, mask: np.ndarray, long_side: int) -> tuple[np.ndarray, np.ndarray]:
+    height, width = mask.shape
+    ratio = long_side / max(height, width)
+    if ratio >= 1:
+        return image, mask
+    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    return tuple(np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in (image, mask))

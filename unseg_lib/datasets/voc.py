@@ -3,51 +3,42 @@
 import os
 import shutil
 import sys
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from unseg_lib.datasets.segmentation_set import SegmentationSet, check_all_masks, image_files, need_folder
+from unseg_lib.datasets.segmentation_set import SegmentationSet, image_files, label_set, mask_files, need_folder
+from unseg_lib.datasets.sources import SOURCES
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file, write_bytes
-from unseg_lib.images import read_label, write_image
+from unseg_lib.images import write_image
 from unseg_lib.runtime import progress
 
 FOLDER = Path("VOCdevkit/VOC2012")
-CLASSES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 # "train" is the list with SBD's images where it is there, as all papers mean it; "test" is val: test masks are secret
 LISTS = {"train": ("train_aug", "train"), "val": ("val",), "test": ("val",)}
 MASKS = ("SegmentationClassAug", "SegmentationClass")
 
 
 def read_voc(root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read a split from `root/VOCdevkit/VOC2012`; the seed has no effect, the splits are official."""
+    """Read a split from `root/VOCdevkit/VOC2012`; the seed has no effect, the splits are official.
+
+    The palette's indices are the classes; 255 is the contour that nobody scores.
+    """
     folder = need_folder(root / FOLDER, "Pascal VOC 2012", "voc")
     lists = [folder / "ImageSets/Segmentation" / f"{name}.txt" for name in LISTS[split]]
     chosen = next((path for path in lists if path.is_file()), None)
     if chosen is None:
         raise UnsegError(f"Expected the list of images {lists[-1]}, found none; complete the data set.")
-    ids = tuple(_names(chosen))
+    ids = _names(chosen)
     if chosen.stem != LISTS[split][0]:
         _tell_of_fallback(chosen, len(ids))
-    masks = next((folder / name for name in MASKS if (folder / name).is_dir()), folder / MASKS[-1])
-    need_folder(masks, "masks of Pascal VOC 2012", "voc")
-    check_all_masks(ids, image_files(masks), masks)
-    return SegmentationSet(
-        name="voc",
-        root=root,
-        split=split,
-        classes=CLASSES,
-        background=0,
-        ids=ids,
-        images={id: FOLDER / "JPEGImages" / id for id in ids},
-        read_label=partial(_label, masks),
-        annotation_files=(chosen.relative_to(root), *(masks.relative_to(root) / f"{id}.png" for id in ids)),
-    )
+    place = next((folder / name for name in MASKS if (folder / name).is_dir()), folder / MASKS[-1])
+    found = mask_files(place, "masks of Pascal VOC 2012", "voc", of=ids)
+    masks, images = {id: found[id] for id in ids}, {id: FOLDER / "JPEGImages" / id for id in ids}
+    files = (chosen, *masks.values())
+    return label_set("voc", root, split, SOURCES["voc"].classes, images, masks, files=files)
 
 
 def _names(path: Path) -> list[str]:
@@ -65,11 +56,6 @@ def _tell_of_fallback(chosen: Path, count: int) -> None:
         "not the 10,582 with SBD's that papers mean; `unseg data get voc-aug` adds them",
         file=sys.stderr,
     )
-
-
-def _label(folder: Path, id: str) -> np.ndarray:
-    """Palette indices are the classes; 255 is the contour that nobody scores."""
-    return read_label(folder / f"{id}.png")
 
 
 def merge_sbd(sbd: Path, folder: Path) -> None:
@@ -93,12 +79,8 @@ def _write_masks(sbd: Path, official: dict[str, Path], masks: Path) -> None:
 
     for path in progress(sorted((sbd / "cls").glob("*.mat")), "SBD masks"):
         if path.stem not in official:
-            write_image(masks / f"{path.stem}.png", _sbd_mask(loadmat(path))[..., None], gray=True)
+            classes = loadmat(path)["GTcls"][0, 0]["Segmentation"].astype(np.uint8)
+            write_image(masks / f"{path.stem}.png", np.ascontiguousarray(classes)[..., None], gray=True)
     for path in official.values():
         with whole_file(masks / path.name) as partial:
             shutil.copyfile(path, partial)
-
-
-def _sbd_mask(content: dict) -> np.ndarray:
-    """Class indices, uint8 `(H,W)`, of a MATLAB file of SBD."""
-    return np.ascontiguousarray(content["GTcls"][0, 0]["Segmentation"].astype(np.uint8))

@@ -65,9 +65,9 @@ def missing_data(profile: Profile, folder: Path) -> list[str]:
 
 def how_to_get(places: list[str]) -> str:
     """The commands that fetch what belongs at these places, and the list of sets where one has no command."""
-    from unseg_lib.datasets import SOURCES
+    from unseg_lib.datasets import sources
 
-    named = {source.place: name for name, source in SOURCES.items()}
+    named = {source.place: name for name, source in sources().items()}
     commands = [f"`unseg data get {named[place]}`" if place in named else "`unseg data list`" for place in places]
     return ", ".join(dict.fromkeys(commands))
 
