@@ -18,6 +18,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "losses": ["sample_at", "segmentation_loss"],
         "players": ["Game"],
         "prompts": ["Prompts", "all_prompts", "boxes_of", "one_kind", "only", "points_of", "subset"],
+        "region": ["Box", "Region", "enlarged", "region_of", "salient_objects"],
         "sam": [
             "LAYOUTS",
             "SamLayout",

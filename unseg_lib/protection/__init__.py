@@ -23,6 +23,5 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "mask_file": ["read_mask"],
         "photo": ["Photo", "decoded", "encode", "read_photo"],
         "placing": ["add_raw_noise"],
-        "region": ["region_of", "salient_objects"],
     },
 )

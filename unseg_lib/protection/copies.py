@@ -12,7 +12,7 @@ import torch
 
 from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_of, whole_file
-from unseg_lib.method import measure
+from unseg_lib.method import Region, measure
 from unseg_lib.poisons import append_line
 from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.inputs import Input, shown
@@ -20,7 +20,6 @@ from unseg_lib.protection.lines import COLUMNS, REPORT, Row
 from unseg_lib.protection.one import SHORTEST, Protector
 from unseg_lib.protection.photo import FORMATS, Photo, decoded, encode, read_photo, remarks_on, with_three_channels
 from unseg_lib.protection.placing import add_raw_noise
-from unseg_lib.protection.region import Region
 from unseg_lib.protection.wanted import Wanted
 
 if TYPE_CHECKING:

@@ -12,13 +12,12 @@ import numpy as np
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
-from unseg_lib.method import measure
+from unseg_lib.method import Region, enlarged, measure, region_of
 from unseg_lib.poisons import PoisonSettings
 from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.one import Protector, pixels_of
 from unseg_lib.protection.photo import Photo, decoded, encode, read_photo, with_three_channels
 from unseg_lib.protection.placing import add_raw_noise
-from unseg_lib.protection.region import Region, enlarged, region_of
 
 VIEW = 640  # pixels; the longer side of what is shown: a slider must not wait for a whole photograph
 WIDTHS = {"points": 2, "box": 4}  # numbers of one point, one box

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import measure
+from unseg_lib.method import Box, Region, measure, region_of
 from unseg_lib.protection.gray import gray_remark
 from unseg_lib.protection.placing import add_raw_noise
-from unseg_lib.protection.region import Box, Region, region_of
 
 if TYPE_CHECKING:
     import torch

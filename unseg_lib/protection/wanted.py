@@ -11,10 +11,10 @@ import numpy as np
 
 from unseg_lib.errors import UnsegError, closest
 from unseg_lib.images import IMAGE_SUFFIXES
+from unseg_lib.method import Region, region_of
 from unseg_lib.protection.inputs import Input
 from unseg_lib.protection.mask_file import read_mask
 from unseg_lib.protection.names import Names, without_suffix
-from unseg_lib.protection.region import Region, region_of
 
 Prompt = dict[str, object]  # one of mask, box, points, as `region_of` takes them; empty: nothing was given
 
