@@ -35,9 +35,6 @@ def test_steps_are_counted_and_the_work_ends_with_the_last_one():
     assert seen == [0, 1, 2, 3, 4] and found.seconds > 0
     assert found.flop == 2 * (2 * 5 * 3 * 2)  # forwards, and the gradient of the weights; of one step
     optimiser.step()  # nobody watches any more
-
-
-def test_work_without_steps_is_said_to_have_none():
     with pytest.raises(RuntimeError, match="Expected 5 steps of an optimiser, found 0"):
         cost_of_steps(lambda: None, 3, CPU)
 
