@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
+from unseg_lib import speed
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json
 from unseg_lib.method import (
@@ -27,18 +28,6 @@ from unseg_lib.method import (
 )
 from unseg_lib.poisons import POISONS, Poison
 from unseg_lib.runtime import Stopwatch
-from unseg_lib.speed import (
-    COLLECTIONS,
-    costs,
-    memory,
-    parts,
-    poisons,
-    profile,
-    protect_ladder,
-    step_ladder,
-    table,
-    throughput,
-)
 from unseg_lib.speed.bench import bench
 from unseg_lib.speed.ladder import differences, rungs
 from unseg_lib.speed.measure import cost, flop_counter, generator_of, image
@@ -80,7 +69,8 @@ def _small_matrices(monkeypatch):
 
 def test_the_ladder_has_a_reference_stays_within_a_step_and_takes_bf16_only_where_protecting_does(monkeypatch):
     monkeypatch.setattr("unseg_lib.method.inference.has_bf16", lambda device: True)
-    found = protect_ladder("tiny", CPU, side=40, batch=2, repeats=1)  # too small: bf16 would move its noise by 3 steps
+    # too small for bf16, which would move its noise by three steps
+    found = speed.protect_ladder("tiny", CPU, side=40, batch=2, repeats=1)
     first, *others = found["rows"]
     assert (first["speedup"], first["largest_difference"], first["share_different"]) == (1, 0, 0)
     assert others and all(row["largest_difference"] <= 1 and row["share_different"] < 0.01 for row in others)
@@ -98,7 +88,7 @@ def test_differences_are_in_steps_and_shares_of_values():
 
 
 def test_a_training_step_has_a_row_for_each_way():
-    rows = step_ladder(TINY, CPU, frozen=True)
+    rows = speed.step_ladder(TINY, CPU, frozen=True)
     assert rows[0]["speedup"] == 1 and len(rows) >= 2
     for row in rows:
         assert row["step"] == pytest.approx((row["surrogate"] + row["generator"]) / 2)
@@ -107,16 +97,16 @@ def test_a_training_step_has_a_row_for_each_way():
 
 def test_disk_to_disk_protects_every_file_and_leaves_none(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # no processes here
-    rows = throughput("tiny", CPU, count=3, height=20, width=30, jobs=(1, 2))
+    rows = speed.throughput("tiny", CPU, count=3, height=20, width=30, jobs=(1, 2))
     assert [row["way"] for row in rows] == ["model alone", "overlapped, 1 thread", "overlapped, 2 threads"]
     assert rows[0]["share"] == 1 and all(row["images_per_second"] > 0 for row in rows)
-    found = memory("tiny", CPU, count=4, height=20, width=30)
+    found = speed.memory("tiny", CPU, count=4, height=20, width=30)
     assert (found["images"], found["problems"]) == (4, 0) and found["megabytes_end"] > 10
 
 
 def test_hours_and_costs():
-    rows = costs({"box": 1.0}, {"box": 2.0}, machines=10)
-    assert [row["task"] for row in rows] == list(COLLECTIONS)
+    rows = speed.costs({"box": 1.0}, {"box": 2.0}, machines=10)
+    assert [row["task"] for row in rows] == list(speed.COLLECTIONS)
     assert rows[0]["hours"] == 10_582 / 36_000 and rows[0]["cost"] == pytest.approx(2 * 10_582 / 3600)
 
 
@@ -125,10 +115,10 @@ def test_tables_are_aligned_and_know_the_unknown():
         {"way": "a", "images_per_second": 1234.5, "share": 1},
         {"way": "long", "images_per_second": 2, "share": None},
     ]
-    first, second, third = table(rows, "disk").to_string().splitlines()
+    first, second, third = speed.table(rows, "disk").to_string().splitlines()
     assert first.split()[:2] == ["way", "images/s"] and second.split() == ["a", "1,234.50", "100"]
     assert third.endswith("–") and len(second) == len(third)
-    assert "long" in table(rows, "disk")._repr_html_()
+    assert "long" in speed.table(rows, "disk")._repr_html_()
 
 
 def test_the_command_refuses_what_it_does_not_know_and_keeps_what_it_found(tmp_path, capsys):
@@ -175,8 +165,8 @@ def test_a_fast_game_plays_the_same_game_to_rounding(tmp_path):
     for name, way in ways.items():
         train_generator(TINY, pairs, tmp_path / name, device="cpu", **way)
         logs[name] = read_csv(tmp_path / name / "log.csv")
-        speed = read_json(tmp_path / name / "speed.json")
-        assert speed["samples_per_second"] > 0 and 0 <= speed["share_waiting"] < 1
+        told = read_json(tmp_path / name / "speed.json")
+        assert told["samples_per_second"] > 0 and 0 <= told["share_waiting"] < 1
     for name in ("fast", "checkpointed"):
         for plain, quick in zip(logs["plain"], logs[name], strict=True):
             assert plain["phase"] == quick["phase"]
@@ -218,15 +208,15 @@ def test_images_to_measure_with_are_always_the_same():
 
 
 def test_the_parts_of_a_file_are_all_of_it():
-    rows = parts("tiny", CPU, height=40, width=60, repeats=1)
-    assert [row["part"] for row in rows][2] == "the model" and len(table(rows, "parts")) == 6
+    rows = speed.parts("tiny", CPU, height=40, width=60, repeats=1)
+    assert [row["part"] for row in rows][2] == "the model" and len(speed.table(rows, "parts")) == 6
     assert sum(row["share"] for row in rows) == pytest.approx(1) and all(row["seconds"] > 0 for row in rows)
-    assert sum(row["share"] for row in profile("tiny", CPU, 32)) == pytest.approx(1)
+    assert sum(row["share"] for row in speed.profile("tiny", CPU, 32)) == pytest.approx(1)
 
 
 def test_poisons_that_need_no_training_are_timed(monkeypatch):
     mine = Poison(lambda settings: lambda image: image.pixels, "mine")
     monkeypatch.setitem(POISONS, "mine", mine)
-    rows = {row["poison"]: row for row in poisons(32, repeats=1)}
+    rows = {row["poison"]: row for row in speed.poisons(32, repeats=1)}
     assert {"mine", "random", "ar"} <= set(rows) and not {"clean", "unseg", "error_min"} & set(rows)
     assert all(0 < row["milliseconds"] < 1000 for row in rows.values())

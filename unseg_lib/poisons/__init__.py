@@ -15,8 +15,6 @@ import numpy as np
 from unseg_lib.errors import pick
 from unseg_lib.files import whole_file
 from unseg_lib.poisons import autoregressive, by_class, error_min, simple, unseg
-from unseg_lib.poisons.manifest import COLUMNS, append_line, read_rows
-from unseg_lib.poisons.noise_cache import cached_noise, digest
 from unseg_lib.poisons.settings import Apply, PoisonSettings, Sample
 from unseg_lib.poisons.simple import cell_of
 from unseg_lib.poisons.unseg import open_generator, prompt_of, raw_noise
@@ -25,7 +23,14 @@ __all__ = ["COLUMNS", "POISONS", "Poison", "PoisonSettings", "Sample", "append_l
 __all__ += ["digest", "open_generator", "prompt_of", "protected_classes", "raw_noise", "read_rows", "with_fit"]
 
 # of the writer of poisoned sets, which asks the registry below
-__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"poison_dataset": ["protected_classes"]})
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "manifest": ["COLUMNS", "append_line", "read_rows"],
+        "noise_cache": ["cached_noise", "digest"],
+        "poison_dataset": ["protected_classes"],
+    },
+)
 
 
 @dataclass(frozen=True)

@@ -77,31 +77,29 @@ def fit_samples(images: Iterable[Sample], settings: PoisonSettings) -> dict[str,
     def noise_of(chosen: torch.Tensor) -> torch.Tensor:
         return steps[chosen].float() / LEVELS
 
-    def improve() -> None:
-        for chosen in progress(fitting.batches(), "error_min"):
-            noise = noise_of(chosen)
-            for _ in range(STEPS):
-                noise = _descend(noise, lambda x, chosen=chosen: fitting.loss(chosen, x)[0])
-            steps[chosen] = (noise * LEVELS).round().to(torch.int8)
+    def improve(chosen: torch.Tensor) -> None:
+        noise = noise_of(chosen)
+        for _ in range(STEPS):
+            noise = _descend(noise, lambda x: fitting.loss(chosen, x)[0])
+        steps[chosen] = (noise * LEVELS).round().to(torch.int8)
 
-    losses = fitting.take_turns(noise_of, improve, STOP_ERROR)
+    losses = fitting.take_turns(noise_of, improve, 1, STOP_ERROR)
     return {"ids": np.array(fitting.ids), "noise": steps.numpy(), "losses": np.array(losses)}
 
 
 def fit_tiles(images: Iterable[Sample], settings: PoisonSettings) -> dict[str, np.ndarray]:
     """Tiles int8 `(classes,3,TILE,TILE)`, one step per batch along what all pixels of a class ask for; losses."""
-    fitting = Fitting(images, settings)
-    tiles, cells = torch.zeros(fitting.classes, 3, TILE, TILE), torch.arange(SIDE) % TILE
-    batches = fitting.batches() * -(-STEPS // len(fitting.batches()))  # of a small set several times
+    fitting, cells = Fitting(images, settings), torch.arange(SIDE) % TILE
+    tiles = torch.zeros(fitting.classes, 3, TILE, TILE)
 
     def noise_of(chosen: torch.Tensor, tiles: torch.Tensor = tiles) -> torch.Tensor:
         return _laid(tiles, fitting.labels[chosen], cells, cells).movedim(-1, 1)
 
-    def improve() -> None:
-        for chosen in progress(batches, "error_min_class"):
-            tiles.copy_(_descend(tiles, lambda x, chosen=chosen: fitting.loss(chosen, noise_of(chosen, x))[0]))
+    def improve(chosen: torch.Tensor) -> None:
+        tiles.copy_(_descend(tiles, lambda x: fitting.loss(chosen, noise_of(chosen, x))[0]))
 
-    losses = fitting.take_turns(noise_of, improve, STOP_ERROR_CLASS)
+    passes = -(-STEPS // len(fitting.batches))  # over a small set several
+    losses = fitting.take_turns(noise_of, improve, passes, STOP_ERROR_CLASS)
     return {"noise": (tiles * LEVELS).round().to(torch.int8).numpy(), "losses": np.array(losses)}
 
 
@@ -135,6 +133,7 @@ class Fitting:
             self.net = UNetSurrogate(SIDE, WIDTH)
             self.net.head = torch.nn.Conv2d(WIDTH, self.classes, 1)
         self.net.to(self.device)
+        self.batches = torch.arange(len(self.ids)).split(BATCH)
 
     def loss(self, chosen: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross entropy and share of wrong pixels over the labelled pixels of the images; 0 where there are none."""
@@ -146,21 +145,20 @@ class Fitting:
         wrong = ((logits.argmax(dim=1) != label) & (label != IGNORE)).sum()
         return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / count, wrong / count
 
-    def batches(self) -> list[torch.Tensor]:
-        return list(torch.arange(len(self.ids)).split(BATCH))
-
     @torch.no_grad()
     def score(self, noise_of: NoiseOf) -> tuple[float, float]:
         """Loss and pixel error over the whole set, every image's batch weighing alike."""
-        batches = self.batches()
-        found = np.array([[float(value) for value in self.loss(chosen, noise_of(chosen))] for chosen in batches])
-        loss, error = np.average(found, axis=0, weights=[len(chosen) for chosen in batches])
+        found = np.array([[float(value) for value in self.loss(some, noise_of(some))] for some in self.batches])
+        loss, error = np.average(found, axis=0, weights=[len(some) for some in self.batches])
         return float(loss), float(error)
 
     def take_turns(
-        self, noise_of: NoiseOf, improve: Callable[[], None], stop_error: float
+        self, noise_of: NoiseOf, improve: Callable[[torch.Tensor], None], passes: int, stop_error: float
     ) -> list[tuple[float, float]]:
-        """Rounds of training the surrogate on the noise and then calling `improve`: the loss before and after each."""
+        """Rounds of training the surrogate on the noise, and of so many passes that `improve` the noise of a batch.
+
+        Returns the loss before and after each improvement.
+        """
         optimiser, rng = torch.optim.Adam(self.net.parameters(), LR), torch_rng(self.seed, "error_min", "order")
         losses, started = [], time.monotonic()
         for number in range(1, ROUNDS + 1):
@@ -170,7 +168,8 @@ class Fitting:
                 self.loss(chosen, noise_of(chosen))[0].backward()
                 optimiser.step()
             before, _ = self.score(noise_of)
-            improve()
+            for chosen in progress(self.batches * passes, "error-minimising noise"):
+                improve(chosen)
             after, error = self.score(noise_of)
             losses.append((before, after))
             minutes = (time.monotonic() - started) / 60

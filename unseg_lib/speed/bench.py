@@ -36,7 +36,7 @@ def bench(
     generator: Annotated[
         str, typer.Option(help="small, texture, colour, a path, or vit_b with random weights; train: small, vit_b")
     ] = "small",
-    side: Annotated[int, typer.Option(help="of the images, in pixels; 0: what suits the generator")] = 0,
+    side: Annotated[int, typer.Option(help="of images, in pixels; 0: what suits the generator; poisons: 512")] = 0,
     batch: Annotated[
         int, typer.Option(help="images at once in the last steps of the ladder, 2; needs: at most, else as planned")
     ] = 0,
@@ -62,7 +62,7 @@ def bench(
         raise UnsegError(f"Expected to measure {', '.join(KINDS[:-1])} or {KINDS[-1]}, found '{what}'.")
     if min(side, images - 1, batch) < 0:
         raise UnsegError("Expected a side and a number of images of at least 1, and a batch of at least 0.")
-    on, found = torch.device(choose_device(device)), {}
+    on, found, given = torch.device(choose_device(device)), {}, side
     side = side or (LAYOUTS[generator].image_size if generator in LAYOUTS and generator != "small" else 256)
     if what == "protect":
         found = ladder.protect_ladder(generator, on, side=side, batch=batch or 2, compiled=compiled)
@@ -75,7 +75,7 @@ def bench(
     elif what == "disk":
         print(table(ladder.throughput(generator, on, count=images, height=side, width=side), "disk").to_string())
     elif what == "poisons":
-        print(table(ladder.poisons(), "poisons").to_string())
+        print(table(ladder.poisons(given or 512), "poisons").to_string())
     elif what == "memory":
         found = ladder.memory(generator, on, count=images, height=side, width=side)
         print(*(f"{name:<18}{value:,.0f}" for name, value in found.items()), sep="\n")

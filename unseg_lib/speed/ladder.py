@@ -32,11 +32,10 @@ from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 from unseg_lib.protection import Protector, add_raw_noise, encode, protect_files, read_mask, read_photo
 from unseg_lib.runtime import has_bf16, keep_freed_memory, progress
 from unseg_lib.seeds import numpy_rng, torch_rng
-from unseg_lib.speed.measure import cost, generator_of, image, peaks, resident, seconds
+from unseg_lib.speed.measure import Cost, cost, generator_of, image, peaks, resident, seconds
 
 EPS, EPS_BG = 8, 2
 EVERY = 2.0  # seconds between two looks at the memory
-PHASES = ("surrogate", "generator")
 # parts of a profile -> what is in the names of their operators
 PARTS = {
     "linear layers": ("addmm", "aten::mm", "linear"),
@@ -147,19 +146,25 @@ def step_ladder(
     rows = []
     for rung, options in progress(found.items(), f"training steps of {config.layout}"):
         step = step_of(config, device, frozen, **options)
-        times = {phase: cost(partial(step, phase), device, repeats) for phase in PHASES}
-        spent = {phase: one.seconds for phase, one in times.items()}
-        mean = mean_of(spent, config)
-        row = {"rung": rung, "step": mean, **spent, "samples_per_second": config.batch_size / mean}
-        row |= {"megabytes": max((one.megabytes for one in times.values() if one.megabytes), default=None)}
-        rows.append(row | {"speedup": (rows or [row])[0]["step"] / mean})
+        phases, mean = mean_step(step, config, device, repeats)
+        row = {"rung": rung, "step": mean.seconds, **phases, "megabytes": mean.megabytes}
+        row |= {"samples_per_second": config.batch_size / mean.seconds}
+        rows.append(row | {"speedup": (rows or [row])[0]["step"] / mean.seconds})
     return rows
 
 
-def mean_of(found: dict[str, float], config: BilevelConfig) -> float:
-    """The mean of what is known of a step of each phase, with turns as in the config."""
+def mean_step(
+    step: Callable[[str], object], config: BilevelConfig, device: torch.device, repeats: int, *, counted: bool = False
+) -> tuple[dict[str, float], Cost]:
+    """Seconds of a step of each phase, and what the mean step costs, with turns as in the config."""
     turns = {"surrogate": config.surrogate_turn, "generator": config.generator_turn}
-    return sum(turns[phase] * found[phase] for phase in PHASES) / sum(turns.values())
+    found = {phase: cost(partial(step, phase), device, repeats, counted=counted) for phase in turns}
+    spent, flop = (
+        sum(turns[phase] * getattr(one, name) for phase, one in found.items()) / sum(turns.values())
+        for name in ("seconds", "flop")
+    )
+    megabytes = max((one.megabytes for one in found.values() if one.megabytes), default=None)
+    return {phase: one.seconds for phase, one in found.items()}, Cost(spent, megabytes, flop)
 
 
 def step_of(

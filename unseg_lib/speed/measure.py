@@ -40,23 +40,18 @@ def cost(work: Callable[[], object], device: torch.device, repeats: int = 2, *, 
     forget_peak(device)
     with flop_counter() if counted else nullcontext() as counter:
         work()
-    timed = min(seconds(work, device) for _ in range(repeats))
+    timed = min(seconds(work, device) for _ in range(max(1, repeats)))
     return Cost(timed, peak(device), counter.get_total_flops() if counted else 0)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Wall-clock time of one call, until the device has done it."""
-    wait(device)
+    wait = torch.get_device_module(device).synchronize
+    wait()
     start = time.perf_counter()
     work()
-    wait(device)
+    wait()
     return time.perf_counter() - start
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def forget_peak(device: torch.device) -> None:

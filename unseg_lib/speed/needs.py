@@ -31,8 +31,8 @@ from unseg_lib.pipeline import Profile, Stage, load_profile
 from unseg_lib.pipeline.provenance import provenance
 from unseg_lib.poisons import POISONS
 from unseg_lib.runtime import progress, usable_precision
-from unseg_lib.speed.ladder import PHASES, mean_of, step_of
-from unseg_lib.speed.measure import Cost, cost, flop_counter, forget_peak, generator_of, image, peak, resident, wait
+from unseg_lib.speed.ladder import mean_step, step_of
+from unseg_lib.speed.measure import Cost, cost, flop_counter, forget_peak, generator_of, image, peak, resident
 from unseg_lib.victims import one_object, train_victim
 
 # training images and classes of the official sets, for those that are not on this machine
@@ -129,9 +129,7 @@ def game_step(batch: int, steps: int, device: str, config: BilevelConfig, frozen
     """
     config = replace(config, batch_size=batch, sam_weights="", mae_weights="")
     step = step_of(config, torch.device(device), frozen, precision=usable_precision(precision, device))
-    costs = {one: cost(partial(step, one), torch.device(device), steps, counted=True) for one in PHASES}
-    spent, flop = (mean_of({p: getattr(costs[p], name) for p in PHASES}, config) for name in ("seconds", "flop"))
-    return Cost(spent, max((one.megabytes for one in costs.values() if one.megabytes), default=None), flop)
+    return mean_step(step, config, torch.device(device), steps, counted=True)[1]
 
 
 def noise_step(batch: int, steps: int, device: str, generator: str) -> Cost:
@@ -153,7 +151,7 @@ def cost_of_steps(work: Callable[[], object], steps: int, device: torch.device) 
     moments, counter, counting = [], flop_counter(), ExitStack()
 
     def note(*_: object) -> None:
-        wait(device)
+        torch.get_device_module(device).synchronize()
         moments.append(time.perf_counter())
         if len(moments) == 1:
             counting.enter_context(counter)
