@@ -60,7 +60,7 @@ def tiled(scenes) -> SegmentationSet:
     """The scenes with the kit's fixed tile."""
     from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 
-    poison = POISONS["fixed_tile"](PoisonSettings(eps=8, eps_bg=2))
+    poison = POISONS["fixed_tile"].make(PoisonSettings(eps=8, eps_bg=2))
 
     def change(pixels, id):
         label = scenes.label(id)
@@ -268,7 +268,7 @@ def test_the_shared_part_is_found_on_a_grid_of_coarse_cells(tmp_path):
     from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 
     plain = boxes(tmp_path, "train", 8, shape=(130, 200))
-    poison = POISONS["fixed_tile"](PoisonSettings(eps=8, eps_bg=2))
+    poison = POISONS["fixed_tile"].make(PoisonSettings(eps=8, eps_bg=2))
     dirty = changed(plain, lambda x, id: poison(Sample(id, x, plain.label(id) == 1, plain.label(id))))
     assert shared_tile(dirty, GRIDS, PERIODS).grid == 96
     assert energy(plain, defended(dirty, defenses_of("universal_component"))) < 0.2 * energy(plain, dirty)

@@ -1,7 +1,5 @@
 """What a profile needs: every training of it is counted once, and its arithmetic as by hand."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,11 +8,16 @@ from unseg_lib.datasets import SOURCES
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.pipeline import load_profile
-from unseg_lib.speed import OFFICIAL, VictimTrial, alone, cost_of_steps, flop_counter, trials
+from unseg_lib.poisons import POISONS
 from unseg_lib.speed.bench import bench
+from unseg_lib.speed.measure import flop_counter
+from unseg_lib.speed.needs import OFFICIAL, Trial, alone, cost_of_steps, trials, victim_step
 
 CPU = torch.device("cpu")
-UNET = VictimTrial("unet-resnet18", "object", 2, (32, 32), 4, 1e-3, "32")
+
+
+def step(victim="unet-resnet18", task="object", classes=2, side=32, batch=2):
+    return victim_step(batch, 1, "cpu", victim, task, classes, (side, side), 1e-3, "32", "none")
 
 
 def test_steps_are_counted_and_the_work_ends_with_the_last_one():
@@ -32,9 +35,6 @@ def test_steps_are_counted_and_the_work_ends_with_the_last_one():
     assert seen == [0, 1, 2, 3, 4] and found.seconds > 0
     assert found.flop == 2 * (2 * 5 * 3 * 2)  # forwards, and the gradient of the weights; of one step
     optimiser.step()  # nobody watches any more
-
-
-def test_work_without_steps_is_said_to_have_none():
     with pytest.raises(RuntimeError, match="Expected 5 steps of an optimiser, found 0"):
         cost_of_steps(lambda: None, 3, CPU)
 
@@ -56,22 +56,22 @@ def test_every_training_of_the_paper_is_in_one_trial(paper):
     plan = trials(paper)
     found = [stage.key for stages in plan.values() for stage, _ in stages]
     trained = {stage.key for stage in paper.stages.values() if stage.kind in ("generator", "victim")}
-    asked = {
-        stage.key for stage in paper.stages.values() if stage.kind == "poison" and "unseg" in stage.values["poison"]
-    }
+    poisons = [stage for stage in paper.stages.values() if stage.kind == "poison"]
+    asked = {stage.key for stage in poisons if POISONS[stage.values["poison"]].needs_generator}
     assert len(found) == len(set(found)) and set(found) == trained | asked and asked
 
 
 def test_samples_are_images_times_epochs(paper):
     samples = {stage.key: (trial, number) for trial, stages in trials(paper).items() for stage, number in stages}
     trial, number = samples["victim/voc-clean-deeplabv3-r50-s0"]
-    assert number == OFFICIAL["voc"][0] * 50 and (trial.classes, trial.size) == (21, (512, 512))
+    assert number == OFFICIAL["voc"][0] * 50 and trial.name.endswith(", semantic, 512 x 512, 21 classes")
     mixture = "unetpp-resnet50-clean_fraction-0.2-s0"
     assert samples[f"victim/kvasir-clean-{mixture}"][1] == 160 * 50  # the clean fifth alone
     assert samples[f"victim/kvasir-unseg-{mixture}"][1] == 800 * 50
     trial, number = samples["generator/sam-vit-b"]
-    assert number == 44_320 * 27 and trial.frozen and trial.devices == 8
-    assert not samples["generator/random-vit-b"][0].frozen
+    assert number == 44_320 * 27 and trial.devices == 8
+    assert trial.name == "generator vit_b (noise head), surrogate sam on 8 devices"
+    assert "(noise head)" not in samples["generator/random-vit-b"][0].name
 
 
 def test_the_official_numbers_are_those_of_the_registry():
@@ -95,22 +95,20 @@ def test_a_set_is_looked_for_once_for_all_stages(paper, monkeypatch):
 
 
 def test_a_defence_that_works_in_every_step_is_a_trial_of_its_own(paper):
-    defended = {trial.defense for trial in trials(paper) if isinstance(trial, VictimTrial)}
+    defended = {trial.given[-1] for trial in trials(paper) if trial.measure is victim_step}
     assert {"none", "pgd_at", "ddc_at"} <= defended and "jpeg quality=50" not in defended
 
 
-def test_a_larger_batch_is_more_arithmetic_and_no_more_a_sample():
-    two, four = (UNET.run(batch, 1, "cpu") for batch in (2, 4))
+def test_a_larger_batch_and_more_classes_are_more_arithmetic():
+    two, four = (step(batch=batch) for batch in (2, 4))
     assert four.flop == pytest.approx(2 * two.flop, rel=1e-6) and two.seconds > 0
-
-
-def test_more_classes_are_more_arithmetic():
-    few, many = (replace(UNET, task="semantic", classes=n).run(2, 1, "cpu") for n in (7, 40))
+    few, many = (step(task="semantic", classes=n) for n in (7, 40))
     assert many.flop > few.flop
 
 
 def test_a_trial_that_fails_is_a_sentence():
-    assert "unet-resnet999" in alone(replace(UNET, victim="unet-resnet999"), 2, 1, "cpu")
+    given = ("unet-resnet999", "object", 2, (32, 32), 1e-3, "32", "none")
+    assert "unet-resnet999" in alone(Trial("none", 4, victim_step, given), 2, 1, "cpu")
 
 
 PROFILE = """
@@ -123,12 +121,12 @@ grid: [{datasets: [scenes], recipes: [clean, unseg], victims: [unet], seeds: [0,
 """
 
 
-def test_the_command_measures_a_profile(tmp_path):
+def test_the_command_measures_a_profile(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(PROFILE)
-    options = {"side": 32, "batch": 2, "images": 1, "compiled": False, "device": "cpu"}
-    said = bench("needs", "small", **options, profile=str(tmp_path / "mine.yaml"), json=str(tmp_path / "needs.json"))
+    bench("needs", batch=2, device="cpu", profile=str(tmp_path / "mine.yaml"), json=str(tmp_path / "needs.json"))
+    said = capsys.readouterr().out
     rows = {row["training"]: row for row in read_json(tmp_path / "needs.json")["rows"]}
-    victim, generator = rows[str(UNET)], rows["generator tiny, surrogate unet"]
+    victim, generator = rows["unet-resnet18, object, 32 x 32, 2 classes"], rows["generator tiny, surrogate unet"]
     assert (victim["stages"], victim["samples"], victim["batch"], victim["planned_batch"]) == (4, 4 * 20 * 3, 2, 4)
     assert victim["hours"] == pytest.approx(4 * victim["hours_a_stage"]) and victim["flop"] > 1e6
     assert generator["samples"] == 12 and generator["flop"] > 0 and rows["noise of tiny"]["samples"] == 20
@@ -146,5 +144,5 @@ def test_the_command_measures_a_profile(tmp_path):
     ],
 )
 def test_every_family_can_be_tried(victim, task, side):
-    found = replace(UNET, victim=victim, task=task, classes=7, size=(side, side)).run(2, 1, "cpu")
+    found = step(victim, task, 7, side)
     assert found.seconds > 0 and found.flop > 1e6 and (found.megabytes is None or found.megabytes > 0)

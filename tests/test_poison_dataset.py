@@ -146,10 +146,10 @@ def count_calls(monkeypatch):
     asked, real = [], POISONS["random"]
 
     def counting(settings):
-        poison = real(settings)
+        poison = real.make(settings)
         return lambda image: (asked.append(image.id), poison(image))[1]
 
-    monkeypatch.setitem(POISONS, "random", counting)
+    monkeypatch.setitem(POISONS, "random", replace(real, make=counting))
     return asked
 
 

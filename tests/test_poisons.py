@@ -13,25 +13,13 @@ from hypothesis import strategies as st
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import read_image, write_image
 from unseg_lib.method import Generator, place_noise, region_of
-from unseg_lib.poisons import (
-    FITTED,
-    OWN_REGION,
-    POISONS,
-    UNBOUNDED,
-    WITH_GENERATOR,
-    PoisonSettings,
-    Sample,
-    cached_noise,
-    cell_of,
-    match_amplitude,
-    on_grid,
-    open_generator,
-    random_twin,
-    raw_noise,
-)
+from unseg_lib.poisons import POISONS, PoisonSettings, Sample, cached_noise, cell_of, open_generator, raw_noise
+from unseg_lib.poisons.unseg import match_amplitude, on_grid, random_twin
 
-HERE = sorted(set(POISONS) - set(UNBOUNDED) - set(FITTED))  # the others are in test_rival_poisons.py
-SIMPLE = sorted(set(HERE) - set(WITH_GENERATOR))
+GENERATED = [name for name, poison in POISONS.items() if poison.needs_generator]
+OWN_REGION = [name for name in GENERATED if not POISONS[name].bounded]
+# the others are in test_rival_poisons.py
+HERE = sorted(name for name, poison in POISONS.items() if poison.bounded and not poison.fit)
 NOISY = sorted(set(HERE) - {"clean"})
 FROZEN_RANDOM = [6, 3, 7, 4, 0, -4, -3, 0, -7, 3, 5, 4]
 FROZEN_TILE = "49939d99bd4abaf1"
@@ -51,8 +39,18 @@ def image_of(height=24, width=36, *, seed=0, gray=False, id="a"):
     return Sample(id, pixels, label == 1, label, gray)
 
 
+def flat(height, width, id="a"):
+    """Mid-gray, all of it to be protected."""
+    one = np.ones((height, width), np.uint8)
+    return Sample(id, np.full((height, width, 3), 128, np.uint8), one.astype(bool), one)
+
+
+def poisoned(name, image, settings):
+    return POISONS[name].make(settings)(image)
+
+
 def change(name, image, settings):
-    return POISONS[name](settings)(image).astype(int) - image.pixels
+    return poisoned(name, image, settings).astype(int) - image.pixels
 
 
 @st.composite
@@ -74,10 +72,10 @@ def cases(draw):
 @given(case=cases())
 def test_written_file_obeys_budget(name, case, weights, tmp_path):
     image, (eps, eps_bg) = case
-    poisoned = POISONS[name](PoisonSettings(eps, eps_bg, 1, weights, device="cpu"))(image)
-    write_image(tmp_path / "p.png", poisoned, gray=image.gray)
+    copy = poisoned(name, image, PoisonSettings(eps, eps_bg, 1, weights, device="cpu"))
+    write_image(tmp_path / "p.png", copy, gray=image.gray)
     reread = read_image(tmp_path / "p.png").astype(int)
-    assert np.array_equal(reread, poisoned)  # for gray: the channels are equal
+    assert np.array_equal(reread, copy)  # for gray: the channels are equal
     size = np.abs(reread - image.pixels).max(axis=2)
     assert size[image.mask].max(initial=0) <= math.floor(eps)
     assert size[~image.mask].max(initial=0) <= math.floor(eps_bg)
@@ -99,41 +97,30 @@ def test_a_region_of_its_own_gets_the_full_budget_and_the_rest_the_small_one(nam
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_same_seed_and_image_same_bytes_in_any_order(name, plain):
+def test_bytes_follow_from_seed_and_image_alone(name, plain):
+    """In any order, and whatever the global randomness, which is neither read nor moved."""
     images = [image_of(seed=i, id=str(i)) for i in range(3)]
-    forward, backward = POISONS[name](plain), POISONS[name](plain)
-    first = [forward(p).tobytes() for p in images]
-    second = [backward(p).tobytes() for p in reversed(images)]
-    assert first == second[::-1]
-
-
-@pytest.mark.parametrize("name", HERE)
-def test_global_randomness_is_neither_read_nor_moved(name, plain):
+    forward, backward = POISONS[name].make(plain), POISONS[name].make(plain)
     np.random.seed(0)
     torch.manual_seed(0)
-    first = POISONS[name](plain)(image_of())
+    first = [forward(p).tobytes() for p in images]
     here = np.random.rand(), torch.rand(1).item()
     np.random.seed(0)
     torch.manual_seed(0)
     assert here == (np.random.rand(), torch.rand(1).item())
-    assert np.array_equal(first, POISONS[name](plain)(image_of()))
+    assert first == [backward(p).tobytes() for p in reversed(images)][::-1]
 
 
 @pytest.mark.parametrize("name", NOISY)
-def test_nothing_to_protect_leaves_the_image(name, plain):
+def test_nothing_to_protect_leaves_the_image_and_only_unseg_touches_ignored_pixels(name, plain):
     empty = replace(image_of(), mask=np.zeros((24, 36), bool))
-    assert not change(name, empty, plain).any()
-    assert change(name, image_of(), plain).any()
-
-
-@pytest.mark.parametrize("name", NOISY)
-def test_ignored_pixels_are_background_for_unseg_and_untouched_by_simple_noise(name, plain):
-    ignored = change(name, image_of(), plain)[0:3]
-    assert ignored.any() == (name in WITH_GENERATOR)
+    found = change(name, image_of(), plain)
+    assert not change(name, empty, plain).any() and found.any()
+    assert found[0:3].any() == (name in GENERATED)
 
 
 def test_random_is_uniform_and_differs_by_image_and_seed(plain):
-    big = Sample("a", np.full((100, 100, 3), 128, np.uint8), np.ones((100, 100), bool), np.ones((100, 100), np.uint8))
+    big = flat(100, 100)
     found = change("random", big, plain)
     assert found.min() == -8 and found.max() == 8
     assert abs(found.mean()) < 0.1
@@ -144,49 +131,35 @@ def test_random_is_uniform_and_differs_by_image_and_seed(plain):
 
 def test_frozen_random_noise():
     """The first numbers of one stream: a change here makes every published row irreproducible."""
-    flat = Sample("a", np.full((1, 4, 3), 128, np.uint8), np.ones((1, 4), bool), np.ones((1, 4), np.uint8))
-    assert change("random", flat, PoisonSettings()).ravel().tolist() == FROZEN_RANDOM
-    big = Sample("a", np.full((96, 96, 3), 128, np.uint8), np.ones((96, 96), bool), np.ones((96, 96), np.uint8))
-    tile = change("fixed_tile", big, PoisonSettings())
+    assert change("random", flat(1, 4), PoisonSettings()).ravel().tolist() == FROZEN_RANDOM
+    tile = change("fixed_tile", flat(96, 96), PoisonSettings())
     assert hashlib.sha256(tile.astype(np.int8).tobytes()).hexdigest()[:16] == FROZEN_TILE
 
 
-def test_offsets_by_hand(plain):
-    found = {name: change(name, image_of(), plain) for name in ("colour_offset", "gray_offset")}
-    assert found["colour_offset"][5, 7].tolist() == [8, -8, 8]
-    assert found["colour_offset"][20, 30].tolist() == [2, -2, 2]
-    assert found["gray_offset"][5, 7].tolist() == [8, 8, 8]
-    assert found["gray_offset"][20, 30].tolist() == [2, 2, 2]
+def test_offsets_and_gratings_by_hand(plain):
+    columns = np.clip(1.5 * np.sin(2 * np.pi * 12 * np.arange(36) / 36), -1, 1)
+    signs = np.array([1, -1, 1])
+    for name, inside, outside in (
+        ("colour_offset", signs, signs),
+        ("gray_offset", abs(signs), abs(signs)),
+        ("colour_grating", columns[7] * signs, columns[30] * signs),
+    ):
+        found = change(name, image_of(), plain)
+        assert np.array_equal(found[5, 7], np.rint(8 * inside)) and np.array_equal(found[20, 30], np.rint(2 * outside))
     # the gray component of (+,-,+) is a third: 8/3 rounds to 3, 2/3 to 1
     gray = change("colour_offset", image_of(gray=True), plain)
     assert gray[5, 7].tolist() == [3, 3, 3] and gray[20, 30].tolist() == [1, 1, 1]
 
 
-def test_grating_by_hand(plain):
-    found = change("colour_grating", image_of(), plain)
-    width = found.shape[1]
-    column = np.clip(1.5 * np.sin(2 * np.pi * 12 * np.arange(width) / max(found.shape[:2])), -1, 1)
-    assert found[5, 7].tolist() == np.rint(8 * column[7] * np.array([1, -1, 1])).tolist()
-    assert found[20, 30].tolist() == np.rint(2 * column[30] * np.array([1, -1, 1])).tolist()
-
-
-def test_tile_cells_by_hand():
-    assert cell_of(4, 4, 4).tolist() == [0, 1, 2, 3]
-    assert cell_of(8, 8, 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert cell_of(3, 8, 4).tolist() == [0, 0, 1]
-    assert cell_of(4, 4, 96).tolist() == [0, 1, 2, 3]  # never finer than a pixel
-
-
 def test_tile_repeats_is_the_same_in_all_images_and_survives_shrinking(plain):
-    def flat(side, id):
-        return Sample(id, np.full((side, side, 3), 128, np.uint8), np.ones((side, side), bool), np.ones((side, side)))
-
-    small = change("fixed_tile", flat(96, "a"), plain)
-    assert np.array_equal(small, change("fixed_tile", flat(96, "b"), plain))
-    assert np.array_equal(small[:8, :8], small[8:16, 40:48])
-    assert set(np.unique(small)) == {-8, 8}
-    large = change("fixed_tile", flat(384, "c"), plain)
+    small = change("fixed_tile", flat(96, 96), plain)
+    assert np.array_equal(small, change("fixed_tile", flat(96, 96, "b"), plain))
+    assert np.array_equal(small[:8, :8], small[8:16, 40:48]) and set(np.unique(small)) == {-8, 8}
+    large = change("fixed_tile", flat(384, 384, "c"), plain)
     assert np.array_equal(large.reshape(96, 4, 96, 4, 3).mean(axis=(1, 3)), small)
+    cells = {(4, 4, 4): [0, 1, 2, 3], (8, 8, 4): [0, 0, 1, 1, 2, 2, 3, 3], (3, 8, 4): [0, 0, 1]}
+    cells[4, 4, 96] = [0, 1, 2, 3]  # never finer than a pixel
+    assert all(cell_of(*given).tolist() == wanted for given, wanted in cells.items())
 
 
 def test_untrained_has_the_amplitude_of_the_trained_and_another_pattern(plain):
@@ -235,28 +208,18 @@ def test_region_on_grid():
     assert on_grid(mask, 4).all()
 
 
-def test_twin_keeps_the_options(weights, plain):
-    generator, name = open_generator(plain)
-    twin = random_twin(generator, 0)
-    assert twin.layout == generator.layout and twin.logit_scale == 3 and not twin.training
-    assert not torch.equal(twin.noise_tokens.weight, generator.noise_tokens.weight)
-    assert len(name) == 64
-
-
-@pytest.mark.parametrize("name", WITH_GENERATOR)
+@pytest.mark.parametrize("name", GENERATED)
 def test_cache_changes_no_byte_and_spares_the_generator(name, plain, tmp_path, monkeypatch):
-    image = image_of()
-    without = POISONS[name](plain)(image)
-    kept = replace(plain, cache=tmp_path / "noise")
-    assert np.array_equal(POISONS[name](kept)(image), without)
+    image, kept = image_of(), replace(plain, cache=tmp_path / "noise")
+    without = poisoned(name, image, plain)
+    assert np.array_equal(poisoned(name, image, kept), without)
     assert list((tmp_path / "noise").rglob("*.npy"))
 
     monkeypatch.setattr(Generator, "noise", None)  # whoever calls it now fails
-    assert np.array_equal(POISONS[name](kept)(image), without)
-    other = POISONS[name](replace(kept, eps=4, eps_bg=1))(image)
-    assert not np.array_equal(other, without)
+    assert np.array_equal(poisoned(name, image, kept), without)
+    assert not np.array_equal(poisoned(name, image, replace(kept, eps=4, eps_bg=1)), without)
     with pytest.raises(TypeError):
-        POISONS[name](kept)(image_of(seed=1))
+        poisoned(name, image_of(seed=1), kept)
 
 
 def test_cache_is_int8_and_a_damaged_file_is_made_again(tmp_path):
@@ -286,19 +249,24 @@ def test_each_prompt_asks_the_generator_differently(plain):
     noises = [raw_noise(generator, name, image_of(), replace(plain, prompt=kind)) for kind in kinds]
     assert all(not torch.equal(a, b) for i, a in enumerate(noises) for b in noises[:i])
     again = raw_noise(generator, name, image_of(), replace(plain, prompt="points"))
-    assert torch.equal(again, noises[2])
+    assert torch.equal(again, noises[2]) and len(name) == 64
+
+
+def test_twin_keeps_the_options(plain):
+    generator, _ = open_generator(plain)
+    twin = random_twin(generator, 0)
+    assert twin.layout == generator.layout and twin.logit_scale == 3 and not twin.training
+    assert not torch.equal(twin.noise_tokens.weight, generator.noise_tokens.weight)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"eps": -1}, {"eps": float("nan")}, {"eps_bg": 256}, {"prompt": "msak"}, {"prompt": ""}]
+    ("wrong", "words"),
+    [
+        *(({"eps": -1}, "Expected eps"), ({"eps": float("nan")}, "Expected eps"), ({"eps_bg": 256}, "Expected eps_bg")),
+        *(({"prompt": "msak"}, "Unknown prompt"), ({"prompt": ""}, "Unknown prompt"), ({"device": "tpu"}, "device")),
+        ({"generator": "none.safetensors", "device": "cpu"}, "generator"),
+    ],
 )
-def test_wrong_settings_are_refused(wrong):
-    with pytest.raises(UnsegError, match=r"Expected|Unknown prompt"):
-        PoisonSettings(**wrong)
-
-
-def test_wrong_generator_and_device_are_refused(tmp_path):
-    with pytest.raises(UnsegError, match="generator"):
-        POISONS["unseg"](PoisonSettings(generator=str(tmp_path / "none.safetensors"), device="cpu"))
-    with pytest.raises(UnsegError, match="device"):
-        POISONS["unseg"](PoisonSettings(device="tpu"))
+def test_wrong_settings_are_refused(wrong, words):
+    with pytest.raises(UnsegError, match=words):
+        POISONS["unseg"].make(PoisonSettings(**wrong))

@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import read_image
+from unseg_lib.method import region_of
 from unseg_lib.protection import (
     VIEW,
     Desk,
@@ -26,7 +27,6 @@ from unseg_lib.protection import (
     panels,
     protect,
     read_photo,
-    region_of,
     uploaded,
 )
 from unseg_lib.protection.desk import summary

@@ -1,7 +1,6 @@
 """The rival poisons: each has the property that its paper builds on, and goes through `poison_dataset`."""
 
 from dataclasses import replace
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -12,48 +11,25 @@ from test_poison_dataset import Toy, contents, write_toy
 from unseg_lib import datasets
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.poisons import (
-    BY_CLASS,
-    FITTED,
-    POISONS,
-    RESPONSE,
-    PoisonSettings,
-    Sample,
-    ar_noise,
-    benchmark_image,
-    box_of,
-    class_vector,
-    cluster,
-    coefficients,
-    filtered,
-    kernel_of,
-    milliseconds,
-    neighbourhoods,
-    open_game,
-    process,
-    recursion,
-    regions,
-    response,
-    search,
-    synper_noise,
-    with_fit,
-)
-from unseg_lib.poisons.autoregressive import RMS as AR_RMS
+from unseg_lib.poisons import POISONS, Poison, PoisonSettings, Sample, autoregressive, error_min, with_fit
+from unseg_lib.poisons.ar_search import RESPONSE, neighbourhoods, response, search
+from unseg_lib.poisons.autoregressive import ar_noise, coefficients, process, recursion
+from unseg_lib.poisons.by_class import SYNPER_RMS, class_vector, cluster, filtered, kernel_of, regions, synper_noise
 from unseg_lib.poisons.poison_dataset import poison_dataset
-from unseg_lib.poisons.synper import RMS as SYNPER_RMS
 from unseg_lib.reporting.spectrum import spectrum
 
 PLAIN = PoisonSettings(seed=3, device="cpu")
+BY_CLASS = [name for name, poison in POISONS.items() if poison.by_class]
+FITTED = [name for name, poison in POISONS.items() if poison.fit]
 SIMPLE = (*BY_CLASS, "random_class")
-BY_RMS = {"synper": (synper_noise, SYNPER_RMS), "ar": (ar_noise, AR_RMS)}
+BY_RMS = {"synper": (synper_noise, SYNPER_RMS), "ar": (ar_noise, autoregressive.RMS)}
 
 
 @pytest.fixture(autouse=True)
 def _short_game(monkeypatch):
     """Error-minimising noise in a second: fewer steps."""
-    monkeypatch.setattr("unseg_lib.poisons.error_min_game.MODEL_STEPS", 5)
-    monkeypatch.setattr("unseg_lib.poisons.error_min_game.ROUNDS", 2)
-    monkeypatch.setattr(import_module("unseg_lib.poisons.error_min"), "STEPS", 4)  # not the function of that name
+    for name, number in {"MODEL_STEPS": 5, "ROUNDS": 2, "STEPS": 4}.items():
+        monkeypatch.setattr(error_min, name, number)
 
 
 def image_of(height=64, width=80, *, gray=False, id="a", background=0):
@@ -68,34 +44,26 @@ def image_of(height=64, width=80, *, gray=False, id="a", background=0):
 
 
 def change(name, image, settings=PLAIN):
-    return POISONS[name](settings)(image).astype(int) - image.pixels
+    return POISONS[name].make(settings)(image).astype(int) - image.pixels
 
 
 def rms(values):
     return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
 
 
-# what all have in common
-
-
 @pytest.mark.parametrize("name", SIMPLE)
-def test_bytes_follow_from_seed_and_image_alone(name):
+def test_bytes_follow_from_seed_and_image_alone_and_every_class_is_treated(name):
     image, other = image_of(), image_of(id="b")
     first = change(name, image)
-    change(name, other)
-    assert np.array_equal(first, change(name, image))
-    assert not np.array_equal(first, change(name, image, replace(PLAIN, seed=4)))
     sample_wise = name in BY_RMS  # cuda and random_class have one pattern per class for the whole set
     assert np.array_equal(first, change(name, other)) != sample_wise
-
-
-@pytest.mark.parametrize("name", SIMPLE)
-def test_who_is_treated(name):
-    image = image_of()
-    found = change(name, image)
-    assert not found[image.label == 255].any()
-    assert all(found[image.label == index].any() for index in (0, 1, 2))
+    assert np.array_equal(first, change(name, image))
+    assert not np.array_equal(first, change(name, image, replace(PLAIN, seed=4)))
+    assert not first[image.label == 255].any()
+    assert all(first[image.label == index].any() for index in (0, 1, 2))
     assert not change(name, replace(image, mask=np.zeros_like(image.mask))).any()
+    gray = change(name, image_of(gray=True))
+    assert gray.any() and (gray == gray[..., :1]).all()
 
 
 @pytest.mark.parametrize("name", BY_CLASS)
@@ -109,12 +77,6 @@ def test_background_is_a_class_only_on_request_and_other_classes_never(name):
     assert {index for index, _ in regions(only, PLAIN)} == {0, 2}
 
 
-@pytest.mark.parametrize("name", SIMPLE)
-def test_gray_stays_gray(name):
-    found = change(name, image_of(gray=True))
-    assert found.any() and (found == found[..., :1]).all()
-
-
 @pytest.mark.parametrize("name", BY_RMS)
 @pytest.mark.parametrize("gray", [False, True])
 def test_rms_over_every_class_is_what_the_paper_asks_for(name, gray):
@@ -122,15 +84,6 @@ def test_rms_over_every_class_is_what_the_paper_asks_for(name, gray):
     noise = noise_of(image, PLAIN)
     assert all(rms(noise[image.label == index]) == pytest.approx(wanted, abs=1e-3) for index in (0, 1, 2))
     assert rms(change(name, image)[image.label != 255]) == pytest.approx(wanted, rel=0.02)  # rounded
-
-
-def test_box_by_hand():
-    region = np.zeros((6, 7), bool)
-    region[2, 3] = region[4, 5] = True
-    assert box_of(region) == (slice(2, 5), slice(3, 6))
-
-
-# synper
 
 
 def test_synper_classes_are_separated_by_their_nearest_centres():
@@ -147,9 +100,6 @@ def test_synper_is_a_tile_of_32_made_of_cells_of_8():
     noise = synper_noise(whole, PLAIN)
     assert np.array_equal(noise[:32, :32], noise[32:, 32:])
     assert (noise[8:16, 24:32] == noise[8, 24]).all() and len(np.unique(noise[..., 0])) == 16
-
-
-# ar
 
 
 @pytest.mark.parametrize(
@@ -203,20 +153,15 @@ def test_ar_coefficients_are_those_of_our_search():
     assert all(coefficients(index).sum(axis=(1, 2)) == pytest.approx(1) for index in range(150))
 
 
-# cuda
-
-
 def test_cuda_by_hand():
     delta, shift = np.zeros((3, 3)), np.zeros((3, 3))
     delta[1, 1] = shift[1, 2] = 1
     pixels = image_of().pixels
-    assert np.array_equal(filtered(pixels, delta, "kernel-sum"), pixels)
-    assert np.array_equal(filtered(pixels, shift, "kernel-sum")[:, :-1], pixels[:, 1:])
-    assert np.array_equal(filtered(pixels, 3 * delta, "kernel-sum"), pixels)
-    assert filtered(pixels, delta, "image").max() == 255
-    assert filtered(0 * pixels, delta, "image").max() == 0
-    with pytest.raises(UnsegError, match="kernel-sum"):
-        filtered(pixels, delta, "kernel_sum")
+    assert all(np.array_equal(filtered(pixels, kernel, stretched=False), pixels) for kernel in (delta, 3 * delta))
+    assert np.array_equal(filtered(pixels, shift, stretched=False)[:, :-1], pixels[:, 1:])
+    assert (
+        filtered(pixels, delta, stretched=True).max() == 255 and filtered(0 * pixels, delta, stretched=True).max() == 0
+    )
 
 
 def test_cuda_filters_have_one_one_and_little_blur():
@@ -224,9 +169,6 @@ def test_cuda_filters_have_one_one_and_little_blur():
     assert all((kernel == 1).sum() == 1 and np.sort(kernel.ravel())[-2] <= 0.3 for kernel in kernels)
     assert np.array_equal(kernels[3], kernel_of(0, 3)) and not np.array_equal(kernels[3], kernel_of(1, 3))
     assert len({int(kernel.argmax()) for kernel in kernels}) > 3  # not always the centre
-
-
-# random_class and error_min
 
 
 def test_random_class_gives_every_class_its_tile_within_the_budget():
@@ -251,7 +193,7 @@ def test_error_min_lowers_the_loss_keeps_the_budget_and_is_reproducible(name, tm
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "fit.npz").read_bytes()
 
 
-def test_error_min_of_gray_images_and_of_images_without_objects(tmp_path):
+def test_error_min_of_gray_images_of_images_without_objects_and_of_what_it_has_not_seen(tmp_path):
     empty = image_of(48, gray=True, id="empty")
     empty = replace(empty, mask=np.zeros_like(empty.mask), label=np.full_like(empty.label, 255))
     images = [image_of(gray=True), empty]
@@ -260,24 +202,20 @@ def test_error_min_of_gray_images_and_of_images_without_objects(tmp_path):
     assert (found == found[..., :1]).all() and abs(found).max() > 2
     assert not change("error_min", empty, settings).any()
     with pytest.raises(UnsegError, match="found z"):
-        POISONS["error_min"](settings)(image_of(id="z"))
+        change("error_min", image_of(id="z"), settings)
     with pytest.raises(UnsegError, match="whole set"):
-        POISONS["error_min_class"](PLAIN)
-
-
-def test_error_min_class_refuses_a_class_that_it_has_no_tile_for(tmp_path):
+        POISONS["error_min_class"].make(PLAIN)
     image = image_of()
-    settings = with_fit("error_min_class", [image], PLAIN, tmp_path / "fit.npz")
+    settings = with_fit("error_min_class", [image], PLAIN, tmp_path / "class.npz")
     assert change("error_min_class", image, settings).any()  # 255 is no class
-    label = image.label.copy()
-    label[0, 0] = 3
+    image.label[0, 0] = 3
     with pytest.raises(UnsegError, match=r"Expected classes 0 to 2 or 255.*found class 3 in a"):
-        POISONS["error_min_class"](settings)(replace(image, label=label))
+        change("error_min_class", image, settings)
 
 
 def test_error_min_loss_by_hand():
     """A net that says 0 everywhere has log(classes) of loss; what is ignored counts nowhere."""
-    game = open_game([image_of()], PLAIN)
+    game = error_min.Fitting([image_of()], PLAIN)
     torch.nn.init.zeros_(game.net.head.weight)
     torch.nn.init.zeros_(game.net.head.bias)
     loss, error = game.score(lambda chosen: torch.zeros(1, 3, 64, 64))
@@ -285,9 +223,6 @@ def test_error_min_loss_by_hand():
     assert loss == pytest.approx(np.log(3), abs=1e-5)
     assert error == pytest.approx((labelled != 0).float().mean().item(), abs=1e-6)
     assert game.budgets[0, 0, 0].unique().tolist() == [0] and game.classes == 3
-
-
-# through poison_dataset
 
 
 @pytest.fixture
@@ -327,15 +262,22 @@ def test_the_background_is_part_of_what_a_set_is(toy, tmp_path):
     poison_dataset(toy, "random", tmp_path / "random", replace(PLAIN, include_background=False))  # the same to it
 
 
-def test_a_poison_from_outside_goes_through(toy, tmp_path, monkeypatch):
-    def negative(settings):
-        level = np.load(settings.fitted)["level"]
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_poison_from_outside_goes_through(toy, tmp_path, monkeypatch, fitted):
+    def mine(settings):
+        level = np.load(settings.fitted)["level"] if fitted else len(toy.ids)
         return lambda image: np.where(image.mask[..., None], level, image.pixels).astype(np.uint8)
 
-    monkeypatch.setitem(POISONS, "negative", negative)
-    monkeypatch.setitem(FITTED, "negative", lambda images, settings: {"level": len(list(images))})
-    poison_dataset(toy, "negative", tmp_path / "out", PLAIN)
+    def fit(images, settings):
+        return {"level": len(list(images))}
+
+    monkeypatch.setitem(POISONS, "mine", Poison(mine, "a constant", fit if fitted else None, bounded=False))
+    rows = poison_dataset(toy, "mine", tmp_path / "out", PLAIN)
     assert (Toy(tmp_path / "out").image("p0")[toy.label("p0") == 1] == len(toy.ids)).all()
+    assert poison_dataset(toy, "mine", tmp_path / "out", PLAIN) == rows
+    assert (tmp_path / "out" / ".learnt.npz").exists() == fitted
+    with pytest.raises(UnsegError, match="did you mean 'mine'"):
+        poison_dataset(toy, "mien", tmp_path / "other", PLAIN)
 
 
 @pytest.mark.real
@@ -345,13 +287,6 @@ def test_real_images(data_root, tmp_path, name, poison):
     source = datasets.load_dataset(name, data_root, "train", limit=2)
     rows = poison_dataset(source, poison, tmp_path / "out", PLAIN)
     assert all(row["rms"] > 0 and row["psnr"] > 10 for row in rows if row["protected"])
-
-
-# the benchmark and the notebook
-
-
-def test_benchmark_measures():
-    assert 0 < milliseconds("random_class", benchmark_image(32)) < 1000
 
 
 def test_spectrum_shows_frequencies_in_their_place():

@@ -9,7 +9,7 @@ import typer
 
 from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.reporting import commands as reports
-from unseg_lib.speed.commands import bench
+from unseg_lib.speed.bench import bench
 
 app = typer.Typer(
     help="Reproduce UnSeg: unlearnable examples against image segmentation.",

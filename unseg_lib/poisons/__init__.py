@@ -1,75 +1,95 @@
-"""Poisons: each makes of one image its unlearnable copy. One file each; adding one is one line below.
+"""Poisons: each makes of one image its unlearnable copy. Adding one is one line below.
 
-A poison is called once with the settings and returns a function from `Sample` to the poisoned pixels,
-uint8 `(H,W,3)`. It reads no global randomness: the same seed and image give the same bytes.
-One that has to see the whole set first has a second line, in `FITTED`: its fit is called with the images and
-the settings, returns arrays, and finds them again in the file `settings.fitted`.
+A poison is made once with the settings and then is a function from `Sample` to the poisoned pixels, uint8 `(H,W,3)`.
+It reads no global randomness: the same seed and image give the same bytes.
 """
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
 import lazy_loader
+import numpy as np
 
-from unseg_lib.poisons.autoregressive import ar
-from unseg_lib.poisons.clean import clean
-from unseg_lib.poisons.colour_grating import colour_grating
-from unseg_lib.poisons.constant_offset import colour_offset, gray_offset
-from unseg_lib.poisons.cuda import cuda, cuda_blur
-from unseg_lib.poisons.error_min import error_min, error_min_class, fit_samples, fit_tiles
-from unseg_lib.poisons.fixed_tile import fixed_tile
-from unseg_lib.poisons.random_class import random_class
-from unseg_lib.poisons.random_noise import random_noise
-from unseg_lib.poisons.settings import PoisonSettings, Sample
-from unseg_lib.poisons.synper import synper
-from unseg_lib.poisons.unseg import unseg
-from unseg_lib.poisons.unseg_by_class import unseg_by_class
-from unseg_lib.poisons.unseg_regions import unseg_box, unseg_points, unseg_salient
-from unseg_lib.poisons.untrained import untrained
+from unseg_lib.errors import pick
+from unseg_lib.files import whole_file
+from unseg_lib.poisons import autoregressive, by_class, error_min, simple, unseg
+from unseg_lib.poisons.settings import Apply, PoisonSettings, Sample
+from unseg_lib.poisons.simple import cell_of
+from unseg_lib.poisons.unseg import open_generator, prompt_of, raw_noise
 
-POISONS = {
-    "clean": clean,
-    "random": random_noise,
-    "random_class": random_class,
-    "fixed_tile": fixed_tile,
-    "colour_offset": colour_offset,
-    "gray_offset": gray_offset,
-    "colour_grating": colour_grating,
-    "synper": synper,
-    "ar": ar,
-    "cuda": cuda,
-    "cuda_blur": cuda_blur,
-    "error_min": error_min,
-    "error_min_class": error_min_class,
-    "untrained": untrained,
-    "unseg": unseg,
-    "unseg_by_class": unseg_by_class,
-    "unseg_box": unseg_box,
-    "unseg_points": unseg_points,
-    "unseg_salient": unseg_salient,
-}
-OWN_REGION = ("unseg_box", "unseg_points", "unseg_salient")  # keep to eps, but in a region of their own
-WITH_GENERATOR = ("unseg", "unseg_by_class", "untrained", *OWN_REGION)  # their result depends on the generator's file
-BY_CLASS = ("synper", "ar", "cuda", "cuda_blur")  # keep to no eps: they follow classes, see `include_background`
-UNBOUNDED = (*BY_CLASS, *OWN_REGION)  # may change more than eps_bg outside the mask
-FITTED = {"error_min": fit_samples, "error_min_class": fit_tiles}  # learn from the whole set first
+__all__ = ["COLUMNS", "POISONS", "Poison", "PoisonSettings", "Sample", "append_line", "cached_noise", "cell_of"]
+__all__ += ["digest", "open_generator", "prompt_of", "protected_classes", "raw_noise", "read_rows", "with_fit"]
 
-__all__ = ["BY_CLASS", "FITTED", "OWN_REGION", "POISONS", "UNBOUNDED", "WITH_GENERATOR", "PoisonSettings", "Sample"]
-
-# the face of the package: what others import from it, loaded when it is asked for
-__getattr__, __dir__, _names = lazy_loader.attach(
+# of the writer of poisoned sets, which asks the registry below
+__getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "ar_search": ["RESPONSE", "neighbourhoods", "response", "search"],
-        "autoregressive": ["ar_noise", "coefficients", "process", "recursion"],
-        "class_noise": ["box_of", "regions"],
-        "cuda": ["filtered", "kernel_of"],
-        "error_min_game": ["open_game"],
-        "fitting": ["with_fit"],
-        "fixed_tile": ["cell_of"],
         "manifest": ["COLUMNS", "append_line", "read_rows"],
         "noise_cache": ["cached_noise", "digest"],
         "poison_dataset": ["protected_classes"],
-        "speed": ["benchmark_image", "milliseconds"],
-        "synper": ["class_vector", "cluster", "synper_noise"],
-        "unseg": ["open_generator", "prompt_of", "raw_noise"],
-        "untrained": ["match_amplitude", "on_grid", "random_twin"],
     },
 )
+
+
+@dataclass(frozen=True)
+class Poison:
+    """One way to poison, and all that others must know of it.
+
+    words: what it is, for the legend of a table. bounded: it changes at most eps inside and eps_bg outside the mask.
+    fit: of one that has to see the whole set first; called with the images and the settings, it returns arrays, which
+    `make` finds again in the file `settings.fitted`. needs_generator: its bytes depend on the generator's file.
+    by_class: it gives the background a pattern, too, with `include_background`.
+    """
+
+    make: Callable[[PoisonSettings], Apply]
+    words: str
+    fit: Callable[[Iterable[Sample], PoisonSettings], dict[str, np.ndarray]] | None = None
+    needs_generator: bool = False
+    bounded: bool = True
+    by_class: bool = False
+
+
+CLASSES = {"bounded": False, "by_class": True}
+GENERATOR = {"needs_generator": True}
+REGION = GENERATOR | {"bounded": False}  # keep to the budget, but in a region of their own
+
+POISONS = {
+    "clean": Poison(simple.clean, "images as they are"),
+    "random": Poison(simple.random_noise, "fresh uniform noise"),
+    "random_class": Poison(simple.random_class, "a random tile for each class"),
+    "fixed_tile": Poison(simple.fixed_tile, "one random tile in every image"),
+    "colour_offset": Poison(simple.colour_offset, "a constant colour, stronger inside the mask"),
+    "gray_offset": Poison(simple.gray_offset, "a constant brightness, stronger inside the mask"),
+    "colour_grating": Poison(simple.colour_grating, "two-coloured stripes"),
+    "synper": Poison(by_class.synper, "coarse coloured cells for each class", **CLASSES),
+    "ar": Poison(autoregressive.ar, "an autoregressive pattern for each class", **CLASSES),
+    "cuda": Poison(by_class.cuda, "a blur for each class, and stretched brightness", **CLASSES),
+    "cuda_blur": Poison(partial(by_class.cuda, stretched=False), "a blur for each class", **CLASSES),
+    "error_min": Poison(error_min.error_min, "noise fitted to each image", error_min.fit_samples),
+    "error_min_class": Poison(error_min.error_min_class, "a tile fitted to each class", error_min.fit_tiles),
+    "untrained": Poison(unseg.untrained, "UnSeg's network before training, its noise scaled up", **GENERATOR),
+    "unseg": Poison(unseg.unseg, "UnSeg", **GENERATOR),
+    "unseg_by_class": Poison(unseg.unseg_by_class, "UnSeg, a noise for each class", **GENERATOR),
+    "unseg_box": Poison(unseg.unseg_box, "UnSeg, its budget in the box around the mask", **REGION),
+    "unseg_points": Poison(unseg.unseg_points, "UnSeg, its budget in the region that three points give", **REGION),
+    "unseg_salient": Poison(unseg.unseg_salient, "UnSeg, its budget in what stands out by its colour", **REGION),
+}
+
+
+def with_fit(poison: str, images: Iterable[Sample], settings: PoisonSettings, path: Path) -> PoisonSettings:
+    """Settings with what `poison` has learnt from the images, kept in `path` (.npz), whole or absent.
+
+    A poison that learns nothing gets its settings back. What is there already is not learnt again, also
+    if another shard has just finished it: all shards then use the same.
+    """
+    fit = pick(POISONS, poison, "poison").fit
+    if fit is None:
+        return settings
+    if not path.exists():
+        arrays = fit(images, settings)
+        if not path.exists():
+            with whole_file(path) as unfinished:
+                np.savez(unfinished, allow_pickle=False, **arrays)
+    return replace(settings, fitted=path)

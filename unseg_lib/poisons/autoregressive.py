@@ -4,7 +4,6 @@ Written anew from the paper's description, with coefficients of our own (see `ar
 only stable on tiny images, and at 512 pixels put all their energy into one corner.
 """
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.poisons.class_noise import Box, add_steps, class_noise
+from unseg_lib.poisons.by_class import Box, class_noise, in_steps
 from unseg_lib.poisons.settings import PoisonSettings, Sample
 from unseg_lib.seeds import numpy_rng
 
@@ -24,13 +23,11 @@ LARGEST = 512  # pixels; the coefficients are stable up to here, larger regions 
 TABLE = Path(__file__).with_name("ar_coefficients.json")
 
 
-def ar(settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
-    """A process per class, started afresh in every image and region; rms 4.6."""
-    return lambda image: add_steps(image, ar_noise(image, settings))
-
-
 def ar_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
-    """The noise before rounding and clipping, float32 `(H,W,3)` in steps over 255."""
+    """A process per class, started afresh in every image and region; rms 4.6.
+
+    float32 `(H,W,3)` in steps over 255, before rounding and clipping.
+    """
 
     def pattern(index: int, box: Box) -> np.ndarray:
         rng = numpy_rng(settings.seed, "ar", index, image.id)
@@ -40,6 +37,9 @@ def ar_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
         return np.pad(drawn, ((0, 0), *repeats), "wrap") if np.any(repeats) else drawn
 
     return class_noise(image, settings, RMS, pattern)
+
+
+ar = in_steps(ar_noise)
 
 
 def process(windows: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:

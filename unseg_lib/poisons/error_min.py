@@ -6,6 +6,8 @@ images: few rounds, a small U-Net from random weights trained by Adam, and noise
 over the whole image, so that it stays in place however a victim crops.
 """
 
+import sys
+import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -13,82 +15,91 @@ import torch
 from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.poisons.error_min_game import SIDE, open_game
-from unseg_lib.poisons.settings import IGNORE, PoisonSettings, Sample, with_noise
-from unseg_lib.runtime import progress
+from unseg_lib.method import UNetSurrogate, budget_map
+from unseg_lib.poisons.settings import IGNORE, Apply, PoisonSettings, Sample, within_budget
+from unseg_lib.runtime import choose_device, progress
+from unseg_lib.seeds import seed_for, torch_rng
 
+SIDE = 64  # cells along both sides of an image: of the surrogate's input and of the noise
 TILE = 16  # cells along both sides of a class's tile
+ROUNDS = 3  # turns of surrogate and noise; fewer once the pixel error is small enough
+MODEL_STEPS, LR, WIDTH, BATCH = 60, 3e-3, 16, 16  # of the surrogate in one round
 STEPS, STEP = 20, 0.1  # PGD steps in a round, and their size in budgets: eps/10
-STOP_ERROR, STOP_ERROR_CLASS = 0.01, 0.10  # pixel errors that end the game
+STOP_ERROR, STOP_ERROR_CLASS = 0.01, 0.10  # pixel errors that end the rounds
 LEVELS = 127  # noise is kept as int8
 
+NoiseOf = Callable[[torch.Tensor], torch.Tensor]  # indices of images (k,) -> their noise (k,3,SIDE,SIDE) in [-1,1]
 
-def error_min(settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
+
+def error_min(settings: PoisonSettings) -> Apply:
     """Noise of its own for every image, learnt by `fit_samples`."""
     kept = _learnt(settings, "error_min")
-    place, noise = {id: i for i, id in enumerate(kept["ids"].tolist())}, kept["noise"]
+    place = {id: i for i, id in enumerate(kept["ids"].tolist())}
 
-    def poison(image: Sample) -> np.ndarray:
+    def noise_of(image: Sample, settings: PoisonSettings) -> np.ndarray:
         if image.id not in place:
             raise UnsegError(f"Expected an image that error_min has learnt from, found {image.id}; learn anew.")
-        grid = torch.from_numpy(noise[place[image.id]]).float() / LEVELS
+        grid = torch.from_numpy(kept["noise"][place[image.id]]).float() / LEVELS
         full = F.interpolate(grid[None], image.label.shape, mode="bilinear", align_corners=False)[0]
-        return with_noise(image, full.movedim(0, -1).numpy(), settings)
+        return full.movedim(0, -1).numpy()
 
-    return poison
+    return within_budget(noise_of)(settings)
 
 
-def error_min_class(settings: PoisonSettings) -> Callable[[Sample], np.ndarray]:
+def error_min_class(settings: PoisonSettings) -> Apply:
     """One tile per class, the same in every image, learnt by `fit_tiles`; other classes are refused."""
     tiles = torch.from_numpy(_learnt(settings, "error_min_class")["noise"]).float() / LEVELS
 
-    def poison(image: Sample) -> np.ndarray:
-        highest = int(image.label[image.label != IGNORE].max(initial=0))
-        if highest >= len(tiles):
+    def noise_of(image: Sample, settings: PoisonSettings) -> np.ndarray:
+        if (highest := _classes(image.label) - 1) >= len(tiles):
             raise UnsegError(
                 f"Expected classes 0 to {len(tiles) - 1} or 255, which error_min_class has learnt from, "
                 f"found class {highest} in {image.id}; learn anew."
             )
-        rows, columns = (torch.arange(length) * SIDE // length % TILE for length in image.label.shape)
-        label = torch.from_numpy(image.label.astype(np.int64))
-        return with_noise(image, _laid(tiles, label, rows, columns).numpy(), settings)
+        cells = (torch.arange(length) * SIDE // length % TILE for length in image.label.shape)
+        return _laid(tiles, torch.from_numpy(image.label.astype(np.int64)), *cells).numpy()
 
-    return poison
+    return within_budget(noise_of)(settings)
+
+
+def _learnt(settings: PoisonSettings, poison: str) -> dict[str, np.ndarray]:
+    if settings.fitted is None:
+        raise UnsegError(f"Expected {poison} to have learnt from the whole set, found nothing; use poison_dataset.")
+    with np.load(settings.fitted, allow_pickle=False) as kept:
+        return dict(kept)
 
 
 def fit_samples(images: Iterable[Sample], settings: PoisonSettings) -> dict[str, np.ndarray]:
     """Noise int8 `(n,3,SIDE,SIDE)`, 127 = the whole budget; ids `(n,)`; losses `(rounds,2)` before and after."""
-    game = open_game(images, settings)
-    steps = torch.zeros(game.pixels.shape, dtype=torch.int8)
+    fitting = Fitting(images, settings)
+    steps = torch.zeros(fitting.pixels.shape, dtype=torch.int8)
 
-    def noise(chosen: torch.Tensor) -> torch.Tensor:
+    def noise_of(chosen: torch.Tensor) -> torch.Tensor:
         return steps[chosen].float() / LEVELS
 
-    def improve() -> None:
-        for chosen in progress(game.batches(), "error_min"):
-            current = noise(chosen)
-            for _ in range(STEPS):
-                current = _descend(current, lambda x, chosen=chosen: game.loss(chosen, x)[0])
-            steps[chosen] = (current * LEVELS).round().to(torch.int8)
+    def improve(chosen: torch.Tensor) -> None:
+        noise = noise_of(chosen)
+        for _ in range(STEPS):
+            noise = _descend(noise, lambda x: fitting.loss(chosen, x)[0])
+        steps[chosen] = (noise * LEVELS).round().to(torch.int8)
 
-    losses = game.play(noise, improve, STOP_ERROR)
-    return {"ids": np.array(game.ids), "noise": steps.numpy(), "losses": np.array(losses)}
+    losses = fitting.take_turns(noise_of, improve, 1, STOP_ERROR)
+    return {"ids": np.array(fitting.ids), "noise": steps.numpy(), "losses": np.array(losses)}
 
 
 def fit_tiles(images: Iterable[Sample], settings: PoisonSettings) -> dict[str, np.ndarray]:
     """Tiles int8 `(classes,3,TILE,TILE)`, one step per batch along what all pixels of a class ask for; losses."""
-    game = open_game(images, settings)
-    tiles, cells = torch.zeros(game.classes, 3, TILE, TILE), torch.arange(SIDE) % TILE
-    batches = game.batches() * -(-STEPS // len(game.batches()))  # of a small set several times
+    fitting, cells = Fitting(images, settings), torch.arange(SIDE) % TILE
+    tiles = torch.zeros(fitting.classes, 3, TILE, TILE)
 
-    def noise(chosen: torch.Tensor, tiles: torch.Tensor = tiles) -> torch.Tensor:
-        return _laid(tiles, game.labels[chosen], cells, cells).movedim(-1, 1)
+    def noise_of(chosen: torch.Tensor, tiles: torch.Tensor = tiles) -> torch.Tensor:
+        return _laid(tiles, fitting.labels[chosen], cells, cells).movedim(-1, 1)
 
-    def improve() -> None:
-        for chosen in progress(batches, "error_min_class"):
-            tiles.copy_(_descend(tiles, lambda x, chosen=chosen: game.loss(chosen, noise(chosen, x))[0]))
+    def improve(chosen: torch.Tensor) -> None:
+        tiles.copy_(_descend(tiles, lambda x: fitting.loss(chosen, noise_of(chosen, x))[0]))
 
-    losses = game.play(noise, improve, STOP_ERROR_CLASS)
+    passes = -(-STEPS // len(fitting.batches))  # over a small set several
+    losses = fitting.take_turns(noise_of, improve, passes, STOP_ERROR_CLASS)
     return {"noise": (tiles * LEVELS).round().to(torch.int8).numpy(), "losses": np.array(losses)}
 
 
@@ -107,8 +118,77 @@ def _laid(tiles: torch.Tensor, label: torch.Tensor, rows: torch.Tensor, columns:
     return tiles.movedim(1, -1)[label.clamp(max=len(tiles) - 1), rows[:, None], columns]
 
 
-def _learnt(settings: PoisonSettings, poison: str) -> dict[str, np.ndarray]:
-    if settings.fitted is None:
-        raise UnsegError(f"Expected {poison} to have learnt from the whole set, found nothing; use poison_dataset.")
-    with np.load(settings.fitted, allow_pickle=False) as kept:
-        return dict(kept)
+class Fitting:
+    """The whole set at SIDE cells, each image read once, and the surrogate that the noise shall please."""
+
+    def __init__(self, images: Iterable[Sample], settings: PoisonSettings):
+        rows = [(one.id, one.gray, _classes(one.label), *_shrunk(one, settings)) for one in images]
+        self.ids, grays, classes, *stacks = (list(column) for column in zip(*rows))
+        # uint8 (n,3,SIDE,SIDE); int64 (n,SIDE,SIDE), 255 = ignore; (n,1,SIDE,SIDE) of the [0,1] range, 0 = as it is
+        self.pixels, self.labels, self.budgets = map(torch.stack, stacks)
+        self.gray, self.classes, self.seed = all(grays), max(classes), settings.seed
+        self.device = torch.device(choose_device(settings.device))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_for(self.seed, "error_min"))  # modules draw from the global generator
+            self.net = UNetSurrogate(SIDE, WIDTH)
+            self.net.head = torch.nn.Conv2d(WIDTH, self.classes, 1)
+        self.net.to(self.device)
+        self.batches = torch.arange(len(self.ids)).split(BATCH)
+
+    def loss(self, chosen: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross entropy and share of wrong pixels over the labelled pixels of the images; 0 where there are none."""
+        noise = noise.mean(dim=1, keepdim=True) if self.gray else noise
+        change = noise.to(self.device) * self.budgets[chosen].to(self.device)
+        logits = self.net((self.pixels[chosen].to(self.device) / 255 + change).clamp(0, 1))
+        label = self.labels[chosen].to(self.device)
+        count = (label != IGNORE).sum().clamp(min=1)
+        wrong = ((logits.argmax(dim=1) != label) & (label != IGNORE)).sum()
+        return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / count, wrong / count
+
+    @torch.no_grad()
+    def score(self, noise_of: NoiseOf) -> tuple[float, float]:
+        """Loss and pixel error over the whole set, every image's batch weighing alike."""
+        found = np.array([[float(value) for value in self.loss(some, noise_of(some))] for some in self.batches])
+        loss, error = np.average(found, axis=0, weights=[len(some) for some in self.batches])
+        return float(loss), float(error)
+
+    def take_turns(
+        self, noise_of: NoiseOf, improve: Callable[[torch.Tensor], None], passes: int, stop_error: float
+    ) -> list[tuple[float, float]]:
+        """Rounds of training the surrogate on the noise, and of so many passes that `improve` the noise of a batch.
+
+        Returns the loss before and after each improvement.
+        """
+        optimiser, rng = torch.optim.Adam(self.net.parameters(), LR), torch_rng(self.seed, "error_min", "order")
+        losses, started = [], time.monotonic()
+        for number in range(1, ROUNDS + 1):
+            for _ in range(MODEL_STEPS):
+                chosen = torch.randperm(len(self.ids), generator=rng)[:BATCH]
+                optimiser.zero_grad()
+                self.loss(chosen, noise_of(chosen))[0].backward()
+                optimiser.step()
+            before, _ = self.score(noise_of)
+            for chosen in progress(self.batches * passes, "error-minimising noise"):
+                improve(chosen)
+            after, error = self.score(noise_of)
+            losses.append((before, after))
+            minutes = (time.monotonic() - started) / 60
+            text = f"loss {before:.3f} -> {after:.3f}, pixel error {error:.3f}, {minutes:.1f} minutes"
+            print(f"error-minimising noise, round {number}/{ROUNDS}: {text}", file=sys.stderr, flush=True)
+            if error < stop_error:
+                break
+        return losses
+
+
+def _classes(label: np.ndarray) -> int:
+    return int(label[label != IGNORE].max(initial=0)) + 1
+
+
+def _shrunk(image: Sample, settings: PoisonSettings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixels, label and budget of one image at SIDE cells, stretched to a square."""
+    size = (SIDE, SIDE)
+    pixels = torch.from_numpy(image.pixels.copy()).movedim(-1, 0)[None].float()
+    layers = torch.from_numpy(np.stack([image.label, image.mask]).astype(np.float32))[None]
+    label, mask = F.interpolate(layers, size, mode="nearest-exact")[0].long()
+    budget = budget_map(mask > 0, settings.eps, settings.eps_bg) * (label != IGNORE) * bool(image.mask.any())
+    return F.interpolate(pixels, size, mode="area")[0].round().byte(), label, budget[None]

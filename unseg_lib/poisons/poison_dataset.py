@@ -19,15 +19,14 @@ from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, sha256_of, whole_file, write_csv, write_json
 from unseg_lib.images import has_colours, read_image, write_image
 from unseg_lib.method import measure
-from unseg_lib.poisons import BY_CLASS, POISONS, WITH_GENERATOR
-from unseg_lib.poisons.fitting import with_fit
+from unseg_lib.poisons import POISONS, with_fit
 from unseg_lib.poisons.manifest import COLUMNS, MERGED, append_line, finish, finished, part_path, read_rows
 from unseg_lib.poisons.settings import IGNORE, PoisonSettings, Sample
 from unseg_lib.runtime import progress
 
 FORMATS = ("png", "jpg")  # jpg: quality 95, 4:2:0, as the paper's files; breaks the budget, which the manifest shows
 SETTINGS = "poison.json"
-LEARNT = ".learnt.npz"  # what a poison in FITTED has learnt from the set
+LEARNT = ".learnt.npz"  # what a poison with a `fit` has learnt from the set
 
 
 def poison_dataset(
@@ -112,7 +111,7 @@ def _targets(source, out: Path, file_format: str) -> dict[str, Path]:
 def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_format: str, gray: bool) -> dict:
     """All that decides the bytes of a poisoned set; not how fast or where it is made."""
     generator = None
-    if poison in WITH_GENERATOR:
+    if POISONS[poison].needs_generator:
         from unseg_lib.method import generator_path
 
         generator = sha256_of(generator_path(settings.generator))
@@ -124,7 +123,7 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
         "seed": settings.seed,
         "generator": generator,
         "prompt": settings.prompt if generator else None,
-        "include_background": settings.include_background if poison in BY_CLASS else None,
+        "include_background": settings.include_background if POISONS[poison].by_class else None,
         "protect": protect,
         "file_format": file_format,
         "gray": gray,
@@ -182,7 +181,7 @@ class _Work:
         return Sample(id, pixels, mask, label, self.gray, self.source.background)
 
     def fitted(self, poison: str) -> PoisonSettings:
-        """The settings, for a poison in FITTED with what it has learnt from the whole set, whatever the shard."""
+        """The settings, for a poison with a `fit` with what it has learnt from the whole set, whatever the shard."""
         every = (self.read(id) for id in progress(self.source.ids, f"read for {poison}"))
         return with_fit(poison, every, self.settings, self.part.with_name(LEARNT))
 
@@ -209,7 +208,7 @@ def _poison_all(work: _Work, poison: str, todo: list[str], total: int, jobs: int
     """Noise is made here, in order; writing and measuring, which cost more, go to `jobs` threads."""
     if not todo:
         return
-    apply: Callable[[Sample], np.ndarray] = POISONS[poison](work.fitted(poison))
+    apply: Callable[[Sample], np.ndarray] = POISONS[poison].make(work.fitted(poison))
     pending: deque[Future] = deque()
     with ThreadPoolExecutor(jobs) as pool:
         for id in progress(todo, f"poison {poison}", total, total - len(todo)):

@@ -1,5 +1,6 @@
 """What a poison is told, what it is given, and the one way in which noise meets an image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -21,7 +22,7 @@ class PoisonSettings:
     generator: name of a shipped generator or path of a .safetensors file. prompt: "mask", "box" or
     "points", or several joined by "+". device: "auto", "cpu", "cuda", ... cache: folder for raw noise.
     include_background: whether poisons that know classes but no eps treat the background as one more class.
-    fitted: the file that a poison in `FITTED` has learnt from the whole set.
+    fitted: the file that a poison with a `fit` has learnt from the whole set.
     """
 
     eps: float = 8
@@ -61,14 +62,26 @@ class Sample:
     background: int | None = None
 
 
-def with_noise(image: Sample, noise: np.ndarray, settings: PoisonSettings, *, ignored: bool = False) -> np.ndarray:
-    """The image with noise `(H,W,3)` in [-1,1] within its budget: uint8 `(H,W,3)`.
+Apply = Callable[[Sample], np.ndarray]  # an image -> its poisoned pixels, uint8 (H,W,3)
+Noise = Callable[[Sample, PoisonSettings], np.ndarray]  # an image, the settings -> its noise (H,W,3)
+
+
+def within_budget(noise_of: Noise, *, ignored: bool = False) -> Callable[[PoisonSettings], Apply]:
+    """The poison that adds `noise_of(image, settings)` in [-1,1] times eps inside the mask and eps_bg outside.
 
     An image with nothing to protect stays as it is, as in the released code. `ignored` says whether pixels labelled
     255 get background noise, as UnSeg's do; the simple noises leave them alone.
     """
-    if not image.mask.any():
-        return image.pixels
-    if not ignored:
-        noise = np.where((image.label == IGNORE)[..., None], 0, noise)
-    return add_noise(image.pixels, noise, image.mask, settings.eps, settings.eps_bg, gray=image.gray)
+
+    def make(settings: PoisonSettings) -> Apply:
+        def apply(image: Sample) -> np.ndarray:
+            if not image.mask.any():
+                return image.pixels
+            noise = noise_of(image, settings)
+            if not ignored:
+                noise = np.where((image.label == IGNORE)[..., None], 0, noise)
+            return add_noise(image.pixels, noise, image.mask, settings.eps, settings.eps_bg, gray=image.gray)
+
+        return apply
+
+    return make

@@ -2,18 +2,8 @@
 
 import lazy_loader
 
-# the face of the package: what others import from it, loaded when it is asked for
-__getattr__, __dir__, _names = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "arithmetic": ["flop_counter", "generator_flop"],
-        "disk": ["parts", "throughput"],
-        "ladder": ["differences", "profile", "rungs"],
-        "needs": ["OFFICIAL", "trials"],
-        "samples": ["image"],
-        "scaling": ["COLLECTIONS", "estimate", "hours", "table"],
-        "step": ["step_ladder"],
-        "trial": ["VictimTrial", "alone"],
-        "watched": ["cost_of_steps"],
-    },
+# the face of the package, loaded when it is asked for: the command line starts at once
+LADDER = ["TRAINING", "memory", "parts", "poisons", "profile", "protect_ladder", "step_ladder", "throughput"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"bench": ["COLLECTIONS", "SAMPLES", "costs", "table"], "ladder": LADDER}
 )

@@ -1,84 +1,120 @@
-"""`unseg bench`: one measurement as a table in the terminal; the notebook 09_speed makes all of them in one run."""
+"""The command `unseg bench`: one measurement as a table; the notebook 09_speed makes all of them in one run."""
 
-import torch
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from unseg_lib.errors import UnsegError, pick
-from unseg_lib.files import write_json
-from unseg_lib.method import LAYOUTS, BilevelConfig
-from unseg_lib.pipeline import load_profile
-from unseg_lib.pipeline.provenance import provenance
-from unseg_lib.runtime import choose_device
-from unseg_lib.speed import tables
-from unseg_lib.speed.disk import memory, throughput
-from unseg_lib.speed.ladder import ladder
-from unseg_lib.speed.needs import needs
-from unseg_lib.speed.step import step_ladder
 
-# as published, but one image at a time; and the small game of notebook 01
-TRAINING = {
-    "vit_b": (BilevelConfig(batch_size=1), True),
-    "small": (
-        BilevelConfig(
-            layout="small", surrogate="unet", surrogate_size=96, batch_size=12, loss_points=4096, optimiser="adamw"
-        ),
-        False,
-    ),
-    "tiny": (BilevelConfig(layout="tiny", batch_size=2, loss_points=64), True),
+if TYPE_CHECKING:
+    import pandas
+
+KINDS = ("protect", "train", "disk", "memory", "needs", "poisons")
+# images of what is to be protected, and samples of the published training (44,320 images, 27 epochs)
+COLLECTIONS = {"VOC 2012 aug, train": 10_582, "COCO 2017, train": 118_287, "100 million images": 100_000_000}
+SAMPLES = 44_320 * 27
+# heading and form of every column, the same in the terminal and in the notebook
+TABLES = {
+    "protect": "way {rung} | images/s {images_per_second:,.3f} | times as fast {speedup:,.2f} | "
+    "% of the peak {peak_share:,.0%} | memory, MB {megabytes:,.0f} | largest difference {largest_difference:,.0f} | "
+    "values that differ, % {share_different:,.4%}",
+    "train": "way {rung} | surrogate's step, s {surrogate:,.2f} | generator's step, s {generator:,.2f} | "
+    "samples/s {samples_per_second:,.3f} | times as fast {speedup:,.2f} | memory, MB {megabytes:,.0f}",
+    "disk": "way {way} | images/s {images_per_second:,.2f} | % of the model's {share:,.0%}",
+    "scaling": "task {task} | machine {machine} | hours {hours:,.1f} | cost {cost:,.2f}",
+    "parts": "part {part} | ms {milliseconds:,.1f} | % of the time {share:,.0%}",
+    "profile": "part {part} | % of the time {share:,.0%}",
+    "needs": "training {training} | stages {stages:,.0f} | images in a step {batch:,.0f} | "
+    "planned {planned_batch:,.0f} | TFLOP a sample {tflop:,.3f} | samples/s {samples_per_second:,.3f} | "
+    "hours a stage {hours_a_stage:,.1f} | hours {hours:,.1f} | memory, MB {megabytes:,.0f} |  {problem}",
+    "poisons": "poison {poison} | ms/image {milliseconds:,.1f} | images/s {images_per_second:,.0f}",
 }
 
 
 def bench(
-    what: str,
-    generator: str,
-    *,
-    side: int,
-    batch: int = 0,
-    images: int,
-    compiled: bool,
-    device: str,
-    profile: str = "paper",
-    json: str = "",
-) -> str:
-    """Measure "protect", "train", "disk", "memory" or "needs" and return the table; the last two also as `json`.
+    what: Annotated[str, typer.Argument(help="protect, train, disk (files), memory, needs or poisons")] = "protect",
+    generator: Annotated[
+        str, typer.Option(help="small, texture, colour, a path, or vit_b with random weights; train: small, vit_b")
+    ] = "small",
+    side: Annotated[int, typer.Option(help="of images, in pixels; 0: what suits the generator; poisons: 512")] = 0,
+    batch: Annotated[
+        int, typer.Option(help="images at once in the last steps of the ladder, 2; needs: at most, else as planned")
+    ] = 0,
+    images: Annotated[int, typer.Option(help="files, for disk and memory")] = 64,
+    compiled: Annotated[bool, typer.Option(help="also with torch.compile")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    profile: Annotated[str, typer.Option(help="with needs: of which profile, by name or path")] = "paper",
+    json: Annotated[str, typer.Option(help="with memory and needs: also write what was found to this file")] = "",
+) -> None:
+    """Measure how fast this machine protects and trains, against the plain reference, in one run.
 
-    batch: images at once, of needs at most; 0: two, of needs as many as are planned.
+    needs: hours and memory of every kind of training in a profile, from some steps of each. poisons: milliseconds of
+    those that need no training, on one core.
     """
-    if min(side, images) < 1 or batch < 0:
+    import torch
+
+    from unseg_lib.files import write_json
+    from unseg_lib.method import LAYOUTS
+    from unseg_lib.runtime import choose_device
+    from unseg_lib.speed import ladder
+
+    if what not in KINDS:
+        raise UnsegError(f"Expected to measure {', '.join(KINDS[:-1])} or {KINDS[-1]}, found '{what}'.")
+    if min(side, images - 1, batch) < 0:
         raise UnsegError("Expected a side and a number of images of at least 1, and a batch of at least 0.")
-    chosen = torch.device(choose_device(device))
+    on, found, given = torch.device(choose_device(device)), {}, side
+    side = side or (LAYOUTS[generator].image_size if generator in LAYOUTS and generator != "small" else 256)
     if what == "protect":
-        found = ladder(generator, chosen, side=side, batch=batch or 2, compiled=compiled)
+        found = ladder.protect_ladder(generator, on, side=side, batch=batch or 2, compiled=compiled)
         peaks = ", ".join(f"{name}: {1e-9 * value:,.0f} GFLOP/s" for name, value in found["peak"].items())
-        about = f"{1e-9 * found['flop']:,.1f} GFLOP an image; matrix multiplications at best {peaks}"
-        return f"{tables.text(found['rows'], tables.LADDER)}\n{about}"
-    if what == "train":
-        config, frozen = pick(TRAINING, generator, "training")
-        return tables.text(step_ladder(config, chosen, frozen=frozen, compiled=compiled), tables.STEP)
-    if what == "disk":
-        rows = throughput(generator, chosen, count=images, height=side, width=side)
-        return tables.text(rows, tables.DISK)
-    if what == "memory":
-        found = memory(generator, chosen, count=images, height=side, width=side)
-        if json:
-            write_json(json, found)
-        return "\n".join(f"{name:<18}{value:,.0f}" for name, value in found.items())
-    if what == "needs":
-        found = measured_needs(profile, chosen.type, batch)
-        if json:
-            write_json(json, found)
-        return f"{found['machine']}\n{tables.text(found['rows'], tables.NEEDS)}"
-    raise UnsegError(f"Expected to measure protect, train, disk, memory or needs, found '{what}'.")
+        print(table(found["rows"], "protect").to_string())
+        print(f"{1e-9 * found['flop']:,.1f} GFLOP an image; matrix multiplications at best {peaks}")
+    elif what == "train":
+        config, frozen = pick(ladder.TRAINING, generator, "training")
+        print(table(ladder.step_ladder(config, on, frozen=frozen, compiled=compiled), "train").to_string())
+    elif what == "disk":
+        print(table(ladder.throughput(generator, on, count=images, height=side, width=side), "disk").to_string())
+    elif what == "poisons":
+        print(table(ladder.poisons(given or 512), "poisons").to_string())
+    elif what == "memory":
+        found = ladder.memory(generator, on, count=images, height=side, width=side)
+        print(*(f"{name:<18}{value:,.0f}" for name, value in found.items()), sep="\n")
+    elif what == "needs":
+        from unseg_lib.speed.needs import measured_needs
+
+        found = measured_needs(profile, on.type, batch)
+        print(found["machine"], table(found["rows"], "needs").to_string(), sep="\n")
+    if json and what in ("memory", "needs"):
+        write_json(json, found)
 
 
-def measured_needs(profile: str, device: str, batch: int) -> dict:
-    """What `needs.needs` finds, with the machine it was found on and the code that did it."""
-    plan = load_profile(profile)
-    rows = needs(plan, device, batch=batch)
-    origin = provenance(plan.root)
-    machine = origin["gpus"][0] if device == "cuda" else f"{origin['cpu']}, {torch.get_num_threads()} threads"
-    return {"profile": plan.name, "machine": machine, "rows": rows, "provenance": origin}
+def table(rows: list[dict], what: str) -> "pandas.DataFrame":
+    """Measurements as a table of texts with the columns of `TABLES`; a number that is unknown is a dash."""
+    import pandas
+
+    columns = dict(column.strip().split("{") for column in TABLES[what].split("|"))
+    cells = [[_cell("{" + form, row) for form in columns.values()] for row in rows]
+    first, *others = (heading.strip() for heading in columns)
+    found = pandas.DataFrame([line[1:] for line in cells], [line[0] for line in cells], others)
+    return found.rename_axis(columns=first)
 
 
-def side_of(generator: str) -> int:
-    """The side of images that a generator sees as they are; of one that is shipped, twice that."""
-    return LAYOUTS[generator].image_size if generator in LAYOUTS and generator != "small" else 256
+def _cell(form: str, row: dict) -> str:
+    try:
+        return form.format(**row).removesuffix("%")
+    except TypeError:  # None has no decimals
+        return "–"
+
+
+def costs(per_second: dict[str, float], prices: dict[str, float], machines: int = 1) -> list[dict]:
+    """Rows {"task", "machine", "hours", "cost"} for protecting each of `COLLECTIONS`.
+
+    per_second: images a second of one machine, by its name; prices: of one machine's hour. A cluster of n machines
+    takes n times less long for the same money, since images do not depend on each other.
+    """
+    rows = []
+    for task, images in COLLECTIONS.items():
+        for name, speed in per_second.items():
+            hours = images / speed / 3600
+            rows.append({"task": task, "machine": name, "hours": hours / machines, "cost": hours * prices[name]})
+    return rows

@@ -1,0 +1,84 @@
+"""Poisons that need neither network nor filter: controls, and the cheapest cues that betray a mask.
+
+A generator that is no better than one of these has learnt nothing more, so every table shows them beside it.
+"""
+
+import numpy as np
+
+from unseg_lib.poisons.settings import IGNORE, Apply, PoisonSettings, Sample, within_budget
+from unseg_lib.seeds import numpy_rng
+
+TILE = 8  # cells along each side of a tile
+CELLS = 96  # cells along the longer side of an image
+PERIODS = 12  # of a grating, along the longer side of an image
+STEEPNESS = 1.5  # of its sine before it is cut at the budget: between a sine and a square wave
+
+
+def clean(settings: PoisonSettings) -> Apply:
+    """No poison: the images as they are, through the same reading and writing as all others."""
+    return lambda image: image.pixels
+
+
+@within_budget
+def random_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
+    """Uniform in (-1,1), independent for every image, pixel and channel: the control that a victim must learn through
+    (within a point or two of clean)."""
+    return numpy_rng(settings.seed, "random", image.id).random(image.pixels.shape, dtype=np.float32) * 2 - 1
+
+
+@within_budget
+def colour_offset(image: Sample, settings: PoisonSettings) -> np.ndarray:
+    """A constant: red and blue up, green down. A generator that saturates to one colour is no better than this."""
+    return np.broadcast_to(np.float32((1, -1, 1)), image.pixels.shape)
+
+
+@within_budget
+def gray_offset(image: Sample, settings: PoisonSettings) -> np.ndarray:
+    """A constant: all channels up."""
+    return np.ones(image.pixels.shape, np.float32)
+
+
+@within_budget
+def colour_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
+    """Upright stripes of red and blue up, green down, and the opposite: the strongest cue that needs no training.
+
+    Natural images hold little colour contrast at fine scales, so stripes of opposite colours stand out there as
+    brightness never does; and unlike a constant colour they do not depend on what colour the image is.
+    """
+    height, width = image.mask.shape
+    phase = 2 * np.pi * PERIODS * np.arange(width) / max(height, width)
+    wave = np.clip(STEEPNESS * np.sin(phase), -1, 1).astype(np.float32)
+    return np.broadcast_to(wave[:, None] * np.float32((1, -1, 1)), image.pixels.shape)
+
+
+@within_budget
+def fixed_tile(image: Sample, settings: PoisonSettings) -> np.ndarray:
+    """One tile of 8x8 cells of random signs per channel, the same in every image: the trivial texture.
+
+    A victim sees images shrunk, and shrinking averages a tile of single pixels away. So a cell is
+    max(H,W)/96 pixels (at least one): about one pixel of a victim whose longer side is 96.
+    """
+    tile = numpy_rng(settings.seed, "fixed_tile").choice(np.float32([-1, 1]), (TILE, TILE, 3))
+    return tile[cells_of(image)]
+
+
+@within_budget
+def random_class(image: Sample, settings: PoisonSettings) -> np.ndarray:
+    """A tile of 8x8 uniform cells for every class, drawn once, of the size of `fixed_tile`'s: the cheapest pattern
+    that names the class."""
+    tiles = np.zeros((256, TILE, TILE, 3), np.float32)
+    for index in np.unique(image.label[image.label != IGNORE]):
+        tiles[index] = numpy_rng(settings.seed, "random_class", int(index)).uniform(-1, 1, (TILE, TILE, 3))
+    return tiles[image.label, *cells_of(image)]
+
+
+def cells_of(image: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Row `(H,1)` and column `(W,)` within the tile that each pixel of an image lies in."""
+    rows, columns = (cell_of(length, max(image.label.shape), CELLS) % TILE for length in image.label.shape)
+    return rows[:, None], columns
+
+
+def cell_of(length: int, side: int, cells: int) -> np.ndarray:
+    """Which cell each of `length` pixels lies in, when `side` pixels hold `cells` cells: int `(length,)`."""
+    cells = min(cells, side)
+    return (np.arange(length) * 2 + 1) * cells // (2 * side)  # of the pixel's centre
