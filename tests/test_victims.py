@@ -12,7 +12,7 @@ from toy_set import HOW, VICTIM, boxes, train_and_die
 from unseg_lib import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.images import write_image
-from unseg_lib.victims import mixed, registry, train_victim, training
+from unseg_lib.victims import VICTIMS, Victim, mixed, train_victim, training
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_
 
 def test_the_same_call_returns_the_stored_result(sets, trained, monkeypatch):
     out, result = trained
-    monkeypatch.setitem(registry.VICTIMS, "smp", lambda run: pytest.fail("trained again"))
+    monkeypatch.setitem(VICTIMS, "smp", Victim(lambda run: pytest.fail("trained again")))
     assert train_victim(VICTIM, *sets, out, **HOW) == result == read_json(out / "result.json")
 
 
@@ -85,15 +85,38 @@ def test_another_call_is_refused(sets, trained, change):
         train_victim(VICTIM, *sets, trained[0], **(HOW | change))
 
 
-def test_other_images_are_refused(sets, trained, tmp_path):
-    poisoned = boxes(tmp_path, "train", 9, dim=1)
+def test_other_images_are_refused_the_same_ones_elsewhere_are_not(sets, trained, tmp_path):
     with pytest.raises(UnsegError, match=r"train .* asked"):
-        train_victim(VICTIM, poisoned, sets[1], trained[0], **HOW)
-
-
-def test_a_data_set_elsewhere_with_the_same_bytes_is_the_same(sets, trained, tmp_path):
-    moved = boxes(tmp_path, "train", 9)
+        train_victim(VICTIM, boxes(tmp_path / "poisoned", "train", 9, dim=1), sets[1], trained[0], **HOW)
+    moved = boxes(tmp_path / "moved", "train", 9)
     assert train_victim(VICTIM, moved, sets[1], trained[0], **HOW) == trained[1]
+
+
+def test_a_victim_from_outside_works_everywhere(sets, tmp_path, monkeypatch):
+    """A toy family: one convolution, trained by the ordinary loop; only changes of images, only objects."""
+
+    def train(run) -> dict:
+        assert run.name == "narrow width=3"
+        return training.fit(run, torch.nn.Conv2d(3, len(run.train.classes), 3, padding=1))
+
+    monkeypatch.setitem(VICTIMS, "toy", Victim(train, tasks=("object",), defenses=(), words="one convolution"))
+    call = {"victim": "toy:narrow width=3", "out": tmp_path / "out", "task": "object"} | HOW
+    result = train_victim(**call, train=sets[0], test=sets[1], defense="jpeg")
+    assert len(result["epochs"]) == 2 and result["precision"] == "32"
+    for change, words in (
+        ({"task": "panoptic"}, "found one of toy, which can only object"),
+        ({"defense": "ddc_at"}, "only changes images for a victim of toy"),
+        ({"init": str(tmp_path)}, "random, imagenet for a victim of toy"),
+        ({"victim": "toi:x"}, "did you mean 'toy'"),
+    ):
+        with pytest.raises(UnsegError, match=words):
+            train_victim(**(call | change), train=sets[0], test=sets[1])
+
+
+def test_every_family_has_words_and_is_found():
+    from pkgutil import resolve_name
+
+    assert all(victim.words and callable(resolve_name(victim.train)) for victim in VICTIMS.values())
 
 
 def test_tiny_and_ignored(tmp_path):
@@ -121,17 +144,23 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(sets, tmp_path):
         ({"defense": "blur"}, "'blur'"),
         ({"clean_fraction": 0.5}, "clean"),
         ({"size": (0, 32)}, "height above 0"),
+        ({"classes": ("a", "b", "c")}, "one list of classes"),
+        ({"victim": "mmseg:any", "defense": "pgd_at"}, "only changes images .* found 'pgd_at'"),
+        ({"victim": "unett-resnet18"}, "'unett'.*closest: unet"),
+        ({"victim": "unet-resnet19"}, "'resnet19'.*closest: resnet18"),
+        ({"victim": "unetplusplus-tu-res2net50_26w_4"}, "closest: tu-res2net50_26w_4s"),
+        ({"victim": "unet"}, "encoder ''"),
+        ({"victim": "smpp:unet-resnet18"}, "did you mean 'smp'"),
+        ({"victim": "unetplusplus-mit_b0"}, "cannot use this encoder"),
     ],
 )
-def test_settings_are_checked(sets, tmp_path, change, words):
+def test_settings_and_names_are_checked(sets, tmp_path, change, words):
+    call = {"victim": VICTIM, **HOW, **change}
+    test = replace(sets[1], classes=call.pop("classes", sets[1].classes))
     with pytest.raises(UnsegError, match=words):
-        train_victim(VICTIM, *sets, tmp_path / "out", **(HOW | change))
-    assert not (tmp_path / "out").exists()
-
-
-def test_other_classes_are_refused(sets, tmp_path):
-    with pytest.raises(UnsegError, match="one list of classes"):
-        train_victim(VICTIM, sets[0], replace(sets[1], classes=("a", "b", "c")), tmp_path, **HOW)
+        train_victim(train=sets[0], test=test, out=tmp_path / "out", **call)
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+    assert not (tmp_path / "out").exists() or change.keys() == {"victim"}
 
 
 def test_the_clean_part_alone_is_that_of_the_mixture(sets, tmp_path):
@@ -146,7 +175,7 @@ def test_the_clean_part_alone_is_that_of_the_mixture(sets, tmp_path):
         train_victim(VICTIM, *sets, tmp_path / "none", **how, clean_fraction=0.01)
 
 
-def test_threads_are_put_back(sets, tmp_path):
+def test_threads_are_put_back():
     before = torch.get_num_threads()
     with training.thread_count(before + 1):
         assert torch.get_num_threads() == before + 1
@@ -158,18 +187,15 @@ def test_bf16(sets, tmp_path, bf16_everywhere):
     assert 0 < result["epochs"][0]["loss"] < 5
 
 
-def test_a_corrupt_image_is_one_sentence(tmp_path):
+def test_a_corrupt_image_and_a_mask_of_another_size_are_one_sentence(tmp_path):
     train, test = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
-    (tmp_path / "im" / "train1.png").write_bytes(b"no image")
+    image = tmp_path / "im" / "train1.png"
+    image.write_bytes(b"no image")
     with pytest.raises(UnsegError, match=r"train1\.png"):
         train_victim(VICTIM, train, test, tmp_path / "out", **HOW)
-
-
-def test_a_mask_of_another_size_is_one_sentence(tmp_path):
-    train, test = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
-    write_image(tmp_path / "im" / "train1.png", np.zeros((8, 8, 3), np.uint8))
+    write_image(image, np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(UnsegError, match="train1"):
-        train_victim(VICTIM, train, test, tmp_path / "out", **HOW)
+        train_victim(VICTIM, train, test, tmp_path / "other", **HOW)
 
 
 @pytest.mark.real

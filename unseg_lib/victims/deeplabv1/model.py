@@ -1,4 +1,5 @@
-"""WideResNet-38, "model A1" of Wu, Shen and van den Hengel, "Wider or Deeper" (arXiv 1611.10080), for dense output.
+"""WideResNet-38, "model A1" of Wu, Shen and van den Hengel, "Wider or Deeper" (arXiv 1611.10080), for dense output,
+and DeepLabV1 on it.
 
 Residual units that normalise first; levels 5 to 7 are dilated instead of strided, so features have 1/8 of the
 image's size, and 4096 channels.
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+HEAD_CHANNELS, HEAD_PLACE = 512, {"padding": 12, "dilation": 12}  # of DeepLabV1
 
 
 @dataclass(frozen=True)
@@ -113,3 +116,28 @@ WIDTHS: dict[str, Callable[[], WideResNet38]] = {
     # for tests and processors: a sixteenth of the channels, every level kept
     "wideresnet38-tiny": lambda: WideResNet38(narrower=16, lengths=(1, 1, 2, 1)),
 }
+
+
+class DeepLabV1(nn.Module):
+    """float `(N,3,H,W)` -> logits `(N,C,H,W)`: two dilated convolutions on the encoder's features, scaled up."""
+
+    def __init__(self, encoder: WideResNet38, classes: int):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = Decoder(encoder.norm.num_features)
+        self.head = nn.Conv2d(HEAD_CHANNELS, classes, 3, **HEAD_PLACE)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.head(self.decoder(self.encoder(x)))
+        return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
+
+
+class Decoder(nn.Module):
+    """The first convolution of the head, on the last features."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, HEAD_CHANNELS, 3, **HEAD_PLACE)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return F.relu(self.conv(features[-1]))
