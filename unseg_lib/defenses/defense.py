@@ -84,7 +84,7 @@ def seen(source: SegmentationSet, defenses: tuple[Defense, ...], size: tuple[int
 
     source, shape = defended(source, defenses), size[::-1]  # Pillow has the width first
     images = [Image.fromarray(source.image(id)).resize(shape, Image.Resampling.BILINEAR) for id in source.ids]
-    x = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+    x = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
     for number, defense in enumerate(defenses):
         if defense.batch:
             x = (255 * defense.batch(x.float() / 255, torch_rng(seed, "effect", number))).round().byte()
