@@ -75,7 +75,8 @@ def test_wideresnet38_is_that_of_the_paper():
 
 def test_dilations_replace_strides():
     """Levels 5 to 7 see as far as with the strides that they do not have; dilation follows where a stride would act."""
-    found = {unit.name: (unit.stride, unit.first_dilation, unit.dilation) for unit in units()}
+    names = ("stride", "first_dilation", "dilation")
+    found = {unit: tuple(how.get(name, 1) for name in names) for unit, how in units().items()}
     assert [found[name] for name in ("2a", "2b1", "4a", "4b5")] == [(2, 1, 1), (1, 1, 1), (2, 1, 1), (1, 1, 1)]
     assert [found[name] for name in ("5a", "5b2", "6a", "7a")] == [(1, 1, 2), (1, 2, 2), (1, 4, 4), (1, 4, 4)]
     encoder = WIDTHS[TINY]()
@@ -379,7 +380,7 @@ def test_whole_images_of_any_shape_are_scored(sets):
     x = [torch.zeros(3, *shape, dtype=torch.uint8) for shape in ((20, 30), (33, 17))]
     y = [torch.zeros(one.shape[1:], dtype=torch.uint8) for one in x]
     y[0][:10], y[1][0] = 1, 255
-    found = deeplabv1.scores(run, model, (x, y))
+    found = training.label_scores(run, model, (x, y))
     assert found["iou"] == [0, pytest.approx(300 / (600 + 32 * 17))]
 
 

@@ -14,7 +14,7 @@ from unseg_lib.defenses import Defense, need
 from unseg_lib.errors import UnsegError
 from unseg_lib.victims.data import MEAN, STD
 from unseg_lib.victims.run import VictimRun
-from unseg_lib.victims.training import autocast, cross_entropy, own_randomness, plain_loss
+from unseg_lib.victims.training import autocast, cross_entropy, kept_as_it_is, own_randomness, plain_loss
 
 # logits (N,C,H,W), labels (N,H,W), step from 1, steps -> what the attack enlarges
 Objective = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
@@ -180,7 +180,5 @@ def freeze(run: VictimRun, model: nn.Module) -> nn.Module:
     encoder = getattr(model, "encoder", None)
     if encoder is None:
         raise UnsegError(f"Expected a victim with an encoder for the defence frozen_encoder, found {run.name}.")
-    encoder.requires_grad_(False)
-    encoder.eval()
-    encoder.train = lambda mode=True: encoder
+    kept_as_it_is(encoder)
     return model

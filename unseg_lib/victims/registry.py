@@ -101,24 +101,9 @@ def train_victim(
         raise UnsegError(f"Expected init to be one of {', '.join(INIT)} for a victim of {family}, found '{init}'.")
     _check_defenses(family, defenses, defense)
     # the folder is this training's from here on
-    run = VictimRun(
-        name=name,
-        train=mixed(train, clean, clean_fraction, seed, clean_only=clean_only),
-        test=test,
-        out=Path(out),
-        size=(int(size[0]), int(size[1])),
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        init=init,
-        clean_fraction=clean_fraction,
-        threads=threads,
-        device=choose_device(device),
-        precision=precision,
-        defenses=defenses,
-        task=task,
-    )
+    learnt = mixed(train, clean, clean_fraction, seed, clean_only=clean_only)
+    size, how = (int(size[0]), int(size[1])), (threads, choose_device(device), precision, defenses, task)
+    run = VictimRun(name, learnt, test, Path(out), size, epochs, batch_size, lr, seed, init, clean_fraction, *how)
     check(run)
     claim(run, victim, defense)
     # train what is not done yet

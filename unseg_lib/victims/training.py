@@ -5,6 +5,7 @@ epoch with the same numbers. What a family of victims does its own way is a `Rec
 """
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -49,12 +50,14 @@ def batch_loss(run: VictimRun, model: torch.nn.Module, data: tuple, chosen: torc
 
 
 def label_scores(run: VictimRun, model: torch.nn.Module, data: tuple) -> dict:
-    """Scores of label maps on images uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`, see `scores_of`."""
+    """Scores {"miou", "iou": [C]} in [0,1] on images uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`.
+
+    Of lists of images `(3,h,w)` and labels `(h,w)` of any sizes, one is looked at after the other.
+    """
+    lists = isinstance(data[0], list)
+    parts = ([one[None] for one in part] if lists else part.split(run.batch_size) for part in data)
     classes = len(run.test.classes)
-    matrix = torch.zeros(classes, classes, dtype=torch.long, device=run.device)
-    for x, y in zip(*(part.split(run.batch_size) for part in data)):
-        matrix += confusion(predict(model, x, run), y.to(run.device), classes)
-    return scores_of(matrix)
+    return scores_of(sum(confusion(predict(model, x, run), y.to(run.device), classes) for x, y in zip(*parts)))
 
 
 def keep_predictions(run: VictimRun, model: torch.nn.Module, data: tuple) -> None:
@@ -237,11 +240,25 @@ def _restore(run: VictimRun, model, optimiser) -> tuple[list[dict], float]:
 
 @contextmanager
 def own_randomness(device: str, *names: object) -> Iterator[None]:
-    """Seed torch's global generator from names for a while, for first weights and dropout; then put it back."""
-    cuda = [torch.cuda.current_device()] if device == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed_for(*names))
-        yield
+    """Seed torch's global generator from names for a while, for first weights and dropout; then put it back.
+
+    Python's and numpy's, which mmcv's augmentation seeds and draws from, are put back, too.
+    """
+    cuda, before = [torch.cuda.current_device()] if device == "cuda" else [], (random.getstate(), np.random.get_state())
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(seed_for(*names))
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def kept_as_it_is(layer: torch.nn.Module) -> None:
+    """Let a module learn nothing and stay in the mode it predicts in, whatever mode the model around it is put into."""
+    layer.requires_grad_(False)
+    layer.eval()
+    layer.train = lambda mode=True: layer
 
 
 def memory_format(model: torch.nn.Module) -> torch.memory_format:

@@ -5,8 +5,7 @@ Residual units that normalise first; levels 5 to 7 are dilated instead of stride
 image's size, and 4096 channels.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -15,54 +14,54 @@ from torch.nn import functional as F
 HEAD_CHANNELS, HEAD_PLACE = 512, {"padding": 12, "dilation": 12}  # of DeepLabV1
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A residual unit: channels and kernel of each convolution, stride and dilation of the first one, dilation of the
-    others, dropout before the last."""
-
-    name: str
-    channels: tuple[int, ...]
-    kernels: tuple[int, ...]
-    stride: int = 1
-    first_dilation: int = 1
-    dilation: int = 1
-    dropout: float = 0.0
-
-
-def units(narrower: int = 1, lengths: tuple[int, int, int, int] = (3, 3, 6, 3)) -> list[Unit]:
-    """The units of levels 2 to 7, by their names in the published weights: 2a, 2b1, 2b2, 3a, ...
+def units(narrower: int = 1, lengths: tuple[int, int, int, int] = (3, 3, 6, 3)) -> dict[str, dict]:
+    """Arguments of the `Residual` units of levels 2 to 7, by their names in the published weights: 2a, 2b1, 2b2, ...
 
     narrower: divides all channels. lengths: units in levels 2 to 5.
     """
-    found = []
+    found = {}
     # channels, and stride and dilation of a level's units; the first unit of level 5 widens its view within itself
     levels = (((128, 128), 2, 1), ((256, 256), 2, 1), ((512, 512), 2, 1), ((512, 1024), 1, 2))
     for level, (length, (channels, stride, dilation)) in enumerate(zip(lengths, levels), start=2):
-        channels = tuple(channel // narrower for channel in channels)
         for i in range(length):
-            first = {"stride": stride, "first_dilation": 1} if i == 0 else {"first_dilation": dilation}
-            found.append(Unit(f"{level}{f'b{i}' if i else 'a'}", channels, (3, 3), dilation=dilation, **first))
+            name, place = (f"{level}b{i}", {"first_dilation": dilation}) if i else (f"{level}a", {"stride": stride})
+            found[name] = {"channels": channels, "kernels": (3, 3), "dilation": dilation, **place}
     for name, widest, dropout in (("6a", 2048, 0.3), ("7a", 4096, 0.5)):
-        channels = tuple(widest // part // narrower for part in (4, 2, 1))
-        found.append(Unit(name, channels, (1, 3, 1), first_dilation=4, dilation=4, dropout=dropout))
+        channels, place = (widest // 4, widest // 2, widest), {"first_dilation": 4, "dilation": 4}
+        found[name] = {"channels": channels, "kernels": (1, 3, 1), "dropout": dropout, **place}
+    for unit in found.values():
+        unit["channels"] = [count // narrower for count in unit["channels"]]
     return found
 
 
 class Residual(nn.Module):
-    """One unit: (norm, ReLU, convolution) for each convolution, plus the shortcut."""
+    """A unit: (norm, ReLU, convolution) for each convolution, plus the shortcut.
 
-    def __init__(self, entering: int, unit: Unit):
+    channels, kernels: of each convolution. stride, first_dilation: of the first one. dilation: of the others.
+    dropout: before the last.
+    """
+
+    def __init__(
+        self,
+        entering: int,
+        channels: Sequence[int],
+        kernels: Sequence[int],
+        stride: int = 1,
+        first_dilation: int = 1,
+        dilation: int = 1,
+        dropout: float = 0.0,
+    ):
         super().__init__()
-        before = (entering, *unit.channels)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in before[:-1])
+        before = (entering, *channels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(count) for count in before[:-1])
         self.convs = nn.ModuleList()
-        for i, kernel in enumerate(unit.kernels):
-            stride, dilation = (unit.stride, unit.first_dilation) if i == 0 else (1, unit.dilation)
-            place = {"stride": stride, "dilation": dilation, "padding": dilation * (kernel // 2)}
+        for i, kernel in enumerate(kernels):
+            its_stride, its_dilation = (1, dilation) if i else (stride, first_dilation)
+            place = {"stride": its_stride, "dilation": its_dilation, "padding": its_dilation * (kernel // 2)}
             self.convs.append(nn.Conv2d(before[i], before[i + 1], kernel, bias=False, **place))
-        same = entering == before[-1] and unit.stride == 1
-        self.shortcut = None if same else nn.Conv2d(entering, before[-1], 1, stride=unit.stride, bias=False)
-        self.dropout = nn.Dropout(unit.dropout)
+        same = entering == before[-1] and stride == 1
+        self.shortcut = None if same else nn.Conv2d(entering, before[-1], 1, stride=stride, bias=False)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = F.relu(self.norms[0](x))
@@ -83,32 +82,16 @@ class WideResNet38(nn.Module):
         channels = 64 // narrower
         self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         self.units = nn.ModuleDict()
-        for unit in units(narrower, lengths):
-            self.units[unit.name] = Residual(channels, unit)
-            channels = unit.channels[-1]
+        for name, unit in units(narrower, lengths).items():
+            self.units[name] = Residual(channels, **unit)
+            channels = unit["channels"][-1]
         self.norm = nn.BatchNorm2d(channels)
-        self.frozen = False
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x, features = self.stem(x), {}
         for name, unit in self.units.items():
             x = features[name[0]] = unit(x)
         return [features["4"], features["5"], features["6"], F.relu(self.norm(x))]
-
-    def freeze_norms(self) -> None:
-        """Keep statistics, scales and shifts of the batch normalisation as they are, whatever mode is set."""
-        self.frozen = True
-        for layer in self.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "WideResNet38":
-        super().train(mode)
-        for layer in self.modules() if self.frozen else ():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.eval()
-        return self
 
 
 WIDTHS: dict[str, Callable[[], WideResNet38]] = {

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError, pick
-from unseg_lib.evaluation import confusion
 from unseg_lib.options import with_options
 from unseg_lib.runtime import progress
 from unseg_lib.victims import training
@@ -25,7 +24,7 @@ from unseg_lib.victims.data import MEAN, normalise, resized_image, resized_label
 from unseg_lib.victims.deeplabv1.model import WIDTHS, DeepLabV1
 from unseg_lib.victims.deeplabv1.weights import load_weights
 from unseg_lib.victims.run import VictimRun
-from unseg_lib.victims.training import Recipe, Rng, keep_label_maps, own_randomness, predict, scores_of, shown
+from unseg_lib.victims.training import Recipe, Rng, keep_label_maps, own_randomness, predict, shown
 
 # arguments of `train_victim` with which the paper's numbers were made
 PUBLISHED = {"size": (321, 321), "epochs": 30, "batch_size": 16, "lr": 7e-4}
@@ -61,7 +60,7 @@ Data = tuple[list[torch.Tensor], list[torch.Tensor]]  # images uint8 (3,h,w) and
 def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     name, variant = with_options(run.name, dict.fromkeys(WIDTHS, Variant()), "DeepLabV1 encoder")
-    recipe = Recipe(read, partial(sgd, variant), partial(batch_loss, variant), scores, keep)
+    recipe = Recipe(read, partial(sgd, variant), partial(batch_loss, variant), keep=keep)
     return training.fit(run, build(name, len(run.train.classes), run.init, run.seed), recipe)
 
 
@@ -85,7 +84,9 @@ def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
             nn.init.zeros_(layer.bias)
     if init != "random":
         load_weights(model, Path(init))
-        model.encoder.freeze_norms()
+        for layer in model.encoder.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                training.kept_as_it_is(layer)
     return model
 
 
@@ -140,14 +141,6 @@ def crops(
         y = F.grid_sample(y[None, None].float() - padding, grid, mode="nearest", align_corners=False) + padding
         cut.append((x[0], y[0, 0].long()))
     return tuple(torch.stack(column) for column in zip(*cut))
-
-
-def scores(run: VictimRun, model: nn.Module, data: Data) -> dict:
-    """Scores of whole images, see `train_victim`."""
-    matrix = torch.zeros(2 * (len(run.test.classes),), dtype=torch.long, device=run.device)
-    for x, y in zip(*data):
-        matrix += confusion(predict(model, x[None], run)[0], y.to(run.device), len(run.test.classes))
-    return scores_of(matrix)
 
 
 def keep(run: VictimRun, model: nn.Module, data: Data) -> None:

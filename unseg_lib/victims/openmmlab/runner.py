@@ -14,7 +14,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ def check_device(run: VictimRun) -> None:
 
 def build_model(config: Config, run: VictimRun) -> torch.nn.Module:
     """The config's model with seeded first weights."""
-    with own_randomness("cpu", run.seed, "first weights"), python_randomness_kept(), warnings.catch_warnings():
+    with own_randomness("cpu", run.seed, "first weights"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library to itself
         try:
             model = MODELS.build(config.model)
@@ -93,7 +92,6 @@ def fit(
     with (
         tempfile.TemporaryDirectory() as logs,
         thread_count(run.threads),
-        python_randomness_kept(),
         own_randomness(run.device, run.seed, "mmengine"),
         warnings.catch_warnings(),
     ):
@@ -122,17 +120,6 @@ def fit(
         keep(runner, run)
         write_json(run.out / "speed.json", book.watch.report())
     return summary(run.train.classes, book.history, book.seconds / 60, device_name(run.device))
-
-
-@contextmanager
-def python_randomness_kept() -> Iterator[None]:
-    """Put Python's and numpy's global generators back afterwards: mmcv's augmentation draws from them."""
-    before = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
 
 
 # what goes in
