@@ -2,20 +2,16 @@
 
 import struct
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from toy_set import interrupted_after_saving
 
 from unseg_lib import UnsegError
 from unseg_lib.defenses import defenses_of
-from unseg_lib.files import read_json
 from unseg_lib.options import with_options
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import MEAN, VICTIMS, Victim, VictimRun, normalise, train_victim, training
+from unseg_lib.victims import MEAN, VictimRun, normalise, train_victim, training
 from unseg_lib.victims.deeplabv1 import training as deeplabv1
 from unseg_lib.victims.deeplabv1.model import WIDTHS, DeepLabV1, WideResNet38, units
 from unseg_lib.victims.deeplabv1.weights import load_encoder, names_of, read_params, read_weights
@@ -32,13 +28,6 @@ def tiny(classes: int = 2, init: str = "random", seed: int = 0) -> DeepLabV1:
 
 def step_loss(run, model, data, images: int = 4, variant=VARIANT) -> torch.Tensor:
     return deeplabv1.batch_loss(variant, run, model, data, torch.arange(images), lambda what: torch_rng(what))
-
-
-@pytest.fixture(scope="module")
-def trained(sets, tmp_path_factory):
-    """One uninterrupted training: its folder and result."""
-    out = tmp_path_factory.mktemp("trained")
-    return out, train_victim(VICTIM, *sets, out, **HOW)
 
 
 def run_of(sets, **changes) -> VictimRun:
@@ -355,17 +344,6 @@ def test_label_padding_is_learnt_or_ignored(sets):
     assert ignored < 1e-3 and background > 5
 
 
-def test_result_and_files(trained):
-    out, result = trained
-    assert [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
-    assert set(result["epochs"][0]) == {"epoch", "loss", "miou", "iou"}
-    assert result["final"]["miou"] == pytest.approx(sum(result["final"]["iou"]) / 2)
-    files = ["predictions.npz", "result.json", "speed.json", "training.json"]
-    assert sorted(file.name for file in out.iterdir()) == files
-    shown = np.load(out / "predictions.npz")
-    assert shown["image"].shape == (4, 32, 32, 3) and shown["truth"].shape == shown["prediction"].shape == (4, 32, 32)
-
-
 def test_it_learns_boxes(sets, tmp_path):
     how = HOW | {"epochs": 12, "lr": 0.1, "batch_size": 3}
     result = train_victim(f"{VICTIM} label_padding=ignore", *sets, tmp_path, **how)
@@ -384,31 +362,9 @@ def test_whole_images_of_any_shape_are_scored(sets):
     assert found["iou"] == [0, pytest.approx(300 / (600 + 32 * 17))]
 
 
-@pytest.mark.parametrize("init", ["random", "e.pth"])
-def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch, init):
-    torch.save(tiny(seed=7).encoder.state_dict(), tmp_path / "e.pth")
-    train = partial(train_victim, VICTIM, *sets, **(HOW | ({} if init == "random" else {"init": str(tmp_path / init)})))
-    out, expected = trained if init == "random" else (tmp_path / "whole", train(tmp_path / "whole"))
-    with interrupted_after_saving(monkeypatch):
-        train(tmp_path / "killed")
-    torch.manual_seed(1)
-    assert train(tmp_path / "killed")["epochs"] == expected["epochs"]  # bit for bit
-    assert (tmp_path / "killed" / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
-    note = read_json(out / "training.json")["init"]
-    assert note == "random" or (note.startswith("e.pth ") and len(note) == 6 + 64)
-
-
-def test_the_same_call_returns_the_stored_result(sets, trained, monkeypatch):
-    monkeypatch.setitem(VICTIMS, "deeplabv1", Victim(lambda run: pytest.fail("trained again")))
-    assert train_victim(VICTIM, *sets, trained[0], **HOW) == trained[1]
-    with pytest.raises(UnsegError, match=r"victim .* there"):
-        train_victim(f"{VICTIM} weight_decay=meant", *sets, trained[0], **HOW)
-
-
 @pytest.mark.parametrize("defense", ["jpeg quality=50+ueraser", "pgd_at steps=1", "ddc_at steps=1", "frozen_encoder"])
-def test_every_kind_of_defence_and_bf16(sets, tmp_path, bf16_everywhere, defense):
-    precision = "bf16" if defense == "frozen_encoder" else "32"
-    result = train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1}), defense=defense, precision=precision)
+def test_every_kind_of_defence(sets, tmp_path, defense):
+    result = train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1}), defense=defense)
     assert 0 < result["epochs"][0]["loss"] < 10
 
 
@@ -418,17 +374,3 @@ def test_ddc_at_trains_all_of_it(sets):
     optimised = {id(p) for group in deeplabv1.sgd(VARIANT, run, model).param_groups for p in group["params"]}
     assert optimised == {id(p) for p in model.parameters()}
     assert any(name.startswith("decoder.conv") for name, _ in model.named_parameters())
-
-
-def test_instances_are_refused(sets, tmp_path):
-    with pytest.raises(UnsegError, match="found one of deeplabv1, which can only semantic, object"):
-        train_victim(VICTIM, *sets, tmp_path, **HOW, task="instance")
-
-
-@pytest.mark.real
-def test_voc_one_step(data_root, tmp_path):
-    from unseg_lib.datasets import load_dataset
-
-    train, test = (load_dataset("voc", data_root, split, limit=4) for split in ("train", "val"))
-    result = train_victim(VICTIM, train, test, tmp_path, **(HOW | {"size": (64, 64), "epochs": 1}))
-    assert result["epochs"][0]["loss"] > 0 and 0 <= result["final"]["miou"] <= 1

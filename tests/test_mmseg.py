@@ -1,45 +1,25 @@
-"""Victims of mmsegmentation, trained by mmengine's runner with a model that takes seconds."""
+"""Victims of mmsegmentation: what becomes of a config, and of images. Trainings are in test_victims.py."""
 
 import importlib.util
-import random
 import sys
 
 import numpy as np
 import pytest
 import torch
-from toy_set import boxes, only_on_a_cpu
+from toy_set import only_on_a_cpu
 
 from unseg_lib import UnsegError
-from unseg_lib.files import read_json
-from unseg_lib.victims import VICTIMS, Victim, VictimRun, load_config, train_victim
+from unseg_lib.victims import VictimRun, load_config
 from unseg_lib.victims.openmmlab import compat, runner
 from unseg_lib.victims.openmmlab.config import adapt
 
 CONFIG = "deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512"
-SMALL = (
-    f"mmseg:{CONFIG} model.backbone.depth=18 model.backbone.base_channels=8 "
-    "model.decode_head.in_channels=64 model.decode_head.channels=8 "
-    "model.auxiliary_head.in_channels=32 model.auxiliary_head.channels=8"
-)
-HOW = {"size": (32, 32), "epochs": 2, "batch_size": 4, "lr": 0.01, "seed": 0, "device": "cpu"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _cpu_only():
     compat.import_mmseg()
     only_on_a_cpu()
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("boxes")
-    return boxes(root, "train", 9), boxes(root, "test", 3)
-
-
-@pytest.fixture(scope="module")
-def trained(sets, tmp_path_factory):
-    out = tmp_path_factory.mktemp("trained")
-    return out, train_victim(SMALL, *sets, out, **HOW)
 
 
 def run_of(sets, **changes) -> VictimRun:
@@ -126,66 +106,6 @@ def test_compiled_operators_raise_only_when_called():
     x = torch.zeros(1, 1, 4, 4)
     with pytest.raises(UnsegError, match=r"'roi_align_forward'.*mmcv-lite"):
         mmcv.ops.roi_align(x, torch.tensor([[0.0, 0, 0, 2, 2]]), (2, 2), 1.0, 0, "avg", True)
-
-
-# training
-
-
-def test_result_and_files(trained):
-    out, result = trained
-    assert result["classes"] == ["background", "object"] and result["device"] == "cpu" and result["minutes"] > 0
-    assert [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
-    for epoch in result["epochs"]:
-        assert set(epoch) == {"epoch", "loss", "miou", "iou"} and epoch["loss"] > 0
-        assert epoch["miou"] == pytest.approx(sum(epoch["iou"]) / 2)
-    assert result["final"]["miou"] == result["epochs"][-1]["miou"]
-    files = ["predictions.npz", "result.json", "speed.json", "training.json"]
-    assert sorted(file.name for file in out.iterdir()) == files
-    assert read_json(out / "speed.json")["samples_per_second"] > 0
-    shown = np.load(out / "predictions.npz")
-    assert shown["image"].shape == (3, 32, 32, 3)
-    assert shown["truth"].shape == shown["prediction"].shape == (3, 32, 32)
-
-
-def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
-    """mmengine's own state goes through the checkpoint file; nothing of the first half is left in the second."""
-    whole = runner.Book.after_val_epoch
-
-    def die(book, runner, metrics=None):
-        whole(book, runner, metrics)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runner.Book, "after_val_epoch", die)
-        train_victim(SMALL, *sets, tmp_path, **HOW)
-    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "result.json").exists()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    result = train_victim(SMALL, *sets, tmp_path, **HOW)
-    # global randomness is neither used nor left changed
-    assert random.getstate() == before[0] and np.random.get_state()[1].tolist() == before[1]
-    assert torch.equal(torch.get_rng_state(), before[2])
-    out, expected = trained
-    assert result["epochs"] == expected["epochs"]  # bit for bit
-    assert (tmp_path / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
-    assert not (tmp_path / "checkpoint.pt").exists()
-
-
-def test_the_same_call_returns_the_stored_result(sets, trained, monkeypatch):
-    monkeypatch.setitem(VICTIMS, "mmseg", Victim(lambda run: pytest.fail("trained again")))
-    assert train_victim(SMALL, *sets, trained[0], **HOW) == trained[1]
-    with pytest.raises(UnsegError, match=r"victim .* there"):
-        train_victim(SMALL.replace("channels=8", "channels=16"), *sets, trained[0], **HOW)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [({"lr": 1e30}, "^Expected a finite loss, found nan in epoch 1, step 2"), ({"precision": "bf16"}, "only on a GPU")],
-)
-def test_a_training_that_cannot_be_is_one_sentence(sets, tmp_path, change, words):
-    with pytest.raises(UnsegError, match=words):
-        train_victim(SMALL, *sets, tmp_path, **(HOW | change))
-    assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_images_go_through_the_pipeline_by_seed_and_epoch(sets):
