@@ -145,10 +145,8 @@ def test_an_image_keeps_its_size_and_changes(name, scenes):
 
 @pytest.mark.parametrize("name", ["gaussian_noise", "coin"])
 def test_random_ones_depend_on_seed_and_image_alone(name, tiny_image):
-    first = apply(name, tiny_image)
-    assert np.array_equal(first, apply(name, tiny_image))
-    assert not np.array_equal(first, apply(name, tiny_image, id="b"))
-    assert not np.array_equal(first, apply(name, tiny_image, seed=1))
+    first, same, *others = (apply(name, tiny_image, *how) for how in ((), (), ("b",), ("a", 1)))
+    assert np.array_equal(first, same) and not any(np.array_equal(first, other) for other in others)
 
 
 def test_grayscale_has_equal_channels_of_luma(tiny_image):
@@ -346,9 +344,9 @@ def test_segpgd_weighs_right_and_wrong_pixels():
 def test_without_an_attack_no_pixel_is_fragile(plain, divided):
     run, _, x, y = plain
     divided.eval()
-    same = attack(run, divided, x, y, 0, 3, cross_entropy_sum)
-    assert not flipped(run, divided, x, same).any()
-    fragile = flipped(run, divided, x, attack(run, divided, x, y, 60, 3, cross_entropy_sum))
+    attacked = (attack(run, divided, x, y, eps, 3, cross_entropy_sum) for eps in (0, 60))
+    nothing, fragile = (flipped(run, divided, x, one) for one in attacked)
+    assert not nothing.any()
     assert set(fragile.unique().tolist()) <= {0, 1} and fragile.shape == y.shape and fragile.any()
 
 
@@ -396,9 +394,12 @@ def test_a_frozen_encoder_stays_bit_for_bit(sets, plain):
 # through train_victim
 
 
-@pytest.mark.parametrize("defense", ["pgd_at", "ddc_at steps=1", "frozen_encoder+grayscale", "universal_component"])
-def test_a_defended_victim_is_trained(sets, tmp_path, defense):
-    train = partial(train_victim, VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1}))
+@pytest.mark.parametrize("victim", [VICTIM, "deeplabv1:wideresnet38-tiny"])
+@pytest.mark.parametrize(
+    "defense", ["pgd_at", "ddc_at steps=1", "frozen_encoder+grayscale", "universal_component+ueraser"]
+)
+def test_a_defended_victim_is_trained(sets, tmp_path, victim, defense):
+    train = partial(train_victim, victim, *sets, tmp_path, **(HOW | {"epochs": 1}))
     assert 0 < train(defense=defense)["epochs"][0]["loss"] < 10
     with pytest.raises(UnsegError, match=r"defense .* there, jpeg asked"):
         train(defense="jpeg")

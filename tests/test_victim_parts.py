@@ -2,6 +2,7 @@
 
 import errno
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,11 +13,7 @@ from toy_set import VICTIM, boxes
 from unseg_lib import UnsegError
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import data, smp, training
-
-
-def weights_of(model: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
+from unseg_lib.victims.deeplabv1.training import build as deeplabv1
 
 # what a victim is given
 
@@ -118,26 +115,20 @@ def test_mixture_reads_images_where_masks_of_the_same_name_lie_beside_them(tmp_p
 # first weights and names
 
 
-def test_first_weights_come_from_the_seed_alone():
+@pytest.mark.parametrize(
+    "first", [partial(smp.build, VICTIM, 2, (32, 32), "random"), partial(deeplabv1, "wideresnet38-tiny", 2, "random")]
+)
+def test_first_weights_come_from_the_seed_alone(first):
     before = torch.get_rng_state()
-    one, two, other = (weights_of(smp.build(VICTIM, 2, (32, 32), "random", seed)) for seed in (0, 0, 1))
-    assert torch.equal(one, two) and not torch.equal(one, other)
+    same, again, other = (torch.cat([p.detach().flatten() for p in first(seed).parameters()]) for seed in (0, 0, 1))
+    assert torch.equal(same, again) and not torch.equal(same, other)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "unet-resnet18",
-        "unetplusplus-tu-res2net50_26w_4s",
-        "unetplusplus-tu-regnetx_032",
-        "unetplusplus-efficientnet-b6",
-        "deeplabv3-resnet50",
-    ],
-)
-def test_names(name):
-    architecture, encoder = smp.parse(name)
-    assert architecture in ("unet", "unetplusplus", "deeplabv3") and f"{architecture}-{encoder}" == name
+def test_names():
+    encoders = ("resnet18", "tu-res2net50_26w_4s", "tu-regnetx_032", "efficientnet-b6")
+    for pair in (*(("unetplusplus", encoder) for encoder in encoders), ("deeplabv3", "resnet50")):
+        assert smp.parse("-".join(pair)) == pair
 
 
 def test_imagenet_weights_without_a_network(monkeypatch):
