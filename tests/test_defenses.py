@@ -18,19 +18,12 @@ from unseg_lib.defenses.fitted import image_of, sample, separating, shared_tile,
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import MEAN, STD, VictimRun, normalise, plain_loss, tensors, train_victim
-from unseg_lib.victims.defended_training import (
-    DividedModel,
-    attack,
-    cross_entropy_sum,
-    divided_loss,
-    flipped,
-    segpgd,
-)
+from unseg_lib.victims.defended_training import DividedModel, attack, cross_entropy_sum, divided_loss, flipped, segpgd
 from unseg_lib.victims.smp import build
 
 IMAGES = ["gaussian_blur", "gaussian_noise", "median", "jpeg", "grayscale", "bit_depth", "down_up", "coin"]
 FITTED = ["orthogonal_projection tile=8", "universal_component"]
-BATCH = ["sharpen_frequency", "ueraser"]
+MILDEST = ["gaussian_blur sigma=0", "gaussian_noise sigma=0", "median size=1", "bit_depth bits=8", "down_up factor=1"]
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +113,6 @@ def test_every_defence_has_words_and_is_found_by_its_defaults():
 # images
 
 
-MILDEST = ["gaussian_blur sigma=0", "gaussian_noise sigma=0", "median size=1", "bit_depth bits=8", "down_up factor=1"]
-
-
 @pytest.mark.parametrize("text", [*MILDEST, "coin alpha=0"])
 def test_the_mildest_setting_changes_nothing(text, tiny_image):
     assert np.array_equal(apply(text, tiny_image), tiny_image)
@@ -156,10 +146,8 @@ def test_grayscale_has_equal_channels_of_luma(tiny_image):
 
 
 def test_jpeg_gets_closer_with_its_quality(scenes):
-    image = scenes.image(scenes.ids[0]).astype(float)
-
     def error(options: str) -> float:
-        return ((apply(f"jpeg {options}", image.astype(np.uint8)) - image) ** 2).mean()
+        return energy(scenes, defended(scenes, defenses_of(f"jpeg {options}")))
 
     assert error("quality=10") > error("quality=50") > error("quality=100 subsampling=444")
     assert error("quality=100 subsampling=444") < 1.5
@@ -217,12 +205,6 @@ def test_projection_takes_out_noise_that_is_linear_in_the_class(scenes):
     assert guesses[0].mean() > 0.9 and guesses[1].mean() < 0.8
 
 
-def test_projection_without_two_classes_does_nothing(scenes):
-    one = replace(scenes, read_label=lambda id: np.zeros((96, 96), np.uint8))
-    same = defended(one, defenses_of("orthogonal_projection tile=8"))
-    assert energy(one, same) == 0
-
-
 def test_the_shared_part_of_a_fixed_tile_is_subtracted(scenes, tmp_path):
     """Also in images of 200x130 pixels, where a cell of the tile is about two pixels, not a whole number."""
     for plain, side, number in ((scenes, "tile", 8), (boxes(tmp_path, "train", 8, shape=(130, 200)), "grid", 96)):
@@ -235,6 +217,9 @@ def test_the_shared_part_of_a_fixed_tile_is_subtracted(scenes, tmp_path):
 @pytest.mark.parametrize("text", FITTED)
 def test_clean_images_are_nearly_unharmed(text, scenes):
     assert 10 * np.log10(255**2 / energy(scenes, defended(scenes, defenses_of(text)))) > 33
+    one = replace(scenes, read_label=lambda id: np.zeros((96, 96), np.uint8))
+    if text.startswith("orthogonal"):  # without two classes it does nothing
+        assert energy(one, defended(one, defenses_of(text))) == 0
 
 
 def test_fitted_ones_take_small_and_ignored_images(tmp_path):
@@ -248,7 +233,7 @@ def test_fitted_ones_take_small_and_ignored_images(tmp_path):
 # drawn anew in every step
 
 
-@pytest.mark.parametrize("name", BATCH)
+@pytest.mark.parametrize("name", ["sharpen_frequency", "ueraser"])
 def test_batch_defences_are_seeded_and_in_range(name, scenes):
     x = tensors(scenes, (48, 64), "training")[0][:4].float() / 255
     change = defenses_of(name)[0].batch
@@ -309,8 +294,7 @@ def plain(sets, tmp_path_factory) -> tuple:
 
 @pytest.fixture(scope="module")
 def divided(plain) -> DividedModel:
-    run, model, *_ = plain
-    return defenses_of("ddc_at")[0].prepare(run, model)
+    return defenses_of("ddc_at")[0].prepare(*plain[:2])
 
 
 def pixels_of(x: torch.Tensor) -> torch.Tensor:
@@ -395,9 +379,7 @@ def test_a_frozen_encoder_stays_bit_for_bit(sets, plain):
 
 
 @pytest.mark.parametrize("victim", [VICTIM, "deeplabv1:wideresnet38-tiny"])
-@pytest.mark.parametrize(
-    "defense", ["pgd_at", "ddc_at steps=1", "frozen_encoder+grayscale", "universal_component+ueraser"]
-)
+@pytest.mark.parametrize("defense", ["pgd_at", "ddc_at steps=1", "frozen_encoder+grayscale", "universal_component"])
 def test_a_defended_victim_is_trained(sets, tmp_path, victim, defense):
     train = partial(train_victim, victim, *sets, tmp_path, **(HOW | {"epochs": 1}))
     assert 0 < train(defense=defense)["epochs"][0]["loss"] < 10
