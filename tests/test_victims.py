@@ -123,15 +123,23 @@ def test_another_call_is_refused(sets, trained, change):
 
 def test_a_victim_from_outside_works_everywhere(sets, tmp_path, monkeypatch):
     """A toy family: one convolution, trained by the ordinary loop; only changes of images, only objects."""
+    assert all(victim.words and callable(resolve_name(victim.train)) for victim in VICTIMS.values())
+    before, used = torch.get_num_threads(), []
+
+    class Convolution(torch.nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            used.append(torch.get_num_threads())
+            return super().forward(x)
 
     def train(run) -> dict:
         assert run.name == "narrow width=3"
-        return training.fit(run, torch.nn.Conv2d(3, len(run.train.classes), 3, padding=1))
+        return training.fit(run, Convolution(3, len(run.train.classes), 3, padding=1))
 
     monkeypatch.setitem(VICTIMS, "toy", Victim(train, tasks=("object",), defenses=(), words="one convolution"))
     call = {"victim": "toy:narrow width=3", "out": tmp_path / "out", "task": "object"} | HOW
-    result = train_victim(**call, train=sets[0], test=sets[1], defense="jpeg")
+    result = train_victim(**call, train=sets[0], test=sets[1], defense="jpeg", threads=before + 1)
     assert len(result["epochs"]) == 2 and result["precision"] == "32"
+    assert set(used) == {before + 1} and torch.get_num_threads() == before
     for change, words in (
         ({"task": "panoptic"}, "found one of toy, which can only object"),
         ({"defense": "ddc_at"}, "only changes images for a victim of toy"),
@@ -140,10 +148,6 @@ def test_a_victim_from_outside_works_everywhere(sets, tmp_path, monkeypatch):
     ):
         with pytest.raises(UnsegError, match=words):
             train_victim(**(call | change), train=sets[0], test=sets[1])
-
-
-def test_every_family_has_words_and_is_found():
-    assert all(victim.words and callable(resolve_name(victim.train)) for victim in VICTIMS.values())
 
 
 def test_tiny_and_ignored(tmp_path):
@@ -208,13 +212,6 @@ def test_the_clean_part_alone_is_that_of_the_mixture(sets, tmp_path):
     assert read_json(tmp_path / "half" / "training.json")["train"]["images"] == 4
     with pytest.raises(UnsegError, match="found 0 for training"):
         train_victim(VICTIM, *sets, tmp_path / "none", **how, clean_fraction=0.01)
-
-
-def test_threads_are_put_back():
-    before = torch.get_num_threads()
-    with training.thread_count(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("victim", [VICTIM, DEEPLAB])
