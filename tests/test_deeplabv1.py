@@ -1,47 +1,32 @@
-"""DeepLabV1 on WideResNet-38: architecture, recipe, weights from files, training, resume, refusals."""
+"""DeepLabV1 on WideResNet-38: architecture, recipe, weights from files. Trainings are in test_victims.py."""
 
 import struct
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from toy_set import interrupted_after_saving
 
 from unseg_lib import UnsegError
 from unseg_lib.defenses import defenses_of
-from unseg_lib.files import read_json
+from unseg_lib.options import with_options
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import (
-    MEAN,
-    WIDTHS,
-    VictimRun,
-    WideResNet38,
-    deeplabv1,
-    load_encoder,
-    names_of,
-    normalise,
-    read_params,
-    read_weights,
-    registry,
-    train_victim,
-    training,
-    units,
-    with_options,
-)
+from unseg_lib.victims import MEAN, VictimRun, normalise, training
+from unseg_lib.victims.deeplabv1 import training as deeplabv1
+from unseg_lib.victims.deeplabv1.model import WIDTHS, DeepLabV1, WideResNet38, units
+from unseg_lib.victims.deeplabv1.weights import load_encoder, names_of, read_params, read_weights
 
 TINY = "wideresnet38-tiny"
-VICTIM = f"deeplabv1:{TINY}"
 HOW = {"size": (32, 32), "epochs": 2, "batch_size": 4, "lr": 0.02, "seed": 0, "device": "cpu"}
 VARIANT = deeplabv1.Variant()
 
 
-@pytest.fixture(scope="module")
-def trained(sets, tmp_path_factory):
-    """One uninterrupted training: its folder and result."""
-    out = tmp_path_factory.mktemp("trained")
-    return out, train_victim(VICTIM, *sets, out, **HOW)
+def tiny(classes: int = 2, init: str = "random", seed: int = 0) -> DeepLabV1:
+    return deeplabv1.build(TINY, classes, str(init), seed)
+
+
+def step_loss(run, model, data, images: int = 4, variant=VARIANT) -> torch.Tensor:
+    return deeplabv1.batch_loss(variant, run, model, data, torch.arange(images), lambda what: torch_rng(what))
 
 
 def run_of(sets, **changes) -> VictimRun:
@@ -71,23 +56,15 @@ def test_wideresnet38_is_that_of_the_paper():
         shortcuts += entering * leaving
     norms += 2 * 4096
     assert sum(p.numel() for p in encoder.parameters()) == convolutions + norms + shortcuts == 105_070_912
-    layers = [
-        name for name, one in encoder.named_modules() if isinstance(one, torch.nn.Conv2d) if "shortcut" not in name
-    ]
-    assert len(layers) + 1 == 38
+    layers = {name for name, one in encoder.named_modules() if isinstance(one, torch.nn.Conv2d)}
+    assert len({name for name in layers if "shortcut" not in name}) + 1 == 38
     assert [one.p for one in encoder.modules() if isinstance(one, torch.nn.Dropout)][-2:] == [0.3, 0.5]
-
-
-def test_features_have_an_eighth_of_the_size():
-    with torch.device("meta"):
-        encoder = WideResNet38()
-        features = encoder(torch.empty(2, 3, 321, 321))
-    assert [tuple(one.shape[1:]) for one in features] == [(channels, 41, 41) for channels in (512, 1024, 2048, 4096)]
 
 
 def test_dilations_replace_strides():
     """Levels 5 to 7 see as far as with the strides that they do not have; dilation follows where a stride would act."""
-    found = {unit.name: (unit.stride, unit.first_dilation, unit.dilation) for unit in units()}
+    names = ("stride", "first_dilation", "dilation")
+    found = {unit: tuple(how.get(name, 1) for name in names) for unit, how in units().items()}
     assert [found[name] for name in ("2a", "2b1", "4a", "4b5")] == [(2, 1, 1), (1, 1, 1), (2, 1, 1), (1, 1, 1)]
     assert [found[name] for name in ("5a", "5b2", "6a", "7a")] == [(1, 1, 2), (1, 2, 2), (1, 4, 4), (1, 4, 4)]
     encoder = WIDTHS[TINY]()
@@ -107,22 +84,15 @@ def test_a_unit_by_hand():
     assert torch.allclose(unit(x), expected, atol=1e-6)
 
 
-def test_the_head():
+def test_features_have_an_eighth_of_the_size_and_the_head_is_dilated():
     with torch.device("meta"):
-        model = deeplabv1.DeepLabV1(WideResNet38(), 21)
+        model = DeepLabV1(WideResNet38(), 21)
+        features = model.encoder(torch.empty(2, 3, 321, 321))
+    assert [tuple(one.shape[1:]) for one in features] == [(channels, 41, 41) for channels in (512, 1024, 2048, 4096)]
     head = sum(p.numel() for part in (model.decoder, model.head) for p in part.parameters())
     assert head == 9 * 4096 * 512 + 512 + 9 * 512 * 21 + 21
     assert all(layer.dilation == layer.padding == (12, 12) for layer in (model.decoder.conv, model.head))
     assert model(torch.empty(1, 3, 65, 81, device="meta")).shape == (1, 21, 65, 81)
-
-
-def test_first_weights_come_from_the_seed_alone():
-    def weights(seed: int) -> torch.Tensor:
-        return torch.cat([p.detach().flatten() for p in deeplabv1.build(TINY, 2, "random", seed).parameters()])
-
-    before = torch.get_rng_state()
-    assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 # the recipe
@@ -131,26 +101,19 @@ def test_first_weights_come_from_the_seed_alone():
 def test_the_published_recipe(sets):
     assert deeplabv1.PUBLISHED == {"size": (321, 321), "epochs": 30, "batch_size": 16, "lr": 7e-4}
     assert deeplabv1.SCALE == (0.7, 1.3) and training.POLY_POWER == 0.9
-    model = deeplabv1.build(TINY, 2, "random", 0)
-    optimiser = deeplabv1.sgd(VARIANT, run_of(sets, lr=7e-4), model)
-    encoder, head = optimiser.param_groups
+    model = tiny()
+    encoder, head = deeplabv1.sgd(VARIANT, run_of(sets, lr=7e-4), model).param_groups
     assert 7e-4 * encoder["factor"] == 7e-4 and 7e-4 * head["factor"] == pytest.approx(7e-3)
     assert len(encoder["params"]) + len(head["params"]) == len(list(model.parameters())) and len(head["params"]) == 4
-
-
-@pytest.mark.parametrize(
-    ("option", "momentum", "decay"),
-    [("", 1e-5, 0), (" weight_decay=misplaced", 1e-5, 0), (" weight_decay=meant", 0, 1e-5)],
-)
-def test_weight_decay_as_released_and_as_meant(sets, option, momentum, decay):
-    _, variant = with_options(TINY + option, {TINY: VARIANT}, "encoder")
-    optimiser = deeplabv1.sgd(variant, run_of(sets), deeplabv1.build(TINY, 2, "random", 0))
-    assert {(group["momentum"], group["weight_decay"]) for group in optimiser.param_groups} == {(momentum, decay)}
+    # weight decay as released and as meant
+    for option, how in (("", (1e-5, 0)), (" weight_decay=misplaced", (1e-5, 0)), (" weight_decay=meant", (0, 1e-5))):
+        _, variant = with_options(TINY + option, {TINY: VARIANT}, "encoder")
+        groups = deeplabv1.sgd(variant, run_of(sets), model).param_groups
+        assert {(group["momentum"], group["weight_decay"]) for group in groups} == {how}
 
 
 def test_learning_rates_fall_with_their_ratio(sets):
-    run, seen = run_of(sets, epochs=1), []
-    model = deeplabv1.build(TINY, 2, "random", 0)
+    run, seen, model = run_of(sets, epochs=1), [], tiny()
     optimiser = deeplabv1.sgd(VARIANT, run, model)
     step = optimiser.step
     optimiser.step = lambda: (seen.append([group["lr"] for group in optimiser.param_groups]), step())
@@ -170,11 +133,9 @@ def test_images_keep_their_ratio(sets):
 
 @pytest.mark.parametrize("padding", [0, 255])
 def test_crops_move_images_and_labels_together(padding):
-    labels = []
-    for height, width in ((40, 60), (60, 30), (25, 25)) * 20:
-        label = torch.full((height, width), 2, dtype=torch.uint8)
-        label[: height // 2, : width // 2] = 1
-        labels.append(label)
+    labels = [torch.full(shape, 2, dtype=torch.uint8) for shape in ((40, 60), (60, 30), (25, 25)) * 20]
+    for one in labels:
+        one[: one.shape[0] // 2, : one.shape[1] // 2] = 1
     images = [100 * one.expand(3, -1, -1) for one in labels]
     x, y = deeplabv1.crops(images, labels, (32, 48), padding, torch_rng("crops"))
     assert x.shape == (60, 3, 32, 48) and y.shape == (60, 32, 48) and y.dtype == torch.long
@@ -204,21 +165,6 @@ def test_scales_and_flips_are_drawn():
         sides.append(bool(stripe == whole))
     assert 0.7**2 * 0.9 < min(areas) < 0.6 and 1.5 < max(areas) < 1.3**2 * 1.1
     assert 8 < sum(sides) < 32
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("wideresnet39", "did you mean 'wideresnet38'"),
-        (f"{TINY} label_paddin=ignore", "did you mean 'label_padding'"),
-        (f"{TINY} label_padding=ignored", "Unknown label_padding of DeepLabV1 'ignored'; did you mean 'ignore'"),
-        (f"{TINY} weight_decay=1e-4", "Unknown weight_decay of DeepLabV1 '1e-4'"),
-        (f"{TINY} label_padding=", "Expected a text for label_padding"),
-    ],
-)
-def test_names_and_options_are_checked(sets, tmp_path, text, words):
-    with pytest.raises(UnsegError, match=words):
-        train_victim(f"deeplabv1:{text}", *sets, tmp_path, **HOW)
 
 
 # first weights from files
@@ -271,10 +217,7 @@ def test_names_in_files():
 
 @pytest.mark.parametrize("version", [0, 1, 2])
 def test_weights_that_mxnet_saved(encoder, tmp_path, version):
-    kinds = {"moving": "aux:"}
-    arrays = {
-        next((k for w, k in kinds.items() if w in name), "arg:") + name: v for name, v in published(encoder).items()
-    }
+    arrays = {("aux:" if "moving" in name else "arg:") + name: v for name, v in published(encoder).items()}
     path = write_params(tmp_path / "a.params", arrays | {"arg:linear1000_bias": torch.zeros(1000)}, version)
     found = read_params(path)
     assert list(found)[:-1] == list(arrays) and found["arg:linear1000_bias"].shape == (1000,)
@@ -291,7 +234,7 @@ def test_state_dicts_by_any_of_the_names(encoder, tmp_path, which, suffix):
     state = {names_of(k)[which]: v for k, v in encoder.state_dict().items() if "num_batches" not in k}
     path = tmp_path / f"weights{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state, "epoch": 3}, path)
-    model = deeplabv1.build(TINY, 2, str(path), 0)
+    model = tiny(init=path)
     assert all(torch.equal(v, model.encoder.state_dict()[k]) for k, v in encoder.state_dict().items())
 
 
@@ -302,7 +245,7 @@ def test_wrong_files_are_one_sentence(encoder, tmp_path):
         path = tmp_path / name
         torch.save(content, path) if isinstance(content, dict) else path.write_bytes(content)
         with pytest.raises(UnsegError, match=words):
-            deeplabv1.build(TINY, 2, str(path), 0)
+            tiny(init=path)
 
     refused({}, "found no conv1a_weight; take its file")
     refused(state | {"conv1a_weight": torch.zeros(64, 3, 3, 3)}, r"shape \(4, 3, 3, 3\) in .*, found \(64, 3, 3, 3\)")
@@ -315,34 +258,32 @@ def test_wrong_files_are_one_sentence(encoder, tmp_path):
     whole = write_params(tmp_path / "whole.params", state, 2).read_bytes()
     refused(whole[: len(whole) // 2], "it ends after", "w.params")
     refused(struct.pack("<3QIiI", 0x112, 0, 1, 0xF993FAC9, 1, 1), "is sparse", "w.params")
-    shape = struct.pack("<3QI2I3i", 0x112, 0, 1, 2, 2**31, 2**31, 1, 0, 0)
-    refused(shape, "it ends after", "w.params")
+    refused(struct.pack("<3QI2I3i", 0x112, 0, 1, 2, 2**31, 2**31, 1, 0, 0), "it ends after", "w.params")
     refused(struct.pack("<3QI1I3i", 0x112, 0, 1, 1, 4, 1, 0, 99), "has type 99", "w.params")
     with pytest.raises(UnsegError, match=r"which no hub has .* ilsvrc-cls_rna-a1_cls1000_ep-0001.params"):
-        deeplabv1.build(TINY, 2, "imagenet", 0)
+        tiny(init="imagenet")
 
 
 def test_a_whole_model_and_other_classes(tmp_path):
-    model = deeplabv1.build(TINY, 3, "random", 5)
+    model = tiny(3, seed=5)
     torch.save(model.state_dict(), tmp_path / "whole.pth")
-    found = deeplabv1.build(TINY, 3, str(tmp_path / "whole.pth"), 0)
+    found = tiny(3, tmp_path / "whole.pth")
     assert torch.equal(found.head.weight, model.head.weight)
     with pytest.raises(UnsegError, match=r"Expected a DeepLabV1 of 2 classes in .*, found one of 3"):
-        deeplabv1.build(TINY, 2, str(tmp_path / "whole.pth"), 0)
+        tiny(2, tmp_path / "whole.pth")
     torch.save({k: v for k, v in model.state_dict().items() if "2a" not in k}, tmp_path / "part.pth")
     with pytest.raises(UnsegError, match=r"Expected this DeepLabV1 in .*2a"):
-        deeplabv1.build(TINY, 3, str(tmp_path / "part.pth"), 0)
+        tiny(3, tmp_path / "part.pth")
 
 
 def test_pretrained_norms_are_frozen_random_ones_learn(sets, encoder, tmp_path):
     torch.save(encoder.state_dict(), tmp_path / "e.pth")
     data = deeplabv1.read(run_of(sets), sets[0], "toy")
     for init, frozen in ((str(tmp_path / "e.pth"), True), ("random", False)):
-        model = deeplabv1.build(TINY, 2, init, 0).train()
+        model = tiny(init=init).train()
         before = {name: value.clone() for name, value in model.state_dict().items()}
         run = run_of(sets, lr=1e-3)
-        loss = deeplabv1.batch_loss(VARIANT, run, model, data, torch.arange(4), lambda what: torch_rng(what))
-        training.train_step(model, deeplabv1.sgd(VARIANT, run, model), loss, None)
+        training.train_step(model, deeplabv1.sgd(VARIANT, run, model), step_loss(run, model, data), None)
         moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
         assert any("convs" in name for name in moved) and any(name.startswith("head") for name in moved)
         assert any("norm" in name for name in moved) != frozen
@@ -352,122 +293,39 @@ def test_pretrained_norms_are_frozen_random_ones_learn(sets, encoder, tmp_path):
 
 
 def test_a_step_lowers_the_loss_of_its_batch(sets):
-    run, model = run_of(sets, lr=0.05), deeplabv1.build(TINY, 2, "random", 0)
-    data = deeplabv1.read(run, sets[0], "toy")
-
-    def loss() -> torch.Tensor:
+    run, model, losses = run_of(sets, lr=0.05), tiny(), []
+    data, optimiser = deeplabv1.read(run, sets[0], "toy"), deeplabv1.sgd(VARIANT, run, model)
+    for _ in range(2):
         with training.own_randomness("cpu", "dropout"):
-            return deeplabv1.batch_loss(VARIANT, run, model, data, torch.arange(4), lambda what: torch_rng(what))
-
-    before = loss()
-    training.train_step(model, deeplabv1.sgd(VARIANT, run, model), before, None)
-    assert loss() < before - 0.005
+            losses.append(training.train_step(model, optimiser, step_loss(run, model, data), None))
+    assert losses[1] < losses[0] - 0.005
 
 
 def test_label_padding_is_learnt_or_ignored(sets):
     """In the published way what lies around an image is background; otherwise it costs nothing."""
-    run, model = run_of(sets), deeplabv1.build(TINY, 2, "random", 0).eval()
+    run, model = run_of(sets), tiny().eval()
     with torch.no_grad():
         model.head.weight.zero_(), model.head.bias.copy_(torch.tensor([-5.0, 5.0]))
     data = ([torch.full((3, 16, 16), 200, dtype=torch.uint8)] * 2, [torch.ones(16, 16, dtype=torch.uint8)] * 2)
-    losses = {}
-    for padding in ("background", "ignore"):
-        variant = replace(VARIANT, label_padding=padding)
-        with torch.no_grad():
-            loss = deeplabv1.batch_loss(variant, run, model, data, torch.arange(2), lambda what: torch_rng(what))
-        losses[padding] = float(loss)
-    assert losses["ignore"] < 1e-3 and losses["background"] > 5
-
-
-def test_result_and_files(trained):
-    out, result = trained
-    assert [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
-    assert set(result["epochs"][0]) == {"epoch", "loss", "miou", "iou"}
-    assert result["final"]["miou"] == pytest.approx(sum(result["final"]["iou"]) / 2)
-    assert sorted(file.name for file in out.iterdir()) == [
-        "predictions.npz",
-        "result.json",
-        "speed.json",
-        "training.json",
-    ]
-    shown = np.load(out / "predictions.npz")
-    assert shown["image"].shape == (4, 32, 32, 3) and shown["truth"].shape == shown["prediction"].shape == (4, 32, 32)
-
-
-def test_it_learns_boxes(sets, tmp_path):
-    how = HOW | {"epochs": 12, "lr": 0.1, "batch_size": 3}
-    result = train_victim(f"{VICTIM} label_padding=ignore", *sets, tmp_path, **how)
-    assert result["epochs"][-1]["loss"] < 0.8 * result["epochs"][0]["loss"]
-    assert result["peak"]["iou"][1] > 0.3
+    variants = (replace(VARIANT, label_padding=padding) for padding in ("ignore", "background"))
+    ignored, background = (step_loss(run, model, data, 2, variant).item() for variant in variants)
+    assert ignored < 1e-3 and background > 5
 
 
 def test_whole_images_of_any_shape_are_scored(sets):
-    run, model = run_of(sets), deeplabv1.build(TINY, 2, "random", 0)
+    run, model = run_of(sets), tiny()
     with torch.no_grad():
         model.head.weight.zero_(), model.head.bias.copy_(torch.tensor([0.0, 1.0]))  # class 1 everywhere
     x = [torch.zeros(3, *shape, dtype=torch.uint8) for shape in ((20, 30), (33, 17))]
-    y = [torch.zeros(shape[1:], dtype=torch.uint8) for shape in map(lambda one: one.shape, x)]
+    y = [torch.zeros(one.shape[1:], dtype=torch.uint8) for one in x]
     y[0][:10], y[1][0] = 1, 255
-    found = deeplabv1.scores(run, model, (x, y))
+    found = training.label_scores(run, model, (x, y))
     assert found["iou"] == [0, pytest.approx(300 / (600 + 32 * 17))]
-
-
-def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
-    with interrupted_after_saving(monkeypatch):
-        train_victim(VICTIM, *sets, tmp_path, **HOW)
-    torch.manual_seed(1)
-    result = train_victim(VICTIM, *sets, tmp_path, **HOW)
-    out, expected = trained
-    assert result["epochs"] == expected["epochs"]  # bit for bit
-    assert (tmp_path / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
-
-
-def test_killed_with_weights_of_a_file_it_ends_with_the_same_numbers(sets, tmp_path, monkeypatch):
-    torch.save(deeplabv1.build(TINY, 2, "random", 7).encoder.state_dict(), tmp_path / "e.pth")
-    how = HOW | {"init": str(tmp_path / "e.pth"), "lr": 1e-3}
-    whole = train_victim(VICTIM, *sets, tmp_path / "whole", **how)
-    with interrupted_after_saving(monkeypatch):
-        train_victim(VICTIM, *sets, tmp_path / "killed", **how)
-    assert train_victim(VICTIM, *sets, tmp_path / "killed", **how)["epochs"] == whole["epochs"]
-    note = read_json(tmp_path / "whole" / "training.json")
-    assert note["init"].startswith("e.pth ") and len(note["init"]) == 6 + 64
-
-
-def test_the_same_call_returns_the_stored_result(sets, trained, monkeypatch):
-    monkeypatch.setitem(registry.VICTIMS, "deeplabv1", lambda run: pytest.fail("trained again"))
-    assert train_victim(VICTIM, *sets, trained[0], **HOW) == trained[1]
-    with pytest.raises(UnsegError, match=r"victim .* there"):
-        train_victim(f"{VICTIM} weight_decay=meant", *sets, trained[0], **HOW)
-
-
-def test_bf16(sets, tmp_path, bf16_everywhere):
-    result = train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1, "precision": "bf16"}))
-    assert 0 < result["epochs"][0]["loss"] < 2
-
-
-@pytest.mark.parametrize("defense", ["jpeg quality=50+ueraser", "pgd_at steps=1", "ddc_at steps=1", "frozen_encoder"])
-def test_every_kind_of_defence(sets, tmp_path, defense):
-    result = train_victim(VICTIM, *sets, tmp_path, **(HOW | {"epochs": 1}), defense=defense)
-    assert np.isfinite(result["epochs"][0]["loss"])
 
 
 def test_ddc_at_trains_all_of_it(sets):
     run = run_of(sets, defenses=defenses_of("ddc_at steps=1"))
-    model = run.defenses[0].prepare(run, deeplabv1.build(TINY, 2, "random", 0))
+    model = run.defenses[0].prepare(run, tiny())
     optimised = {id(p) for group in deeplabv1.sgd(VARIANT, run, model).param_groups for p in group["params"]}
     assert optimised == {id(p) for p in model.parameters()}
     assert any(name.startswith("decoder.conv") for name, _ in model.named_parameters())
-
-
-def test_instances_are_refused(sets, tmp_path):
-    with pytest.raises(UnsegError, match="found one of deeplabv1, which can only semantic, object"):
-        train_victim(VICTIM, *sets, tmp_path, **HOW, task="instance")
-
-
-@pytest.mark.real
-def test_voc_one_step(data_root, tmp_path):
-    from unseg_lib.datasets import load_dataset
-
-    train, test = (load_dataset("voc", data_root, split, limit=4) for split in ("train", "val"))
-    result = train_victim(VICTIM, train, test, tmp_path, **(HOW | {"size": (64, 64), "epochs": 1}))
-    assert result["epochs"][0]["loss"] > 0 and 0 <= result["final"]["miou"] <= 1

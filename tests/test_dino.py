@@ -16,17 +16,17 @@ from unseg_lib.datasets import Instance
 from unseg_lib.files import read_json
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import (
+    VICTIMS,
     VictimRun,
     dino,
     dino_config,
     dino_weights,
     load_config,
-    mm_compat,
-    mmseg,
-    registry,
     train_victim,
     walk,
 )
+from unseg_lib.victims.openmmlab import compat as mm_compat
+from unseg_lib.victims.openmmlab import runner as mmseg
 
 CONFIG = "dino-4scale_r50_8xb2-12e_coco"
 FFN = "layer_cfg.ffn_cfg.feedforward_channels=32"
@@ -334,16 +334,14 @@ def test_true_boxes_are_drawn(trained, sets):
 
 
 def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
-    from unseg_lib.victims import mmseg_parts
-
-    whole = mmseg_parts.Book.after_val_epoch
+    whole = mmseg.Book.after_val_epoch
 
     def die(book, runner, metrics=None):
         whole(book, runner, metrics)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(mmseg_parts.Book, "after_val_epoch", die)
+        patch.setattr(mmseg.Book, "after_val_epoch", die)
         train_victim(f"dino:{SMALL}", *sets, tmp_path, **HOW)
     assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "result.json").exists()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
@@ -364,7 +362,7 @@ def test_wrong_calls_are_refused_with_one_sentence(sets, tmp_path):
     call("only changes images for a victim of dino", defense="frozen_encoder")
     flat = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
     call("^boxes has no instance masks", flat)
-    assert set(registry.ABILITIES["dino"].tasks) == {"detection"}
+    assert set(VICTIMS["dino"].tasks) == {"detection"}
 
 
 def test_objects_without_a_pixel_are_left_out(sets):

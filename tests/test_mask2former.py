@@ -13,12 +13,13 @@ from unseg_lib import UnsegError
 from unseg_lib.evaluation import curves
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import (
+    VICTIMS,
+    Victim,
     VictimRun,
     instance_data,
     mask2former,
     mask2former_outputs,
     quiet,
-    registry,
     train_victim,
     training,
     with_options,
@@ -401,7 +402,9 @@ def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_
 
 
 def test_the_same_call_returns_the_stored_result_another_task_is_refused(sets, trained, monkeypatch):
-    monkeypatch.setitem(registry.VICTIMS, "mask2former", lambda run: pytest.fail("trained again"))
+    monkeypatch.setitem(
+        VICTIMS, "mask2former", Victim(lambda run: pytest.fail("trained again"), VICTIMS["mask2former"].tasks)
+    )
     out, result = trained["instance"]
     assert train_victim(SMALL, *sets, out, **HOW, task="instance") == result
     for task in ("panoptic", "semantic"):
@@ -440,7 +443,7 @@ def test_defences(sets, tmp_path):
 
 
 def test_a_frozen_encoder_stays_as_it_is(sets):
-    from unseg_lib.defenses import freeze
+    from unseg_lib.victims.defended_training import freeze
 
     run = run_of(sets)
     model = freeze(run, build(LAYOUT, len(CLASSES), "random", 0))

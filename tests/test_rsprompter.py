@@ -15,13 +15,13 @@ from unseg_lib.method import LAYOUTS as SAMS
 from unseg_lib.method import SamLayout, segmentation_loss
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import (
+    VICTIMS,
     Objects,
     QueryPrompter,
     RSPrompter,
     VictimRun,
     instance_data,
     outside,
-    registry,
     rsprompter,
     rsprompter_loss,
     train_victim,
@@ -394,7 +394,7 @@ def test_wrong_calls_are_refused_with_one_sentence(sets, tmp_path):
     call("^Expected init to be one of random, imagenet, or a file of weights", init="sam_vit_b.pth")
     flat = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
     call("^boxes has no instance masks", flat)
-    assert set(registry.ABILITIES["rsprompter"].tasks) == {"instance"}
+    assert set(VICTIMS["rsprompter"].tasks) == {"instance"}
 
 
 def test_sam_layouts_are_all_there():

@@ -14,6 +14,11 @@ from unseg_lib.victims import train_victim, training
 
 # a victim that learns them in seconds, and how
 VICTIM = "unet-tu-mobilenetv3_small_050"
+SMALL_MMSEG = (
+    "mmseg:deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512 model.backbone.depth=18 model.backbone.base_channels=8 "
+    "model.decode_head.in_channels=64 model.decode_head.channels=8 "
+    "model.auxiliary_head.in_channels=32 model.auxiliary_head.channels=8"
+)
 HOW = {"size": (32, 32), "epochs": 2, "batch_size": 4, "lr": 2e-3, "seed": 0, "device": "cpu"}
 
 
@@ -59,8 +64,12 @@ def interrupt():
 @contextmanager
 def interrupted_after_saving(monkeypatch):
     """The training inside ends, like one that is stopped by hand, once its first checkpoint is written."""
+    from unseg_lib.victims.openmmlab.runner import Book
+
+    save = Book.after_val_epoch
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "_save", after_saving(interrupt))
+        patch.setattr(Book, "after_val_epoch", lambda *arguments, **more: (save(*arguments, **more), interrupt()))
         yield
 
 

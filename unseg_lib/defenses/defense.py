@@ -1,13 +1,15 @@
-"""What a defence is: up to five functions, each of which may be missing."""
+"""What a defence is, how it enters a data set, and what it does to images and to the noise on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
+from unseg_lib.seeds import torch_rng
 
 Change = Callable[[np.ndarray, str], np.ndarray]  # pixels uint8 (H,W,3) and the image's id -> pixels, same size
 
@@ -29,16 +31,6 @@ class Defense:
     prepare: Callable[[Any, Any], Any] | None = None
     loss: Callable[[Any, Any, Any, Any], Any] | None = None
 
-    @property
-    def changes_training(self) -> bool:
-        """Whether it needs the kit's own training loop; otherwise it only changes the images."""
-        return any((self.batch, self.prepare, self.loss))
-
-
-def none(seed: int) -> Defense:
-    """No defence."""
-    return Defense()
-
 
 @dataclass(frozen=True, eq=False)
 class DefendedSet(SegmentationSet):
@@ -46,6 +38,11 @@ class DefendedSet(SegmentationSet):
 
     inner: SegmentationSet | None = None
     change: Change | None = None
+
+    @classmethod
+    def of(cls, inner: SegmentationSet, change: Change) -> "DefendedSet":
+        own = {field.name: getattr(inner, field.name) for field in fields(SegmentationSet)}
+        return cls(**own, inner=inner, change=change)
 
     def image(self, id: str) -> np.ndarray:
         before = self.inner.image(id)
@@ -60,9 +57,7 @@ def defended(source: SegmentationSet, defenses: tuple[Defense, ...]) -> Segmenta
     """`source` with the images that a training under these defences sees; a fitted one reads all images here."""
     for defense in defenses:
         for change in (defense.image, defense.fit and defense.fit(source)):
-            if change:
-                own = {field.name: getattr(source, field.name) for field in fields(SegmentationSet)}
-                source = DefendedSet(**own, inner=source, change=change)
+            source = DefendedSet.of(source, change) if change else source
     return source
 
 
@@ -75,3 +70,38 @@ def need(name: str, value: float, low: float, high: float) -> None:
 def as_pixels(values: np.ndarray) -> np.ndarray:
     """Float values of an image to uint8, rounded and clipped."""
     return values.round().clip(0, 255).astype(np.uint8)
+
+
+# what a defence does, measured without training anything
+
+
+def seen(source: SegmentationSet, defenses: tuple[Defense, ...], size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """The images as a victim's first step gets them, uint8 `(N,H,W,3)` at `size`, before flip and crop.
+
+    What is drawn at random is drawn alike for two sets of the same ids, so that they can be compared.
+    """
+    import torch
+
+    source, shape = defended(source, defenses), size[::-1]  # Pillow has the width first
+    images = [Image.fromarray(source.image(id)).resize(shape, Image.Resampling.BILINEAR) for id in source.ids]
+    x = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
+    for number, defense in enumerate(defenses):
+        if defense.batch:
+            x = (255 * defense.batch(x.float() / 255, torch_rng(seed, "effect", number))).round().byte()
+    return x.permute(0, 2, 3, 1).numpy()
+
+
+def noise_left(pair: tuple[np.ndarray, np.ndarray], defended_pair: tuple[np.ndarray, np.ndarray]) -> float:
+    """How much of the noise between (clean, protected) is still between them after the defence: 1 all, 0 none.
+
+    The projection on the noise before: what a defence rounds differently in the two is no noise that is left.
+    """
+    before, after = (b.astype(float) - a for a, b in (pair, defended_pair))
+    energy = (before**2).sum()
+    return float((after * before).sum() / energy) if energy else 0.0
+
+
+def cost(clean: np.ndarray, after: np.ndarray) -> float:
+    """PSNR in dB of defended clean images against what they were; infinite where nothing changed."""
+    error = ((after.astype(float) - clean) ** 2).mean()
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")

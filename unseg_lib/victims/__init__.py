@@ -5,28 +5,27 @@ A victim is tested on clean images it has never seen; where a protection works, 
 
 import lazy_loader
 
-from unseg_lib.victims.registry import VICTIMS, train_victim
+from unseg_lib.options import with_options
+from unseg_lib.victims.data import MEAN, STD, mixed, normalise, tensors
+from unseg_lib.victims.registry import VICTIMS, Victim, train_victim
+from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims.training import autocast, cross_entropy, own_randomness, plain_loss
 
-__all__ = ["VICTIMS", "train_victim"]
+__all__ = ["VICTIMS", "Victim", "VictimRun", "train_victim"]
+__all__ += ["MEAN", "STD", "mixed", "normalise", "tensors", "with_options"]
+__all__ += ["autocast", "cross_entropy", "own_randomness", "plain_loss"]
 
-# the face of the package: what others import from it, loaded when it is asked for
+# the rest of the face is loaded when it is asked for: the families import slow libraries
 __getattr__, __dir__, _names = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "data": ["MEAN", "STD", "mixed", "normalise", "tensors"],
         "dino_parts": ["BoxPrecision", "stacked", "tight_boxes", "truth"],
         "mask2former_model": ["quiet"],
-        "mmseg_config": ["load_config", "walk"],
-        "mmseg_parts": ["Images", "loader"],
-        "mxnet_params": ["read_params"],
         "object_images": ["asked", "boxed", "filled_boxes", "object_scores", "one_object", "tight_box"],
-        "options": ["with_options"],
+        "openmmlab.config": ["load_config", "walk"],
+        "openmmlab.runner": ["Images", "loader"],
         "rsprompter_loss": ["Objects"],
         "rsprompter_model": ["RSPrompter"],
         "rsprompter_prompter": ["QueryPrompter", "outside"],
-        "run": ["VictimRun"],
-        "training": ["autocast", "cross_entropy", "own_randomness", "plain_loss"],
-        "wideresnet38": ["WIDTHS", "WideResNet38", "units"],
-        "wideresnet38_weights": ["load_encoder", "names_of", "read_weights"],
     },
 )

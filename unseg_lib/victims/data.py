@@ -1,6 +1,9 @@
 """Images for victims: resized once, kept as bytes, augmented a batch at a time."""
 
+import os
+import tempfile
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,33 @@ from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.runtime import progress
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims.decoded import room
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: what pretrained encoders expect
 SCALE = (0.75, 1.25)
+MEMORY = 8 << 30  # bytes of decoded images that are held in memory: more, as COCO's are, lie in a file
+
+
+def room(shape: tuple[int, ...], folder: str | Path | None = None) -> torch.Tensor:
+    """An uint8 tensor of this shape, to be filled.
+
+    One of more than `MEMORY` bytes lies in a file without a name below `folder` (default: where temporary files go),
+    of which the system holds in memory what is used; the file is gone when the process is.
+    """
+    size = prod(shape)
+    if size <= MEMORY:
+        return torch.empty(shape, dtype=torch.uint8)
+    folder = folder or tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # at once: a disk that fills up later would kill the process
+            os.posix_fallocate(file.fileno(), 0, size)
+            return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=shape))
+    except (OSError, AttributeError) as error:
+        found = getattr(error, "strerror", None) or "this system cannot reserve it"
+        raise UnsegError(
+            f"Expected {size / 1e9:.0f} GB of disk below {folder} for decoded images, found no such room ({found}); "
+            "free it, or take fewer or smaller images."
+        ) from error
 
 
 def tensors(

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from unseg_lib.datasets import IGNORE
-from unseg_lib.victims import mm_compat
 from unseg_lib.victims.data import resized_image
 from unseg_lib.victims.dino_config import adapt
 from unseg_lib.victims.dino_weights import load_weights
 from unseg_lib.victims.mask2former_outputs import drawn
-from unseg_lib.victims.mmseg import build_model, check_device, fit
-from unseg_lib.victims.mmseg_config import load_config
+from unseg_lib.victims.openmmlab import compat as mm_compat
+from unseg_lib.victims.openmmlab.config import load_config
+from unseg_lib.victims.openmmlab.runner import build_model, check_device, fit
 from unseg_lib.victims.run import INIT, VictimRun
 from unseg_lib.victims.training import save_predictions, shown
 

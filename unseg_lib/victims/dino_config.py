@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.victims.mask2former_scores import things
-from unseg_lib.victims.mmseg_config import SIZES, make_ours, need_parts, reschedule, scaled, walk
+from unseg_lib.victims.openmmlab.config import SIZES, make_ours, need_parts, reschedule, scaled, walk
 from unseg_lib.victims.run import VictimRun
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import torch
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.method import read_foreign
-from unseg_lib.victims import mm_compat
+from unseg_lib.victims.openmmlab import compat as mm_compat
 
 HEAD = "bbox_head.cls_branches.0.bias"  # as long as there are classes
 

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, Instance, SegmentationSet
 from unseg_lib.runtime import progress
-from unseg_lib.victims.data import random_windows, resized_image, resized_label
-from unseg_lib.victims.decoded import room
+from unseg_lib.victims.data import random_windows, resized_image, resized_label, room
 from unseg_lib.victims.run import LABEL_TASKS
 
 

@@ -9,11 +9,11 @@ from functools import partial
 
 import torch
 
+from unseg_lib.options import with_options
 from unseg_lib.victims.data import normalise
 from unseg_lib.victims.instance_data import MaskedImages, augment, read, recolour
 from unseg_lib.victims.mask2former_model import LAYOUTS, Layout, build
 from unseg_lib.victims.mask2former_scores import keep, scores
-from unseg_lib.victims.options import with_options
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit
 

@@ -13,8 +13,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import boundary_iou
 from unseg_lib.method import large_scale_jitter
 from unseg_lib.runtime import progress
-from unseg_lib.victims.data import resized_image
-from unseg_lib.victims.decoded import MEMORY
+from unseg_lib.victims.data import MEMORY, resized_image
 
 OBJECT = 1  # its class index
 

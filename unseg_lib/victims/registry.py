@@ -1,49 +1,53 @@
 """Which victims there are, and the one function that trains any of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import Defense, defended, defenses_of
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, write_json
 from unseg_lib.runtime import choose_device, keep_freed_memory, usable_precision
-from unseg_lib.victims import deeplabv1, dino, mask2former, mmseg, rsprompter, sam_hq, smp
 from unseg_lib.victims.data import mixed
 from unseg_lib.victims.run import INIT, LABEL_TASKS, VictimRun, check, claim
 
-# family -> train(run) -> result; "unet-resnet18" is smp's, "mmseg:CONFIG" is mmseg's
-VICTIMS = {
-    "smp": smp.train,
-    "mmseg": mmseg.train,
-    "deeplabv1": deeplabv1.train,
-    "mask2former": mask2former.train,
-    "sam-hq": sam_hq.train,
-    "rsprompter": rsprompter.train,
-    "dino": dino.train,
-}
+TRAINING_PARTS = ("batch", "prepare", "loss")  # of a defence, beside changed images
 
 
 @dataclass(frozen=True)
-class Abilities:
-    """What a family of victims can.
+class Victim:
+    """A family of victims, and what it can.
 
-    defenses: the parts of a defence that it heeds beside changed images. files: `init` may be a file of weights.
+    train: (run) -> result, see `train_victim`; or that function's "package.module:name", loaded when it is asked for.
+    tasks: what it learns. defenses: the `TRAINING_PARTS` of a defence that it heeds. files: `init` may be a file of
+    weights. words: what it is, for tables.
     """
 
+    train: Callable[[VictimRun], dict] | str
     tasks: tuple[str, ...] = LABEL_TASKS
-    defenses: tuple[str, ...] = ("batch", "prepare", "loss")
+    defenses: tuple[str, ...] = TRAINING_PARTS
     files: bool = False
+    words: str = ""
+
+    def __call__(self, run: VictimRun) -> dict:
+        return (resolve_name(self.train) if isinstance(self.train, str) else self.train)(run)
 
 
-ABILITIES = {
-    "smp": Abilities(),
-    "mmseg": Abilities(defenses=()),  # mmengine's runner knows nothing of our training loop
-    "deeplabv1": Abilities(files=True),
-    "mask2former": Abilities((*LABEL_TASKS, "instance", "panoptic"), ("batch", "prepare"), files=True),
-    "sam-hq": Abilities(("interactive",), ("batch",), files=True),
-    "rsprompter": Abilities(("instance",), ("batch", "prepare"), files=True),
-    "dino": Abilities(("detection",), (), files=True),
+HERE = "unseg_lib.victims"
+# family -> victim; "unet-resnet18" is smp's, "mmseg:CONFIG" is mmseg's
+VICTIMS: dict[str, Victim] = {
+    "smp": Victim(f"{HERE}.smp:train", words="architecture-encoder of segmentation-models-pytorch"),
+    # mmengine's runner knows nothing of our training loop
+    "mmseg": Victim(f"{HERE}.openmmlab.runner:train", defenses=(), words="config of mmsegmentation"),
+    "deeplabv1": Victim(f"{HERE}.deeplabv1:train", files=True, words="DeepLabV1 on WideResNet-38"),
+    "mask2former": Victim(
+        f"{HERE}.mask2former:train", (*LABEL_TASKS, "instance", "panoptic"), ("batch", "prepare"), True, "Mask2Former"
+    ),
+    "sam-hq": Victim(f"{HERE}.sam_hq:train", ("interactive",), ("batch",), True, "SAM-HQ, asked by boxes and points"),
+    "rsprompter": Victim(f"{HERE}.rsprompter:train", ("instance",), ("batch", "prepare"), True, "RSPrompter-query"),
+    "dino": Victim(f"{HERE}.dino:train", ("detection",), (), True, "DINO and other detectors of mmdetection"),
 }
 
 
@@ -70,14 +74,13 @@ def train_victim(
 ) -> dict:
     """Train `victim` on `train`, test it on `test` after every epoch, and return its scores.
 
-    victim: "unet-resnet18" (any architecture-encoder of segmentation-models-pytorch), "mmseg:CONFIG" (any config
-    of mmsegmentation, see mmseg.py), "deeplabv1:wideresnet38", "mask2former:resnet50", "sam-hq:vit_b",
-    "rsprompter:vit_b" or "dino:CONFIG" (see their files). size: (height, width) the images are resized to; of mmseg
-    and deeplabv1 the training crop, of dino see there. init: first weights of the encoder, "random" or "imagenet"; of
-    all but smp and mmseg also a file. defense: of the training, one or several of `unseg_lib.defenses`, e.g.
-    "jpeg quality=50+grayscale". clean_fraction: this share of the images of `train` is replaced by those of `clean`,
-    and with clean_only the others are left out. task: "instance" and "panoptic" learn from instance masks (mask2former,
-    the former also rsprompter), "detection" from their boxes (dino), "interactive" from masks and prompts (sam-hq);
+    victim: "unet-resnet18" (any architecture-encoder of segmentation-models-pytorch), or "FAMILY:NAME", as
+    "mmseg:CONFIG", "deeplabv1:wideresnet38" or "mask2former:resnet50"; see `VICTIMS` and the families' files. size:
+    (height, width) the images are resized to; of mmseg and deeplabv1 the training crop, of dino see there. init: first
+    weights of the encoder, "random" or "imagenet"; of some families also a file. defense: of the training, one or
+    several of `unseg_lib.defenses`, e.g. "jpeg quality=50+grayscale". clean_fraction: this share of the images of
+    `train` is replaced by those of `clean`, and with clean_only the others are left out. task: "instance" and
+    "panoptic" learn from instance masks, "detection" from their boxes, "interactive" from masks and prompts;
     otherwise label maps are learnt, as the sets were read. threads: 0 leaves torch's number.
 
     Returns {"classes": [C names], "epochs": [{"epoch": from 1, "loss", "miou", "iou": [C]}], "final" and
@@ -89,68 +92,48 @@ def train_victim(
     numbers, or the box that was asked with). The same call continues a killed training, on the CPU to the same
     numbers, and returns a finished one's result at once.
     """
+    # what the family cannot do is refused before anything is read
     family, name = victim.split(":", 1) if ":" in victim else ("smp", victim)
-    train_family = pick(VICTIMS, family, "family of victims")
+    chosen = pick(VICTIMS, family, "family of victims")
     defenses = defenses_of(defense, seed)
     _check_task(family, task)
-    _check_init(family, init)
+    if init not in INIT and Path(init).exists() and not chosen.files:
+        raise UnsegError(f"Expected init to be one of {', '.join(INIT)} for a victim of {family}, found '{init}'.")
     _check_defenses(family, defenses, defense)
-    run = VictimRun(
-        name=name,
-        train=mixed(train, clean, clean_fraction, seed, clean_only=clean_only),
-        test=test,
-        out=Path(out),
-        size=(int(size[0]), int(size[1])),
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        init=init,
-        clean_fraction=clean_fraction,
-        threads=threads,
-        device=choose_device(device),
-        precision=precision,
-        defenses=defenses,
-        task=task,
-    )
+    # the folder is this training's from here on
+    learnt = mixed(train, clean, clean_fraction, seed, clean_only=clean_only)
+    size, how = (int(size[0]), int(size[1])), (threads, choose_device(device), precision, defenses, task)
+    run = VictimRun(name, learnt, test, Path(out), size, epochs, batch_size, lr, seed, init, clean_fraction, *how)
     check(run)
     claim(run, victim, defense)
+    # train what is not done yet
     done = run.out / "result.json"
     if not done.exists():
         keep_freed_memory()
         used = usable_precision(run.precision, run.device)
-        write_json(done, train_family(replace(run, train=defended(run.train, defenses))) | {"precision": used})
+        write_json(done, chosen(replace(run, train=defended(run.train, defenses))) | {"precision": used})
         run.checkpoint.unlink(missing_ok=True)
     return read_json(done)
 
 
 def _check_task(family: str, task: str) -> None:
-    if task in abilities(family).tasks:
+    if task in VICTIMS[family].tasks:
         return
-    able = [name for name in VICTIMS if task in abilities(name).tasks]
+    able = [name for name, victim in VICTIMS.items() if task in victim.tasks]
     if not able:
-        tasks = {name for family in VICTIMS for name in abilities(family).tasks if name}
+        tasks = {name for victim in VICTIMS.values() for name in victim.tasks if name}
         raise UnsegError(f"Unknown task '{task}' of a victim; {closest(task, sorted(tasks))}")
-    can, wanted = ", ".join(filter(None, abilities(family).tasks)), task or "label maps"
+    can, wanted = ", ".join(filter(None, VICTIMS[family].tasks)), task or "label maps"
     raise UnsegError(
         f"Expected a victim of {' or '.join(able)} for {wanted}, found one of {family}, which can only {can}."
     )
 
 
-def _check_init(family: str, init: str) -> None:
-    if init not in INIT and Path(init).exists() and not abilities(family).files:
-        raise UnsegError(f"Expected init to be one of {', '.join(INIT)} for a victim of {family}, found '{init}'.")
-
-
 def _check_defenses(family: str, defenses: tuple[Defense, ...], text: str) -> None:
-    can = abilities(family).defenses
-    if any(getattr(defense, part) for defense in defenses for part in {"batch", "prepare", "loss"} - set(can)):
+    can = VICTIMS[family].defenses
+    if any(getattr(defense, part) for defense in defenses for part in set(TRAINING_PARTS) - set(can)):
         kind = "leaves the loss as it is" if "prepare" in can else "only changes images"
         raise UnsegError(
             f"Expected a defence that {kind} for a victim of {family}, found '{text}'; "
             "take a victim of smp for the others."
         )
-
-
-def abilities(family: str) -> Abilities:
-    return ABILITIES.get(family, Abilities())

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unseg_lib.options import with_options
 from unseg_lib.victims.data import normalise
 from unseg_lib.victims.instance_data import MaskedImages, augment, read
 from unseg_lib.victims.mask2former_scores import keep, scores
-from unseg_lib.victims.options import with_options
 from unseg_lib.victims.rsprompter_loss import Objects, chosen, class_loss, mask_loss, match, set_loss
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit

@@ -9,11 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from unseg_lib import runtime
+from unseg_lib import files, runtime
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import Defense
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_json, sha256_of, write_json
 
 INIT = ("random", "imagenet")
 LABEL_TASKS = ("", "semantic", "object")  # learnt from label maps, as the sets were read
@@ -60,7 +59,8 @@ def check(run: VictimRun) -> None:
         raise UnsegError(f"Expected a batch size of at least 2 (batch normalisation needs it), found {run.batch_size}.")
     if run.init not in INIT and not Path(run.init).exists():
         raise UnsegError(f"Expected init to be one of {', '.join(INIT)}, or a file of weights, found '{run.init}'.")
-    _one_of("precision", run.precision, ("32", "bf16"))
+    if run.precision not in ("32", "bf16"):
+        raise UnsegError(f"Expected precision to be one of 32, bf16, found '{run.precision}'.")
     if run.train.classes != run.test.classes:
         raise UnsegError(
             f"Expected one list of classes, found {len(run.train.classes)} for training and "
@@ -68,11 +68,6 @@ def check(run: VictimRun) -> None:
         )
     if not len(run.train) or not len(run.test):
         raise UnsegError(f"Expected images, found {len(run.train)} for training and {len(run.test)} for the test.")
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UnsegError(f"Expected {name} to be one of {', '.join(known)}, found '{value}'.")
 
 
 def claim(run: VictimRun, victim: str, defense: str) -> None:
@@ -89,36 +84,23 @@ def claim(run: VictimRun, victim: str, defense: str) -> None:
         "train": fingerprint(run.train),
         "test": fingerprint(run.test),
     }
-    if run.task not in LABEL_TASKS:
-        mine["task"] = run.task
-    note = run.out / "training.json"
-    if not note.exists():
-        write_json(note, mine)
-        return
-    theirs = read_json(note)
-    different = [k for k in mine | theirs if theirs.get(k) != mine.get(k)]
-    other = [f"{k} {theirs.get(k)} there, {mine.get(k)} asked" for k in different]
-    if other:
-        raise UnsegError(
-            f"Expected an empty folder or one of the same training, found another one in {run.out} "
-            f"({'; '.join(other)}); delete it or choose another folder."
-        )
+    files.claim(run.out, mine | ({} if run.task in LABEL_TASKS else {"task": run.task}), "training")
 
 
 def fingerprint(source: SegmentationSet) -> dict:
     """Tell data sets apart by what they hold, not by where they lie: a poisoned copy differs in its bytes."""
     digest = hashlib.sha256("\n".join(source.classes).encode())
     for name in source.ids:
-        digest.update(f"\n{name} {sha256_of(source.image_path(name))}".encode())
+        digest.update(f"\n{name} {files.sha256_of(source.image_path(name))}".encode())
     for file in source.annotation_files:
-        digest.update(sha256_of(source.root / file).encode())
+        digest.update(files.sha256_of(source.root / file).encode())
     return {"name": source.name, "split": source.split, "images": len(source), "sha256": digest.hexdigest()}
 
 
 def weights_digest(path: Path) -> str:
     """What a file of weights, or a folder of them, holds."""
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-    return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()
+    parts = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    return hashlib.sha256("".join(files.sha256_of(file) for file in parts).encode()).hexdigest()
 
 
 def summary(classes: tuple[str, ...], epochs: list[dict], minutes: float, device: str) -> dict:

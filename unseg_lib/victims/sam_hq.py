@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.method import Prompts, all_prompts, one_kind, segmentation_loss
+from unseg_lib.options import with_options
 from unseg_lib.victims.data import batches, resized_image, resized_label
 from unseg_lib.victims.object_images import (
     OBJECT,
@@ -33,7 +34,6 @@ from unseg_lib.victims.object_images import (
     scaled_box,
     tight_box,
 )
-from unseg_lib.victims.options import with_options
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit, save_predictions, shown
 

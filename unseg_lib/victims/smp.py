@@ -29,13 +29,17 @@ def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) 
         try:
             model = smp.create_model(architecture, encoder, weights, classes=classes)
         except Exception as error:  # hub, network, file and lookup errors of four libraries
-            if weights is None:
-                reason = "the architecture cannot use this encoder"
-            else:
-                reason = f"no {init} weights could be loaded; without a network use init=random"
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = f"no {init} weights could be loaded; without a network use init=random"
+            reason = "the architecture cannot use this encoder" if weights is None else reason
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UnsegError(f"Could not build the victim {name}: {reason} ({line}).") from error
-    _check_size(model, name, size)
+    # one look at an empty image: not every model can take every size
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, *size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        found = f"{size[0]}x{size[1]} ({str(error).strip().partition(chr(10))[0]})"
+        raise UnsegError(f"Expected an image size that {name} can take, found {found}.") from error
     return model
 
 
@@ -63,15 +67,3 @@ def parse(name: str) -> tuple[str, str]:
 def _closest(name: str, known: list[str]) -> str:
     near = get_close_matches(name, known, n=3, cutoff=0.5)
     return f"closest: {', '.join(near)}; " if near else ""
-
-
-def _check_size(model: torch.nn.Module, name: str, size: tuple[int, int]) -> None:
-    """Refuse an image size that the model cannot take, by one look at an empty image."""
-    try:
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, *size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UnsegError(
-            f"Expected an image size that {name} can take, found {size[0]}x{size[1]} ({reason})."
-        ) from error

@@ -5,8 +5,9 @@ epoch with the same numbers. What a family of victims does its own way is a `Rec
 """
 
 import math
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from unseg_lib.evaluation import confusion, intersection_over_union, mean_iou
 from unseg_lib.files import whole_file, write_json
 from unseg_lib.runtime import Stopwatch, device_name, progress, thread_count
 from unseg_lib.seeds import seed_for, torch_rng
-from unseg_lib.victims.data import augment, batches, normalise, tensors
+from unseg_lib.victims.data import augment, batches, normalise, resized_label, tensor, tensors
 from unseg_lib.victims.run import VictimRun, summary
 
 WEIGHT_DECAY, POLY_POWER = 1e-2, 0.9
@@ -49,15 +50,19 @@ def batch_loss(run: VictimRun, model: torch.nn.Module, data: tuple, chosen: torc
 
 
 def label_scores(run: VictimRun, model: torch.nn.Module, data: tuple) -> dict:
-    """Scores {"miou", "iou": [C]} in [0,1]."""
-    iou = intersection_over_union(score(model, *data, len(run.test.classes), run))
-    return {"miou": mean_iou(iou), "iou": iou}
+    """Scores {"miou", "iou": [C]} in [0,1] on images uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`.
+
+    Of lists of images `(3,h,w)` and labels `(h,w)` of any sizes, one is looked at after the other.
+    """
+    lists = isinstance(data[0], list)
+    parts = ([one[None] for one in part] if lists else part.split(run.batch_size) for part in data)
+    classes = len(run.test.classes)
+    return scores_of(sum(confusion(predict(model, x, run), y.to(run.device), classes) for x, y in zip(*parts)))
 
 
 def keep_predictions(run: VictimRun, model: torch.nn.Module, data: tuple) -> None:
     """Write predictions.npz of some test images."""
-    x, y = (part[shown(len(part))] for part in data)
-    save_predictions(run.out / "predictions.npz", x, y, predict(model, x, run))
+    keep_label_maps(run, predict(model, data[0][shown(len(run.test))], run))
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,11 @@ def fit(run: VictimRun, model: torch.nn.Module, recipe: Recipe = ORDINARY) -> di
         model = model.to(run.device, memory_format=memory_format(model))
         optimiser = recipe.optimiser(run, model)
         (history, seconds), watch = _restore(run, model, optimiser), Stopwatch()
-        with watch.waiting():  # all images are decoded once and kept: later there is nothing to wait for
+        # all images are decoded once and kept: later there is nothing to wait for
+        with watch.waiting():
             training = recipe.read(run, run.train, "training")
         test = recipe.read(run, run.test, "test")
+        # train, test and save, epoch by epoch
         left = range(len(history) + 1, run.epochs + 1)
         for epoch in progress(left, f"training {run.name.split()[0]}", total=run.epochs, initial=len(history)):
             start = time.monotonic()
@@ -121,12 +128,17 @@ def train_epoch(run: VictimRun, model, optimiser, recipe: Recipe, data: Any, epo
                 group["lr"] = run.lr * group.get("factor", 1.0) * (1 - step / total) ** POLY_POWER
             rng = partial(_step_rng, run.seed, epoch, i)
             losses.append(train_step(model, optimiser, recipe.loss(run, model, data, chosen, rng), recipe.clip))
-            if not math.isfinite(losses[-1]):
-                raise UnsegError(
-                    f"Expected a finite loss, found {losses[-1]} in epoch {epoch}, step {i + 1} (learning rate "
-                    f"{optimiser.param_groups[0]['lr']:g}); lower lr or use precision 32."
-                )
+            check_finite(losses[-1], epoch, i + 1, optimiser.param_groups[0]["lr"])
     return sum(losses) / len(losses)
+
+
+def check_finite(loss: float, epoch: int, step: int, lr: float) -> None:
+    """Stop a training that has left the numbers; epoch and step count from 1."""
+    if not math.isfinite(loss):
+        raise UnsegError(
+            f"Expected a finite loss, found {loss} in epoch {epoch}, step {step} (learning rate {lr:g}); "
+            "lower lr or use precision 32."
+        )
 
 
 def train_step(
@@ -178,12 +190,19 @@ def predict(model: torch.nn.Module, x: torch.Tensor, run: VictimRun) -> torch.Te
         return model(normalise(x.to(run.device))).argmax(dim=1)
 
 
-def score(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, classes: int, run: VictimRun) -> torch.Tensor:
-    """Confusion matrix int64 `(C,C)` over images uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`."""
-    matrix = torch.zeros(classes, classes, dtype=torch.long, device=run.device)
-    for some_x, some_y in zip(x.split(run.batch_size), y.split(run.batch_size)):
-        matrix += confusion(predict(model, some_x, run), some_y.to(run.device), classes)
-    return matrix
+def scores_of(matrix: torch.Tensor) -> dict:
+    """Scores {"miou", "iou": [C]} in [0,1] of a confusion matrix `(C,C)`."""
+    iou = intersection_over_union(matrix)
+    return {"miou": mean_iou(iou), "iou": iou}
+
+
+def keep_label_maps(run: VictimRun, predictions: Iterable[torch.Tensor]) -> None:
+    """Write predictions.npz of the `shown` test images at the run's size; predictions: label maps of any size."""
+    rows = []
+    for i, prediction in zip(shown(len(run.test)), predictions):
+        prediction = resized_label(prediction.to("cpu", torch.uint8).numpy(), run.size)
+        rows.append((*tensor(run.test, run.test.ids[i], run.size), prediction))
+    save_predictions(run.out / "predictions.npz", *(torch.stack(column) for column in zip(*rows)))
 
 
 def save_predictions(
@@ -221,11 +240,25 @@ def _restore(run: VictimRun, model, optimiser) -> tuple[list[dict], float]:
 
 @contextmanager
 def own_randomness(device: str, *names: object) -> Iterator[None]:
-    """Seed torch's global generator from names for a while, for first weights and dropout; then put it back."""
-    cuda = [torch.cuda.current_device()] if device == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed_for(*names))
-        yield
+    """Seed torch's global generator from names for a while, for first weights and dropout; then put it back.
+
+    Python's and numpy's, which mmcv's augmentation seeds and draws from, are put back, too.
+    """
+    cuda, before = [torch.cuda.current_device()] if device == "cuda" else [], (random.getstate(), np.random.get_state())
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(seed_for(*names))
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def kept_as_it_is(layer: torch.nn.Module) -> None:
+    """Let a module learn nothing and stay in the mode it predicts in, whatever mode the model around it is put into."""
+    layer.requires_grad_(False)
+    layer.eval()
+    layer.train = lambda mode=True: layer
 
 
 def memory_format(model: torch.nn.Module) -> torch.memory_format:

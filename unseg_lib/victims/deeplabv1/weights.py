@@ -5,19 +5,41 @@ its classifier is left out. In a state dict the arrays may have our names, the p
 weakly supervised community's conversion of that file has ("b2_1.conv_branch2a.weight").
 """
 
+import math
 import re
+import struct
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.victims.mxnet_params import read_params
-from unseg_lib.victims.wideresnet38 import WideResNet38
 
 MXNET = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
 
 
-def load_encoder(encoder: WideResNet38, found: dict[str, torch.Tensor], path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put the weights of a whole DeepLabV1, or of its encoder alone, into a model, in place."""
+    found = read_weights(path)
+    if "head.bias" not in found:
+        load_encoder(model.encoder, found, path)
+        return
+    if len(found["head.bias"]) != len(model.head.bias):
+        raise UnsegError(
+            f"Expected a DeepLabV1 of {len(model.head.bias)} classes in {path}, found one of "
+            f"{len(found['head.bias'])}; take one for this data set, or the encoder's weights alone."
+        )
+    try:
+        model.load_state_dict(found)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise UnsegError(
+            f"Expected this DeepLabV1 in {path}, found another ({reason}); is it of this width?"
+        ) from error
+
+
+def load_encoder(encoder: nn.Module, found: dict[str, torch.Tensor], path: Path) -> None:
     """Put the weights found in a file into an encoder, in place; `path` is for errors."""
     wanted = {name: value for name, value in encoder.state_dict().items() if not name.endswith("num_batches_tracked")}
     chosen = {}
@@ -77,3 +99,66 @@ def names_of(name: str) -> tuple[str, ...]:
     # the community numbers the units of levels 2 to 5 from 0 and has one unit in 6 and 7
     block = f"b{level}_{later}" if later else f"b{level}"
     return name, published, f"{block}.{'bn' if is_norm else 'conv'}_{branch}.{kind}", f"encoder.{name}"
+
+
+MAGIC = 0x112
+VERSIONS = {0xF993FAC8: False, 0xF993FAC9: True, 0xF993FACA: True}  # -> whether a storage type follows
+TYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "u1", 4: "<i4", 5: "i1", 6: "<i8"}
+
+
+def read_params(path: Path) -> dict[str, torch.Tensor]:
+    """The arrays of a .params file by name, e.g. "arg:conv1a_weight"."""
+    reader = _Reader(path)
+    if reader.number("Q") != MAGIC:
+        raise reader.error("its first bytes are others")
+    reader.number("Q")
+    arrays = [_array(reader) for _ in range(reader.count())]
+    names = [reader.take(reader.count()).decode("utf-8", "replace") for _ in range(reader.count())]
+    if len(names) != len(arrays) or len(set(names)) < len(names):
+        raise reader.error(f"it has {len(arrays)} arrays and {len(set(names))} names")
+    return dict(zip(names, arrays))
+
+
+class _Reader:
+    """The bytes of a file, one after the other."""
+
+    def __init__(self, path: Path):
+        self.path, self.place, self.content = path, 0, memoryview(path.read_bytes())
+
+    def take(self, length: int) -> bytes:
+        if not 0 <= length <= len(self.content) - self.place:
+            raise self.error(f"it ends after {len(self.content)} bytes")
+        self.place += length
+        return bytes(self.content[self.place - length : self.place])
+
+    def number(self, kind: str) -> int:
+        return struct.unpack(f"<{kind}", self.take(struct.calcsize(kind)))[0]
+
+    def count(self) -> int:
+        """How many things follow, each of a byte at least."""
+        found = self.number("Q")
+        if found > len(self.content) - self.place:
+            raise self.error(f"it ends after {len(self.content)} bytes")
+        return found
+
+    def error(self, reason: str) -> UnsegError:
+        return UnsegError(f"Expected weights that MXNet has saved in {self.path}, but {reason}; download it again.")
+
+
+def _array(reader: _Reader) -> torch.Tensor:
+    dimensions, wide = reader.number("I"), False
+    if dimensions in VERSIONS:
+        if VERSIONS[dimensions] and reader.number("i") != 0:
+            raise reader.error("an array in it is sparse")
+        dimensions, wide = reader.number("I"), True
+    if dimensions > 32:
+        raise reader.error(f"an array in it has {dimensions} dimensions")
+    shape = [reader.number("q" if wide else "I") for _ in range(dimensions)]
+    if not shape:
+        return torch.zeros(0)  # MXNet's "no array": nothing follows
+    reader.take(8)  # where it was computed
+    kind = reader.number("i")
+    if kind not in TYPES or min(shape) < 0:
+        raise reader.error(f"an array in it has type {kind} and shape {shape}")
+    values = np.frombuffer(reader.take(math.prod(shape) * np.dtype(TYPES[kind]).itemsize), TYPES[kind])
+    return torch.from_numpy(values.reshape(shape).copy())

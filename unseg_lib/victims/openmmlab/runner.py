@@ -1,33 +1,128 @@
-"""Our data set, our score and our book-keeping as mmengine wants them.
+"""Victims of mmsegmentation: any of its configs by name, trained by mmengine's runner.
 
-Imported only after `mm_compat.import_mmseg` or `import_mmdet`, by `mmseg.py` and `dino.py`.
+"mmseg:deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512", and with options as mmsegmentation's tools take them,
+separated by blanks: "mmseg:NAME model.backbone.depth=18 model.decode_head.channels=64".
+
+It is tested as mmsegmentation does: images resized by the config's test pipeline, scored at full size. The rest of
+mmengine's side, our data set, score and book-keeping, serves mmdetection too.
 """
 
-import math
+import multiprocessing
 import os
 import random
+import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.evaluator import BaseMetric
+from mmengine.device import get_device
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import MODELS, TRANSFORMS
+from mmengine.runner import Runner
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation import confusion, intersection_over_union, mean_iou
-from unseg_lib.files import whole_file
-from unseg_lib.runtime import Stopwatch, progress
+from unseg_lib.evaluation import confusion
+from unseg_lib.files import whole_file, write_json
+from unseg_lib.runtime import Stopwatch, device_name, progress, thread_count
 from unseg_lib.seeds import seed_for
 from unseg_lib.victims.data import batches
-from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims.openmmlab.compat import LIBRARIES, import_mmseg
+from unseg_lib.victims.openmmlab.config import adapt, load_config
+from unseg_lib.victims.run import VictimRun, summary
+from unseg_lib.victims.training import check_finite, keep_label_maps, own_randomness, scores_of, shown
 
 WORKERS = 8  # processes that prepare images for a GPU; a CPU is busy enough with the training
 
 Truth = Callable[[SegmentationSet, str], dict]  # (set, id) -> what an image's sample has beside its pixels
+
+
+def train(run: VictimRun) -> dict:
+    """Train the victim of mmsegmentation that `run` names; the result as of `train_victim`."""
+    import_mmseg()
+    check_device(run)
+    config = adapt(load_config(run.name), run)
+    return fit(run, config, build_model(config, run), label_map, Confusion(run.test), keep_predictions)
+
+
+def check_device(run: VictimRun) -> None:
+    """Refuse what mmengine would not do."""
+    if run.device != get_device():
+        raise UnsegError(f"Expected device {get_device()}, which mmengine always uses here, found {run.device}.")
+    if run.precision == "bf16" and run.device != "cuda":
+        raise UnsegError(f"Expected precision 32, mmengine has bf16 only on a GPU, found bf16 on {run.device}.")
+
+
+def build_model(config: Config, run: VictimRun) -> torch.nn.Module:
+    """The config's model with seeded first weights."""
+    with own_randomness("cpu", run.seed, "first weights"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the library to itself
+        try:
+            model = MODELS.build(config.model)
+            model.init_weights()
+        except Exception as error:  # another package's model, a weight file without a network, ...
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            hint = "; without a network use init=random" if run.init == "imagenet" else ""
+            library = LIBRARIES[config.default_scope]
+            raise UnsegError(f"Could not build the {library} config {run.name} ({line}){hint}.") from error
+    return model
+
+
+def fit(
+    run: VictimRun,
+    config: Config,
+    model: torch.nn.Module,
+    truth: Truth,
+    metric: BaseMetric,
+    keep: Callable[[Runner, VictimRun], None],
+) -> dict:
+    """Train `model` by mmengine's runner and test it with `metric`; the result as of `train_victim`, and speed.json.
+
+    truth: what a training image has beside its pixels. keep: writes predictions.npz. It continues from the checkpoint
+    where there is one.
+    """
+    import cv2
+
+    book, start = Book(run), multiprocessing.get_start_method()
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        thread_count(run.threads),
+        own_randomness(run.device, run.seed, "mmengine"),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "torch.meshgrid")  # mmdetection's calls, which nobody will mend
+        runner = Runner(
+            model=model,
+            work_dir=logs,
+            train_dataloader=loader(run, run.train, config.train_pipeline, truth, training=True),
+            val_dataloader=loader(run, run.test, config.test_pipeline, truth, training=False),
+            val_evaluator=Evaluator(metric),
+            train_cfg={"type": "EpochBasedTrainLoop", "max_epochs": run.epochs},
+            val_cfg={"type": "ValLoop"},
+            optim_wrapper=config.optim_wrapper,
+            param_scheduler=config.param_scheduler,
+            default_hooks={"logger": None, "checkpoint": None, "sampler_seed": None},
+            custom_hooks=[book],
+            load_from=str(run.checkpoint) if run.checkpoint.exists() else None,
+            resume=run.checkpoint.exists(),
+            env_cfg={"mp_cfg": {"mp_start_method": start, "opencv_num_threads": cv2.getNumThreads()}},
+            log_level="ERROR",
+            randomness={"seed": seed_for(run.seed, "mmengine") % 2**32},
+            default_scope=config.default_scope,
+            experiment_name=logs,  # a name of its own: runs of one name share their message hub
+        )
+        runner.train()
+        keep(runner, run)
+        write_json(run.out / "speed.json", book.watch.report())
+    return summary(run.train.classes, book.history, book.seconds / 60, device_name(run.device))
+
+
+# what goes in
 
 
 def label_map(source: SegmentationSet, id: str) -> dict:
@@ -88,6 +183,9 @@ class EpochBatches(torch.utils.data.Sampler):
         yield from batches(len(self.dataset), self.run.batch_size, self.run.seed, self.dataset.epoch).tolist()
 
 
+# what comes out
+
+
 class Confusion(BaseMetric):
     """Our scores, from predictions at every image's full size."""
 
@@ -102,8 +200,16 @@ class Confusion(BaseMetric):
             self.results.append(confusion(prediction, label, len(self.source.classes)))
 
     def compute_metrics(self, results: list[torch.Tensor]) -> dict:
-        iou = intersection_over_union(torch.stack(results).sum(dim=0))
-        return {"miou": mean_iou(iou), "iou": iou}
+        return scores_of(torch.stack(results).sum(dim=0))
+
+
+def keep_predictions(runner: Runner, run: VictimRun) -> None:
+    """Write predictions.npz of some test images, at the run's size."""
+    dataset = runner.val_dataloader.dataset
+    runner.model.eval()
+    with torch.inference_mode():
+        found = [runner.model.test_step(pseudo_collate([dataset[i]]))[0] for i in shown(len(run.test))]
+    keep_label_maps(run, [sample.pred_sem_seg.data[0] for sample in found])
 
 
 class Book(Hook):
@@ -141,11 +247,7 @@ class Book(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         self.losses.append(outputs["loss"].item())
         self.watch.lap(len(data_batch["inputs"]))
-        if not math.isfinite(self.losses[-1]):
-            raise UnsegError(
-                f"Expected a finite loss, found {self.losses[-1]} in epoch {runner.epoch + 1}, step {batch_idx + 1} "
-                f"(learning rate {runner.optim_wrapper.get_lr()['lr'][0]:g}); lower lr or use precision 32."
-            )
+        check_finite(self.losses[-1], runner.epoch + 1, batch_idx + 1, runner.optim_wrapper.get_lr()["lr"][0])
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         loss = sum(self.losses) / len(self.losses)

@@ -17,24 +17,14 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError, pick
-from unseg_lib.evaluation import confusion, intersection_over_union, mean_iou
+from unseg_lib.options import with_options
 from unseg_lib.runtime import progress
-from unseg_lib.victims.data import MEAN, normalise, resized_image, resized_label, tensor
-from unseg_lib.victims.options import with_options
+from unseg_lib.victims import training
+from unseg_lib.victims.data import MEAN, normalise, resized_image, resized_label
+from unseg_lib.victims.deeplabv1.model import WIDTHS, DeepLabV1
+from unseg_lib.victims.deeplabv1.weights import load_weights
 from unseg_lib.victims.run import VictimRun
-from unseg_lib.victims.training import (
-    Recipe,
-    Rng,
-    defended_batch,
-    fit,
-    loss_function,
-    own_randomness,
-    predict,
-    save_predictions,
-    shown,
-)
-from unseg_lib.victims.wideresnet38 import WIDTHS, WideResNet38
-from unseg_lib.victims.wideresnet38_weights import load_encoder, read_weights
+from unseg_lib.victims.training import Recipe, Rng, keep_label_maps, own_randomness, predict, shown
 
 # arguments of `train_victim` with which the paper's numbers were made
 PUBLISHED = {"size": (321, 321), "epochs": 30, "batch_size": 16, "lr": 7e-4}
@@ -42,7 +32,6 @@ LONGER_SIDE = 500 / 321  # of an image, over that of the crop
 SCALE = (0.7, 1.3)  # one for a whole batch
 HEAD_LR = 10.0  # of the head's learning rate over the encoder's
 DECAY = 1e-5
-HEAD_CHANNELS, HEAD_PLACE = 512, {"padding": 12, "dilation": 12}
 
 # what lies around an image in its crop is labelled so; class 0 is VOC's background
 LABEL_PADDINGS = {"background": 0, "ignore": IGNORE}
@@ -71,45 +60,14 @@ Data = tuple[list[torch.Tensor], list[torch.Tensor]]  # images uint8 (3,h,w) and
 def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     name, variant = with_options(run.name, dict.fromkeys(WIDTHS, Variant()), "DeepLabV1 encoder")
-    recipe = Recipe(
-        read=read,
-        optimiser=partial(sgd, variant),
-        loss=partial(batch_loss, variant),
-        test=scores,
-        keep=keep,
-    )
-    return fit(run, build(name, len(run.train.classes), run.init, run.seed), recipe)
-
-
-class DeepLabV1(nn.Module):
-    """float `(N,3,H,W)` -> logits `(N,C,H,W)`: two dilated convolutions on the encoder's features, scaled up."""
-
-    def __init__(self, encoder: WideResNet38, classes: int):
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = Decoder(encoder.norm.num_features)
-        self.head = nn.Conv2d(HEAD_CHANNELS, classes, 3, **HEAD_PLACE)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = self.head(self.decoder(self.encoder(x)))
-        return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
-
-
-class Decoder(nn.Module):
-    """The first convolution of the head, on the last features."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, HEAD_CHANNELS, 3, **HEAD_PLACE)
-
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        return F.relu(self.conv(features[-1]))
+    recipe = Recipe(read, partial(sgd, variant), partial(batch_loss, variant), keep=keep)
+    return training.fit(run, build(name, len(run.train.classes), run.init, run.seed), recipe)
 
 
 def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
     """The model with seeded first weights; with those of a file its batch normalisation is frozen, as published.
 
-    init: "random", a file of the encoder's weights (see wideresnet38_weights.py) or of a whole DeepLabV1.
+    init: "random", a file of the encoder's weights (see weights.py) or of a whole DeepLabV1.
     """
     if init == "imagenet":
         raise UnsegError(
@@ -125,28 +83,11 @@ def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
         for layer in (model.decoder.conv, model.head):
             nn.init.zeros_(layer.bias)
     if init != "random":
-        _load(model, Path(init))
-        model.encoder.freeze_norms()
+        load_weights(model, Path(init))
+        for layer in model.encoder.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                training.kept_as_it_is(layer)
     return model
-
-
-def _load(model: DeepLabV1, path: Path) -> None:
-    found = read_weights(path)
-    if "head.bias" not in found:
-        load_encoder(model.encoder, found, path)
-        return
-    if len(found["head.bias"]) != len(model.head.bias):
-        raise UnsegError(
-            f"Expected a DeepLabV1 of {len(model.head.bias)} classes in {path}, found one of "
-            f"{len(found['head.bias'])}; take one for this data set, or the encoder's weights alone."
-        )
-    try:
-        model.load_state_dict(found)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise UnsegError(
-            f"Expected this DeepLabV1 in {path}, found another ({reason}); is it of this width?"
-        ) from error
 
 
 def sgd(variant: Variant, run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
@@ -175,7 +116,7 @@ def batch_loss(
     """The loss on crops of the images numbered `chosen`, defended."""
     some = ([column[i].to(run.device) for i in chosen.tolist()] for column in data)
     x, y = crops(*some, run.size, LABEL_PADDINGS[variant.label_padding], rng("augmentation"))
-    return loss_function(run)(run, model, normalise(defended_batch(run, x, rng("defence"))), y)
+    return training.loss_function(run)(run, model, normalise(training.defended_batch(run, x, rng("defence"))), y)
 
 
 def crops(
@@ -202,19 +143,6 @@ def crops(
     return tuple(torch.stack(column) for column in zip(*cut))
 
 
-def scores(run: VictimRun, model: nn.Module, data: Data) -> dict:
-    """Scores of whole images, see `train_victim`."""
-    matrix = torch.zeros(2 * (len(run.test.classes),), dtype=torch.long, device=run.device)
-    for x, y in zip(*data):
-        matrix += confusion(predict(model, x[None], run)[0], y.to(run.device), len(run.test.classes))
-    iou = intersection_over_union(matrix)
-    return {"miou": mean_iou(iou), "iou": iou}
-
-
 def keep(run: VictimRun, model: nn.Module, data: Data) -> None:
     """Write predictions.npz of some test images, at the run's size."""
-    rows = []
-    for i in shown(len(run.test)):
-        prediction = predict(model, data[0][i][None], run)[0].to("cpu", torch.uint8)
-        rows.append((*tensor(run.test, run.test.ids[i], run.size), resized_label(prediction.numpy(), run.size)))
-    save_predictions(run.out / "predictions.npz", *(torch.stack(column) for column in zip(*rows)))
+    keep_label_maps(run, [predict(model, data[0][i][None], run)[0] for i in shown(len(run.test))])

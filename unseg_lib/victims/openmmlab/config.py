@@ -8,30 +8,37 @@ import ast
 import importlib.util
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from mmengine.config import Config
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.victims import mm_compat
 from unseg_lib.victims.data import batches
+from unseg_lib.victims.openmmlab.compat import LIBRARIES
 from unseg_lib.victims.run import VictimRun
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
 
 NEEDED = ("model", "train_pipeline", "test_pipeline", "optim_wrapper", "param_scheduler", "train_cfg")
 SIZES = ("scale", "scales", "img_scale", "max_size")  # of a pipeline's steps; keep their ratio to the crop
 
 
-def load_config(name: str, package: str = "mmseg") -> "Config":
-    """Read "NAME key=value ..." from the configs that one of OpenMMLab's packages ships."""
-    from mmengine.config import Config
+def shipped_configs(package: str = "mmseg") -> dict[str, Path]:
+    """The configs inside a package by name, e.g. deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512."""
+    folder = Path(importlib.util.find_spec(package).origin).parent / ".mim" / "configs"
+    files = {file.stem: file for file in sorted(folder.glob("[!_]*/*.py"))}
+    if not files:
+        library = LIBRARIES[package]
+        raise UnsegError(f"Expected the configs of {library} in {folder}, found none; install {library} again.")
+    return files
 
+
+def load_config(name: str, package: str = "mmseg") -> Config:
+    """Read "NAME key=value ..." from the configs that one of OpenMMLab's packages ships."""
     name, *options = name.split() or [""]
-    known = mm_compat.shipped_configs(package)
+    known = shipped_configs(package)
     if name not in known:
         near = ", ".join(get_close_matches(name, known, n=3, cutoff=0.3)) or "none"
         raise UnsegError(
-            f"Unknown {mm_compat.LIBRARIES[package]} config '{name}'; closest: {near}; write the name of one of its "
+            f"Unknown {LIBRARIES[package]} config '{name}'; closest: {near}; write the name of one of its "
             f"{len(known)} config files, without .py."
         )
     config = Config.fromfile(known[name])
@@ -61,7 +68,7 @@ def _literal(text: str) -> object:
         return text
 
 
-def adapt(config: "Config", run: VictimRun) -> "Config":
+def adapt(config: Config, run: VictimRun) -> Config:
     """Put the run's classes, sizes, learning rate and iterations into a config, in place."""
     need_parts(config, run)
     model = config.model
@@ -78,10 +85,10 @@ def adapt(config: "Config", run: VictimRun) -> "Config":
     return config
 
 
-def need_parts(config: "Config", run: VictimRun) -> None:
+def need_parts(config: Config, run: VictimRun) -> None:
     """Refuse a config without what we change, or with models of a package that is not installed."""
     if missing := [part for part in NEEDED if part not in config]:
-        library = mm_compat.LIBRARIES[config.get("default_scope", "mmseg")]
+        library = LIBRARIES[config.get("default_scope", "mmseg")]
         raise UnsegError(f"Expected '{missing[0]}' in the {library} config {run.name}, found none; take another.")
     walk(config.model, _need_package)
 
@@ -137,7 +144,7 @@ def make_ours(part: dict, classes: int, init: str) -> None:
             part["init_cfg"] = None
 
 
-def reschedule(config: "Config", run: VictimRun) -> None:
+def reschedule(config: Config, run: VictimRun) -> None:
     """Give the optimiser the run's learning rate and precision, and stretch the schedule to its steps."""
     steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
     wrapper = config.optim_wrapper

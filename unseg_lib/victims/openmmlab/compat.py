@@ -11,28 +11,17 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import partial
+
+import torch
 
 from unseg_lib.errors import UnsegError
-
-if TYPE_CHECKING:
-    import torch
 
 LIBRARIES = {"mmseg": "mmsegmentation", "mmdet": "mmdetection"}  # package -> name
 
 
-def import_mmseg() -> types.ModuleType:
-    """Import mmseg with its models, transforms and schedulers registered (7 s the first time)."""
-    return _imported("mmseg")
-
-
-def import_mmdet() -> types.ModuleType:
-    """Import mmdet with its models, transforms and schedulers registered (7 s the first time)."""
-    return _imported("mmdet")
-
-
 def _imported(package: str) -> types.ModuleType:
+    """Import mmseg or mmdet with its models, transforms and schedulers registered (7 s the first time)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # their deprecations, which nobody will mend
         if stand_in_for_compiled_operators():
@@ -46,6 +35,9 @@ def _imported(package: str) -> types.ModuleType:
         init_default_scope(package)  # where configs' bare names are looked up
         MMLogger.get_instance("unseg", log_level="ERROR")  # else every weight's first value is announced
     return module
+
+
+import_mmseg, import_mmdet = partial(_imported, "mmseg"), partial(_imported, "mmdet")
 
 
 def stand_in_for_compiled_operators() -> bool:
@@ -84,7 +76,7 @@ def use_other_operators() -> None:
     mmcv.ops.sigmoid_focal_loss = sigmoid_focal_loss
 
 
-def nms(boxes: "torch.Tensor", scores: "torch.Tensor", iou_threshold: float, offset: int) -> "torch.Tensor":
+def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset: int) -> torch.Tensor:
     """Non-maximum suppression, as mmcv's: kept numbers, int64; offset: 1 where the last pixel belongs to a box."""
     from torchvision.ops import nms
 
@@ -92,14 +84,13 @@ def nms(boxes: "torch.Tensor", scores: "torch.Tensor", iou_threshold: float, off
 
 
 def sigmoid_focal_loss(
-    logits: "torch.Tensor", labels: "torch.Tensor", gamma: float, alpha: float, weight: None, reduction: str
-) -> "torch.Tensor":
+    logits: torch.Tensor, labels: torch.Tensor, gamma: float, alpha: float, weight: None, reduction: str
+) -> torch.Tensor:
     """The focal loss of logits `(N,C)` with labels `(N,)` from 0 to C = background, as mmcv's, in fp32."""
-    from torch.nn.functional import one_hot
     from torchvision.ops import sigmoid_focal_loss
 
     classes = logits.shape[1]
-    target = one_hot(labels, classes + 1)[:, :classes].float()
+    target = torch.nn.functional.one_hot(labels, classes + 1)[:, :classes].float()
     return sigmoid_focal_loss(logits.float(), target, alpha, gamma, reduction)
 
 
@@ -124,13 +115,3 @@ def _history_method(owner: object, name: str) -> Callable:
     if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
         raise UnpicklingError(f"'{name}' is no method of mmengine's histories")
     return getattr(owner, name)
-
-
-def shipped_configs(package: str = "mmseg") -> dict[str, Path]:
-    """The configs inside a package by name, e.g. deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512."""
-    folder = Path(importlib.util.find_spec(package).origin).parent / ".mim" / "configs"
-    files = {file.stem: file for file in sorted(folder.glob("[!_]*/*.py"))}
-    if not files:
-        library = LIBRARIES[package]
-        raise UnsegError(f"Expected the configs of {library} in {folder}, found none; install {library} again.")
-    return files

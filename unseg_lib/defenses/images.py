@@ -1,0 +1,156 @@
+"""Defences that change each image for itself, as it lies on the disk: the same in every epoch.
+
+A maker takes the seed of the training and its options, which are its keyword-only arguments.
+"""
+
+import importlib
+import importlib.util
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from unseg_lib.defenses.defense import Defense, as_pixels, need
+from unseg_lib.errors import UnsegError
+from unseg_lib.seeds import numpy_rng
+
+SUBSAMPLING = {420: "4:2:0", 422: "4:2:2", 444: "4:4:4"}
+
+
+def gaussian_blur(seed: int, *, sigma: float = 1.0) -> Defense:
+    """Noise of single pixels goes first. sigma: in pixels of the file, cut at three (the paper gives none)."""
+    from scipy.ndimage import gaussian_filter
+
+    need("sigma", sigma, 0, 100)
+    how = {"sigma": (sigma, sigma, 0), "truncate": 3}
+    return Defense(image=lambda pixels, id: as_pixels(gaussian_filter(pixels.astype(np.float32), **how)))
+
+
+def gaussian_noise(seed: int, *, sigma: float = 8.0) -> Defense:
+    """Drawn once per image: drowns a weaker pattern. sigma: over 255."""
+    need("sigma", sigma, 0, 255)
+
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
+        return as_pixels(pixels + sigma * numpy_rng(seed, "gaussian_noise", id).standard_normal(pixels.shape))
+
+    return Defense(image=image)
+
+
+def median(seed: int, *, size: int = 3) -> Defense:
+    """Removes what is thinner than half its window and keeps edges. size: of the window in pixels of the file, odd."""
+    if size < 1 or size % 2 == 0:
+        raise UnsegError(f"Expected an odd size of at least 1 for the defence median, found {size}.")
+    window = ImageFilter.MedianFilter(size)
+    return Defense(image=lambda pixels, id: np.array(Image.fromarray(pixels).filter(window)))
+
+
+def jpeg(seed: int, *, quality: int = 10, subsampling: int = 420) -> Defense:
+    """Rounds high frequencies away, colours first: the strongest defence in the paper's Table 4. By Pillow's encoder.
+
+    quality: 10 is that of Image Shortcut Squeezing (Liu et al. 2023), the paper does not give its own.
+    subsampling: 420 halves both sides of the colour planes, 422 one, 444 none.
+    """
+    need("quality", quality, 1, 100)
+    if subsampling not in SUBSAMPLING:
+        raise UnsegError(f"Expected subsampling to be one of 420, 422, 444 for the defence jpeg, found {subsampling}.")
+
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=SUBSAMPLING[subsampling])
+        with Image.open(file) as saved:
+            return np.array(saved.convert("RGB"))
+
+    return Defense(image=image)
+
+
+def grayscale(seed: int) -> Defense:
+    """Luma (ITU-R 601) in all three channels: noise that is only a colour has gone. The test stays in colour."""
+    return Defense(image=lambda pixels, id: np.array(Image.fromarray(pixels).convert("L").convert("RGB")))
+
+
+def bit_depth(seed: int, *, bits: int = 2) -> Defense:
+    """Steps smaller than what is left vanish, but tip some pixels over an edge.
+
+    bits: the highest so many of 8 stay; 2 as in APBench (Qin et al. 2023).
+    """
+    need("bits", bits, 1, 8)
+    return Defense(image=lambda pixels, id: np.array(ImageOps.posterize(Image.fromarray(pixels), bits)))
+
+
+def down_up(seed: int, *, factor: float = 0.5) -> Defense:
+    """Shrink and enlarge again: what is finer than the small image is lost.
+
+    factor: side of the small image over that of the file; both ways bilinear, down with antialiasing.
+    """
+    if not 0 < factor <= 1:
+        raise UnsegError(f"Expected factor above 0 and at most 1 for the defence down_up, found {factor:g}.")
+
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
+        large = Image.fromarray(pixels)
+        small = large.resize([max(1, round(factor * n)) for n in large.size], Image.Resampling.BILINEAR)
+        return np.array(small.resize(large.size, Image.Resampling.BILINEAR))
+
+    return Defense(image=image)
+
+
+def coin(seed: int, *, alpha: float = 2.0) -> Defense:
+    """COIN (Li et al., AAAI 2025): every pixel is fetched from a random place nearby. Made against CUDA's blur.
+
+    alpha: largest shift along each axis, in pixels of the file; the published ladder is 0.8 to 3.2, 2.0 its fourth.
+    Drawn once per image. Unlike published, it reflects at the border instead of wrapping around. Labels
+    stay where they are, so up to alpha pixels at an object's edge are mixed.
+    """
+    from scipy.ndimage import map_coordinates
+
+    need("alpha", alpha, 0, 100)
+
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
+        shift = numpy_rng(seed, "coin", id).uniform(-alpha, alpha, (2, *pixels.shape[:2]))
+        place = np.indices(pixels.shape[:2]) + shift
+        planes = [map_coordinates(pixels[..., c].astype(np.float32), place, order=1, mode="mirror") for c in range(3)]
+        return as_pixels(np.stack(planes, axis=-1))
+
+    return Defense(image=image)
+
+
+def purify(seed: int, *, module: str = "", function: str = "") -> Defense:
+    """Your own purifier: a function from pixels, uint8 `(H,W,3)`, to pixels of the same size.
+
+    module: a Python file with such a function `purify`. function: "package.module:name" of one that is installed.
+    One of the two. A file that smooths by total variation:
+
+        def purify(pixels):
+            from skimage.restoration import denoise_tv_chambolle
+
+            return (255 * denoise_tv_chambolle(pixels, weight=0.1, channel_axis=-1)).round().astype("uint8")
+    """
+    if bool(module) == bool(function):
+        raise UnsegError(
+            "Expected one of module=path/to/file.py and function=package.module:name for the defence purify, found "
+            f"{'both' if module else 'none'}."
+        )
+    call = _purifier(module, function)
+    return Defense(image=lambda pixels, id: call(pixels.copy()))
+
+
+def _purifier(module: str, function: str) -> Callable:
+    place, _, name = (module, "", "purify") if module else function.partition(":")
+    if not place or not name:
+        raise UnsegError(f"Expected function=package.module:name for the defence purify, found '{function}'.")
+    if module and not Path(module).is_file():
+        raise UnsegError(f"Expected a Python file with a function purify(pixels) at {place}, found no such file.")
+    spec = importlib.util.spec_from_file_location(f"purifier_{Path(module).stem}", module) if module else None
+    if module and spec is None:
+        raise UnsegError(f"Expected a Python file (.py) as module of the defence purify, found {place}.")
+    try:
+        loaded = importlib.util.module_from_spec(spec) if module else importlib.import_module(place)
+        if module:
+            spec.loader.exec_module(loaded)
+    except Exception as error:  # whatever a user's file or a package raises
+        failed, mend = ("load", "mend it") if module else ("import", "install or mend it")
+        raise UnsegError(f"Could not {failed} {place} ({type(error).__name__}: {error}); {mend}.") from error
+    if not callable(found := getattr(loaded, name, None)):
+        raise UnsegError(f"Expected a function {name}(pixels) in {place}, found none.")
+    return found

@@ -1,0 +1,70 @@
+"""Options after a name, as notebooks and profiles write them: "jpeg quality=50", "unet width=8"."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from unseg_lib.errors import UnsegError, closest, pick
+
+Entry = TypeVar("Entry")
+Kinds = dict[str, type]  # option -> bool, int, float or str
+READERS = {bool: {"True": True, "False": False}.__getitem__, int: int, float: float, str: str}
+WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
+def parse_options(
+    text: str, known: Mapping[str, Entry], what: str, kinds_of: Callable[[Entry], Kinds], kind: str = ""
+) -> tuple[str, Entry, dict[str, Any]]:
+    """Read "NAME key=value ...": the name, what is known by it, and the values of its options.
+
+    what: the kind of name, for the error of an unknown one. kinds_of: the options of an entry. kind: stands before
+    the name in the other errors, as "the defence ".
+    """
+    name, *options = text.split() or [""]
+    entry, values = pick(dict(known), name, what), {}
+    kinds = kinds_of(entry)
+    for option in options:
+        key, _, value = option.partition("=")
+        if not kinds:
+            raise UnsegError(f"Expected no options of {kind}{name}, found '{option}'.")
+        if key not in kinds:
+            raise UnsegError(f"Unknown option '{key}' of {kind}{name}; {closest(key, sorted(kinds))}")
+        if key in values:
+            raise UnsegError(f"Expected {key} once in {kind}'{text.strip()}', found it twice.")
+        values[key] = _value(value, kinds[key])
+        if values[key] is None:
+            words = WORDS[kinds[key]]
+            raise UnsegError(f"Expected {words} for {key} of {kind}{name} ({key}=...), found '{value}'.")
+    return name, entry, values
+
+
+def _value(text: str, kind: type) -> object:
+    """The value that a text stands for, or None."""
+    try:
+        value = READERS[kind](text)
+    except (ValueError, KeyError):
+        return None
+    return None if value == "" or (kind is float and not math.isfinite(value)) else value
+
+
+def keywords_of(function: Callable) -> Kinds:
+    """A function's keyword-only arguments are its options."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    return {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def fields_of(settings: object) -> Kinds:
+    """A dataclass's fields that are numbers, texts, True or False are its options."""
+    kinds = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
+    return {name: kind for name, kind in kinds.items() if kind in READERS}
+
+
+def with_options(text: str, known: Mapping[str, Entry], what: str) -> tuple[str, Entry]:
+    """Read "NAME key=value ...": the name, and its settings, a frozen dataclass, with the options put in.
+
+    what: the kind of name, for errors. A value that the settings refuse is refused by themselves.
+    """
+    name, settings, values = parse_options(text, known, what, fields_of)
+    return name, replace(settings, **values)

@@ -1,0 +1,1 @@
+"""Victims that OpenMMLab's packages train: mmsegmentation, and mmdetection where it is installed."""
