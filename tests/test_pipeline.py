@@ -16,20 +16,8 @@ import pytest
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
-from unseg_lib.pipeline import (
-    BEGUN,
-    COLUMNS,
-    at_rest,
-    check_parameters,
-    claim,
-    clean_notebook,
-    collect,
-    fingerprint,
-    is_done,
-    locked,
-    run_notebook,
-    save_result,
-)
+from unseg_lib.pipeline import COLUMNS, Stage, check_parameters, collect, locked, run_notebook, save_result
+from unseg_lib.pipeline.notebook import OWNER, at_rest, clean_notebook, fingerprint, is_done, marker_of, take_over
 from unseg_lib.runtime import progress
 
 # toys write their result without importing the library, and torch with it
@@ -71,13 +59,18 @@ def test_a_run_leaves_three_whole_files_and_is_not_repeated(notebook, tmp_path):
     assert not list(out.glob(".partial*"))
 
 
+def test_braces_in_a_folders_name_are_letters(notebook, tmp_path):
+    out = tmp_path / "r{x}"
+    assert read_json(run_notebook(notebook, out, {}) / "metrics.json") == {"eps": 8.0}
+
+
 def test_a_failed_run_keeps_its_notebook_for_reading(notebook, tmp_path, toy_notebook):
     out = tmp_path / "results" / "toy"
     toy_notebook(notebook, SAVE, "raise ValueError('no such\\nluck')", parameters=PARAMETERS)
     with pytest.raises(UnsegError, match=r"toy.ipynb failed: ValueError: no such luck \(see .*failed.ipynb\)"):
         run_notebook(notebook, out, {})
     assert "luck" in (out / "failed.ipynb").read_text()
-    assert not any((out / name).exists() for name in ("run.ipynb", "metrics.json", ".done"))
+    assert not list(out.glob(".done*")) + list(out.glob("run.ipynb")) + list(out.glob("metrics.json"))
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):
@@ -89,19 +82,20 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     leave("notes.txt")
     for _ in range(2):  # a person's folder: a run of it would be followed by one that removes everything
         with pytest.raises(UnsegError, match=r"Expected a new or empty folder for the result, found deep in .*--out"):
-            claim(tmp_path, "abc")
+            take_over(tmp_path, "abc")
     shutil.rmtree(tmp_path / "deep")
     (tmp_path / "notes.txt").unlink()
-    claim(tmp_path, "abc")
+    take_over(tmp_path, "abc")
     leave("checkpoint.pt", "deep/image.png")
-    claim(tmp_path, "abc")  # the same run again: it goes on
+    take_over(tmp_path, "abc")  # the same run again: it goes on
     assert (tmp_path / "checkpoint.pt").exists()
-    claim(tmp_path, "xyz")  # other parameters
-    assert [path.name for path in tmp_path.iterdir()] == [BEGUN]
-    (tmp_path / BEGUN).unlink()
-    leave("provenance.json", "metrics.json", "training.json")
-    claim(tmp_path, "abc")  # results that came with the clone
-    assert [path.name for path in tmp_path.iterdir()] == [BEGUN]
+    take_over(tmp_path, "xyz")  # other parameters
+    assert [path.name for path in tmp_path.iterdir()] == [OWNER]
+    for committed in (["provenance.json", "metrics.json", "training.json"], ["run.ipynb"]):
+        (tmp_path / OWNER).unlink()
+        leave(*committed)
+        take_over(tmp_path, "abc")  # results that came with the clone
+        assert [path.name for path in tmp_path.iterdir()] == [OWNER]
 
 
 def test_a_notebook_without_a_result_has_failed(notebook, tmp_path, toy_notebook):
@@ -134,7 +128,8 @@ if not pathlib.Path(out, "go").exists():
             time.sleep(0.05)
         os.kill(runner.pid, signal.SIGKILL)
     assert (out / "up").exists()
-    assert not any((out / name).exists() for name in ("run.ipynb", "metrics.json", ".done", "count.log"))
+    assert not any((out / name).exists() for name in ("run.ipynb", "metrics.json", "count.log"))
+    assert not list(out.glob(".done*"))
     (out / "go").touch()
     run_notebook(notebook, out, {})
     assert (out / "count.log").read_text() == "ran "
@@ -165,7 +160,7 @@ def test_a_result_is_done_only_with_its_products_and_its_fingerprint(tmp_path):
     for name in ("metrics.json", "provenance.json", "run.ipynb"):
         (tmp_path / name).touch()
     assert not is_done(tmp_path, "abc")  # committed by somebody, not made here
-    (tmp_path / ".done").write_text("abc")
+    marker_of(tmp_path, "abc").touch()
     assert is_done(tmp_path, "abc")
     assert not is_done(tmp_path, "abd")
     assert not is_done(tmp_path, "abc", ("generator.safetensors",))
@@ -230,25 +225,27 @@ def test_save_result_takes_arrays_and_refuses_what_is_no_result(tmp_path):
             save_result(tmp_path, {"a": {"b": wrong}})
 
 
-def _finished(results: Path, stage: str, **changes: object) -> None:
-    row = dict.fromkeys(COLUMNS[:15], 0) | {"metric": "miou", "victim": "u"} | changes
-    write_json(results / stage / "metrics.json", {"rows": [row]})
-    write_json(results / stage / "provenance.json", {"commit": "c0ffee", "minutes": 1.5, "device": "cpu"})
+def finished(results: Path, seed: int, **changes: object) -> Stage:
+    """A victim that is done, with one row."""
+    names = {"setting": "s", "recipe": "r", "victim_key": "v", "label": "", "seed": seed}
+    stage = Stage("victim", f"v-s{seed}", results / "no.ipynb", results, {}, names=names)
+    stage.__dict__["values"] = {}  # of no notebook
+    filled = {*names, "commit", "stage", "device", "precision"}
+    row = {name: 0 for name in COLUMNS if name not in filled} | {"metric": "miou", "victim": "u"} | changes
+    write_json(stage.folder / "metrics.json", {"rows": [row]})
+    write_json(stage.folder / "provenance.json", {"commit": "c0ffee", "minutes": 1.5, "device": "cpu"})
+    return stage
 
 
 def test_rows_are_collected_in_a_fixed_order(tmp_path):
-    for seed in (10, 9, 1):
-        _finished(tmp_path, f"victim/v-s{seed}", seed=seed, minutes=seed)
-    path = collect(tmp_path, ["victim/v-s10", "victim/v-s1", "victim/v-s9"])
-    rows = read_csv(path)
+    stages = [finished(tmp_path, seed, minutes=seed) for seed in (10, 9, 1)]
+    rows = read_csv(collect(tmp_path, stages))
     assert list(rows[0]) == list(COLUMNS)
     assert [row["seed"] for row in rows] == ["1", "9", "10"]
-    assert (
-        rows[0] | {"commit": "c0ffee", "notebook": "victim/v-s1/run.ipynb", "device": "cpu", "minutes": "1"} == rows[0]
-    )
+    known = {"commit": "c0ffee", "stage": "victim/v-s1", "device": "cpu", "minutes": "1", "recipe": "r", "setting": "s"}
+    assert known.items() <= rows[0].items()
     assert rows[0]["precision"] == ""  # that of trainings which did not say it
     write_json(tmp_path / "victim/v-s9/result.json", {"precision": "bf16"})
-    assert read_csv(collect(tmp_path, ["victim/v-s9"]))[0]["precision"] == "bf16"
-    _finished(tmp_path, "victim/v-s9", sead=3)
+    assert read_csv(collect(tmp_path, stages[1:2]))[0]["precision"] == "bf16"
     with pytest.raises(UnsegError, match=r"Unknown column 'sead'.*did you mean 'seed'"):
-        collect(tmp_path, ["victim/v-s9"])
+        collect(tmp_path, [finished(tmp_path, 9, sead=3)])

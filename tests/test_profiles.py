@@ -1,5 +1,7 @@
 """A profile becomes the right jobs, Snakemake sees exactly those that are left, and mistakes are one sentence."""
 
+import gzip
+import json
 import os
 import shlex
 import shutil
@@ -14,9 +16,10 @@ import yaml
 from toy_project import make_project
 
 from unseg_lib import UnsegError
-from unseg_lib.files import read_csv
-from unseg_lib.pipeline import Profile, choose, load_profile, missing_data
-from unseg_lib.pipeline.reproduce import reproduce
+from unseg_lib.files import read_csv, write_json
+from unseg_lib.pipeline import Profile, choose, collect, load_profile, missing_data, reproduce
+from unseg_lib.pipeline.notebook import RESULT
+from unseg_lib.pipeline.stages import PRODUCTS
 
 
 @pytest.fixture
@@ -151,19 +154,19 @@ def test_the_paper_profile_leaves_no_image_out_and_follows_each_sets_recipe(proj
         (("victims", "unet", "epoch"), 3, "Unknown key 'epoch' in victims.unet.*did you mean 'epochs'"),
         (("victims", "unet", "epochs"), "3", "victim/scenes-clean-unet-s0: Expected int for the parameter 'epochs'"),
         (("recipes", "random", "epsilon"), 3, "Unknown key 'epsilon' in recipes.random"),
-        (("recipes", "random"), None, "Expected keys under recipes.random"),
+        (("recipes", "random"), None, "Expected keys for recipes.random of profile toy, found None"),
         (("grid", 0, "recipes"), ["unsegg"], "'unsegg'; did you mean 'unseg'"),
-        (("grid", 0, "seeds"), 3, "Expected a list for seeds"),
+        (("grid", 0, "seeds"), 3, "Expected a list for grid.seeds"),
         (("grid", 0, "set"), {"epochs": 1}, "Expected `set` and `label` together"),
-        (("grid", 0, "vary"), {"defence": ["none"]}, "Unknown key 'defence' in a grid entry's vary.*mean 'defense'"),
-        (("grid", 0, "vary"), {"defense": "none"}, "Expected a list for defense"),
-        (("grid", 0, "vary"), ["none"], "Expected parameters under vary"),
+        (("grid", 0, "vary"), {"defence": ["none"]}, "Unknown key 'defence' in grid.vary.*mean 'defense'"),
+        (("grid", 0, "vary"), {"defense": "none"}, "Expected a list for grid.vary.defense"),
+        (("grid", 0, "vary"), ["none"], "Expected keys for grid.vary"),
         (("pages",), {"mixtures": {}}, "Unknown key 'mixtures' in pages.*did you mean 'mixture'"),
         (("pages", "mixture"), {"share": [0.2]}, "Unknown key 'share' in pages.mixture.*did you mean 'shares'"),
-        (("jobs",), "two", "Expected int for 'jobs'"),
+        (("jobs",), "two", "Expected a whole number from 1 for jobs of profile toy, found 'two'"),
         (("resources",), {"victims": {}}, "Unknown key 'victims' in resources.*did you mean 'victim'"),
-        (("jobs",), 0, "Expected a whole number from 1 for 'jobs' in profile toy, found 0; "),
-        (("threads",), -1, "Expected a whole number from 1 for 'threads' in profile toy, found -1; "),
+        (("jobs",), 0, "Expected a whole number from 1 for jobs of profile toy, found 0; "),
+        (("threads",), -1, "Expected a whole number from 1 for threads of profile toy, found -1; "),
         (("resources",), {"victim": {"mem_gb": "lots"}}, "number from 1 for resources.victim.mem_gb.*found 'lots'; "),
         (("resources",), {"victim": {"gpu": "one"}}, "Expected a whole number from 0 for resources.victim.gpu"),
         (("resources",), {"victim": {"minutes": True}}, "number from 1 for resources.victim.minutes.*found True; "),
@@ -171,10 +174,10 @@ def test_the_paper_profile_leaves_no_image_out_and_follows_each_sets_recipe(proj
         (("recipes", 8), {"poison": "clean"}, "Expected one text for a name under recipes of profile toy, found 8; "),
         (("recipes", "unseg", "generator"), ["own"], r"one text for recipes.unseg.generator.*found \['own'\]; "),
         (("datasets", "scenes", "task"), ["object"], r"one text for datasets.scenes.task.*found \['object'\]; "),
-        (("grid", 0, "datasets"), [["scenes"]], r"one text for a name under datasets in grid.*found \['scenes'\]; "),
-        (("grid", 0, "recipes"), [8], "Expected one text for a name under recipes in grid.*found 8; "),
-        (("grid", 0, "label"), 8, "Expected one text for label in grid of profile toy, found 8; "),
-        (("pixels", 0, "recipe"), None, "Expected one text for a name under recipes in pixels.*found None; "),
+        (("grid", 0, "datasets"), [["scenes"]], r"one text for grid.datasets.*found \['scenes'\]; "),
+        (("grid", 0, "recipes"), [8], "Expected one text for grid.recipes.*found 8; "),
+        (("grid", 0, "label"), 8, "Expected one text for grid.label of profile toy, found 8; "),
+        (("pixels", 0, "recipe"), None, "Expected one text for pixels.recipe.*found None; "),
     ],
 )
 def test_a_mistake_is_one_sentence(toys, path, value, sentence):
@@ -207,7 +210,7 @@ def test_the_paper_profile_asks_for_the_list_that_its_voc_is_trained_on(project,
     assert missing_data(profile, tmp_path) == []
 
 
-ENGINE = ["-m", "snakemake", "--config", "profile=toy", "--nolock", "--rerun-triggers", "mtime", "--ignore-incomplete"]
+ENGINE = ["-m", "snakemake", "--config", "profile=toy", "--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete"]
 
 
 def snakemake(root: Path, *words: str, profile: str = "toy") -> subprocess.CompletedProcess:
@@ -225,20 +228,18 @@ def jobs_of(dry_run: subprocess.CompletedProcess) -> dict[str, int]:
 def finish(root: Path, key: str) -> None:
     """Make a stage look done, as the runner leaves it."""
     stage = load_profile("toy", root).stages[key]
-    for name in ("metrics.json", "provenance.json", "run.ipynb", *stage.products):
-        path = root / stage.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (root / stage.folder / ".done").write_text(stage.fingerprint)
+    for path in (*(stage.folder / name for name in (*RESULT, *PRODUCTS.get(stage.kind, ()))), Path(stage.marker)):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
 
 
 def test_snakemake_lists_every_stage_and_skips_what_is_done(toys):
-    every = {"generator": 1, "poison": 1, "victim": 2, "pixels": 1, "tables": 1, "page": 1, "report": 1, "all": 1}
+    every = {"stage": 7, "report": 1, "all": 1}
     assert jobs_of(snakemake(toys, "-n")) == every | {"total": 9}
     for key in ("victim/scenes-unseg-unet-s0", "pixels/scenes-unseg"):
         finish(toys, key)
     # nobody left needs the poisoned copy, so it and the generator are not made again
-    left = {"victim": 1, "tables": 1, "page": 1, "report": 1, "all": 1, "total": 5}
+    left = {"stage": 3, "report": 1, "all": 1, "total": 5}
     assert jobs_of(snakemake(toys, "-n")) == left
     (toys / "results/toy/report.html").write_text("a report of fewer stages")
     assert jobs_of(snakemake(toys, "-n")) == left
@@ -276,7 +277,7 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     assert ran.count("results/toy/poison/scenes-random") == 1
     assert ran[-1] == "results/toy/tables"
     rows = read_csv(toys / "results" / "toy" / "rows.csv")
-    assert [row["notebook"] for row in rows] == ["victim/scenes-random-unet-s0/run.ipynb"]
+    assert [row["stage"] for row in rows] == ["victim/scenes-random-unet-s0"]
     shutil.rmtree(toys / "results/toy/victim/scenes-random-unet-s0")
     shutil.rmtree(toys / "results/toy/poison/scenes-random/dataset")  # to save space: needed again for the victim
     assert snakemake(toys, "--cores", "2", tables).returncode == 0
@@ -305,37 +306,40 @@ def test_what_two_profiles_plan_alike_is_done_once(toys):
     for key, stage in toy.items():
         if stage.kind in ("generator", "poison", "victim", "pixels"):
             finish(toys, key)
-    left = {"victim": 2, "tables": 1, "page": 1, "report": 1, "all": 1, "total": 6}
+    left = {"stage": 4, "report": 1, "all": 1, "total": 6}
     assert jobs_of(snakemake(toys, "-n", profile="more")) == left
 
 
-def test_rows_of_a_shared_stage_lead_to_its_notebook(toys, monkeypatch):
-    from unseg_lib.files import write_json
-    from unseg_lib.pipeline import collect
-    from unseg_lib.reporting import planned, read_rows, stages_of
-    from unseg_lib.reporting.summary import missing
-
+def test_both_files_of_a_profile_say_which_run_every_stage_is(toys, monkeypatch):
     monkeypatch.chdir(toys)
     share(toys)
     stages, results = load_profile("more", toys).stages, Path("results/more")
     for key in ("victim/scenes-clean-unet-s0", "victim/scenes-clean-unet-s1"):
         folder, values = stages[key].folder, stages[key].values
-        names = ["task", "dataset", "victim", "init", "poison", "eps", "eps_bg", "defense", "clean_fraction", "seed"]
+        names = ["task", "dataset", "victim", "init", "eps", "eps_bg", "defense", "clean_fraction", "seed"]
         row = {name: values[name] for name in names} | {"metric": "miou", "final": 1.0, "peak": 1.0, "epochs": 2}
-        write_json(folder / "metrics.json", {"rows": [row]})
-        write_json(folder / "provenance.json", {"commit": "c", "minutes": 1.0, "device": "cpu"})
-        (folder / "run.ipynb").touch()
-    collect(results, [stages[key].seen_from(results) for key in stages if "clean-unet" in key])
-    rows = read_rows(results)
-    assert {row["notebook"] for row in rows} == {
-        *("../toy/victim/scenes-clean-unet-s0/run.ipynb", "victim/scenes-clean-unet-s1/run.ipynb")
+        write_json(folder / "metrics.json", {"rows": [row], "score": "miou"})
+        origin = {"commit": "c", "minutes": 1.0, "device": "cpu", "parameters": {"epochs": 2}}
+        write_json(folder / "provenance.json", origin)
+    write_json(stages["victim/scenes-unseg-unet-s1"].folder / "failed.ipynb", {})
+    collect(results, stages.values())
+    rows, written = read_csv(results / "rows.csv"), (results / "stages.jsonl.gz").read_bytes()
+    clean = {"setting": "scenes", "recipe": "clean", "victim_key": "unet", "label": ""}
+    assert all(clean.items() <= row.items() for row in rows)
+    assert [row["stage"] for row in rows] == ["../toy/victim/scenes-clean-unet-s0", "victim/scenes-clean-unet-s1"]
+    found = {record["stage"]: record for record in map(json.loads, gzip.decompress(written).splitlines())}
+    assert list(found) == sorted(found) and not any(name in found for name in ("tables", "mixture"))
+    shared = found["../toy/victim/scenes-clean-unet-s0"]
+    origin = {"commit": "c", "minutes": 1.0, "device": "cpu"}
+    assert shared == clean | {"stage": "../toy/victim/scenes-clean-unet-s0", "kind": "victim", "seed": 0} | {
+        **{"name": "scenes-clean-unet-s0", "state": "done", "parameters": {"epochs": 2}},
+        **{"metrics": {"score": "miou"}, "provenance": origin},
     }
-    states = {run["name"]: run["state"] for run in planned(results)}
-    assert states["scenes-clean-unet-s0"] == "done" and states["scenes-unseg-unet-s0"] == "not run"
-    unfinished = {"victim/scenes-unseg-unet-s0", "victim/scenes-unseg-unet-s1"}
-    assert {name for name, _ in missing(results, rows, planned(results))} == unfinished
-    write_json(stages["poison/scenes-unseg"].folder / "metrics.json", {"linf_inside": 8})
-    assert [folder.name for folder, _ in stages_of(results, "poison")] == ["scenes-unseg"]
+    states = {stage: record["state"] for stage, record in found.items() if record["state"] != "done"}
+    assert states.pop("victim/scenes-unseg-unet-s1") == "failed" and set(states.values()) == {"not run"}
+    assert found["../toy/victim/scenes-unseg-unet-s0"]["parameters"]["epochs"] == 2
+    collect(results, stages.values())
+    assert (results / "stages.jsonl.gz").read_bytes() == written  # no time stamp
 
 
 def test_two_profiles_do_not_share_each_other(toys):

@@ -1,12 +1,25 @@
-"""What a notebook leaves behind, and the one table that every other table is made from."""
+"""What a notebook leaves behind, and the two files of a profile that everything else is read from."""
 
+import gzip
+import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unseg_lib.errors import UnsegError, closest
-from unseg_lib.evaluation import COLUMNS
-from unseg_lib.files import read_json, write_csv, write_json
+from unseg_lib.files import read_json, write_bytes, write_csv, write_json
+from unseg_lib.pipeline.notebook import PLACES
+
+if TYPE_CHECKING:
+    from unseg_lib.pipeline.stages import Stage
+
+COLUMNS = (
+    *("task", "dataset", "setting", "recipe", "victim_key", "label", "victim", "init", "eps", "eps_bg", "defense"),
+    *("clean_fraction", "seed", "metric", "final", "peak", "epochs", "minutes", "device", "precision", "commit", "stage"),
+)
+ORDER = ("task", "dataset", "victim", "init", "recipe", "eps", "eps_bg", "defense", "clean_fraction")
 
 
 def save_result(out: str | Path, metrics: dict) -> Path:
@@ -15,10 +28,9 @@ def save_result(out: str | Path, metrics: dict) -> Path:
     Under the strict runner the file gets its name only after the whole notebook has run. Arrays become
     lists; a number that is not finite is refused, because JSON has no word for it.
     """
-    pending = os.environ.get("UNSEG_METRICS")
-    path = Path(pending) if pending else Path(out) / "metrics.json"
-    write_json(path, _plain(metrics, "metrics"))
-    return Path(out) / "metrics.json"
+    path = Path(out) / "metrics.json"
+    write_json(os.environ.get("UNSEG_METRICS") or path, _plain(metrics, "metrics"))
+    return path
 
 
 def _plain(value: object, name: str) -> object:
@@ -35,46 +47,60 @@ def _plain(value: object, name: str) -> object:
         raise UnsegError(f"Expected finite numbers in a result, found {name} = {value}; look at the cell it is from.")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise UnsegError(
-        f"Expected numbers, texts, lists and dicts in a result, found {name} of type {type(value).__name__}."
-    )
+    kind = type(value).__name__
+    raise UnsegError(f"Expected numbers, texts, lists and dicts in a result, found {name} of type {kind}.")
 
 
-def collect(results: str | Path, stages: list[str]) -> Path:
-    """Write `results/rows.csv` from the rows in the metrics of `stages` (e.g. "victim/lung-unseg-unet-s0").
+def collect(results: str | Path, stages: Iterable["Stage"]) -> Path:
+    """Write what all tables are made from, `rows.csv` and `stages.jsonl.gz`, for these stages of a profile.
 
-    `commit` and `notebook` are filled in here, `minutes`, `device` and `precision` where the row has none. The last is
-    that of the stage's result.json, where it says one.
+    rows.csv has a row for every (victim, metric). What the notebook of the victim cannot know is filled in: which run
+    of the profile it is, `commit`, `stage`, and `precision`, which is that of the stage's result.json. The other file
+    has a JSON object a line, one for every stage: which run it is, its `state` ("done", "failed" or "not run"), its
+    parameters, metrics and provenance. Returns the path of rows.csv.
     """
-    results = Path(results)
-    rows = [row for stage in stages for row in _stage_rows(results, stage)]
-    rows.sort(key=_order)
+    results, rows, records = Path(results), [], []
+    for stage in stages:
+        if stage.gathers:
+            continue
+        record = _record(stage, stage.seen_from(results))
+        found = record.get("metrics", {}).pop("rows", None)
+        if stage.kind == "victim" and record["state"] == "done":
+            rows += _rows(stage, record, found)
+        records.append(record)
+    # text as text, seeds as numbers, so that seed 10 follows seed 9
+    rows.sort(key=lambda row: [*(str(row[name]) for name in ORDER), int(row["seed"]), str(row["metric"])])
+    lines = [json.dumps(record, sort_keys=True) + "\n" for record in sorted(records, key=lambda one: one["stage"])]
+    write_bytes(results / "stages.jsonl.gz", gzip.compress("".join(lines).encode(), mtime=0))
     write_csv(results / "rows.csv", rows, list(COLUMNS))
     return results / "rows.csv"
 
 
-def _order(row: dict) -> list:
-    """Text columns as text, seed as a number, so that seed 10 follows seed 9."""
-    names = ("task", "dataset", "victim", "init", "poison", "eps", "eps_bg", "defense", "clean_fraction")
-    return [*(str(row[name]) for name in names), int(row["seed"]), str(row["metric"])]
+def _record(stage: "Stage", place: str) -> dict:
+    record = {"stage": place, "kind": stage.kind, "name": stage.name} | stage.names
+    parameters = {name: value for name, value in stage.values.items() if name not in PLACES}
+    if not (stage.folder / "metrics.json").exists():
+        state = "failed" if (stage.folder / "failed.ipynb").exists() else "not run"
+        return record | {"state": state, "parameters": parameters}
+    origin, speed = read_json(stage.folder / "provenance.json"), stage.folder / "speed.json"
+    record |= {"state": "done", "parameters": origin.pop("parameters", parameters), "provenance": origin}
+    record |= {"metrics": read_json(stage.folder / "metrics.json")}
+    return record | ({"speed": read_json(speed)} if speed.exists() else {})
 
 
-def _stage_rows(results: Path, stage: str) -> list[dict]:
-    metrics, origin = (read_json(results / stage / f"{name}.json") for name in ("metrics", "provenance"))
-    if "rows" not in metrics:
-        raise UnsegError(f"Expected 'rows' in {results / stage / 'metrics.json'}, found {sorted(metrics)}.")
-    known = {"commit": origin["commit"] or "", "notebook": f"{stage}/run.ipynb"}
-    training = results / stage / "result.json"
-    precision = read_json(training).get("precision", "") if training.exists() else ""
-    filled = {"minutes": origin["minutes"], "device": origin["device"], "precision": precision}
-    rows = []
-    for row in metrics["rows"]:
-        row = filled | row | known
+def _rows(stage: "Stage", record: dict, found: list[dict] | None) -> list[dict]:
+    """The rows of a finished victim with every column of `COLUMNS`."""
+    where = record["stage"]
+    if found is None:
+        raise UnsegError(f"Expected 'rows' in the metrics of {where}, found {sorted(record['metrics'])}.")
+    training, origin = stage.folder / "result.json", record["provenance"]
+    filled = {"minutes": origin["minutes"], "device": origin["device"]}
+    filled |= {"precision": read_json(training).get("precision", "") if training.exists() else ""}
+    rows = [filled | row | stage.names | {"commit": origin["commit"] or "", "stage": where} for row in found]
+    for row in rows:
         for name in row:
             if name not in COLUMNS:
-                raise UnsegError(f"Unknown column '{name}' in the rows of {stage}; {closest(name, list(COLUMNS))}")
-        missing = [name for name in COLUMNS if name not in row]
-        if missing:
-            raise UnsegError(f"Expected every column in the rows of {stage}, found none called {', '.join(missing)}.")
-        rows.append(row)
+                raise UnsegError(f"Unknown column '{name}' in the rows of {where}; {closest(name, list(COLUMNS))}")
+        if missing := [name for name in COLUMNS if name not in row]:
+            raise UnsegError(f"Expected every column in the rows of {where}, found none called {', '.join(missing)}.")
     return rows

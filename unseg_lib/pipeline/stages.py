@@ -1,13 +1,13 @@
-"""One stage = one notebook with its parameters = one folder of results."""
+"""One stage = one notebook with its parameters = one folder of results: a line of a profile's table of runs."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.pipeline.gpus import own_gpu
-from unseg_lib.pipeline.notebook import fingerprint, is_done, run_notebook
+from unseg_lib.pipeline.notebook import fingerprint, is_done, marker_of, run_notebook
 from unseg_lib.pipeline.parameters import check_parameters
 from unseg_lib.pipeline.results import collect
 
@@ -31,7 +31,7 @@ BY_TASK = {
 }
 # one of each at most; they read rows.csv, so the tables come before them
 PAGES = ("defenses", "poisons", "mixture", "ablations")
-# they show what others found, so they are outdated as soon as one of those is gone
+# they show what others found
 GATHERERS = ("tables", *PAGES)
 # files that later stages read and that are not committed: without them a stage is not done
 PRODUCTS = {"generator": ("generator.safetensors",), "poison": ("dataset/manifest.csv",)}
@@ -39,7 +39,11 @@ PRODUCTS = {"generator": ("generator.safetensors",), "poison": ("dataset/manifes
 
 @dataclass(frozen=True)
 class Stage:
-    """`key` is "kind/name" ("victim/lung-unseg-unet-s0"); `needs` are the stages it builds on."""
+    """`key` is "kind/name" ("victim/lung-unseg-unet-s0"); `needs` are the stages it builds on.
+
+    names: which run it is, as the profile calls it: those of setting (the data set), recipe, victim_key, label (what
+    else a grid entry sets) and seed that apply. Nobody reads that from the name.
+    """
 
     kind: str
     name: str
@@ -47,6 +51,7 @@ class Stage:
     results: Path  # results/<profile>
     parameters: dict
     needs: tuple["Stage", ...] = ()
+    names: dict = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -61,11 +66,6 @@ class Stage:
         return Path(os.path.relpath(self.folder, results)).as_posix()
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Changes with the notebook, the parameters, or anything the stage builds on."""
-        return fingerprint(self.notebook, self.values, self._inputs)
-
-    @cached_property
     def values(self) -> dict:
         """All parameters, the notebook's defaults included; raises `UnsegError` on an unknown or ill-typed one."""
         try:
@@ -74,48 +74,57 @@ class Stage:
             raise UnsegError(f"{self.key}: {error}") from error
 
     @property
-    def _inputs(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return tuple(stage.fingerprint for stage in self.needs)
 
-    @property
-    def products(self) -> tuple[str, ...]:
-        return PRODUCTS.get(self.kind, ())
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the notebook, the parameters, or anything the stage builds on."""
+        return fingerprint(self.notebook, self.values, self.inputs)
 
     @property
     def marker(self) -> str:
-        """The file Snakemake waits for: its name holds the fingerprint, so an outdated one does not count."""
-        return (self.folder / f".done-{self.fingerprint}").as_posix()
+        """The file that is there when the stage is done, and that Snakemake waits for."""
+        return marker_of(self.folder, self.fingerprint).as_posix()
+
+    @property
+    def gathers(self) -> bool:
+        return self.kind in GATHERERS
 
     def done(self) -> bool:
-        if self.kind in GATHERERS and not all(stage.done() for stage in self.needs):
+        if self.gathers and not all(stage.done() for stage in self.needs):
             return False
-        return is_done(self.folder, self.fingerprint, self.products)
+        return is_done(self.folder, self.fingerprint, PRODUCTS.get(self.kind, ()))
 
     def settle(self) -> bool:
-        """Make the marker say whether the stage is done; return that."""
-        done = self.done()
-        if not done and self.kind in GATHERERS:
-            (self.folder / ".done").unlink(missing_ok=True)  # it would count again once the others are back
-        for marker in self.folder.glob(".done-*"):
-            if not done or marker != Path(self.marker):
-                marker.unlink(missing_ok=True)
-        if done:
-            Path(self.marker).touch()
-        return done
+        """Remove the marker where something that it stands for was deleted; return whether the stage is done."""
+        if done := self.done():
+            return done
+        Path(self.marker).unlink(missing_ok=True)
+        return False
 
     def run(self, threads: int = 0, gpus: int = 0) -> None:
-        """Do the stage unless it is done. `gpus` = 1 asks for a GPU of its own where there are several."""
-        waiting = [stage.key for stage in self.needs if not stage.done()]
-        if waiting and not self.done():
+        """Do the stage unless it is done; what gathers results is done anew.
+
+        `gpus` = 1 asks for a GPU of its own where there are several.
+        """
+        from unseg_lib.runtime import own_gpu
+
+        if self.gathers:
+            Path(self.marker).unlink(missing_ok=True)
+        if (waiting := [stage.key for stage in self.needs if not stage.done()]) and not self.done():
             raise UnsegError(f"Expected {', '.join(waiting)} to be done before {self.key}; run `unseg reproduce`.")
         if self.kind == "tables":
-            collect(self.results, [one.seen_from(self.results) for one in self.needs if one.kind == "victim"])
+            collect(self.results, built_on(self.needs).values())
+        how = {"inputs": self.inputs, "products": PRODUCTS.get(self.kind, ()), "threads": threads}
         with own_gpu(self.results, gpus) as environment:
             os.environ.update(environment)
-            run_notebook(
-                *(self.notebook, self.folder, self.parameters),
-                inputs=self._inputs,
-                products=self.products,
-                threads=threads,
-            )
-        self.settle()
+            run_notebook(self.notebook, self.folder, self.parameters, **how)
+
+
+def built_on(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """These stages and all that they build on, by key, what is needed first coming first."""
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        found |= built_on(stage.needs) | {stage.key: stage}
+    return found

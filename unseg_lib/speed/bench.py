@@ -6,8 +6,7 @@ from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import write_json
 from unseg_lib.method import LAYOUTS, BilevelConfig
 from unseg_lib.pipeline import load_profile
-from unseg_lib.pipeline.provenance import provenance
-from unseg_lib.runtime import choose_device
+from unseg_lib.runtime import choose_device, provenance
 from unseg_lib.speed import tables
 from unseg_lib.speed.disk import memory, throughput
 from unseg_lib.speed.ladder import ladder
