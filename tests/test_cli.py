@@ -136,7 +136,7 @@ def test_a_profile_of_ones_own_is_found_from_another_folder(toys, capfd, monkeyp
     own = toys / "else where" / "my toy.yaml"
     own.parent.mkdir()
     own.write_text((toys / "notebooks" / "profiles" / "toy.yaml").read_text())
-    monkeypatch.setattr("unseg_lib.pipeline.reproduce.project_root", lambda: toys)
+    monkeypatch.setattr("unseg_lib.pipeline.engine.project_root", lambda: toys)
     monkeypatch.chdir(own.parent)
     monkeypatch.setattr(sys, "argv", ["unseg", "reproduce", "-n", "--profile", own.name])
     with pytest.raises(SystemExit) as end:

@@ -156,14 +156,15 @@ def test_who_looks_makes_no_files_and_refuses_where_a_run_is_at_work(tmp_path):
         pass
 
 
-def test_a_result_is_done_only_with_its_products_and_its_fingerprint(tmp_path):
+def test_a_result_is_done_only_with_its_files_and_its_fingerprint(tmp_path):
     for name in ("metrics.json", "provenance.json", "run.ipynb"):
         (tmp_path / name).touch()
     assert not is_done(tmp_path, "abc")  # committed by somebody, not made here
     marker_of(tmp_path, "abc").touch()
     assert is_done(tmp_path, "abc")
     assert not is_done(tmp_path, "abd")
-    assert not is_done(tmp_path, "abc", ("generator.safetensors",))
+    (tmp_path / "metrics.json").unlink()
+    assert not is_done(tmp_path, "abc")
 
 
 def test_the_fingerprint_follows_code_values_and_inputs(notebook, toy_notebook):

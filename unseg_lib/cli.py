@@ -1,5 +1,7 @@
 """The command line: `unseg doctor | data | run | reproduce | protect | inspect | bench | report | compare`."""
 
+import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -7,9 +9,7 @@ from typing import Annotated
 
 import typer
 
-from unseg_lib.errors import UnsegError, no_access
-from unseg_lib.reporting import commands as reports
-from unseg_lib.speed.commands import bench
+from unseg_lib.errors import UnsegError, closest, no_access, pick
 
 app = typer.Typer(
     help="Reproduce UnSeg: unlearnable examples against image segmentation.",
@@ -44,7 +44,7 @@ def doctor(data: Root = "") -> None:
     """Say what this machine has: versions, processor, GPUs, data sets."""
     from unseg_lib.datasets import data_root
     from unseg_lib.pipeline import load_profile, missing_data
-    from unseg_lib.pipeline.provenance import provenance
+    from unseg_lib.runtime import provenance
 
     found = provenance()
     for name, version in found["versions"].items():
@@ -89,30 +89,25 @@ def run(
     threads: Annotated[int, typer.Option(help="CPU threads; 0: the machine's default")] = 0,
 ) -> None:
     """Run one notebook, strictly: a misspelt or ill-typed parameter is refused before anything runs."""
-    from unseg_lib.pipeline import run_notebook
+    from unseg_lib.pipeline import notebook_parameters, project_root, run_notebook
 
-    given = read_parameters(notebook, parameter)
-    folder = run_notebook(notebook, _out(notebook, out, given), given, threads=threads)
+    given, known = read_parameters(notebook, parameter), notebook_parameters(notebook)
+    if "out" not in known:
+        raise UnsegError(f'Expected a parameter `out: str = "results/..."` in {notebook}, found none; add it.')
+    default = os.path.relpath(project_root(notebook) / known["out"].default)
+    folder = run_notebook(notebook, out or given.pop("out", default), given, threads=threads)
     print(f"Result: {folder}")
 
 
-def _out(notebook: Path, out: str, given: dict) -> str:
-    """Where the result goes: --out, else -p out=..., else what the notebook says."""
-    from unseg_lib.pipeline import notebook_parameters
-
-    named = given.pop("out", None)
-    known = notebook_parameters(notebook)
-    if "out" not in known:
-        raise UnsegError(f'Expected a parameter `out: str = "results/..."` in {notebook}, found none; add it.')
-    return out or named or known["out"].default
-
-
 def read_parameters(notebook: Path, given: list[str]) -> dict:
-    """Turn ["eps=4", ...] into values of the types the notebook declares."""
-    from unseg_lib.errors import closest
-    from unseg_lib.pipeline import notebook_parameters, parse_value
+    """Turn ["eps=4", ...] into values of the types the notebook declares.
 
-    known, values = notebook_parameters(notebook), {}
+    A notebook runs in the project's root. Paths are meant from where the user stands: what looks like one and is there,
+    by its form or by the parameter's help, is passed on as seen from the root.
+    """
+    from unseg_lib.pipeline import notebook_parameters, parse_value, project_root
+
+    known, values, root = notebook_parameters(notebook), {}, project_root(notebook)
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
@@ -120,6 +115,10 @@ def read_parameters(notebook: Path, given: list[str]) -> dict:
         if name not in known:
             raise UnsegError(f"Unknown parameter '{name}' of {notebook.name}; {closest(name, sorted(known))}")
         values[name] = parse_value(name, known[name].type, value)
+        a_path = "/" in value or "." in value or re.search(r"\b(file|folder)\b(?!:)", known[name].help)
+        if a_path and known[name].type == "str" and name != "out" and value and Path(value).exists():
+            here = Path(os.path.abspath(value))
+            values[name] = (here.relative_to(root) if here.is_relative_to(root) else here).as_posix()
     return values
 
 
@@ -131,7 +130,6 @@ def stage(
     gpus: int = 0,
 ) -> None:
     """Run one stage of a profile (what the Snakefile calls)."""
-    from unseg_lib.errors import pick
     from unseg_lib.pipeline import load_profile
 
     pick(load_profile(profile).stages, key, f"stage of profile {profile}:").run(threads, gpus)
@@ -145,9 +143,9 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only list what would be done")] = False,
 ) -> None:
     """Run a whole profile up to its report; the same command again goes on where it stopped."""
-    from unseg_lib.pipeline.reproduce import reproduce as run_all
+    from unseg_lib import pipeline
 
-    run_all(profile, data, jobs, dry_run)
+    pipeline.reproduce(profile, data, jobs, dry_run)
 
 
 @app.command()
@@ -216,7 +214,10 @@ def protect(
 def inspect(
     original: Path,
     protected: Path,
-    image: Annotated[Path | None, typer.Option(help="also write the change, ten times enlarged, to a file")] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", "--picture", help="also write the change, ten times enlarged, to a file"),
+    ] = None,
     lpips: Annotated[Path | None, typer.Option(help="also LPIPS, with this file of AlexNet's weights")] = None,
 ) -> None:
     """Compare an original with its protected copy: how much was changed, and how often."""
@@ -228,8 +229,67 @@ def inspect(
         write_difference(original, protected, image)
 
 
-for command in (bench, reports.report, reports.compare, reports.pdf, reports.publish):
-    app.command()(command)
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="protect, train, disk (files to files), memory or needs")] = "protect",
+    generator: Annotated[
+        str, typer.Option(help="small, texture, colour, a path, or vit_b with random weights; train: small, vit_b")
+    ] = "small",
+    side: Annotated[int, typer.Option(help="of the images, in pixels; 0: what suits the generator")] = 0,
+    batch: Annotated[
+        int, typer.Option(help="images at once in the last steps of the ladder, 2; needs: at most, else as planned")
+    ] = 0,
+    images: Annotated[int, typer.Option(help="files, for disk and memory")] = 64,
+    compiled: Annotated[bool, typer.Option(help="also with torch.compile")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    profile: Annotated[str, typer.Option(help="with needs: of which profile, by name or path")] = "paper",
+    json: Annotated[str, typer.Option(help="with memory and needs: also write what was found to this file")] = "",
+) -> None:
+    """Measure how fast this machine protects and trains, against the plain reference, in one run.
+
+    needs: hours and memory of every kind of training in a profile, from some steps of each.
+    """
+    from unseg_lib.speed import commands
+
+    commands.bench(what, generator, side, batch, images, compiled, device, profile, json)
+
+
+@app.command()
+def report(
+    results: Path,
+    readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None,
+) -> None:
+    """Write RESULTS/report.html: one file with tables, curves, images and provenance."""
+    from unseg_lib.reporting import commands
+
+    commands.report(results, readme)
+
+
+@app.command()
+def compare(first: Path, second: Path) -> None:
+    """Whether SECOND, say results/small of another clone, bears out the numbers of FIRST; if not, exit code 1.
+
+    Scores of one seed have no error bar: they are shown, not judged.
+    """
+    from unseg_lib.reporting import commands
+
+    commands.compare(first, second)
+
+
+@app.command()
+def pdf(results: Path) -> None:
+    """Print RESULTS/report.html to RESULTS/report.pdf with Debian's chromium."""
+    from unseg_lib.reporting import commands
+
+    commands.pdf(results)
+
+
+@app.command()
+def publish(results: Path) -> None:
+    """Take the data sets' images out of notebooks, predictions and report, so that RESULTS may be passed on."""
+    from unseg_lib.reporting import commands
+
+    commands.publish(results)
 
 
 if __name__ == "__main__":

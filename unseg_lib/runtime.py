@@ -4,7 +4,6 @@ Importing `unseg_lib` also edits `sys.meta_path`, so that torchvision can be imp
 compiled operators do not load: that remedy is `torchvision_cpu.py`, apart from here because it must not import torch.
 """
 
-
 import ctypes
 import fcntl
 import os

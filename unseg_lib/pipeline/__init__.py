@@ -8,6 +8,20 @@ from unseg_lib.pipeline.results import COLUMNS, collect, save_result
 from unseg_lib.pipeline.stages import Stage
 
 __all__ = [
-    *("COLUMNS", "Profile", "Stage", "check_parameters", "check_value", "choose", "collect", "load_profile", "locked"),
-    *("missing_data", "notebook_parameters", "parse_value", "project_root", "reproduce", "run_notebook", "save_result"),
+    "COLUMNS",
+    "Profile",
+    "Stage",
+    "check_parameters",
+    "check_value",
+    "choose",
+    "collect",
+    "load_profile",
+    "locked",
+    "missing_data",
+    "notebook_parameters",
+    "parse_value",
+    "project_root",
+    "reproduce",
+    "run_notebook",
+    "save_result",
 ]

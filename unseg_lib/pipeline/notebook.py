@@ -26,29 +26,27 @@ from unseg_lib.pipeline.parameters import check_parameters, notebook_code_hash
 
 # parameters that say where or how fast, not what: changing them asks for no new result
 PLACES = ("out", "data_root", "cache", "jobs", "threads", "device", "workers", "checkpoint_every")
-OWNER = ".run"
-RESULT = ("metrics.json", "provenance.json", "run.ipynb")
-FAILED_IN_A_CELL = 3  # exit status of the child process: the error is in the notebook
+OWNER, RESULT = ".run", ("metrics.json", "provenance.json", "run.ipynb")
 
 
-def checkout_of(place: Path) -> Path | None:
-    """The first folder from `place` upwards that looks like this project."""
-    folders = (place, *place.parents)
-    return next((one for one in folders if (one / "Snakefile").exists() and (one / "notebooks").is_dir()), None)
-
-
-def project_root() -> Path:
-    """The checkout that the current folder is in, else the one that the package was installed from."""
-    if root := checkout_of(Path.cwd()) or checkout_of(Path(__file__).resolve()):
-        return root
+def project_root(start: str | Path = ".") -> Path:
+    """The checkout that `start` (default: the current folder) is in, else the one the package was installed from."""
+    for place in (Path(start).resolve(), Path(__file__).resolve()):
+        for folder in (place, *place.parents):
+            if (folder / "Snakefile").exists() and (folder / "notebooks").is_dir():
+                return folder
     raise UnsegError("Expected a checkout of the project here, found no folder notebooks/; change to it first.")
 
 
 def fingerprint(notebook: str | Path, values: dict, inputs: tuple[str, ...] = ()) -> str:
     """12 hex digits that change when the notebook's code, a parameter or an input stage changes."""
-    what = {name: value for name, value in values.items() if name not in PLACES}
-    text = json.dumps([notebook_code_hash(notebook), what, sorted(inputs)], sort_keys=True)
+    text = json.dumps([notebook_code_hash(notebook), decisive(values), sorted(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def decisive(values: dict) -> dict:
+    """The parameters that decide the result."""
+    return {name: value for name, value in values.items() if name not in PLACES}
 
 
 def marker_of(out: str | Path, mark: str) -> Path:
@@ -56,53 +54,52 @@ def marker_of(out: str | Path, mark: str) -> Path:
     return Path(out) / f".done-{mark}"
 
 
-def is_done(out: str | Path, mark: str, products: tuple[str, ...] = ()) -> bool:
+def is_done(out: str | Path, mark: str) -> bool:
     """Whether `out` holds the finished result with this fingerprint, made on this machine."""
-    return marker_of(out, mark).exists() and all((Path(out) / name).exists() for name in (*RESULT, *products))
+    return marker_of(out, mark).exists() and all((Path(out) / name).exists() for name in RESULT)
 
 
 def run_notebook(
-    notebook: str | Path,
-    out: str | Path,
-    parameters: dict,
-    *,
-    inputs: tuple[str, ...] = (),
-    products: tuple[str, ...] = (),
-    threads: int = 0,
+    notebook: str | Path, out: str | Path, parameters: dict, *, inputs: tuple[str, ...] = (), threads: int = 0
 ) -> Path:
     """Execute `notebook` with `parameters` into the folder `out`, unless that was done before; return `out`.
 
-    `inputs` are fingerprints of the stages it builds on, `products` files in `out` it must leave, `threads` the
-    CPU threads it may use (0: the machine's default). Leaves run.ipynb, metrics.json and provenance.json; on
-    failure only failed.ipynb, with a one-sentence `UnsegError`. A second runner of the same folder waits.
+    `inputs` are fingerprints of the stages it builds on, `threads` the CPU threads it may use (0: the machine's
+    default). Leaves run.ipynb, metrics.json and provenance.json; on failure only failed.ipynb, with a one-sentence
+    `UnsegError`. A second runner of the same folder waits.
     """
     from unseg_lib.runtime import provenance  # and torch with it
 
     notebook, out = Path(notebook).resolve(), Path(out)
-    root, shown = checkout_of(notebook) or Path.cwd(), out.resolve()
-    shown = (shown.relative_to(root) if shown.is_relative_to(root) else shown).as_posix()
+    root, here = project_root(notebook), out.resolve()
+    shown = (here.relative_to(root) if here.is_relative_to(root) else here).as_posix()
     values = check_parameters(notebook, parameters | {"out": shown})
     mark = fingerprint(notebook, values, inputs)
     with locked(out):
-        if is_done(out, mark, products):
+        if is_done(out, mark):
             print(f"{shown}: already done", file=sys.stderr)
             return out
         take_over(out, mark)
-        start = time.monotonic()
-        executed = _execute(notebook, root, out, {name: values[name] for name in (*parameters, "out")}, threads)
-        metrics = _metrics(notebook, out, products)
+        start, pending = time.monotonic(), here / ".partial-metrics.json"
+        executed = _execute(
+            notebook, root, out, pending, {name: values[name] for name in (*parameters, "out")}, threads
+        )
+        if not pending.exists():
+            raise UnsegError(
+                f"Expected {notebook.name} to end with save_result(out, ...), found no metrics.json; add it."
+            )
         origin = provenance(root) | {
             "notebook": f"{notebook.parent.name}/{notebook.name}",
-            "parameters": {name: value for name, value in values.items() if name not in PLACES},
+            "parameters": decisive(values),
             "fingerprint": mark,
             "inputs": sorted(inputs),
             "seed": values.get("seed"),
             "minutes": round((time.monotonic() - start) / 60, 2),
         }
-        origin["device"] = metrics.get("device") or (origin["gpus"] or ["cpu"])[0]
+        origin["device"] = read_json(pending).get("device") or (origin["gpus"] or ["cpu"])[0]
         write_json(out / "run.ipynb", executed)
         write_json(out / "provenance.json", origin)
-        os.replace(_pending(out), out / "metrics.json")
+        os.replace(pending, out / "metrics.json")
         (out / "failed.ipynb").unlink(missing_ok=True)
         marker_of(out, mark).touch()
     return out
@@ -143,9 +140,9 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{folder}: another process is at work here, waiting for it", file=sys.stderr, flush=True)
+            hold(lock, f"{folder}: another process is at work here, waiting for it")
+        except UnsegError as busy:
+            print(busy, file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -161,38 +158,29 @@ def at_rest(folder: Path) -> Iterator[None]:
         yield
 
 
-def _pending(out: Path) -> Path:
-    """Where `save_result` writes until the whole notebook has run."""
-    return out.resolve() / ".partial-metrics.json"
-
-
-def _metrics(notebook: Path, out: Path, products: tuple[str, ...]) -> dict:
-    """Read what `save_result` left; a notebook that left nothing has failed."""
-    if not _pending(out).exists():
-        raise UnsegError(f"Expected {notebook.name} to end with save_result(out, ...), found no metrics.json; add it.")
-    for name in products:
-        if not (out / name).exists():
-            raise UnsegError(f"Expected {notebook.name} to write {out / name}, found no such file.")
-    return read_json(_pending(out))
-
-
-# the child process, and the notebook's kernel below it
-
-
-def _execute(notebook: Path, root: Path, out: Path, parameters: dict, threads: int) -> dict:
+def _execute(notebook: Path, root: Path, out: Path, pending: Path, parameters: dict, threads: int) -> dict:
     """Run the notebook in a child process; return the executed copy, scrubbed, or raise `UnsegError`."""
-    private = out.resolve() / ".partial-jupyter"
+    private = pending.with_name(".partial-jupyter")
     shutil.rmtree(private, ignore_errors=True)
-    _pending(out).unlink(missing_ok=True)
+    pending.unlink(missing_ok=True)
+    # by its text and -P: importing the package would only cost time here, and no file of the current folder counts
+    command = [sys.executable, "-P", "-c", f"{inspect.getsource(_child)}\n_child()"]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    environment, last = _environment(private, pending, threads), "it ended without a word"
     try:
         with whole_file(private / "executed.ipynb") as partial:
-            job = {"input_path": notebook, "output_path": partial, "cwd": root, "kernel_name": "unseg"}
-            job = {name: str(text) for name, text in job.items()} | {"parameters": parameters}
-            status, last = _run_child(job, _environment(private, out, threads), out.name)
+            job = {"input_path": str(notebook), "output_path": str(partial), "cwd": str(root), "kernel_name": "unseg"}
+            with subprocess.Popen(command, env=environment, text=True, errors="replace", **streams) as child:
+                child.stdin.write(json.dumps(job | {"parameters": parameters}) + "\n")
+                child.stdin.flush()
+                for line in child.stdout:
+                    print(f"[{out.name}] {line.rstrip()}", file=sys.stderr, flush=True)
+                    last = line.strip() or last
+                status = child.wait()
             ran = json.loads(partial.read_text()) if partial.exists() and partial.stat().st_size else None
             ran = ran and clean_notebook(ran, places_of(root, out))
             if status:
-                raise _failure(notebook, out, ran if status == FAILED_IN_A_CELL else None, last)
+                raise _failure(notebook, out, ran or {}, last)
             return ran
     finally:
         shutil.rmtree(private, ignore_errors=True)
@@ -218,56 +206,35 @@ def _child() -> None:
     try:
         papermill.execute_notebook(**job, progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
         status = 0
-    except papermill.PapermillExecutionError:
-        status = 3
+    except papermill.PapermillExecutionError:  # it is told in the notebook
+        status = 1
     sys.stdout.flush()
     os._exit(status)
 
 
-def _run_child(job: dict, environment: dict, label: str) -> tuple[int, str]:
-    """Start the executing process, show its lines with the label of the stage; return status and last line."""
-    # by its text and -P: importing the package would only cost time here, and no file of the current folder counts
-    command = [sys.executable, "-P", "-c", f"{inspect.getsource(_child)}\n_child()"]
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    last = "it ended without a word"
-    with subprocess.Popen(command, env=environment, text=True, errors="replace", **streams) as child:
-        child.stdin.write(json.dumps(job) + "\n")
-        child.stdin.flush()
-        for line in child.stdout:
-            print(f"[{label}] {line.rstrip()}", file=sys.stderr, flush=True)
-            last = line.strip() or last
-        child.wait()
-    return child.returncode, last
-
-
-def _environment(private: Path, out: Path, threads: int) -> dict[str, str]:
+def _environment(private: Path, pending: Path, threads: int) -> dict[str, str]:
     """The notebook's process: its own Jupyter and IPython folders, and a kernel on this very Python."""
     kernel = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
     spec = {"argv": kernel, "display_name": "Python 3", "language": "python"}
     write_json(private / "kernels" / "unseg" / "kernel.json", spec)
-    folders = {"JUPYTER_PATH": "", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_CONFIG_DIR": "config"}
-    environment = os.environ | {name: str(private / place) for name, place in folders.items()}
-    environment |= {"IPYTHONDIR": str(private / "ipython"), "PYTHONHASHSEED": "0"}
-    environment |= {"UNSEG_BATCH": "1", "UNSEG_METRICS": str(_pending(out))}
+    places = {"JUPYTER_PATH": "", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_CONFIG_DIR": "config", "IPYTHONDIR": "ipy"}
+    environment = os.environ | {name: str(private / place) for name, place in places.items()}
+    environment |= {"UNSEG_BATCH": "1", "UNSEG_METRICS": str(pending), "PYTHONHASHSEED": "0"}
     if os.environ.get("UNSEG_DATA"):
         environment["UNSEG_DATA"] = str(Path(os.environ["UNSEG_DATA"]).resolve())
-    if threads:
-        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    return environment
+    return environment | ({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {})
 
 
-def _failure(notebook: Path, out: Path, ran: dict | None, last: str) -> UnsegError:
+def _failure(notebook: Path, out: Path, ran: dict, last: str) -> UnsegError:
     """The sentence for a notebook that failed; keeps the failed copy for reading."""
-    outputs = [output for cell in (ran or {}).get("cells", []) for output in cell.get("outputs", [])]
+    outputs = [output for cell in ran.get("cells", []) for output in cell.get("outputs", [])]
     error = next((output for output in outputs if output["output_type"] == "error"), None)
     if error is None:
         return UnsegError(f"{notebook.name} stopped before its end ({last}); run the same command again to go on.")
     name, text = error["ename"], error["evalue"]
     if name == "OSError" and "No space left" in text:
-        return UnsegError(
-            f"{notebook.name} failed: the disk is full; free some space and run the same command again, finished work "
-            "is kept."
-        )
+        said = "the disk is full; free some space and run the same command again, finished work is kept."
+        return UnsegError(f"{notebook.name} failed: {said}")
     write_json(out / "failed.ipynb", ran)
     said = " ".join((text if name == "UnsegError" else f"{name}: {text}").split()).rstrip(".")
     return UnsegError(f"{notebook.name} failed: {said} (see {out / 'failed.ipynb'})")
@@ -275,7 +242,7 @@ def _failure(notebook: Path, out: Path, ran: dict | None, last: str) -> UnsegErr
 
 # scrubbing: an executed notebook is the same on every machine, without times, paths, process numbers or addresses
 
-IMAGES = ("image/png", "image/jpeg", "application/pdf")  # base64: not text
+ENCODED = ("image/png", "image/jpeg", "application/pdf")  # base64: not text
 VOLATILE = [
     (re.compile(r"\S*ipykernel_\d+/\d+\.py"), "<cell>"),
     (re.compile(r" at 0x[0-9a-f]{6,}"), " at 0x0"),
@@ -288,40 +255,36 @@ def clean_notebook(notebook: dict, places: dict[str, str]) -> dict:
     longest_first = sorted(places, key=len, reverse=True)
     replacements = VOLATILE + [(re.compile(re.escape(path) + r"(?![\w.-])"), places[path]) for path in longest_first]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    return {
-        "cells": [_clean_cell(cell, replacements) for cell in notebook["cells"]],
-        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
-        "nbformat": notebook["nbformat"],
-        "nbformat_minor": notebook["nbformat_minor"],
-    }
+    cleaned = {"cells": [_clean_cell(cell, replacements) for cell in notebook["cells"]]}
+    cleaned["metadata"] = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return cleaned | {name: notebook[name] for name in ("nbformat", "nbformat_minor")}
 
 
 def _clean_cell(cell: dict, replacements: list) -> dict:
     tags = cell.get("metadata", {}).get("tags", [])
     cleaned = {**cell, "metadata": {"tags": tags} if tags else {}}
     if "injected-parameters" in tags:  # papermill's: its id is random
-        cleaned |= {"source": _clean(cell["source"], replacements)} | ({"id": tags[0]} if "id" in cell else {})
+        cleaned |= {"source": _clean(cell["source"], replacements), "id": "injected-parameters"}
     if "outputs" not in cell:
         return cleaned
-    cleaned["outputs"] = []
+    outputs: list[dict] = []
     for output in cell["outputs"]:
-        output, last = dict(output), (cleaned["outputs"] or [{}])[-1]
+        output = dict(output)
         if output["output_type"] == "stream":
             output["text"] = "".join(output["text"])
-            if last.get("name") == output["name"]:  # neighbours of one stream: how they were cut depends on timing
-                last["text"] += output["text"]
+            if outputs and outputs[-1].get("name") == output["name"]:  # how one stream was cut depends on timing
+                outputs[-1]["text"] += output["text"]
                 continue
         if any(kind.startswith("image/") for kind in output.get("data", {})):  # some texts hold the image again
             output["data"] = {kind: item for kind, item in output["data"].items() if kind != "text/plain"}
-        cleaned["outputs"].append(output)
-    outputs = _clean(cleaned["outputs"], replacements)
-    return cleaned | {"outputs": [output for output in outputs if output.get("text") != ""]}
+        outputs.append(output)
+    return cleaned | {"outputs": [one for one in _clean(outputs, replacements) if one.get("text") != ""]}
 
 
 def _clean(value: object, replacements: list) -> object:
     """Apply the replacements to every text inside, except to encoded images."""
     if isinstance(value, dict):
-        return {key: item if key in IMAGES else _clean(item, replacements) for key, item in value.items()}
+        return {key: item if key in ENCODED else _clean(item, replacements) for key, item in value.items()}
     if isinstance(value, list):
         return [_clean(item, replacements) for item in value]
     if isinstance(value, str):

@@ -62,18 +62,20 @@ class Profile:
         read = [*self._victims(), *self._pixels()]
         # only what the tables read: images that were deleted to save space are not made again for them
         tables = self._stage("tables", "", {"results": self.results.as_posix()}, read)
-        pages = {kind: self._page(kind, tables) for kind in self.pages}
-        return built_on(read) | {"tables": tables} | pages
+        found = built_on(read) | {"tables": tables}
+        for kind, parameters in self.pages.items():
+            results = {"results": self.results.as_posix()} if "results" in self._known(kind) else {}
+            found[kind] = self._stage(kind, "", parameters | results, [tables])
+        return found
 
     def _notebook(self, kind: str, task: str = "") -> Path:
-        return self.root / "notebooks" / (BY_TASK.get(task, NOTEBOOKS[kind]) if kind == "victim" else NOTEBOOKS[kind])
+        name = BY_TASK.get(task, NOTEBOOKS[kind]) if kind == "victim" else NOTEBOOKS[kind]
+        return self.root / "notebooks" / f"{name}.ipynb"
 
     def _known(self, kind: str, task: str = "") -> set[str]:
         return set(notebook_parameters(self._notebook(kind, task)))
 
-    def _stage(
-        self, kind: str, name: str, parameters: dict, needs: Iterable[Stage] = (), task: str = "", **names
-    ) -> Stage:
+    def _stage(self, kind: str, name: str, parameters: dict, needs: Iterable = (), task: str = "", **names) -> Stage:
         own = Stage(kind, name, self._notebook(kind, task), self.results, parameters, tuple(needs), names)
         theirs = self._shared.get(own.key)
         if theirs is None:
@@ -99,36 +101,63 @@ class Profile:
         _check_profile(other)
         return {key: stage for key, stage in other.stages.items() if not stage.gathers}
 
-    def _victims(self) -> list[Stage]:
-        """The job that trains a victim on a recipe, e.g. victim/lung-unseg-unet-s0, for every line of the grid."""
+    def _victims(self) -> Iterator[Stage]:
+        """The job that trains a victim on a recipe, e.g. victim/lung-unseg-unet-s0, for every run of the grid."""
         runs = {}
         for entry in self.grid:
             lists = (entry["datasets"], entry["recipes"], entry["victims"], entry["seeds"])
             for (setting, recipe, victim, seed), (label, values) in product(product(*lists), variants(entry)):
-                noise, poisoned = self._noises[setting, recipe], self._poisoned(setting, recipe)
-                task = self.datasets[setting].get("task", "")
+                task, noise = self.datasets[setting].get("task", ""), self._noises[setting, recipe]
+                needs, poisoned = self._poisoned(setting, recipe)
                 known = self._known("victim", task)
                 parameters = {"dataset": setting} | {k: v for k, v in self.datasets[setting].items() if k in known}
-                parameters |= {"victim": victim} | self.victims[victim] | values
+                parameters |= {"victim": victim} | self.victims[victim] | values | poisoned
                 parameters |= {"poison": recipe, "eps": noise["eps"], "eps_bg": noise["eps_bg"], "seed": seed}
-                named = noise["protect"] not in ("all", "things", "stuff")  # whose names are the data set's to know
-                if named and "protected" in known:
+                # single classes that are protected are scored on their own
+                if noise["protect"] not in ("all", "things", "stuff") and "protected" in known:
                     parameters.setdefault("protected", noise["protect"])
-                parameters |= _copy(poisoned)
                 names = {"setting": setting, "recipe": recipe, "victim_key": victim, "label": "-".join(label)}
                 name = "-".join([setting, recipe, victim, *label, f"s{seed}"])
-                stage = self._stage("victim", name, parameters, poisoned, task, **names, seed=seed)
+                stage = self._stage("victim", name, parameters, needs, task, **names, seed=seed)
                 if runs.setdefault(name, stage).values != stage.values:
                     raise UnsegError(f"Expected one meaning of {stage.key}, found two in the grid; give one a label.")
-        return list(runs.values())
+        yield from runs.values()
+
+    def _pixels(self) -> Iterator[Stage]:
+        for entry in self.pixels:
+            setting, recipe = entry["dataset"], entry["recipe"]
+            needs, poisoned = self._poisoned(setting, recipe)
+            parameters = {"dataset": setting} | self._images(setting, {"dataset", "task", "limit"})
+            parameters |= {k: v for k, v in entry.items() if k in ("split", "limit")} | poisoned
+            names = {"setting": setting, "recipe": recipe}
+            yield self._stage("pixels", f"{setting}-{recipe}", parameters, needs, **names)
+
+    def _poisoned(self, setting: str, recipe: str) -> tuple[list[Stage], dict]:
+        """The job that writes the poisoned copy of a data set, and the parameter that names the copy's folder; neither
+        where a recipe leaves the images alone.
+
+        Entries that differ by their victims' task or size alone have one copy, named after the first of them.
+        """
+        chosen, noise = self.recipes[recipe], self._noises[setting, recipe]
+        if chosen.get("poison", "clean") == "clean" and not {"gray", "file_format"} & set(chosen):
+            return [], {}
+        first = next(one for one in self.datasets if self._noises[one, recipe] == noise)
+        parameters = {"dataset": first} | self._images(first, self._known("poison")) | chosen
+        parameters |= {"cache": (self.results / "noise").as_posix(), "jobs": self.threads}
+        name, needs = chosen.get("generator"), []
+        if name in self.generators:
+            needs = [self._stage("generator", name, self.generators[name])]
+            parameters["generator"] = (needs[0].folder / "generator.safetensors").as_posix()
+        names = {"setting": first, "recipe": recipe}
+        stage = self._stage("poison", f"{first}-{recipe}", parameters, needs, **names)
+        return [stage], {"poisoned": (stage.folder / "dataset").as_posix()}
 
     @cached_property
     def _noises(self) -> dict[tuple[str, str], dict]:
         """The parameters of 02 for every recipe on every data set, defaults included; no noise has budget 0."""
-        found = {}
+        found, known = {}, self._known("poison")
         for setting, recipe in product(self.datasets, self.recipes):
-            given = {"dataset": setting} | self._images(setting, self._known("poison"))
-            given |= {"poison": "clean"} | self.recipes[recipe]
+            given = {"dataset": setting} | self._images(setting, known) | {"poison": "clean"} | self.recipes[recipe]
             values = check_parameters(self._notebook("poison"), given)
             found[setting, recipe] = values | ({"eps": 0.0, "eps_bg": 0.0} if values["poison"] == "clean" else {})
         return found
@@ -139,41 +168,6 @@ class Profile:
         if own.get("task") in BY_TASK:
             own["task"] = "object" if own["task"] == "interactive" else "semantic"
         return own
-
-    def _poisoned(self, setting: str, recipe: str) -> list[Stage]:
-        """The job that writes the poisoned copy of a data set; none where a recipe leaves the images alone.
-
-        Entries that differ by their victims' task or size alone have one copy, named after the first of them.
-        """
-        chosen = self.recipes[recipe]
-        if chosen.get("poison", "clean") == "clean" and not {"gray", "file_format"} & set(chosen):
-            return []
-        first = next(one for one in self.datasets if self._noises[one, recipe] == self._noises[setting, recipe])
-        parameters = {"dataset": first} | self._images(first, self._known("poison")) | chosen
-        parameters |= {"cache": (self.results / "noise").as_posix(), "jobs": self.threads}
-        trained = []
-        if chosen.get("generator") in self.generators:
-            name = chosen["generator"]
-            trained = [self._stage("generator", name, self.generators[name])]
-            parameters["generator"] = (trained[0].folder / "generator.safetensors").as_posix()
-        return [self._stage("poison", f"{first}-{recipe}", parameters, trained, setting=first, recipe=recipe)]
-
-    def _pixels(self) -> Iterator[Stage]:
-        for entry in self.pixels:
-            setting, recipe = entry["dataset"], entry["recipe"]
-            poisoned = self._poisoned(setting, recipe)
-            parameters = {"dataset": setting} | self._images(setting, {"dataset", "task", "limit"})
-            parameters |= {k: v for k, v in entry.items() if k in ("split", "limit")} | _copy(poisoned)
-            yield self._stage("pixels", f"{setting}-{recipe}", parameters, poisoned, setting=setting, recipe=recipe)
-
-    def _page(self, kind: str, tables: Stage) -> Stage:
-        results = {"results": self.results.as_posix()} if "results" in self._known(kind) else {}
-        return self._stage(kind, "", self.pages[kind] | results, [tables])
-
-
-def _copy(poisoned: list[Stage]) -> dict:
-    """The parameter that names the folder of the poisoned copy."""
-    return {"poisoned": (stage.folder / "dataset").as_posix() for stage in poisoned}
 
 
 def variants(entry: dict) -> Iterator[tuple[list[str], dict]]:
@@ -205,9 +199,8 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
     if path.suffix in (".yaml", ".yml"):
         source = str(path)
     else:
-        folder = root / "notebooks" / "profiles"
-        pick({file.stem: file for file in folder.glob("*.yaml")}, source, "profile")
-        path = folder / f"{source}.yaml"
+        path = root / "notebooks" / "profiles" / f"{source}.yaml"
+        pick({file.stem: file for file in path.parent.glob("*.yaml")}, source, "profile")
     if not path.is_file():
         raise UnsegError(f"Expected a profile at {path}, found no such file.")
     try:
@@ -216,9 +209,21 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
         raise UnsegError(f"Expected YAML in {path}, found {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
-    known = set(Profile.__dataclass_fields__) - {"name", "root", "source"}
-    _check(content, dict.fromkeys(known), str(path))
+    _check(content, dict.fromkeys(set(Profile.__dataclass_fields__) - {"name", "root", "source"}), "", path)
     return Profile(path.stem, root, source, **content)
+
+
+def _check_profile(profile: Profile) -> None:
+    """Raise `UnsegError` on the first misspelt key, unknown name or ill-typed value."""
+    for key, shape in _shape(profile).items():
+        _check(getattr(profile, key), shape, key, f"profile {profile.name}")
+    for entry in profile.grid:
+        if ("set" in entry) != ("label" in entry):
+            raise UnsegError(
+                f"Expected `set` and `label` together in grid of profile {profile.name}: the label names what was set."
+            )
+    for stage in profile.stages.values():
+        stage.values  # noqa: B018 - computing it checks every parameter
 
 
 def _shape(profile: Profile) -> dict:
@@ -227,61 +232,48 @@ def _shape(profile: Profile) -> dict:
     tasks = {"", *(str(entry.get("task")) for entry in sets if isinstance(entry, dict))}
     poison = profile._known("poison") - PLANNED
     victim = set().union(*(profile._known("victim", task) for task in tasks)) - PLANNED
+    pages = [profile._known(kind) for kind in profile.pages if kind in PAGES]
     settings = dict.fromkeys(victim - {"dataset", "task", "limit", "seed", "poison", "eps", "eps_bg"})
-    images = dict.fromkeys((poison | victim) - {"seed", "poison", "victim"}) | {"task": str}
-    recipe = dict.fromkeys(poison - {"dataset", "task", "limit", "split"}) | {"generator": str}
-    pages = set(profile.pages) & set(PAGES) if isinstance(profile.pages, dict) else set()
-    page = dict.fromkeys(set().union(*map(profile._known, pages)) - PLANNED - {"results"})
-    names = {key: {*map(str, getattr(profile, key))} for key in ("datasets", "recipes", "victims")}
-    shape = {"about": str, "shares": str, "jobs": 1, "threads": 1, "data": [str]}
-    shape["resources"] = dict.fromkeys(NOTEBOOKS, {"mem_gb": 1, "minutes": 1, "gpu": 0})
-    shape["generators"] = {"*": dict.fromkeys(profile._known("generator") - {"out", "data_root"})}
-    shape |= {"datasets": {"*": images}, "recipes": {"*": recipe}, "victims": {"*": settings}}
-    grid = {f"{key}!": [known] for key, known in names.items()} | {"seeds!": [None]}
-    shape["grid"] = [grid | {"label": str, "set": settings, "vary": dict.fromkeys(settings, [None])}]
-    pixels = {"dataset!": names["datasets"], "recipe!": names["recipes"], "split": None, "limit": None}
-    return shape | {"pixels": [pixels], "pages": dict.fromkeys(PAGES, page)}
+    names = {key: set(map(str, getattr(profile, key))) for key in ("datasets", "recipes", "victims")}
+    grid = {f"{key}!": [names[key]] for key in names} | {"seeds!": [None], "label": str, "set": settings}
+    return {
+        **{"about": str, "shares": str, "jobs": 1, "threads": 1, "data": [str]},
+        "resources": {kind: {"mem_gb": 1, "minutes": 1, "gpu": 0} for kind in NOTEBOOKS},
+        "generators": {"*": dict.fromkeys(profile._known("generator") - {"out", "data_root"})},
+        "datasets": {"*": dict.fromkeys((poison | victim) - {"seed", "poison", "victim"}) | {"task": str}},
+        "recipes": {"*": dict.fromkeys(poison - {"dataset", "task", "limit", "split"}) | {"generator": str}},
+        "victims": {"*": settings},
+        "grid": [grid | {"vary": {key: [None] for key in settings}}],
+        "pixels": [{"dataset!": names["datasets"], "recipe!": names["recipes"], "split": None, "limit": None}],
+        "pages": dict.fromkeys(PAGES, dict.fromkeys(set().union(*pages) - PLANNED - {"results"})),
+    }
 
 
-def _check(value: object, shape: object, where: str) -> None:
-    """Raise `UnsegError` unless `value` has this shape, which is one of
-
-    None (anything), str (a text), a set (one of these names), a number (a whole number from there on), [shape] (a list
-    of these), {key: shape} (keys, of which those with a ! are needed; "*" is any other name).
+def _check(value: object, shape: object, key: str, where: str | Path) -> None:
+    """Raise `UnsegError` unless what stands under `key` has this shape: None (anything), str (a text), a set (one of
+    these names), a number (a whole number from there on), [shape] (a list of these) or {key: shape} (keys, of which
+    those with a ! are needed; "*" is any name).
     """
-    found = f"for {where}, found {value!r}"
+    place = f"{key} of {where}" if key else str(where)
+    found = f"for {place}, found {value!r}"
     if isinstance(shape, int) and (type(value) is not int or value < shape):
         raise UnsegError(f"Expected a whole number from {shape} {found}; write one.")
     if (shape is str or isinstance(shape, set)) and not isinstance(value, str):
         raise UnsegError(f"Expected one text {found}; write one, a number in quotes.")
     if isinstance(shape, set):
-        pick(dict.fromkeys(shape), value, f"name under {where}:")
+        pick(dict.fromkeys(shape), value, f"name under {place}:")
     if isinstance(shape, list):
         if not isinstance(value, list):
             raise UnsegError(f"Expected a list {found}; write [{value}].")
         for item in value:
-            _check(item, shape[0], where)
+            _check(item, shape[0], key, where)
     if isinstance(shape, dict):
-        needed = [key[:-1] for key in shape if key.endswith("!")]
+        needed = [name[:-1] for name in shape if name.endswith("!")]
         if not isinstance(value, dict) or not set(needed) <= set(value):
             raise UnsegError(f"Expected {'the keys ' + ', '.join(needed) if needed else 'keys'} {found}.")
-        known = {key.removesuffix("!"): inner for key, inner in shape.items()}
-        place, of, profile = where.partition(" of profile ")
-        for key, item in value.items():
-            _check(key, str, f"a name under {where}")
-            if key not in known and "*" not in known:
-                raise UnsegError(f"Unknown key '{key}' in {where}; {closest(key, sorted(known))}")
-            _check(item, known.get(key, known.get("*")), f"{place}.{key}{of}{profile}" if of else place)
-
-
-def _check_profile(profile: Profile) -> None:
-    """Raise `UnsegError` on the first misspelt key, unknown name or ill-typed value."""
-    for key, shape in _shape(profile).items():
-        _check(getattr(profile, key), shape, f"{key} of profile {profile.name}")
-    for entry in profile.grid:
-        if ("set" in entry) != ("label" in entry):
-            raise UnsegError(
-                f"Expected `set` and `label` together in grid of profile {profile.name}: the label names what was set."
-            )
-    for stage in profile.stages.values():
-        stage.values  # noqa: B018 - computing it checks every parameter
+        known = {name.removesuffix("!"): inner for name, inner in shape.items()}
+        for name, item in value.items():
+            _check(name, str, f"a name under {key}", where)
+            if name not in known and "*" not in known:
+                raise UnsegError(f"Unknown key '{name}' in {place}; {closest(name, sorted(known))}")
+            _check(item, known.get(name, known.get("*")), f"{key}.{name}", where)

@@ -10,14 +10,26 @@ from typing import TYPE_CHECKING
 
 from unseg_lib.errors import UnsegError, closest
 from unseg_lib.files import read_json, write_bytes, write_csv, write_json
-from unseg_lib.pipeline.notebook import PLACES
+from unseg_lib.pipeline.notebook import decisive
 
 if TYPE_CHECKING:
     from unseg_lib.pipeline.stages import Stage
 
 COLUMNS = (
     *("task", "dataset", "setting", "recipe", "victim_key", "label", "victim", "init", "eps", "eps_bg", "defense"),
-    *("clean_fraction", "seed", "metric", "final", "peak", "epochs", "minutes", "device", "precision", "commit", "stage"),
+    *(
+        "clean_fraction",
+        "seed",
+        "metric",
+        "final",
+        "peak",
+        "epochs",
+        "minutes",
+        "device",
+        "precision",
+        "commit",
+        "stage",
+    ),
 )
 ORDER = ("task", "dataset", "victim", "init", "recipe", "eps", "eps_bg", "defense", "clean_fraction")
 
@@ -78,7 +90,7 @@ def collect(results: str | Path, stages: Iterable["Stage"]) -> Path:
 
 def _record(stage: "Stage", place: str) -> dict:
     record = {"stage": place, "kind": stage.kind, "name": stage.name} | stage.names
-    parameters = {name: value for name, value in stage.values.items() if name not in PLACES}
+    parameters = decisive(stage.values)
     if not (stage.folder / "metrics.json").exists():
         state = "failed" if (stage.folder / "failed.ipynb").exists() else "not run"
         return record | {"state": state, "parameters": parameters}

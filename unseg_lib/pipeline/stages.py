@@ -11,28 +11,12 @@ from unseg_lib.pipeline.notebook import fingerprint, is_done, marker_of, run_not
 from unseg_lib.pipeline.parameters import check_parameters
 from unseg_lib.pipeline.results import collect
 
-NOTEBOOKS = {
-    "generator": "01_train_generator.ipynb",
-    "poison": "02_poison_dataset.ipynb",
-    "victim": "03_train_victim.ipynb",
-    "tables": "04_results.ipynb",
-    "pixels": "06_pixel_distributions.ipynb",
-    "defenses": "05_defenses.ipynb",
-    "poisons": "07_poisons.ipynb",
-    "mixture": "08_mixed_data.ipynb",
-    "ablations": "11_ablations.ipynb",
-}
-# of the victims' tasks that do not learn label maps; the others run in NOTEBOOKS["victim"]
-BY_TASK = {
-    "instance": "03b_instances.ipynb",
-    "panoptic": "03b_instances.ipynb",
-    "detection": "03b_instances.ipynb",
-    "interactive": "03c_interactive.ipynb",
-}
+BUILD = {"generator": "01_train_generator", "poison": "02_poison_dataset", "victim": "03_train_victim"}
 # one of each at most; they read rows.csv, so the tables come before them
-PAGES = ("defenses", "poisons", "mixture", "ablations")
-# they show what others found
-GATHERERS = ("tables", *PAGES)
+PAGES = {"defenses": "05_defenses", "poisons": "07_poisons", "mixture": "08_mixed_data", "ablations": "11_ablations"}
+NOTEBOOKS = BUILD | {"pixels": "06_pixel_distributions", "tables": "04_results"} | PAGES
+# of the victims' tasks that do not learn label maps; the others run in NOTEBOOKS["victim"]
+BY_TASK = dict.fromkeys(("instance", "panoptic", "detection"), "03b_instances") | {"interactive": "03c_interactive"}
 # files that later stages read and that are not committed: without them a stage is not done
 PRODUCTS = {"generator": ("generator.safetensors",), "poison": ("dataset/manifest.csv",)}
 
@@ -89,19 +73,21 @@ class Stage:
 
     @property
     def gathers(self) -> bool:
-        return self.kind in GATHERERS
+        """Whether it shows what others found; then it is outdated as soon as one of those is."""
+        return self.kind == "tables" or self.kind in PAGES
 
     def done(self) -> bool:
-        if self.gathers and not all(stage.done() for stage in self.needs):
-            return False
-        return is_done(self.folder, self.fingerprint, PRODUCTS.get(self.kind, ()))
+        complete = all((self.folder / name).exists() for name in PRODUCTS.get(self.kind, ()))
+        if self.gathers:
+            complete = all(stage.done() for stage in self.needs)
+        return complete and is_done(self.folder, self.fingerprint)
 
     def settle(self) -> bool:
         """Remove the marker where something that it stands for was deleted; return whether the stage is done."""
-        if done := self.done():
-            return done
-        Path(self.marker).unlink(missing_ok=True)
-        return False
+        done = self.done()
+        if not done:
+            Path(self.marker).unlink(missing_ok=True)
+        return done
 
     def run(self, threads: int = 0, gpus: int = 0) -> None:
         """Do the stage unless it is done; what gathers results is done anew.
@@ -116,10 +102,12 @@ class Stage:
             raise UnsegError(f"Expected {', '.join(waiting)} to be done before {self.key}; run `unseg reproduce`.")
         if self.kind == "tables":
             collect(self.results, built_on(self.needs).values())
-        how = {"inputs": self.inputs, "products": PRODUCTS.get(self.kind, ()), "threads": threads}
+        self.settle()
         with own_gpu(self.results, gpus) as environment:
             os.environ.update(environment)
-            run_notebook(self.notebook, self.folder, self.parameters, **how)
+            run_notebook(self.notebook, self.folder, self.parameters, inputs=self.inputs, threads=threads)
+        if lacking := [name for name in PRODUCTS.get(self.kind, ()) if not (self.folder / name).exists()]:
+            raise UnsegError(f"Expected {self.notebook.name} to write {self.folder / lacking[0]}, found no such file.")
 
 
 def built_on(stages: Iterable[Stage]) -> dict[str, Stage]:
