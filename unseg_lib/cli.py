@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from unseg_lib.errors import UnsegError, closest, no_access, pick
+from unseg_lib.reporting import commands as reports
+from unseg_lib.speed.commands import bench
 
 app = typer.Typer(
     help="Reproduce UnSeg: unlearnable examples against image segmentation.",
@@ -229,67 +231,8 @@ def inspect(
         write_difference(original, protected, image)
 
 
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(help="protect, train, disk (files to files), memory or needs")] = "protect",
-    generator: Annotated[
-        str, typer.Option(help="small, texture, colour, a path, or vit_b with random weights; train: small, vit_b")
-    ] = "small",
-    side: Annotated[int, typer.Option(help="of the images, in pixels; 0: what suits the generator")] = 0,
-    batch: Annotated[
-        int, typer.Option(help="images at once in the last steps of the ladder, 2; needs: at most, else as planned")
-    ] = 0,
-    images: Annotated[int, typer.Option(help="files, for disk and memory")] = 64,
-    compiled: Annotated[bool, typer.Option(help="also with torch.compile")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
-    profile: Annotated[str, typer.Option(help="with needs: of which profile, by name or path")] = "paper",
-    json: Annotated[str, typer.Option(help="with memory and needs: also write what was found to this file")] = "",
-) -> None:
-    """Measure how fast this machine protects and trains, against the plain reference, in one run.
-
-    needs: hours and memory of every kind of training in a profile, from some steps of each.
-    """
-    from unseg_lib.speed import commands
-
-    commands.bench(what, generator, side, batch, images, compiled, device, profile, json)
-
-
-@app.command()
-def report(
-    results: Path,
-    readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None,
-) -> None:
-    """Write RESULTS/report.html: one file with tables, curves, images and provenance."""
-    from unseg_lib.reporting import commands
-
-    commands.report(results, readme)
-
-
-@app.command()
-def compare(first: Path, second: Path) -> None:
-    """Whether SECOND, say results/small of another clone, bears out the numbers of FIRST; if not, exit code 1.
-
-    Scores of one seed have no error bar: they are shown, not judged.
-    """
-    from unseg_lib.reporting import commands
-
-    commands.compare(first, second)
-
-
-@app.command()
-def pdf(results: Path) -> None:
-    """Print RESULTS/report.html to RESULTS/report.pdf with Debian's chromium."""
-    from unseg_lib.reporting import commands
-
-    commands.pdf(results)
-
-
-@app.command()
-def publish(results: Path) -> None:
-    """Take the data sets' images out of notebooks, predictions and report, so that RESULTS may be passed on."""
-    from unseg_lib.reporting import commands
-
-    commands.publish(results)
+for command in (bench, reports.report, reports.compare, reports.pdf, reports.publish):
+    app.command()(command)
 
 
 if __name__ == "__main__":

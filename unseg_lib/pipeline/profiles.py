@@ -191,6 +191,13 @@ def load_profile(name_or_path: str | Path, root: Path | None = None) -> Profile:
     return profile
 
 
+def profile_of(results: str | Path) -> Profile | None:
+    """The profile whose results a folder holds: the one of its name; None where there is none."""
+    name = Path(results).resolve().name
+    known = (project_root() / "notebooks" / "profiles" / f"{name}.yaml").is_file()
+    return load_profile(name) if known else None
+
+
 def _read(name_or_path: str | Path, root: Path) -> Profile:
     """A profile whose keys are known, and nothing else of it yet."""
     import yaml
