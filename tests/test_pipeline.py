@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from unseg_lib import UnsegError
+from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import read_csv, read_json, write_json
-from unseg_lib.pipeline import COLUMNS, Stage, check_parameters, collect, locked, run_notebook, save_result
+from unseg_lib.pipeline import Stage, check_parameters, collect, locked, run_notebook, save_result
 from unseg_lib.pipeline.notebook import OWNER, at_rest, clean_notebook, fingerprint, is_done, marker_of, take_over
 from unseg_lib.runtime import progress
 
@@ -230,11 +231,12 @@ def finished(results: Path, seed: int, **changes: object) -> Stage:
     """A victim that is done, with one row."""
     names = {"setting": "s", "recipe": "r", "victim_key": "v", "label": "", "seed": seed}
     stage = Stage("victim", f"v-s{seed}", results / "no.ipynb", results, {}, names=names)
-    stage.__dict__["values"] = {}  # of no notebook
     filled = {*names, "commit", "stage", "device", "precision"}
     row = {name: 0 for name in COLUMNS if name not in filled} | {"metric": "miou", "victim": "u"} | changes
     write_json(stage.folder / "metrics.json", {"rows": [row]})
-    write_json(stage.folder / "provenance.json", {"commit": "c0ffee", "minutes": 1.5, "device": "cpu"})
+    write_json(
+        stage.folder / "provenance.json", {"commit": "c0ffee", "minutes": 1.5, "device": "cpu", "parameters": {}}
+    )
     return stage
 
 

@@ -4,11 +4,10 @@ from unseg_lib.pipeline.engine import choose, missing_data, reproduce
 from unseg_lib.pipeline.notebook import locked, project_root, run_notebook
 from unseg_lib.pipeline.parameters import check_parameters, check_value, notebook_parameters, parse_value
 from unseg_lib.pipeline.profiles import Profile, load_profile, profile_of
-from unseg_lib.pipeline.results import COLUMNS, collect, save_result
+from unseg_lib.pipeline.results import collect, save_result
 from unseg_lib.pipeline.stages import Stage
 
 __all__ = [
-    "COLUMNS",
     "Profile",
     "Stage",
     "check_parameters",

@@ -15,22 +15,6 @@ from unseg_lib.pipeline.notebook import decisive
 if TYPE_CHECKING:
     from unseg_lib.pipeline.stages import Stage
 
-COLUMNS = (
-    *("task", "dataset", "setting", "recipe", "victim_key", "label", "victim", "init", "eps", "eps_bg", "defense"),
-    *(
-        "clean_fraction",
-        "seed",
-        "metric",
-        "final",
-        "peak",
-        "epochs",
-        "minutes",
-        "device",
-        "precision",
-        "commit",
-        "stage",
-    ),
-)
 ORDER = ("task", "dataset", "victim", "init", "recipe", "eps", "eps_bg", "defense", "clean_fraction")
 
 
@@ -71,15 +55,14 @@ def collect(results: str | Path, stages: Iterable["Stage"]) -> Path:
     has a JSON object a line, one for every stage: which run it is, its `state` ("done", "failed" or "not run"), its
     parameters, metrics and provenance. Returns the path of rows.csv.
     """
+    from unseg_lib.evaluation import COLUMNS  # and torch with it
+
     results, rows, records = Path(results), [], []
     for stage in stages:
-        if stage.gathers:
-            continue
-        record = _record(stage, stage.seen_from(results))
-        found = record.get("metrics", {}).pop("rows", None)
-        if stage.kind == "victim" and record["state"] == "done":
-            rows += _rows(stage, record, found)
-        records.append(record)
+        if not stage.gathers:
+            record = _record(stage, stage.seen_from(results))
+            rows += _rows(stage, record, COLUMNS) if stage.kind == "victim" and record["state"] == "done" else []
+            records.append(record)
     # text as text, seeds as numbers, so that seed 10 follows seed 9
     rows.sort(key=lambda row: [*(str(row[name]) for name in ORDER), int(row["seed"]), str(row["metric"])])
     lines = [json.dumps(record, sort_keys=True) + "\n" for record in sorted(records, key=lambda one: one["stage"])]
@@ -90,29 +73,26 @@ def collect(results: str | Path, stages: Iterable["Stage"]) -> Path:
 
 def _record(stage: "Stage", place: str) -> dict:
     record = {"stage": place, "kind": stage.kind, "name": stage.name} | stage.names
-    parameters = decisive(stage.values)
     if not (stage.folder / "metrics.json").exists():
         state = "failed" if (stage.folder / "failed.ipynb").exists() else "not run"
-        return record | {"state": state, "parameters": parameters}
-    origin, speed = read_json(stage.folder / "provenance.json"), stage.folder / "speed.json"
-    record |= {"state": "done", "parameters": origin.pop("parameters", parameters), "provenance": origin}
-    record |= {"metrics": read_json(stage.folder / "metrics.json")}
-    return record | ({"speed": read_json(speed)} if speed.exists() else {})
+        return record | {"state": state, "parameters": decisive(stage.values)}
+    names = [name for name in ("metrics", "provenance", "speed") if (stage.folder / f"{name}.json").exists()]
+    record |= {"state": "done"} | {name: read_json(stage.folder / f"{name}.json") for name in names}
+    return record | {"parameters": record["provenance"].pop("parameters")}
 
 
-def _rows(stage: "Stage", record: dict, found: list[dict] | None) -> list[dict]:
-    """The rows of a finished victim with every column of `COLUMNS`."""
-    where = record["stage"]
-    if found is None:
+def _rows(stage: "Stage", record: dict, columns: tuple[str, ...]) -> list[dict]:
+    """The rows of a finished victim with every column, which are taken out of its record."""
+    where, origin, training = record["stage"], record["provenance"], stage.folder / "result.json"
+    if "rows" not in record["metrics"]:
         raise UnsegError(f"Expected 'rows' in the metrics of {where}, found {sorted(record['metrics'])}.")
-    training, origin = stage.folder / "result.json", record["provenance"]
     filled = {"minutes": origin["minutes"], "device": origin["device"]}
     filled |= {"precision": read_json(training).get("precision", "") if training.exists() else ""}
-    rows = [filled | row | stage.names | {"commit": origin["commit"] or "", "stage": where} for row in found]
+    known = stage.names | {"commit": origin["commit"] or "", "stage": where}
+    rows = [filled | row | known for row in record["metrics"].pop("rows")]
     for row in rows:
-        for name in row:
-            if name not in COLUMNS:
-                raise UnsegError(f"Unknown column '{name}' in the rows of {where}; {closest(name, list(COLUMNS))}")
-        if missing := [name for name in COLUMNS if name not in row]:
+        for name in row.keys() - set(columns):
+            raise UnsegError(f"Unknown column '{name}' in the rows of {where}; {closest(name, list(columns))}")
+        if missing := [name for name in columns if name not in row]:
             raise UnsegError(f"Expected every column in the rows of {where}, found none called {', '.join(missing)}.")
     return rows
