@@ -65,13 +65,20 @@ def test_braces_in_a_folders_name_are_letters(notebook, tmp_path):
     assert read_json(run_notebook(notebook, out, {}) / "metrics.json") == {"eps": 8.0}
 
 
-def test_a_failed_run_keeps_its_notebook_for_reading(notebook, tmp_path, toy_notebook):
+@pytest.mark.parametrize(
+    ("last", "sentence"),
+    [
+        ("raise ValueError('no such\\nluck')", r"toy.ipynb failed: ValueError: no such luck \(see .*failed.ipynb\)"),
+        (None, "save_result"),
+    ],
+)
+def test_a_failed_run_keeps_its_notebook_for_reading(notebook, tmp_path, toy_notebook, last, sentence):
     out = tmp_path / "results" / "toy"
-    toy_notebook(notebook, SAVE, "raise ValueError('no such\\nluck')", parameters=PARAMETERS)
-    with pytest.raises(UnsegError, match=r"toy.ipynb failed: ValueError: no such luck \(see .*failed.ipynb\)"):
+    toy_notebook(notebook, *([SAVE, last] if last else ["1"]), parameters=PARAMETERS)
+    with pytest.raises(UnsegError, match=sentence):
         run_notebook(notebook, out, {})
-    assert "luck" in (out / "failed.ipynb").read_text()
-    assert not list(out.glob(".done*")) + list(out.glob("run.ipynb")) + list(out.glob("metrics.json"))
+    assert not last or "luck" in (out / "failed.ipynb").read_text()
+    assert not any(one.name.startswith(("run.ipynb", "metrics.json", ".done")) for one in out.iterdir())
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):
@@ -97,13 +104,6 @@ def test_a_folder_belongs_to_one_run(tmp_path):
         leave(*committed)
         take_over(tmp_path, "abc")  # results that came with the clone
         assert [path.name for path in tmp_path.iterdir()] == [OWNER]
-
-
-def test_a_notebook_without_a_result_has_failed(notebook, tmp_path, toy_notebook):
-    toy_notebook(notebook, "1", parameters=PARAMETERS)
-    with pytest.raises(UnsegError, match="save_result"):
-        run_notebook(notebook, tmp_path / "results" / "toy", {})
-    assert not (tmp_path / "results" / "toy" / "run.ipynb").exists()
 
 
 def test_a_wrong_parameter_stops_before_anything_runs(notebook, tmp_path):
