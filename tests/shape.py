@@ -89,27 +89,19 @@ def graph(root: Path) -> dict[str, set[str]]:
 
 
 def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of nodes that reach each other (strongly connected, two or more), by Tarjan's algorithm."""
-    number, low, path, found = {}, {}, [], []
+    """The groups of nodes that reach each other."""
 
-    def visit(node):
-        number[node] = low[node] = len(number)
-        path.append(node)
-        for other in sorted(edges.get(node, ())):
-            if other not in number:
-                visit(other)
-            if other in path:
-                low[node] = min(low[node], low[other])
-        if low[node] == number[node]:
-            group = path[path.index(node) :]
-            del path[path.index(node) :]
-            if len(group) > 1:
-                found.append(sorted(group))
+    def reached(node: str) -> set[str]:
+        found, waiting = set(), [node]
+        while waiting:
+            new = edges.get(waiting.pop(), set()) - found
+            found |= new
+            waiting += new
+        return found
 
-    for node in sorted(edges):
-        if node not in number:
-            visit(node)
-    return found
+    ways = {node: reached(node) for node in edges}
+    groups = {frozenset(other for other in ways[node] if node in ways.get(other, ())) for node in edges}
+    return sorted(sorted(group) for group in groups if group)
 
 
 def part_of(module: str) -> str:
