@@ -1,8 +1,10 @@
 """A profile becomes the right jobs, Snakemake sees exactly those that are left, and mistakes are one sentence."""
 
+import ast
 import gzip
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,7 +20,7 @@ import yaml
 from toy_project import make_project
 
 from unseg_lib import UnsegError
-from unseg_lib.files import read_csv, write_json
+from unseg_lib.files import read_csv, read_json, write_json
 from unseg_lib.method import BilevelConfig
 from unseg_lib.pipeline import Profile, choose, collect, load_profile, missing_data, reproduce
 from unseg_lib.pipeline.notebook import RESULT
@@ -385,6 +387,17 @@ def test_an_ablation_changes_few_settings_and_has_three_seeds(project):
         assert len(changed) <= 2 or changed <= turns, f"{name} changes {changed}"
     runs = [tuple(stage.names.values()) for stage in own.stages.values() if stage.kind == "victim"]
     assert min(Counter(run[:-1] for run in runs).values()) >= 3  # the last is the seed
+
+
+def test_every_recipe_of_a_question_is_run_by_a_profile(project):
+    cells = read_json(project / "notebooks" / "11_ablations.ipynb")["cells"]
+    trees = [ast.parse("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}  # of an f-string
+    texts = {str(node.value) for node in nodes if isinstance(node, ast.Constant) and id(node) not in parts}
+    profiles = [load_profile(name, project) for name in ("small", "ablations")]
+    run = {stage.names.get("recipe") for profile in profiles for stage in profile.stages.values()}
+    assert {text for text in texts if re.fullmatch(r"unseg-[a-z0-9.-]+", text)} <= run
 
 
 @pytest.mark.parametrize("name", ["paper", "ablations"])
