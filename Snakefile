@@ -34,7 +34,7 @@ executor plugins.
 import shlex
 import sys
 
-from unseg_lib.pipeline import load_profile
+from unseg_lib.pipeline import collect, load_profile
 
 PROFILE = load_profile(config.get("profile", "smoke"))
 RESULTS = PROFILE.results.as_posix()
@@ -93,3 +93,9 @@ rule report:
         f"{RESULTS}/report.html",
     shell:
         "{UNSEG} report {RESULTS:q}"
+
+
+onerror:
+    # a report of what is there names what failed and what was not run
+    if any(stage.kind == "victim" and stage.done() for stage in STAGES.values()):
+        collect(RESULTS, STAGES.values())

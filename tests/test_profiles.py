@@ -218,6 +218,12 @@ def snakemake(root: Path, *words: str, profile="toy", python=sys.executable) -> 
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
+def records(results: Path) -> dict[str, dict]:
+    """The lines of stages.jsonl.gz by stage, in their order."""
+    written = gzip.decompress((results / "stages.jsonl.gz").read_bytes())
+    return {record["stage"]: record for record in map(json.loads, written.splitlines())}
+
+
 def jobs_of(dry_run: subprocess.CompletedProcess) -> dict[str, int]:
     """The table `rule  count` of a dry run."""
     assert dry_run.returncode == 0, dry_run.stdout + dry_run.stderr
@@ -286,6 +292,17 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     ]
 
 
+@pytest.mark.notebook
+def test_an_unfinished_grid_says_what_failed(toys):
+    change(toys, "grid", 0, value={"datasets": ["scenes"], "recipes": ["clean"], "victims": ["unet"], "seeds": [0, 1]})
+    path = toys / "notebooks" / "03_train_victim.ipynb"
+    path.write_text(path.read_text().replace('save({\\"rows', 'assert seed == 0; save({\\"rows'))
+    change(toys, "pixels", value=[])
+    assert snakemake(toys, "--cores", "1", "--keep-going").returncode
+    written = {f"victim/scenes-clean-unet-s{seed}": state for seed, state in enumerate(("done", "failed"))}
+    assert {name: one["state"] for name, one in records(toys / "results/toy").items()} == written
+
+
 def share(root: Path, **changes) -> None:
     """Write the profile `more`: as toy, whose stages it shares, with a second seed."""
     content = yaml.safe_load((root / "notebooks/profiles/toy.yaml").read_text())
@@ -326,7 +343,7 @@ def test_both_files_of_a_profile_say_which_run_every_stage_is(toys, monkeypatch)
     clean = {"setting": "scenes", "recipe": "clean", "victim_key": "unet", "label": ""}
     assert all(clean.items() <= row.items() for row in rows)
     assert [row["stage"] for row in rows] == ["../toy/victim/scenes-clean-unet-s0", "victim/scenes-clean-unet-s1"]
-    found = {record["stage"]: record for record in map(json.loads, gzip.decompress(written).splitlines())}
+    found = records(results)
     assert list(found) == sorted(found) and not any(name in found for name in ("tables", "mixture"))
     shared = found["../toy/victim/scenes-clean-unet-s0"]
     origin = {"commit": "c", "minutes": 1.0, "device": "cpu"}

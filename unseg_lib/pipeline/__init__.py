@@ -7,21 +7,6 @@ from unseg_lib.pipeline.profiles import Profile, load_profile, profile_of
 from unseg_lib.pipeline.results import collect, save_result
 from unseg_lib.pipeline.stages import Stage
 
-__all__ = [
-    "Profile",
-    "Stage",
-    "check_parameters",
-    "check_value",
-    "choose",
-    "collect",
-    "load_profile",
-    "locked",
-    "missing_data",
-    "notebook_parameters",
-    "parse_value",
-    "profile_of",
-    "project_root",
-    "reproduce",
-    "run_notebook",
-    "save_result",
-]
+__all__ = ["Profile", "Stage", "check_parameters", "check_value", "choose", "collect", "load_profile", "locked"]
+__all__ += ["missing_data", "notebook_parameters", "parse_value", "profile_of", "project_root", "reproduce"]
+__all__ += ["run_notebook", "save_result"]
