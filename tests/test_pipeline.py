@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -139,11 +139,8 @@ if not pathlib.Path(out, "go").exists():
 
 def test_two_runs_of_one_folder_do_the_work_once(notebook, tmp_path):
     out = tmp_path / "results" / "toy"
-    runs = [threading.Thread(target=run_notebook, args=(notebook, out, {})) for _ in range(2)]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join()
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(lambda _: run_notebook(notebook, out, {}), range(2))) == [out, out]
     assert (out / "count.log").read_text() == "ran "
 
 
@@ -162,8 +159,7 @@ def test_a_result_is_done_only_with_its_files_and_its_fingerprint(tmp_path):
         (tmp_path / name).touch()
     assert not is_done(tmp_path, "abc")  # committed by somebody, not made here
     marker_of(tmp_path, "abc").touch()
-    assert is_done(tmp_path, "abc")
-    assert not is_done(tmp_path, "abd")
+    assert is_done(tmp_path, "abc") and not is_done(tmp_path, "abd")
     (tmp_path / "metrics.json").unlink()
     assert not is_done(tmp_path, "abc")
 
@@ -171,52 +167,44 @@ def test_a_result_is_done_only_with_its_files_and_its_fingerprint(tmp_path):
 def test_the_fingerprint_follows_code_values_and_inputs(notebook, toy_notebook):
     first = fingerprint(notebook, {"eps": 8.0, "jobs": 1, "out": "a"}, ("x", "y"))
     assert first == fingerprint(notebook, {"eps": 8.0, "jobs": 4, "out": "b"}, ("y", "x"))
-    assert first != fingerprint(notebook, {"eps": 4.0}, ("x", "y"))
-    assert first != fingerprint(notebook, {"eps": 8.0}, ("x", "z"))
+    for other in ({"eps": 4.0}, ("x", "y")), ({"eps": 8.0}, ("x", "z")):
+        assert first != fingerprint(notebook, *other)
+    # better words and other defaults ask for no new result
+    content = read_json(notebook)
+    content["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": "# What is it about?"})
+    content["cells"][1]["source"] = "eps: float = 2.0  # budget, over 255"
+    write_json(notebook, content)
+    assert first == fingerprint(notebook, {"eps": 8.0}, ("x", "y"))
+    assert first != fingerprint(notebook, check_parameters(notebook, {}), ("x", "y"))
     toy_notebook(notebook, "another(code)", parameters=PARAMETERS)
     assert first != fingerprint(notebook, {"eps": 8.0}, ("x", "y"))
 
 
-def test_better_words_and_other_defaults_ask_for_no_new_result(notebook):
-    first = fingerprint(notebook, {"eps": 8.0})
-    content = read_json(notebook)
-    content["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": "# What is it about?"})
-    cell = next(cell for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", []))
-    cell["source"] = "eps: float = 2.0  # budget, over 255"
-    write_json(notebook, content)
-    assert first == fingerprint(notebook, {"eps": 8.0})
-    assert first != fingerprint(notebook, check_parameters(notebook, {}))
-
-
-def test_scrubbing_joins_streams_and_leaves_images_alone():
-    outputs = [
-        {"output_type": "stream", "name": "stdout", "text": ["in /data/set/a.png, ", "or "]},
-        {
-            "output_type": "stream",
-            "name": "stdout",
-            "text": "/tmp/ipykernel_7/1.py:3: <A at 0x7f00aa11bb22> /data/settle",
-        },
-        {"output_type": "display_data", "data": {"image/png": "/data/set", "text/plain": "<A>" * 999}, "metadata": {}},
-    ]
+def scrubbed(*outputs: dict) -> list[dict]:
     cell = {"cell_type": "code", "metadata": {"papermill": {"start_time": "now"}}, "outputs": outputs, "source": "1"}
     cleaned = clean_notebook({"cells": [cell], "nbformat": 4, "nbformat_minor": 5}, {"/data/set": "$UNSEG_DATA"})
-    cell = cleaned["cells"][0]
-    assert cell["metadata"] == {}
-    assert [output["output_type"] for output in cell["outputs"]] == ["stream", "display_data"]
-    assert cell["outputs"][0]["text"] == "in $UNSEG_DATA/a.png, or <cell>:3: <A at 0x0> /data/settle"
-    assert cell["outputs"][1]["data"] == {"image/png": "/data/set"}
+    assert cleaned["cells"][0]["metadata"] == {}
+    return cleaned["cells"][0]["outputs"]
 
 
-def test_progress_is_not_part_of_a_result(capsys, monkeypatch):
+def test_scrubbing_joins_streams_and_leaves_images_alone(capsys, monkeypatch):
+    said = {"output_type": "stream", "name": "stdout"}
+    first = said | {"text": ["in /data/set/a.png, ", "or "]}
+    second = said | {"text": "/tmp/ipykernel_7/1.py:3: <A at 0x7f00aa11bb22> /data/settle"}
+    image = {
+        "output_type": "display_data",
+        "data": {"image/png": "/data/set", "text/plain": "<A>" * 999},
+        "metadata": {},
+    }
+    text, shown = scrubbed(first, second, image)
+    assert text["text"] == "in $UNSEG_DATA/a.png, or <cell>:3: <A at 0x0> /data/settle"
+    assert shown["data"] == {"image/png": "/data/set"}
+    # progress is not part of a result
     monkeypatch.setenv("UNSEG_BATCH", "1")
     list(progress(range(20), "training"))
     lines = capsys.readouterr().err
-    assert "20/20" in lines
-    output = {"output_type": "stream", "name": "stderr", "text": lines}
-    for text, left in ((lines, []), (lines + "careful\n", ["careful\n"])):
-        cell = {"cell_type": "code", "metadata": {}, "outputs": [output | {"text": text}], "source": "1"}
-        cleaned = clean_notebook({"cells": [cell], "nbformat": 4, "nbformat_minor": 5}, {})
-        assert [output["text"] for output in cleaned["cells"][0]["outputs"]] == left
+    assert "20/20" in lines and scrubbed(said | {"text": lines}) == []
+    assert [output["text"] for output in scrubbed(said | {"text": lines + "careful\n"})] == ["careful\n"]
 
 
 def test_save_result_takes_arrays_and_refuses_what_is_no_result(tmp_path):
