@@ -2,6 +2,7 @@
 #
 #   make reproduce [PROFILE=smoke|small|systems|transfer|ablations|paper] [DATA=/folder/of/data/sets] [JOBS=2]
 #   make test [DATA=...]      make setup      make lab      make report PROFILE=small
+#   make shape                         lines, files and imports beside their limits
 #   make report-pdf PROFILE=small      prints the report.html that is there, with chromium
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
@@ -17,7 +18,7 @@ ifneq ($(strip $(DATA)),)
 export UNSEG_DATA := $(if $(filter /%,$(firstword $(DATA))),,$(CURDIR)/)$(DATA)
 endif
 
-.PHONY: setup test reproduce lab report report-pdf
+.PHONY: setup test shape reproduce lab report report-pdf
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -36,6 +37,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
+shape:
+	@$(PYTHON) tests/shape.py
 
 reproduce: $(STAMP)
 	$(BIN)/unseg reproduce $(if $(PROFILE),--profile $(PROFILE)) $(if $(JOBS),--jobs $(JOBS))

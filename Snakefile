@@ -2,19 +2,29 @@
 
     make reproduce [PROFILE=small] [DATA=/data]      the usual way (it calls `unseg reproduce`)
     snakemake -n --config profile=paper              what would be done, and why
-    snakemake --cores 8 --config profile=small --rerun-triggers mtime --ignore-incomplete
+    snakemake --cores 8 --config profile=small --rerun-triggers mtime --rerun-incomplete
 
-One job runs one notebook (`unseg stage PROFILE KIND/NAME`); what it runs with comes from
-notebooks/profiles/PROFILE.yaml through `unseg_lib.pipeline.profiles`. A job's output is an empty marker whose
-name holds the fingerprint of its notebook, parameters and inputs: a changed profile asks for exactly the
-jobs it changes, and the notebooks' own checkpoints survive a kill. A marker is made last, so one that is there
-is never incomplete (`--ignore-incomplete`; after a kill, `snakemake --unlock` if you call snakemake yourself).
+One job runs one notebook (`unseg stage PROFILE KIND/NAME`). Which there are, and with which parameters, is the table of
+stages that `unseg_lib.pipeline.load_profile` makes from notebooks/profiles/PROFILE.yaml.
+
+What is done, and what to do again, is Snakemake's to know: it does what is missing, goes on after a kill, and makes a
+deleted result again, with the tables that gather it. Its own tracking is not enough in four places:
+
+- its record of parameters and inputs lies in .snakemake and knows nothing of a notebook that was run by hand, nor of
+  folders that were copied or cloned. So a job's output is an empty marker, made last, whose name holds a fingerprint of
+  the notebook's code, its parameters and its inputs: a change asks for exactly the jobs it touches, and only times need
+  be compared (`--rerun-triggers mtime`; without it nothing is wrong, but many jobs start to say "already done");
+- it removes the output of a job before it starts it again. A marker says "done" to other runners, too, so it is kept
+  (`update`), and the job itself looks whether there is anything to do;
+- of an input that is there it asks whether it is newer. A poisoned copy deleted to save space, and made again for one
+  victim, is no news to the others: a job has only those inputs that it waits for, and one that is done has none;
+- its lock is left behind by a kill (`snakemake --unlock`): `unseg reproduce` holds one that ends with its process.
 
 On a Slurm cluster, with the project on a shared disk:
 
     pip install snakemake-executor-plugin-slurm
     export UNSEG_DATA=/nfs/data
-    snakemake --executor slurm --jobs 64 --config profile=paper --rerun-triggers mtime --ignore-incomplete \
+    snakemake --executor slurm --jobs 64 --config profile=paper --rerun-triggers mtime --rerun-incomplete \
         --latency-wait 60 --default-resources slurm_account=ME slurm_partition=gpu
 
 Memory, minutes and GPUs of a job are under `resources` of the profile. Kubernetes and others: see Snakemake's
@@ -24,122 +34,68 @@ executor plugins.
 import shlex
 import sys
 
-from unseg_lib.pipeline.profiles import load_profile
-from unseg_lib.pipeline.stages import PAGES
+from unseg_lib.pipeline import collect, load_profile
 
 PROFILE = load_profile(config.get("profile", "smoke"))
 RESULTS = PROFILE.results.as_posix()
 UNSEG = f"{shlex.quote(sys.executable)} -m unseg_lib.cli"
-DONE = {key for key, stage in PROFILE.stages.items() if stage.settle()}
+# by marker: some are in the folder of another profile, whose results are shared
+STAGES = {stage.marker: stage for stage in PROFILE.stages.values()}
+DONE = {marker for marker, stage in STAGES.items() if stage.settle()}
 
 
-def needs(key):
-    """What `key` waits for. What is done needs nothing, so a poisoned copy deleted to save space stays away."""
-    missing = [] if key in DONE else [stage for stage in PROFILE.stages[key].needs]
-    return [ancient(stage.marker) for stage in missing]
+def stage_of(wildcards):
+    return STAGES["results/{place}/{key}/.done-{mark}".format(**wildcards)]
 
 
-def resource(kind, name):
-    return PROFILE.resources_of(kind)[name]
+def needs(wildcards):
+    """What the job waits for. Tables and pages, which gather results, are done again when these are newer."""
+    stage = stage_of(wildcards)
+    markers = [need.marker for need in stage.needs]
+    if stage.gathers:
+        return markers
+    return [] if stage.marker in DONE else [marker for marker in markers if marker not in DONE]
 
 
-wildcard_constraints:
-    # its own results, and those of the profile that it shares
-    place="|".join({stage.results.name for stage in PROFILE.stages.values()}),
-    name="[^/]+",
-    page="|".join(PAGES),
-    mark="[0-9a-f]{12}",
+def resource(name, unit=1):
+    return lambda wildcards: unit * PROFILE.resources_of(stage_of(wildcards).kind)[name]
 
 
 rule all:
     input:
         f"{RESULTS}/report.html",
         # named here, because a report of fewer stages would hide that others are missing
-        [PROFILE.stages[key].marker for key in ("tables", *PROFILE.pages) if key not in DONE],
+        [marker for marker, stage in STAGES.items() if stage.gathers],
 
 
-rule generator:
+rule stage:
+    input:
+        needs,
     output:
-        "results/{place}/generator/{name}/.done-{mark}",
+        update("results/{place}/{key}/.done-{mark}"),
+    wildcard_constraints:
+        place="[^/]+",
+        key="[^/]+(/[^/]+)?",
+        mark="[0-9a-f]{12}",
     threads: PROFILE.threads
     resources:
-        mem_mb=resource("generator", "mem_gb") * 1000,
-        runtime=resource("generator", "minutes"),
-        gpu=resource("generator", "gpu"),
+        mem_mb=resource("mem_gb", unit=1000),
+        runtime=resource("minutes"),
+        gpu=resource("gpu"),
     shell:
-        "{UNSEG} stage {PROFILE.source:q} generator/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
-
-
-rule poison:
-    input:
-        lambda wildcards: needs(f"poison/{wildcards.name}"),
-    output:
-        "results/{place}/poison/{name}/.done-{mark}",
-    threads: PROFILE.threads
-    resources:
-        mem_mb=resource("poison", "mem_gb") * 1000,
-        runtime=resource("poison", "minutes"),
-        gpu=resource("poison", "gpu"),
-    shell:
-        "{UNSEG} stage {PROFILE.source:q} poison/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
-
-
-rule victim:
-    input:
-        lambda wildcards: needs(f"victim/{wildcards.name}"),
-    output:
-        "results/{place}/victim/{name}/.done-{mark}",
-    threads: PROFILE.threads
-    resources:
-        mem_mb=resource("victim", "mem_gb") * 1000,
-        runtime=resource("victim", "minutes"),
-        gpu=resource("victim", "gpu"),
-    shell:
-        "{UNSEG} stage {PROFILE.source:q} victim/{wildcards.name} --threads {threads} --gpus {resources.gpu}"
-
-
-rule pixels:
-    input:
-        lambda wildcards: needs(f"pixels/{wildcards.name}"),
-    output:
-        "results/{place}/pixels/{name}/.done-{mark}",
-    threads: PROFILE.threads
-    resources:
-        mem_mb=resource("pixels", "mem_gb") * 1000,
-        runtime=resource("pixels", "minutes"),
-    shell:
-        "{UNSEG} stage {PROFILE.source:q} pixels/{wildcards.name} --threads {threads}"
-
-
-rule tables:
-    input:
-        needs("tables"),
-    output:
-        PROFILE.stages["tables"].marker,
-    resources:
-        mem_mb=resource("tables", "mem_gb") * 1000,
-        runtime=resource("tables", "minutes"),
-    shell:
-        "{UNSEG} stage {PROFILE.source:q} tables"
-
-
-rule page:
-    input:
-        lambda wildcards: needs(wildcards.page),
-    output:
-        RESULTS + "/{page}/.done-{mark}",
-    threads: PROFILE.threads
-    resources:
-        mem_mb=lambda wildcards: resource(wildcards.page, "mem_gb") * 1000,
-        runtime=lambda wildcards: resource(wildcards.page, "minutes"),
-    shell:
-        "{UNSEG} stage {PROFILE.source:q} {wildcards.page} --threads {threads}"
+        "{UNSEG} stage {PROFILE.source:q} {wildcards.key:q} --threads {threads} --gpus {resources.gpu}"
 
 
 rule report:
     input:
-        [PROFILE.stages[key].marker for key in ("tables", *PROFILE.pages)],
+        [marker for marker, stage in STAGES.items() if stage.gathers],
     output:
         f"{RESULTS}/report.html",
     shell:
         "{UNSEG} report {RESULTS:q}"
+
+
+onerror:
+    # a report of what is there names what failed and what was not run
+    if any(stage.kind == "victim" and stage.done() for stage in STAGES.values()):
+        collect(RESULTS, STAGES.values())

@@ -36,39 +36,31 @@ def unseg(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (("-p", "stepss=3"), "Unknown parameter 'stepss' of 01_train_generator.ipynb; did you mean 'steps'?"),
-        (("-p", "steps=3.5"), "Expected int for the parameter 'steps', found '3.5'"),
-        (("-p", "steps"), "Expected -p name=value, found 'steps'"),
-    ],
-)
-def test_a_mistyped_parameter_is_one_sentence(toys, unseg, words, sentence):
-    code, _, said = unseg("run", "notebooks/01_train_generator.ipynb", *words)
-    assert code == 2
-    assert said.startswith(sentence)
-    assert said.count("\n") == 1
-    assert not (toys / "results").exists()
+def refused(told: tuple[int, str, str], sentence: str) -> None:
+    code, _, said = told
+    assert (code, said.count("\n")) == (2, 1) and said.startswith(sentence), said
+
+
+TRAIN = ("run", "notebooks/01_train_generator.ipynb")
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        ((*TRAIN, "-p", "stepss=3"), "Unknown parameter 'stepss' of 01_train_generator.ipynb; did you mean 'steps'?"),
+        ((*TRAIN, "-p", "steps=3.5"), "Expected int for the parameter 'steps', found '3.5'"),
+        ((*TRAIN, "-p", "steps"), "Expected -p name=value, found 'steps'"),
         (("run", "notebooks/07.ipynb"), "Expected a notebook at notebooks/07.ipynb"),
         (("stage", "toyy", "tables"), "Unknown profile 'toyy'; did you mean 'toy'?"),
-        (
-            ("stage", "toy", "victim/scenes-clean-unet-s9"),
-            "Unknown stage of profile toy: 'victim/scenes-clean-unet-s9'",
-        ),
+        (("stage", "toy", "victim/s-clean-u-s9"), "Unknown stage of profile toy: 'victim/s-clean-u-s9'"),
         (("stage", "toy", "poison/scenes-unseg"), "Expected generator/own to be done before poison/scenes-unseg"),
         (("report", "results/nothing"), "Expected"),
+        (("reproduce", "--profile", "toy", "--jobs", "-1"), "Expected 1 or more jobs, or 0 for the"),
     ],
 )
-def test_what_is_not_there_is_one_sentence(toys, unseg, words, sentence):
-    code, _, said = unseg(*words)
-    assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith(sentence)
+def test_what_is_mistyped_or_not_there_is_one_sentence(toys, unseg, words, sentence):
+    refused(unseg(*words), sentence)
+    assert not (toys / "results").exists()
 
 
 def test_a_notebook_runs_with_the_parameters_given(toys, unseg):
@@ -78,20 +70,28 @@ def test_a_notebook_runs_with_the_parameters_given(toys, unseg):
     assert read_json(toys / "results" / "a" / "metrics.json") == {"steps": 3}
 
 
-@pytest.mark.parametrize("out", ["notes.txt", "notes.txt/a"])
-def test_a_file_is_no_folder_for_a_result(toys, unseg, out):
-    (toys / "notes.txt").write_text("mine")
-    code, _, said = unseg("run", "notebooks/01_train_generator.ipynb", "--out", out)
-    assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith(f"Expected a folder that can be written at {out}, found none")
-    assert (toys / "notes.txt").read_text() == "mine"
+def test_paths_are_meant_from_where_the_user_stands(toys, unseg, monkeypatch, tmp_path_factory):
+    here, notebook = tmp_path_factory.mktemp("photos"), toys / "notebooks" / "01_train_generator.ipynb"
+    (here / "notes.txt").write_text("mine")
+    (here / "scenes").mkdir()
+    monkeypatch.chdir(here)
+    for out in ("notes.txt", "notes.txt/a"):
+        refused(unseg("run", notebook, "--out", out), f"Expected a folder that can be written at {out}, found none")
+    assert (here / "notes.txt").read_text() == "mine"
+    code, said, _ = unseg("run", notebook, "--out", "r{x}", "-p", "data=notes.txt")
+    assert (code, said) == (0, "Result: r{x}\n")
+    assert read_json(here / "r{x}" / "provenance.json")["parameters"]["data"] == str(here / "notes.txt")
+    assert cli.read_parameters(notebook, ["data=scenes"]) == {"data": "scenes"}  # a name, though such a folder is here
+    assert cli.read_parameters(notebook, ["data=../x/y.png"]) == {"data": "../x/y.png"}  # not there
+    monkeypatch.chdir(toys / "notebooks")
+    assert cli.read_parameters(notebook, ["data=../Snakefile"]) == {"data": "Snakefile"}
 
 
 def test_a_device_that_is_none_is_one_sentence(tmp_path, unseg, tiny_image):
     write_image(tmp_path / "a.png", tiny_image)
-    code, _, said = unseg("protect", tmp_path / "a.png", "--out", tmp_path / "out", "--device", "cpu:x")
-    assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith("Expected a device") and "found 'cpu:x'" in said
+    told = unseg("protect", tmp_path / "a.png", "--out", tmp_path / "out", "--device", "cpu:x")
+    refused(told, "Expected a device")
+    assert "found 'cpu:x'" in told[2]
 
 
 def test_text_values_keep_their_type(toys):
@@ -103,46 +103,31 @@ def test_text_values_keep_their_type(toys):
 
 
 def test_reproduce_names_the_data_that_is_missing(toys, unseg, tmp_path):
-    code, _, said = unseg("reproduce", "--profile", "small", "--data", tmp_path)
-    assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith(f"Expected Lung, CamVid under {tmp_path} for profile small")
-    assert "get it with `unseg data list`, `unseg data get camvid`, or" in said
+    told = unseg("reproduce", "--profile", "small", "--data", tmp_path)
+    refused(told, f"Expected Lung, CamVid under {tmp_path} for profile small")
+    assert "get it with `unseg data list`, `unseg data get camvid`, or" in told[2]
 
 
-def test_a_number_of_jobs_below_zero_is_one_sentence(toys, unseg):
-    code, _, said = unseg("reproduce", "--profile", "toy", "--jobs", "-1")
-    assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith("Expected 1 or more jobs") and "found -1" in said
-    assert not (toys / "results").exists()
-
-
-def test_a_dry_run_says_what_would_be_done(toys, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["unseg", "reproduce", "-n", "--profile", "toy", "--data", str(tmp_path)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
-    assert "victim/scenes-unseg-unet-s0" in capfd.readouterr().out
-    assert not (tmp_path / "results").exists()  # it leaves nothing where nothing was
+def test_a_dry_run_says_what_would_be_done_for_a_profile_of_ones_own_too(toys, capfd, monkeypatch):
+    own = toys / "else where" / "my toy.yaml"
+    own.parent.mkdir()
+    own.write_text((toys / "notebooks" / "profiles" / "toy.yaml").read_text())
+    monkeypatch.setattr("unseg_lib.pipeline.engine.project_root", lambda: toys)
+    monkeypatch.chdir(own.parent)
+    for name in ("toy", own.name):
+        monkeypatch.setattr(sys, "argv", ["unseg", "reproduce", "-n", "--profile", name, "--data", str(toys)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        assert f"results/{name.removesuffix('.yaml')}/victim/scenes-unseg-unet-s0" in capfd.readouterr().out
+    assert not (toys / "results").exists()  # it leaves nothing where nothing was
 
 
 def test_a_dry_run_does_not_wait_for_a_run_at_work(toys, unseg):
     with locked(toys / "results" / "toy"):
-        code, _, said = unseg("reproduce", "-n", "--profile", "toy")
-    assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith("Expected no run at work in") and "results/toy" in said
-
-
-def test_a_profile_of_ones_own_is_found_from_another_folder(toys, capfd, monkeypatch):
-    own = toys / "else where" / "my toy.yaml"
-    own.parent.mkdir()
-    own.write_text((toys / "notebooks" / "profiles" / "toy.yaml").read_text())
-    monkeypatch.setattr("unseg_lib.pipeline.reproduce.project_root", lambda: toys)
-    monkeypatch.chdir(own.parent)
-    monkeypatch.setattr(sys, "argv", ["unseg", "reproduce", "-n", "--profile", own.name])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
-    assert "results/my toy/victim/scenes-unseg-unet-s0" in capfd.readouterr().out
+        told = unseg("reproduce", "-n", "--profile", "toy")
+    refused(told, "Expected no run at work in")
+    assert "results/toy" in told[2]
 
 
 def make(project: Path, *words: str) -> str:
@@ -173,14 +158,21 @@ def test_help_is_there_without_heavy_imports():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["protect", "bench"])
-def test_help_names_every_shipped_generator(command):
+def test_help_names_every_shipped_generator():
     from typer.main import get_command
 
     from unseg_lib.method import shipped
 
-    (option,) = (one for one in get_command(cli.app).commands[command].params if one.name == "generator")
-    assert set(shipped()) <= set(option.help.split(", "))
+    for command in ("protect", "bench"):
+        (option,) = (one for one in get_command(cli.app).commands[command].params if one.name == "generator")
+        assert set(shipped()) <= set(option.help.split(", "))
+
+
+def test_an_image_of_the_change_is_still_called_picture_by_some(tmp_path, unseg, tiny_image):
+    write_image(tmp_path / "a.png", tiny_image)
+    for option in ("--image", "--picture"):
+        assert unseg("inspect", tmp_path / "a.png", tmp_path / "a.png", option, tmp_path / f"{option}.png")[0] == 0
+        assert (tmp_path / f"{option}.png").exists()
 
 
 def test_doctor_tells_what_is_here(toys, unseg, tmp_path):

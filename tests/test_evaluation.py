@@ -10,7 +10,7 @@ from unseg_lib.evaluation import COLUMNS, confusion, intersection_over_union, me
 from unseg_lib.files import read_csv, write_csv, write_json
 
 RUN = {
-    **{"task": "semantic", "dataset": "toy", "victim": "unet-resnet18", "init": "random", "poison": "clean"},
+    **{"task": "semantic", "dataset": "toy", "victim": "unet-resnet18", "init": "random", "recipe": "clean"},
     **{"eps": 0.0, "eps_bg": 0.0, "defense": "none", "clean_fraction": 0.0, "seed": 0},
 }
 
@@ -68,7 +68,7 @@ def test_one_row_for_every_metric():
         "iou:car": (100, 100),
         "iou_protected": (100, 100),
     }
-    filled_later = {"precision", "commit", "notebook"}
+    filled_later = {"setting", "victim_key", "label", "precision", "commit", "stage"}
     assert all(set(row) | filled_later == set(COLUMNS) for row in rows)
     assert all(row["epochs"] == 2 and row["minutes"] == 0.12 and row["device"] == "cpu" for row in rows)
 
@@ -93,12 +93,14 @@ def test_rows_are_strict(run, protected, words):
 
 
 def test_rows_pass_the_collector(tmp_path):
-    from unseg_lib.pipeline import collect
+    from unseg_lib.pipeline import Stage, collect
 
-    stage = tmp_path / "victim" / "toy"
-    write_json(stage / "metrics.json", {"rows": victim_rows(RUN, result([[0.5, 0.75, None]]))})
-    write_json(stage / "provenance.json", {"commit": "c0ffee", "minutes": 1.0, "device": "cpu"})
-    rows = read_csv(collect(tmp_path, ["victim/toy"]))
+    names = {"setting": "camvid", "recipe": "clean", "victim_key": "unet", "label": "", "seed": 0}
+    stage = Stage("victim", "toy", tmp_path / "none.ipynb", tmp_path, {}, names=names)
+    write_json(stage.folder / "metrics.json", {"rows": victim_rows(RUN, result([[0.5, 0.75, None]]))})
+    origin = {"commit": "c0ffee", "minutes": 1.0, "device": "cpu", "parameters": {}}
+    write_json(stage.folder / "provenance.json", origin)
+    rows = read_csv(collect(tmp_path, [stage]))
     assert [row["metric"] for row in rows] == ["iou:background", "iou:car", "miou"]
     write_csv(tmp_path / "again.csv", rows, list(COLUMNS))
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "rows.csv").read_bytes()

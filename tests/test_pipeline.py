@@ -7,29 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from unseg_lib import UnsegError
+from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import read_csv, read_json, write_json
-from unseg_lib.pipeline import (
-    BEGUN,
-    COLUMNS,
-    at_rest,
-    check_parameters,
-    claim,
-    clean_notebook,
-    collect,
-    fingerprint,
-    is_done,
-    locked,
-    run_notebook,
-    save_result,
-)
+from unseg_lib.pipeline import Stage, check_parameters, collect, locked, run_notebook, save_result
+from unseg_lib.pipeline.notebook import OWNER, at_rest, clean_notebook, fingerprint, is_done, marker_of, take_over
 from unseg_lib.runtime import progress
 
 # toys write their result without importing the library, and torch with it
@@ -71,13 +60,25 @@ def test_a_run_leaves_three_whole_files_and_is_not_repeated(notebook, tmp_path):
     assert not list(out.glob(".partial*"))
 
 
-def test_a_failed_run_keeps_its_notebook_for_reading(notebook, tmp_path, toy_notebook):
+def test_braces_in_a_folders_name_are_letters(notebook, tmp_path):
+    out = tmp_path / "r{x}"
+    assert read_json(run_notebook(notebook, out, {}) / "metrics.json") == {"eps": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("last", "sentence"),
+    [
+        ("raise ValueError('no such\\nluck')", r"toy.ipynb failed: ValueError: no such luck \(see .*failed.ipynb\)"),
+        (None, "save_result"),
+    ],
+)
+def test_a_failed_run_keeps_its_notebook_for_reading(notebook, tmp_path, toy_notebook, last, sentence):
     out = tmp_path / "results" / "toy"
-    toy_notebook(notebook, SAVE, "raise ValueError('no such\\nluck')", parameters=PARAMETERS)
-    with pytest.raises(UnsegError, match=r"toy.ipynb failed: ValueError: no such luck \(see .*failed.ipynb\)"):
+    toy_notebook(notebook, *([SAVE, last] if last else ["1"]), parameters=PARAMETERS)
+    with pytest.raises(UnsegError, match=sentence):
         run_notebook(notebook, out, {})
-    assert "luck" in (out / "failed.ipynb").read_text()
-    assert not any((out / name).exists() for name in ("run.ipynb", "metrics.json", ".done"))
+    assert not last or "luck" in (out / "failed.ipynb").read_text()
+    assert not any(one.name.startswith(("run.ipynb", "metrics.json", ".done")) for one in out.iterdir())
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):
@@ -89,26 +90,20 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     leave("notes.txt")
     for _ in range(2):  # a person's folder: a run of it would be followed by one that removes everything
         with pytest.raises(UnsegError, match=r"Expected a new or empty folder for the result, found deep in .*--out"):
-            claim(tmp_path, "abc")
+            take_over(tmp_path, "abc")
     shutil.rmtree(tmp_path / "deep")
     (tmp_path / "notes.txt").unlink()
-    claim(tmp_path, "abc")
+    take_over(tmp_path, "abc")
     leave("checkpoint.pt", "deep/image.png")
-    claim(tmp_path, "abc")  # the same run again: it goes on
+    take_over(tmp_path, "abc")  # the same run again: it goes on
     assert (tmp_path / "checkpoint.pt").exists()
-    claim(tmp_path, "xyz")  # other parameters
-    assert [path.name for path in tmp_path.iterdir()] == [BEGUN]
-    (tmp_path / BEGUN).unlink()
-    leave("provenance.json", "metrics.json", "training.json")
-    claim(tmp_path, "abc")  # results that came with the clone
-    assert [path.name for path in tmp_path.iterdir()] == [BEGUN]
-
-
-def test_a_notebook_without_a_result_has_failed(notebook, tmp_path, toy_notebook):
-    toy_notebook(notebook, "1", parameters=PARAMETERS)
-    with pytest.raises(UnsegError, match="save_result"):
-        run_notebook(notebook, tmp_path / "results" / "toy", {})
-    assert not (tmp_path / "results" / "toy" / "run.ipynb").exists()
+    take_over(tmp_path, "xyz")  # other parameters
+    assert [path.name for path in tmp_path.iterdir()] == [OWNER]
+    for committed in (["provenance.json", "metrics.json", "training.json"], ["run.ipynb"]):
+        (tmp_path / OWNER).unlink()
+        leave(*committed)
+        take_over(tmp_path, "abc")  # results that came with the clone
+        assert [path.name for path in tmp_path.iterdir()] == [OWNER]
 
 
 def test_a_wrong_parameter_stops_before_anything_runs(notebook, tmp_path):
@@ -134,7 +129,8 @@ if not pathlib.Path(out, "go").exists():
             time.sleep(0.05)
         os.kill(runner.pid, signal.SIGKILL)
     assert (out / "up").exists()
-    assert not any((out / name).exists() for name in ("run.ipynb", "metrics.json", ".done", "count.log"))
+    assert not any((out / name).exists() for name in ("run.ipynb", "metrics.json", "count.log"))
+    assert not list(out.glob(".done*"))
     (out / "go").touch()
     run_notebook(notebook, out, {})
     assert (out / "count.log").read_text() == "ran "
@@ -143,11 +139,8 @@ if not pathlib.Path(out, "go").exists():
 
 def test_two_runs_of_one_folder_do_the_work_once(notebook, tmp_path):
     out = tmp_path / "results" / "toy"
-    runs = [threading.Thread(target=run_notebook, args=(notebook, out, {})) for _ in range(2)]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join()
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(lambda _: run_notebook(notebook, out, {}), range(2))) == [out, out]
     assert (out / "count.log").read_text() == "ran "
 
 
@@ -161,65 +154,57 @@ def test_who_looks_makes_no_files_and_refuses_where_a_run_is_at_work(tmp_path):
         pass
 
 
-def test_a_result_is_done_only_with_its_products_and_its_fingerprint(tmp_path):
+def test_a_result_is_done_only_with_its_files_and_its_fingerprint(tmp_path):
     for name in ("metrics.json", "provenance.json", "run.ipynb"):
         (tmp_path / name).touch()
     assert not is_done(tmp_path, "abc")  # committed by somebody, not made here
-    (tmp_path / ".done").write_text("abc")
-    assert is_done(tmp_path, "abc")
-    assert not is_done(tmp_path, "abd")
-    assert not is_done(tmp_path, "abc", ("generator.safetensors",))
+    marker_of(tmp_path, "abc").touch()
+    assert is_done(tmp_path, "abc") and not is_done(tmp_path, "abd")
+    (tmp_path / "metrics.json").unlink()
+    assert not is_done(tmp_path, "abc")
 
 
 def test_the_fingerprint_follows_code_values_and_inputs(notebook, toy_notebook):
     first = fingerprint(notebook, {"eps": 8.0, "jobs": 1, "out": "a"}, ("x", "y"))
     assert first == fingerprint(notebook, {"eps": 8.0, "jobs": 4, "out": "b"}, ("y", "x"))
-    assert first != fingerprint(notebook, {"eps": 4.0}, ("x", "y"))
-    assert first != fingerprint(notebook, {"eps": 8.0}, ("x", "z"))
+    for other in ({"eps": 4.0}, ("x", "y")), ({"eps": 8.0}, ("x", "z")):
+        assert first != fingerprint(notebook, *other)
+    # better words and other defaults ask for no new result
+    content = read_json(notebook)
+    content["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": "# What is it about?"})
+    content["cells"][1]["source"] = "eps: float = 2.0  # budget, over 255"
+    write_json(notebook, content)
+    assert first == fingerprint(notebook, {"eps": 8.0}, ("x", "y"))
+    assert first != fingerprint(notebook, check_parameters(notebook, {}), ("x", "y"))
     toy_notebook(notebook, "another(code)", parameters=PARAMETERS)
     assert first != fingerprint(notebook, {"eps": 8.0}, ("x", "y"))
 
 
-def test_better_words_and_other_defaults_ask_for_no_new_result(notebook):
-    first = fingerprint(notebook, {"eps": 8.0})
-    content = read_json(notebook)
-    content["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": "# What is it about?"})
-    cell = next(cell for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", []))
-    cell["source"] = "eps: float = 2.0  # budget, over 255"
-    write_json(notebook, content)
-    assert first == fingerprint(notebook, {"eps": 8.0})
-    assert first != fingerprint(notebook, check_parameters(notebook, {}))
-
-
-def test_scrubbing_joins_streams_and_leaves_images_alone():
-    outputs = [
-        {"output_type": "stream", "name": "stdout", "text": ["in /data/set/a.png, ", "or "]},
-        {
-            "output_type": "stream",
-            "name": "stdout",
-            "text": "/tmp/ipykernel_7/1.py:3: <A at 0x7f00aa11bb22> /data/settle",
-        },
-        {"output_type": "display_data", "data": {"image/png": "/data/set", "text/plain": "<A>" * 999}, "metadata": {}},
-    ]
+def scrubbed(*outputs: dict) -> list[dict]:
     cell = {"cell_type": "code", "metadata": {"papermill": {"start_time": "now"}}, "outputs": outputs, "source": "1"}
     cleaned = clean_notebook({"cells": [cell], "nbformat": 4, "nbformat_minor": 5}, {"/data/set": "$UNSEG_DATA"})
-    cell = cleaned["cells"][0]
-    assert cell["metadata"] == {}
-    assert [output["output_type"] for output in cell["outputs"]] == ["stream", "display_data"]
-    assert cell["outputs"][0]["text"] == "in $UNSEG_DATA/a.png, or <cell>:3: <A at 0x0> /data/settle"
-    assert cell["outputs"][1]["data"] == {"image/png": "/data/set"}
+    assert cleaned["cells"][0]["metadata"] == {}
+    return cleaned["cells"][0]["outputs"]
 
 
-def test_progress_is_not_part_of_a_result(capsys, monkeypatch):
+def test_scrubbing_joins_streams_and_leaves_images_alone(capsys, monkeypatch):
+    said = {"output_type": "stream", "name": "stdout"}
+    first = said | {"text": ["in /data/set/a.png, ", "or "]}
+    second = said | {"text": "/tmp/ipykernel_7/1.py:3: <A at 0x7f00aa11bb22> /data/settle"}
+    image = {
+        "output_type": "display_data",
+        "data": {"image/png": "/data/set", "text/plain": "<A>" * 999},
+        "metadata": {},
+    }
+    text, shown = scrubbed(first, second, image)
+    assert text["text"] == "in $UNSEG_DATA/a.png, or <cell>:3: <A at 0x0> /data/settle"
+    assert shown["data"] == {"image/png": "/data/set"}
+    # progress is not part of a result
     monkeypatch.setenv("UNSEG_BATCH", "1")
     list(progress(range(20), "training"))
     lines = capsys.readouterr().err
-    assert "20/20" in lines
-    output = {"output_type": "stream", "name": "stderr", "text": lines}
-    for text, left in ((lines, []), (lines + "careful\n", ["careful\n"])):
-        cell = {"cell_type": "code", "metadata": {}, "outputs": [output | {"text": text}], "source": "1"}
-        cleaned = clean_notebook({"cells": [cell], "nbformat": 4, "nbformat_minor": 5}, {})
-        assert [output["text"] for output in cleaned["cells"][0]["outputs"]] == left
+    assert "20/20" in lines and scrubbed(said | {"text": lines}) == []
+    assert [output["text"] for output in scrubbed(said | {"text": lines + "careful\n"})] == ["careful\n"]
 
 
 def test_save_result_takes_arrays_and_refuses_what_is_no_result(tmp_path):
@@ -230,25 +215,28 @@ def test_save_result_takes_arrays_and_refuses_what_is_no_result(tmp_path):
             save_result(tmp_path, {"a": {"b": wrong}})
 
 
-def _finished(results: Path, stage: str, **changes: object) -> None:
-    row = dict.fromkeys(COLUMNS[:15], 0) | {"metric": "miou", "victim": "u"} | changes
-    write_json(results / stage / "metrics.json", {"rows": [row]})
-    write_json(results / stage / "provenance.json", {"commit": "c0ffee", "minutes": 1.5, "device": "cpu"})
+def finished(results: Path, seed: int, **changes: object) -> Stage:
+    """A victim that is done, with one row."""
+    names = {"setting": "s", "recipe": "r", "victim_key": "v", "label": "", "seed": seed}
+    stage = Stage("victim", f"v-s{seed}", results / "no.ipynb", results, {}, names=names)
+    filled = {*names, "commit", "stage", "device", "precision"}
+    row = {name: 0 for name in COLUMNS if name not in filled} | {"metric": "miou", "victim": "u"} | changes
+    write_json(stage.folder / "metrics.json", {"rows": [row]})
+    write_json(
+        stage.folder / "provenance.json", {"commit": "c0ffee", "minutes": 1.5, "device": "cpu", "parameters": {}}
+    )
+    return stage
 
 
 def test_rows_are_collected_in_a_fixed_order(tmp_path):
-    for seed in (10, 9, 1):
-        _finished(tmp_path, f"victim/v-s{seed}", seed=seed, minutes=seed)
-    path = collect(tmp_path, ["victim/v-s10", "victim/v-s1", "victim/v-s9"])
-    rows = read_csv(path)
+    stages = [finished(tmp_path, seed, minutes=seed) for seed in (10, 9, 1)]
+    rows = read_csv(collect(tmp_path, stages))
     assert list(rows[0]) == list(COLUMNS)
     assert [row["seed"] for row in rows] == ["1", "9", "10"]
-    assert (
-        rows[0] | {"commit": "c0ffee", "notebook": "victim/v-s1/run.ipynb", "device": "cpu", "minutes": "1"} == rows[0]
-    )
+    known = {"commit": "c0ffee", "stage": "victim/v-s1", "device": "cpu", "minutes": "1", "recipe": "r", "setting": "s"}
+    assert known.items() <= rows[0].items()
     assert rows[0]["precision"] == ""  # that of trainings which did not say it
     write_json(tmp_path / "victim/v-s9/result.json", {"precision": "bf16"})
-    assert read_csv(collect(tmp_path, ["victim/v-s9"]))[0]["precision"] == "bf16"
-    _finished(tmp_path, "victim/v-s9", sead=3)
+    assert read_csv(collect(tmp_path, stages[1:2]))[0]["precision"] == "bf16"
     with pytest.raises(UnsegError, match=r"Unknown column 'sead'.*did you mean 'seed'"):
-        collect(tmp_path, ["victim/v-s9"])
+        collect(tmp_path, [finished(tmp_path, 9, sead=3)])

@@ -1,12 +1,18 @@
 """A profile becomes the right jobs, Snakemake sees exactly those that are left, and mistakes are one sentence."""
 
+import ast
+import gzip
+import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,9 +20,11 @@ import yaml
 from toy_project import make_project
 
 from unseg_lib import UnsegError
-from unseg_lib.files import read_csv
-from unseg_lib.pipeline import Profile, choose, load_profile, missing_data
-from unseg_lib.pipeline.reproduce import reproduce
+from unseg_lib.files import read_csv, read_json, write_json
+from unseg_lib.method import BilevelConfig
+from unseg_lib.pipeline import Profile, choose, collect, load_profile, missing_data, reproduce
+from unseg_lib.pipeline.notebook import RESULT
+from unseg_lib.pipeline.stages import PRODUCTS
 
 
 @pytest.fixture
@@ -69,34 +77,30 @@ def test_a_change_asks_for_exactly_the_jobs_it_touches(toys):
     assert marks() == before
 
 
-def test_a_label_names_what_a_grid_entry_sets(toys):
-    entry = {"datasets": ["scenes"], "recipes": ["clean"], "victims": ["unet"], "seeds": [3]}
-    change(toys, "grid", value=[entry | {"label": "long", "set": {"epochs": 9}}])
-    stages = load_profile("toy", toys).stages
-    assert stages["victim/scenes-clean-unet-long-s3"].values["epochs"] == 9
-
-
-def test_what_a_grid_entry_varies_gives_a_stage_for_every_combination(toys):
+def test_a_label_and_what_an_entry_varies_name_its_stages(toys):
     entry = {"datasets": ["scenes"], "recipes": ["clean"], "victims": ["unet"], "seeds": [3], "set": {"epochs": 9}}
     vary = {"clean_fraction": [0.2, 1.0], "defense": ["none", "jpeg quality=50+median"]}
-    change(toys, "grid", value=[entry | {"label": "long", "vary": vary}])
-    stages = load_profile("toy", toys).stages
-    assert [key for key in stages if key.startswith("victim/")] == [
-        f"victim/scenes-clean-unet-long-clean_fraction-{share}-{defense}-s3"
-        for share in (0.2, 1.0)
-        for defense in ("none", "jpeg-quality-50-median")
-    ]
-    values = stages["victim/scenes-clean-unet-long-clean_fraction-1.0-jpeg-quality-50-median-s3"].values
-    assert (values["defense"], values["clean_fraction"], values["epochs"]) == ("jpeg quality=50+median", 1.0, 9)
+    change(toys, "grid", value=[entry | {"label": "long"}, entry | {"label": "long", "vary": vary}])
+    stages = [stage for key, stage in load_profile("toy", toys).stages.items() if key.startswith("victim/")]
+    defenses = ("none", "jpeg-quality-50-median")
+    labels = ["long", *(f"long-clean_fraction-{share}-{defense}" for share in (0.2, 1.0) for defense in defenses)]
+    assert [stage.name for stage in stages] == [f"scenes-clean-unet-{label}-s3" for label in labels]
+    assert all(stage.values["epochs"] == 9 for stage in stages)
+    values = stages[-1].values
+    assert (values["defense"], values["clean_fraction"]) == ("jpeg quality=50+median", 1.0)
+    run = {"setting": "scenes", "recipe": "clean", "victim_key": "unet", "seed": 3}
+    assert [stage.names for stage in stages] == [run | {"label": label} for label in labels]
+
+
+def profile(project, **parts) -> Profile:
+    grid = {key: [*parts[key]] for key in ("datasets", "recipes", "victims")} | {"seeds": [0]}
+    return Profile("own", project, "own", grid=[grid], **parts)
 
 
 def test_the_task_of_a_data_set_chooses_the_victims_notebook(project):
-    entry = {"datasets": {"nwpu": {"task": "instance", "test_limit": 9, "limit": 5}}, "recipes": {"tile": {}}}
-    entry["recipes"]["tile"] = {"poison": "fixed_tile"}
-    entry |= {"victims": {"m2f": {"victim": "mask2former:tiny"}}}
-    entry |= {"grid": [{"datasets": ["nwpu"], "recipes": ["tile"], "victims": ["m2f"], "seeds": [0]}]}
-    entry |= {"pixels": [{"dataset": "nwpu", "recipe": "tile"}]}
-    stages = Profile("own", project, "own", **entry).stages
+    sets = {"nwpu": {"task": "instance", "test_limit": 9, "limit": 5}}
+    parts = {"recipes": {"tile": {"poison": "fixed_tile"}}, "victims": {"m2f": {"victim": "mask2former:tiny"}}}
+    stages = profile(project, datasets=sets, **parts, pixels=[{"dataset": "nwpu", "recipe": "tile"}]).stages
     victim, poison = stages["victim/nwpu-tile-m2f-s0"], stages["poison/nwpu-tile"]
     assert victim.notebook.name == "03b_instances.ipynb"
     assert (victim.values["task"], victim.values["test_limit"]) == ("instance", 9)
@@ -108,37 +112,29 @@ def test_what_is_poisoned_alike_for_two_tasks_is_poisoned_once(project):
     sets = {"whole": {"dataset": "nwpu", "task": "instance"}, "boxes": {"dataset": "nwpu", "task": "detection"}}
     sets |= {"few": {"dataset": "nwpu", "task": "detection", "limit": 5}}
     recipes = {"tile": {"poison": "fixed_tile"}, "weak": {"poison": "fixed_tile", "eps": 4}}
-    grid = {"datasets": [*sets], "recipes": [*recipes], "victims": ["dino"], "seeds": [0]}
-    parts = {"datasets": sets, "recipes": recipes, "victims": {"dino": {"victim": "dino:small"}}, "grid": [grid]}
-    stages = Profile("own", project, "own", **parts).stages
+    victims = {"dino": {"victim": "dino:small"}}
+    stages = profile(project, datasets=sets, recipes=recipes, victims=victims).stages
     poisons = {key for key, stage in stages.items() if stage.kind == "poison"}
     assert poisons == {f"poison/{name}-{recipe}" for name in ("whole", "few") for recipe in recipes}
     assert stages["victim/boxes-weak-dino-s0"].needs == (stages["poison/whole-weak"],)
     assert stages["victim/few-weak-dino-s0"].values["poisoned"] == "results/own/poison/few-weak/dataset"
 
 
-def test_the_paper_profile_has_a_stage_for_every_system_of_the_paper(project):
+def test_the_paper_profile_has_every_system_with_its_recipe_and_leaves_no_image_out(project):
     stages = load_profile("paper", project).stages
-    runs = {
-        (s.values["victim"].partition(":")[0], s.values["dataset"], s.notebook.stem)
-        for s in stages.values()
-        if s.kind == "victim"
-    }
-    assert runs >= {
-        *(("mask2former", name, "03_train_victim") for name in ("ade20k", "cityscapes")),
-        *(("mask2former", name, "03b_instances") for name in ("ade20k", "cityscapes", "coco-panoptic")),
-        *(("rsprompter", name, "03b_instances") for name in ("whu", "nwpu", "ssdd")),
-        *(("deeplabv1", "voc", "03_train_victim"), ("mmseg", "voc", "03_train_victim")),
-        *(("sam-hq", "hqseg44k", "03c_interactive"), ("dino", "coco", "03b_instances")),
-        *(("unetplusplus-resnet50", name, "03_train_victim") for name in ("lung", "kvasir")),
-    }
-
-
-def test_the_paper_profile_leaves_no_image_out_and_follows_each_sets_recipe(project):
-    stages = load_profile("paper", project).stages.values()
-    limits = {s.key: s.values[name] for s in stages for name in ("limit", "test_limit") if name in s.values}
+    limits = {s.key: s.values[name] for s in stages.values() for name in ("limit", "test_limit") if name in s.values}
     assert not any(value for key, value in limits.items() if key.startswith(("victim/", "poison/")))
-    of = lambda *names: {s.values["victim"] for s in stages if s.kind == "victim" and s.values["dataset"] in names}  # noqa: E731
+    runs = {
+        (s.values["victim"], s.values["dataset"], s.notebook.stem[:3]) for s in stages.values() if s.kind == "victim"
+    }
+    assert {(victim.partition(":")[0], data, notebook) for victim, data, notebook in runs} >= {
+        *(("mask2former", name, "03_") for name in ("ade20k", "cityscapes")),
+        *(("mask2former", name, "03b") for name in ("ade20k", "cityscapes", "coco-panoptic")),
+        *(("rsprompter", name, "03b") for name in ("whu", "nwpu", "ssdd")),
+        *(("unetplusplus-resnet50", name, "03_") for name in ("lung", "kvasir")),
+        *(("deeplabv1", "voc", "03_"), ("mmseg", "voc", "03_"), ("sam-hq", "hqseg44k", "03c"), ("dino", "coco", "03b")),
+    }
+    of = lambda *names: {victim for victim, data, _ in runs if data in names}  # noqa: E731
     assert of("cityscapes") == {"mask2former:resnet50 crop=0.5", "mask2former:swin-tiny crop=0.5"}
     assert {victim.partition(" ")[2] for victim in of("coco-panoptic")} == {"scale_low=0.1 colour=False"}
     assert of("whu", "ssdd") == {"rsprompter:vit_h queries=100", "rsprompter:vit_h queries=30"}
@@ -151,19 +147,19 @@ def test_the_paper_profile_leaves_no_image_out_and_follows_each_sets_recipe(proj
         (("victims", "unet", "epoch"), 3, "Unknown key 'epoch' in victims.unet.*did you mean 'epochs'"),
         (("victims", "unet", "epochs"), "3", "victim/scenes-clean-unet-s0: Expected int for the parameter 'epochs'"),
         (("recipes", "random", "epsilon"), 3, "Unknown key 'epsilon' in recipes.random"),
-        (("recipes", "random"), None, "Expected keys under recipes.random"),
+        (("recipes", "random"), None, "Expected keys for recipes.random of profile toy, found None"),
         (("grid", 0, "recipes"), ["unsegg"], "'unsegg'; did you mean 'unseg'"),
-        (("grid", 0, "seeds"), 3, "Expected a list for seeds"),
+        (("grid", 0, "seeds"), 3, "Expected a list for grid.seeds"),
         (("grid", 0, "set"), {"epochs": 1}, "Expected `set` and `label` together"),
-        (("grid", 0, "vary"), {"defence": ["none"]}, "Unknown key 'defence' in a grid entry's vary.*mean 'defense'"),
-        (("grid", 0, "vary"), {"defense": "none"}, "Expected a list for defense"),
-        (("grid", 0, "vary"), ["none"], "Expected parameters under vary"),
+        (("grid", 0, "vary"), {"defence": ["none"]}, "Unknown key 'defence' in grid.vary.*mean 'defense'"),
+        (("grid", 0, "vary"), {"defense": "none"}, "Expected a list for grid.vary.defense"),
+        (("grid", 0, "vary"), ["none"], "Expected keys for grid.vary"),
         (("pages",), {"mixtures": {}}, "Unknown key 'mixtures' in pages.*did you mean 'mixture'"),
         (("pages", "mixture"), {"share": [0.2]}, "Unknown key 'share' in pages.mixture.*did you mean 'shares'"),
-        (("jobs",), "two", "Expected int for 'jobs'"),
+        (("jobs",), "two", "Expected a whole number from 1 for jobs of profile toy, found 'two'"),
         (("resources",), {"victims": {}}, "Unknown key 'victims' in resources.*did you mean 'victim'"),
-        (("jobs",), 0, "Expected a whole number from 1 for 'jobs' in profile toy, found 0; "),
-        (("threads",), -1, "Expected a whole number from 1 for 'threads' in profile toy, found -1; "),
+        (("jobs",), 0, "Expected a whole number from 1 for jobs of profile toy, found 0; "),
+        (("threads",), -1, "Expected a whole number from 1 for threads of profile toy, found -1; "),
         (("resources",), {"victim": {"mem_gb": "lots"}}, "number from 1 for resources.victim.mem_gb.*found 'lots'; "),
         (("resources",), {"victim": {"gpu": "one"}}, "Expected a whole number from 0 for resources.victim.gpu"),
         (("resources",), {"victim": {"minutes": True}}, "number from 1 for resources.victim.minutes.*found True; "),
@@ -171,10 +167,10 @@ def test_the_paper_profile_leaves_no_image_out_and_follows_each_sets_recipe(proj
         (("recipes", 8), {"poison": "clean"}, "Expected one text for a name under recipes of profile toy, found 8; "),
         (("recipes", "unseg", "generator"), ["own"], r"one text for recipes.unseg.generator.*found \['own'\]; "),
         (("datasets", "scenes", "task"), ["object"], r"one text for datasets.scenes.task.*found \['object'\]; "),
-        (("grid", 0, "datasets"), [["scenes"]], r"one text for a name under datasets in grid.*found \['scenes'\]; "),
-        (("grid", 0, "recipes"), [8], "Expected one text for a name under recipes in grid.*found 8; "),
-        (("grid", 0, "label"), 8, "Expected one text for label in grid of profile toy, found 8; "),
-        (("pixels", 0, "recipe"), None, "Expected one text for a name under recipes in pixels.*found None; "),
+        (("grid", 0, "datasets"), [["scenes"]], r"one text for grid.datasets.*found \['scenes'\]; "),
+        (("grid", 0, "recipes"), [8], "Expected one text for grid.recipes.*found 8; "),
+        (("grid", 0, "label"), 8, "Expected one text for grid.label of profile toy, found 8; "),
+        (("pixels", 0, "recipe"), None, "Expected one text for pixels.recipe.*found None; "),
     ],
 )
 def test_a_mistake_is_one_sentence(toys, path, value, sentence):
@@ -207,12 +203,18 @@ def test_the_paper_profile_asks_for_the_list_that_its_voc_is_trained_on(project,
     assert missing_data(profile, tmp_path) == []
 
 
-ENGINE = ["-m", "snakemake", "--config", "profile=toy", "--nolock", "--rerun-triggers", "mtime", "--ignore-incomplete"]
+ENGINE = ["-m", "snakemake", "--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--config"]
 
 
-def snakemake(root: Path, *words: str, profile: str = "toy") -> subprocess.CompletedProcess:
-    engine = [word.replace("profile=toy", f"profile={profile}") for word in ENGINE]
-    return subprocess.run([sys.executable, *engine, *words], cwd=root, capture_output=True, text=True, check=False)
+def snakemake(root: Path, *words: str, profile="toy", python=sys.executable) -> subprocess.CompletedProcess:
+    command = [python, *ENGINE, f"profile={profile}", *words]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def records(results: Path) -> dict[str, dict]:
+    """The lines of stages.jsonl.gz by stage, in their order."""
+    written = gzip.decompress((results / "stages.jsonl.gz").read_bytes())
+    return {record["stage"]: record for record in map(json.loads, written.splitlines())}
 
 
 def jobs_of(dry_run: subprocess.CompletedProcess) -> dict[str, int]:
@@ -225,20 +227,18 @@ def jobs_of(dry_run: subprocess.CompletedProcess) -> dict[str, int]:
 def finish(root: Path, key: str) -> None:
     """Make a stage look done, as the runner leaves it."""
     stage = load_profile("toy", root).stages[key]
-    for name in ("metrics.json", "provenance.json", "run.ipynb", *stage.products):
-        path = root / stage.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (root / stage.folder / ".done").write_text(stage.fingerprint)
+    for path in (*(stage.folder / name for name in (*RESULT, *PRODUCTS.get(stage.kind, ()))), Path(stage.marker)):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
 
 
 def test_snakemake_lists_every_stage_and_skips_what_is_done(toys):
-    every = {"generator": 1, "poison": 1, "victim": 2, "pixels": 1, "tables": 1, "page": 1, "report": 1, "all": 1}
+    every = {"stage": 7, "report": 1, "all": 1}
     assert jobs_of(snakemake(toys, "-n")) == every | {"total": 9}
     for key in ("victim/scenes-unseg-unet-s0", "pixels/scenes-unseg"):
         finish(toys, key)
     # nobody left needs the poisoned copy, so it and the generator are not made again
-    left = {"victim": 1, "tables": 1, "page": 1, "report": 1, "all": 1, "total": 5}
+    left = {"stage": 3, "report": 1, "all": 1, "total": 5}
     assert jobs_of(snakemake(toys, "-n")) == left
     (toys / "results/toy/report.html").write_text("a report of fewer stages")
     assert jobs_of(snakemake(toys, "-n")) == left
@@ -248,8 +248,7 @@ def test_folders_with_a_space_stay_one_word_of_every_command(toys):
     (toys / "my venv").symlink_to(sys.prefix)
     python, profile = toys / "my venv" / "bin" / Path(sys.executable).name, toys / "my toy.yaml"
     profile.write_text((toys / "notebooks" / "profiles" / "toy.yaml").read_text())
-    words = [word.replace("profile=toy", f"profile={profile}") for word in ENGINE]
-    listed = subprocess.run([python, *words, "-n", "-p"], cwd=toys, capture_output=True, text=True, check=True).stdout
+    listed = snakemake(toys, "-n", "-p", profile=profile, python=python).stdout
     lines = [line for line in listed.splitlines() if "-m unseg_lib.cli" in line]
     commands = [shlex.split(line.removeprefix("Shell command: ")) for line in lines]
     assert len(commands) == 8
@@ -263,7 +262,7 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     change(toys, "pixels", value=[])
     change(toys, "grid", 0, "recipes", value=["random"])
     tables = load_profile("toy", toys).stages["tables"].marker
-    command = [sys.executable, *ENGINE, "--cores", "2", tables]
+    command = [sys.executable, *ENGINE, "profile=toy", "--cores", "2", tables]
     quiet = {"cwd": toys, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     with subprocess.Popen(command, **quiet) as run:
         deadline = time.monotonic() + 60
@@ -276,7 +275,7 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     assert ran.count("results/toy/poison/scenes-random") == 1
     assert ran[-1] == "results/toy/tables"
     rows = read_csv(toys / "results" / "toy" / "rows.csv")
-    assert [row["notebook"] for row in rows] == ["victim/scenes-random-unet-s0/run.ipynb"]
+    assert [row["stage"] for row in rows] == ["victim/scenes-random-unet-s0"]
     shutil.rmtree(toys / "results/toy/victim/scenes-random-unet-s0")
     shutil.rmtree(toys / "results/toy/poison/scenes-random/dataset")  # to save space: needed again for the victim
     assert snakemake(toys, "--cores", "2", tables).returncode == 0
@@ -284,6 +283,17 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     assert [place.removeprefix("results/toy/") for place in again] == [
         *("poison/scenes-random", "victim/scenes-random-unet-s0", "tables")
     ]
+
+
+@pytest.mark.notebook
+def test_an_unfinished_grid_says_what_failed(toys):
+    change(toys, "grid", 0, value={"datasets": ["scenes"], "recipes": ["clean"], "victims": ["unet"], "seeds": [0, 1]})
+    path = toys / "notebooks" / "03_train_victim.ipynb"
+    path.write_text(path.read_text().replace('save({\\"rows', 'assert seed == 0; save({\\"rows'))
+    change(toys, "pixels", value=[])
+    assert snakemake(toys, "--cores", "1", "--keep-going").returncode
+    written = {f"victim/scenes-clean-unet-s{seed}": state for seed, state in enumerate(("done", "failed"))}
+    assert {name: one["state"] for name, one in records(toys / "results/toy").items()} == written
 
 
 def share(root: Path, **changes) -> None:
@@ -305,53 +315,46 @@ def test_what_two_profiles_plan_alike_is_done_once(toys):
     for key, stage in toy.items():
         if stage.kind in ("generator", "poison", "victim", "pixels"):
             finish(toys, key)
-    left = {"victim": 2, "tables": 1, "page": 1, "report": 1, "all": 1, "total": 6}
+    left = {"stage": 4, "report": 1, "all": 1, "total": 6}
     assert jobs_of(snakemake(toys, "-n", profile="more")) == left
 
 
-def test_rows_of_a_shared_stage_lead_to_its_notebook(toys, monkeypatch):
-    from unseg_lib.files import write_json
-    from unseg_lib.pipeline import collect
-    from unseg_lib.reporting import planned, read_rows, stages_of
-    from unseg_lib.reporting.summary import missing
-
+def test_both_files_of_a_profile_say_which_run_every_stage_is(toys, monkeypatch):
     monkeypatch.chdir(toys)
     share(toys)
     stages, results = load_profile("more", toys).stages, Path("results/more")
     for key in ("victim/scenes-clean-unet-s0", "victim/scenes-clean-unet-s1"):
         folder, values = stages[key].folder, stages[key].values
-        names = ["task", "dataset", "victim", "init", "poison", "eps", "eps_bg", "defense", "clean_fraction", "seed"]
+        names = ["task", "dataset", "victim", "init", "eps", "eps_bg", "defense", "clean_fraction", "seed"]
         row = {name: values[name] for name in names} | {"metric": "miou", "final": 1.0, "peak": 1.0, "epochs": 2}
-        write_json(folder / "metrics.json", {"rows": [row]})
-        write_json(folder / "provenance.json", {"commit": "c", "minutes": 1.0, "device": "cpu"})
-        (folder / "run.ipynb").touch()
-    collect(results, [stages[key].seen_from(results) for key in stages if "clean-unet" in key])
-    rows = read_rows(results)
-    assert {row["notebook"] for row in rows} == {
-        *("../toy/victim/scenes-clean-unet-s0/run.ipynb", "victim/scenes-clean-unet-s1/run.ipynb")
+        write_json(folder / "metrics.json", {"rows": [row], "score": "miou"})
+        origin = {"commit": "c", "minutes": 1.0, "device": "cpu", "parameters": {"epochs": 2}}
+        write_json(folder / "provenance.json", origin)
+    write_json(stages["victim/scenes-unseg-unet-s1"].folder / "failed.ipynb", {})
+    collect(results, stages.values())
+    rows, written = read_csv(results / "rows.csv"), (results / "stages.jsonl.gz").read_bytes()
+    clean = {"setting": "scenes", "recipe": "clean", "victim_key": "unet", "label": ""}
+    assert all(clean.items() <= row.items() for row in rows)
+    assert [row["stage"] for row in rows] == ["../toy/victim/scenes-clean-unet-s0", "victim/scenes-clean-unet-s1"]
+    found = records(results)
+    assert list(found) == sorted(found) and not any(name in found for name in ("tables", "mixture"))
+    shared = found["../toy/victim/scenes-clean-unet-s0"]
+    origin = {"commit": "c", "minutes": 1.0, "device": "cpu"}
+    assert shared == clean | {"stage": "../toy/victim/scenes-clean-unet-s0", "kind": "victim", "seed": 0} | {
+        **{"name": "scenes-clean-unet-s0", "state": "done", "parameters": {"epochs": 2}},
+        **{"metrics": {"score": "miou"}, "provenance": origin},
     }
-    states = {run["name"]: run["state"] for run in planned(results)}
-    assert states["scenes-clean-unet-s0"] == "done" and states["scenes-unseg-unet-s0"] == "not run"
-    unfinished = {"victim/scenes-unseg-unet-s0", "victim/scenes-unseg-unet-s1"}
-    assert {name for name, _ in missing(results, rows, planned(results))} == unfinished
-    write_json(stages["poison/scenes-unseg"].folder / "metrics.json", {"linf_inside": 8})
-    assert [folder.name for folder, _ in stages_of(results, "poison")] == ["scenes-unseg"]
-
-
-def test_two_profiles_do_not_share_each_other(toys):
-    change(toys, "shares", value="more")
-    share(toys)
-    with pytest.raises(UnsegError, match="Expected a profile that shares nothing under `shares` of toy, found more"):
-        load_profile("toy", toys)
+    states = {stage: record["state"] for stage, record in found.items() if record["state"] != "done"}
+    assert states.pop("victim/scenes-unseg-unet-s1") == "failed" and set(states.values()) == {"not run"}
+    assert found["../toy/victim/scenes-unseg-unet-s0"]["parameters"]["epochs"] == 2
+    collect(results, stages.values())
+    assert (results / "stages.jsonl.gz").read_bytes() == written  # no time stamp
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (
-            {"victims": {"unet": {"epochs": 3}}},
-            "Expected victim/scenes-clean-unet-s0 as in profile toy.*epochs 3, not 2",
-        ),
+        ({"victims": {"unet": {"epochs": 3}}}, "Expected victim/scenes-clean-unet-s0 as in.* toy.*epochs 3, not 2"),
         ({"shares": "more"}, "Expected a profile that shares nothing under `shares` of more, found more"),
         ({"shares": "toyy"}, "Unknown profile 'toyy'; did you mean 'toy'"),
     ],
@@ -360,16 +363,24 @@ def test_a_shared_name_has_one_meaning(toys, changes, sentence):
     share(toys, **changes)
     with pytest.raises(UnsegError, match=sentence):
         load_profile("more", toys)
+    change(toys, "shares", value="more")
+    with pytest.raises(
+        UnsegError, match="Expected a profile that shares nothing under `shares` of toy, found more"
+    ):  # two that share each other would never end
+        load_profile("toy", toys)
 
 
-@pytest.mark.parametrize("name", ["smoke", "small", "paper", "ablations"])
+@pytest.mark.parametrize("name", ["smoke", "small", "paper", "ablations", "systems", "transfer"])
 def test_the_projects_profiles_are_valid(project, name):
     profile = load_profile(name, project)
-    kinds = {stage.kind for stage in profile.stages.values()}
-    pixels = {"pixels"} if profile.pixels else set()
-    assert kinds == {"generator", "poison", "victim", "tables", *pixels, *profile.pages}
+    stages = list(profile.stages.values())
+    kinds = {"poison", "victim", "tables", *profile.pages, *["pixels"] * bool(profile.pixels)}
+    assert {stage.kind for stage in stages} - {"generator"} == kinds
     places = {profile.results, *([Path("results") / profile.shares] if profile.shares else [])}
-    assert {stage.results for stage in profile.stages.values()} == places
+    assert {stage.results for stage in stages} <= places
+    for stage in stages:  # a generator's settings belong together
+        if stage.kind == "generator":
+            BilevelConfig(**{field.name: stage.values[field.name] for field in fields(BilevelConfig)})
 
 
 def test_an_ablation_changes_few_settings_and_has_three_seeds(project):
@@ -384,50 +395,24 @@ def test_an_ablation_changes_few_settings_and_has_three_seeds(project):
     for name, settings in own.generators.items():
         changed = {key for key in settings if settings[key] != base.get(key)}
         assert len(changed) <= 2 or changed <= turns, f"{name} changes {changed}"
-    seeds = {}
-    for stage in own.stages.values():
-        if stage.kind == "victim":
-            seeds.setdefault(stage.name.rpartition("-s")[0], set()).add(stage.values["seed"])
-    assert all(len(found) >= 3 for found in seeds.values())
+    runs = [tuple(stage.names.values()) for stage in own.stages.values() if stage.kind == "victim"]
+    assert min(Counter(run[:-1] for run in runs).values()) >= 3  # the last is the seed
 
 
-@pytest.mark.parametrize("name", ["smoke", "small", "paper", "ablations"])
-def test_every_generators_settings_belong_together(project, name):
-    from dataclasses import fields
-
-    from unseg_lib.method import BilevelConfig
-
-    stages = [stage for stage in load_profile(name, project).stages.values() if stage.kind == "generator"]
-    for stage in stages:
-        BilevelConfig(**{field.name: stage.values[field.name] for field in fields(BilevelConfig)})
-
-
-def test_every_question_is_asked_by_a_profile(project):
-    """No arm of a question waits for a run that nobody plans; what only the paper has names no recipe."""
-    from unseg_lib.reporting import QUESTIONS, experiment_of, fits
-
-    stages = [stage for name in ("small", "ablations") for stage in load_profile(name, project).stages.values()]
-    runs = [
-        (experiment_of(s.values, s.name), s.values["poison"])
-        for s in stages
-        if s.kind == "victim" and s.notebook.name.startswith("03_")
-    ]
-    for question in QUESTIONS.values():
-        for trial in question.trials:
-            for arm in trial.arms:
-                planned = any(fits(arm, trial.setting, *run) for run in runs)
-                assert planned == bool(arm.recipe), f"{question.title}, {trial.setting}: {arm.label}"
+def test_every_recipe_of_a_question_is_run_by_a_profile(project):
+    cells = read_json(project / "notebooks" / "11_ablations.ipynb")["cells"]
+    trees = [ast.parse("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}  # of an f-string
+    texts = {str(node.value) for node in nodes if isinstance(node, ast.Constant) and id(node) not in parts}
+    profiles = [load_profile(name, project) for name in ("small", "ablations")]
+    run = {stage.names.get("recipe") for profile in profiles for stage in profile.stages.values()}
+    assert {text for text in texts if re.fullmatch(r"unseg-[a-z0-9.-]+", text)} <= run
 
 
 @pytest.mark.parametrize("name", ["paper", "ablations"])
 def test_a_dry_run_lists_every_stage(project, name):
-    stages = load_profile(name, project).stages
-    listed = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", "--nolock", "--config", f"profile={name}"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    listed = snakemake(project, "-n", profile=name)
     assert listed.returncode == 0, listed.stderr
+    stages = load_profile(name, project).stages
     assert [key for key, stage in stages.items() if stage.marker not in listed.stdout] == []

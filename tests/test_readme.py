@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import read_csv, write_csv, write_json
-from unseg_lib.pipeline import COLUMNS
 from unseg_lib.reporting import BEGIN, END, TABLES, results_table, transfer_table, write_results
 
 ROOT = Path(__file__).parent.parent

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import read_csv, write_csv, write_json
-from unseg_lib.pipeline import COLUMNS
 from unseg_lib.reporting import (
     MAIN_METRIC,
     MODES,

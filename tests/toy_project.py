@@ -27,7 +27,7 @@ save({"eps": eps})
 """
 VICTIM = """
 noise = pathlib.Path(poisoned, "manifest.csv").read_text() if poisoned else "clean"
-row = dict(task=task, dataset=dataset, victim=victim, init=init, poison=poison, eps=eps, eps_bg=eps_bg,
+row = dict(task=task, dataset=dataset, victim=victim, init=init, recipe=poison, eps=eps, eps_bg=eps_bg,
            defense=defense, clean_fraction=clean_fraction, seed=seed, metric="miou", final=0.5, peak=0.75,
            epochs=epochs)
 save({"rows": [row], "noise": noise})

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.torchvision_cpu import make_torchvision_importable
-from unseg_lib.version import VERSION
 
 make_torchvision_importable()
 
-__version__ = VERSION
+__version__ = "0.1.0"
 __all__ = ["Protected", "Protector", "UnsegError", "__version__", "notebook", "protect", "protect_batch"]
 
 

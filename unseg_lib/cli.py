@@ -1,5 +1,7 @@
 """The command line: `unseg doctor | data | run | reproduce | protect | inspect | bench | report | compare`."""
 
+import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from unseg_lib.errors import UnsegError, no_access
+from unseg_lib.errors import UnsegError, closest, no_access, pick
 from unseg_lib.reporting import commands as reports
 from unseg_lib.speed.bench import bench
 
@@ -44,7 +46,7 @@ def doctor(data: Root = "") -> None:
     """Say what this machine has: versions, processor, GPUs, data sets."""
     from unseg_lib.datasets import data_root
     from unseg_lib.pipeline import load_profile, missing_data
-    from unseg_lib.pipeline.provenance import provenance
+    from unseg_lib.runtime import provenance
 
     found = provenance()
     for name, version in found["versions"].items():
@@ -89,30 +91,25 @@ def run(
     threads: Annotated[int, typer.Option(help="CPU threads; 0: the machine's default")] = 0,
 ) -> None:
     """Run one notebook, strictly: a misspelt or ill-typed parameter is refused before anything runs."""
-    from unseg_lib.pipeline import run_notebook
+    from unseg_lib.pipeline import notebook_parameters, project_root, run_notebook
 
-    given = read_parameters(notebook, parameter)
-    folder = run_notebook(notebook, _out(notebook, out, given), given, threads=threads)
+    given, known = read_parameters(notebook, parameter), notebook_parameters(notebook)
+    if "out" not in known:
+        raise UnsegError(f'Expected a parameter `out: str = "results/..."` in {notebook}, found none; add it.')
+    default = os.path.relpath(project_root(notebook) / known["out"].default)
+    folder = run_notebook(notebook, out or given.pop("out", default), given, threads=threads)
     print(f"Result: {folder}")
 
 
-def _out(notebook: Path, out: str, given: dict) -> str:
-    """Where the result goes: --out, else -p out=..., else what the notebook says."""
-    from unseg_lib.pipeline import notebook_parameters
-
-    named = given.pop("out", None)
-    known = notebook_parameters(notebook)
-    if "out" not in known:
-        raise UnsegError(f'Expected a parameter `out: str = "results/..."` in {notebook}, found none; add it.')
-    return out or named or known["out"].default
-
-
 def read_parameters(notebook: Path, given: list[str]) -> dict:
-    """Turn ["eps=4", ...] into values of the types the notebook declares."""
-    from unseg_lib.errors import closest
-    from unseg_lib.pipeline import notebook_parameters, parse_value
+    """Turn ["eps=4", ...] into values of the types the notebook declares.
 
-    known, values = notebook_parameters(notebook), {}
+    A notebook runs in the project's root. Paths are meant from where the user stands: what looks like one and is there,
+    by its form or by the parameter's help, is passed on as seen from the root.
+    """
+    from unseg_lib.pipeline import notebook_parameters, parse_value, project_root
+
+    known, values, root = notebook_parameters(notebook), {}, project_root(notebook)
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
@@ -120,6 +117,10 @@ def read_parameters(notebook: Path, given: list[str]) -> dict:
         if name not in known:
             raise UnsegError(f"Unknown parameter '{name}' of {notebook.name}; {closest(name, sorted(known))}")
         values[name] = parse_value(name, known[name].type, value)
+        a_path = "/" in value or "." in value or re.search(r"\b(file|folder)\b(?!:)", known[name].help)
+        if a_path and known[name].type == "str" and name != "out" and value and Path(value).exists():
+            here = Path(os.path.abspath(value))
+            values[name] = (here.relative_to(root) if here.is_relative_to(root) else here).as_posix()
     return values
 
 
@@ -131,7 +132,6 @@ def stage(
     gpus: int = 0,
 ) -> None:
     """Run one stage of a profile (what the Snakefile calls)."""
-    from unseg_lib.errors import pick
     from unseg_lib.pipeline import load_profile
 
     pick(load_profile(profile).stages, key, f"stage of profile {profile}:").run(threads, gpus)
@@ -145,9 +145,9 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only list what would be done")] = False,
 ) -> None:
     """Run a whole profile up to its report; the same command again goes on where it stopped."""
-    from unseg_lib.pipeline.reproduce import reproduce as run_all
+    from unseg_lib import pipeline
 
-    run_all(profile, data, jobs, dry_run)
+    pipeline.reproduce(profile, data, jobs, dry_run)
 
 
 @app.command()
@@ -216,7 +216,10 @@ def protect(
 def inspect(
     original: Path,
     protected: Path,
-    image: Annotated[Path | None, typer.Option(help="also write the change, ten times enlarged, to a file")] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", "--picture", help="also write the change, ten times enlarged, to a file"),
+    ] = None,
     lpips: Annotated[Path | None, typer.Option(help="also LPIPS, with this file of AlexNet's weights")] = None,
 ) -> None:
     """Compare an original with its protected copy: how much was changed, and how often."""

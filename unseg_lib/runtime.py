@@ -1,12 +1,21 @@
-"""The device to compute on, with how many threads, and bf16 only where it has it: emulated, bf16 is far slower."""
+"""This machine: where to compute, how fast it is, where a number comes from, and how far a loop is.
+
+Importing `unseg_lib` also edits `sys.meta_path`, so that torchvision can be imported beside a CPU-only torch, whose
+compiled operators do not load: that remedy is `torchvision_cpu.py`, apart from here because it must not import torch.
+"""
 
 import ctypes
+import fcntl
 import os
+import platform
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -87,6 +96,89 @@ def thread_count(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+# GPUs for jobs side by side: each takes one for itself.
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def own_gpu(folder: Path, gpus: int) -> Iterator[dict[str, str]]:
+    """Yield the environment that gives a job one GPU nobody else of this run uses; {} where there is no choice.
+
+    The claim is a lock on a file in `folder`: it ends with the process. Where every GPU is taken (more jobs
+    than GPUs, as the caller wished), GPUs are shared.
+    """
+    names = visible_gpus() if gpus == 1 else []
+    if len(names) < 2:
+        yield {}
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        for name in names:
+            lock = stack.enter_context(open(folder / f".gpu-{name}.lock", "a+"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield {"CUDA_VISIBLE_DEVICES": name}
+            return
+        yield {"CUDA_VISIBLE_DEVICES": names[os.getpid() % len(names)]}
+
+
+# Where a number comes from.
+
+# packages that can change one
+PACKAGES = (
+    *("torch", "torchvision", "numpy", "pillow", "segment-anything", "segmentation-models-pytorch", "mmsegmentation"),
+    *("torchmetrics", "lightning", "papermill", "snakemake"),
+)
+
+
+def provenance(root: str | Path = ".") -> dict:
+    """Describe code, versions and machine, without dates, users, hosts or paths, so that runs can be compared by diff.
+
+    `root` is a folder of the project's git checkout. `commit` is None outside git; `dirty` says whether files other
+    than results differ from the commit.
+    """
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "commit": _git(root, "rev-parse", "HEAD"),
+        "dirty": bool(_git(root, "status", "--porcelain", "--", ":/", ":(exclude,top)results")),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version()} | found,
+    }
+
+
+def _git(root: str | Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def cpu_model() -> str:
+    """The processor's name, e.g. "AMD EPYC 9R14"; the architecture where the system does not tell."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 # Progress that fits its reader: a bar in a terminal or notebook, a few lines in a log.

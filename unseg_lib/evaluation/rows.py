@@ -2,13 +2,17 @@
 
 from unseg_lib.errors import UnsegError, closest
 
-RUN = ("task", "dataset", "victim", "init", "poison", "eps", "eps_bg", "defense", "clean_fraction", "seed")
-COLUMNS = (*RUN, "metric", "final", "peak", "epochs", "minutes", "device", "precision", "commit", "notebook")
+RUN = ("task", "dataset", "victim", "init", "recipe", "eps", "eps_bg", "defense", "clean_fraction", "seed")
+COLUMNS = (
+    *("task", "dataset", "setting", "recipe", "victim_key", "label", "victim", "init", "eps", "eps_bg", "defense"),
+    *("clean_fraction", "seed", "metric", "final", "peak", "epochs", "minutes", "device", "precision", "commit"),
+    "stage",
+)
 
 
 def victim_rows(run: dict, result: dict, protected: tuple[str, ...] = ()) -> list[dict]:
-    """The rows of one victim, scores in percent; `precision`, `commit` and `notebook` are filled in when
-    rows are collected.
+    """The rows of one victim, scores in percent; what of `COLUMNS` a run does not know is filled in when rows are
+    collected: setting, victim_key, label, precision, commit and stage.
 
     run: exactly the columns of `RUN`. result: as `train_victim` returns it. protected: classes whose mean
     is the metric iou_protected. Metrics: miou, iou_object (task "object"), iou_protected, iou:<class>; where the

@@ -1,19 +1,12 @@
 """How a run flows: profile -> Snakefile -> strict notebook runner -> results. Nobody needs it to read the method."""
 
-import lazy_loader
+from unseg_lib.pipeline.engine import choose, missing_data, reproduce
+from unseg_lib.pipeline.notebook import locked, project_root, run_notebook
+from unseg_lib.pipeline.parameters import check_parameters, check_value, notebook_parameters, parse_value
+from unseg_lib.pipeline.profiles import Profile, load_profile, profile_of
+from unseg_lib.pipeline.results import collect, save_result
+from unseg_lib.pipeline.stages import Stage
 
-# the face of the package: what others import from it, loaded when it is asked for
-__getattr__, __dir__, _names = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "execute": ["die_with_parent"],
-        "notebook": ["BEGUN", "at_rest", "claim", "fingerprint", "is_done", "locked", "run_notebook"],
-        "parameters": ["check_parameters", "check_value", "notebook_parameters", "parse_value"],
-        "profiles": ["Profile", "load_profile", "profile_of", "project_root"],
-        "provenance": ["cpu_model"],
-        "reproduce": ["choose", "missing_data"],
-        "results": ["COLUMNS", "collect", "save_result"],
-        "scrub": ["clean_notebook"],
-        "stages": ["BY_TASK", "Stage"],
-    },
-)
+__all__ = ["Profile", "Stage", "check_parameters", "check_value", "choose", "collect", "load_profile", "locked"]
+__all__ += ["missing_data", "notebook_parameters", "parse_value", "profile_of", "project_root", "reproduce"]
+__all__ += ["run_notebook", "save_result"]

@@ -1,17 +1,20 @@
 """The strict papermill runner: a notebook runs whole, in its own process, or it has not run.
 
-A folder of results is done when its `.done` holds the fingerprint of what was asked for: notebook text,
-parameters, and the fingerprints of the stages it builds on. `.done` is written last and is not committed,
-so that a fresh clone computes its own results.
+Two hidden files say how far a folder of results is. `.run` holds the fingerprint of what was asked for: notebook
+code, parameters, and the stages it builds on. It is written first and says whose checkpoints these are.
+`.done-FINGERPRINT` is written last. Neither is committed, so that a fresh clone computes its own results.
 """
 
 import fcntl
 import hashlib
+import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,113 +22,110 @@ from pathlib import Path
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import hold, read_json, whole_file, write_bytes, write_json
-from unseg_lib.pipeline import execute
 from unseg_lib.pipeline.parameters import check_parameters, notebook_code_hash
-from unseg_lib.pipeline.provenance import provenance
-from unseg_lib.pipeline.scrub import clean_notebook, places_of
 
 # parameters that say where or how fast, not what: changing them asks for no new result
 PLACES = ("out", "data_root", "cache", "jobs", "threads", "device", "workers", "checkpoint_every")
-KERNEL = "unseg"
-BEGUN = ".partial-begun"  # holds the fingerprint of a run that has not ended
+OWNER, RESULT = ".run", ("metrics.json", "provenance.json", "run.ipynb")
+
+
+def project_root(start: str | Path = ".") -> Path:
+    """The checkout that `start` (default: the current folder) is in, else the one the package was installed from."""
+    for place in (Path(start).resolve(), Path(__file__).resolve()):
+        for folder in (place, *place.parents):
+            if (folder / "Snakefile").exists() and (folder / "notebooks").is_dir():
+                return folder
+    raise UnsegError("Expected a checkout of the project here, found no folder notebooks/; change to it first.")
 
 
 def fingerprint(notebook: str | Path, values: dict, inputs: tuple[str, ...] = ()) -> str:
     """12 hex digits that change when the notebook's code, a parameter or an input stage changes."""
-    what = {name: value for name, value in values.items() if name not in PLACES}
-    text = json.dumps([notebook_code_hash(notebook), what, sorted(inputs)], sort_keys=True)
+    text = json.dumps([notebook_code_hash(notebook), decisive(values), sorted(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def is_done(out: str | Path, mark: str, products: tuple[str, ...] = ()) -> bool:
+def decisive(values: dict) -> dict:
+    """The parameters that decide the result."""
+    return {name: value for name, value in values.items() if name not in PLACES}
+
+
+def marker_of(out: str | Path, mark: str) -> Path:
+    """The file that is written last: its name holds the fingerprint, so an outdated one does not count."""
+    return Path(out) / f".done-{mark}"
+
+
+def is_done(out: str | Path, mark: str) -> bool:
     """Whether `out` holds the finished result with this fingerprint, made on this machine."""
-    out = Path(out)
-    files = ("metrics.json", "provenance.json", "run.ipynb", *products)
-    done = out / ".done"
-    return done.exists() and done.read_text() == mark and all((out / name).exists() for name in files)
+    return marker_of(out, mark).exists() and all((Path(out) / name).exists() for name in RESULT)
 
 
 def run_notebook(
-    notebook: str | Path,
-    out: str | Path,
-    parameters: dict,
-    *,
-    inputs: tuple[str, ...] = (),
-    products: tuple[str, ...] = (),
-    threads: int = 0,
+    notebook: str | Path, out: str | Path, parameters: dict, *, inputs: tuple[str, ...] = (), threads: int = 0
 ) -> Path:
     """Execute `notebook` with `parameters` into the folder `out`, unless that was done before; return `out`.
 
-    `inputs` are fingerprints of the stages it builds on, `products` files in `out` it must leave, `threads` the
-    CPU threads it may use (0: the machine's default). Leaves run.ipynb, metrics.json and provenance.json; on
-    failure only failed.ipynb, with a one-sentence `UnsegError`. A second runner of the same folder waits.
+    `inputs` are fingerprints of the stages it builds on, `threads` the CPU threads it may use (0: the machine's
+    default). Leaves run.ipynb, metrics.json and provenance.json; on failure only failed.ipynb, with a one-sentence
+    `UnsegError`. A second runner of the same folder waits.
     """
+    from unseg_lib.runtime import provenance  # and torch with it
+
     notebook, out = Path(notebook).resolve(), Path(out)
-    root = project_root(notebook)
-    inside = out.resolve().is_relative_to(root)
-    shown = out.resolve().relative_to(root).as_posix() if inside else str(out.resolve())
+    root, here = project_root(notebook), out.resolve()
+    shown = (here.relative_to(root) if here.is_relative_to(root) else here).as_posix()
     values = check_parameters(notebook, parameters | {"out": shown})
     mark = fingerprint(notebook, values, inputs)
     with locked(out):
-        if is_done(out, mark, products):
+        if is_done(out, mark):
             print(f"{shown}: already done", file=sys.stderr)
             return out
-        claim(out, mark)
-        start = time.monotonic()
-        given = {name: values[name] for name in (*parameters, "out")}
-        executed = _execute(notebook, root, out, given, threads)
-        metrics = _result(notebook, out, products)
+        take_over(out, mark)
+        start, pending = time.monotonic(), here / ".partial-metrics.json"
+        executed = _execute(
+            notebook, root, out, pending, {name: values[name] for name in (*parameters, "out")}, threads
+        )
+        if not pending.exists():
+            raise UnsegError(
+                f"Expected {notebook.name} to end with save_result(out, ...), found no metrics.json; add it."
+            )
         origin = provenance(root) | {
             "notebook": f"{notebook.parent.name}/{notebook.name}",
-            "parameters": {name: value for name, value in values.items() if name not in PLACES},
+            "parameters": decisive(values),
             "fingerprint": mark,
             "inputs": sorted(inputs),
             "seed": values.get("seed"),
             "minutes": round((time.monotonic() - start) / 60, 2),
         }
-        origin["device"] = metrics.get("device") or (origin["gpus"] or ["cpu"])[0]
+        origin["device"] = read_json(pending).get("device") or (origin["gpus"] or ["cpu"])[0]
         write_json(out / "run.ipynb", executed)
         write_json(out / "provenance.json", origin)
-        os.replace(_pending(out), out / "metrics.json")
+        os.replace(pending, out / "metrics.json")
         (out / "failed.ipynb").unlink(missing_ok=True)
-        write_bytes(out / ".done", mark.encode())
-        (out / BEGUN).unlink()
+        marker_of(out, mark).touch()
     return out
 
 
-def claim(out: Path, mark: str) -> None:
+def take_over(out: Path, mark: str) -> None:
     """Make `out` the folder of this run: what a run of the same fingerprint left is kept, for its checkpoints;
     what another run left (other parameters, or the committed results of somebody else) is removed.
 
     A folder with files that no run left is refused: the next run would remove them.
     """
-    owners = [(out / name).read_text() for name in (BEGUN, ".done") if (out / name).exists()]
-    of_a_run = owners or (out / "provenance.json").exists()
-    foreign = [] if of_a_run else [path.name for path in out.iterdir() if path.name != ".lock"]
-    if foreign:
-        raise UnsegError(
-            f"Expected a new or empty folder for the result, found {sorted(foreign)[0]} in {out}, which no run left; "
-            "name another folder with --out."
-        )
-    if of_a_run and mark not in owners:
-        write_bytes(out / BEGUN, b"nobody's")  # a kill here: the next run removes the rest
+    owner = out / OWNER
+    if not owner.exists() and not any((out / name).exists() for name in RESULT):
+        if foreign := sorted(path.name for path in out.iterdir() if path.name != ".lock"):
+            raise UnsegError(
+                f"Expected a new or empty folder for the result, found {foreign[0]} in {out}, which no run left; "
+                "name another folder with --out."
+            )
+    elif not owner.exists() or owner.read_text() != mark:
+        write_bytes(owner, b"nobody's")  # a kill here: the next run removes the rest
         for path in out.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name not in (".lock", BEGUN):
+            elif path.name not in (".lock", OWNER):
                 path.unlink()
-    write_bytes(out / BEGUN, mark.encode())
-    (out / ".done").unlink(missing_ok=True)
-
-
-def project_root(notebook: Path) -> Path:
-    """The checkout the notebook belongs to: the first folder above it with a Snakefile, else the current one."""
-    return next((folder for folder in notebook.parents if (folder / "Snakefile").exists()), Path.cwd())
-
-
-def _pending(out: Path) -> Path:
-    """Where `save_result` writes until the whole notebook has run."""
-    return out.resolve() / ".partial-metrics.json"
+    write_bytes(owner, mark.encode())
 
 
 @contextmanager
@@ -140,9 +140,9 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{folder}: another process is at work here, waiting for it", file=sys.stderr, flush=True)
+            hold(lock, f"{folder}: another process is at work here, waiting for it")
+        except UnsegError as busy:
+            print(busy, file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -158,92 +158,147 @@ def at_rest(folder: Path) -> Iterator[None]:
         yield
 
 
-def _environment(private: Path, out: Path, threads: int) -> dict[str, str]:
-    """The notebook's process: its own Jupyter and IPython folders, and a kernel on this very Python."""
-    spec = {
-        "argv": [
-            sys.executable,
-            "-m",
-            "ipykernel_launcher",
-            "-f",
-            "{connection_file}",
-            "--HistoryManager.enabled=False",
-        ],
-        "display_name": "Python 3",
-        "language": "python",
-    }
-    write_json(private / "kernels" / KERNEL / "kernel.json", spec)
-    environment = os.environ | {
-        "UNSEG_BATCH": "1",
-        "UNSEG_METRICS": str(_pending(out)),
-        "JUPYTER_PATH": str(private),
-        "JUPYTER_RUNTIME_DIR": str(private / "runtime"),
-        "JUPYTER_CONFIG_DIR": str(private / "config"),
-        "IPYTHONDIR": str(private / "ipython"),
-        "PYTHONHASHSEED": "0",
-    }
-    if os.environ.get("UNSEG_DATA"):
-        environment["UNSEG_DATA"] = str(Path(os.environ["UNSEG_DATA"]).resolve())
-    if threads:
-        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    return environment
-
-
-def _execute(notebook: Path, root: Path, out: Path, parameters: dict, threads: int) -> dict:
+def _execute(notebook: Path, root: Path, out: Path, pending: Path, parameters: dict, threads: int) -> dict:
     """Run the notebook in a child process; return the executed copy, scrubbed, or raise `UnsegError`."""
-    private = out.resolve() / ".partial-jupyter"
+    private = pending.with_name(".partial-jupyter")
     shutil.rmtree(private, ignore_errors=True)
-    _pending(out).unlink(missing_ok=True)
+    pending.unlink(missing_ok=True)
+    # by its text and -P: importing the package would only cost time here, and no file of the current folder counts
+    command = [sys.executable, "-P", "-c", f"{inspect.getsource(_child)}\n_child()"]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    environment, last = _environment(private, pending, threads), "it ended without a word"
     try:
         with whole_file(private / "executed.ipynb") as partial:
-            job = {"notebook": str(notebook), "to": str(partial), "parameters": parameters, "kernel": KERNEL}
-            job |= {"root": str(root), "parent": os.getpid()}
-            status, last = _run_child(job, _environment(private, out, threads), out.name)
+            job = {"input_path": str(notebook), "output_path": str(partial), "cwd": str(root), "kernel_name": "unseg"}
+            with subprocess.Popen(command, env=environment, text=True, errors="replace", **streams) as child:
+                child.stdin.write(json.dumps(job | {"parameters": parameters}) + "\n")
+                child.stdin.flush()
+                for line in child.stdout:
+                    print(f"[{out.name}] {line.rstrip()}", file=sys.stderr, flush=True)
+                    last = line.strip() or last
+                status = child.wait()
             ran = json.loads(partial.read_text()) if partial.exists() and partial.stat().st_size else None
-            if ran:
-                ran = clean_notebook(ran, places_of(root, out))
+            ran = ran and clean_notebook(ran, places_of(root, out))
             if status:
-                raise _failure(notebook, out, ran if status == execute.FAILED_IN_A_CELL else None, last)
+                raise _failure(notebook, out, ran or {}, last)
             return ran
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
 
-def _run_child(job: dict, environment: dict, label: str) -> tuple[int, str]:
-    """Start the executing process, show its lines with the label of the stage; return status and last line."""
-    # by path and -P: importing the package, and torch with it, would only cost seconds here
-    command = [sys.executable, "-P", execute.__file__]
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    last = "it ended without a word"
-    with subprocess.Popen(command, env=environment, text=True, errors="replace", **streams) as child:
-        child.stdin.write(json.dumps(job))
-        child.stdin.close()
-        for line in child.stdout:
-            print(f"[{label}] {line.rstrip()}", file=sys.stderr, flush=True)
-            last = line.strip() or last
-    return child.returncode, last
+def _child() -> None:
+    """Execute one notebook: a job as JSON on the first line of stdin.
+
+    When the runner ends, however it ends, its end of stdin closes; then this process ends, and the kernel with it, so
+    that a killed run leaves nobody behind who would go on writing.
+    """
+    import json
+    import os
+    import sys
+    import threading
+
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+    import papermill
+
+    for name in ("input_path", "output_path"):  # papermill takes braces in them for fields to fill in
+        job[name] = job[name].replace("{", "{{").replace("}", "}}")
+    try:
+        papermill.execute_notebook(**job, progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
+        status = 0
+    except papermill.PapermillExecutionError:  # it is told in the notebook
+        status = 1
+    sys.stdout.flush()
+    os._exit(status)
 
 
-def _failure(notebook: Path, out: Path, ran: dict | None, last: str) -> UnsegError:
+def _environment(private: Path, pending: Path, threads: int) -> dict[str, str]:
+    """The notebook's process: its own Jupyter and IPython folders, and a kernel on this very Python."""
+    kernel = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
+    spec = {"argv": kernel, "display_name": "Python 3", "language": "python"}
+    write_json(private / "kernels" / "unseg" / "kernel.json", spec)
+    places = {"JUPYTER_PATH": "", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_CONFIG_DIR": "config", "IPYTHONDIR": "ipy"}
+    environment = os.environ | {name: str(private / place) for name, place in places.items()}
+    environment |= {"UNSEG_BATCH": "1", "UNSEG_METRICS": str(pending), "PYTHONHASHSEED": "0"}
+    if os.environ.get("UNSEG_DATA"):
+        environment["UNSEG_DATA"] = str(Path(os.environ["UNSEG_DATA"]).resolve())
+    return environment | ({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {})
+
+
+def _failure(notebook: Path, out: Path, ran: dict, last: str) -> UnsegError:
     """The sentence for a notebook that failed; keeps the failed copy for reading."""
-    outputs = [output for cell in (ran or {}).get("cells", []) for output in cell.get("outputs", [])]
-    errors = [output for output in outputs if output["output_type"] == "error"]
-    if not errors:
+    outputs = [output for cell in ran.get("cells", []) for output in cell.get("outputs", [])]
+    error = next((output for output in outputs if output["output_type"] == "error"), None)
+    if error is None:
         return UnsegError(f"{notebook.name} stopped before its end ({last}); run the same command again to go on.")
-    name, text = errors[0]["ename"], errors[0]["evalue"]
-    said = text if name == "UnsegError" else f"{name}: {text}"
+    name, text = error["ename"], error["evalue"]
     if name == "OSError" and "No space left" in text:
-        said = "the disk is full; free some space and run the same command again, finished work is kept"
-        return UnsegError(f"{notebook.name} failed: {said}.")
+        said = "the disk is full; free some space and run the same command again, finished work is kept."
+        return UnsegError(f"{notebook.name} failed: {said}")
     write_json(out / "failed.ipynb", ran)
-    return UnsegError(f"{notebook.name} failed: {' '.join(said.split()).rstrip('.')} (see {out / 'failed.ipynb'})")
+    said = " ".join((text if name == "UnsegError" else f"{name}: {text}").split()).rstrip(".")
+    return UnsegError(f"{notebook.name} failed: {said} (see {out / 'failed.ipynb'})")
 
 
-def _result(notebook: Path, out: Path, products: tuple[str, ...]) -> dict:
-    """Read what `save_result` left; a notebook that left nothing has failed."""
-    if not _pending(out).exists():
-        raise UnsegError(f"Expected {notebook.name} to end with save_result(out, ...), found no metrics.json; add it.")
-    for name in products:
-        if not (out / name).exists():
-            raise UnsegError(f"Expected {notebook.name} to write {out / name}, found no such file.")
-    return read_json(_pending(out))
+# scrubbing: an executed notebook is the same on every machine, without times, paths, process numbers or addresses
+
+ENCODED = ("image/png", "image/jpeg", "application/pdf")  # base64: not text
+VOLATILE = [
+    (re.compile(r"\S*ipykernel_\d+/\d+\.py"), "<cell>"),
+    (re.compile(r" at 0x[0-9a-f]{6,}"), " at 0x0"),
+    (re.compile(r"^.*: \d+/\d+, \d+ s spent, \d+ s left\n", re.M), ""),  # unseg_lib.runtime
+]
+
+
+def clean_notebook(notebook: dict, places: dict[str, str]) -> dict:
+    """Return the notebook without execution metadata; `places` maps absolute paths to what to call them."""
+    longest_first = sorted(places, key=len, reverse=True)
+    replacements = VOLATILE + [(re.compile(re.escape(path) + r"(?![\w.-])"), places[path]) for path in longest_first]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    cleaned = {"cells": [_clean_cell(cell, replacements) for cell in notebook["cells"]]}
+    cleaned["metadata"] = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return cleaned | {name: notebook[name] for name in ("nbformat", "nbformat_minor")}
+
+
+def _clean_cell(cell: dict, replacements: list) -> dict:
+    tags = cell.get("metadata", {}).get("tags", [])
+    cleaned = {**cell, "metadata": {"tags": tags} if tags else {}}
+    if "injected-parameters" in tags:  # papermill's: its id is random
+        cleaned |= {"source": _clean(cell["source"], replacements), "id": "injected-parameters"}
+    if "outputs" not in cell:
+        return cleaned
+    outputs: list[dict] = []
+    for output in cell["outputs"]:
+        output = dict(output)
+        if output["output_type"] == "stream":
+            output["text"] = "".join(output["text"])
+            if outputs and outputs[-1].get("name") == output["name"]:  # how one stream was cut depends on timing
+                outputs[-1]["text"] += output["text"]
+                continue
+        if any(kind.startswith("image/") for kind in output.get("data", {})):  # some texts hold the image again
+            output["data"] = {kind: item for kind, item in output["data"].items() if kind != "text/plain"}
+        outputs.append(output)
+    return cleaned | {"outputs": [one for one in _clean(outputs, replacements) if one.get("text") != ""]}
+
+
+def _clean(value: object, replacements: list) -> object:
+    """Apply the replacements to every text inside, except to encoded images."""
+    if isinstance(value, dict):
+        return {key: item if key in ENCODED else _clean(item, replacements) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item, replacements) for item in value]
+    if isinstance(value, str):
+        for pattern, name in replacements:
+            # a function, because a name such as "$UNSEG_DATA" or a backslash is meant literally
+            value = pattern.sub(lambda match, name=name: name, value)
+    return value
+
+
+def places_of(root: Path, out: Path) -> dict[str, str]:
+    """The absolute paths that could show up in outputs, and what to call each."""
+    places = {tempfile.gettempdir(): "$TMP", str(Path.home()): "~", sys.prefix: "$VENV", str(root): "."}
+    here = out.resolve()
+    places[str(here)] = here.relative_to(root).as_posix() if here.is_relative_to(root) else out.name
+    if os.environ.get("UNSEG_DATA"):
+        places[str(Path(os.environ["UNSEG_DATA"]).resolve())] = "$UNSEG_DATA"
+    return {path: name for path, name in places.items() if path not in ("/", "")}

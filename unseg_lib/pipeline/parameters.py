@@ -8,17 +8,16 @@ import ast
 import hashlib
 import json
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from unseg_lib.errors import UnsegError, closest
 
 PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One line of the cell: `type` as written, e.g. `list[int]`."""
 
     name: str
@@ -27,18 +26,16 @@ class Parameter:
     help: str
 
 
-def _cells(notebook: Path) -> list[dict]:
+def _code(notebook: Path, *, parameters: bool) -> list[str]:
+    """The texts of a notebook's code cells: those tagged `parameters`, or all others."""
     if not notebook.is_file():
         raise UnsegError(f"Expected a notebook at {notebook}, found no such file; see the folder notebooks/.")
     try:
-        return json.loads(notebook.read_text())["cells"]
+        cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError) as error:
         raise UnsegError(f"Expected a notebook in {notebook}, found a file that is none ({error!r}).") from error
-
-
-def _source(cell: dict) -> str:
-    source = cell.get("source", "")
-    return source if isinstance(source, str) else "".join(source)
+    chosen = [cell for cell in cells if ("parameters" in cell.get("metadata", {}).get("tags", [])) == parameters]
+    return ["".join(cell.get("source", "")) for cell in chosen]
 
 
 def notebook_code_hash(notebook: str | Path) -> str:
@@ -46,21 +43,15 @@ def notebook_code_hash(notebook: str | Path) -> str:
 
     A better sentence or another default is no reason to compute again; a stage knows all its values itself.
     """
-    cells = [cell for cell in _cells(Path(notebook)) if cell["cell_type"] == "code" and not _is_parameters(cell)]
-    return hashlib.sha256(json.dumps([_source(cell) for cell in cells]).encode()).hexdigest()
-
-
-def _is_parameters(cell: dict) -> bool:
-    return "parameters" in cell.get("metadata", {}).get("tags", [])
+    return hashlib.sha256(json.dumps(_code(Path(notebook), parameters=False)).encode()).hexdigest()
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
     """Read the parameters cell; raises `UnsegError` where there is none or a line has another form."""
-    notebook = Path(notebook)
-    tagged = [cell for cell in _cells(notebook) if _is_parameters(cell)]
+    tagged = _code(Path(notebook), parameters=True)
     if len(tagged) != 1:
         raise UnsegError(f"Expected one cell tagged 'parameters' in {notebook}, found {len(tagged)}; tag one.")
-    return dict(_parsed(_source(tagged[0]), notebook))
+    return dict(_parsed(tagged[0], Path(notebook)))
 
 
 @lru_cache  # by the cell's text: a profile asks a thousand times for the same few cells
@@ -69,38 +60,31 @@ def _parsed(text: str, notebook: Path) -> dict[str, Parameter]:
         statements = ast.parse(text).body
     except SyntaxError as error:
         raise UnsegError(f"Expected Python in the parameters cell of {notebook}, found {error}.") from error
-    found = [_parameter(statement, text.splitlines(), notebook) for statement in statements]
-    return {parameter.name: parameter for parameter in found if parameter}
-
-
-def _parameter(statement: ast.stmt, lines: list[str], notebook: Path) -> Parameter | None:
-    line = lines[statement.lineno - 1]
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        return None  # `from typing import Optional`
-    wrong = UnsegError(f"Expected `name: Type = value  # help` in the parameters cell of {notebook}, found `{line}`.")
-    if (
-        not isinstance(statement, ast.AnnAssign)
-        or statement.value is None
-        or not isinstance(statement.target, ast.Name)
-    ):
-        raise wrong
-    kind = ast.unparse(statement.annotation)
-    try:
-        default = check_value(statement.target.id, kind, ast.literal_eval(statement.value))
-    except ValueError as error:
-        raise wrong from error
-    # the help starts at the first # after the value, so that a # inside a string is none
-    rest = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
-    return Parameter(statement.target.id, kind, default, rest.partition("#")[2].strip())
+    lines, found = text.splitlines(), {}
+    for statement in statements:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            continue  # `from typing import Optional`
+        try:
+            name, kind = statement.target.id, ast.unparse(statement.annotation)
+            default = check_value(name, kind, ast.literal_eval(statement.value))
+        except (AttributeError, ValueError) as error:  # no annotation, no name, or no plain value
+            raise UnsegError(
+                f"Expected `name: Type = value  # help` in the parameters cell of {notebook}, found "
+                f"`{lines[statement.lineno - 1]}`."
+            ) from error
+        # the help starts at the first # after the value, so that a # inside a string is none
+        rest = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
+        found[name] = Parameter(name, kind, default, rest.partition("#")[2].strip())
+    return found
 
 
 def _split(kind: str) -> tuple[str, str]:
     """`list[int]` -> ("list", "int"), `int` -> ("", "int")."""
     outer, _, inner = kind.removesuffix("]").rpartition("[")
-    outer = outer.removeprefix("typing.")
-    if inner not in PLAIN or outer not in ("", "list", "List", "Optional"):
+    outer = outer.removeprefix("typing.").lower()
+    if inner not in PLAIN or outer not in ("", "list", "optional"):
         raise UnsegError(f"Expected a type of {sorted(PLAIN)}, Optional[...] or list[...], found '{kind}'.")
-    return outer.lower(), inner
+    return outer, inner
 
 
 def check_value(name: str, kind: str, value: object) -> object:
@@ -108,19 +92,13 @@ def check_value(name: str, kind: str, value: object) -> object:
     outer, inner = _split(kind)
     if outer == "optional" and value is None:
         return None
-    if outer == "list":
-        if not isinstance(value, list | tuple):
-            raise _ill_typed(name, kind, value)
+    if outer == "list" and isinstance(value, list | tuple):
         return [check_value(name, inner, item) for item in value]
-    if inner == "float" and isinstance(value, int) and not isinstance(value, bool):
+    if inner == "float" and type(value) is int:
         value = float(value)
-    if type(value) is not PLAIN[inner] or (inner == "float" and not math.isfinite(value)):
-        raise _ill_typed(name, kind, value)
+    if outer == "list" or type(value) is not PLAIN[inner] or (inner == "float" and not math.isfinite(value)):
+        raise UnsegError(f"Expected {kind} for the parameter '{name}', found {value!r}; write {name}=<{kind}>.")
     return value
-
-
-def _ill_typed(name: str, kind: str, value: object) -> UnsegError:
-    return UnsegError(f"Expected {kind} for the parameter '{name}', found {value!r}; write {name}=<{kind}>.")
 
 
 def parse_value(name: str, kind: str, text: str) -> object:
@@ -133,22 +111,19 @@ def parse_value(name: str, kind: str, text: str) -> object:
     if outer == "optional" and text.lower() in ("none", "null"):
         return None
     if outer == "list":
-        items = text.removeprefix("[").removesuffix("]").split(",")
-        return [_parse_plain(name, kind, inner, item.strip().strip("'\"")) for item in items if item.strip()]
-    return _parse_plain(name, kind, inner, text)
+        items = [item.strip().strip("'\"") for item in text.removeprefix("[").removesuffix("]").split(",")]
+        return check_value(name, kind, [_plain(inner, item) for item in items if item])
+    return check_value(name, kind, _plain(inner, text))
 
 
-def _parse_plain(name: str, kind: str, inner: str, text: str) -> object:
-    if inner == "str":
-        return text
-    if inner == "bool":
-        if text.lower() not in ("true", "false"):
-            raise _ill_typed(name, kind, text)
-        return text.lower() == "true"
+def _plain(kind: str, text: str) -> object:
+    """The text as an int, float or bool where it is one; what stays a text is refused as ill-typed."""
+    if kind == "bool":
+        return {"true": True, "false": False}.get(text.lower(), text)
     try:
-        return check_value(name, inner, PLAIN[inner](text))
-    except ValueError as error:
-        raise _ill_typed(name, kind, text) from error
+        return PLAIN[kind](text)
+    except ValueError:
+        return text
 
 
 def check_parameters(notebook: str | Path, given: dict) -> dict:

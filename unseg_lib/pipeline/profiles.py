@@ -1,4 +1,4 @@
-"""A profile: one YAML file that says what to run; here it becomes stages, each with its notebook parameters.
+"""A profile: one YAML file that says what to run; here it becomes a table of stages, each with its parameters.
 
 Keys, all checked: about, shares (a profile whose stages are not done twice), jobs, threads, data (places under the
 data root; empty = generated scenes), resources {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01},
@@ -11,19 +11,20 @@ lists several values of one or more parameters of 03 (each gives a stage, whose 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from unseg_lib.errors import UnsegError, pick
-from unseg_lib.pipeline.checks import KEYS, RESOURCES, check_keys, check_profile
+from unseg_lib.errors import UnsegError, closest, pick
+from unseg_lib.pipeline.notebook import project_root
 from unseg_lib.pipeline.parameters import check_parameters, notebook_parameters
-from unseg_lib.pipeline.stages import BY_TASK, NOTEBOOKS, Stage
+from unseg_lib.pipeline.stages import BY_TASK, NOTEBOOKS, PAGES, Stage, built_on
 
-# made once for two profiles
-SHARED = ("generator", "poison", "victim", "pixels")
+RESOURCES = {"mem_gb": 4, "minutes": 60, "gpu": 0}
+# parameters of notebooks that are planned here, and that no section of a profile sets
+PLANNED = {"out", "poisoned", "cache", "jobs", "threads", "data_root", "shard", "shards"}
 
 
 @dataclass(frozen=True)
@@ -57,28 +58,30 @@ class Profile:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """Every stage by its key, what is needed first coming first."""
-        found: dict[str, Stage] = {}
-        for stage in [*self._victims(), *self._pixels()]:
-            for part in (*(deep for need in stage.needs for deep in need.needs), *stage.needs, stage):
-                found.setdefault(part.key, part)
+        """The table of runs: every stage by its key, what is needed first coming first."""
+        read = [*self._victims(), *self._pixels()]
         # only what the tables read: images that were deleted to save space are not made again for them
-        read = tuple(stage for stage in found.values() if stage.kind in ("victim", "pixels"))
         tables = self._stage("tables", "", {"results": self.results.as_posix()}, read)
-        return found | {"tables": tables} | {kind: self._page(kind, tables) for kind in self.pages}
+        found = built_on(read) | {"tables": tables}
+        for kind, parameters in self.pages.items():
+            results = {"results": self.results.as_posix()} if "results" in self._known(kind) else {}
+            found[kind] = self._stage(kind, "", parameters | results, [tables])
+        return found
 
     def _notebook(self, kind: str, task: str = "") -> Path:
         name = BY_TASK.get(task, NOTEBOOKS[kind]) if kind == "victim" else NOTEBOOKS[kind]
-        return self.root / "notebooks" / name
+        return self.root / "notebooks" / f"{name}.ipynb"
 
-    def _stage(self, kind: str, name: str, parameters: dict, needs: tuple[Stage, ...] = (), task: str = "") -> Stage:
-        own = Stage(kind, name, self._notebook(kind, task), self.results, parameters, needs)
+    def _known(self, kind: str, task: str = "") -> set[str]:
+        return set(notebook_parameters(self._notebook(kind, task)))
+
+    def _stage(self, kind: str, name: str, parameters: dict, needs: Iterable = (), task: str = "", **names) -> Stage:
+        own = Stage(kind, name, self._notebook(kind, task), self.results, parameters, tuple(needs), names)
         theirs = self._shared.get(own.key)
         if theirs is None:
             return own
         keys = own.values.keys() - {"out", "cache", "jobs"}  # where the files are, and what changes no pixel
-        other = [key for key in sorted(keys) if own.values[key] != theirs.values.get(key)]
-        if other:
+        if other := [key for key in sorted(keys) if own.values[key] != theirs.values.get(key)]:
             found = ", ".join(f"{key} {own.values[key]!r}, not {theirs.values.get(key)!r}" for key in other)
             raise UnsegError(
                 f"Expected {own.key} as in profile {self.shares}, which is shared, found {found}; rename it."
@@ -95,99 +98,76 @@ class Profile:
             raise UnsegError(
                 f"Expected a profile that shares nothing under `shares` of {self.name}, found {self.shares}."
             )
-        check_profile(other)
-        return {key: stage for key, stage in other.stages.items() if stage.kind in SHARED}
+        _check_profile(other)
+        return {key: stage for key, stage in other.stages.items() if not stage.gathers}
 
-    def _known(self, kind: str, task: str = "") -> set[str]:
-        return set(notebook_parameters(self._notebook(kind, task)))
-
-    def _tasks(self) -> set[str]:
-        """The tasks of the data sets, "" for those that name none."""
-        return {entry.get("task", "") for entry in self.datasets.values() if isinstance(entry, dict)}
-
-    def _victims(self) -> list[Stage]:
+    def _victims(self) -> Iterator[Stage]:
+        """The job that trains a victim on a recipe, e.g. victim/lung-unseg-unet-s0, for every run of the grid."""
         runs = {}
         for entry in self.grid:
-            for (dataset, recipe, victim, seed), (label, values) in product(
-                product(*(entry[key] for key in KEYS["grid"][:4])), variants(entry)
-            ):
-                stage = self._victim(dataset, recipe, victim, seed, label, values)
-                if stage.key in runs and runs[stage.key].values != stage.values:
+            lists = (entry["datasets"], entry["recipes"], entry["victims"], entry["seeds"])
+            for (setting, recipe, victim, seed), (label, values) in product(product(*lists), variants(entry)):
+                task, noise = self.datasets[setting].get("task", ""), self._noises[setting, recipe]
+                needs, poisoned = self._poisoned(setting, recipe)
+                known = self._known("victim", task)
+                parameters = {"dataset": setting} | {k: v for k, v in self.datasets[setting].items() if k in known}
+                parameters |= {"victim": victim} | self.victims[victim] | values | poisoned
+                parameters |= {"poison": recipe, "eps": noise["eps"], "eps_bg": noise["eps_bg"], "seed": seed}
+                # single classes that are protected are scored on their own
+                if noise["protect"] not in ("all", "things", "stuff") and "protected" in known:
+                    parameters.setdefault("protected", noise["protect"])
+                names = {"setting": setting, "recipe": recipe, "victim_key": victim, "label": "-".join(label)}
+                name = "-".join([setting, recipe, victim, *label, f"s{seed}"])
+                stage = self._stage("victim", name, parameters, needs, task, **names, seed=seed)
+                if runs.setdefault(name, stage).values != stage.values:
                     raise UnsegError(f"Expected one meaning of {stage.key}, found two in the grid; give one a label.")
-                runs[stage.key] = stage
-        return list(runs.values())
+        yield from runs.values()
 
-    def _victim(self, dataset: str, recipe: str, victim: str, seed: int, label: list[str], values: dict) -> Stage:
-        """The job that trains `victim` on `recipe`, e.g. victim/lung-unseg-unet-s0."""
-        noise, poisoned = self._noises[dataset, recipe], self._poisoned(dataset, recipe)
-        task = self.datasets[dataset].get("task", "")
-        known = self._known("victim", task)
-        own = {"dataset": dataset} | {k: v for k, v in self.datasets[dataset].items() if k in known}
-        parameters = own | {"victim": victim} | self.victims[victim] | values
-        parameters |= {"poison": recipe, "eps": noise["eps"], "eps_bg": noise["eps_bg"], "seed": seed}
-        named = noise["protect"] not in ("all", "things", "stuff")  # whose names are the data set's to know
-        if named and "protected" in known:
-            parameters.setdefault("protected", noise["protect"])
-        if poisoned:
-            parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
-        name = "-".join([dataset, recipe, victim, *label, f"s{seed}"])
-        return self._stage("victim", name, parameters, (poisoned,) if poisoned else (), task)
+    def _pixels(self) -> Iterator[Stage]:
+        for entry in self.pixels:
+            setting, recipe = entry["dataset"], entry["recipe"]
+            needs, poisoned = self._poisoned(setting, recipe)
+            parameters = {"dataset": setting} | self._images(setting, {"dataset", "task", "limit"})
+            parameters |= {k: v for k, v in entry.items() if k in ("split", "limit")} | poisoned
+            names = {"setting": setting, "recipe": recipe}
+            yield self._stage("pixels", f"{setting}-{recipe}", parameters, needs, **names)
 
-    @cached_property
-    def _noises(self) -> dict[tuple[str, str], dict]:
-        """`_noise` of every recipe on every data set: hundreds of victims ask for it."""
-        return {each: self._noise(*each) for each in product(self.datasets, self.recipes)}
-
-    def _noise(self, dataset: str, recipe: str) -> dict:
-        """The parameters of 02 for one recipe on one data set, its defaults included; no noise has budget 0."""
-        given = {"dataset": dataset} | self._poison_parameters(dataset, recipe)
-        values = check_parameters(self._notebook("poison"), given)
-        return values | ({"eps": 0.0, "eps_bg": 0.0} if values["poison"] == "clean" else {})
-
-    def _poison_parameters(self, dataset: str, recipe: str) -> dict:
-        return self._images(dataset, self._known("poison")) | {"poison": "clean"} | self.recipes[recipe]
-
-    def _images(self, dataset: str, known: set[str]) -> dict:
-        """The parameters of a data set for a notebook that reads its images with label maps, whatever the task."""
-        own = {k: v for k, v in self.datasets[dataset].items() if k in known}
-        if own.get("task") in BY_TASK:
-            own["task"] = "object" if own["task"] == "interactive" else "semantic"
-        return own
-
-    def _poisoned(self, dataset: str, recipe: str) -> Stage | None:
-        """The job that writes the poisoned copy of `dataset`; None where a recipe leaves the images alone.
+    def _poisoned(self, setting: str, recipe: str) -> tuple[list[Stage], dict]:
+        """The job that writes the poisoned copy of a data set, and the parameter that names the copy's folder; neither
+        where a recipe leaves the images alone.
 
         Entries that differ by their victims' task or size alone have one copy, named after the first of them.
         """
-        chosen = self.recipes[recipe]
+        chosen, noise = self.recipes[recipe], self._noises[setting, recipe]
         if chosen.get("poison", "clean") == "clean" and not {"gray", "file_format"} & set(chosen):
-            return None
-        parameters = {"dataset": dataset} | self._poison_parameters(dataset, recipe)
-        parameters |= {"cache": (self.results / "noise").as_posix(), "jobs": self.threads}
-        name, needs = chosen.get("generator"), ()
-        if name in self.generators:
-            trained = self._stage("generator", name, self.generators[name])
-            parameters["generator"] = (trained.folder / "generator.safetensors").as_posix()
-            needs = (trained,)
-        noise = self._noises[dataset, recipe]
+            return [], {}
         first = next(one for one in self.datasets if self._noises[one, recipe] == noise)
-        return self._stage("poison", f"{first}-{recipe}", parameters, needs)
+        parameters = {"dataset": first} | self._images(first, self._known("poison")) | chosen
+        parameters |= {"cache": (self.results / "noise").as_posix(), "jobs": self.threads}
+        name, needs = chosen.get("generator"), []
+        if name in self.generators:
+            needs = [self._stage("generator", name, self.generators[name])]
+            parameters["generator"] = (needs[0].folder / "generator.safetensors").as_posix()
+        names = {"setting": first, "recipe": recipe}
+        stage = self._stage("poison", f"{first}-{recipe}", parameters, needs, **names)
+        return [stage], {"poisoned": (stage.folder / "dataset").as_posix()}
 
-    def _page(self, kind: str, tables: Stage) -> Stage:
-        results = {"results": self.results.as_posix()} if "results" in self._known(kind) else {}
-        return self._stage(kind, "", self.pages[kind] | results, (tables,))
-
-    def _pixels(self) -> list[Stage]:
-        found = []
-        for entry in self.pixels:
-            dataset, recipe = entry["dataset"], entry["recipe"]
-            poisoned = self._poisoned(dataset, recipe)
-            own = self._images(dataset, {"dataset", "task", "limit"})
-            parameters = {"dataset": dataset} | own | {k: v for k, v in entry.items() if k in ("split", "limit")}
-            if poisoned:
-                parameters["poisoned"] = (poisoned.folder / "dataset").as_posix()
-            found.append(self._stage("pixels", f"{dataset}-{recipe}", parameters, (poisoned,) if poisoned else ()))
+    @cached_property
+    def _noises(self) -> dict[tuple[str, str], dict]:
+        """The parameters of 02 for every recipe on every data set, defaults included; no noise has budget 0."""
+        found, known = {}, self._known("poison")
+        for setting, recipe in product(self.datasets, self.recipes):
+            given = {"dataset": setting} | self._images(setting, known) | {"poison": "clean"} | self.recipes[recipe]
+            values = check_parameters(self._notebook("poison"), given)
+            found[setting, recipe] = values | ({"eps": 0.0, "eps_bg": 0.0} if values["poison"] == "clean" else {})
         return found
+
+    def _images(self, setting: str, known: set[str]) -> dict:
+        """The parameters of a data set for a notebook that reads its images with label maps, whatever the task."""
+        own = {k: v for k, v in self.datasets[setting].items() if k in known}
+        if own.get("task") in BY_TASK:
+            own["task"] = "object" if own["task"] == "interactive" else "semantic"
+        return own
 
 
 def variants(entry: dict) -> Iterator[tuple[list[str], dict]]:
@@ -204,12 +184,11 @@ def variants(entry: dict) -> Iterator[tuple[list[str], dict]]:
         yield label + [re.sub(r"[^A-Za-z0-9._]+", "-", end) for end in ends], entry.get("set", {}) | chosen
 
 
-def project_root() -> Path:
-    """The checkout: the current folder, or where the package was installed from."""
-    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent.parent):
-        if (folder / "notebooks").is_dir():
-            return folder
-    raise UnsegError("Expected a checkout of the project here, found no folder notebooks/; change to it first.")
+def load_profile(name_or_path: str | Path, root: Path | None = None) -> Profile:
+    """Read and check a profile: a name in notebooks/profiles, or the path of a YAML file."""
+    profile = _read(name_or_path, root or project_root())
+    _check_profile(profile)
+    return profile
 
 
 def profile_of(results: str | Path) -> Profile | None:
@@ -217,13 +196,6 @@ def profile_of(results: str | Path) -> Profile | None:
     name = Path(results).resolve().name
     known = (project_root() / "notebooks" / "profiles" / f"{name}.yaml").is_file()
     return load_profile(name) if known else None
-
-
-def load_profile(name_or_path: str | Path, root: Path | None = None) -> Profile:
-    """Read and check a profile: a name in notebooks/profiles, or the path of a YAML file."""
-    profile = _read(name_or_path, root or project_root())
-    check_profile(profile)
-    return profile
 
 
 def _read(name_or_path: str | Path, root: Path) -> Profile:
@@ -234,9 +206,8 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
     if path.suffix in (".yaml", ".yml"):
         source = str(path)
     else:
-        known = sorted(file.stem for file in (root / "notebooks" / "profiles").glob("*.yaml"))
-        pick(dict.fromkeys(known), str(name_or_path), "profile")
-        path = root / "notebooks" / "profiles" / f"{name_or_path}.yaml"
+        path = root / "notebooks" / "profiles" / f"{source}.yaml"
+        pick({file.stem: file for file in path.parent.glob("*.yaml")}, source, "profile")
     if not path.is_file():
         raise UnsegError(f"Expected a profile at {path}, found no such file.")
     try:
@@ -245,5 +216,71 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
         raise UnsegError(f"Expected YAML in {path}, found {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
-    check_keys(content, set(Profile.__dataclass_fields__) - {"name", "root", "source"}, str(path))
+    _check(content, dict.fromkeys(set(Profile.__dataclass_fields__) - {"name", "root", "source"}), "", path)
     return Profile(path.stem, root, source, **content)
+
+
+def _check_profile(profile: Profile) -> None:
+    """Raise `UnsegError` on the first misspelt key, unknown name or ill-typed value."""
+    for key, shape in _shape(profile).items():
+        _check(getattr(profile, key), shape, key, f"profile {profile.name}")
+    for entry in profile.grid:
+        if ("set" in entry) != ("label" in entry):
+            raise UnsegError(
+                f"Expected `set` and `label` together in grid of profile {profile.name}: the label names what was set."
+            )
+    for stage in profile.stages.values():
+        stage.values  # noqa: B018 - computing it checks every parameter
+
+
+def _shape(profile: Profile) -> dict:
+    """What a profile may say, in the terms of `_check`."""
+    sets = profile.datasets.values() if isinstance(profile.datasets, dict) else ()
+    tasks = {"", *(str(entry.get("task")) for entry in sets if isinstance(entry, dict))}
+    poison = profile._known("poison") - PLANNED
+    victim = set().union(*(profile._known("victim", task) for task in tasks)) - PLANNED
+    pages = [profile._known(kind) for kind in profile.pages if kind in PAGES]
+    settings = dict.fromkeys(victim - {"dataset", "task", "limit", "seed", "poison", "eps", "eps_bg"})
+    names = {key: set(map(str, getattr(profile, key))) for key in ("datasets", "recipes", "victims")}
+    grid = {f"{key}!": [names[key]] for key in names} | {"seeds!": [None], "label": str, "set": settings}
+    return {
+        **{"about": str, "shares": str, "jobs": 1, "threads": 1, "data": [str]},
+        "resources": {kind: {"mem_gb": 1, "minutes": 1, "gpu": 0} for kind in NOTEBOOKS},
+        "generators": {"*": dict.fromkeys(profile._known("generator") - {"out", "data_root"})},
+        "datasets": {"*": dict.fromkeys((poison | victim) - {"seed", "poison", "victim"}) | {"task": str}},
+        "recipes": {"*": dict.fromkeys(poison - {"dataset", "task", "limit", "split"}) | {"generator": str}},
+        "victims": {"*": settings},
+        "grid": [grid | {"vary": {key: [None] for key in settings}}],
+        "pixels": [{"dataset!": names["datasets"], "recipe!": names["recipes"], "split": None, "limit": None}],
+        "pages": dict.fromkeys(PAGES, dict.fromkeys(set().union(*pages) - PLANNED - {"results"})),
+    }
+
+
+def _check(value: object, shape: object, key: str, where: str | Path) -> None:
+    """Raise `UnsegError` unless what stands under `key` has this shape: None (anything), str (a text), a set (one of
+    these names), a number (a whole number from there on), [shape] (a list of these) or {key: shape} (keys, of which
+    those with a ! are needed; "*" is any name).
+    """
+    place = f"{key} of {where}" if key else str(where)
+    found = f"for {place}, found {value!r}"
+    if isinstance(shape, int) and (type(value) is not int or value < shape):
+        raise UnsegError(f"Expected a whole number from {shape} {found}; write one.")
+    if (shape is str or isinstance(shape, set)) and not isinstance(value, str):
+        raise UnsegError(f"Expected one text {found}; write one, a number in quotes.")
+    if isinstance(shape, set):
+        pick(dict.fromkeys(shape), value, f"name under {place}:")
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            raise UnsegError(f"Expected a list {found}; write [{value}].")
+        for item in value:
+            _check(item, shape[0], key, where)
+    if isinstance(shape, dict):
+        needed = [name[:-1] for name in shape if name.endswith("!")]
+        if not isinstance(value, dict) or not set(needed) <= set(value):
+            raise UnsegError(f"Expected {'the keys ' + ', '.join(needed) if needed else 'keys'} {found}.")
+        known = {name.removesuffix("!"): inner for name, inner in shape.items()}
+        for name, item in value.items():
+            _check(name, str, f"a name under {key}", where)
+            if name not in known and "*" not in known:
+                raise UnsegError(f"Unknown key '{name}' in {place}; {closest(name, sorted(known))}")
+            _check(item, known.get(name, known.get("*")), f"{key}.{name}", where)

@@ -1,12 +1,21 @@
-"""What a notebook leaves behind, and the one table that every other table is made from."""
+"""What a notebook leaves behind, and the two files of a profile that everything else is read from."""
 
+import gzip
+import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unseg_lib.errors import UnsegError, closest
-from unseg_lib.evaluation import COLUMNS
-from unseg_lib.files import read_json, write_csv, write_json
+from unseg_lib.files import read_json, write_bytes, write_csv, write_json
+from unseg_lib.pipeline.notebook import decisive
+
+if TYPE_CHECKING:
+    from unseg_lib.pipeline.stages import Stage
+
+ORDER = ("task", "dataset", "victim", "init", "recipe", "eps", "eps_bg", "defense", "clean_fraction")
 
 
 def save_result(out: str | Path, metrics: dict) -> Path:
@@ -15,10 +24,9 @@ def save_result(out: str | Path, metrics: dict) -> Path:
     Under the strict runner the file gets its name only after the whole notebook has run. Arrays become
     lists; a number that is not finite is refused, because JSON has no word for it.
     """
-    pending = os.environ.get("UNSEG_METRICS")
-    path = Path(pending) if pending else Path(out) / "metrics.json"
-    write_json(path, _plain(metrics, "metrics"))
-    return Path(out) / "metrics.json"
+    path = Path(out) / "metrics.json"
+    write_json(os.environ.get("UNSEG_METRICS") or path, _plain(metrics, "metrics"))
+    return path
 
 
 def _plain(value: object, name: str) -> object:
@@ -35,46 +43,56 @@ def _plain(value: object, name: str) -> object:
         raise UnsegError(f"Expected finite numbers in a result, found {name} = {value}; look at the cell it is from.")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise UnsegError(
-        f"Expected numbers, texts, lists and dicts in a result, found {name} of type {type(value).__name__}."
-    )
+    kind = type(value).__name__
+    raise UnsegError(f"Expected numbers, texts, lists and dicts in a result, found {name} of type {kind}.")
 
 
-def collect(results: str | Path, stages: list[str]) -> Path:
-    """Write `results/rows.csv` from the rows in the metrics of `stages` (e.g. "victim/lung-unseg-unet-s0").
+def collect(results: str | Path, stages: Iterable["Stage"]) -> Path:
+    """Write what all tables are made from, `rows.csv` and `stages.jsonl.gz`, for these stages of a profile.
 
-    `commit` and `notebook` are filled in here, `minutes`, `device` and `precision` where the row has none. The last is
-    that of the stage's result.json, where it says one.
+    rows.csv has a row for every (victim, metric). What the notebook of the victim cannot know is filled in: which run
+    of the profile it is, `commit`, `stage`, and `precision`, which is that of the stage's result.json. The other file
+    has a JSON object a line, one for every stage: which run it is, its `state` ("done", "failed" or "not run"), its
+    parameters, metrics and provenance. Returns the path of rows.csv.
     """
-    results = Path(results)
-    rows = [row for stage in stages for row in _stage_rows(results, stage)]
-    rows.sort(key=_order)
+    from unseg_lib.evaluation import COLUMNS  # and torch with it
+
+    results, rows, records = Path(results), [], []
+    for stage in stages:
+        if not stage.gathers:
+            record = _record(stage, stage.seen_from(results))
+            rows += _rows(stage, record, COLUMNS) if stage.kind == "victim" and record["state"] == "done" else []
+            records.append(record)
+    # text as text, seeds as numbers, so that seed 10 follows seed 9
+    rows.sort(key=lambda row: [*(str(row[name]) for name in ORDER), int(row["seed"]), str(row["metric"])])
+    lines = [json.dumps(record, sort_keys=True) + "\n" for record in sorted(records, key=lambda one: one["stage"])]
+    write_bytes(results / "stages.jsonl.gz", gzip.compress("".join(lines).encode(), mtime=0))
     write_csv(results / "rows.csv", rows, list(COLUMNS))
     return results / "rows.csv"
 
 
-def _order(row: dict) -> list:
-    """Text columns as text, seed as a number, so that seed 10 follows seed 9."""
-    names = ("task", "dataset", "victim", "init", "poison", "eps", "eps_bg", "defense", "clean_fraction")
-    return [*(str(row[name]) for name in names), int(row["seed"]), str(row["metric"])]
+def _record(stage: "Stage", place: str) -> dict:
+    record = {"stage": place, "kind": stage.kind, "name": stage.name} | stage.names
+    if not (stage.folder / "metrics.json").exists():
+        state = "failed" if (stage.folder / "failed.ipynb").exists() else "not run"
+        return record | {"state": state, "parameters": decisive(stage.values)}
+    names = [name for name in ("metrics", "provenance", "speed") if (stage.folder / f"{name}.json").exists()]
+    record |= {"state": "done"} | {name: read_json(stage.folder / f"{name}.json") for name in names}
+    return record | {"parameters": record["provenance"].pop("parameters")}
 
 
-def _stage_rows(results: Path, stage: str) -> list[dict]:
-    metrics, origin = (read_json(results / stage / f"{name}.json") for name in ("metrics", "provenance"))
-    if "rows" not in metrics:
-        raise UnsegError(f"Expected 'rows' in {results / stage / 'metrics.json'}, found {sorted(metrics)}.")
-    known = {"commit": origin["commit"] or "", "notebook": f"{stage}/run.ipynb"}
-    training = results / stage / "result.json"
-    precision = read_json(training).get("precision", "") if training.exists() else ""
-    filled = {"minutes": origin["minutes"], "device": origin["device"], "precision": precision}
-    rows = []
-    for row in metrics["rows"]:
-        row = filled | row | known
-        for name in row:
-            if name not in COLUMNS:
-                raise UnsegError(f"Unknown column '{name}' in the rows of {stage}; {closest(name, list(COLUMNS))}")
-        missing = [name for name in COLUMNS if name not in row]
-        if missing:
-            raise UnsegError(f"Expected every column in the rows of {stage}, found none called {', '.join(missing)}.")
-        rows.append(row)
+def _rows(stage: "Stage", record: dict, columns: tuple[str, ...]) -> list[dict]:
+    """The rows of a finished victim with every column, which are taken out of its record."""
+    where, origin, training = record["stage"], record["provenance"], stage.folder / "result.json"
+    if "rows" not in record["metrics"]:
+        raise UnsegError(f"Expected 'rows' in the metrics of {where}, found {sorted(record['metrics'])}.")
+    filled = {"minutes": origin["minutes"], "device": origin["device"]}
+    filled |= {"precision": read_json(training).get("precision", "") if training.exists() else ""}
+    known = stage.names | {"commit": origin["commit"] or "", "stage": where}
+    rows = [filled | row | known for row in record["metrics"].pop("rows")]
+    for row in rows:
+        for name in row.keys() - set(columns):
+            raise UnsegError(f"Unknown column '{name}' in the rows of {where}; {closest(name, list(columns))}")
+        if missing := [name for name in columns if name not in row]:
+            raise UnsegError(f"Expected every column in the rows of {where}, found none called {', '.join(missing)}.")
     return rows

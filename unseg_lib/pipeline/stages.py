@@ -1,45 +1,33 @@
-"""One stage = one notebook with its parameters = one folder of results."""
+"""One stage = one notebook with its parameters = one folder of results: a line of a profile's table of runs."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.pipeline.gpus import own_gpu
-from unseg_lib.pipeline.notebook import fingerprint, is_done, run_notebook
+from unseg_lib.pipeline.notebook import fingerprint, is_done, marker_of, run_notebook
 from unseg_lib.pipeline.parameters import check_parameters
 from unseg_lib.pipeline.results import collect
 
-NOTEBOOKS = {
-    "generator": "01_train_generator.ipynb",
-    "poison": "02_poison_dataset.ipynb",
-    "victim": "03_train_victim.ipynb",
-    "tables": "04_results.ipynb",
-    "pixels": "06_pixel_distributions.ipynb",
-    "defenses": "05_defenses.ipynb",
-    "poisons": "07_poisons.ipynb",
-    "mixture": "08_mixed_data.ipynb",
-    "ablations": "11_ablations.ipynb",
-}
-# of the victims' tasks that do not learn label maps; the others run in NOTEBOOKS["victim"]
-BY_TASK = {
-    "instance": "03b_instances.ipynb",
-    "panoptic": "03b_instances.ipynb",
-    "detection": "03b_instances.ipynb",
-    "interactive": "03c_interactive.ipynb",
-}
+BUILD = {"generator": "01_train_generator", "poison": "02_poison_dataset", "victim": "03_train_victim"}
 # one of each at most; they read rows.csv, so the tables come before them
-PAGES = ("defenses", "poisons", "mixture", "ablations")
-# they show what others found, so they are outdated as soon as one of those is gone
-GATHERERS = ("tables", *PAGES)
+PAGES = {"defenses": "05_defenses", "poisons": "07_poisons", "mixture": "08_mixed_data", "ablations": "11_ablations"}
+NOTEBOOKS = BUILD | {"pixels": "06_pixel_distributions", "tables": "04_results"} | PAGES
+# of the victims' tasks that do not learn label maps; the others run in NOTEBOOKS["victim"]
+BY_TASK = dict.fromkeys(("instance", "panoptic", "detection"), "03b_instances") | {"interactive": "03c_interactive"}
 # files that later stages read and that are not committed: without them a stage is not done
 PRODUCTS = {"generator": ("generator.safetensors",), "poison": ("dataset/manifest.csv",)}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`key` is "kind/name" ("victim/lung-unseg-unet-s0"); `needs` are the stages it builds on."""
+    """`key` is "kind/name" ("victim/lung-unseg-unet-s0"); `needs` are the stages it builds on.
+
+    names: which run it is, as the profile calls it: those of setting (the data set), recipe, victim_key, label (what
+    else a grid entry sets) and seed that apply. Nobody reads that from the name.
+    """
 
     kind: str
     name: str
@@ -47,6 +35,7 @@ class Stage:
     results: Path  # results/<profile>
     parameters: dict
     needs: tuple["Stage", ...] = ()
+    names: dict = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -61,11 +50,6 @@ class Stage:
         return Path(os.path.relpath(self.folder, results)).as_posix()
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Changes with the notebook, the parameters, or anything the stage builds on."""
-        return fingerprint(self.notebook, self.values, self._inputs)
-
-    @cached_property
     def values(self) -> dict:
         """All parameters, the notebook's defaults included; raises `UnsegError` on an unknown or ill-typed one."""
         try:
@@ -74,48 +58,61 @@ class Stage:
             raise UnsegError(f"{self.key}: {error}") from error
 
     @property
-    def _inputs(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return tuple(stage.fingerprint for stage in self.needs)
 
-    @property
-    def products(self) -> tuple[str, ...]:
-        return PRODUCTS.get(self.kind, ())
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the notebook, the parameters, or anything the stage builds on."""
+        return fingerprint(self.notebook, self.values, self.inputs)
 
     @property
     def marker(self) -> str:
-        """The file Snakemake waits for: its name holds the fingerprint, so an outdated one does not count."""
-        return (self.folder / f".done-{self.fingerprint}").as_posix()
+        """The file that is there when the stage is done, and that Snakemake waits for."""
+        return marker_of(self.folder, self.fingerprint).as_posix()
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it shows what others found; then it is outdated as soon as one of those is."""
+        return self.kind == "tables" or self.kind in PAGES
 
     def done(self) -> bool:
-        if self.kind in GATHERERS and not all(stage.done() for stage in self.needs):
-            return False
-        return is_done(self.folder, self.fingerprint, self.products)
+        complete = all((self.folder / name).exists() for name in PRODUCTS.get(self.kind, ()))
+        if self.gathers:
+            complete = all(stage.done() for stage in self.needs)
+        return complete and is_done(self.folder, self.fingerprint)
 
     def settle(self) -> bool:
-        """Make the marker say whether the stage is done; return that."""
+        """Remove the marker where something that it stands for was deleted; return whether the stage is done."""
         done = self.done()
-        if not done and self.kind in GATHERERS:
-            (self.folder / ".done").unlink(missing_ok=True)  # it would count again once the others are back
-        for marker in self.folder.glob(".done-*"):
-            if not done or marker != Path(self.marker):
-                marker.unlink(missing_ok=True)
-        if done:
-            Path(self.marker).touch()
+        if not done:
+            Path(self.marker).unlink(missing_ok=True)
         return done
 
     def run(self, threads: int = 0, gpus: int = 0) -> None:
-        """Do the stage unless it is done. `gpus` = 1 asks for a GPU of its own where there are several."""
-        waiting = [stage.key for stage in self.needs if not stage.done()]
-        if waiting and not self.done():
+        """Do the stage unless it is done; what gathers results is done anew.
+
+        `gpus` = 1 asks for a GPU of its own where there are several.
+        """
+        from unseg_lib.runtime import own_gpu
+
+        if self.gathers:
+            Path(self.marker).unlink(missing_ok=True)
+        if (waiting := [stage.key for stage in self.needs if not stage.done()]) and not self.done():
             raise UnsegError(f"Expected {', '.join(waiting)} to be done before {self.key}; run `unseg reproduce`.")
         if self.kind == "tables":
-            collect(self.results, [one.seen_from(self.results) for one in self.needs if one.kind == "victim"])
+            collect(self.results, built_on(self.needs).values())
+        self.settle()
         with own_gpu(self.results, gpus) as environment:
             os.environ.update(environment)
-            run_notebook(
-                *(self.notebook, self.folder, self.parameters),
-                inputs=self._inputs,
-                products=self.products,
-                threads=threads,
-            )
-        self.settle()
+            run_notebook(self.notebook, self.folder, self.parameters, inputs=self.inputs, threads=threads)
+        if lacking := [name for name in PRODUCTS.get(self.kind, ()) if not (self.folder / name).exists()]:
+            raise UnsegError(f"Expected {self.notebook.name} to write {self.folder / lacking[0]}, found no such file.")
+
+
+def built_on(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """These stages and all that they build on, by key, what is needed first coming first."""
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        found |= built_on(stage.needs) | {stage.key: stage}
+    return found

@@ -28,9 +28,8 @@ from unseg_lib.defenses import defenses_of
 from unseg_lib.errors import UnsegError
 from unseg_lib.method import BilevelConfig, Inference
 from unseg_lib.pipeline import Profile, Stage, load_profile
-from unseg_lib.pipeline.provenance import provenance
 from unseg_lib.poisons import POISONS
-from unseg_lib.runtime import progress, usable_precision
+from unseg_lib.runtime import progress, provenance, usable_precision
 from unseg_lib.speed.ladder import mean_step, step_of
 from unseg_lib.speed.measure import Cost, cost, flop_counter, forget_peak, generator_of, image, peak, resident
 from unseg_lib.victims import one_object, train_victim

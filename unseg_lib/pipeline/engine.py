@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.pipeline.gpus import visible_gpus
-from unseg_lib.pipeline.notebook import at_rest, locked
-from unseg_lib.pipeline.profiles import Profile, load_profile, project_root
+from unseg_lib.pipeline.notebook import at_rest, locked, project_root
+from unseg_lib.pipeline.profiles import Profile, load_profile
 from unseg_lib.pipeline.stages import NOTEBOOKS
 
 
@@ -23,13 +22,11 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
 
     if jobs < 0:
         raise UnsegError(f"Expected 1 or more jobs, or 0 for the profile's number, found {jobs}; name one with --jobs.")
-    root = project_root()
-    folder = data_root(data or None)
+    root, folder = project_root(), data_root(data or None)
     chosen = choose(profile, folder, root)
     # generated scenes are written: into the checkout, never into a folder of real data
     os.environ["UNSEG_DATA"] = str((folder if chosen.data else root / "data").resolve())
-    missing = missing_data(chosen, folder)
-    if missing and not dry_run:
+    if (missing := missing_data(chosen, folder)) and not dry_run:
         raise UnsegError(
             f"Expected {', '.join(missing)} under {folder} for profile {chosen.name}, found none; "
             f"get it with {how_to_get(missing)}, or name another folder with DATA= (--data)."
@@ -46,12 +43,9 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
 
 def choose(name: str, folder: Path, root: Path) -> Profile:
     """The named profile; without a name `small` where its data is, else say so and take `smoke`."""
-    if name:
-        return load_profile(name, root)
-    small = load_profile("small", root)
-    missing = missing_data(small, folder)
-    if not missing:
-        return small
+    chosen = load_profile(name or "small", root)
+    if name or not (missing := missing_data(chosen, folder)):
+        return chosen
     print(
         f"The data of profile small is not all under {folder} (missing: {', '.join(missing)}), so this runs "
         "profile smoke on generated scenes; name the data's folder with DATA=... for the real thing."
@@ -74,12 +68,14 @@ def how_to_get(places: list[str]) -> str:
 
 def snakemake_command(profile: Profile, jobs: int, dry_run: bool) -> list[str]:
     """The engine's command line. Its own lock, which a kill leaves behind, is replaced by ours, which dies with us."""
+    from unseg_lib.runtime import visible_gpus
+
     cores = (jobs or profile.jobs) * profile.threads
     # without a GPU the count must not hold jobs back
     gpus = max(len(visible_gpus()) or cores, *(profile.resources_of(kind)["gpu"] for kind in NOTEBOOKS))
     return [
         *(sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"profile={profile.source}"),
-        *("--resources", f"gpu={gpus}"),
-        *("--ignore-incomplete", "--rerun-triggers", "mtime", "--nolock", "--latency-wait", "10"),
+        *("--resources", f"gpu={gpus}", "--nolock", "--latency-wait", "10"),
+        *("--rerun-triggers", "mtime", "--rerun-incomplete"),
         *(["--dry-run"] if dry_run else ["--quiet", "host", "reason"]),
     ]

@@ -1,0 +1,164 @@
+"""`make shape`: how large the project is and how its parts hang together, beside the limits it keeps to.
+
+    python tests/shape.py [ROOT]      exit code 1 where a limit is exceeded
+
+Imports are read with `ast`, those inside of functions, too; those for type checkers only do not count. A name that a
+package's `__init__` passes on, also lazily, is an import of the file that it is from.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+# who may import whom: a row only what is in rows below it; packages of one row know each other if no cycle comes of it
+LAYERS = (
+    {"cli"},
+    {"pipeline", "reporting", "speed", "protection"},
+    {"evaluation", "victims", "poisons", "defenses"},
+    {"method", "datasets"},
+    {"images", "files", "runtime", "seeds", "errors", "options", "torchvision_cpu", "unseg_lib"},
+)
+LIMITS = {
+    "lines of unseg_lib": 12_500,
+    "files of unseg_lib": 105,
+    "lines of reporting": 1_200,
+    "lines of protection": 1_400,
+    "lines of speed": 600,
+    "import cycles of files": 0,
+    "import cycles of packages": 0,
+    "imports upwards": 0,
+    "lines of tests": 11_000,
+    "files in results": 80,
+    "MB in results": 15,
+    "words of README": 1_000,
+}
+
+
+def lines_of(files: list[Path]) -> int:
+    return sum(len(file.read_text().splitlines()) for file in files)
+
+
+def module_of(file: Path, root: Path) -> str:
+    """unseg_lib/pipeline/stages.py -> unseg_lib.pipeline.stages, a package's __init__ -> the package."""
+    return ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(tree: ast.AST, module: str, package: bool) -> set[tuple[str, str]]:
+    """What a file imports, as (module, name), name "" for the module itself."""
+    found, waiting = set(), [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, "") for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: len(module.split(".")) - node.level + package] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {(base, alias.name) for alias in node.names}
+        waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def passed_on(tree: ast.AST, package: str) -> dict[str, str]:
+    """The names that a package's `__init__` gets from its files, by lazy_loader or not: name -> module."""
+    found = {name: base for base, name in imports(tree, package, True) if base.startswith(f"{package}.")}
+    for call in ast.walk(tree):
+        for keyword in call.keywords if isinstance(call, ast.Call) else ():
+            if keyword.arg == "submod_attrs":
+                for file, names in zip(keyword.value.keys, keyword.value.values):
+                    constants = (node.value for node in ast.walk(names) if isinstance(node, ast.Constant))
+                    found |= dict.fromkeys(constants, f"{package}.{file.value}")
+    return found
+
+
+def graph(root: Path) -> dict[str, set[str]]:
+    """Every module of unseg_lib with the modules of unseg_lib that it imports."""
+    files = {module_of(file, root): file for file in (root / "unseg_lib").rglob("*.py")}
+    trees = {module: ast.parse(file.read_text()) for module, file in files.items()}
+    packages = {module: passed_on(trees[module], module) for module in files if files[module].name == "__init__.py"}
+    found = {}
+    for module, tree in trees.items():
+        found[module] = set()
+        for base, name in imports(tree, module, module in packages):
+            targets = {base, f"{base}.{name}", packages.get(base, {}).get(name)}
+            found[module] |= targets & (files.keys() - {module})
+    return found
+
+
+def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of nodes that reach each other."""
+
+    def reached(node: str) -> set[str]:
+        found, waiting = set(), [node]
+        while waiting:
+            new = edges.get(waiting.pop(), set()) - found
+            found |= new
+            waiting += new
+        return found
+
+    ways = {node: reached(node) for node in edges}
+    groups = {frozenset(other for other in ways[node] if node in ways.get(other, ())) for node in edges}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def part_of(module: str) -> str:
+    """unseg_lib.pipeline.stages -> pipeline, unseg_lib -> unseg_lib"""
+    return [*module.split("."), module][1] if module != "unseg_lib" else module
+
+
+def between_packages(edges: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same for packages; the face of the library, unseg_lib/__init__, is nobody's layer."""
+    found: dict[str, set[str]] = {}
+    for module, others in edges.items():
+        if module != "unseg_lib":
+            found.setdefault(part_of(module), set()).update({part_of(other) for other in others} - {part_of(module)})
+    return found
+
+
+def upwards(edges: dict[str, set[str]]) -> list[str]:
+    """Packages that import one of a layer above their own; unknown ones are below all others."""
+    layer = {part: depth for depth, parts in enumerate(LAYERS) for part in parts}
+    pairs = [(part, other) for part, others in edges.items() for other in sorted(others)]
+    return [f"{a} -> {b}" for a, b in pairs if layer.get(a, len(LAYERS)) > layer.get(b, len(LAYERS))]
+
+
+def committed(root: Path, folder: str) -> list[Path]:
+    listed = subprocess.run(["git", "-C", root, "ls-files", "-z", folder], capture_output=True, text=True, check=False)
+    return [root / name for name in listed.stdout.split("\0") if name and (root / name).is_file()]
+
+
+def shape(root: Path) -> dict[str, tuple[float, list[str]]]:
+    """Every measure of `LIMITS`: its value, and what there is to say about it."""
+    library, results = sorted((root / "unseg_lib").rglob("*.py")), committed(root, "results")
+    found = {"lines of unseg_lib": (lines_of(library), []), "files of unseg_lib": (len(library), [])}
+    for name in ("reporting", "protection", "speed"):
+        found[f"lines of {name}"] = (lines_of([file for file in library if file.parts[-2] == name]), [])
+    edges = graph(root)
+    listed = {
+        "import cycles of files": [" <-> ".join(group) for group in cycles(edges)],
+        "import cycles of packages": [" <-> ".join(group) for group in cycles(between_packages(edges))],
+        "imports upwards": upwards(between_packages(edges)),
+    }
+    found |= {name: (len(lines), lines) for name, lines in listed.items()}
+    found["lines of tests"] = (lines_of(sorted((root / "tests").rglob("*.py"))), [])
+    found["files in results"] = (len(results), [])
+    found["MB in results"] = (sum(file.stat().st_size for file in results) / 1e6, [])
+    found["words of README"] = (len((root / "README.md").read_text().split()), [])
+    return found
+
+
+def main(root: Path) -> int:
+    beyond = 0
+    print(f"{'':28} {'found':>8} {'at most':>8}")
+    for name, (value, lines) in shape(root).items():
+        beyond += value > LIMITS[name]
+        print(f"{name:28} {value:8,.0f} {LIMITS[name]:8,.0f}{'  beyond' if value > LIMITS[name] else ''}")
+        print(*(f"    {line}\n" for line in lines), sep="", end="")
+    return int(beyond > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()))
