@@ -12,8 +12,7 @@ from PIL import Image
 from unseg_lib.datasets import ade20k, check, cityscapes, hqseg, load_dataset, splits_of
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import write_image
-from unseg_lib.poisons import PoisonSettings, protected_classes
-from unseg_lib.poisons.poison_dataset import poison_dataset
+from unseg_lib.poisons import PoisonSettings, poison_dataset, protected_classes
 
 # of pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

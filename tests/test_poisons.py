@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import read_image, write_image
-from unseg_lib.method import Generator, place_noise
+from unseg_lib.method import Generator, place_noise, region_of
 from unseg_lib.poisons import (
     FITTED,
     OWN_REGION,
@@ -29,7 +29,6 @@ from unseg_lib.poisons import (
     random_twin,
     raw_noise,
 )
-from unseg_lib.protection import region_of
 
 HERE = sorted(set(POISONS) - set(UNBOUNDED) - set(FITTED))  # the others are in test_rival_poisons.py
 SIMPLE = sorted(set(HERE) - set(WITH_GENERATOR))

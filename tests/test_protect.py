@@ -18,10 +18,19 @@ from PIL import Image, ImageOps
 
 from unseg_lib import cli
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_csv, sha256_of, write_json
+from unseg_lib.files import append_line, read_csv, sha256_of, write_json
 from unseg_lib.images import is_gray_file, read_image
-from unseg_lib.protection import COLUMNS, REPORT, alone, find_inputs, gray, protect_files
-from unseg_lib.protection.summary import summary
+from unseg_lib.protection import (
+    COLUMNS,
+    NO_COLOURS,
+    ONE_CHANNEL,
+    REPORT,
+    alone,
+    find_inputs,
+    protect_files,
+    read_photo,
+    summary,
+)
 
 
 @pytest.fixture
@@ -102,7 +111,7 @@ def test_a_second_call_does_nothing_and_another_budget_does_it_again(room, weigh
     rows = run(room, weights)
     before = {path: path.stat().st_mtime_ns for path in (room / "out").glob("*.png")}
     with monkeypatch.context() as context:
-        context.setattr("unseg_lib.protection.one.Protector.raw_noises", lambda *_: pytest.fail("noise was made twice"))
+        context.setattr("unseg_lib.protection.Protector.raw_noises", lambda *_: pytest.fail("noise was made twice"))
         assert run(room, weights) == rows
     assert {path: path.stat().st_mtime_ns for path in (room / "out").glob("*.png")} == before
     (room / "masks" / "b.png").unlink()
@@ -129,11 +138,11 @@ def test_a_run_that_is_killed_twice_knows_all_its_copies(room, weights, monkeypa
     for path in (room / "out").glob("*.png"):
         path.unlink()
 
-    def killed(row):
-        return vars(row) if row.image != "b.png" else pytest.fail("killed")
+    def killed(path, cells):
+        return append_line(path, cells) if cells[0] != "b.png" else pytest.fail("killed")
 
     with monkeypatch.context() as context, pytest.raises(pytest.fail.Exception):
-        context.setattr("unseg_lib.protection.copies.asdict", killed)
+        context.setattr("unseg_lib.poisons.manifest.append_line", killed)
         run(room, weights)
     assert (room / "out" / "a.png").exists() and not (room / "out" / "b.png").exists()
     assert run(room, weights) == whole
@@ -167,7 +176,7 @@ def test_gray_images_are_remarked_where_the_noise_is_known_not_to_protect(room, 
 
     for generator, no_colours in (("small", 1), ("texture", 1), ("colour", 0), (weights, 0)):
         remarks, text = said(generator)
-        assert remarks == ["", gray.ONE_CHANNEL, gray.NO_COLOURS * no_colours, ""], generator
+        assert remarks == ["", ONE_CHANNEL, NO_COLOURS * no_colours, ""], generator
         assert "In 1 the file has one channel" in text and ("In 1 there are no colours" in text) == bool(no_colours)
 
 
@@ -424,18 +433,12 @@ def test_a_json_of_another_size_never_makes_a_mask(room, weights):
 
 
 def test_what_is_odd_about_one_image_does_not_stop_the_others(room, weights, monkeypatch):
-    from unseg_lib.protection import copies
+    def odd(path):
+        return read_photo(path) if path.name != "b.png" else 1 / 0
 
-    true = copies._read
-
-    def odd(file, work):
-        if file.name == "b.png":
-            raise ZeroDivisionError("nobody thought of this")
-        return true(file, work)
-
-    monkeypatch.setattr(copies, "_read", odd)
+    monkeypatch.setattr("unseg_lib.protection.api.read_photo", odd)
     good, bad = run(room, weights, masks=str(room / "masks"))
-    assert not good["problem"] and "nobody thought of this" in bad["problem"]
+    assert not good["problem"] and "found one that cannot (ZeroDivisionError" in bad["problem"]
 
 
 def test_masks_of_several_pages_are_refused_and_opaque_ones_taken(room, weights):
@@ -862,7 +865,7 @@ def test_a_problem_keeps_its_line_until_its_image_is_tried_again(room, weights, 
     (room / "more").mkdir()
     Image.fromarray(pixels_of()).save(room / "more" / "c.png")
     with monkeypatch.context() as context, pytest.raises(pytest.fail.Exception):  # even if that run is killed
-        context.setattr("unseg_lib.protection.batch._rows", lambda *_: pytest.fail("killed"))
+        context.setattr("unseg_lib.protection.api.read_photo", lambda _: pytest.fail("killed"))
         protect_files([room / "more"], room / "out", generator=weights, device="cpu")
     protect_files([room / "more"], room / "out", generator=weights, device="cpu")
     lines = {line["image"]: line["problem"] for line in read_csv(room / "out" / REPORT)}
@@ -920,7 +923,7 @@ def test_a_copy_that_cannot_be_read_is_left_alone(room, weights, monkeypatch):
         return sha256_of(path)
 
     with monkeypatch.context() as context:
-        context.setattr("unseg_lib.protection.lines.sha256_of", unreadable)
+        context.setattr("unseg_lib.files.sha256_of", unreadable)
         again = run(room, weights)
     assert again[0] == rows[0] and "not from here" in again[1]["problem"]
 

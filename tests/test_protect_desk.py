@@ -13,23 +13,20 @@ from browser import CHROMIUM, PATIENCE, Page, chromium, jupyter_lab
 from PIL import Image, ImageCms
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import read_image
+from unseg_lib.images import decode_image, read_image
+from unseg_lib.method import region_of
 from unseg_lib.protection import (
     VIEW,
     Desk,
     Photo,
     Protector,
     changes,
-    decoded,
-    encode,
     free_name,
     panels,
     protect,
     read_photo,
-    region_of,
     uploaded,
 )
-from unseg_lib.protection.desk import summary
 
 # ipympl hands its toolbar's arguments to traitlets, which will mind some day
 pytestmark = pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")
@@ -161,8 +158,8 @@ def test_what_one_file_carries_never_reaches_the_next(tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / "plain.png")
     rich, plain = (read_photo(tmp_path / f"{name}.png") for name in ("rich", "plain"))
     for format in ("png", "webp", "tiff", "jpeg"):
-        encode(rich, IMAGE, format, metadata=True)
-        with Image.open(io.BytesIO(encode(plain, IMAGE, format))) as copy:
+        rich.encode(IMAGE, format, metadata=True)
+        with Image.open(io.BytesIO(plain.encode(IMAGE, format))) as copy:
             assert "icc_profile" not in copy.info and 0x010E not in copy.getexif(), format
 
 
@@ -173,9 +170,9 @@ def test_gray_stays_gray(weights, tmp_path):
     desk.save(tmp_path / "copy.png")
     with Image.open(tmp_path / "copy.png") as copy:
         assert copy.mode == "L" and np.array_equal(np.asarray(copy), desk.view_protected[..., 0])
-    assert "Beware: one channel" in summary(desk)
+    assert "Beware: one channel" in desk.summary()
     desk.take(Photo(IMAGE), "colours")
-    assert "Beware" not in summary(desk)
+    assert "Beware" not in desk.summary()
 
 
 def test_gray_takes_colours_on_request(weights, tmp_path):
@@ -184,7 +181,7 @@ def test_gray_takes_colours_on_request(weights, tmp_path):
     desk.save(tmp_path / "copy.png")
     with Image.open(tmp_path / "copy.png") as copy:
         assert copy.mode == "RGB" and np.array_equal(np.asarray(copy), desk.view_protected)
-    assert "Beware" not in summary(desk)
+    assert "Beware" not in desk.summary()
 
 
 def test_a_large_image_is_shown_small_and_saved_whole(weights, tmp_path):
@@ -382,7 +379,7 @@ async def settled(page: Page, before: np.ndarray | None = None) -> np.ndarray:
     seen, end = None, time.monotonic() + PATIENCE
     while True:
         url = await page.js(f"{CANVAS}.toDataURL()")
-        pixels = decoded(base64.b64decode(url.partition(",")[2]))
+        pixels = decode_image(base64.b64decode(url.partition(",")[2]))
         image = pixels[30:, 2 * pixels.shape[1] // 3 :]
         if url == seen and pixels.any() and (before is None or not np.array_equal(before, image)):
             assert before is None or before.shape == image.shape

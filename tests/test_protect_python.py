@@ -8,7 +8,7 @@ from PIL import Image
 import unseg_lib
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import write_image
-from unseg_lib.method import budget
+from unseg_lib.method import budget, region_of, salient_objects
 from unseg_lib.protection import (
     NO_COLOURS,
     ONE_CHANNEL,
@@ -17,8 +17,6 @@ from unseg_lib.protection import (
     inspect,
     protect,
     protect_batch,
-    region_of,
-    salient_objects,
     write_difference,
 )
 

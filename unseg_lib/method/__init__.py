@@ -8,7 +8,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
     submod_attrs={
         "attention": ["attend", "encode_fused"],
         "bilevel": ["noise_statistics", "train_generator", "train_step"],
-        "budget": ["add_noise", "budget_map", "check_finite", "measure", "strips"],
+        "budget": ["add_noise", "add_raw_noise", "budget_map", "check_finite", "measure", "strips"],
         "claim": ["LATER"],
         "config": ["BilevelConfig", "phase_of"],
         "fast_training": ["accelerate", "ahead", "encode_learning"],
@@ -18,6 +18,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "losses": ["sample_at", "segmentation_loss"],
         "players": ["Game"],
         "prompts": ["Prompts", "all_prompts", "boxes_of", "one_kind", "only", "points_of", "subset"],
+        "region": ["Box", "Region", "enlarged", "region_of", "salient_objects", "shrunk"],
         "sam": [
             "LAYOUTS",
             "SamLayout",

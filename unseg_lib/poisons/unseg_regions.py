@@ -1,7 +1,7 @@
 """UnSeg as its owner uses it who has no mask: the region comes from a box, from points, or from nothing at all.
 
 Here box and points are drawn from the true mask, as somebody would who knows the object. The region that they give
-(`unseg_lib.protection.region`) gets the full budget, also where it is larger than the object.
+(`unseg_lib.method.region`) gets the full budget, also where it is larger than the object.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def unseg_salient(settings: PoisonSettings) -> Poison:
 
 
 def _with_region(settings: PoisonSettings, prompt: Callable[[Sample], dict]) -> Poison:
-    from unseg_lib.protection import region_of
+    from unseg_lib.method import region_of
 
     poison = unseg(settings)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from unseg_lib.method import Inference, measure
-from unseg_lib.protection import Protector, add_raw_noise, encode, protect_files, read_mask, read_photo
+from unseg_lib.images import read_mask
+from unseg_lib.method import Inference, add_raw_noise, measure
+from unseg_lib.protection import Protector, protect_files, read_photo
 from unseg_lib.speed.machine import cost, resident, seconds
 from unseg_lib.speed.samples import generator_of, image, write_generator, write_images
 
@@ -81,7 +82,7 @@ def parts(name: str, device: torch.device, *, height: int, width: int, repeats: 
             "the model": lambda: own.raw_noises([prepared]),
             "adding the noise": lambda: add_raw_noise(photo.pixels, raw, mask, own.eps, own.eps_bg),
             "measuring, SSIM above all": lambda: measure(photo.pixels, done, mask),
-            "compressing PNG": lambda: encode(photo, done, "png"),
+            "compressing PNG": lambda: photo.encode(done, "png"),
         }
         spent = {part: min(seconds(work, device) for _ in range(repeats)) for part, work in works.items()}
     return [{"part": part, "seconds": x, "share": x / sum(spent.values())} for part, x in spent.items()]

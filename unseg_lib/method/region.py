@@ -51,18 +51,15 @@ def checked_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if mask.ndim != 2 or mask.dtype.kind not in "biuf":
         raise UnsegError(f"Expected a mask of numbers, (H,W), found {mask.dtype} of the shape {mask.shape}.")
     if mask.shape != shape:
-        found = "x".join(map(str, mask.shape[::-1]))
-        raise UnsegError(
-            f"Expected a mask of {shape[1]}x{shape[0]} pixels, found {found}; draw it on the image itself."
-        )
+        (height, width), (h, w) = shape, mask.shape
+        raise UnsegError(f"Expected a mask of {width}x{height} pixels, found {w}x{h}; draw it on the image itself.")
     return mask if mask.dtype == bool else mask != 0
 
 
 def inside_boxes(box: Box | Sequence[Box], shape: tuple[int, int]) -> np.ndarray:
     """All pixels of one box or several: what is near an object's edge is protected with it."""
-    boxes = _numbers(box, 4, "boxes", "x0,y0,x1,y1")
     mask = np.zeros(shape, bool)
-    for x0, y0, x1, y1 in boxes:
+    for x0, y0, x1, y1 in _numbers(box, 4, "boxes", "x0,y0,x1,y1"):
         if not (x0 <= x1 and y0 <= y1 and x1 >= 0 and y1 >= 0 and x0 < shape[1] and y0 < shape[0]):
             raise UnsegError(
                 f"Expected a box x0,y0,x1,y1 with x0 <= x1 and y0 <= y1 that meets the image of "
@@ -82,17 +79,18 @@ def around_points(pixels: np.ndarray, points: Sequence[Sequence[float]]) -> np.n
 
     height, width = pixels.shape[:2]
     given = _numbers(points, 2, "points", "x,y")
-    outside = [(x, y) for x, y in given if not (0 <= x < width and 0 <= y < height)]
-    if outside:
-        raise UnsegError(
-            f"Expected points inside the image of {width}x{height} pixels, found "
-            f"{outside[0][0]:g},{outside[0][1]:g}; x comes first."
-        )
+    for x, y in given:
+        if not (0 <= x < width and 0 <= y < height):
+            raise UnsegError(
+                f"Expected points inside the image of {width}x{height} pixels, found {x:g},{y:g}; x comes first."
+            )
+    # the areas of like colour, in a small image
     small = shrunk(pixels)
     parts = felzenszwalb(small, scale=200, sigma=0.8, min_size=small.shape[0] * small.shape[1] // 100)
     rows = (given[:, 1] * small.shape[0] / height).astype(int)
     columns = (given[:, 0] * small.shape[1] / width).astype(int)
     mask = enlarged(np.isin(parts, parts[rows, columns]), (height, width))
+    # and the discs
     y, x = np.ogrid[:height, :width]
     for px, py in given:
         mask |= (x - px) ** 2 + (y - py) ** 2 <= (min(height, width) / 20) ** 2
@@ -110,10 +108,12 @@ def salient_objects(pixels: np.ndarray) -> np.ndarray:
     from skimage.filters import gaussian, threshold_otsu
     from skimage.measure import label, regionprops
 
+    # how far each pixel's colour is from the mean
     lab = rgb2lab(shrunk(pixels))
     distance = np.linalg.norm(gaussian(lab, sigma=2, channel_axis=2) - lab.mean(axis=(0, 1)), axis=2)
     if distance.max() < 1:  # below what an eye can tell apart
         return np.zeros(pixels.shape[:2], bool)
+    # what is far, without specks and holes
     candidates = label(binary_opening(distance > threshold_otsu(distance), iterations=2))
     mask = np.zeros(candidates.shape, bool)
     for part in regionprops(candidates):
@@ -122,11 +122,11 @@ def salient_objects(pixels: np.ndarray) -> np.ndarray:
     return enlarged(mask & (mask.mean() <= LARGEST), pixels.shape[:2])
 
 
-def shrunk(pixels: np.ndarray) -> np.ndarray:
-    """The image with its longer side at most `SIDE`."""
+def shrunk(pixels: np.ndarray, longest: int = SIDE) -> np.ndarray:
+    """The image uint8 `(H,W,3)` with its longer side at most `longest`."""
     from PIL import Image
 
-    ratio = min(1, SIDE / max(pixels.shape[:2]))
+    ratio = min(1, longest / max(pixels.shape[:2]))
     size = tuple(max(1, round(side * ratio)) for side in pixels.shape[1::-1])
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
 
@@ -139,6 +139,7 @@ def enlarged(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _numbers(values: object, width: int, what: str, form: str) -> np.ndarray:
+    """What a user gave as rows of so many numbers."""
     values = values.detach().cpu() if hasattr(values, "detach") else values
     try:
         found = np.asarray(values, float).reshape(-1, width)
