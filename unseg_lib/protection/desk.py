@@ -7,9 +7,14 @@ of the original.
 
 import tempfile
 from collections.abc import Callable, Sequence
+from html import escape
+from itertools import chain, count
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
@@ -161,11 +166,8 @@ def uploaded(name: str, content: bytes) -> Photo:
 
 def free_name(folder: str | Path, name: str) -> Path:
     """Where a protected copy of the image `name` can be written without replacing a file."""
-    path, number = Path(folder) / f"{name}-protected.png", 1
-    while path.exists():
-        number += 1
-        path = Path(folder) / f"{name}-protected-{number}.png"
-    return path
+    names = chain([f"{name}-protected.png"], (f"{name}-protected-{number}.png" for number in count(2)))
+    return next(path for path in map(Path(folder).joinpath, names) if not path.exists())
 
 
 # what is on the desk, drawn
@@ -184,8 +186,6 @@ def _height(desk: Desk, width: float) -> float:
 
 def _plot(axes, desk: Desk) -> None:
     """Draw the three images on three axes, whose coordinates are pixels of the original."""
-    from matplotlib.patches import Rectangle
-
     height, width = desk.photo.pixels.shape[:2]
     images = {
         "region": np.where(desk.view_mask[..., None], desk.view, DIM * desk.view).astype(np.uint8),
@@ -204,22 +204,22 @@ def _plot(axes, desk: Desk) -> None:
 
 
 def changes(desk: Desk) -> dict[str, np.ndarray]:
-    """Share of values in percent by their change, `-k..k` in steps over 255, inside and outside the region."""
-    change, most = desk.view_protected.astype(np.int16) - desk.view, _largest_change(desk)
+    """Share of values in percent by their change, `-k..k` in steps over 255, inside and outside the region.
+
+    k: the largest change that the budget allows anywhere.
+    """
+    change, most = desk.view_protected.astype(np.int16) - desk.view, int(max(desk.eps, desk.eps_bg, 1))
     parts = {"inside": change[desk.view_mask], "outside": change[~desk.view_mask]}
     counts = {name: np.bincount(part.ravel() + most, minlength=2 * most + 1) for name, part in parts.items()}
     return {name: 100 * counts[name] / part.size for name, part in parts.items() if part.size}
 
 
-def _largest_change(desk: Desk) -> int:
-    """The largest change that the budget allows anywhere, in whole steps."""
-    return int(max(desk.eps, desk.eps_bg, 1))
-
-
 def plot_changes(desk: Desk) -> Drawing:
     """The histogram of the changes."""
-    steps = range(-_largest_change(desk), _largest_change(desk) + 1)
-    return curves(changes(desk), x=steps, xlabel="change in steps of 1/255", ylabel="values, %", steps=True)
+    shares = changes(desk)
+    most = len(next(iter(shares.values()))) // 2
+    steps = range(-most, most + 1)
+    return curves(shares, x=steps, xlabel="change in steps of 1/255", ylabel="values, %", steps=True)
 
 
 class Panel:
@@ -240,7 +240,8 @@ class Panel:
         buttons = widgets.HBox([self.upload, self.undo, self.clear, self.save])
         choices = widgets.HBox([self.eps, self.eps_bg, self.generator])
         self.widget = widgets.VBox([buttons, choices, self.status, self.canvas, self.histogram, self.trouble])
-        self._do(lambda: None)
+        self._draw()
+        self._say(desk.summary())
 
     def _make_controls(self, widgets) -> None:
         desk, narrow = self.desk, {"width": "auto"}  # as wide as its words
@@ -265,9 +266,7 @@ class Panel:
 
     def _make_canvas(self) -> None:
         """An interactive figure of three axes, of which the first listens."""
-        import matplotlib
         from ipympl.backend_nbagg import Canvas, FigureManager
-        from matplotlib.figure import Figure
 
         with matplotlib.rc_context(STYLE):
             self.figure = Figure(figsize=(self.WIDTH, _height(self.desk, self.WIDTH)), dpi=100, layout="constrained")
@@ -325,8 +324,6 @@ class Panel:
         return saved_sentence(self.desk.save(free_name(self.out, self.desk.name)))
 
     def _draw(self) -> None:
-        import matplotlib
-
         with matplotlib.rc_context(STYLE):
             _plot(self.axes, self.desk)
             self.axes[0].set_title("region: click, or drag a box")
@@ -334,6 +331,4 @@ class Panel:
         self.histogram.value = plot_changes(self.desk).html("how often each change occurs")
 
     def _say(self, text: str) -> None:
-        from html import escape
-
         self.status.value = escape(text)

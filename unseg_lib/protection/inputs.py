@@ -153,9 +153,8 @@ def _known(files: list[tuple[Path, str]], plain: list[str], counts: Counter, lin
     for line in lines:
         earlier[line["image"]].append(line)
     for place, ((path, name), target) in enumerate(zip(files, plain)):
-        stem, suffix = os.path.splitext(target)
-        form, like = re.compile(f"{re.escape(stem)}[^/]*{suffix}"), earlier[shown(name)]
-        same = [line for line in like if form.fullmatch(line["written"])]
+        (stem, suffix), like = os.path.splitext(target), earlier[shown(name)]
+        same = [line for line in like if line["written"].startswith(stem) and line["written"].endswith(suffix)]
         if counts[_key(target)] == 1 and all(line["written"] == target for line in same):
             continue  # nothing to choose from, so that the file need not be read for it
         sha256 = sha256_if_readable(path) if same else ""
@@ -173,11 +172,9 @@ def _key(target: str) -> str:
 def _target(name: str, format: str) -> str:
     """ "holiday/a.JPG" -> "holiday/a.png"; characters that break a line or a path become "_"."""
     old = Path(name).suffix.lower()
-    kept = old if FORMATS.get(old, "png") != "png" else ".png"
+    suffix = {"png": ".png", "jpeg": ".jpg", "keep": old if old in FORMATS else ".png"}[format]
     parts = [UNPRINTABLE.sub("_", part).replace("\\", "_") for part in Path(name).with_suffix("").parts]
-    return "/".join("_" if part in ("..", ".") else part for part in parts) + {"png": ".png", "jpeg": ".jpg"}.get(
-        format, kept
-    )
+    return "/".join("_" if part in ("..", ".") else part for part in parts) + suffix
 
 
 # what of them
@@ -203,13 +200,11 @@ def masks_and_prompts(
         find = _coco_masks if Path(masks).suffix.lower() == ".json" else _mask_files
         mask_of = find(Path(masks), classes, names)
         return lambda file, pixels: Region(mask_of(file, pixels.shape[:2]), "mask")
-    if boxes:
-        boxes_of = _numbers(boxes, ("x0", "y0", "x1", "y1"), Names(files, str))
-        return lambda file, pixels: region_of(pixels, box=boxes_of(file))
-    if points:
-        points_of = _numbers(points, ("x", "y"), Names(files, str))
-        return lambda file, pixels: region_of(pixels, points=points_of(file))
-    return lambda file, pixels: region_of(pixels)
+    if not boxes and not points:
+        return lambda file, pixels: region_of(pixels)
+    kind, columns = ("box", ("x0", "y0", "x1", "y1")) if boxes else ("points", ("x", "y"))
+    places = _numbers(boxes or points, columns, Names(files, str))
+    return lambda file, pixels: region_of(pixels, **{kind: places(file)})
 
 
 class Names:
@@ -224,21 +219,21 @@ class Names:
             for way in self._ways(file):
                 self.folders[way].add(os.path.realpath(file.path.parent))
 
-    def _ways(self, file: Input) -> list[tuple[str, str]]:
-        return [("below the input", self.key(file.name)), ("plain", self.key(PurePath(file.name).name))]
+    def _ways(self, file: Input) -> list[tuple[int, str]]:
+        return list(enumerate((self.key(file.name), self.key(PurePath(file.name).name))))
 
     def find(self, file: Input, get: Callable[[str], Any], where: Path) -> Any:
         """What `get` has of an image by its name below the input, or else by its plain name; None: nothing.
 
         Raises `UnsegError` if that may as well be meant for an image in another folder. where: for the sentence.
         """
-        for way in self._ways(file):
+        for way, name in self._ways(file):
             # macOS writes an accent as a letter of its own, most others as a part of its letter
-            spellings = (way[1], *(unicodedata.normalize(form, way[1]) for form in ("NFC", "NFD")))
+            spellings = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
             if found := next(filter(None, map(get, spellings)), None):
-                if len(self.folders[way]) > 1:
+                if len(self.folders[way, name]) > 1:
                     raise UnsegError(
-                        f"Expected one image called {way[1]}, as {where} has it, found some in several folders; "
+                        f"Expected one image called {name}, as {where} has it, found some in several folders; "
                         "protect the folder above them, and name their sub-folders there, too."
                     )
                 return found
@@ -269,11 +264,8 @@ def _mask_files(folder: Path, classes: str, names: Names) -> Callable[[Input, tu
             raise UnsegError(f"Expected one mask called {Path(file.name).stem} in {folder}, found {count}.")
         mask = read_mask(found[0], numbers)
         if mask.shape != shape:
-            sizes = (f"{width}x{height}" for height, width in (shape, mask.shape))
-            raise UnsegError(
-                "Expected a mask of {} pixels, found {} in ".format(*sizes)
-                + f"{found[0]}; draw it on the image itself."
-            )
+            wanted, size = (f"{width}x{height}" for height, width in (shape, mask.shape))
+            raise UnsegError(f"Expected a mask of {wanted} pixels in {found[0]}, found {size}; draw it on the image.")
         return mask
 
     return mask_of
