@@ -11,8 +11,7 @@ from unseg_lib.datasets import check, load_dataset, splits_of
 from unseg_lib.datasets import panoptic as sets
 from unseg_lib.datasets.folders import HQSEG_SETS
 from unseg_lib.errors import UnsegError
-from unseg_lib.poisons import PoisonSettings, protected_classes
-from unseg_lib.poisons.poison_dataset import poison_dataset
+from unseg_lib.poisons import PoisonSettings, poison_dataset, protected_classes
 
 # of pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -14,10 +14,9 @@ import pytest
 from PIL import Image
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_csv, read_json, sha256_of
+from unseg_lib.files import append_line, read_csv, read_json, sha256_of
 from unseg_lib.images import find_image, is_gray_file, read_image, read_label
-from unseg_lib.poisons import COLUMNS, POISONS, PoisonSettings, append_line, protected_classes, read_rows
-from unseg_lib.poisons.poison_dataset import poison_dataset
+from unseg_lib.poisons import COLUMNS, POISONS, PoisonSettings, poison_dataset, protected_classes, read_rows
 
 PLAIN = PoisonSettings(seed=5)
 
@@ -79,10 +78,10 @@ def contents(folder):
 
 
 def test_same_layout_and_true_manifest(toy, tmp_path):
-    before = contents(toy.root)
-    rows = poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    before, out = contents(toy.root), tmp_path / "out"
+    rows = poison_dataset(toy, "random", out, PLAIN)
     assert contents(toy.root) == before
-    copy = Toy(tmp_path / "out")
+    copy = Toy(out)
     assert copy.ids == toy.ids
     for id, row in zip(toy.ids, rows):
         change = np.abs(copy.image(id).astype(int) - toy.image(id)).max(axis=2)
@@ -94,23 +93,14 @@ def test_same_layout_and_true_manifest(toy, tmp_path):
         assert row["sha256"] == sha256_of(copy.image_path(id))
         assert row["protected"] == pytest.approx(mask.mean(), abs=1e-6)
         assert not change[toy.label(id) == 255].any()
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"pic", "lab", "train.txt", "manifest.csv", "poison.json"}
-
-
-def test_manifest_file_holds_the_returned_rows(toy, tmp_path):
-    rows = poison_dataset(toy, "random", tmp_path / "out", PLAIN)
-    lines = read_csv(tmp_path / "out" / "manifest.csv")
-    assert list(lines[0]) == COLUMNS
-    assert [{name: str(value) for name, value in row.items()} for row in rows] == lines
-    assert list(read_rows(tmp_path / "out").values()) == [[row] for row in rows]
-
-
-def test_empty_mask_is_recorded_and_left(toy, tmp_path):
-    last = poison_dataset(toy, "random", tmp_path / "out", PLAIN)[-1]
-    assert last["protected"] == last["rms"] == last["linf_inside"] == last["linf_outside"] == 0
-    assert last["psnr"] == float("inf") and last["ssim"] == 1
-    assert np.array_equal(Toy(tmp_path / "out").image("p4"), toy.image("p4"))
+    # an empty mask leaves the image
+    assert [rows[-1][name] for name in ("protected", "rms", "psnr", "ssim")] == [0, 0, float("inf"), 1]
+    assert np.array_equal(copy.image("p4"), toy.image("p4"))
+    # the file holds the returned rows
+    lines = read_csv(out / "manifest.csv")
+    assert list(lines[0]) == COLUMNS and [{name: str(row[name]) for name in row} for row in rows] == lines
+    assert list(read_rows(out).values()) == [[row] for row in rows]
+    assert {path.name for path in out.iterdir()} == {"pic", "lab", "train.txt", "manifest.csv", "poison.json"}
 
 
 def test_protected_classes_by_hand(toy, tmp_path):
@@ -132,13 +122,9 @@ def test_jobs_and_shards_change_no_byte(toy, tmp_path, jobs, shards):
         rows = poison_dataset(toy, "random", tmp_path / "many", PLAIN, jobs=jobs, shard=(k, shards))
         assert [row["id"] for row in rows] == list(toy.ids[k::shards])
         assert (tmp_path / "many" / "manifest.csv").exists() == (k == 0)
+        part = tmp_path / "many" / f"manifest-{k}-of-{shards}.csv"
+        assert not k or [row["id"] for row in read_csv(part)] == list(toy.ids[k::shards])
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
-
-
-def test_a_shard_alone_leaves_its_part(toy, tmp_path):
-    poison_dataset(toy, "random", tmp_path / "out", PLAIN, shard=(1, 2))
-    assert [row["id"] for row in read_csv(tmp_path / "out" / "manifest-1-of-2.csv")] == ["p1", "p3"]
-    assert not (tmp_path / "out" / "manifest.csv").exists()
 
 
 def count_calls(monkeypatch):
@@ -153,7 +139,7 @@ def count_calls(monkeypatch):
     return asked
 
 
-def test_nothing_is_done_twice_and_damage_is_redone(toy, tmp_path, monkeypatch):
+def test_nothing_is_done_twice_and_what_was_damaged_or_changed_is_redone(toy, tmp_path, monkeypatch):
     out = tmp_path / "out"
     asked = count_calls(monkeypatch)
     rows = poison_dataset(toy, "random", out, PLAIN)
@@ -168,18 +154,13 @@ def test_nothing_is_done_twice_and_damage_is_redone(toy, tmp_path, monkeypatch):
     # another number of shards may finish what one began
     (out / "manifest.csv").rename(out / "manifest-0-of-4.csv")
     assert poison_dataset(toy, "random", out, PLAIN) == rows
-    assert asked == ["p2", "p3"]
-    assert contents(out) == whole
+    assert asked == ["p2", "p3"] and contents(out) == whole
 
-
-def test_a_changed_original_is_poisoned_anew(toy, tmp_path, monkeypatch):
-    asked = count_calls(monkeypatch)
-    poison_dataset(toy, "random", tmp_path / "out", PLAIN)
     asked.clear()
     Image.fromarray(255 - toy.image("p1")).save(toy.root / "pic" / "p1.bmp")
-    (tmp_path / "out" / "manifest.csv").rename(tmp_path / "out" / "manifest-0-of-1.csv")
-    poison_dataset(toy, "random", tmp_path / "out", PLAIN)
-    assert asked == ["p1"]
+    (out / "manifest.csv").rename(out / "manifest-0-of-1.csv")
+    poison_dataset(toy, "random", out, PLAIN)
+    assert asked == ["p1"], "a changed original is poisoned anew"
 
 
 def test_torn_lines_are_redone(toy, tmp_path):
@@ -199,16 +180,14 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_poison_dataset import PLAIN, Toy
-from unseg_lib import images
-from unseg_lib.poisons import poison_dataset as room
-real = room.write_image
-def slow(path, image, **options):  # so that the kill meets an image half way
-    path.parent.mkdir(exist_ok=True)
-    path.with_name(".partial-1-" + path.name).write_bytes(b"half")
+from unseg_lib.poisons import poison_dataset
+real = Path.write_bytes
+def slow(path, content):  # so that the kill meets an image half way
+    real(path, content[:len(content) // 2])
     time.sleep(0.05)
-    real(path, image, **options)
-room.write_image = slow
-room.poison_dataset(Toy(Path({root!r})), "random", {out!r}, PLAIN)
+    real(path, content)
+Path.write_bytes = slow
+poison_dataset(Toy(Path({root!r})), "random", {out!r}, PLAIN)
 """
 
 
@@ -232,23 +211,17 @@ def test_other_settings_are_refused(toy, tmp_path):
     poison_dataset(toy, "random", out, PLAIN)
     whole = contents(out)
     for poison, options in (("random", {"eps": 4}), ("fixed_tile", {}), ("random", {"seed": 6})):
-        with pytest.raises(UnsegError, match=r"out holds a poisoning with (eps|poison|seed)="):
+        with pytest.raises(UnsegError, match=r"found another one in .*out \((eps|poison|seed) .* asked\)"):
             poison_dataset(toy, poison, out, replace(PLAIN, **options))
-    with pytest.raises(UnsegError, match="protect=all"):
+    with pytest.raises(UnsegError, match="protect all there, disc asked"):
         poison_dataset(toy, "random", out, PLAIN, protect="disc")
     poison_dataset(toy, "random", out, replace(PLAIN, generator="none", device="cuda", cache=tmp_path))
-    assert contents(out) == whole
+    assert contents(out) == whole and read_json(out / "poison.json")["eps_bg"] == 2
+    assert str(tmp_path) not in (out / "poison.json").read_text()
 
     Image.fromarray(toy.label("p0") + np.uint8(1)).save(toy.root / "lab" / "p0.png")
-    with pytest.raises(UnsegError, match="annotations="):
+    with pytest.raises(UnsegError, match="annotations "):
         poison_dataset(toy, "random", out, PLAIN)
-
-
-def test_settings_are_kept_without_a_place(toy, tmp_path):
-    poison_dataset(toy, "random", tmp_path / "out", PLAIN)
-    text = (tmp_path / "out" / "poison.json").read_text()
-    assert str(tmp_path) not in text
-    assert read_json(tmp_path / "out" / "poison.json")["eps_bg"] == 2
 
 
 def test_folders_that_hold_something_else_are_refused(toy, tmp_path):
@@ -289,25 +262,20 @@ def test_a_corrupt_image_stops_with_a_sentence_and_keeps_the_rest(toy, tmp_path,
     assert asked == ["p0", "p1", "p2", "p3", "p4"]
 
 
-@pytest.mark.parametrize("where", ["image", "manifest"])
+@pytest.mark.parametrize("where", ["pathlib.Path.write_bytes", "unseg_lib.poisons.manifest.append_line"])
 def test_full_disk_is_one_sentence_and_loses_nothing(toy, tmp_path, monkeypatch, where):
-    import unseg_lib.poisons.manifest as manifest
-
-    def full(*_, **__):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as context:
-        if where == "image":
-            context.setattr(Image.Image, "save", full)
-        else:
-            context.setattr(manifest, "open", full, raising=False)
-        with pytest.raises(UnsegError, match="disk is full"):
-            poison_dataset(toy, "random", tmp_path / "out", PLAIN)
-    assert not (tmp_path / "out" / "manifest.csv").exists()
-    assert not list((tmp_path / "out").rglob(".partial*"))
-    poison_dataset(toy, "random", tmp_path / "out", PLAIN)
+    out = tmp_path / "out"
+    poison_dataset(toy, "random", out, PLAIN, shard=(1, 2))
+    with monkeypatch.context() as context, pytest.raises(UnsegError, match="disk is full"):
+        context.setattr(where, full)
+        poison_dataset(toy, "random", out, PLAIN)
+    assert not (out / "manifest.csv").exists() and not list(out.rglob(".partial*"))
+    poison_dataset(toy, "random", out, PLAIN)
     poison_dataset(toy, "random", tmp_path / "whole", PLAIN)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_gray_files_hold_gray_noise_within_budget(tmp_path):
@@ -338,7 +306,9 @@ def test_two_images_of_one_name_are_refused(toy, tmp_path):
         poison_dataset(Twins(toy.root), "random", tmp_path / "out", PLAIN)
 
 
-def test_a_line_is_appended_whole(tmp_path):
+def test_a_line_is_appended_whole_and_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
     append_line(tmp_path / "m.csv", ["a,b", 1, float("inf")])
     append_line(tmp_path / "m.csv", ["c", 2, 0.5])
     assert (tmp_path / "m.csv").read_text() == '"a,b",1,inf\nc,2,0.5\n'
+    with pytest.raises(UnsegError, match="disk is full"):
+        append_line("/dev/full", ["d"])

@@ -11,11 +11,19 @@ from test_poison_dataset import Toy, contents, write_toy
 from unseg_lib import datasets
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.poisons import POISONS, Poison, PoisonSettings, Sample, autoregressive, error_min, with_fit
+from unseg_lib.poisons import (
+    POISONS,
+    Poison,
+    PoisonSettings,
+    Sample,
+    autoregressive,
+    error_min,
+    poison_dataset,
+    with_fit,
+)
 from unseg_lib.poisons.ar_search import RESPONSE, neighbourhoods, response, search
 from unseg_lib.poisons.autoregressive import ar_noise, coefficients, process, recursion
 from unseg_lib.poisons.by_class import SYNPER_RMS, class_vector, cluster, filtered, kernel_of, regions, synper_noise
-from unseg_lib.poisons.poison_dataset import poison_dataset
 from unseg_lib.reporting.spectrum import spectrum
 
 PLAIN = PoisonSettings(seed=3, device="cpu")
@@ -256,7 +264,7 @@ def test_shards_learn_from_the_whole_set_once(toy, tmp_path):
 def test_the_background_is_part_of_what_a_set_is(toy, tmp_path):
     poison_dataset(toy, "synper", tmp_path / "out", PLAIN)
     assert read_json(tmp_path / "out" / "poison.json")["include_background"] is True
-    with pytest.raises(UnsegError, match="include_background=True"):
+    with pytest.raises(UnsegError, match="include_background True there"):
         poison_dataset(toy, "synper", tmp_path / "out", replace(PLAIN, include_background=False))
     poison_dataset(toy, "random", tmp_path / "random", PLAIN)
     poison_dataset(toy, "random", tmp_path / "random", replace(PLAIN, include_background=False))  # the same to it

@@ -187,8 +187,7 @@ def protect(
 
     Without masks, boxes or points it protects what stands out by its colour, at last the whole image.
     """
-    from unseg_lib.protection import Protector, planned, protect_files, shown
-    from unseg_lib.protection.summary import summary
+    from unseg_lib.protection import Protector, planned, protect_files, shown, summary
 
     asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
     if "" in asked.values():  # of an unset variable of the shell
@@ -217,8 +216,7 @@ def inspect(
     original: Path,
     protected: Path,
     image: Annotated[
-        Path | None,
-        typer.Option("--image", "--picture", help="also write the change, ten times enlarged, to a file"),
+        Path | None, typer.Option("--image", "--picture", help="also write the change, ten times enlarged, to a file")
     ] = None,
     lpips: Annotated[Path | None, typer.Option(help="also LPIPS, with this file of AlexNet's weights")] = None,
 ) -> None:

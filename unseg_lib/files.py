@@ -3,6 +3,7 @@
 import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -87,9 +88,32 @@ def read_csv(path: str | Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+def append_line(path: str | Path, cells: list) -> None:
+    """Append a line to a CSV file in a single write, so that a kill tears it at most once and never its neighbours."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    try:
+        with open(path, "ab", buffering=0) as file:
+            file.write(text.getvalue().encode())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UnsegError(
+                f"Could not write {path}: the disk is full; free some space and run the same command again."
+            ) from error
+        raise
+
+
 def sha256_of(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_if_readable(path: str | Path) -> str:
+    """The checksum; "" where there is no file, or one that the system refuses to read."""
+    try:
+        return sha256_of(path) if Path(path).is_file() else ""
+    except OSError:
+        return ""
 
 
 def claim(

@@ -3,6 +3,7 @@
 Images are uint8 RGB `(H,W,3)`, label maps uint8 `(H,W)` with 255 = ignore.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import whole_file
+from unseg_lib.files import write_bytes
 
 IGNORE = 255
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -179,15 +180,27 @@ def pages_of(image: Image.Image) -> int:
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
-def write_image(path: str | Path, image: np.ndarray, *, gray: bool = False, quality: int = 95) -> None:
-    """Write uint8 RGB `(H,W,3)`; the suffix chooses the format, `gray=True` stores one channel.
+def encode_image(image: np.ndarray, suffix: str, *, gray: bool = False, quality: int = 95) -> bytes:
+    """The file of uint8 RGB `(H,W,3)`; the suffix chooses the format, `gray=True` stores one channel.
 
     PNG is lossless. JPEG uses `quality` with 4:2:0 chroma subsampling, as OpenCV's default does.
     """
-    file = Image.fromarray(image[..., 0] if gray else image)
+    suffix, file = suffix.lower(), io.BytesIO()
     options = {".jpg": {"quality": quality, "subsampling": 2}, ".png": {"compress_level": PNG_LEVEL}}
-    with whole_file(path) as partial:
-        file.save(partial, **options.get(Path(path).suffix.lower(), {}))
+    format = Image.registered_extensions()[suffix]
+    Image.fromarray(image[..., 0] if gray else image).save(file, format, **options.get(suffix, {}))
+    return file.getvalue()
+
+
+def decode_image(content: bytes) -> np.ndarray:
+    """What a reader of a file with this content sees: uint8 RGB `(H,W,3)`."""
+    with Image.open(io.BytesIO(content)) as file:
+        return np.asarray(file.convert("RGB"))
+
+
+def write_image(path: str | Path, image: np.ndarray, *, gray: bool = False, quality: int = 95) -> None:
+    """Write uint8 RGB `(H,W,3)` as `encode_image` says."""
+    write_bytes(path, encode_image(image, Path(path).suffix, gray=gray, quality=quality))
 
 
 def find_image(folder: str | Path, stem: str) -> Path:

@@ -8,13 +8,13 @@ __getattr__, __dir__, _names = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bilevel": ["LATER", "BilevelConfig", "Game", "phase_of", "train_generator", "train_step"],
-        "budget": ["add_noise", "budget_map", "check_finite", "measure", "strips"],
+        "budget": ["add_noise", "add_raw_noise", "budget_map", "check_finite", "measure", "strips"],
         "devices": ["accelerate"],
         "generator": ["Generator", "noise_statistics", "place_noise", "square"],
         "inference": ["Inference", "Prepared", "square_of_bytes"],
         "pairs": ["ahead", "keys_of", "large_scale_jitter"],
         "prompts": ["Prompts", "all_prompts", "boxes_of", "one_kind", "only", "points_of", "subset"],
-        "region": ["Box", "Region", "enlarged", "region_of", "salient_objects"],
+        "region": ["Box", "Region", "enlarged", "region_of", "salient_objects", "shrunk"],
         "sam": ["LAYOUTS", "SamLayout", "attend", "decoder_trunk", "encode", "encode_fused", "encode_learning"]
         + ["build_image_encoder", "build_mask_decoder", "build_prompt_encoder"],
         "surrogate": ["SURROGATES", "UNetSurrogate", "build_surrogate", "sample_at", "segmentation_loss"],

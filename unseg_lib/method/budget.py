@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.method.generator import place_noise
 
 STRIP = 1 << 22  # pixels of a large image that are worked on at once
 WINDOWS = 1 << 17  # windows of SSIM at once: what they need stays in the processor's cache
@@ -53,6 +54,29 @@ def add_noise(
     step = np.where(mask[..., None], steps(eps), steps(eps_bg))
     step += image
     return np.clip(step, 0, 255, out=step).astype(np.uint8)
+
+
+def add_raw_noise(
+    pixels: np.ndarray, raw: torch.Tensor, mask: np.ndarray, eps: float, eps_bg: float, *, gray: bool = False
+) -> np.ndarray:
+    """The image uint8 `(H,W,3)` with raw noise `(3,g,g)` of its padded square within its budget, in strips if large."""
+    parts = strips(*mask.shape)
+    if len(parts) == 1:
+        return add_noise(pixels, place_noise(raw, *mask.shape), mask, eps, eps_bg, gray=gray)
+    done, across = np.empty_like(pixels), _upsampling(mask.shape, raw.shape[1], slice(mask.shape[1]))
+    for rows in parts:
+        # some rows of what `place_noise` gives, without the others
+        down = _upsampling(mask.shape, raw.shape[1], rows)
+        noise = np.einsum("yg,cgh,xh->yxc", down, raw.float().numpy(), across, optimize=True)
+        done[rows] = add_noise(pixels[rows], noise, mask[rows], eps, eps_bg, gray=gray)
+    return done
+
+
+def _upsampling(shape: tuple[int, int], grid: int, places: slice) -> np.ndarray:
+    """What some places of a padded square's side take from each cell of a grid: bilinear, float32 `(places,grid)`."""
+    centres = (np.arange(places.start or 0, places.stop) + 0.5) * (grid / max(shape)) - 0.5
+    distance = np.clip(centres, 0, grid - 1)[:, None] - np.arange(grid)
+    return np.maximum(1 - np.abs(distance), 0).astype(np.float32)
 
 
 def measure(original: np.ndarray, poisoned: np.ndarray, mask: np.ndarray) -> dict[str, float]:

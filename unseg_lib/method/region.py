@@ -85,7 +85,7 @@ def around_points(pixels: np.ndarray, points: Sequence[Sequence[float]]) -> np.n
                 f"Expected points inside the image of {width}x{height} pixels, found {x:g},{y:g}; x comes first."
             )
     # the areas of like colour, in a small image
-    small = _shrunk(pixels)
+    small = shrunk(pixels)
     parts = felzenszwalb(small, scale=200, sigma=0.8, min_size=small.shape[0] * small.shape[1] // 100)
     rows = (given[:, 1] * small.shape[0] / height).astype(int)
     columns = (given[:, 0] * small.shape[1] / width).astype(int)
@@ -109,7 +109,7 @@ def salient_objects(pixels: np.ndarray) -> np.ndarray:
     from skimage.measure import label, regionprops
 
     # how far each pixel's colour is from the mean
-    lab = rgb2lab(_shrunk(pixels))
+    lab = rgb2lab(shrunk(pixels))
     distance = np.linalg.norm(gaussian(lab, sigma=2, channel_axis=2) - lab.mean(axis=(0, 1)), axis=2)
     if distance.max() < 1:  # below what an eye can tell apart
         return np.zeros(pixels.shape[:2], bool)
@@ -122,11 +122,11 @@ def salient_objects(pixels: np.ndarray) -> np.ndarray:
     return enlarged(mask & (mask.mean() <= LARGEST), pixels.shape[:2])
 
 
-def _shrunk(pixels: np.ndarray) -> np.ndarray:
-    """The image with its longer side at most `SIDE`."""
+def shrunk(pixels: np.ndarray, longest: int = SIDE) -> np.ndarray:
+    """The image uint8 `(H,W,3)` with its longer side at most `longest`."""
     from PIL import Image
 
-    ratio = min(1, SIDE / max(pixels.shape[:2]))
+    ratio = min(1, longest / max(pixels.shape[:2]))
     size = tuple(max(1, round(side * ratio)) for side in pixels.shape[1::-1])
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
 

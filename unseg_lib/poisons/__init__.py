@@ -19,16 +19,16 @@ from unseg_lib.poisons.settings import Apply, PoisonSettings, Sample
 from unseg_lib.poisons.simple import cell_of
 from unseg_lib.poisons.unseg import open_generator, prompt_of, raw_noise
 
-__all__ = ["COLUMNS", "POISONS", "Poison", "PoisonSettings", "Sample", "append_line", "cached_noise", "cell_of"]
+__all__ = ["COLUMNS", "POISONS", "Poison", "PoisonSettings", "Sample", "cached_noise", "cell_of", "poison_dataset"]
 __all__ += ["digest", "open_generator", "prompt_of", "protected_classes", "raw_noise", "read_rows", "with_fit"]
 
 # of the writer of poisoned sets, which asks the registry below
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "manifest": ["COLUMNS", "append_line", "read_rows"],
+        "dataset": ["COLUMNS", "poison_dataset", "protected_classes", "read_rows"],
+        "manifest": ["Manifest", "read_lines", "sweep"],
         "noise_cache": ["cached_noise", "digest"],
-        "poison_dataset": ["protected_classes"],
     },
 )
 

@@ -1,96 +1,84 @@
-"""The manifest of a poisoned set: one line per image, appended as soon as its file is whole.
+"""The one writer of noised images: each file whole, measured, and with a line of its own; no work is done twice.
 
-While shard k of n works, its lines stand in manifest-<k>-of-<n>.csv. Who finds that all images have a
-line merges them into manifest.csv, in the order of the set. So manifest.csv means: complete.
-A line counts only together with a file of its sha256: torn lines and damaged files are simply redone.
+A line counts only together with a file of its sha256. Whoever is killed goes on by the same call: lines that a kill
+has torn are left out, files without a line that fits are made again. `poison_dataset` and `protect_files` use it.
 """
 
 import csv
-import errno
+import hashlib
 import io
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
-from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_csv, sha256_of, write_csv
+import numpy as np
 
-MERGED = "manifest.csv"
-# seed: of the run; linf, rms: over 255; psnr: dB; protected: share of pixels inside the mask, 0 = left as it was;
-# source_sha256: the image it was made from; sha256: the written file
-TYPES = {
-    "id": str,
-    "seed": int,
-    "linf_inside": int,
-    "linf_outside": int,
-    "rms": float,
-    "psnr": float,
-    "ssim": float,
-    "sha256": str,
-    "protected": float,
-    "source_sha256": str,
-}
-COLUMNS = list(TYPES)
+from unseg_lib.files import append_line, whole_file, write_csv
+from unseg_lib.method import measure
+
+Types = dict[str, type]  # of a manifest's columns, in their order
 
 
-def part_path(out: Path, shard: tuple[int, int]) -> Path:
-    return out / f"manifest-{shard[0]}-of-{shard[1]}.csv"
+class Manifest:
+    """A CSV file with a line for every image that is written; any thread may write.
+
+    path: the file. types: its columns, with those of `measure` that are wanted and sha256 among them.
+    """
+
+    def __init__(self, path: Path, types: Types):
+        self.path, self.types, self.lock = path, types, threading.Lock()
+
+    def save(self, rows: Iterable[dict]) -> None:
+        """The whole file anew, also before others are appended: the next must not follow a torn one."""
+        write_csv(self.path, list(rows), list(self.types))
+
+    def write(
+        self, target: Path, content: bytes, row: dict, *, original: np.ndarray, written: np.ndarray, mask: np.ndarray
+    ) -> dict:
+        """Write one file and its line, which is returned: `row` with what has changed (see `measure`) and the sha256.
+
+        original, written: uint8 `(H,W,3)`, before and as a reader of the file sees it; mask bool `(H,W)`.
+        """
+        row = row | {name: round(value, 6) for name, value in measure(original, written, mask).items()}
+        row |= {"sha256": hashlib.sha256(content).hexdigest()}
+        row = {name: row[name] for name in self.types}
+        with whole_file(target) as partial:
+            partial.write_bytes(content)
+            # the line comes before the file has its name: a killed run leaves no file that the next would not know
+            with self.lock:
+                append_line(self.path, list(row.values()))
+        return row
 
 
-def read_rows(out: Path) -> dict[str, list[dict]]:
-    """All lines of all manifests in `out`, by image; newer ones (of unmerged parts) last. Torn lines are left out."""
-    rows: dict[str, list[dict]] = {}
-    for path in [out / MERGED, *sorted(out.glob("manifest-*-of-*.csv"))]:
-        for row in _readable(path):
-            rows.setdefault(row["id"], []).append(row)
-    return rows
+def read_lines(path: Path, types: Types, renamed: dict[str, str] | None = None) -> tuple[list[str], list[dict]]:
+    """The columns of a manifest and its lines with their types; none where there is no file. Torn lines are left out.
 
-
-def _readable(path: Path) -> list[dict]:
+    renamed: {name of a column in older files: its name today}.
+    """
     try:
-        lines = read_csv(path)
-    except FileNotFoundError:  # not there yet, or merged by another shard since it was listed
-        return []
-    return [row for row in map(_typed, lines) if row]
+        text = path.read_text(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):  # not there yet, or merged by another shard since it was listed
+        return [], []
+    lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    columns = [(renamed or {}).get(name, name) for name in lines.fieldnames or []]
+    lines.fieldnames = columns
+    return columns, [row for row in (_typed(line, types) for line in lines) if row]
 
 
-def _typed(line: dict) -> dict | None:
+def _typed(line: dict, types: Types) -> dict | None:
     """A line with its types; None for one that was cut off."""
+    if None in line.values():
+        return None
     try:
-        row = {name: kind(line[name]) for name, kind in TYPES.items()}
+        return {name: kind(line[name]) for name, kind in types.items()}
     except (KeyError, TypeError, ValueError):
         return None
-    return row if len(row["sha256"]) == len(row["source_sha256"]) == 64 else None
 
 
-def finished(rows: list[dict], target: Path, source: Path) -> dict | None:
-    """The line that fits both the written file and the image it was made from, if there is one."""
-    if not rows or not target.is_file():
-        return None
-    found, origin = sha256_of(target), sha256_of(source)
-    return next((row for row in rows if (row["sha256"], row["source_sha256"]) == (found, origin)), None)
-
-
-def append_line(path: Path, cells: list) -> None:
-    """Append one line in a single write, so that a kill tears it at most once and never its neighbours."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    try:
-        with open(path, "ab", buffering=0) as file:
-            file.write(text.getvalue().encode())
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UnsegError(
-                f"Could not write {path}: the disk is full; free some space and run the same command again."
-            ) from error
-        raise
-
-
-def finish(out: Path, ids: tuple[str, ...], mine: dict[str, dict], shard: tuple[int, int]) -> bool:
-    """Write the shard's lines in order; merge, and return True, if no image of the whole set lacks a line."""
-    write_csv(part_path(out, shard), [mine[id] for id in ids if id in mine], COLUMNS)
-    merged = {id: rows[-1] for id, rows in read_rows(out).items()} | mine
-    if not all(id in merged for id in ids):
-        return False
-    write_csv(out / MERGED, [merged[id] for id in ids], COLUMNS)
-    for part in out.glob("manifest-*-of-*.csv"):
-        part.unlink(missing_ok=True)
-    return True
+def sweep(files: Iterable[Path]) -> None:
+    """Remove what killed runs have left half-written beside these files; nobody else may write them now."""
+    places = {(file.parent, file.name[-50:]) for file in files}  # as much of a name as `whole_file` keeps
+    for folder in {folder for folder, _ in places}:
+        for partial in folder.glob(".partial-*"):
+            if (folder, partial.name.split("-", 2)[2]) in places:
+                partial.unlink(missing_ok=True)

@@ -2,26 +2,15 @@
 
 import lazy_loader
 
-from unseg_lib.protection.batch import protect_files
-from unseg_lib.protection.compare import inspect
-from unseg_lib.protection.one import Protected, Protector, protect, protect_batch
+from unseg_lib.protection.api import Protected, Protector, planned, protect, protect_batch, protect_files
+from unseg_lib.protection.inputs import find_inputs, masks_and_prompts, shown
+from unseg_lib.protection.photo import NO_COLOURS, ONE_CHANNEL, Photo, read_photo
+from unseg_lib.protection.report import COLUMNS, REPORT, alone, described, inspect, summary, write_difference
 
 __all__ = ["Protected", "Protector", "inspect", "protect", "protect_batch", "protect_files"]
+__all__ += ["COLUMNS", "NO_COLOURS", "ONE_CHANNEL", "REPORT", "Photo", "alone", "described", "find_inputs"]
+__all__ += ["masks_and_prompts", "planned", "read_photo", "shown", "summary", "write_difference"]
 
-# the face of the package: what others import from it, loaded when it is asked for
-__getattr__, __dir__, _names = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "batch": ["planned"],
-        "compare": ["described", "write_difference"],
-        "desk": ["Desk", "VIEW", "free_name", "saved_sentence", "uploaded"],
-        "desk_figure": ["changes", "panels", "plot_changes"],
-        "desk_panel": ["Panel"],
-        "gray": ["NO_COLOURS", "ONE_CHANNEL"],
-        "inputs": ["find_inputs", "shown"],
-        "lines": ["COLUMNS", "REPORT", "alone"],
-        "mask_file": ["read_mask"],
-        "photo": ["Photo", "decoded", "encode", "read_photo"],
-        "placing": ["add_raw_noise"],
-    },
-)
+# the desk draws, and who protects files need not wait for what it draws with
+DESK = ["VIEW", "Desk", "Panel", "changes", "free_name", "panels", "plot_changes", "saved_sentence", "uploaded"]
+__getattr__, __dir__, _names = lazy_loader.attach(__name__, submod_attrs={"desk": DESK})

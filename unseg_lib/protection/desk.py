@@ -1,26 +1,34 @@
 """The desk: an image, what somebody points at, a budget and a generator, and what comes of them.
 
-It knows nothing of a browser. A click or a box finds the region anew and asks the generator; another budget only
-scales the raw noise that is there. What is shown is small, what is saved has the size of the original.
+`Desk` knows nothing of a browser, `Panel` holds it out to one. A click or a box finds the region anew and asks the
+generator; another budget only scales the raw noise that is there. What is shown is small, what is saved has the size
+of the original.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from html import escape
+from itertools import chain, count
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
-from unseg_lib.method import Region, enlarged, measure, region_of
+from unseg_lib.images import decode_image
+from unseg_lib.method import Region, add_raw_noise, enlarged, measure, region_of, shipped, shrunk
 from unseg_lib.poisons import PoisonSettings
-from unseg_lib.protection.gray import gray_remark
-from unseg_lib.protection.one import Protector, pixels_of
-from unseg_lib.protection.photo import Photo, decoded, encode, read_photo, with_three_channels
-from unseg_lib.protection.placing import add_raw_noise
+from unseg_lib.protection.api import Protector
+from unseg_lib.protection.photo import Photo, check_size, gray_remark, read_photo
+from unseg_lib.reporting import REDS, STYLE, Drawing, curves, draw, magnify
 
 VIEW = 640  # pixels; the longer side of what is shown: a slider must not wait for a whole photograph
-WIDTHS = {"points": 2, "box": 4}  # numbers of one point, one box
+PLACES = {"points": 2, "box": 4}  # numbers of one point, one box
+DIM = 0.35  # of the brightness is left outside the region
+STILL = 4  # pixels; a hand that moves less means a click
 
 
 class Desk:
@@ -44,18 +52,16 @@ class Desk:
         device: str = "auto",
     ):
         PoisonSettings(eps, eps_bg)  # checks the budget
-        self.rgb = rgb
-        self.eps, self.eps_bg, self.device = eps, eps_bg, device
-        self.protectors = {generator: Protector(generator, device=device)}
-        self.generator = generator
+        self.rgb, self.eps, self.eps_bg, self.device = rgb, eps, eps_bg, device
+        self.generator, self.protectors = generator, {generator: Protector(generator, device=device)}
         self.take(photo, name)
 
     def take(self, photo: Photo, name: str) -> None:
         """Put another image on the desk; generator and budget stay, what was pointed at goes."""
-        photo = with_three_channels(photo) if self.rgb else photo
-        pixels_of(photo.pixels)  # checks its size
+        photo = photo.with_three_channels() if self.rgb else photo
+        check_size(photo.pixels)
         region = region_of(photo.pixels)
-        self.photo, self.name, self.view = photo, name, fitted(photo.pixels)
+        self.photo, self.name, self.view = photo, name, shrunk(photo.pixels, VIEW)
         self._found({}, region)
 
     def on_click(self, x: float, y: float) -> None:
@@ -78,32 +84,26 @@ class Desk:
         """
         prompt = {kind: places for kind, places in (("points", points), ("box", box)) if len(places)}
         region = region_of(self.photo.pixels, **prompt)
-        self._found({kind: np.reshape(places, (-1, WIDTHS[kind])).tolist() for kind, places in prompt.items()}, region)
+        self._found({kind: np.reshape(places, (-1, PLACES[kind])).tolist() for kind, places in prompt.items()}, region)
 
     def set_generator(self, name: str) -> None:
         """Another generator, by its shipped name or its file, for the same region."""
         if name not in self.protectors:
             self.protectors[name] = Protector(name, device=self.device)
         self.generator = name
-        self._ask()
+        self._found(self.prompt, self.region)
 
     def set_budget(self, eps: float, eps_bg: float) -> None:
         """The largest change inside and outside the region, in steps over 255; no generator runs."""
         PoisonSettings(eps, eps_bg)  # checks the budget
         self.eps, self.eps_bg = eps, eps_bg
-        self._add()
+        self.view_protected = self._with_noise(self.view, self.view_mask)
 
     def _found(self, prompt: dict, region: Region) -> None:
         self.prompt, self.region = prompt, region
         self.view_mask = enlarged(region.mask, self.view.shape[:2])
-        self._ask()
-
-    def _ask(self) -> None:
-        self.raw = self.protectors[self.generator].raw_noise(self.photo.pixels, self.region)
-        self._add()
-
-    def _add(self) -> None:
-        self.view_protected = self._with_noise(self.view, self.view_mask)
+        self.raw = self.protectors[self.generator].raw_noise(self.photo.pixels, region.mask)
+        self.set_budget(self.eps, self.eps_bg)
 
     def _with_noise(self, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return add_raw_noise(pixels, self.raw, mask, self.eps, self.eps_bg, gray=self.photo.gray)
@@ -112,6 +112,16 @@ class Desk:
         """What the noise does to the image as it is shown, see `measure`."""
         return measure(self.view, self.view_protected, self.view_mask)
 
+    def summary(self) -> str:
+        """What is on the desk, in a line."""
+        found = self.measured()
+        beware = gray_remark(self.photo.pixels, self.photo.gray, self.generator)
+        return (
+            f"Protected: {100 * self.region.mask.mean():.0f} % of {self.name}, found by {self.region.found_by}. "
+            f"Largest change {found['linf_inside']} inside and {found['linf_outside']} outside, of 255 steps; "
+            f"PSNR {found['psnr']:.1f} dB." + (f" Beware: {beware}." if beware else "")
+        )
+
     def save(self, path: str | Path, *, overwrite: bool = False) -> dict:
         """Write the protected image in its full size as PNG, with the original's colour profile and transparency.
 
@@ -119,35 +129,28 @@ class Desk:
         `found_by`, `protected` (share of the image), `eps`, `eps_bg`, linf_inside, linf_outside, rms, psnr and ssim
         as `measure` has them, and its size in `bytes`.
         """
-        path = Path(path)
+        path, mask = Path(path), self.region.mask
         if path.suffix.lower() != ".png":
             raise UnsegError(f"Expected a name that ends in .png, found {path}; PNG keeps every pixel as it is.")
         if path.exists() and not overwrite:
             raise UnsegError(f"Expected to write {path}, found a file there; choose another name.")
-        mask = self.region.mask
-        content = encode(self.photo, self._with_noise(self.photo.pixels, mask), "png")
+        content = self.photo.encode(self._with_noise(self.photo.pixels, mask), "png")
         try:
             write_bytes(path, content)
         except OSError as error:
             raise UnsegError(f"Could not write {path} ({error.strerror}); choose another folder.") from error
-        return {
-            "written": path.as_posix(),
-            "found_by": self.region.found_by,
-            "protected": float(mask.mean()),
-            "eps": self.eps,
-            "eps_bg": self.eps_bg,
-            **measure(self.photo.pixels, decoded(path.read_bytes()), mask),
-            "bytes": len(content),
-        }
+        found = measure(self.photo.pixels, decode_image(path.read_bytes()), mask)
+        budget = {"eps": self.eps, "eps_bg": self.eps_bg, **found, "bytes": len(content)}
+        return {"written": path.as_posix(), "found_by": self.region.found_by, "protected": float(mask.mean()), **budget}
 
 
-def fitted(pixels: np.ndarray) -> np.ndarray:
-    """An image uint8 `(H,W,3)` shrunk to at most `VIEW` pixels a side."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    image.thumbnail((VIEW, VIEW), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+def saved_sentence(saved: dict) -> str:
+    """What was written and what it has changed, in a line."""
+    return (
+        f"Written: {saved['written']} ({saved['bytes'] / 1e6:.1f} MB). Read back, it differs by at most "
+        f"{saved['linf_inside']} inside (allowed {saved['eps']:g}) and {saved['linf_outside']} outside (allowed "
+        f"{saved['eps_bg']:g}), of 255 steps; PSNR {saved['psnr']:.1f} dB."
+    )
 
 
 def uploaded(name: str, content: bytes) -> Photo:
@@ -163,28 +166,169 @@ def uploaded(name: str, content: bytes) -> Photo:
 
 def free_name(folder: str | Path, name: str) -> Path:
     """Where a protected copy of the image `name` can be written without replacing a file."""
-    path, number = Path(folder) / f"{name}-protected.png", 1
-    while path.exists():
-        number += 1
-        path = Path(folder) / f"{name}-protected-{number}.png"
-    return path
+    names = chain([f"{name}-protected.png"], (f"{name}-protected-{number}.png" for number in count(2)))
+    return next(path for path in map(Path(folder).joinpath, names) if not path.exists())
 
 
-def summary(desk: Desk) -> str:
-    """What is on the desk, in a line."""
-    found = desk.measured()
-    beware = gray_remark(desk.photo.pixels, desk.photo.gray, desk.generator)
-    return (
-        f"Protected: {100 * desk.region.mask.mean():.0f} % of {desk.name}, found by {desk.region.found_by}. Largest "
-        f"change {found['linf_inside']} inside and {found['linf_outside']} outside, of 255 steps; "
-        f"PSNR {found['psnr']:.1f} dB." + (f" Beware: {beware}." if beware else "")
-    )
+# what is on the desk, drawn
 
 
-def saved_sentence(saved: dict) -> str:
-    """What was written and what it has changed, in a line."""
-    return (
-        f"Written: {saved['written']} ({saved['bytes'] / 1e6:.1f} MB). Read back, it differs by at most "
-        f"{saved['linf_inside']} inside (allowed {saved['eps']:g}) and {saved['linf_outside']} outside (allowed "
-        f"{saved['eps_bg']:g}), of 255 steps; PSNR {saved['psnr']:.1f} dB."
-    )
+def panels(desk: Desk) -> Drawing:
+    """The region with what was pointed at, the noise, the protected image, side by side."""
+    return draw(7.6, _height(desk, 7.6), "png", lambda axes: _plot(axes[0], desk), 1, 3)
+
+
+def _height(desk: Desk, width: float) -> float:
+    """The height of a figure of three images of this desk, in inches as the width."""
+    height, across = desk.view.shape[:2]
+    return width / 3 * min(1.6, height / across) + 0.3
+
+
+def _plot(axes, desk: Desk) -> None:
+    """Draw the three images on three axes, whose coordinates are pixels of the original."""
+    height, width = desk.photo.pixels.shape[:2]
+    images = {
+        "region": np.where(desk.view_mask[..., None], desk.view, DIM * desk.view).astype(np.uint8),
+        "noise, 10 times enlarged": magnify(desk.view, desk.view_protected),
+        "protected": desk.view_protected,
+    }
+    for axis, (name, image) in zip(axes, images.items()):
+        axis.clear()
+        axis.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
+        axis.set_axis_off()
+        axis.set_title(name)
+    for x0, y0, x1, y1 in desk.prompt.get("box", []):
+        axes[0].add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=REDS[0], linewidth=1.5))
+    for x, y in desk.prompt.get("points", []):
+        axes[0].plot(x, y, "o", color=REDS[0], markersize=6, markeredgecolor="white", scalex=False, scaley=False)
+
+
+def changes(desk: Desk) -> dict[str, np.ndarray]:
+    """Share of values in percent by their change, `-k..k` in steps over 255, inside and outside the region.
+
+    k: the largest change that the budget allows anywhere.
+    """
+    change, most = desk.view_protected.astype(np.int16) - desk.view, int(max(desk.eps, desk.eps_bg, 1))
+    parts = {"inside": change[desk.view_mask], "outside": change[~desk.view_mask]}
+    counts = {name: np.bincount(part.ravel() + most, minlength=2 * most + 1) for name, part in parts.items()}
+    return {name: 100 * counts[name] / part.size for name, part in parts.items() if part.size}
+
+
+def plot_changes(desk: Desk) -> Drawing:
+    """The histogram of the changes."""
+    shares = changes(desk)
+    most = len(next(iter(shares.values()))) // 2
+    steps = range(-most, most + 1)
+    return curves(shares, x=steps, xlabel="change in steps of 1/255", ylabel="values, %", steps=True)
+
+
+class Panel:
+    """Controls, images and histogram of a desk; `widget` is what a notebook shows. Copies are saved below `out`.
+
+    Needs a browser on the other side (JupyterLab with ipywidgets and ipympl). All decisions are the desk's.
+    """
+
+    WIDTH = 8.4  # inches of the three images: a cell of JupyterLab on a small screen
+
+    def __init__(self, desk: Desk, out: str | Path):
+        import ipywidgets as widgets
+
+        self.desk, self.out, self.start = desk, Path(out), None
+        self.status, self.histogram, self.trouble = widgets.HTML(), widgets.HTML(), widgets.Output()
+        self._make_controls(widgets)
+        self._make_canvas()
+        buttons = widgets.HBox([self.upload, self.undo, self.clear, self.save])
+        choices = widgets.HBox([self.eps, self.eps_bg, self.generator])
+        self.widget = widgets.VBox([buttons, choices, self.status, self.canvas, self.histogram, self.trouble])
+        self._draw()
+        self._say(desk.summary())
+
+    def _make_controls(self, widgets) -> None:
+        desk, narrow = self.desk, {"width": "auto"}  # as wide as its words
+
+        def slider(name: str, value: float):
+            options = {"min": 0, "max": max(32, value), "step": 1, "readout_format": "", "continuous_update": False}
+            return widgets.FloatSlider(value, description=name, **options)
+
+        names = [(Path(name).stem, name) for name in dict.fromkeys((*shipped(), desk.generator))]
+        self.upload = widgets.FileUpload(accept="image/*", description="open an image", layout=narrow)
+        self.generator = widgets.Dropdown(options=names, value=desk.generator, description="generator")
+        self.eps, self.eps_bg = slider("inside", desk.eps), slider("outside", desk.eps_bg)
+        self.undo = widgets.Button(description="undo", icon="undo", layout=narrow)
+        self.clear = widgets.Button(description="clear", icon="times", layout=narrow)
+        self.save = widgets.Button(description="save PNG", icon="save", button_style="primary", layout=narrow)
+        for button, step in ((self.undo, desk.undo), (self.clear, desk.point_at), (self.save, self._save)):
+            button.on_click(lambda _, step=step: self._do(step))
+        self.upload.observe(lambda change: self._do(self._open, change.new), "value")
+        self.generator.observe(lambda change: self._do(desk.set_generator, change.new), "value")
+        for one in (self.eps, self.eps_bg):
+            one.observe(lambda _: self._do(desk.set_budget, self.eps.value, self.eps_bg.value), "value")
+
+    def _make_canvas(self) -> None:
+        """An interactive figure of three axes, of which the first listens."""
+        from ipympl.backend_nbagg import Canvas, FigureManager
+
+        with matplotlib.rc_context(STYLE):
+            self.figure = Figure(figsize=(self.WIDTH, _height(self.desk, self.WIDTH)), dpi=100, layout="constrained")
+            self.axes = self.figure.subplots(1, 3)
+        self.canvas = Canvas(self.figure)
+        # else the page learns the size by a message that it now and then handles too early, and shows nothing
+        self.canvas._size = tuple(float(side) for side in self.figure.bbox.bounds[2:])
+        self.canvas.header_visible = self.canvas.footer_visible = self.canvas.resizable = False
+        self.canvas.toolbar_visible = False
+        self.toolbar = FigureManager(self.canvas, 0).toolbar
+        self.canvas.mpl_connect("button_press_event", self._press)
+        self.canvas.mpl_connect("motion_notify_event", self._move)
+        self.canvas.mpl_connect("button_release_event", self._release)
+
+    def _press(self, event) -> None:
+        if event.inaxes is self.axes[0] and event.button == 1:
+            self.start = (event.x, event.y)
+
+    def _move(self, event) -> None:
+        if self.start:
+            self.toolbar.draw_rubberband(event, *self.start, event.x, event.y)
+
+    def _release(self, event) -> None:
+        """A click where press and release are one place, else a box; both end at the image's border."""
+        if not self.start:
+            return
+        ends, self.start = (self.start, (event.x, event.y)), None
+        self.toolbar.remove_rubberband()
+        # pixels of the canvas -> the nearest pixels of the image
+        places = np.rint(self.axes[0].transData.inverted().transform(ends))
+        places = np.clip(places, 0, np.subtract(self.desk.photo.pixels.shape[1::-1], 1)).astype(int).tolist()
+        if np.abs(np.subtract(*ends)).max() < STILL * self.canvas.device_pixel_ratio:
+            self._do(self.desk.on_click, *places[0])
+        else:
+            self._do(self.desk.on_box, *places[0], *places[1])
+
+    def _do(self, step: Callable, *values) -> None:
+        """Do one step and show the result; what a person can mend is a sentence, anything else a traceback."""
+        self._say("working …")
+        self.trouble.clear_output()
+        with self.trouble:
+            try:
+                said = step(*values)
+                self._draw()
+                self._say(said or self.desk.summary())
+            except UnsegError as error:
+                self._say(str(error))
+
+    def _open(self, files: tuple[dict, ...]) -> None:
+        for file in files:
+            self.desk.take(uploaded(file["name"], bytes(file["content"])), Path(file["name"]).stem)
+            self.figure.set_size_inches(self.WIDTH, _height(self.desk, self.WIDTH))
+
+    def _save(self) -> str:
+        return saved_sentence(self.desk.save(free_name(self.out, self.desk.name)))
+
+    def _draw(self) -> None:
+        with matplotlib.rc_context(STYLE):
+            _plot(self.axes, self.desk)
+            self.axes[0].set_title("region: click, or drag a box")
+        self.canvas.draw_idle()
+        self.histogram.value = plot_changes(self.desk).html("how often each change occurs")
+
+    def _say(self, text: str) -> None:
+        self.status.value = escape(text)

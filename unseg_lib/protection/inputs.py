@@ -1,20 +1,30 @@
-"""Which files are protected, and under which name each copy is written: none leaves the output, none hides another."""
+"""Which files are protected, what of them, and under which name each copy is written.
 
+No copy leaves the output, none hides another. What is to be protected comes from a folder of masks, COCO's json, boxes
+or points; a name there means an image by its name below the input ("day1/a.png"), or else by its plain name ("a.png").
+"""
+
+import csv
 import glob
 import mimetypes
 import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePath
+from typing import Any
 
-from unseg_lib.errors import UnsegError
-from unseg_lib.files import sha256_of
-from unseg_lib.images import IMAGE_SUFFIXES
-from unseg_lib.protection.lines import earlier_lines
+import numpy as np
+
+from unseg_lib.errors import UnsegError, closest
+from unseg_lib.files import sha256_if_readable
+from unseg_lib.images import IMAGE_SUFFIXES, read_mask
+from unseg_lib.method import Region, region_of
 from unseg_lib.protection.photo import FORMATS
+from unseg_lib.protection.report import earlier_lines
 
 # images that neither Pillow nor `mimetypes` knows everywhere: they get a line that says so
 OTHER_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2", ".tga")
@@ -31,6 +41,17 @@ class Input:
     target: str
 
 
+RegionOf = Callable[[Input, np.ndarray], Region]  # of a file and its pixels, uint8 `(H,W,3)`
+
+
+def shown(text: str) -> str:
+    """A text with names in it, fit for one line of a file or a terminal."""
+    return UNPRINTABLE.sub("?", text)
+
+
+# the files
+
+
 def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Input]:
     """All images in files, folders (with their sub-folders) and patterns like "photos/*.jpg", in a stable order.
 
@@ -44,15 +65,14 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
     found: dict[Path, tuple[Path, str]] = {}
     for path, name in pairs:
         place = _real(path.parent) / path.name  # one file may be given by two paths, but links have names of their own
-        if place not in lines or lines[place]["sha256"] != _sha256(place):
+        if place not in lines or lines[place]["sha256"] != sha256_if_readable(place):
             found.setdefault(place, (path, name))
     if not found:
         what = "none but copies of ours" if pairs else "none"
         raise UnsegError(
             f"Expected images ({', '.join(IMAGE_SUFFIXES)}), found {what} in {', '.join(map(str, given))}."
         )
-    files = list(found.values())
-    targets = _targets(files, format, list(lines.values()))
+    files, targets = list(found.values()), _targets(list(found.values()), format, list(lines.values()))
     originals = {_real(path) for path, _ in files}
     for target in targets:
         if _real(out / target) in originals:
@@ -62,51 +82,42 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
     return [Input(path, name, target) for (path, name), target in zip(files, targets)]
 
 
-def is_image(path: Path) -> bool:
+def _real(path: Path) -> Path:
+    """Without links, as `resolve`, which fails at a link to itself."""
+    return Path(os.path.realpath(path))
+
+
+def _is_image(name: str) -> bool:
     """Whether a file is an image by its name, readable here or not, and not hidden."""
-    guessed = mimetypes.guess_type(path.name)[0] or ""
-    known = path.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES) or guessed.startswith("image/")
-    return known and not path.name.startswith(".")
+    known = Path(name).suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
+    return not name.startswith(".") and (known or (mimetypes.guess_type(name)[0] or "").startswith("image/"))
 
 
-def shown(text: str) -> str:
-    """A text with names in it, fit for one line of a file or a terminal."""
-    return UNPRINTABLE.sub("?", text)
-
-
-def _expand(text: str, out: Path) -> list[tuple[Path, str]]:
-    path = Path(text)
+def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
+    """The images that a file's name, a folder's or a pattern means: paths, and their names below the input."""
+    path, away = Path(text), _real(out)
     if path.is_dir():
-        if _real(path).is_relative_to(_real(out)):
+        inside = _real(path)
+        if inside.is_relative_to(away):
             raise UnsegError(f"Expected images outside the output folder, found {path} in {out}; choose another --out.")
-        return [(file, file.relative_to(path).as_posix()) for file in _images_below(path, out)]
-    if path.is_file():
-        return [(path, path.name)]
-    matches = _matches(text, out) if glob.has_magic(text) else []
-    if not matches:
-        raise UnsegError(f"Expected a file, a folder or a pattern that matches one, found '{text}'; check the path.")
-    pairs = []
-    for match in matches:
-        if os.path.isdir(match):
-            pairs += _expand(str(match), out)
-        elif is_image(match):  # readable or not: one bad file must not stop the others
-            pairs.append((match, match.name))
-    return pairs
-
-
-def _matches(pattern: str, out: Path) -> list[Path]:
-    """What a pattern matches; `out` and what is in it only if the pattern looks nowhere else."""
-    matches, away = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))], _real(out)
-    return [match for match in matches if not _real(match).is_relative_to(away)] or matches
-
-
-def _images_below(folder: Path, out: Path) -> list[Path]:
-    inside, away, found = _real(folder), _real(out), []
-    for place, folders, files in os.walk(folder, onerror=_refuse):  # does not follow links to folders
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and _real(Path(place) / name) != away)
-        images = (Path(place) / name for name in sorted(files) if is_image(Path(name)))
-        found += [path for path in images if _real(path).is_relative_to(inside)]
-    return found
+        for place, folders, files in os.walk(path, onerror=_refuse):  # does not follow links to folders
+            folders[:] = sorted(one for one in folders if not one.startswith(".") and _real(Path(place, one)) != away)
+            images = (Path(place, name) for name in sorted(files) if _is_image(name))
+            yield from ((one, one.relative_to(path).as_posix()) for one in images if _real(one).is_relative_to(inside))
+    elif path.is_file():
+        yield path, path.name
+    else:
+        matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))] if glob.has_magic(text) else []
+        if not matches:
+            raise UnsegError(
+                f"Expected a file, a folder or a pattern that matches one, found '{text}'; check the path."
+            )
+        # `out` and what is in it only if the pattern looks nowhere else
+        for match in [match for match in matches if not _real(match).is_relative_to(away)] or matches:
+            if os.path.isdir(match):
+                yield from _expand(str(match), out)
+            elif _is_image(match.name):  # readable or not: one bad file must not stop the others
+                yield match, match.name
 
 
 def _refuse(error: OSError) -> None:
@@ -117,30 +128,23 @@ def _refuse(error: OSError) -> None:
     ) from error
 
 
-def _real(path: Path) -> Path:
-    """Without links, as `resolve`, which fails at a link to itself."""
-    return Path(os.path.realpath(path))
-
-
 def _targets(files: list[tuple[Path, str]], format: str, lines: list[dict]) -> list[str]:
     """A name for every copy. Two that would be one (a.jpg, a.png -> a.png) get their old suffix, then a number."""
     plain = [_target(name, format) for _, name in files]
     counts = Counter(map(_key, plain))
     known = _known(files, plain, counts, lines)
-    taken, chosen = set(map(_key, known.values())), []
-    for place, ((_, name), target) in enumerate(zip(files, plain)):
-        if place in known:
-            chosen.append(known[place])
-            continue
-        stem, suffix = os.path.splitext(target)
-        if counts[_key(target)] > 1:
-            stem = f"{stem}-{Path(name).suffix[1:].lower()}"
-        wanted, number = f"{stem}{suffix}", 2
-        while _key(wanted) in taken:
-            wanted, number = f"{stem}-{number}{suffix}", number + 1
-        taken.add(_key(wanted))
-        chosen.append(wanted)
-    return chosen
+    taken = set(map(_key, known.values()))
+    for place, target in enumerate(plain):
+        if place not in known:
+            stem, suffix = os.path.splitext(target)
+            if counts[_key(target)] > 1:
+                stem = f"{stem}-{Path(files[place][1]).suffix[1:].lower()}"
+            wanted, number = f"{stem}{suffix}", 2
+            while _key(wanted) in taken:
+                wanted, number = f"{stem}-{number}{suffix}", number + 1
+            taken.add(_key(wanted))
+            known[place] = wanted
+    return [known[place] for place in range(len(files))]
 
 
 def _known(files: list[tuple[Path, str]], plain: list[str], counts: Counter, lines: list[dict]) -> dict[int, str]:
@@ -149,23 +153,15 @@ def _known(files: list[tuple[Path, str]], plain: list[str], counts: Counter, lin
     for line in lines:
         earlier[line["image"]].append(line)
     for place, ((path, name), target) in enumerate(zip(files, plain)):
-        stem, suffix = os.path.splitext(target)
-        form, like = re.compile(f"{re.escape(stem)}[^/]*{suffix}"), earlier[shown(name)]
-        same = [line for line in like if form.fullmatch(line["written"])]
+        (stem, suffix), like = os.path.splitext(target), earlier[shown(name)]
+        same = [line for line in like if line["written"].startswith(stem) and line["written"].endswith(suffix)]
         if counts[_key(target)] == 1 and all(line["written"] == target for line in same):
             continue  # nothing to choose from, so that the file need not be read for it
-        sha256 = _sha256(path) if same else ""
+        sha256 = sha256_if_readable(path) if same else ""
         if line := next((line for line in same if line["source_sha256"] == sha256), None):
             like.remove(line)  # two images of one name and content have two copies
             known[place] = line["written"]
     return known
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256_of(path) if path.is_file() else ""
-    except OSError:  # it gets its line when it is read
-        return ""
 
 
 def _key(target: str) -> str:
@@ -176,7 +172,175 @@ def _key(target: str) -> str:
 def _target(name: str, format: str) -> str:
     """ "holiday/a.JPG" -> "holiday/a.png"; characters that break a line or a path become "_"."""
     old = Path(name).suffix.lower()
-    kept = FORMATS.get(old, "png")
-    suffix = {"png": ".png", "jpeg": ".jpg"}.get(format) or (old if old in FORMATS and kept != "png" else ".png")
+    suffix = {"png": ".png", "jpeg": ".jpg", "keep": old if old in FORMATS else ".png"}[format]
     parts = [UNPRINTABLE.sub("_", part).replace("\\", "_") for part in Path(name).with_suffix("").parts]
     return "/".join("_" if part in ("..", ".") else part for part in parts) + suffix
+
+
+# what of them
+
+
+def masks_and_prompts(
+    masks: str = "", classes: str = "", boxes: str = "", points: str = "", files: Sequence[Input] = ()
+) -> RegionOf:
+    """What the options of `unseg protect` say. At most one of masks, boxes and points; classes only with masks.
+
+    masks: a folder with a mask for every image (same name without suffix, sub-folders as the images'), or COCO's
+    json. classes: of label maps the numbers, of COCO's json the names, separated by commas. boxes: "x0,y0,x1,y1" for
+    every image (several joined by ";"), or a CSV file with the columns image,x0,y0,x1,y1. points: likewise, x,y.
+    files: all images of the batch; what is given for a name that several folders have is refused (see `Names`).
+    """
+    given = [name for name, value in (("--masks", masks), ("--boxes", boxes), ("--points", points)) if value]
+    if len(given) > 1:
+        raise UnsegError(f"Expected one of --masks, --boxes and --points, found {' and '.join(given)}.")
+    if classes and not masks:
+        raise UnsegError("Expected --masks beside --classes, found none; classes are those of the masks.")
+    if masks:
+        names = Names(files, lambda name: PurePath(name).with_suffix("").as_posix())
+        find = _coco_masks if Path(masks).suffix.lower() == ".json" else _mask_files
+        mask_of = find(Path(masks), classes, names)
+        return lambda file, pixels: Region(mask_of(file, pixels.shape[:2]), "mask")
+    if not boxes and not points:
+        return lambda file, pixels: region_of(pixels)
+    kind, columns = ("box", ("x0", "y0", "x1", "y1")) if boxes else ("points", ("x", "y"))
+    places = _numbers(boxes or points, columns, Names(files, str))
+    return lambda file, pixels: region_of(pixels, **{kind: places(file)})
+
+
+class Names:
+    """The names of a batch's images; a name that images of several folders share means none of them.
+
+    key: what counts of a name, e.g. all of it, or all but its suffix.
+    """
+
+    def __init__(self, files: Iterable[Input], key: Callable[[str], str]):
+        self.key, self.folders = key, defaultdict(set)
+        for file in files:
+            for way in self._ways(file):
+                self.folders[way].add(os.path.realpath(file.path.parent))
+
+    def _ways(self, file: Input) -> list[tuple[int, str]]:
+        return list(enumerate((self.key(file.name), self.key(PurePath(file.name).name))))
+
+    def find(self, file: Input, get: Callable[[str], Any], where: Path) -> Any:
+        """What `get` has of an image by its name below the input, or else by its plain name; None: nothing.
+
+        Raises `UnsegError` if that may as well be meant for an image in another folder. where: for the sentence.
+        """
+        for way, name in self._ways(file):
+            # macOS writes an accent as a letter of its own, most others as a part of its letter
+            spellings = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+            if found := next(filter(None, map(get, spellings)), None):
+                if len(self.folders[way, name]) > 1:
+                    raise UnsegError(
+                        f"Expected one image called {name}, as {where} has it, found some in several folders; "
+                        "protect the folder above them, and name their sub-folders there, too."
+                    )
+                return found
+        return None
+
+
+def _mask_files(folder: Path, classes: str, names: Names) -> Callable[[Input, tuple[int, int]], np.ndarray]:
+    """Masks of files, of which each must have the size of its image."""
+    if not folder.is_dir():
+        raise UnsegError(f"Expected a folder of masks or COCO's json at {folder}, found neither; check --masks.")
+    numbers = [int(text) for text in classes.split(",") if text.strip().isdecimal()]
+    if classes and len(numbers) < len(classes.split(",")):
+        raise UnsegError(f"Expected the numbers of a label map's classes, e.g. --classes 1,15, found '{classes}'.")
+
+    @cache  # each sub-folder once, not for every image
+    def images_in(folder: Path) -> dict[str, list[Path]]:
+        """{name without suffix: image files of that name}, be their suffixes upper or lower case."""
+        found = defaultdict(list)
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                found[path.stem].append(path)
+        return found
+
+    def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
+        found = names.find(file, lambda name: images_in((folder / name).parent).get(PurePath(name).name), folder)
+        if not found or len(found) > 1:
+            count = f"several ({', '.join(path.name for path in found)})" if found else "none"
+            raise UnsegError(f"Expected one mask called {Path(file.name).stem} in {folder}, found {count}.")
+        mask = read_mask(found[0], numbers)
+        if mask.shape != shape:
+            wanted, size = (f"{width}x{height}" for height, width in (shape, mask.shape))
+            raise UnsegError(f"Expected a mask of {wanted} pixels in {found[0]}, found {size}; draw it on the image.")
+        return mask
+
+    return mask_of
+
+
+def _coco_masks(path: Path, classes: str, names: Names) -> Callable[[Input, tuple[int, int]], np.ndarray]:
+    """Masks of COCO's json: all objects of an image, or those of the named classes."""
+    from unseg_lib.datasets import check_sizes, coco_json, decode, read_notes
+
+    notes = read_notes(path.parent, "your images", Path(), Path(path.name))
+    objects = defaultdict(list)
+    with coco_json(path):
+        check_sizes(notes)
+        known = [category["name"] for category in notes.categories]
+        chosen = [name.strip() for name in classes.split(",")] if classes else known
+        for name in chosen:
+            if name not in known:
+                raise UnsegError(f"Unknown class '{name}' in {path}; {closest(name, known)}")
+        for note in notes.annotations:
+            if known[notes.class_of(note)] in chosen:
+                objects[notes.ids[note["image_id"]]].append(note)
+    ids = {id: id for id in notes.images} | {place.as_posix(): id for id, place in notes.places.items()}
+
+    def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
+        id = names.find(file, ids.get, path)
+        if id is None:
+            raise UnsegError(f"Expected {Path(file.name).name} in {path}, found no such image there.")
+        image = notes.images[id]
+        if (image["height"], image["width"]) != shape:
+            raise UnsegError(
+                f"Expected {id} in {path} to be of {shape[1]}x{shape[0]} pixels as the image is, found "
+                f"{image['width']}x{image['height']}; is the json of this image?"
+            )
+        mask = np.zeros(shape, bool)
+        for note in objects[id]:
+            mask |= decode(note, image)
+        return mask
+
+    return mask_of
+
+
+def _numbers(text: str, columns: tuple[str, ...], names: Names) -> Callable[[Input], list[list[float]]]:
+    """Boxes or points: the same for every image, or from a CSV file by the image's name."""
+    if not text.lower().endswith(".csv"):
+        same = [_floats(part.split(","), columns, text) for part in text.split(";")]
+        return lambda file: same
+    path, wanted = Path(text), f"the columns image,{','.join(columns)}"
+    if not path.is_file():
+        raise UnsegError(f"Expected a CSV file with {wanted} at {path}, found none.")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # with or without the mark of a spreadsheet program
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UnsegError(f"Expected a CSV file in UTF-8 at {path}, found another ({error}); save it anew.") from error
+    found = defaultdict(list)
+    for line in lines:
+        line = {"image": line.get("picture")} | line  # the name of older versions
+        if line["image"] is None or not set(columns) <= set(line):
+            raise UnsegError(f"Expected {wanted} in {path}, found {','.join(map(str, lines[0]))}.")
+        found[line["image"]].append(_floats([line[column] for column in columns], columns, str(path)))
+
+    def of(file: Input) -> list[list[float]]:
+        values = names.find(file, found.get, path)
+        if not values:
+            raise UnsegError(f"Expected a line for {file.name} in {path}, found none; add it or protect it by itself.")
+        return values
+
+    return of
+
+
+def _floats(texts: list[str], columns: tuple[str, ...], where: str) -> list[float]:
+    try:
+        values = [float(text) for text in texts]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != len(columns):
+        raise UnsegError(f"Expected numbers as {','.join(columns)}, found '{','.join(map(str, texts))}' in {where}.")
+    return values

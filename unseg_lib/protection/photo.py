@@ -1,19 +1,21 @@
-"""Photographs in and out: orientation, colour profile, transparency, palettes, gray, and what cannot be kept.
+"""Images in and out, from files and from Python: orientation, colour profile, transparency, palettes, gray.
 
-Only the pixels change. The colour profile is kept, because the numbers mean other colours without it; EXIF, which
-may hold places and names, only on request.
+Only the pixels change. Of a file the colour profile is kept, because the numbers mean other colours without it; EXIF,
+which may hold places and names, only on request. What cannot be kept, or is known not to protect, is remarked.
 """
 
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import IMAGE_SUFFIXES, PNG_LEVEL, check_depth, open_header
+from unseg_lib.images import IMAGE_SUFFIXES, PNG_LEVEL, check_depth, has_colours, open_header
 
+SHORTEST = 16  # pixels; below, an image is smaller than the noise's own grain
 MOST_PIXELS = 100_000_000  # of one image; beyond, a small file may hide an image that fills the memory
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 ORIENTATION = 0x0112  # EXIF tag
@@ -21,6 +23,11 @@ OTHER_COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes of Pillow that become R
 # tags of TIFF that say more than how its pixels lie: description, maker, model, software, date, artist, copyright, and
 # where EXIF and places begin
 TIFF_METADATA = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825}
+# Gray images, known not to be protected: measured on chest X-rays (profile small, Lung), where a victim learns as from
+# clean images either way. Of the shipped generators UNFIT are those whose noise has no mean, which gray images need.
+UNFIT = ("small", "texture")
+ONE_CHANNEL = "one channel keeps only the gray part of the noise"
+NO_COLOURS = "an image without colours, for which generator colour is better"
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,40 @@ class Photo:
     profile: bytes | None = None
     exif: bytes | None = None
     lost_exif: bool = False
-    remarks: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
+
+    def with_three_channels(self) -> "Photo":
+        """The same image to be stored as RGB, so that it can hold noise of any colour."""
+        if not self.gray:
+            return self
+        lost = ("its colour profile, one of gray, was dropped",) if self.profile else ()
+        return replace(self, gray=False, profile=None, remarks=self.remarks + lost)
+
+    def remarks_on(self, format: str, *, metadata: bool = False) -> tuple[str, ...]:
+        """What a copy in this format does not have of the original's file, a few words each."""
+        found = self.remarks
+        if format == "jpeg" and self.alpha is not None and self.alpha.min() < 255:
+            found += ("transparency was dropped, which JPEG does not have",)
+        return found + (("EXIF of a TIFF was not kept",) if metadata and self.lost_exif else ())
+
+    def encode(self, pixels: np.ndarray, format: str, *, quality: int = 95, metadata: bool = False) -> bytes:
+        """A file of new pixels with all else of this one. png, tiff and webp are lossless; jpeg drops transparency."""
+        alpha = [] if self.alpha is None or format == "jpeg" else [self.alpha]
+        layers = np.dstack([pixels[..., :1] if self.gray else pixels, *alpha])
+        options = {
+            "png": {"compress_level": PNG_LEVEL},
+            "jpeg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
+            "webp": {"lossless": True, "method": 2, "exact": True},
+            "tiff": {"compression": "tiff_adobe_deflate"},
+        }[format]
+        options |= {"icc_profile": self.profile} if self.profile else {}
+        options |= {"exif": self.exif} if metadata and self.exif else {}
+        file = io.BytesIO()
+        try:
+            Image.fromarray(layers[..., 0] if layers.shape[2] == 1 else layers).save(file, format, **options)
+        except (OSError, ValueError, RuntimeError) as error:  # WebP takes at most 16383 pixels a side, TIFF no places
+            raise UnsegError(f"Could not write {format} ({error}); choose --format png.") from error
+        return file.getvalue()
 
 
 def read_photo(path: Path) -> Photo:
@@ -45,125 +85,113 @@ def read_photo(path: Path) -> Photo:
         raise UnsegError(f"Expected an image at {path}, found no such file.")
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UnsegError(f"Expected {', '.join(IMAGE_SUFFIXES)}, found {path}; convert it first.")
+    most = f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found"
     try:
-        with opened(path) as file:
-            _check_size(file, path)
-            remarks = _remarks(file)
+        with open_header(path) as file:
+            # before anything is decoded: images that are too large, several in one, or of more than 8 bits
+            if file.width * file.height > MOST_PIXELS:
+                raise UnsegError(f"{most} {file.width}x{file.height}; shrink it.")
+            telephone, pages = file.format == "MPO", getattr(file, "n_frames", 1)
+            if pages > 1 and not telephone:
+                raise UnsegError(f"Expected one image in {path}, found {pages}; save them one by one.")
+            check_depth(file, path)
+            remarks = {
+                "16 bits a channel were reduced to 8": ";16" in str(file.tile),  # how the channels lie in the file
+                f"{file.mode} was converted to RGB": file.mode in OTHER_COLOURS,
+                f"of {pages} images in the file only the first was kept": telephone,
+            }
             file.load()
             # Pillow has the tags of a TIFF only as long as it is not turned, and they tell how the pixels lie, too
             lost_exif = file.format == "TIFF" and not TIFF_METADATA.isdisjoint(file.getexif())
-            photo = _photo(ImageOps.exif_transpose(file), file.info.get("icc_profile"))
-            return replace(photo, lost_exif=lost_exif, remarks=remarks)
+            upright = ImageOps.exif_transpose(file)
+            exif = upright.getexif()
+            exif.pop(ORIENTATION, None)
+            return Photo(
+                pixels=np.asarray(upright.convert("RGB")),
+                gray=file.mode in ("1", "L", "LA"),
+                alpha=np.asarray(upright.convert("RGBA"))[..., 3] if upright.has_transparency_data else None,
+                # of the colours that were converted away there is none to keep
+                profile=None if file.mode in OTHER_COLOURS else file.info.get("icc_profile"),
+                exif=exif.tobytes() if len(exif) else None,
+                lost_exif=lost_exif,
+                remarks=tuple(remark for remark, holds in remarks.items() if holds),
+            )
     except UnsegError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow refuses the largest ones by itself
+        raise UnsegError(f"{most} far more ({error}).") from error
     except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
         what = " ".join(str(error).split())
         raise UnsegError(f"Expected a readable image in {path}, found a corrupt one ({what}); replace it.") from error
 
 
-def opened(path: Path) -> Image.Image:
-    """Read the header only; Pillow refuses the largest ones by itself."""
+def gray_remark(pixels: np.ndarray, gray: bool, generator: str) -> str:
+    """A few words where noise of this generator is known not to protect such an image, else "".
+
+    pixels: uint8 `(H,W,3)`. gray: whether the protected image has one channel.
+    """
+    if gray:
+        return ONE_CHANNEL
+    return NO_COLOURS if generator in UNFIT and not has_colours(pixels) else ""
+
+
+def array_of(value: Any) -> np.ndarray:
+    """A tensor, PIL image or array as numpy."""
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    if str(value.dtype) == "torch.bfloat16":
+        raise UnsegError("Expected uint8 or float32, found bfloat16, which cannot tell 255 steps apart; convert it.")
     try:
-        return open_header(path)
-    except Image.DecompressionBombError as error:
-        raise UnsegError(
-            f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found far more ({error})."
-        ) from error
+        return value.detach().cpu().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantised, without data
+        raise UnsegError(f"Expected a tensor that numpy can read, found {value.dtype}, {value.layout}.") from error
 
 
-def _check_size(file: Image.Image, path: Path) -> None:
-    """Before anything is decoded: images that are too small, too large, several in one, or of more than 8 bits."""
-    if file.width * file.height > MOST_PIXELS:
-        raise UnsegError(
-            f"Expected at most {MOST_PIXELS // 10**6} million pixels in {path}, found {file.width}x{file.height}; "
-            "shrink it."
-        )
-    if pages_of(file) > 1:
-        raise UnsegError(f"Expected one image in {path}, found {pages_of(file)}; save them one by one.")
-    check_depth(file, path)
+def pixels_of(image: Any) -> tuple[np.ndarray, bool]:
+    """An image of any kind as uint8 `(H,W,3)`, and whether its noise must be gray."""
+    if isinstance(image, Image.Image):
+        if image.mode not in ("1", "L", "RGB"):
+            raise UnsegError(
+                f"Expected a PIL image of mode RGB or L, found {image.mode}; convert it, e.g. image.convert('RGB')."
+            )
+        pixels, gray = np.asarray(image.convert("RGB")), image.mode != "RGB"
+    else:
+        values = array_of(image)
+        values = values.transpose(1, 2, 0) if hasattr(image, "detach") and values.ndim == 3 else values
+        values = values[..., None] if values.ndim == 2 else values
+        if values.ndim != 3 or values.shape[2] not in (1, 3):
+            raise UnsegError(
+                "Expected one image, numpy (H,W,3) or (H,W) or a tensor (3,H,W), found shape "
+                f"{tuple(np.shape(image))}; for several use protect_batch."
+            )
+        if values.dtype != np.uint8:
+            low, high = values.min(initial=0), values.max(initial=0)
+            if values.dtype.kind != "f" or not (low >= 0 and high <= 1):  # also refuses NaN
+                raise UnsegError(f"Expected uint8, or floats from 0 to 1, found {values.dtype} from {low} to {high}.")
+            values = np.rint(values * 255).astype(np.uint8)
+        gray = values.shape[2] == 1
+        pixels = np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+    check_size(pixels)
+    return pixels, gray
 
 
-def pages_of(file: Image.Image) -> int:
-    """How many images a file holds; of a telephone's MPO only the first one counts."""
-    return 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+def check_size(pixels: np.ndarray, where: str = "") -> None:
+    """Raise `UnsegError` on an image `(H,W,3)` that is too small; where: " in FILE"."""
+    height, width = pixels.shape[:2]
+    if min(height, width) < SHORTEST:
+        raise UnsegError(f"Expected at least {SHORTEST} pixels a side{where}, found {width}x{height}.")
 
 
-def _remarks(file: Image.Image) -> tuple[str, ...]:
-    found = []
-    if ";16" in str(file.tile):  # how the channels lie in the file
-        found.append("16 bits a channel were reduced to 8")
-    if file.mode in OTHER_COLOURS:
-        found.append(f"{file.mode} was converted to RGB")
-    if file.format == "MPO":  # JPEG of a telephone
-        found.append(f"of {file.n_frames} images in the file only the first was kept")
-    return tuple(found)
+def like(image: Any, pixels: np.ndarray) -> Any:
+    """Pixels uint8 `(H,W,3)` as the kind of image that `image` is."""
+    if isinstance(image, Image.Image):
+        return Image.fromarray(pixels[..., 0] if image.mode != "RGB" else pixels)
+    tensor = hasattr(image, "detach")
+    values = pixels[..., : 1 if image.ndim == 2 else image.shape[0 if tensor else 2]]
+    values = values[..., 0] if image.ndim == 2 else values.transpose(2, 0, 1) if tensor else values
+    if not tensor:
+        return values.copy() if image.dtype == np.uint8 else (values / 255).astype(image.dtype)
+    import torch
 
-
-def _photo(file: Image.Image, profile: bytes | None) -> Photo:
-    gray = file.mode in ("1", "L", "LA")
-    alpha = np.asarray(file.convert("RGBA"))[..., 3] if file.has_transparency_data else None
-    exif = file.getexif()
-    exif.pop(ORIENTATION, None)
-    return Photo(
-        pixels=np.asarray(file.convert("RGB")),
-        gray=gray,
-        alpha=alpha,
-        profile=None if file.mode in OTHER_COLOURS else profile,  # of the colours that were converted away
-        exif=exif.tobytes() if len(exif) else None,
-    )
-
-
-def with_three_channels(photo: Photo) -> Photo:
-    """The same image to be stored as RGB, so that it can hold noise of any colour."""
-    if not photo.gray:
-        return photo
-    lost = ("its colour profile, one of gray, was dropped",) if photo.profile else ()
-    return replace(photo, gray=False, profile=None, remarks=photo.remarks + lost)
-
-
-def remarks_on(photo: Photo, format: str, *, metadata: bool = False) -> tuple[str, ...]:
-    """What a copy in this format does not have of the original's file, a few words each."""
-    found = [*photo.remarks]
-    if format == "jpeg" and photo.alpha is not None and photo.alpha.min() < 255:
-        found.append("transparency was dropped, which JPEG does not have")
-    if metadata and photo.lost_exif:
-        found.append("EXIF of a TIFF was not kept")
-    return tuple(found)
-
-
-def encode(photo: Photo, pixels: np.ndarray, format: str, *, quality: int = 95, metadata: bool = False) -> bytes:
-    """A file of new pixels with all else of `photo`. png, tiff and webp are lossless; jpeg drops transparency."""
-    layers = [pixels[..., :1] if photo.gray else pixels]
-    if photo.alpha is not None and format != "jpeg":
-        layers.append(photo.alpha[..., None])
-    image = Image.fromarray(np.concatenate(layers, axis=2).squeeze(axis=2) if _single(layers) else _stacked(layers))
-    options = {
-        "png": {"compress_level": PNG_LEVEL},
-        "jpeg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
-        "webp": {"lossless": True, "method": 2, "exact": True},
-        "tiff": {"compression": "tiff_adobe_deflate"},
-    }[format]
-    if photo.profile:
-        options["icc_profile"] = photo.profile
-    if metadata and photo.exif:
-        options["exif"] = photo.exif
-    file = io.BytesIO()
-    try:
-        image.save(file, format, **options)
-    except (OSError, ValueError, RuntimeError) as error:  # WebP takes at most 16383 pixels a side, TIFF no GPS places
-        raise UnsegError(f"Could not write {format} ({error}); choose --format png.") from error
-    return file.getvalue()
-
-
-def _single(layers: list[np.ndarray]) -> bool:
-    return len(layers) == 1 and layers[0].shape[2] == 1
-
-
-def _stacked(layers: list[np.ndarray]) -> np.ndarray:
-    return np.ascontiguousarray(np.concatenate(layers, axis=2))
-
-
-def decoded(content: bytes) -> np.ndarray:
-    """What a reader of the file will see: uint8 `(H,W,3)`."""
-    with Image.open(io.BytesIO(content)) as file:
-        return np.asarray(file.convert("RGB"))
+    found = torch.from_numpy(np.ascontiguousarray(values)).to(image.device)
+    return found if image.dtype == torch.uint8 else (found / 255).to(image.dtype)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from unseg_lib.images import read_mask
 from unseg_lib.method import (
     LAYOUTS,
     BilevelConfig,
@@ -23,13 +24,14 @@ from unseg_lib.method import (
     Inference,
     accelerate,
     add_noise,
+    add_raw_noise,
     measure,
     place_noise,
     save_generator,
     train_step,
 )
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample
-from unseg_lib.protection import Protector, add_raw_noise, encode, protect_files, read_mask, read_photo
+from unseg_lib.protection import Protector, protect_files, read_photo
 from unseg_lib.runtime import has_bf16, keep_freed_memory, progress
 from unseg_lib.seeds import numpy_rng, torch_rng
 from unseg_lib.speed.measure import Cost, cost, generator_of, image, peaks, resident, seconds
@@ -242,7 +244,7 @@ def parts(name: str, device: torch.device, *, height: int, width: int, repeats: 
             "the model": lambda: own.raw_noises([prepared]),
             "adding the noise": lambda: add_raw_noise(photo.pixels, raw, mask, own.eps, own.eps_bg),
             "measuring, SSIM above all": lambda: measure(photo.pixels, done, mask),
-            "compressing PNG": lambda: encode(photo, done, "png"),
+            "compressing PNG": lambda: photo.encode(done, "png"),
         }
         spent = {part: min(seconds(work, device) for _ in range(repeats)) for part, work in works.items()}
     total = sum(spent.values())

@@ -1,12 +1,12 @@
 """Poison a data set: the same layout with other images, a manifest, and no half-written file.
 
 Killed at any moment, the same call goes on where it was; n shards may run side by side, on several
-machines with a common disk.
+machines with a common disk. While shard k of n works, its lines stand in manifest-<k>-of-<n>.csv. Who finds that all
+images have a line merges them into manifest.csv, in the order of the set. So manifest.csv means: complete.
 """
 
 import hashlib
 import shutil
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,17 +16,21 @@ from pathlib import Path
 import numpy as np
 
 from unseg_lib.errors import UnsegError, closest, pick
-from unseg_lib.files import read_json, sha256_of, whole_file, write_csv, write_json
-from unseg_lib.images import has_colours, read_image, write_image
-from unseg_lib.method import measure
+from unseg_lib.files import claim, sha256_if_readable, sha256_of, whole_file, write_csv
+from unseg_lib.images import decode_image, encode_image, has_colours
 from unseg_lib.poisons import POISONS, with_fit
-from unseg_lib.poisons.manifest import COLUMNS, MERGED, append_line, finish, finished, part_path, read_rows
+from unseg_lib.poisons.manifest import Manifest, read_lines, sweep
 from unseg_lib.poisons.settings import IGNORE, PoisonSettings, Sample
 from unseg_lib.runtime import progress
 
 FORMATS = ("png", "jpg")  # jpg: quality 95, 4:2:0, as the paper's files; breaks the budget, which the manifest shows
-SETTINGS = "poison.json"
-LEARNT = ".learnt.npz"  # what a poison with a `fit` has learnt from the set
+SETTINGS, MERGED, PARTS = "poison.json", "manifest.csv", "manifest-*-of-*.csv"
+LEARNT = ".learnt.npz"  # what a poison that is fitted has learnt from the set
+# seed: of the run; linf, rms: over 255; psnr: dB; protected: share of pixels inside the mask, 0 = left as it was;
+# source_sha256: the image it was made from; sha256: the written file
+TYPES = dict(id=str, seed=int, linf_inside=int, linf_outside=int, rms=float, psnr=float, ssim=float)
+TYPES |= dict(sha256=str, protected=float, source_sha256=str)
+COLUMNS = list(TYPES)
 
 
 def poison_dataset(
@@ -50,21 +54,25 @@ def poison_dataset(
     """
     out = Path(out)
     _check(source, poison, out, shard, jobs, file_format)
-    wanted = protected_classes(source, protect)
-    targets = _targets(source, out, file_format)
-    _claim(out, _identity(source, poison, settings, protect, file_format, gray))
+    classes, targets = protected_classes(source, protect), _targets(source, out, file_format)
+    empty = not out.exists() or (out.is_dir() and all(file.name.startswith(".") for file in out.iterdir()))
+    if not empty and not (out / SETTINGS).exists():
+        raise UnsegError(f"Expected a new or empty folder for the poisoned set, found other files in {out}.")
+    claim(out, _identity(source, poison, settings, protect, file_format, gray), "poisoning", note=SETTINGS)
     _copy_annotations(source, out)
 
-    ids = source.ids[shard[0] :: shard[1]]
-    known = read_rows(out)
-    done = {id: row for id in ids if (row := finished(known.get(id, []), targets[id], source.image_path(id)))}
+    # what is there and still fits stays; the rest is made
+    ids, known = source.ids[shard[0] :: shard[1]], read_rows(out)
+    done = {id: row for id in ids if (row := _finished(known.get(id, []), targets[id], source.image_path(id)))}
     todo = [id for id in ids if id not in done]
     if todo or not (out / MERGED).exists():
-        write_csv(part_path(out, shard), list(done.values()), COLUMNS)
-        work = _Work(source, settings, wanted, gray, targets, part_path(out, shard), threading.Lock())
-        done |= {row["id"]: row for row in _poison_all(work, poison, todo, len(ids), jobs)}
-        if finish(out, source.ids, done, shard):
-            _sweep([*targets.values(), *(out / path for path in source.annotation_files)])
+        manifest = Manifest(out / f"manifest-{shard[0]}-of-{shard[1]}.csv", TYPES)
+        manifest.save(done.values())
+        work = _Work(source, poison, settings, classes, gray, targets, manifest)
+        done |= {row["id"]: row for row in work.rows(todo, len(ids), jobs)}
+        manifest.save(done[id] for id in ids)
+        if _merged(out, source.ids, done):
+            sweep([*targets.values(), *(out / path for path in source.annotation_files)])
     return [done[id] for id in ids]
 
 
@@ -84,6 +92,15 @@ def protected_classes(source, protect: str) -> list[int]:
         if name not in source.classes:
             raise UnsegError(f"{source.name} has no class '{name}'; {closest(name, list(source.classes))}")
     return [source.classes.index(name) for name in names]
+
+
+def read_rows(out: Path) -> dict[str, list[dict]]:
+    """All lines of all manifests in `out`, by image; newer ones (of unmerged parts) last. Torn lines are left out."""
+    rows: dict[str, list[dict]] = {}
+    for path in [out / MERGED, *sorted(out.glob(PARTS))]:
+        for row in read_lines(path, TYPES)[1]:
+            rows.setdefault(row["id"], []).append(row)
+    return rows
 
 
 def _check(source, poison: str, out: Path, shard: tuple[int, int], jobs: int, file_format: str) -> None:
@@ -135,24 +152,6 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
     }
 
 
-def _claim(out: Path, identity: dict) -> None:
-    """Write the settings into a new folder; refuse one that holds something else."""
-    path = out / SETTINGS
-    if not path.exists():
-        if out.exists() and (not out.is_dir() or any(not file.name.startswith(".") for file in out.iterdir())):
-            raise UnsegError(f"Expected a new or empty folder for the poisoned set, found other files in {out}.")
-        write_json(path, identity)
-        return
-    found = read_json(path)
-    other = [name for name in identity if found.get(name) != identity[name]]
-    if other:
-        name = other[0]
-        raise UnsegError(
-            f"{out} holds a poisoning with {name}={found.get(name)}, asked for was {name}={identity[name]}; "
-            "choose another folder or delete this one."
-        )
-
-
 def _copy_annotations(source, out: Path) -> None:
     for path in source.annotation_files:
         original, copy = Path(source.root) / path, out / path
@@ -161,68 +160,69 @@ def _copy_annotations(source, out: Path) -> None:
                 shutil.copyfile(original, partial)
 
 
+def _finished(rows: list[dict], target: Path, original: Path) -> dict | None:
+    """The line that fits both the written file and the image it was made from, if there is one."""
+    if not rows or not (written := sha256_if_readable(target)):
+        return None
+    fits = (written, sha256_of(original))
+    return next((row for row in rows if (row["sha256"], row["source_sha256"]) == fits), None)
+
+
+def _merged(out: Path, ids: tuple[str, ...], mine: dict[str, dict]) -> bool:
+    """Merge the lines of all parts if no image of the whole set lacks one; whether it was so."""
+    rows = {id: lines[-1] for id, lines in read_rows(out).items()} | mine
+    if not all(id in rows for id in ids):
+        return False
+    write_csv(out / MERGED, [rows[id] for id in ids], COLUMNS)
+    for part in out.glob(PARTS):
+        part.unlink(missing_ok=True)
+    return True
+
+
 @dataclass(frozen=True)
 class _Work:
     """What stays the same from image to image."""
 
     source: object
+    poison: str
     settings: PoisonSettings
-    wanted: list[int]
+    classes: list[int]
     gray: bool
     targets: dict[str, Path]
-    part: Path
-    lock: threading.Lock
+    manifest: Manifest
+
+    def rows(self, todo: list[str], total: int, jobs: int) -> Iterator[dict]:
+        """Noise is made here, in order; writing and measuring, which cost more, go to `jobs` threads."""
+        if not todo:
+            return
+        # a poison that learns first sees the whole set, whatever the shard
+        every = (self.read(id) for id in progress(self.source.ids, f"read for {self.poison}"))
+        settings = with_fit(self.poison, every, self.settings, self.manifest.path.with_name(LEARNT))
+        apply: Callable[[Sample], np.ndarray] = POISONS[self.poison].make(settings)
+        pending: deque[Future] = deque()
+        with ThreadPoolExecutor(jobs) as pool:
+            for id in progress(todo, f"poison {self.poison}", total, total - len(todo)):
+                image = self.read(id)
+                pending.append(pool.submit(self.write, image, apply(image)))
+                if len(pending) > 2 * jobs:
+                    yield pending.popleft().result()
+            yield from (future.result() for future in pending)
 
     def read(self, id: str) -> Sample:
         pixels, label = self.source.image(id), self.source.label(id)
         if self.gray and has_colours(pixels):
             raise UnsegError(f"Expected gray images, found colours in {self.source.image_path(id)}; use gray=False.")
-        mask = np.isin(label, self.wanted) & (label != IGNORE)
+        mask = np.isin(label, self.classes) & (label != IGNORE)
         return Sample(id, pixels, mask, label, self.gray, self.source.background)
 
-    def fitted(self, poison: str) -> PoisonSettings:
-        """The settings, for a poison with a `fit` with what it has learnt from the whole set, whatever the shard."""
-        every = (self.read(id) for id in progress(self.source.ids, f"read for {poison}"))
-        return with_fit(poison, every, self.settings, self.part.with_name(LEARNT))
-
     def write(self, image: Sample, pixels: np.ndarray) -> dict:
-        """Write one poisoned image, then its line of the manifest."""
-        target, source = self.targets[image.id], self.source.image_path(image.id)
-        write_image(target, pixels, gray=self.gray)
-        written = pixels if target.suffix == ".png" else read_image(target)
-        found = measure(image.pixels, written, image.mask)
+        target = self.targets[image.id]
+        content = encode_image(pixels, target.suffix, gray=self.gray)
         row = {
             "id": image.id,
             "seed": self.settings.seed,
-            **{name: round(value, 6) for name, value in found.items()},
-            "sha256": sha256_of(target),
             "protected": round(float(image.mask.mean()), 6),
-            "source_sha256": sha256_of(source),
+            "source_sha256": sha256_of(self.source.image_path(image.id)),
         }
-        with self.lock:
-            append_line(self.part, [row[name] for name in COLUMNS])
-        return row
-
-
-def _poison_all(work: _Work, poison: str, todo: list[str], total: int, jobs: int) -> Iterator[dict]:
-    """Noise is made here, in order; writing and measuring, which cost more, go to `jobs` threads."""
-    if not todo:
-        return
-    apply: Callable[[Sample], np.ndarray] = POISONS[poison].make(work.fitted(poison))
-    pending: deque[Future] = deque()
-    with ThreadPoolExecutor(jobs) as pool:
-        for id in progress(todo, f"poison {poison}", total, total - len(todo)):
-            image = work.read(id)
-            pending.append(pool.submit(work.write, image, apply(image)))
-            if len(pending) > 2 * jobs:
-                yield pending.popleft().result()
-        yield from (future.result() for future in pending)
-
-
-def _sweep(files: list[Path]) -> None:
-    """Remove what killed runs left half-written beside the finished files of a complete set."""
-    names = {file.name for file in files}
-    for folder in {file.parent for file in files}:
-        for partial in folder.glob(".partial-*"):
-            if partial.name.split("-", 2)[2] in names:
-                partial.unlink(missing_ok=True)
+        written = pixels if target.suffix == ".png" else decode_image(content)
+        return self.manifest.write(target, content, row, original=image.pixels, written=written, mask=image.mask)

@@ -1,0 +1,169 @@
+"""The report of a batch, protected.csv, in lines and in words; and what one copy has changed (`unseg inspect`)."""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.evaluation.lpips import lpips
+from unseg_lib.files import hold, sha256_if_readable
+from unseg_lib.images import write_image
+from unseg_lib.method import measure
+from unseg_lib.poisons import read_lines
+from unseg_lib.protection.photo import NO_COLOURS, ONE_CHANNEL, read_photo
+
+REPORT = "protected.csv"
+# found_by: how the region was found; protected: its share of the image. linf_inside, linf_outside, rms: what the
+# written file changes, in steps over 255; psnr: dB. bytes_before, bytes_after: sizes of the files. source_sha256,
+# sha256: of original and copy; settings: fingerprint of everything else the copy depends on. remark: what could not
+# be kept, or will hardly protect. problem: why there is no copy.
+TYPES = dict(image=str, written=str, found_by=str, protected=float, eps=float, eps_bg=float)
+TYPES |= dict(linf_inside=int, linf_outside=int, rms=float, psnr=float, ssim=float, bytes_before=int, bytes_after=int)
+TYPES |= dict(source_sha256=str, sha256=str, settings=str, remark=str, problem=str)
+COLUMNS = list(TYPES)
+BARS, WIDTH = 9, 40  # lines of the histogram at most, characters of its longest bar
+
+
+def new_line(image: str, **columns: object) -> dict:
+    """A line of protected.csv; what is not given is 0 or empty."""
+    return {name: kind() for name, kind in TYPES.items()} | {"image": image} | columns
+
+
+def earlier_lines(out: Path) -> list[dict]:
+    """All lines of earlier runs, with their types; their first column may have the name of older versions.
+
+    Raises `UnsegError` if there is a file called protected.csv of somebody else.
+    """
+    path = out / REPORT
+    try:
+        columns, lines = read_lines(path, TYPES, {"picture": "image"})
+    except (OSError, csv.Error) as error:
+        raise UnsegError(f"Expected a readable report at {path}, found none ({error}); move it away.") from error
+    if columns != COLUMNS and path.exists():
+        raise UnsegError(f"Expected none but our own report at {path}, found another file; move it away.")
+    return lines
+
+
+def is_whole(out: Path, line: dict) -> bool:
+    """Whether the copy of this line is there, and nobody has changed it since."""
+    return bool(line["written"]) and sha256_if_readable(out / line["written"]) == line["sha256"]
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep a second run out of the folder: the two would lose each other's lines."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        hold(folder, f"Expected no other run in {out}, found one; wait for its end.")
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make one sentence of what keeps a file from being written."""
+    try:
+        yield
+    except OSError as error:
+        raise UnsegError(f"Could not write {path} ({error.strerror}); choose another --out.") from error
+
+
+def summary(rows: list[dict], out: Path) -> str:
+    """Lines of text about the rows of `protect_files`; budgets are those of the written files."""
+    done = [row for row in rows if not row["problem"]]
+    if not done:
+        return f"No image was protected; {out / REPORT} says why."
+    ways = ", ".join(f"{count} by {way}" for way, count in Counter(row["found_by"] for row in done).items())
+    before, after = (sum(row[name] for row in done) / 1e6 for name in ("bytes_before", "bytes_after"))
+    inside, outside = (max(row[name] for row in done) for name in ("linf_inside", "linf_outside"))
+    psnr = [row["psnr"] for row in done if row["psnr"] != float("inf")]
+    lines = [
+        f"Protected images: {len(done)} in {out}; regions found: {ways}.",
+        f"Largest change {inside} inside and {outside} outside the region, of 255 steps"
+        + (f"; mean PSNR {fmean(psnr):.1f} dB." if psnr else "; nothing was changed."),
+        f"Size of the files: {before:.1f} MB before, {after:.1f} MB after.",
+    ]
+    # what may not protect: a sentence each, with the number of images
+    warnings = {
+        "JPEG has changed {} of them beyond the budget, and may have weakened the protection; --format png does "
+        "neither.": lambda row: row["linf_inside"] > row["eps"] or row["linf_outside"] > row["eps_bg"],
+        "In {} the region is empty, so no noise was added; check the masks.": lambda row: row["protected"] == 0,
+        "In {} nothing stood out, so the whole image was taken; better say what to protect.": (
+            lambda row: row["found_by"] == "whole image"
+        ),
+        "{} regions are no exact masks. Where we measured it, such regions protected little or nothing (README, "
+        "images that the generators never saw): give --masks if it matters.": lambda row: row["found_by"] != "mask",
+        "In {} the file has one channel and keeps only the gray part of the noise, which protected nothing where we "
+        "measured it: take --rgb and --generator colour.": lambda row: ONE_CHANNEL in row["remark"],
+        "In {} there are no colours; where we measured it, this generator protected nothing of that kind: take "
+        "--generator colour.": lambda row: NO_COLOURS in row["remark"],
+    }
+    counts = {sentence: sum(map(holds, done)) for sentence, holds in warnings.items()}
+    lines += [sentence.format(count) for sentence, count in counts.items() if count]
+    return "\n".join([*lines, f"Every image has a line in {out / REPORT}."])
+
+
+def inspect(original: str | Path, protected: str | Path, lpips_weights: str | Path | None = None) -> dict:
+    """What was changed: share of changed pixels, largest change of each channel, rms, psnr, ssim, and how often each.
+
+    `counts[k]` is the share of values that changed by k steps of 255, sign dropped. With `lpips_weights`, the file
+    of AlexNet that `evaluation/lpips.py` names, also `lpips`.
+    """
+    before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
+    if before.shape != after.shape:
+        sizes = (f"{x.shape[1]}x{x.shape[0]}" for x in (before, after))
+        raise UnsegError(f"Expected two images of one size, found {' and '.join(sizes)}; give original and copy.")
+    change = np.abs(after.astype(np.int16) - before)
+    found = measure(before, after, np.ones(before.shape[:2], bool))
+    perceived = {"lpips": lpips(before, after, lpips_weights)} if lpips_weights else {}
+    return {
+        "changed": float((change.max(axis=2) > 0).mean()),
+        "largest": [int(value) for value in change.max(axis=(0, 1))],
+        "counts": (np.bincount(change.ravel(), minlength=1) / change.size).tolist(),
+        **{name: found[name] for name in ("rms", "psnr", "ssim")},
+        **perceived,
+    }
+
+
+def described(found: dict) -> str:
+    """The result of `inspect` as lines of text, with a histogram."""
+    red, green, blue = found["largest"]
+    lines = [
+        f"changed pixels    {100 * found['changed']:.1f} %",
+        f"largest change    red {red}, green {green}, blue {blue} of 255 steps",
+        f"rms               {found['rms']:.2f} steps",
+        f"PSNR, SSIM        {found['psnr']:.1f} dB, {found['ssim']:.4f}",
+        *([f"LPIPS             {found['lpips']:.4f}"] if "lpips" in found else []),
+        "",
+        "change in steps   share of all values",
+    ]
+    counts = found["counts"]
+    step = -(-len(counts) // BARS)
+    for first in range(0, len(counts), step):
+        share = sum(counts[first : first + step])
+        name = str(first) if step == 1 else f"{first}-{first + step - 1}"
+        lines.append(f"{name:>15}   {'#' * round(WIDTH * share):<{WIDTH}} {100 * share:5.1f} %")
+    return "\n".join(lines)
+
+
+def write_difference(original: str | Path, protected: str | Path, path: str | Path, times: int = 10) -> None:
+    """Write an image of the change, enlarged around gray; never over a file that is there."""
+    from unseg_lib.reporting import magnify
+
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UnsegError(f"Expected a name that ends in .png for the image of the change, found {path}.")
+    if path.exists():
+        raise UnsegError(f"Expected to write {path}, found a file there; choose another name.")
+    before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
+    try:
+        write_image(path, magnify(before, after, times))
+    except OSError as error:
+        raise UnsegError(f"Could not write {path} ({error.strerror}); choose another name.") from error
