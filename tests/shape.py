@@ -83,7 +83,8 @@ def graph(root: Path) -> dict[str, set[str]]:
     for module, tree in trees.items():
         found[module] = set()
         for base, name in imports(tree, module, module in packages):
-            targets = {base, f"{base}.{name}", packages.get(base, {}).get(name)}
+            # a file of a package is imported as itself; only what the face holds needs the face
+            targets = {f"{base}.{name}"} & files.keys() or {base, packages.get(base, {}).get(name)}
             found[module] |= targets & (files.keys() - {module})
     return found
 

