@@ -10,9 +10,9 @@ from functools import partial
 import torch
 
 from unseg_lib.victims.data import normalise
-from unseg_lib.victims.instance_data import MaskedImages, augment, read, recolour
-from unseg_lib.victims.mask2former_model import LAYOUTS, Layout, build
-from unseg_lib.victims.mask2former_scores import keep, scores
+from unseg_lib.victims.mask2former.data import MaskedImages, augment, read, recolour
+from unseg_lib.victims.mask2former.model import LAYOUTS, Layout, build
+from unseg_lib.victims.mask2former.outputs import keep, scores
 from unseg_lib.victims.options import with_options
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit
@@ -24,11 +24,11 @@ def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     _, layout = with_options(run.name, LAYOUTS, "Mask2Former")
     recipe = Recipe(
-        read=lambda run, source, what: read(source, run.size, run.task, what, run.out),
+        read=read,
         optimiser=partial(adamw, layout),
         loss=partial(batch_loss, layout),
-        test=partial(scores, layout),
-        keep=partial(keep, layout),
+        test=partial(scores, layout=layout),
+        keep=partial(keep, layout=layout),
         clip=CLIP,
     )
     return fit(run, build(layout, len(run.train.classes), run.init, run.seed), recipe)
@@ -54,11 +54,8 @@ def batch_loss(
     """The loss on the images numbered `chosen`, defended and augmented."""
     x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
     x = 255 * recolour(x.float() / 255, rng("colour")) if layout.colour else x
-    masks, classes = zip(*(data.learnt(i) for i in chosen.tolist()))
     scale = layout.scale_low, layout.scale_high
-    x, masks, left = augment(normalise(x), masks, scale, rng("augmentation"), layout.crop)
-    classes = [one.to(run.device)[some] for one, some in zip(classes, left)]
-    return mask_loss(run, model, x, masks, classes)
+    return mask_loss(run, model, *augment(normalise(x), *data.learnt(chosen), scale, rng("augmentation"), layout.crop))
 
 
 def mask_loss(
