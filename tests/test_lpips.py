@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
+from unseg_lib.evaluation.lpips import lpips
 
 from unseg_lib.cli import app
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import lpips as module
-from unseg_lib.evaluation.lpips import lpips
 from unseg_lib.images import write_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)

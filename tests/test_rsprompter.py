@@ -2,12 +2,12 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from toy_instances import CLASSES, shapes
+from toy_instances import CLASSES, check_result, check_resume, run_of, shapes
 from toy_set import boxes
 
 from unseg_lib import UnsegError
@@ -18,17 +18,14 @@ from unseg_lib.victims import (
     Objects,
     QueryPrompter,
     RSPrompter,
-    VictimRun,
-    instance_data,
     outside,
-    registry,
     rsprompter,
-    rsprompter_loss,
     train_victim,
     training,
     with_options,
 )
-from unseg_lib.victims.rsprompter_model import LAYOUTS, Layout, build
+from unseg_lib.victims.mask2former.data import read
+from unseg_lib.victims.rsprompter.model import LAYOUTS, Layout, build
 
 SMALL = "rsprompter:tiny points=64 queries=6 layers=1 width=16"
 HOW = {"size": (32, 48), "epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "instance"}
@@ -48,10 +45,12 @@ def trained(sets, tmp_path_factory):
     return out, train_victim(SMALL, *sets, out, **HOW)
 
 
-def run_of(sets, **changes) -> VictimRun:
-    how = {"name": SMALL.partition(":")[2], "train": sets[0], "test": sets[1], "out": Path("none")}
-    how |= {"init": "random", "clean_fraction": 0.0, "threads": 0, "precision": "32"}
-    return VictimRun(**(how | HOW | changes))
+rs_run = partial(run_of, SMALL, how=HOW)
+
+
+def loss_of(run, model, chosen) -> torch.Tensor:
+    """The loss of some images of the run's training set, at the same points every time."""
+    return rsprompter.batch_loss(run, model, read(run, run.train, "toy"), torch.as_tensor(chosen), torch_rng)
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -81,7 +80,7 @@ def test_the_published_recipe():
     assert (layout.queries, layout.tokens, layout.points, layout.draw_all) == (70, 5, 12544, True)
     assert (layout.scale_low, layout.scale_high, layout.sam.image_size) == (0.1, 2.0, 1024)
     assert (rsprompter.CLIP, rsprompter.WEIGHT_DECAY) == (0.1, 0.05)
-    assert (rsprompter_loss.CLASS, rsprompter_loss.MASK, rsprompter_loss.NO_OBJECT) == (2, 5, 0.1)
+    assert (rsprompter.CLASS, rsprompter.MASK, rsprompter.NO_OBJECT) == (2, 5, 0.1)
 
 
 def test_first_weights_come_from_the_seed_alone():
@@ -98,10 +97,10 @@ def test_classes_and_masks_for_any_size(size):
     model = build(LAYOUT, 4, size, "random", 0).eval()
     with torch.inference_mode():
         found = model(torch.rand(2, 3, *size))
-        guess = model.guess(torch.rand(2, 3, *size))
+        _, layers, prompts = model.guess(torch.rand(2, 3, *size))
     assert found.class_queries_logits.shape == (2, 6, 5) and found.masks_queries_logits.shape == (2, 6, *size)
-    assert len(guess.layers) == 2 and guess.prompts.shape == (2, 6, 5, 32)
-    assert all(masks.shape == (2, 6, *size) for _, masks in guess.layers)
+    assert len(layers) == 2 and prompts.shape == (2, 6, 5, 32)
+    assert all(masks.shape == (2, 6, *size) for _, masks in layers)
 
 
 def test_every_image_is_seen_by_itself():
@@ -160,18 +159,16 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 def test_sams_encoder_stays_and_the_rest_learns(checkpoint, sets):
-    model = build(LAYOUT, 4, (32, 32), str(checkpoint), 0)
+    model = build(replace(LAYOUT, draw_all=True), 4, (32, 32), str(checkpoint), 0)
     saved = torch.load(checkpoint, weights_only=True)
     for name in ("patch_embed.proj.weight", "pos_embed", "neck.0.weight"):
         assert torch.equal(model.encoder.state_dict()[name], saved[f"image_encoder.{name}"])
     assert torch.equal(model.mask_decoder.mask_tokens.weight, saved["mask_decoder.mask_tokens.weight"])
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    run = run_of(sets, size=(32, 32))
-    data = instance_data.read(sets[0], run.size, "instance", "toy")
+    run = rs_run(sets, size=(32, 32))
     optimiser = rsprompter.adamw(run, model)
     for _ in range(2):
-        loss = rsprompter.batch_loss(replace(LAYOUT, draw_all=True), run, model, data, torch.arange(3), torch_rng)
-        training.train_step(model, optimiser, loss, rsprompter.CLIP)
+        training.train_step(model, optimiser, loss_of(run, model, range(3)), rsprompter.CLIP)
     changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"mask_decoder", "aggregator", "prompter"}
 
@@ -249,17 +246,21 @@ def test_costs_of_pairs_by_hand():
     guess, true = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     p = torch.tensor([2.0, -1.0]).sigmoid()
     first, second = -(p[0].log() + (1 - p[1]).log()) / 2, -((1 - p[0]).log() + (1 - p[1]).log()) / 2
-    assert torch.allclose(rsprompter_loss.cross_entropy(guess, true), torch.stack([first, second])[None])
+    assert torch.allclose(rsprompter.cross_entropy(guess, true), torch.stack([first, second])[None])
     expected = torch.stack([1 - (2 * p[0] + 1) / (p.sum() + 2), 1 - 1 / (p.sum() + 1)])
-    assert torch.allclose(rsprompter_loss.dice(guess, true), expected[None])
+    assert torch.allclose(rsprompter.dice(guess, true), expected[None])
 
 
-def test_the_assignment_is_the_cheapest_of_all():
-    price = torch.rand(5, 3, generator=torch_rng("price"))
-    queries, objects = rsprompter_loss.assign(price)
-    found = price[queries, objects].sum()
+def test_the_assignment_is_the_cheapest_of_all(monkeypatch):
+    """Equal masks: only the classes' probabilities tell what a pair costs."""
+    monkeypatch.setattr(rsprompter, "CLASS", 1.0)
+    named, labels = torch.rand(1, 5, 4, generator=torch_rng("price")) * 3, torch.arange(3)
+    objects = Objects([torch.ones(3, 16, 16, dtype=torch.bool)], [labels], 64)
+    ((queries, found),) = rsprompter.match(named, torch.zeros(1, 5, 16, 16), objects, torch_rng("match"))
+    price = -named[0].softmax(dim=1)
     every = [sum(price[q, k] for k, q in enumerate(some)) for some in itertools.permutations(range(5), 3)]
-    assert found == pytest.approx(float(min(every))) and sorted(objects.tolist()) == [0, 1, 2]
+    assert sorted(found.tolist()) == [0, 1, 2]
+    assert price[queries, found].sum() == pytest.approx(float(min(every)))
 
 
 def test_perfect_queries_are_matched():
@@ -269,35 +270,35 @@ def test_perfect_queries_are_matched():
     for query, object in ((3, 0), (0, 1), (4, 2)):
         masks[0, query][objects.masks[0][object]] = 30.0
         classes[0, query] = 30.0 * torch.nn.functional.one_hot(objects.classes[0][object], 4)
-    pairs = rsprompter_loss.match(classes, masks, objects, torch_rng("points"))
+    pairs = rsprompter.match(classes, masks, objects, torch_rng("points"))
     assert dict(zip(*(numbers.tolist() for numbers in pairs[0]))) == {3: 0, 0: 1, 4: 2}
-    assert rsprompter_loss.class_loss(classes, objects, pairs) < 1e-6
-    assert rsprompter_loss.class_loss(-classes, objects, pairs) > 10
+    assert rsprompter.class_loss(classes, objects, pairs) < 1e-6
+    assert rsprompter.class_loss(-classes, objects, pairs) > 10
 
 
 def test_the_loss_by_hand():
     """Two queries, one object: weighted class cross entropy, and the mask loss of the chosen query alone."""
     classes, masks, objects = scene(2, 1)
-    ((queries, found),) = pairs = rsprompter_loss.match(classes, masks, objects, torch_rng("match"))
+    ((queries, found),) = pairs = rsprompter.match(classes, masks, objects, torch_rng("match"))
     q, other = queries.item(), 1 - queries.item()
     nll = -classes[0].log_softmax(dim=1)
     label = objects.classes[0][0]
     by_hand = 2 * (nll[q, label] + 0.1 * nll[other, 3]) / 1.1
-    assert rsprompter_loss.class_loss(classes, objects, pairs) == pytest.approx(by_hand.item(), rel=1e-5)
+    assert rsprompter.class_loss(classes, objects, pairs) == pytest.approx(by_hand.item(), rel=1e-5)
     truth = objects.masks[0][:, None].float()
     mask = 5 * segmentation_loss(masks[:, q : q + 1], truth, torch_rng("points"), 64)
-    chosen = rsprompter_loss.chosen(masks, pairs)
-    assert rsprompter_loss.mask_loss(chosen, objects, pairs, torch_rng("points")) == mask
+    chosen = rsprompter.chosen_of(masks, pairs)
+    assert rsprompter.mask_loss(chosen, objects, pairs, torch_rng("points")) == mask
     assert found.tolist() == [0]
 
 
 def test_more_objects_than_queries_and_none():
     classes, masks, objects = scene(2, 5)
-    ((queries, found),) = rsprompter_loss.match(classes, masks, objects, torch_rng("match"))
+    ((queries, found),) = rsprompter.match(classes, masks, objects, torch_rng("match"))
     assert sorted(queries.tolist()) == [0, 1] and len(set(found.tolist())) == 2
     classes, masks, objects = scene(3, 0)
     masks.requires_grad_()
-    loss = rsprompter_loss.set_loss(classes, masks, objects, torch_rng("points"))
+    loss = rsprompter.set_loss(classes, masks, objects, torch_rng("points"))
     loss.backward()
     expected = 2 * -classes[0].log_softmax(dim=1)[:, 3].mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5) and not masks.grad.any()
@@ -317,25 +318,17 @@ def test_blocks_are_added_up():
 
 @pytest.mark.parametrize("draw_all", [True, False])
 def test_a_step_lowers_the_loss_of_its_batch(sets, draw_all):
-    run, layout = run_of(sets), replace(LAYOUT, draw_all=draw_all)
-    model = build(layout, len(CLASSES), run.size, "random", 0)
-    data = instance_data.read(sets[0], run.size, "instance", "toy")
-    chosen = torch.tensor([0, 1, 6])  # the last has no object
-
-    def loss() -> torch.Tensor:
-        return rsprompter.batch_loss(layout, run, model, data, chosen, torch_rng)
-
-    before = loss()
+    run, chosen = rs_run(sets), [0, 1, 6]  # the last has no object
+    model = build(replace(LAYOUT, draw_all=draw_all), len(CLASSES), run.size, "random", 0)
+    before = loss_of(run, model, chosen)
     training.train_step(model, rsprompter.adamw(run, model), before, rsprompter.CLIP)
-    assert loss() < before - 0.05
+    assert loss_of(run, model, chosen) < before - 0.05
     learnt = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert learnt == {"encoder", "mask_decoder", "aggregator", "prompter"}
 
 
 def test_images_without_any_object_are_learnt_from(sets):
-    run, model = run_of(sets), build(LAYOUT, len(CLASSES), (32, 48), "random", 0)
-    data = instance_data.read(replace(sets[0], ids=sets[0].ids[-1:]), run.size, "instance", "toy")
-    loss = rsprompter.batch_loss(LAYOUT, run, model, data, torch.tensor([0, 0]), torch_rng)
+    loss = loss_of(rs_run(sets), build(LAYOUT, len(CLASSES), (32, 48), "random", 0), [6, 6])
     loss.backward()
     assert 0 < loss.item() < 100
 
@@ -348,39 +341,15 @@ def test_it_learns_the_toy_shapes(tmp_path):
     assert result["peak"]["AP50"] > 0.1
 
 
-def test_result_and_files(trained, sets):
+def test_result_and_files(trained):
     out, result = trained
-    assert result["classes"] == list(CLASSES) and [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
-    assert set(result["epochs"][0]) == {"epoch", "loss", "scores"} and result["epochs"][0]["loss"] > 0
-    assert result["final"] == result["epochs"][-1]["scores"]
+    assert {"truth_segments", "prediction_segments"} <= set(check_result(out, result, HOW["size"]))
     assert {"AP", "AP50", "APs", "AP:box"} <= set(result["final"])
-    assert sorted(file.name for file in out.iterdir()) == [
-        "predictions.npz",
-        "result.json",
-        "speed.json",
-        "training.json",
-    ]
-    shown = np.load(out / "predictions.npz")
-    assert shown["image"].shape == (4, 32, 48, 3)
-    assert shown["truth_segments"].shape == shown["prediction_segments"].shape == (4, 32, 48)
 
 
 def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
-    whole = training._save
-
-    def die(*arguments):
-        whole(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_save", die)
-        train_victim(SMALL, *sets, tmp_path, **HOW)
-    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "result.json").exists()
-    torch.manual_seed(1)
-    result = train_victim(SMALL, *sets, tmp_path, **HOW)
-    out, expected = trained
-    assert result["epochs"] == expected["epochs"]  # bit for bit
-    assert (tmp_path / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
+    saving = training, "_save"
+    check_resume(monkeypatch, saving, partial(train_victim, SMALL, *sets, **HOW), tmp_path, trained)
 
 
 def test_wrong_calls_are_refused_with_one_sentence(sets, tmp_path):
@@ -394,7 +363,6 @@ def test_wrong_calls_are_refused_with_one_sentence(sets, tmp_path):
     call("^Expected init to be one of random, imagenet, or a file of weights", init="sam_vit_b.pth")
     flat = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
     call("^boxes has no instance masks", flat)
-    assert set(registry.ABILITIES["rsprompter"].tasks) == {"instance"}
 
 
 def test_sam_layouts_are_all_there():

@@ -23,7 +23,7 @@ from unseg_lib.victims import mm_compat
 from unseg_lib.victims.data import resized_image
 from unseg_lib.victims.mask2former.data import stacked, targets, things
 from unseg_lib.victims.mask2former.model import load_weights
-from unseg_lib.victims.mask2former.outputs import background_of, by_area, drawings, save_drawings
+from unseg_lib.victims.mask2former.outputs import by_area, drawings, save_drawings
 from unseg_lib.victims.mmseg import build_model, check_device, fit
 from unseg_lib.victims.mmseg_config import SIZES, load_config, make_ours, need_parts, reschedule, scaled, walk
 from unseg_lib.victims.run import INIT, VictimRun
@@ -167,8 +167,8 @@ def _drawings(runner: "Runner", run: VictimRun, i: int) -> dict[str, np.ndarray]
     masks, true, _ = stacked(run.test, id, run.test.instances(id))
     masks, true = by_area(masks.numpy(), true.numpy())
     edges = tight_boxes(torch.from_numpy(masks)).numpy(), boxes[order]
-    right, wrong = (_filled(one, sample.ori_shape, run.size) for one in edges)
-    return drawings((right, true), (wrong, classes[order]), background_of(run))
+    right, guessed = (_filled(one, sample.ori_shape, run.size) for one in edges)
+    return drawings(run, (right, true), (guessed, classes[order]))
 
 
 def _filled(boxes: np.ndarray, shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,6 @@ from unseg_lib.victims.training import own_randomness
 if TYPE_CHECKING:
     from transformers import Mask2FormerForUniversalSegmentation
 
-COUNTS = ("width", "feedforward", "pixel_layers", "pixel_feedforward", "layers", "heads", "queries", "points")
 STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
 
 
@@ -48,7 +47,7 @@ class Layout:
     overlap: float = 0.8
 
     def __post_init__(self):
-        check_layout(self, "Mask2Former", COUNTS, 32)
+        check_layout(self, "Mask2Former", 32)
         if not 0 < self.crop <= 1:
             raise UnsegError(f"Expected crop of Mask2Former above 0 and to 1, found {self.crop:g}.")
         for name in ("threshold", "overlap"):
@@ -56,11 +55,11 @@ class Layout:
                 raise UnsegError(f"Expected {name} of Mask2Former from 0 to 1, found {getattr(self, name):g}.")
 
 
-def check_layout(layout: Any, what: str, counts: tuple[str, ...], divisor: int) -> None:
+def check_layout(layout: Any, what: str, divisor: int) -> None:
     """Refuse counts below 1, a width that heads or positions do not divide, and windows of no scale."""
-    for name in counts:
-        if getattr(layout, name) < 1:
-            raise UnsegError(f"Expected {name} of {what} from 1, found {getattr(layout, name)}.")
+    for name, value in vars(layout).items():
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise UnsegError(f"Expected {name} of {what} from 1, found {value}.")
     if layout.width % divisor or layout.width % layout.heads:
         raise UnsegError(f"Expected a width that {divisor} and heads={layout.heads} divide, found {layout.width}.")
     if not 0 < layout.scale_low <= layout.scale_high:
@@ -81,7 +80,7 @@ LAYOUTS = {
 
 
 def build(layout: Layout, classes: int, init: str, seed: int) -> "Mask2FormerForUniversalSegmentation":
-    """The model with seeded first weights, or those that `init` names.
+    """The model, which knows its `layout`, with seeded first weights, or those that `init` names.
 
     init: "random"; "imagenet", the backbone's from the hub; a folder as transformers saves them, of a Mask2Former
     or of a backbone; or a .safetensors file of a Mask2Former.
@@ -99,6 +98,7 @@ def build(layout: Layout, classes: int, init: str, seed: int) -> "Mask2FormerFor
     _keep_in_fp32(pixel_module.decoder)
     # by this name defences find it; set beside torch's book-keeping, which would save its weights twice
     object.__setattr__(model, "encoder", pixel_module.encoder)
+    model.layout = layout
     return model
 
 

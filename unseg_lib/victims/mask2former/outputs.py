@@ -92,13 +92,13 @@ def scaled(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def scores(run: VictimRun, model: torch.nn.Module, data: MaskedImages, layout: Layout | None = None) -> dict:
-    """Scores of the run's task, see `train_victim`; layout: for panoptic segments."""
+def scores(run: VictimRun, model: torch.nn.Module, data: MaskedImages) -> dict:
+    """Scores of the run's task, see `train_victim`."""
     found, countable = predict(run, model, data.x), things(run.test)
     if run.task == "instance":
         return {"scores": _precision(run, data, (instances(*one, run.size, countable) for one in found))}
     if run.task == "panoptic":
-        return {"scores": _panoptic_scores(run, data, found, layout)}
+        return {"scores": _panoptic_scores(run, data, found, model.layout)}
     iou = intersection_over_union(sum(_confusion(run, i, one) for i, one in enumerate(found)))
     return {"miou": mean_iou(iou), "iou": iou}
 
@@ -113,10 +113,10 @@ def predict(run: VictimRun, model: torch.nn.Module, x: torch.Tensor) -> Iterator
         yield from zip(found.class_queries_logits.float(), found.masks_queries_logits.float())
 
 
-def _truths(data: MaskedImages, only: tuple[int, ...] | None = None) -> Iterator[tuple[np.ndarray, ...]]:
-    """Masks, classes and crowds of every image, of all classes or some."""
+def _truths(data: MaskedImages, only: Iterable[int]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Masks, classes and crowds of every image, of some classes."""
     for i, (classes, crowd) in enumerate(zip(data.classes, data.crowd)):
-        kept = torch.ones_like(crowd) if only is None else torch.isin(classes, torch.tensor(only))
+        kept = torch.isin(classes, torch.tensor(list(only)))
         yield tuple(part[kept].numpy() for part in (data.masks(i), classes, crowd))
 
 
@@ -136,7 +136,7 @@ def _panoptic_scores(
         for kept, (masks, *more) in zip(both, parts):
             kept.append((pack(masks), *more))  # a large test set would not fit unpacked
     pieces, objects = (((unpack(masks, run.size), *more) for masks, *more in kept) for kept in both)
-    quality = panoptic_quality(_truths(data), pieces, run.test.classes, countable)
+    quality = panoptic_quality(_truths(data, range(len(run.test.classes))), pieces, run.test.classes, countable)
     precision = _precision(run, data, objects)["AP"]
     return quality | {"AP_pan": precision, "mIoU_pan": mean_iou(intersection_over_union(matrix))}
 
@@ -150,11 +150,11 @@ def _label(run: VictimRun, i: int) -> torch.Tensor:
     return resized_label(run.test.label(run.test.ids[i]), run.size)
 
 
-def keep(run: VictimRun, model: torch.nn.Module, data: MaskedImages, layout: Layout | None = None) -> None:
+def keep(run: VictimRun, model: torch.nn.Module, data: MaskedImages) -> None:
     """Write predictions.npz of some test images: label maps, and of instances and segments also their numbers."""
     some = shown(len(data.x))
     found = zip(some, predict(run, model, data.x[some]))
-    save_drawings(run, data.x[some], [_drawings(run, data, i, one, layout) for i, one in found])
+    save_drawings(run, data.x[some], [_drawings(run, data, i, one, model.layout) for i, one in found])
 
 
 def save_drawings(run: VictimRun, x: torch.Tensor, rows: list[dict[str, np.ndarray]]) -> None:
@@ -163,21 +163,16 @@ def save_drawings(run: VictimRun, x: torch.Tensor, rows: list[dict[str, np.ndarr
     save_predictions(run.out / "predictions.npz", x, **columns)
 
 
-def _drawings(run: VictimRun, data: MaskedImages, i: int, one: Logits, layout: Layout | None) -> dict[str, np.ndarray]:
+def _drawings(run: VictimRun, data: MaskedImages, i: int, one: Logits, layout: Layout) -> dict[str, np.ndarray]:
     if run.task in LABEL_TASKS:
         return {"y": _label(run, i).numpy(), "prediction": label_map(*one, run.size).cpu().numpy()}
     (masks,), (classes,) = data.learnt([i])
-    truth, nothing = by_area(masks.numpy(), classes.numpy()), IGNORE
+    truth = by_area(masks.numpy(), classes.numpy())
     if run.task == "panoptic":
-        return drawings(truth, segments(*one, run.size, things(run.test), layout), nothing)
+        return drawings(run, truth, segments(*one, run.size, things(run.test), layout))
     masks, classes, score = instances(*one, run.size, things(run.test))
     sure = np.flatnonzero(score >= SURE)[::-1]  # the best on top
-    return drawings(truth, (masks[sure], classes[sure]), background_of(run))
-
-
-def background_of(run: VictimRun) -> int:
-    """What is drawn where no object is."""
-    return IGNORE if run.test.background is None else run.test.background
+    return drawings(run, truth, (masks[sure], classes[sure]))
 
 
 def by_area(masks: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,9 +181,10 @@ def by_area(masks: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndar
     return masks[order], classes[order]
 
 
-def drawings(truth: tuple, found: tuple, nothing: int) -> dict[str, np.ndarray]:
+def drawings(run: VictimRun, truth: tuple, found: tuple) -> dict[str, np.ndarray]:
     """What predictions.npz holds of (masks, classes) that are true and found: label maps, and numbers of segments."""
-    (y, truth_segments), (prediction, prediction_segments) = drawn(*truth, nothing), drawn(*found, nothing)
+    nothing = IGNORE if run.test.background is None or run.task == "panoptic" else run.test.background
+    (y, truth_segments), (prediction, prediction_segments) = (drawn(*one, nothing) for one in (truth, found))
     return {
         **{"y": y, "prediction": prediction},
         **{"truth_segments": truth_segments, "prediction_segments": prediction_segments},

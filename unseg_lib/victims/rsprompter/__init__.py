@@ -11,8 +11,6 @@ masks compared at sampled points, as Mask2Former does (Cheng et al., CVPR 2022, 
 """
 
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
@@ -22,11 +20,9 @@ from unseg_lib.victims.data import normalise
 from unseg_lib.victims.mask2former.data import MaskedImages, augment, read
 from unseg_lib.victims.mask2former.outputs import keep, scores
 from unseg_lib.victims.options import with_options
+from unseg_lib.victims.rsprompter.model import LAYOUTS, RSPrompter, build
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit
-
-if TYPE_CHECKING:
-    from unseg_lib.victims.rsprompter.model import Layout, RSPrompter
 
 CLIP, WEIGHT_DECAY = 0.1, 0.05
 CLASS, MASK = 2.0, 5.0  # weights of the losses
@@ -37,11 +33,9 @@ Pairs = list[tuple[torch.Tensor, torch.Tensor]]  # of every image: numbers of qu
 
 def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
-    from unseg_lib.victims.rsprompter.model import LAYOUTS, build
-
     _, layout = with_options(run.name, LAYOUTS, "RSPrompter")
-    recipe = Recipe(read=read, optimiser=adamw, loss=partial(batch_loss, layout), test=scores, keep=keep, clip=CLIP)
-    return fit(run, build(layout, len(run.train.classes), run.size, run.init, run.seed), recipe)
+    model = build(layout, len(run.train.classes), run.size, run.init, run.seed)
+    return fit(run, model, Recipe(read, adamw, batch_loss, test=scores, keep=keep, clip=CLIP))
 
 
 def adamw(run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -62,10 +56,9 @@ class Objects:
     points: int
 
 
-def batch_loss(
-    layout: "Layout", run: VictimRun, model: "RSPrompter", data: MaskedImages, chosen: torch.Tensor, rng: Rng
-) -> torch.Tensor:
+def batch_loss(run: VictimRun, model: RSPrompter, data: MaskedImages, chosen: torch.Tensor, rng: Rng) -> torch.Tensor:
     """The loss on the images numbered `chosen`, defended and augmented, summed over the prompter's layers."""
+    layout = model.layout
     x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
     scale = layout.scale_low, layout.scale_high
     x, *found = augment(normalise(x), *data.learnt(chosen), scale, rng("augmentation"))

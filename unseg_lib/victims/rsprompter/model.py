@@ -25,7 +25,6 @@ from unseg_lib.victims.sam_hq.model import upscaling
 from unseg_lib.victims.training import own_randomness
 
 HIDDEN = 32  # channels of the feature aggregator
-COUNTS = ("every", "width", "heads", "feedforward", "encoder_layers", "layers", "queries", "tokens", "points")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Layout:
     draw_all: bool = True
 
     def __post_init__(self):
-        check_layout(self, "RSPrompter", COUNTS, 4)
+        check_layout(self, "RSPrompter", 4)
 
 
 SMALL = {"every": 1, "heads": 4, "feedforward": 128, "encoder_layers": 1, "layers": 3, "points": 1024}
@@ -110,7 +109,7 @@ class RSPrompter(nn.Module):
 
     def __init__(self, layout: Layout, classes: int):
         super().__init__()
-        sam = layout.sam
+        self.layout, sam = layout, layout.sam
         self.encoder = build_image_encoder(sam)
         self.prompt_encoder = build_prompt_encoder(sam).requires_grad_(False)  # only its fixed positions are used
         self.mask_decoder = build_mask_decoder(sam)
