@@ -1,33 +1,23 @@
-"""DINO of mmdetection: config, boxes, operators without compiled mmcv, weights, training, resume, refusals."""
+"""DINO of mmdetection: config, boxes, operators without compiled mmcv, weights, training."""
 
 import random
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from toy_instances import CLASSES, check_result, check_resume, run_of, shapes
-from toy_set import boxes, only_on_a_cpu
+from toy_instances import CLASSES, DINO, run_of, shapes
+from toy_set import only_on_a_cpu
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
-from unseg_lib.files import read_json
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import dino, load_config, loader, mm_compat, mmseg, own_randomness, train_victim, walk
+from unseg_lib.victims import dino, load_config, loader, mm_compat, mmseg, own_randomness, walk
 from unseg_lib.victims.mask2former.data import stacked
 
 CONFIG = "dino-4scale_r50_8xb2-12e_coco"
-FFN = "layer_cfg.ffn_cfg.feedforward_channels=32"
-SMALL = (
-    f"{CONFIG} model.backbone.depth=18 model.backbone.base_channels=8 model.neck.in_channels=[16,32,64] "
-    f"model.num_queries=10 model.dn_cfg.group_cfg.num_dn_queries=4 model.encoder.num_layers=1 model.encoder.{FFN} "
-    f"model.decoder.num_layers=1 model.decoder.{FFN}"
-)
-VICTIM = f"dino:{SMALL}"
-HOW = {"size": (48, 48), "epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "detection"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,14 +32,8 @@ def sets(tmp_path_factory):
     return shapes(root, "train", 7), shapes(root, "test", 4)
 
 
-@pytest.fixture(scope="module")
-def trained(sets, tmp_path_factory):
-    """One uninterrupted training: its folder and result."""
-    out = tmp_path_factory.mktemp("trained")
-    return out, train_victim(VICTIM, *sets, out, **HOW)
-
-
-dino_run = partial(run_of, VICTIM, how=HOW)
+def dino_run(sets, **changes):
+    return run_of(DINO, sets, **({"size": (48, 48), "task": "detection"} | changes))
 
 
 def adapted(run):
@@ -113,19 +97,6 @@ def test_without_first_weights_nothing_is_frozen_or_slowed(sets):
     found = []
     walk(config.optim_wrapper, lambda part: found.extend(part))
     assert "lr_mult" not in found
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("dino-4scale_r50_8xb2-12e_cocoa", f"^Unknown mmdetection config .* closest: {CONFIG}"),
-        (f"{CONFIG} model.num_querys.x=5", "found 'model.num_querys.x=5'"),
-        (f"{CONFIG} model.num_queries", "found 'model.num_queries'"),
-    ],
-)
-def test_names_and_options_are_checked(name, words):
-    with pytest.raises(UnsegError, match=words):
-        load_config(name, "mmdet")
 
 
 def test_more_queries_than_cells_are_refused(sets):
@@ -283,45 +254,6 @@ def test_a_batch_without_any_object_is_learnt_from(sets):
     loss = first_batch_loss(run, built(run).train())
     loss.backward()
     assert torch.isfinite(loss)
-
-
-def test_result_and_files(trained):
-    out, result = trained
-    check_result(out, result, HOW["size"])
-    assert {"AP", "AP50", "APs", "AP:box"} <= set(result["final"])
-    assert read_json(out / "speed.json")["samples_per_second"] > 0
-
-
-def test_true_boxes_are_drawn(trained, sets):
-    shown = np.load(trained[0] / "predictions.npz")
-    for i, id in enumerate(sets[1].ids):
-        segments = shown["truth_segments"][i]
-        assert segments.max() == len(sets[1].instances(id))
-        assert ((shown["truth"][i] == 255) == (segments == 0)).all()  # the set has no background
-        for one in sets[1].instances(id):
-            rows, columns = (np.flatnonzero(one.mask.any(axis=axis)) for axis in (1, 0))
-            row, column = (rows[0] + rows[-1] + 1) / 2, (columns[0] + columns[-1] + 1) / 2
-            assert segments[int(row), int(column * 48 / 64)] > 0
-
-
-def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
-    from unseg_lib.victims import mmseg_parts
-
-    random.seed(1)
-    saving = mmseg_parts.Book, "after_val_epoch"
-    check_resume(monkeypatch, saving, lambda out: train_victim(VICTIM, *sets, out, **HOW), tmp_path, trained)
-
-
-def test_wrong_calls_are_refused_with_one_sentence(sets, tmp_path):
-    def call(words: str, sets=sets, **changes) -> None:
-        with pytest.raises(UnsegError, match=words):
-            train_victim(VICTIM, *sets, tmp_path / "out", **(HOW | changes))
-
-    call("^Expected a victim of mask2former or rsprompter for instance, found one of dino", task="instance")
-    call("^Expected one list of classes, found 3 for training", (replace(sets[0], classes=CLASSES[:3]), sets[1]))
-    call("only changes images for a victim of dino", defense="frozen_encoder")
-    flat = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
-    call("^boxes has no instance masks", flat)
 
 
 def test_objects_without_a_pixel_are_left_out(sets):

@@ -1,17 +1,15 @@
-"""SAM-HQ as a victim: its network, training, resume, scores, refusals."""
+"""SAM-HQ as a victim: its network, weights, training, scores, refusals."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from toy_instances import check_result, check_resume, run_of
+from toy_instances import run_of
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
-from unseg_lib.files import read_json
 from unseg_lib.method import LAYOUTS, Prompts, all_prompts, one_kind, only
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import asked, filled_boxes, object_scores, one_object, sam_hq, train_victim, training
@@ -21,7 +19,6 @@ from unseg_lib.victims.sam_hq.model import ADDED, SamHQ, build
 SIZE = (32, 32)
 HOW = {"size": SIZE, "epochs": 2, "batch_size": 4, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "interactive"}
 TINY = sam_hq.MODELS["tiny"]
-hq_run = partial(run_of, "sam-hq:tiny", how=HOW)
 
 
 # the network
@@ -130,12 +127,6 @@ def test_a_box_as_a_filled_mask_by_hand():
     assert prompts.use[0].tolist() == [True, False, False], "its argument is left alone"
 
 
-def test_first_weights_are_seeded():
-    one, same, other = (build("tiny", SIZE, "random", seed).state_dict() for seed in (0, 0, 1))
-    assert all(value.equal(same[key]) for key, value in one.items())
-    assert not one["mask_decoder.hf_token.weight"].equal(other["mask_decoder.hf_token.weight"])
-
-
 def test_weights_of_sam_and_of_sam_hq(model, files):
     for name, path in files.items():
         found = build("tiny", SIZE, str(path), 1).state_dict()
@@ -146,78 +137,15 @@ def test_weights_of_sam_and_of_sam_hq(model, files):
 # training
 
 
-def batch_of(run, model):
-    data = sam_hq.read(TINY, run, run.train, "training")
-    return sam_hq.loss(TINY, run, model, data, torch.arange(4), lambda what: torch_rng(what, "batch"))
-
-
-def test_steps_lower_the_loss_of_their_batch(sets):
-    run, model = hq_run(sets, epochs=10), build("tiny", SIZE, "random", 0)
-    optimiser = sam_hq.optimiser(TINY, run, model)
-    losses = [training.train_step(model, optimiser, batch_of(run, model), None) for _ in range(5)]
-    assert losses[-1] < 0.95 * losses[0]
-
-
-def test_with_weights_of_sam_only_what_sam_hq_adds_learns(sets, files):
-    run = hq_run(sets, init=str(files["sam"]))
-    model = build("tiny", SIZE, run.init, 0)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    optimiser = sam_hq.optimiser(TINY, run, model)
-    for _ in range(2):
-        training.train_step(model, optimiser, batch_of(run, model), None)
-    changed = {key for key, value in model.state_dict().items() if not value.equal(before[key])}
-    assert changed == {key for key in before if is_added(key)}
-
-
-def test_one_drop_of_the_learning_rate(sets):
-    run = hq_run(sets, epochs=3)  # of two steps
-    model = build("tiny", SIZE, "random", 0)
-    optimiser, rates = sam_hq.optimiser(replace(TINY, drop=2 / 3), run, model), []
+def test_one_drop_of_the_learning_rate(sets, monkeypatch):
+    run = run_of("sam-hq:tiny drop=0.66", sets, **(HOW | {"epochs": 3}))  # of two steps
+    monkeypatch.setattr(sam_hq, "fit", lambda *parts: parts)
+    run, model, recipe = sam_hq.train(run)
+    data, optimiser, rates = recipe.read(run, run.train, "training"), recipe.optimiser(run, model), []
     optimiser.register_step_pre_hook(lambda adam, *_: rates.append(adam.param_groups[0]["lr"]))
-    recipe = training.Recipe(loss=lambda run, model, *_: batch_of(run, model))
     for epoch in (1, 2, 3):
-        training.train_epoch(run, model, optimiser, recipe, None, epoch)
+        training.train_epoch(run, model, optimiser, recipe, data, epoch)
     assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 2)
-
-
-@pytest.fixture(scope="module")
-def trained(sets, tmp_path_factory):
-    """One uninterrupted training: its folder and result."""
-    out = tmp_path_factory.mktemp("trained")
-    return out, train_victim("sam-hq:tiny", *sets, out, **HOW)
-
-
-def test_result_and_files(trained):
-    out, result = trained
-    seen = check_result(out, result, SIZE, ("background", "object"))
-    assert read_json(out / "training.json")["task"] == "interactive"
-    assert set(result["final"]) == {"miou_pictures", "biou"} and seen["box"].shape == (4, 4)
-    for truth, (left, top, right, bottom) in zip(seen["truth"], seen["box"].round().astype(int)):
-        rows, columns = np.nonzero(truth == 1)
-        edges = columns.min() - left, rows.min() - top, columns.max() - right, rows.max() - bottom
-        assert max(map(abs, edges)) <= 1  # pixels: the mask was scaled, too
-
-
-def test_it_learns_boxes(sets, tmp_path):
-    result = train_victim("sam-hq:tiny", *sets, tmp_path, **(HOW | {"epochs": 25, "lr": 3e-3}))
-    assert result["final"]["miou_pictures"] > 0.6
-    assert result["epochs"][-1]["loss"] < 0.7 * result["epochs"][0]["loss"]
-
-
-def test_stopped_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
-    again = partial(train_victim, "sam-hq:tiny", *sets, **HOW)
-    check_resume(monkeypatch, (training, "_save"), again, tmp_path, trained)
-
-
-def test_defences_of_images_and_of_batches_reach_it(sets, trained, tmp_path):
-    for defense in ("gaussian_blur", "sharpen_frequency"):
-        result = train_victim("sam-hq:tiny", *sets, tmp_path / defense, **HOW, defense=defense)
-        assert result["epochs"][0]["loss"] != trained[1]["epochs"][0]["loss"]
-
-
-def test_bf16(sets, tmp_path, bf16_everywhere):
-    result = train_victim("sam-hq:tiny", *sets, tmp_path, **(HOW | {"epochs": 1, "precision": "bf16"}))
-    assert 0 < result["epochs"][0]["loss"] < 5
 
 
 # images and scores
@@ -236,10 +164,10 @@ def test_images_are_the_same_from_memory_and_from_the_disk(sets, monkeypatch):
 
 
 def test_boxes_by_hand(sets):
-    label = np.zeros((4, 6), np.uint8)
+    label, empty = np.zeros((32, 48), np.uint8), np.zeros((32, 48), np.uint8)
     label[1:3, 2:5], label[3] = 1, 255
-    source = replace(sets[1], read_label=lambda id: label if id == sets[1].ids[1] else np.zeros((4, 6), np.uint8))
-    ((id, _, box),) = asked(source)  # of the others nothing can be asked for
+    labels = dict.fromkeys(sets[1].ids, empty) | {sets[1].ids[1]: label}
+    ((id, _, box),) = asked(replace(sets[1], read_label=labels.__getitem__))  # of the others nothing can be asked for
     assert id == sets[1].ids[1] and box.tolist() == [2, 1, 4, 2]
     # twice as wide: pixel 2 becomes 4 and 5, whose middle is 4.5; half as high: row 1 is the middle of row 0 to 1
     assert objects.scaled_box(box, (4, 6), (2, 12)).tolist() == [4.5, 0.25, 8.5, 0.75]
@@ -285,33 +213,15 @@ def test_the_answer_of_a_filled_box(sets):
 
 
 @pytest.mark.parametrize(
-    ("victim", "change", "words"),
+    ("name", "size", "words"),
     [
-        ("sam-hq:tiny", {"task": "semantic"}, "found one of sam-hq, which can only interactive"),
-        ("sam-hq:tiny", {"task": ""}, "for label maps, found one of sam-hq"),
-        ("unet-resnet18", {}, "victim of sam-hq for interactive, found one of smp"),
-        ("sam-hq:huge", {}, "Unknown layout of SAM-HQ 'huge'"),
-        ("sam-hq:tiny point=3", {}, "Unknown option 'point' of tiny; did you mean 'points'"),
-        ("sam-hq:tiny scale_low=3", {}, "scale_low <= scale_high"),
-        ("sam-hq:tiny drop=0", {}, "drop above 0"),
-        ("sam-hq:tiny points=0", {}, "points of SAM-HQ from 4"),
-        ("sam-hq:tiny", {"size": (32, 48)}, "Expected square images .* found 32x48"),
-        ("sam-hq:vit_b", {"size": (100, 100)}, "side that 16 divides for sam-hq:vit_b"),
-        ("sam-hq:tiny", {"init": "imagenet"}, "file of SAM's weights"),
-        ("sam-hq:tiny", {"defense": "pgd_at"}, "only changes images for a victim of sam-hq"),
-        ("sam-hq:tiny", {"defense": "frozen_encoder"}, "only changes images for a victim of sam-hq"),
+        ("tiny", (32, 48), "square images .* found 32x48"),
+        ("vit_b", (100, 100), "side that 16 divides for sam-hq:vit_b"),
     ],
 )
-def test_settings_are_checked(sets, tmp_path, victim, change, words):
+def test_sizes_are_checked(name, size, words):
     with pytest.raises(UnsegError, match=words):
-        train_victim(victim, *sets, tmp_path / "out", **(HOW | change))
-    assert not (tmp_path / "out/checkpoint.pt").exists()
-
-
-def test_several_classes_are_refused(sets, tmp_path):
-    several = [replace(one, classes=("background", "car", "dog")) for one in sets]
-    with pytest.raises(UnsegError, match=r"one object against its background .* found 3 classes; load .* 'object'"):
-        train_victim("sam-hq:tiny", *several, tmp_path, **HOW)
+        build(name, size, "random", 0)
 
 
 def test_a_test_set_without_objects_is_refused(sets, tmp_path):

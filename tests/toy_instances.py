@@ -1,4 +1,4 @@
-"""Hand-made sets with instance masks, and what the tests of every family of victims check in the same way.
+"""Hand-made sets with instance masks, and small victims that learn from them.
 
 The sets show boxes and discs on ground below sky, for instances and panoptic segments.
 """
@@ -6,14 +6,23 @@ The sets show boxes and discs on ground below sky, for instances and panoptic se
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from unseg_lib.datasets import Instance, SegmentationSet
 from unseg_lib.images import write_image
-from unseg_lib.victims import VictimRun
+from unseg_lib.victims import VictimRun, sam_hq
 
 CLASSES = ("ground", "sky", "box", "disc")
+MASK2FORMER = "mask2former:tiny points=64 queries=8 layers=1"
+RSPROMPTER = "rsprompter:tiny points=64 queries=6 layers=1 width=16"
+SAM_HQ = "sam-hq:tiny"
+FFN = "layer_cfg.ffn_cfg.feedforward_channels=32"
+DINO = (
+    "dino:dino-4scale_r50_8xb2-12e_coco model.backbone.depth=18 model.backbone.base_channels=8 "
+    "model.neck.in_channels=[16,32,64] model.num_queries=10 model.dn_cfg.group_cfg.num_dn_queries=4 "
+    f"model.encoder.num_layers=1 model.encoder.{FFN} model.decoder.num_layers=1 model.decoder.{FFN}"
+)
+HOW = {"epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu"}
 COLOURS = np.array([(40, 90, 40), (120, 160, 220), (220, 60, 50), (240, 220, 60)])
 
 
@@ -69,49 +78,14 @@ def _thing(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2, 3
 
 
-def run_of(victim: str, sets: tuple[SegmentationSet, SegmentationSet], how: dict, **changes) -> VictimRun:
+def run_of(victim: str, sets: tuple[SegmentationSet, SegmentationSet], **changes) -> VictimRun:
     """What `train_victim` hands to the family of a victim."""
-    usual = {"name": victim.partition(":")[2], "train": sets[0], "test": sets[1], "out": None, "init": "random"}
-    usual |= {"clean_fraction": 0.0, "threads": 0, "precision": "32"}
-    return VictimRun(**(usual | how | changes))
+    how = HOW | {"name": victim.partition(":")[2], "train": sets[0], "test": sets[1], "out": None, "init": "random"}
+    return VictimRun(**(how | {"clean_fraction": 0.0, "threads": 0, "precision": "32"} | changes))
 
 
-def check_result(out: Path, result: dict, size: tuple[int, int], classes: tuple[str, ...] = CLASSES) -> dict:
-    """The files and numbers that a training of two epochs leaves behind; returns the arrays of predictions.npz."""
-    files = ["predictions.npz", "result.json", "speed.json", "training.json"]
-    assert sorted(file.name for file in out.iterdir()) == files
-    assert result["classes"] == list(classes) and [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
-    assert all(epoch["loss"] > 0 for epoch in result["epochs"])
-    if "miou" not in result["final"]:
-        assert [set(epoch) for epoch in result["epochs"]] == [{"epoch", "loss", "scores"}] * 2
-        assert result["final"] == result["epochs"][-1]["scores"]
-        assert all(value is None or 0 <= value <= 1 for value in result["final"].values())
-        for name, best in result["peak"].items():
-            values = [epoch["scores"][name] for epoch in result["epochs"]]
-            assert best == max(values, key=lambda value: -1 if value is None else value)
-    seen = dict(np.load(out / "predictions.npz"))
-    assert seen["image"].shape == (4, *size, 3)
-    assert seen["image"].dtype == seen["truth"].dtype == seen["prediction"].dtype == np.uint8
-    assert all(seen[name].shape == (4, *size) for name in seen if name not in ("image", "box"))
-    return seen
-
-
-def check_resume(monkeypatch, saving: tuple[object, str], train, out: Path, trained: tuple[Path, dict]) -> None:
-    """`train(out)`, interrupted once it has saved an epoch, ends with the numbers and files of `trained`.
-
-    saving: owner and name of the function that saves an epoch.
-    """
-    save = getattr(*saving)
-
-    def save_and_stop(*arguments, **options):
-        save(*arguments, **options)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(*saving, save_and_stop)
-        train(out)
-    assert (out / "checkpoint.pt").exists() and not (out / "result.json").exists()
-    np.random.seed(1), torch.manual_seed(1)
-    assert train(out)["epochs"] == trained[1]["epochs"]  # bit for bit
-    assert (out / "predictions.npz").read_bytes() == (trained[0] / "predictions.npz").read_bytes()
-    assert not (out / "checkpoint.pt").exists()
+def save_sam(path: Path) -> None:
+    """A tiny SAM in the official format."""
+    state = sam_hq.build("tiny", (32, 32), "random", 5).state_dict()
+    sam = {name: value for name, value in state.items() if name.split(".")[1] not in sam_hq.model.ADDED}
+    torch.save(sam | {"pixel_mean": torch.zeros(3, 1, 1)}, path)
