@@ -192,8 +192,15 @@ def test_scores_of_real_objects_equal_pycocotools_on_the_json(name, kind, data_r
         chosen = np.stack([np.roll(mask, rng.integers(0, 4), 1) for mask in chosen])
         labels[rng.random(len(labels)) < 0.2] = 1
         scores = rng.random(len(labels))
-        guesses.append((chosen if kind == "mask" else _boxes(chosen), labels, scores))
-        results += _results(numbers[id], chosen, [categories[label - 1] for label in labels], scores, kind)
+        packed = mask.encode(np.asfortranarray(np.moveaxis(chosen, 0, 2), np.uint8))
+        boxes = mask.toBbox(packed)  # left, top, width, height
+        edges = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        guesses.append((chosen if kind == "mask" else edges, labels, scores))
+        what, shapes = ("segmentation", packed) if kind == "mask" else ("bbox", boxes.tolist())
+        results += [
+            {"image_id": numbers[id], "category_id": categories[label - 1], "score": score, what: shape}
+            for label, score, shape in zip(labels, scores, shapes)
+        ]
     ours = average_precision(truths, guesses, found.classes, kind)
 
     truth = COCO(str(data_root / found.annotation_files[0]))
@@ -206,25 +213,6 @@ def test_scores_of_real_objects_equal_pycocotools_on_the_json(name, kind, data_r
     theirs = dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), evaluation.stats))
     assert 0.05 < ours["AP"] < 0.95
     assert {key: ours[key] if ours[key] is not None else -1 for key in theirs} == pytest.approx(theirs)
-
-
-def _boxes(regions: np.ndarray) -> np.ndarray:
-    spots = [np.nonzero(mask) for mask in regions]
-    return np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in spots], float)
-
-
-def _results(number: int, regions: np.ndarray, labels: list[int], scores: np.ndarray, kind: str) -> list[dict]:
-    from pycocotools import mask
-
-    return [
-        {"image_id": number, "category_id": label, "score": score}
-        | (
-            {"segmentation": mask.encode(np.asfortranarray(region, np.uint8))}
-            if kind == "mask"
-            else {"bbox": [left, top, right - left, bottom - top]}
-        )
-        for region, (left, top, right, bottom), label, score in zip(regions, _boxes(regions), labels, scores)
-    ]
 
 
 # panoptic quality

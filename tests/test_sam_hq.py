@@ -212,24 +212,6 @@ def test_the_answer_of_a_filled_box(sets):
 # refusals
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "words"),
-    [
-        ("tiny", (32, 48), "square images .* found 32x48"),
-        ("vit_b", (100, 100), "side that 16 divides for sam-hq:vit_b"),
-    ],
-)
-def test_sizes_are_checked(name, size, words):
-    with pytest.raises(UnsegError, match=words):
-        build(name, size, "random", 0)
-
-
-def test_a_test_set_without_objects_is_refused(sets, tmp_path):
-    empty = replace(sets[1], read_label=lambda id: np.zeros((32, 48), np.uint8))
-    with pytest.raises(UnsegError, match="Expected an object in some images of boxes, split test"):
-        train_victim("sam-hq:tiny", sets[0], empty, tmp_path, **HOW)
-
-
 def test_other_weights_are_refused(sets, files, tmp_path):
     state = torch.load(files["sam_hq"], weights_only=True)
     part = {key: value for key, value in state.items() if key != "mask_decoder.hf_token.weight"}
