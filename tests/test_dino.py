@@ -1,4 +1,4 @@
-"""DINO of mmdetection: config, boxes, operators without compiled mmcv, weights, training, resume, refusals."""
+"""DINO of mmdetection: config, boxes, operators without compiled mmcv, weights, training."""
 
 import random
 import sys
@@ -8,34 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_instances import CLASSES, shapes
-from toy_set import boxes, only_on_a_cpu
+from toy_instances import CLASSES, DINO, run_of, shapes
+from toy_set import only_on_a_cpu
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
-from unseg_lib.files import read_json
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import (
-    VICTIMS,
-    VictimRun,
-    dino,
-    dino_config,
-    dino_weights,
-    load_config,
-    train_victim,
-    walk,
-)
+from unseg_lib.victims import dino, load_config, loader, own_randomness, walk
+from unseg_lib.victims.mask2former.data import stacked
 from unseg_lib.victims.openmmlab import compat as mm_compat
 from unseg_lib.victims.openmmlab import runner as mmseg
 
 CONFIG = "dino-4scale_r50_8xb2-12e_coco"
-FFN = "layer_cfg.ffn_cfg.feedforward_channels=32"
-SMALL = (
-    f"{CONFIG} model.backbone.depth=18 model.backbone.base_channels=8 model.neck.in_channels=[16,32,64] "
-    f"model.num_queries=10 model.dn_cfg.group_cfg.num_dn_queries=4 model.encoder.num_layers=1 model.encoder.{FFN} "
-    f"model.decoder.num_layers=1 model.decoder.{FFN}"
-)
-HOW = {"size": (48, 48), "epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "detection"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,28 +34,29 @@ def sets(tmp_path_factory):
     return shapes(root, "train", 7), shapes(root, "test", 4)
 
 
-@pytest.fixture(scope="module")
-def trained(sets, tmp_path_factory):
-    """One uninterrupted training: its folder and result."""
-    out = tmp_path_factory.mktemp("trained")
-    return out, train_victim(f"dino:{SMALL}", *sets, out, **HOW)
+def dino_run(sets, **changes):
+    return run_of(DINO, sets, **({"size": (48, 48), "task": "detection"} | changes))
 
 
-def run_of(sets, **changes) -> VictimRun:
-    how = {"name": SMALL, "train": sets[0], "test": sets[1], "out": Path("none")}
-    how |= {"init": "random", "clean_fraction": 0.0, "threads": 0, "precision": "32"}
-    return VictimRun(**(how | HOW | changes))
+def adapted(run):
+    return dino.adapt(load_config(run.name, "mmdet"), run)
 
 
-def adapted(run: VictimRun):
-    return dino_config.adapt(load_config(run.name, "mmdet"), run)
+def built(run) -> torch.nn.Module:
+    return mmseg.build_model(adapted(run), run)
+
+
+def first_batch_loss(run, model: torch.nn.Module) -> torch.Tensor:
+    batches = loader(run, run.train, adapted(run).train_pipeline, dino.truth, training=True)
+    with own_randomness("cpu", "noise of the boxes"):
+        return model.parse_losses(model(**model.data_preprocessor(next(iter(batches)), True), mode="loss"))[0]
 
 
 # what becomes of a config
 
 
 def test_the_config_becomes_ours(sets):
-    run = run_of(sets, name=CONFIG, size=(400, 600), lr=2e-4, epochs=24, init="imagenet")
+    run = dino_run(sets, name=CONFIG, size=(400, 600), lr=2e-4, epochs=24, init="imagenet")
     config = adapted(run)
     model = config.model
     assert model.type == "DINO" and model.num_queries == 900 and model.encoder.num_layers == 6
@@ -104,7 +89,7 @@ def test_dino_r50_is_built_as_published(sets):
 
 
 def test_without_first_weights_nothing_is_frozen_or_slowed(sets):
-    run = run_of(sets)
+    run = dino_run(sets)
     config = adapted(run)
     before = torch.get_rng_state(), random.getstate()
     model = mmseg.build_model(config, run)
@@ -116,23 +101,10 @@ def test_without_first_weights_nothing_is_frozen_or_slowed(sets):
     assert "lr_mult" not in found
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("dino-4scale_r50_8xb2-12e_cocoa", f"^Unknown mmdetection config .* closest: {CONFIG}"),
-        (f"{CONFIG} model.num_querys.x=5", "found 'model.num_querys.x=5'"),
-        (f"{CONFIG} model.num_queries", "found 'model.num_queries'"),
-    ],
-)
-def test_names_and_options_are_checked(name, words):
-    with pytest.raises(UnsegError, match=words):
-        load_config(name, "mmdet")
-
-
 def test_more_queries_than_cells_are_refused(sets):
     # the smallest images have 480 x 48 / 800 = 29 pixels: 4 x 4 + 2 x 2 + 1 + 1 cells
     with pytest.raises(UnsegError, match=r"^Expected at most 22 queries .* as small as 29 pixels, found 900"):
-        adapted(run_of(sets, name=CONFIG))
+        adapted(dino_run(sets, name=CONFIG))
 
 
 # operators without compiled mmcv
@@ -172,28 +144,24 @@ def test_nms_counts_the_last_pixel_where_asked():
 
 
 def test_boxes_are_tight_and_classes_are_the_things(sets):
-    from unseg_lib.victims import tight_boxes, truth
-
-    masks = np.zeros((2, 6, 8), bool)
+    masks = torch.zeros(2, 6, 8, dtype=torch.bool)
     masks[0, 1:4, 2:7] = True
     masks[1, 5, 7] = True
-    assert tight_boxes(masks).tolist() == [[2, 1, 7, 4], [7, 5, 8, 6]]
+    assert dino.tight_boxes(masks).tolist() == [[2, 1, 7, 4], [7, 5, 8, 6]]
     source, id = sets[0], sets[0].ids[0]
-    found = truth(source, id)
+    found = dino.truth(source, id)
     assert [CLASSES[2 + label] for label in found["gt_bboxes_labels"]] == [
         CLASSES[one.class_index] for one in source.instances(id)
     ]
     assert len(found["gt_bboxes"]) == len(source.instances(id)) and not found["gt_ignore_flags"].any()
-    nothing = truth(source, source.ids[-1])
+    nothing = dino.truth(source, source.ids[-1])
     assert nothing["gt_bboxes"].tensor.shape == (0, 4)
 
 
 def test_boxes_follow_their_objects_through_the_augmentation(sets):
     """The toy's discs and boxes are brighter than the ground: where a box is, there is no ground or sky."""
-    from unseg_lib.victims import loader, truth
-
-    run = run_of(sets, size=(48, 64))
-    batches = loader(run, run.train, adapted(run).train_pipeline, truth, training=True)
+    run = dino_run(sets, size=(48, 64))
+    batches = loader(run, run.train, adapted(run).train_pipeline, dino.truth, training=True)
 
     def epoch(number: int) -> list:
         batches.dataset.epoch = number
@@ -214,15 +182,12 @@ def test_boxes_follow_their_objects_through_the_augmentation(sets):
 
 
 def test_who_says_the_truth_has_full_scores(tmp_path):
-    from unseg_lib.victims import BoxPrecision, tight_boxes
-
     source = shapes(tmp_path, "test", 4, crowd=True)
-    metric = BoxPrecision(source)
+    metric = dino.box_precision(source)
     for id in source.ids:
-        every = source.instances(id) + source.crowds(id)  # what is found in a crowd does not count
-        masks = np.stack([one.mask for one in every]) if every else np.zeros((0, 48, 64), bool)
-        labels = torch.tensor([one.class_index - 2 for one in every], dtype=torch.long)
-        instances = {"bboxes": tight_boxes(masks), "labels": labels, "scores": torch.full((len(every),), 0.9)}
+        # what is found in a crowd does not count
+        masks, classes, _ = stacked(source, id, source.instances(id) + source.crowds(id))
+        instances = {"bboxes": dino.tight_boxes(masks), "labels": classes - 2, "scores": torch.full(classes.shape, 0.9)}
         metric.process({}, [{"img_path": id, "pred_instances": instances}])
     scores = metric.compute_metrics(metric.results)["scores"]
     assert scores["AP"] == pytest.approx(1) and scores["AP:box"] == pytest.approx(1)
@@ -237,8 +202,7 @@ def checkpoint(sets, tmp_path_factory) -> Path:
     """A checkpoint as mmdetection writes it, with its history of losses."""
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    run = run_of(sets)
-    model = mmseg.build_model(adapted(run), replace(run, seed=7))
+    model = built(dino_run(sets, seed=7))
     history = HistoryBuffer([1.0, 0.5], [1, 1])
     path = tmp_path_factory.mktemp("zoo") / "dino.pth"
     hub = {"log_scalars": {"train/loss": history}, "runtime_info": {"iter": 2}}
@@ -247,21 +211,19 @@ def checkpoint(sets, tmp_path_factory) -> Path:
 
 
 def test_weights_of_a_checkpoint_are_taken_over(sets, checkpoint):
-    run = run_of(sets)
-    model = mmseg.build_model(adapted(run), run)
-    dino_weights.load_weights(model, str(checkpoint))
-    other = mmseg.build_model(adapted(run), replace(run, seed=7)).state_dict()
+    model = built(dino_run(sets))
+    dino.load_checkpoint(model, str(checkpoint))
+    other = built(dino_run(sets, seed=7)).state_dict()
     assert all(torch.equal(value, other[name]) for name, value in model.state_dict().items())
 
 
 def test_other_weights_are_refused(sets, checkpoint, tmp_path):
-    run = run_of((replace(sets[0], things=(1, 2, 3)), sets[1]))
-    model = mmseg.build_model(adapted(run), run)
+    model = built(dino_run((replace(sets[0], things=(1, 2, 3)), sets[1])))
     with pytest.raises(UnsegError, match=r"^Expected weights for 3 classes in .*dino.pth, found 2; take those"):
-        dino_weights.load_weights(model, str(checkpoint))
+        dino.load_checkpoint(model, str(checkpoint))
     torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "other.pth")
     with pytest.raises(UnsegError, match=r"^Expected the weights of this config in .* found \d+ that differ"):
-        dino_weights.load_weights(model, str(tmp_path / "other.pth"))
+        dino.load_checkpoint(model, str(tmp_path / "other.pth"))
 
 
 class Evil:
@@ -273,102 +235,31 @@ def test_only_histories_are_unpickled_beside_tensors(sets, tmp_path):
     for thing in (sets[0], Evil()):
         torch.save({"state_dict": {}, "message_hub": thing}, tmp_path / "code.pth")
         with pytest.raises(UnsegError, match=r"^Expected a state dict of tensors in .*code.pth"):
-            dino_weights.load_weights(torch.nn.Linear(1, 1), str(tmp_path / "code.pth"))
+            dino.load_checkpoint(torch.nn.Linear(1, 1), str(tmp_path / "code.pth"))
 
 
 # training
 
 
 def test_a_step_lowers_the_loss_of_its_batch(sets):
-    from unseg_lib.victims import loader, own_randomness, truth
-
-    run = run_of(sets)
-    config = adapted(run)
-    model = mmseg.build_model(config, run).train()
-    batch = next(iter(loader(run, run.train, config.train_pipeline, truth, training=True)))
+    run = dino_run(sets)
+    model = built(run).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=run.lr)
-
-    def loss() -> torch.Tensor:
-        with own_randomness("cpu", "noise of the boxes"):
-            return model.parse_losses(model(**model.data_preprocessor(batch, True), mode="loss"))[0]
-
-    before = loss()
+    before = first_batch_loss(run, model)
     before.backward()
     optimiser.step()
-    assert loss() < before - 0.05
+    assert first_batch_loss(run, model) < before - 0.05
 
 
 def test_a_batch_without_any_object_is_learnt_from(sets):
-    from unseg_lib.victims import loader, truth
-
-    run = run_of((replace(sets[0], ids=sets[0].ids[-1:]), sets[1]))
-    config = adapted(run)
-    model = mmseg.build_model(config, run).train()
-    batch = next(iter(loader(run, run.train, config.train_pipeline, truth, training=True)))
-    loss, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode="loss"))
+    run = dino_run((replace(sets[0], ids=sets[0].ids[-1:]), sets[1]))
+    loss = first_batch_loss(run, built(run).train())
     loss.backward()
     assert torch.isfinite(loss)
 
 
-def test_result_and_files(trained):
-    out, result = trained
-    assert result["classes"] == list(CLASSES) and [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
-    assert set(result["epochs"][0]) == {"epoch", "loss", "scores"} and result["epochs"][0]["loss"] > 0
-    assert result["final"] == result["epochs"][-1]["scores"] and {"AP", "AP50", "APs", "AP:box"} <= set(result["final"])
-    files = ["predictions.npz", "result.json", "speed.json", "training.json"]
-    assert sorted(file.name for file in out.iterdir()) == files
-    assert read_json(out / "speed.json")["samples_per_second"] > 0
-
-
-def test_true_boxes_are_drawn(trained, sets):
-    shown = np.load(trained[0] / "predictions.npz")
-    assert shown["image"].shape == (4, 48, 48, 3) and shown["prediction"].shape == (4, 48, 48)
-    for i, id in enumerate(sets[1].ids):
-        segments = shown["truth_segments"][i]
-        assert segments.max() == len(sets[1].instances(id))
-        assert ((shown["truth"][i] == 255) == (segments == 0)).all()  # the set has no background
-        for one in sets[1].instances(id):
-            rows, columns = (np.flatnonzero(one.mask.any(axis=axis)) for axis in (1, 0))
-            row, column = (rows[0] + rows[-1] + 1) / 2, (columns[0] + columns[-1] + 1) / 2
-            assert segments[int(row), int(column * 48 / 64)] > 0
-
-
-def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
-    whole = mmseg.Book.after_val_epoch
-
-    def die(book, runner, metrics=None):
-        whole(book, runner, metrics)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(mmseg.Book, "after_val_epoch", die)
-        train_victim(f"dino:{SMALL}", *sets, tmp_path, **HOW)
-    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "result.json").exists()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    result = train_victim(f"dino:{SMALL}", *sets, tmp_path, **HOW)
-    out, expected = trained
-    assert result["epochs"] == expected["epochs"]  # bit for bit
-    assert (tmp_path / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
-    assert not (tmp_path / "checkpoint.pt").exists()
-
-
-def test_wrong_calls_are_refused_with_one_sentence(sets, tmp_path):
-    def call(words: str, sets=sets, **changes) -> None:
-        with pytest.raises(UnsegError, match=words):
-            train_victim(f"dino:{SMALL}", *sets, tmp_path / "out", **(HOW | changes))
-
-    call("^Expected a victim of mask2former or rsprompter for instance, found one of dino", task="instance")
-    call("^Expected one list of classes, found 3 for training", (replace(sets[0], classes=CLASSES[:3]), sets[1]))
-    call("only changes images for a victim of dino", defense="frozen_encoder")
-    flat = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
-    call("^boxes has no instance masks", flat)
-    assert set(VICTIMS["dino"].tasks) == {"detection"}
-
-
 def test_objects_without_a_pixel_are_left_out(sets):
-    from unseg_lib.victims import stacked
-
     empty = Instance(np.zeros((48, 64), bool), 2)
-    masks, classes = stacked(sets[0], sets[0].ids[0], [empty])
-    assert masks.shape == (0, 48, 64) and len(classes) == 0
+    masks, classes, crowd = stacked(sets[0], sets[0].ids[0], [empty])
+    assert masks.shape == (0, 48, 64) and len(classes) == len(crowd) == 0
     assert dino.SURE == 0.3

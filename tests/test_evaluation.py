@@ -1,4 +1,4 @@
-"""Scores against hand-computed ones; rows against the columns that tables are made from."""
+"""Scores against hand-computed ones; metrics by name; rows against the columns that tables are made from."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unseg_lib import UnsegError
-from unseg_lib.evaluation import COLUMNS, confusion, intersection_over_union, mean_iou, victim_rows
-from unseg_lib.files import read_csv, write_csv, write_json
+from unseg_lib.evaluation import COLUMNS, METRICS, Metric, confusion, curves, main_metric, mean_iou, victim_rows
+from unseg_lib.evaluation import intersection_over_union as iou_of
 
 RUN = {
     **{"task": "semantic", "dataset": "toy", "victim": "unet-resnet18", "init": "random", "recipe": "clean"},
@@ -20,29 +20,20 @@ def result(iou: list[list[float | None]], classes=("background", "car", "tree"))
     return {"classes": list(classes), "epochs": epochs, "minutes": 0.123456, "device": "cpu"}
 
 
-def test_confusion_by_hand():
-    label = torch.tensor([[0, 0, 1], [1, 2, 255]], dtype=torch.uint8)
-    prediction = torch.tensor([[0, 1, 1], [1, 0, 2]])
-    matrix = confusion(prediction, label, 3)
-    assert matrix.dtype == torch.long
-    assert matrix.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
-    iou = intersection_over_union(matrix)
-    assert iou == pytest.approx([1 / 3, 2 / 3, 0])
-    assert mean_iou(iou) == pytest.approx(1 / 3)
-
-
-def test_a_class_without_test_pixels_has_no_score_but_predicting_it_costs():
-    label, prediction = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 2, 1])
-    iou = intersection_over_union(confusion(prediction, label, 3))
-    assert iou[2] is None
-    assert iou[:2] == pytest.approx([2 / 3, 1])
-    assert mean_iou(iou) == pytest.approx(5 / 6)
-
-
-def test_only_ignored_pixels():
-    iou = intersection_over_union(confusion(torch.zeros(4), torch.full((4,), 255), 2))
-    assert iou == [None, None]
-    assert mean_iou(iou) == 0
+@pytest.mark.parametrize(
+    ("label", "prediction", "matrix", "iou", "mean"),
+    [
+        ([[0, 0, 1], [1, 2, 255]], [[0, 1, 1], [1, 0, 2]], [[1, 1, 0], [0, 2, 0], [1, 0, 0]], [1 / 3, 2 / 3, 0], 1 / 3),
+        # a class without test pixels has no score, but predicting it costs
+        ([0, 0, 0, 1], [0, 0, 2, 1], [[2, 0, 1], [0, 1, 0], [0, 0, 0]], [2 / 3, 1, None], 5 / 6),
+        ([255, 255], [0, 0], [[0] * 3] * 3, [None] * 3, 0),
+    ],
+)
+def test_scores_by_hand(label, prediction, matrix, iou, mean):
+    found = confusion(torch.tensor(prediction), torch.tensor(label, dtype=torch.uint8), 3)
+    assert found.dtype == torch.long and found.tolist() == matrix
+    assert iou_of(found) == pytest.approx(iou)
+    assert mean_iou(iou_of(found)) == pytest.approx(mean)
 
 
 @settings(max_examples=30, deadline=None)
@@ -54,7 +45,7 @@ def test_scores_equal_a_naive_loop(seed: int, classes: int):
     prediction = torch.randint(0, classes, (2, 6, 7), generator=rng)
     pairs = [(t, p) for t, p in zip(label.flatten().tolist(), prediction.flatten().tolist()) if t != 255]
     matrix = sum(confusion(prediction[i], label[i], classes) for i in range(2))
-    for c, found in enumerate(intersection_over_union(matrix)):
+    for c, found in enumerate(iou_of(matrix)):
         both = sum(t == c and p == c for t, p in pairs)
         either = sum(t == c or p == c for t, p in pairs)
         assert found is None if not any(t == c for t, _ in pairs) else found == pytest.approx(both / either)
@@ -76,6 +67,13 @@ def test_one_row_for_every_metric():
 def test_object_task():
     rows = victim_rows(RUN | {"task": "object"}, result([[0.9, 0.5]], ("background", "object")))
     assert [row["final"] for row in rows if row["metric"] == "iou_object"] == [50]
+
+
+def test_scores_that_nothing_counts_for_are_left_out():
+    history = {"epochs": [{"scores": {"AP": 0.25, "APl": None}}, {"scores": {"AP": 0.5, "APl": 0.5}}]}
+    assert curves(history, "instance") == {"AP": [25, 50]}
+    with pytest.raises(UnsegError, match="no protected classes with the scores AP, APl, found box"):
+        curves(history, "instance", ("box",))
 
 
 @pytest.mark.parametrize(
@@ -104,3 +102,14 @@ def test_rows_pass_the_collector(tmp_path):
     assert [row["metric"] for row in rows] == ["iou:background", "iou:car", "miou"]
     write_csv(tmp_path / "again.csv", rows, list(COLUMNS))
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "rows.csv").read_bytes()
+
+
+def test_every_task_has_a_main_metric_and_a_new_one_is_one_line(monkeypatch):
+    tasks = ("semantic", "object", "instance", "detection", "panoptic", "interactive")
+    assert [main_metric(task) for task in tasks] == ["miou", "iou_object", "AP", "AP", "PQ", "miou_pictures"]
+    names = [name for metric in METRICS.values() for name in metric.published]
+    assert len(names) == len(set(names)), "a published name stands for two metrics"
+    monkeypatch.setitem(METRICS, "depth", Metric("depth error", "depth", tasks=("depth estimation",)))
+    assert main_metric("depth estimation") == "depth"
+    with pytest.raises(UnsegError, match="Unknown task 'depth'; Known: depth estimation, detection"):
+        main_metric("depth")

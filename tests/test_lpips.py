@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from unseg_lib.cli import app
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation import lpips as module
-from unseg_lib.evaluation.lpips import lpips
+from unseg_lib.evaluation import lpips, perceptual
 from unseg_lib.images import write_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
@@ -34,7 +33,7 @@ def alexnet():
 def weights(alexnet, tmp_path, monkeypatch) -> Path:
     path = tmp_path / "alexnet.pth"
     torch.save({f"features.{key}": value for key, value in alexnet.state_dict().items()}, path)
-    monkeypatch.setattr(module, "SHA256", module.sha256_of(path)[:8])
+    monkeypatch.setattr(perceptual, "SHA256", perceptual.sha256_of(path)[:8])
     return path
 
 
@@ -66,14 +65,10 @@ def test_it_is_the_published_formula(alexnet, weights):
 
 
 def test_equal_images_are_at_zero_and_more_noise_is_farther(weights):
+    state = torch.random.get_rng_state()
     distances = [lpips(PIXELS, noisy(steps), weights) for steps in (0, 2, 8, 32)]
     assert distances[0] == 0 and distances == sorted(distances) and distances[1] > 0
-
-
-def test_it_leaves_the_random_numbers_alone(weights):
-    state = torch.random.get_rng_state()
-    lpips(PIXELS, PIXELS, weights)
-    assert torch.equal(state, torch.random.get_rng_state())
+    assert torch.equal(state, torch.random.get_rng_state()), "it leaves the random numbers alone"
 
 
 def test_what_it_cannot_measure_is_one_sentence(weights, tmp_path, monkeypatch):
@@ -82,7 +77,7 @@ def test_what_it_cannot_measure_is_one_sentence(weights, tmp_path, monkeypatch):
             lpips(one, other, weights)
     with pytest.raises(UnsegError, match="found no such file"):
         lpips(PIXELS, PIXELS, tmp_path / "none.pth")
-    monkeypatch.setattr(module, "SHA256", "7be5be79")
+    monkeypatch.setattr(perceptual, "SHA256", "7be5be79")
     with pytest.raises(UnsegError, match=r"Expected torchvision's AlexNet in .* found another file; get https"):
         lpips(PIXELS, PIXELS, weights)
 

@@ -1,36 +1,26 @@
-"""Mask2Former: architecture, targets, augmentation, what its outputs mean, training, resume, refusals."""
+"""Mask2Former: architecture, targets, augmentation, what its outputs mean, training, weights."""
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from toy_instances import CLASSES, shapes
-from toy_set import VICTIM, boxes, interrupted_after_saving
+from toy_instances import CLASSES, HOW, MASK2FORMER, run_of, shapes
+from toy_set import VICTIM
 
 from unseg_lib import UnsegError
-from unseg_lib.evaluation import curves
+from unseg_lib.evaluation import pack, unpack
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import (
-    VICTIMS,
-    Victim,
-    VictimRun,
-    instance_data,
-    mask2former,
-    mask2former_outputs,
-    quiet,
-    train_victim,
-    training,
-    with_options,
-)
-from unseg_lib.victims import mask2former_scores as scoring
-from unseg_lib.victims.mask2former_model import LAYOUTS, Layout, _untrained, build
+from unseg_lib.victims import mask2former, quiet, train_victim, with_options
+from unseg_lib.victims.mask2former import data as instances
+from unseg_lib.victims.mask2former import outputs
+from unseg_lib.victims.mask2former.model import LAYOUTS, Layout, build, untrained
 
-SMALL = "mask2former:tiny points=64 queries=8 layers=1"
-HOW = {"size": (32, 48), "epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu"}
+HOW = HOW | {"size": (32, 48)}
 TASKS = ("semantic", "instance", "panoptic")
-LAYOUT = with_options(SMALL.partition(":")[2], LAYOUTS, "Mask2Former")[1]
+LAYOUT = with_options(MASK2FORMER.partition(":")[2], LAYOUTS, "Mask2Former")[1]
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +29,8 @@ def sets(tmp_path_factory):
     return shapes(root, "train", 7), shapes(root, "test", 4)
 
 
-@pytest.fixture(scope="module")
-def trained(sets, tmp_path_factory):
-    """One uninterrupted training for every task: its folder and result."""
-    found = {}
-    for task in TASKS:
-        out = tmp_path_factory.mktemp(task)
-        found[task] = out, train_victim(SMALL, *sets, out, **HOW, task=task)
-    return found
-
-
-def run_of(sets, task: str = "instance", **changes) -> VictimRun:
-    how = {"name": SMALL.partition(":")[2], "train": sets[0], "test": sets[1], "out": Path("none"), "task": task}
-    how |= {key: HOW[key] for key in ("size", "epochs", "batch_size", "lr", "seed", "device")}
-    return VictimRun(**(how | {"init": "random", "clean_fraction": 0.0, "threads": 0, "precision": "32"} | changes))
+def m2f_run(sets, **changes):
+    return run_of(MASK2FORMER, sets, **({"size": (32, 48), "task": "instance"} | changes))
 
 
 # the model
@@ -65,7 +43,7 @@ def run_of(sets, task: str = "instance", **changes) -> VictimRun:
 )
 def test_it_is_built_as_published(name, backbone, whole, published):
     with torch.device("meta"), quiet():
-        model = _untrained(LAYOUTS[name], 80)
+        model = untrained(LAYOUTS[name], 80)
     assert sum(p.numel() for p in model.model.pixel_level_module.encoder.parameters()) == backbone
     assert sum(p.numel() for p in model.parameters()) == whole and round(whole / 1e6) == published
     assert len(model.model.transformer_module.decoder.layers) == 9
@@ -82,50 +60,14 @@ def test_the_published_recipe():
     assert LAYOUTS["swin-tiny"].backbone[1]["drop_path_rate"] == 0.3
 
 
-def test_first_weights_come_from_the_seed_alone():
-    def weights(seed: int) -> torch.Tensor:
-        return torch.cat([p.detach().flatten() for p in build(LAYOUT, 4, "random", seed).parameters()])
-
-    before = torch.get_rng_state()
-    assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
-    assert torch.equal(torch.get_rng_state(), before)
+def test_norms_begin_as_those_of_torch():
     norms = [layer for layer in build(LAYOUT, 4, "random", 0).modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     assert all((layer.weight == 1).all() for layer in norms)  # transformers scales other batch norms to 0.02
 
 
-def test_options_after_the_name():
-    name, layout = with_options("swin-tiny queries=50 colour=False scale_low=1 threshold=0.5", LAYOUTS, "Mask2Former")
-    assert name == "swin-tiny" and layout == replace(
-        LAYOUTS["swin-tiny"], queries=50, colour=False, scale_low=1.0, threshold=0.5
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("resnet51", "did you mean 'resnet50'"),
-        ("", "Unknown Mask2Former ''"),
-        ("tiny querys=5", "Unknown option 'querys' of tiny; did you mean 'queries'"),
-        ("tiny backbone=5", "Unknown option 'backbone'"),
-        ("tiny queries", r"Expected a whole number for queries .* found ''"),
-        ("tiny queries=5.5", r"Expected a whole number for queries .* found '5.5'"),
-        ("tiny queries=5 queries=6", "Expected queries once"),
-        ("tiny colour=no", "Expected True or False for colour"),
-        ("tiny scale_low=far", "Expected a number for scale_low"),
-        ("tiny layers=0", "layers of Mask2Former from 1, found 0"),
-        ("tiny width=40", "found 40"),
-        ("tiny scale_low=3", "scale_low <= scale_high, found 3 and 2"),
-        ("tiny overlap=2", "overlap of Mask2Former from 0 to 1, found 2"),
-    ],
-)
-def test_names_and_options_are_checked(text, words):
-    with pytest.raises(UnsegError, match=words):
-        with_options(text, LAYOUTS, "Mask2Former")
-
-
 def test_every_weight_is_trained_once_and_norms_do_not_decay(sets):
-    model = build(LAYOUT, 4, "random", 0)
-    groups = mask2former.adamw(replace(LAYOUT, backbone_lr=0.1), run_of(sets), model).param_groups
+    model = build(replace(LAYOUT, backbone_lr=0.1), 4, "random", 0)
+    groups = mask2former.adamw(m2f_run(sets), model).param_groups
     of = {id(p): group for group in groups for p in group["params"]}
     assert len(of) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     stem, head = model.encoder.embedder.embedder, model.class_predictor
@@ -141,41 +83,40 @@ def test_every_weight_is_trained_once_and_norms_do_not_decay(sets):
 def test_targets_of_every_task(sets):
     source, id = sets[0], sets[0].ids[0]
     objects, label = source.instances(id), source.label(id)
-    masks, classes = instance_data.targets(source, id, label.shape, "instance")
-    assert masks.dtype == torch.bool and classes.dtype == torch.long
+    masks, classes, crowd = instances.targets(source, id, "instance")
+    assert masks.dtype == crowd.dtype == torch.bool and classes.dtype == torch.long and not crowd.any()
     assert classes.tolist() == [one.class_index for one in objects]
     assert np.array_equal(masks.numpy(), np.stack([one.mask for one in objects]))
-    masks, classes = instance_data.targets(source, id, label.shape, "panoptic")
+    assert all(a.equal(b) for a, b in zip(instances.targets(source, id, "detection", label.shape), (masks, classes)))
+    masks, classes, _ = instances.targets(source, id, "panoptic")
     assert classes.tolist() == [*(one.class_index for one in objects), 0, 1]  # ground and sky
     assert not (masks[-1] & masks[:-2].any(dim=0)).any()
-    masks, classes = instance_data.targets(source, id, label.shape, "semantic")
+    masks, classes, _ = instances.targets(source, id, "semantic")
     assert classes.tolist() == np.unique(label).tolist()
     assert np.array_equal((masks * classes[:, None, None]).sum(dim=0).numpy(), label)
-    nothing = instance_data.targets(source, source.ids[-1], (16, 24), "instance")
+    nothing = instances.targets(source, source.ids[-1], "instance", (16, 24))
     assert nothing[0].shape == (0, 16, 24) and len(nothing[1]) == 0
-
-
-def test_what_has_no_pixel_left_is_no_target(sets):
-    sizes = [len(instance_data.targets(sets[0], sets[0].ids[0], size, "instance")[1]) for size in ((48, 64), (2, 2))]
-    assert sizes[0] > sizes[1]
+    # what is too small to have a pixel is no target
+    assert len(instances.targets(source, id, "instance", (2, 2))[1]) < len(objects)
 
 
 def test_crowds_are_told_apart_and_not_learnt(tmp_path):
     crowded = shapes(tmp_path, "train", 3, crowd=True)
-    data = instance_data.read(crowded, (48, 64), "instance", "toy")
+    run = m2f_run((crowded, crowded), size=(48, 64))
+    data = instances.read(run, crowded, "toy")
     for i, id in enumerate(crowded.ids):
         objects = crowded.instances(id)
         assert data.crowd[i].tolist() == [False] * len(objects) + [True] * len(crowded.crowds(id))
-        masks, classes = data.learnt(i)
+        (masks,), (classes,) = data.learnt([i])
         assert classes.tolist() == [one.class_index for one in objects] and len(masks) == len(objects)
         assert masks.shape[1:] == (48, 64)
     assert torch.equal(data.x[0].permute(1, 2, 0), torch.from_numpy(crowded.image(crowded.ids[0]).copy()))
 
 
 def test_masks_are_packed_without_loss():
-    masks = torch.rand(5, 11, 17, generator=torch_rng("masks")) < 0.4
-    assert torch.equal(instance_data.unpack(instance_data.pack(masks), (11, 17)), masks)
-    assert instance_data.unpack(instance_data.pack(masks[:0]), (11, 17)).shape == (0, 11, 17)
+    masks = (torch.rand(5, 11, 17, generator=torch_rng("masks")) < 0.4).numpy()
+    assert np.array_equal(unpack(pack(masks), (11, 17)), masks)
+    assert unpack(pack(masks[:0]), (11, 17)).shape == (0, 11, 17)
 
 
 def test_masks_move_with_their_images():
@@ -184,31 +125,33 @@ def test_masks_move_with_their_images():
     masks[1, 30:, 30:] = True
     n = 64
     x = masks[0].float().expand(n, 3, -1, -1) + 1  # 1 or 2; 0 is what lies outside
-    moved, found, left = instance_data.augment(x, [masks] * n, (0.5, 2.0), torch_rng("augment"))
+    many = x, [masks] * n, [torch.tensor([0, 1])] * n
+    moved, found, left = instances.augment(*many, (0.5, 2.0), torch_rng("augment"))
     assert len(found) == len(left) == n and moved.shape == x.shape
-    assert all(some[0] or some.tolist() == [False, some[1]] for some in left)
-    assert 0 < sum(not some[1] for some in left) < n  # the small one in the corner is often cut off
+    assert 0 < sum(1 not in some for some in left) < n  # the small one in the corner is often cut off
     areas = []
     for image, kept, some in zip(moved[:, 0], found, left):
-        assert kept.flatten(1).any(dim=1).all() and len(kept) == some.sum()
-        if some[0]:
+        assert kept.flatten(1).any(dim=1).all() and len(kept) == len(some)
+        if 0 in some:
             assert (image[kept[0]] >= 1.25 - 1e-3).all()  # bilinear against nearest
             areas.append(int(kept[0].sum()))
     assert min(areas) < 144 * 0.6 and max(areas) > 144 * 1.5
-    again = instance_data.augment(x, [masks] * n, (0.5, 2.0), torch_rng("augment"))
+    again = instances.augment(*many, (0.5, 2.0), torch_rng("augment"))
     assert torch.equal(moved, again[0]) and all(torch.equal(a, b) for a, b in zip(found, again[1]))
-    half, (part, *_), _ = instance_data.augment(x, [masks] * n, (1.0, 1.0), torch_rng("augment"), crop=0.5)
+    half, (part, *_), _ = instances.augment(*many, (1.0, 1.0), torch_rng("augment"), crop=0.5)
     assert half.shape == (n, 3, 16, 16) and part.shape[1:] == (16, 16)
     assert half.min() >= 1 - 1e-3  # nothing outside the image is seen at its own scale
     sizes = {(one[0] > 1.5).sum().item() for one in half}
     assert len(sizes) > 4 and max(sizes) <= 144
-    empty = instance_data.augment(x[:1], [masks[:0]], (0.5, 2.0), torch_rng("augment"))
-    assert empty[1][0].shape == (0, 32, 32) and empty[2][0].shape == (0,)
+    _, (empty,), (none,) = instances.augment(
+        x[:1], [masks[:0]], [many[2][0][:0]], (0.5, 2.0), torch_rng("augment"), 0.5
+    )
+    assert empty.shape == (0, 16, 16) and none.shape == (0,)
 
 
 def test_colours_change_within_their_range():
     x = torch.rand(40, 3, 8, 8, generator=torch_rng("x"))
-    one, two = (instance_data.recolour(x, torch_rng("colour")) for _ in range(2))
+    one, two = (instances.recolour(x, torch_rng("colour")) for _ in range(2))
     assert torch.equal(one, two) and one.shape == x.shape and one.min() >= 0 and one.max() <= 1
     same = (one == x).flatten(1).all(dim=1).sum()
     assert 0 < same < 10  # an image in sixteen
@@ -225,17 +168,15 @@ def logits():
 
 def test_label_maps_and_instances_are_those_of_transformers_at_its_size(logits, monkeypatch):
     """transformers scales every mask to 384 x 384; at that size both must say the same."""
-    from types import SimpleNamespace
-
     from transformers import Mask2FormerImageProcessor
 
     processor, size = Mask2FormerImageProcessor(), (384, 384)
     both = SimpleNamespace(class_queries_logits=logits[0][None], masks_queries_logits=logits[1][None])
     theirs = processor.post_process_semantic_segmentation(both)[0]
-    assert torch.equal(mask2former_outputs.label_map(*logits, size), theirs)
+    assert torch.equal(outputs.label_map(*logits, size), theirs)
 
-    monkeypatch.setattr(mask2former_outputs, "INSTANCES", 6)  # transformers': as many as queries
-    masks, classes, scores = mask2former_outputs.instances(*logits, size, (0, 1, 2, 3))
+    monkeypatch.setattr(outputs, "INSTANCES", 6)  # transformers': as many as queries
+    masks, classes, scores = outputs.instances(*logits, size, (0, 1, 2, 3))
     assert (np.diff(scores) <= 0).all()
     theirs = processor.post_process_instance_segmentation(both, threshold=0.0, return_binary_maps=True)[0]
     ranked = sorted(zip(theirs["segments_info"], theirs["segmentation"]), key=lambda pair: -pair[0]["score"])
@@ -246,7 +187,7 @@ def test_label_maps_and_instances_are_those_of_transformers_at_its_size(logits, 
 
 
 def test_only_things_are_instances(logits):
-    masks, classes, scores = mask2former_outputs.instances(*logits, (24, 24), (1, 3))
+    masks, classes, scores = outputs.instances(*logits, (24, 24), (1, 3))
     assert set(classes.tolist()) == {1, 3} and masks.any(axis=(1, 2)).all()
     assert len(masks) == len(classes) == len(scores) <= 12 and scores.min() > 0 and scores.max() <= 1
     likely = logits[0].softmax(dim=-1)
@@ -272,22 +213,23 @@ def test_panoptic_segments_by_hand():
     for query, index in enumerate((0, 0, 1, 1, 1, 2, 1)):
         classes[query, index] = 9.0
     classes[4] = torch.tensor([-9.0, 1.0, 0.5])
-    found, labels = mask2former_outputs.segments(classes, masks, (8, 8), (1,), 0.8, 0.6)
+    layout = SimpleNamespace(threshold=0.8, overlap=0.6)
+    found, labels = outputs.segments(classes, masks, (8, 8), (1,), layout)
     assert labels.tolist() == [0, 1]
     thing = np.zeros((8, 8), bool)
     thing[2:6, 2:6] = True
     assert np.array_equal(found[1], thing)
     assert not (found[0] & found[1]).any() and found.sum() == 64 - 4  # a column of four is query 3's alone
-    _, labels = mask2former_outputs.segments(classes, masks, (8, 8), (0, 1), 0.8, 0.6)
+    _, labels = outputs.segments(classes, masks, (8, 8), (0, 1), layout)
     assert labels.tolist() == [0, 0, 1]  # things of one class stay apart
-    nothing, labels = mask2former_outputs.segments(classes[4:6], masks[4:6], (8, 8), (1,), 0.8, 0.8)
+    nothing, labels = outputs.segments(classes[4:6], masks[4:6], (8, 8), (1,), layout)
     assert nothing.shape == (0, 8, 8) and labels.shape == (0,)
 
 
 def test_drawn_segments():
     masks = np.zeros((2, 2, 3), bool)
     masks[0, :, :2], masks[1, 0] = True, True
-    label, number = mask2former_outputs.drawn(masks, np.array([3, 1]), 255)
+    label, number = outputs.drawn(masks, np.array([3, 1]), 255)
     assert label.tolist() == [[1, 1, 1], [3, 3, 255]] and number.tolist() == [[2, 2, 2], [1, 1, 0]]
 
 
@@ -298,185 +240,30 @@ def test_label_maps_of_panoptic_segments_are_scored_where_no_segment_is_learnt(t
     label, crowd = crowded.label(id).copy(), crowded.crowds(id)[0]
     label[crowd.mask] = crowd.class_index
     whole = replace(crowded, read_label={id: label}.__getitem__)
-    run = run_of((whole, whole), "panoptic", size=(48, 64))
-    data = instance_data.read(replace(crowded, ids=(id,)), run.size, "panoptic", "toy")
+    run = m2f_run((whole, whole), task="panoptic", size=(48, 64))
     nothing = torch.zeros(1, len(CLASSES) + 1), torch.zeros(1, *run.size)
-    counted = scoring._confusion(run, data, 0, nothing)
+    counted = outputs._confusion(run, 0, nothing)
     assert counted.sum(dim=1).tolist() == np.bincount(label.ravel(), minlength=len(CLASSES)).tolist()
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_who_says_the_truth_has_full_scores(sets, monkeypatch, task):
     """The truth as logits: every convention between targets, outputs and scores must fit."""
-    run = run_of(sets, task, size=(48, 64))
-    data = instance_data.read(sets[1], run.size, task, "toy")
+    run = m2f_run(sets, task=task, size=(48, 64))
+    data = instances.read(run, sets[1], "toy")
 
     def truth(*_):
         for i in range(len(sets[1])):
-            masks, classes = data.learnt(i)
+            (masks,), (classes,) = data.learnt([i])
             named = torch.full((len(classes) + 1, len(CLASSES) + 1), -20.0)
             named[torch.arange(len(classes)), classes] = 20.0
             named[-1, -1] = 20.0
             yield named, torch.cat([masks.float() * 40 - 20, torch.full((1, *run.size), -20.0)])
 
-    monkeypatch.setattr(scoring, "predict", truth)
-    found = scoring.scores(LAYOUTS["tiny"], run, None, data)
+    monkeypatch.setattr(outputs, "predict", truth)
+    found = outputs.scores(run, SimpleNamespace(layout=LAYOUTS["tiny"]), data)
     values = found["scores"].values() if "scores" in found else [found["miou"], *found["iou"]]
     assert all(value == pytest.approx(1.0) for value in values if value is not None)
-
-
-# training
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_step_lowers_the_loss_of_its_batch(sets, task):
-    run = run_of(sets, task)
-    model = build(LAYOUT, len(CLASSES), "random", 0)
-    data = instance_data.read(sets[0], run.size, task, "toy")
-    chosen = torch.tensor([0, 1, 6])  # the last has no thing
-
-    def loss() -> torch.Tensor:
-        with training.own_randomness("cpu", "points"):
-            return mask2former.batch_loss(LAYOUT, run, model, data, chosen, lambda what: torch_rng(what))
-
-    before = loss()
-    training.train_step(model, mask2former.adamw(LAYOUT, run, model), before, mask2former.CLIP)
-    assert loss() < before - 0.05
-
-
-def test_images_without_any_object_are_learnt_from(sets):
-    run, model = run_of(sets), build(LAYOUT, len(CLASSES), "random", 0)
-    x, none = torch.zeros(2, 3, 32, 48), [torch.zeros(0, 32, 48, dtype=torch.bool)] * 2
-    assert 0 < mask2former.mask_loss(run, model, x, none, [torch.zeros(0, dtype=torch.long)] * 2) < 100
-
-
-def test_results_and_files(trained, sets):
-    for task, (out, result) in trained.items():
-        assert result["classes"] == list(CLASSES) and [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
-        assert sorted(file.name for file in out.iterdir()) == [
-            "predictions.npz",
-            "result.json",
-            "speed.json",
-            "training.json",
-        ]
-        shown = np.load(out / "predictions.npz")
-        assert shown["image"].shape == (4, 32, 48, 3) and shown["image"].dtype == np.uint8
-        assert shown["truth"].dtype == shown["prediction"].dtype == np.uint8
-        assert shown["truth"].shape == shown["prediction"].shape == (4, 32, 48)
-        assert ("truth_segments" in shown) == (task != "semantic")
-        if task == "semantic":
-            assert set(result["final"]) == {"miou", "iou"} and "scores" not in result["epochs"][0]
-            continue
-        assert result["final"] == result["epochs"][-1]["scores"]
-        assert all(value is None or 0 <= value <= 1 for value in result["final"].values())
-        for name, values in result["peak"].items():
-            assert values == max((e["scores"][name] for e in result["epochs"]), key=lambda v: -1 if v is None else v)
-        truth, numbers = shown["truth"], shown["truth_segments"]
-        assert np.array_equal(numbers == 0, truth == 255)  # no background there
-        for image in range(4):  # every segment has one class
-            for number in range(1, numbers[image].max() + 1):
-                assert len(np.unique(truth[image][numbers[image] == number])) == 1
-    assert {"AP", "AP50", "APs"} <= set(trained["instance"][1]["final"])
-    assert {"PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "AP_pan", "mIoU_pan"} <= set(trained["panoptic"][1]["final"])
-
-
-def test_label_scores_are_those_of_the_saved_predictions(trained):
-    """All four test images are shown, so their predictions must give the last epoch's score."""
-    out, result = trained["semantic"]
-    shown = np.load(out / "predictions.npz")
-    for c in range(len(CLASSES)):
-        truth, prediction = (shown[name] == c for name in ("truth", "prediction"))
-        assert result["final"]["iou"][c] == pytest.approx((truth & prediction).sum() / (truth | prediction).sum())
-
-
-@pytest.mark.parametrize("task", ["instance", "panoptic"])
-def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch, task):
-    with interrupted_after_saving(monkeypatch):
-        train_victim(SMALL, *sets, tmp_path, **HOW, task=task)
-    assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"]) == 1
-    torch.manual_seed(1)
-    result = train_victim(SMALL, *sets, tmp_path, **HOW, task=task)
-    out, expected = trained[task]
-    assert result["epochs"] == expected["epochs"]  # bit for bit
-    assert (tmp_path / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
-
-
-def test_the_same_call_returns_the_stored_result_another_task_is_refused(sets, trained, monkeypatch):
-    monkeypatch.setitem(
-        VICTIMS, "mask2former", Victim(lambda run: pytest.fail("trained again"), VICTIMS["mask2former"].tasks)
-    )
-    out, result = trained["instance"]
-    assert train_victim(SMALL, *sets, out, **HOW, task="instance") == result
-    for task in ("panoptic", "semantic"):
-        with pytest.raises(UnsegError, match=rf"task instance there, {'None' if task == 'semantic' else task} asked"):
-            train_victim(SMALL, *sets, out, **HOW, task=task)
-
-
-def test_rows_of_scores(trained):
-    result = trained["panoptic"][1]
-    found = curves(result, "panoptic")
-    assert found["PQ"] == [100 * epoch["scores"]["PQ"] for epoch in result["epochs"]]
-    nothing = {"scores": {"AP": 0.25, "APl": None}}
-    assert curves(result | {"epochs": [nothing, nothing]}, "instance") == {"AP": [25, 25]}
-    with pytest.raises(UnsegError, match="protected classes"):
-        curves(result, "panoptic", ("box",))
-
-
-def test_bf16_is_near_fp32(sets, bf16_everywhere):
-    data = instance_data.read(sets[0], (32, 48), "instance", "toy")
-    losses = []
-    for precision in ("32", "bf16"):
-        run, model = run_of(sets, precision=precision), build(LAYOUT, len(CLASSES), "random", 0)
-        with training.own_randomness("cpu", "points"):
-            found = mask2former.batch_loss(LAYOUT, run, model, data, torch.arange(3), lambda what: torch_rng(what))
-        assert found.dtype == torch.float32
-        losses.append(found.item())
-    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
-
-
-def test_defences(sets, tmp_path):
-    how = HOW | {"epochs": 1, "task": "instance"}
-    with pytest.raises(UnsegError, match=r"leaves the loss as it is for a victim of mask2former, found 'pgd_at'"):
-        train_victim(SMALL, *sets, tmp_path / "none", **how, defense="pgd_at")
-    result = train_victim(SMALL, *sets, tmp_path / "some", **how, defense="jpeg quality=30+ueraser+frozen_encoder")
-    assert np.isfinite(result["epochs"][0]["loss"])
-
-
-def test_a_frozen_encoder_stays_as_it_is(sets):
-    from unseg_lib.victims.defended_training import freeze
-
-    run = run_of(sets)
-    model = freeze(run, build(LAYOUT, len(CLASSES), "random", 0))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    data = instance_data.read(sets[0], run.size, "instance", "toy")
-    model.train()
-    loss = mask2former.batch_loss(LAYOUT, run, model, data, torch.arange(3), lambda what: torch_rng(what))
-    training.train_step(model, mask2former.adamw(LAYOUT, run, model), loss, None)
-    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved and not any(".encoder.embedder" in name or "pixel_level_module.encoder" in name for name in moved)
-
-
-# refusals
-
-
-@pytest.mark.parametrize(
-    ("victim", "task", "words"),
-    [
-        (VICTIM, "instance", "Expected a victim of mask2former.* for instance, found one of smp, which can only"),
-        ("mmseg:any", "panoptic", "found one of mmseg"),
-        (SMALL, "instanc", "Unknown task 'instanc'.*did you mean 'instance'"),
-        (SMALL + " querys=1", "instance", "did you mean 'queries'"),
-    ],
-)
-def test_tasks_are_checked(sets, tmp_path, victim, task, words):
-    with pytest.raises(UnsegError, match=words):
-        train_victim(victim, *sets, tmp_path / "out", **HOW, task=task)
-    assert not (tmp_path / "out" / "result.json").exists()
-
-
-def test_a_set_without_instances(tmp_path):
-    with pytest.raises(UnsegError, match="has no instance masks"):
-        train_victim(SMALL, boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2), tmp_path, **HOW, task="instance")
 
 
 # first weights from files
@@ -506,20 +293,25 @@ def test_a_backbone_from_a_folder(tmp_path):
     assert torch.equal(one.class_predictor.weight, start.class_predictor.weight)
 
 
+@pytest.mark.parametrize(
+    ("change", "classes", "words"),
+    [
+        ({}, 7, r"Expected weights for 7 classes in .*, found 4; take those"),
+        ({"layers": 2}, 4, r"Expected the weights of this Mask2Former .* differ, the first is"),
+        ({"queries": 9}, 4, r"Expected the weights of this Mask2Former .* 2 that differ"),
+    ],
+)
+def test_weights_of_another_model_are_refused(folder, change, classes, words):
+    with pytest.raises(UnsegError, match=words):
+        build(replace(LAYOUT, **change), classes, str(folder), 0)
+
+
 def test_wrong_weights_are_one_sentence(folder, sets, tmp_path, monkeypatch):
-    with pytest.raises(UnsegError, match=r"Expected weights for 7 classes in .*, found 4; take those"):
-        build(LAYOUT, 7, str(folder), 0)
-    with pytest.raises(UnsegError, match=r"Expected the weights of this Mask2Former .* differ, the first is"):
-        build(replace(LAYOUT, layers=2), 4, str(folder), 0)
-    with pytest.raises(UnsegError, match=r"Expected the weights of this Mask2Former .* 2 that differ"):
-        build(replace(LAYOUT, queries=9), 4, str(folder), 0)
     (tmp_path / "none.safetensors").write_bytes(b"no weights")
     with pytest.raises(UnsegError, match=r"none.safetensors, as safetensors, found something else"):
         build(LAYOUT, 4, str(tmp_path / "none.safetensors"), 0)
     with pytest.raises(UnsegError, match="nobody has trained its backbone"):
         build(LAYOUT, 4, "imagenet", 0)
-    with pytest.raises(UnsegError, match=r"or a file of weights, found 'missing.safetensors'"):
-        train_victim(SMALL, *sets, tmp_path / "out", **HOW, init="missing.safetensors")
     with pytest.raises(UnsegError, match="random, imagenet for a victim of smp"):
         train_victim(VICTIM, *sets, tmp_path / "out", **HOW, init=str(folder))
 
@@ -529,16 +321,13 @@ def test_wrong_weights_are_one_sentence(folder, sets, tmp_path, monkeypatch):
         raise OSError("no route to host\nand much more")
 
     monkeypatch.setattr(transformers.ResNetBackbone, "from_pretrained", offline)
-    layout = replace(LAYOUT, weights="microsoft/resnet-50")
-    with pytest.raises(
-        UnsegError, match=r"microsoft/resnet-50 \(no route to host\); without a network use init=random"
-    ):
-        build(layout, 4, "imagenet", 0)
+    with pytest.raises(UnsegError, match=r"resnet-50 \(no route to host\); without a network use init=random"):
+        build(replace(LAYOUT, weights="microsoft/resnet-50"), 4, "imagenet", 0)
 
 
 def test_the_note_of_a_training_holds_what_its_weights_are(sets, folder, tmp_path):
     how = HOW | {"epochs": 1, "task": "instance"}
-    train_victim(SMALL, *sets, tmp_path, **how, init=str(folder / "model.safetensors"))
+    train_victim(MASK2FORMER, *sets, tmp_path, **how, init=str(folder / "model.safetensors"))
     note = (tmp_path / "training.json").read_text()
     assert '"init": "model.safetensors ' in note and str(folder) not in note
 
@@ -554,5 +343,5 @@ def test_nwpu_instances_one_step(data_root, tmp_path):
     train = load_dataset("nwpu", data_root, "train", limit=4)
     test = load_dataset("nwpu", data_root, "val", limit=2)
     how = HOW | {"size": (64, 64), "epochs": 1, "batch_size": 4, "task": "instance"}
-    result = train_victim(SMALL, train, test, tmp_path, **how)
+    result = train_victim(MASK2FORMER, train, test, tmp_path, **how)
     assert 0 <= result["final"]["AP"] <= 1 and result["epochs"][0]["loss"] > 0

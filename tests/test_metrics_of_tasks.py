@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import load_dataset
-from unseg_lib.evaluation import boundary_iou, panoptic_quality
-from unseg_lib.evaluation.average_precision import average_precision
+from unseg_lib.evaluation import average_precision, boundary_iou, panoptic_quality
 
 # of pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SIZE = (20, 30)
 CLASSES = ("background", "car", "tree")
+CAR, TREE = 1, 2
+NOTHING = (np.zeros((0, *SIZE), bool), np.zeros(0, int))
 
 
 def box(top: int, left: int, bottom: int, right: int, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -25,8 +26,12 @@ def box(top: int, left: int, bottom: int, right: int, size: tuple[int, int] = SI
     return mask
 
 
-def masks(*found: np.ndarray) -> np.ndarray:
-    return np.stack(found) if found else np.zeros((0, *SIZE), bool)
+def objects(*found: np.ndarray, label: int = CAR, **more: list) -> tuple[np.ndarray, ...]:
+    """Masks or boxes of one class; more: a third array, scores or crowds."""
+    return np.stack(found), np.full(len(found), label), *(np.array(values) for values in more.values())
+
+
+SMALL = box(0, 0, 10, 10)
 
 
 # boundary IoU
@@ -41,25 +46,12 @@ def test_border_by_hand():
     both = 4 * 9 + 6 * 2
     assert boundary_iou(shifted, truth) == pytest.approx(both / (64 + 64 - both))
     assert boundary_iou(box(22, 22, 28, 28, (60, 80)), truth) == 0  # IoU 0.36, but no border in common
-
-
-def test_the_edge_of_the_image_is_outline():
-    everything = np.ones((60, 80), bool)
-    inner = box(2, 2, 58, 78, (60, 80))
-    assert boundary_iou(everything & ~inner, everything) == 1  # a frame of two pixels is the border of everything
-
-
-def test_empty_masks():
+    everything, inner = np.ones((60, 80), bool), box(2, 2, 58, 78, (60, 80))
+    assert boundary_iou(everything & ~inner, everything) == 1  # the edge of the image is outline
+    assert boundary_iou(box(5, 0, 6, 30), box(5, 0, 7, 30)) == 0.5  # a thin mask is all border
     empty = np.zeros(SIZE, bool)
     assert boundary_iou(empty, empty) == 1
     assert boundary_iou(empty, box(2, 2, 5, 5)) == boundary_iou(box(2, 2, 5, 5), empty) == 0
-
-
-def test_a_thin_mask_is_all_border():
-    assert boundary_iou(box(5, 0, 6, 30), box(5, 0, 7, 30)) == 0.5
-
-
-def test_masks_of_two_sizes_are_refused():
     with pytest.raises(UnsegError, match="Expected masks of one size, found 20x30 and 20x31"):
         boundary_iou(np.ones(SIZE, bool), np.ones((20, 31), bool))
 
@@ -79,118 +71,103 @@ def test_border_equals_repeated_erosion(seed, size):
 
 # average precision
 
+BIG = (200, 200)
+SQUARES = [box(0, 0, side, side, BIG) for side in (31, 40, 100)]
 
-def test_half_found_by_hand():
-    # two cars; the better of two guesses hits one exactly, the other hits nothing: precision 1 up to recall 1/2
-    truth = (masks(box(0, 0, 10, 10), box(10, 20, 20, 30)), np.array([1, 1]))
-    guess = (masks(box(0, 0, 10, 10), box(0, 20, 5, 30)), np.array([1, 1]), np.array([0.9, 0.4]))
+
+@pytest.mark.parametrize(
+    ("truth", "guess", "expected"),
+    [
+        pytest.param(  # the better of two guesses hits one of two exactly: precision 1 at the recalls 0, 0.01, ..., 0.5
+            objects(SMALL, box(10, 20, 20, 30)),
+            objects(SMALL, box(0, 20, 5, 30), scores=[0.9, 0.4]),
+            dict.fromkeys(("AP", "AP50", "AP75", "APs", "AP:car"), 51 / 101)
+            | dict.fromkeys(("APm", "APl", "AP:tree", "AP:background")),
+            id="half found",
+        ),
+        pytest.param(  # IoU 60/100 counts at 0.50, 0.55 and 0.60
+            objects(SMALL, label=TREE),
+            objects(box(0, 0, 6, 10), label=TREE, scores=[0.5]),
+            {"AP50": 1, "AP75": 0, "AP": 0.3},
+            id="thresholds",
+        ),
+        pytest.param(
+            objects(SMALL),
+            objects(SMALL, box(10, 10, 20, 20), scores=[0.3, 0.8]),
+            {"AP": 0.5},
+            id="a better wrong guess halves the precision",
+        ),
+        pytest.param(  # 31², 40² and 100² pixels; only the largest is found
+            objects(*SQUARES), objects(SQUARES[2], scores=[1]), {"APs": 0, "APm": 0, "APl": 1}, id="sizes"
+        ),
+        pytest.param(
+            objects(SMALL, box(10, 0, 20, 30), crowd=[False, True]),
+            objects(box(10, 3, 20, 9), SMALL, scores=[0.9, 0.8]),
+            {"AP": 1},
+            id="what is found in a crowd does not count",
+        ),
+        pytest.param(
+            objects(SMALL), objects(box(10, 3, 20, 9), SMALL, scores=[0.9, 0.8]), {"AP": 0.5}, id="without the crowd"
+        ),
+    ],
+)
+def test_average_precision_by_hand(truth, guess, expected):
     found = average_precision([truth], [guess], CLASSES)
-    half = 51 / 101  # of the recalls 0, 0.01, ..., 1 those up to 0.5
-    assert found["AP"] == found["AP50"] == found["AP75"] == found["APs"] == pytest.approx(half)
-    assert found["APm"] is found["APl"] is None
-    assert (found["AP:car"], found["AP:tree"], found["AP:background"]) == (pytest.approx(half), None, None)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert set(found) == {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP:background", "AP:car", "AP:tree"}
-
-
-def test_thresholds_by_hand():
-    # IoU 60/100 counts at 0.50, 0.55 and 0.60
-    truth = (masks(box(0, 0, 10, 10)), np.array([2]))
-    guess = (masks(box(0, 0, 6, 10)), np.array([2]), np.array([0.5]))
-    found = average_precision([truth], [guess], CLASSES)
-    assert (found["AP50"], found["AP75"], found["AP"]) == (pytest.approx(1), 0, pytest.approx(0.3))
-
-
-def test_a_better_wrong_guess_halves_the_precision():
-    truth = (masks(box(0, 0, 10, 10)), np.array([1]))
-    guess = (masks(box(0, 0, 10, 10), box(10, 10, 20, 20)), np.array([1, 1]), np.array([0.3, 0.8]))
-    assert average_precision([truth], [guess], CLASSES)["AP"] == pytest.approx(0.5)
-
-
-def test_sizes_by_hand():
-    # 31², 40² and 100² pixels; only the largest is found
-    size, sides = (200, 200), (31, 40, 100)
-    truth = (np.stack([box(0, 0, side, side, size) for side in sides]), np.array([1, 1, 1]))
-    guess = (truth[0][2:], np.array([1]), np.array([1.0]))
-    found = average_precision([truth], [guess], CLASSES)
-    assert (found["APs"], found["APm"], found["APl"]) == (0, 0, pytest.approx(1))
 
 
 @pytest.mark.parametrize("kind", ["mask", "box"])
 def test_no_predictions_and_no_truths(kind):
-    nothing = masks() if kind == "mask" else np.zeros((0, 4))
-    none = np.zeros(0, int)
-    truth, empty = (masks(box(0, 0, 10, 10)), np.array([1])), (masks(), none)
-    no_guess = (nothing, none, np.zeros(0))
-    region = box(0, 0, 5, 5)[None] if kind == "mask" else np.array([[0, 0, 5, 5]])
-    found = average_precision([truth, empty], [no_guess, no_guess], CLASSES, kind)
+    truth, region = objects(SMALL), box(0, 0, 5, 5) if kind == "mask" else np.array([0, 0, 5, 5])
+    no_guess = (NOTHING[0] if kind == "mask" else np.zeros((0, 4)), NOTHING[1], np.zeros(0))
+    found = average_precision([truth, NOTHING], [no_guess, no_guess], CLASSES, kind)
     assert found["AP"] == found["APs"] == 0 and found["AP:tree"] is None
-    nobody = average_precision([empty], [(region, np.array([1]), np.ones(1))], CLASSES, kind)
+    nobody = average_precision([NOTHING], [objects(region, scores=[1])], CLASSES, kind)
     assert set(nobody.values()) == {None}
     assert set(average_precision([], [], CLASSES, kind).values()) == {None}
 
 
 def test_a_guess_in_an_empty_image_costs():
-    truths = [(masks(box(0, 0, 10, 10)), np.array([1])), (masks(), np.zeros(0, int))]
-    exact = (truths[0][0], np.array([1]), np.array([0.5]))
-    wrong = (masks(box(0, 0, 5, 5)), np.array([1]), np.array([0.6]))
-    assert average_precision(truths, [exact, wrong], CLASSES)["AP"] == pytest.approx(0.5)
-
-
-def test_what_is_found_in_a_crowd_does_not_count():
-    objects = masks(box(0, 0, 10, 10), box(10, 0, 20, 30))
-    guess = (masks(box(10, 3, 20, 9), box(0, 0, 10, 10)), np.array([1, 1]), np.array([0.9, 0.8]))
-    labels, crowd = np.array([1, 1]), np.array([False, True])
-    assert average_precision([(objects, labels, crowd)], [guess], CLASSES)["AP"] == pytest.approx(1)
-    assert average_precision([(objects[:1], labels[:1])], [guess], CLASSES)["AP"] == pytest.approx(0.5)
+    guesses = [objects(SMALL, scores=[0.5]), objects(box(0, 0, 5, 5), scores=[0.6])]
+    assert average_precision([objects(SMALL), NOTHING], guesses, CLASSES)["AP"] == pytest.approx(0.5)
 
 
 def test_boxes_by_hand():
     # IoU of 10x10 with 10x8 pixels is 0.8: thresholds 0.50 to 0.80
-    truth = (np.array([[4.0, 2, 14, 12]]), np.array([1]))
-    guess = (np.array([[4.0, 2, 14, 10]]), np.array([1]), np.array([0.5]))
-    found = average_precision([truth], [guess], CLASSES, "box")
+    guess = objects(np.array([4.0, 2, 14, 10]), scores=[0.5])
+    found = average_precision([objects(np.array([4.0, 2, 14, 12]))], [guess], CLASSES, "box")
     assert found["AP"] == pytest.approx(0.7) and found["AP75"] == pytest.approx(1)
-    of_mask = (masks(box(2, 4, 12, 14)), np.array([1]))
-    assert average_precision([of_mask], [guess], CLASSES, "box") == found
-
-
-def test_the_area_of_a_mask_says_how_large_its_box_is():
+    assert average_precision([objects(box(2, 4, 12, 14))], [guess], CLASSES, "box") == found
     # a diagonal line 50 pixels long has a box of 50² pixels, but 50 pixels of its own
     line = np.zeros((60, 60), bool)
     line[range(50), range(50)] = True
-    guess = (np.array([[0, 0, 50, 50]]), np.array([1]), np.ones(1))
-    found = average_precision([(line[None], np.array([1]))], [guess], CLASSES, "box")
+    guess = objects(np.array([0, 0, 50, 50]), scores=[1])
+    found = average_precision([objects(line)], [guess], CLASSES, "box")
     assert found["APs"] == pytest.approx(1) and found["APm"] is None
-    boxes = average_precision([(guess[0], np.array([1]))], [guess], CLASSES, "box")
+    boxes = average_precision([guess[:2]], [guess], CLASSES, "box")
     assert boxes["APs"] is None and boxes["APm"] == pytest.approx(1)
 
 
 def test_average_precision_is_silent_and_takes_generators(capfd):
-    truth = (masks(box(0, 0, 10, 10)), np.array([1]))
-    found = average_precision((truth for _ in range(3)), ((*truth, np.ones(1)) for _ in range(3)), CLASSES)
-    assert found["AP"] == pytest.approx(1)
+    truths, guesses = (objects(SMALL) for _ in range(3)), (objects(SMALL, scores=[1]) for _ in range(3))
+    assert average_precision(truths, guesses, CLASSES)["AP"] == pytest.approx(1)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
-    ("truth", "guess", "words"),
+    ("truths", "guesses", "kind", "words"),
     [
-        ((masks(box(0, 0, 1, 1)), [1]), (masks(), [1], [0.5]), "found lengths 0, 1, 1"),
-        ((masks(box(0, 0, 1, 1)), [3]), (masks(), [], []), "classes 0 to 2 in the truth of image 1, found 3 to 3"),
-        ((masks(box(0, 0, 1, 1)), [1]), (np.ones((1, 5, 5), bool), [1], [1]), r"of 20x30 pixels .* 1, .* found 5x5"),
+        ([objects(SMALL)], [(NOTHING[0], [1], [0.5])], "mask", "found lengths 0, 1, 1"),
+        ([objects(SMALL, label=3)], [(*NOTHING, [])], "mask", "0 to 2 in the truth of image 1, found 3 to 3"),
+        ([objects(SMALL)], [(np.ones((1, 5, 5), bool), [1], [1])], "mask", r"of 20x30 pixels .* 1, .* found 5x5"),
+        ([NOTHING] * 2, [(*NOTHING, [])], "mask", "as many images as truths, found one without at 2"),
+        ([], [], "masks", "Unknown kind of average precision 'masks'; did you mean 'mask'"),
     ],
 )
-def test_average_precision_refuses(truth, guess, words):
+def test_average_precision_refuses(truths, guesses, kind, words):
     with pytest.raises(UnsegError, match=words):
-        average_precision([truth], [guess], CLASSES)
-
-
-def test_average_precision_wants_one_prediction_a_image():
-    truth = (masks(), np.zeros(0, int))
-    with pytest.raises(UnsegError, match="as many images as truths, found one without at 2"):
-        average_precision([truth, truth], [(*truth, np.zeros(0))], CLASSES)
-    with pytest.raises(UnsegError, match="Unknown kind of average precision 'masks'; did you mean 'mask'"):
-        average_precision([], [], CLASSES, "masks")
+        average_precision(truths, guesses, CLASSES, kind)
 
 
 @pytest.mark.real
@@ -215,8 +192,15 @@ def test_scores_of_real_objects_equal_pycocotools_on_the_json(name, kind, data_r
         chosen = np.stack([np.roll(mask, rng.integers(0, 4), 1) for mask in chosen])
         labels[rng.random(len(labels)) < 0.2] = 1
         scores = rng.random(len(labels))
-        guesses.append((chosen if kind == "mask" else _boxes(chosen), labels, scores))
-        results += _results(numbers[id], chosen, [categories[label - 1] for label in labels], scores, kind)
+        packed = mask.encode(np.asfortranarray(np.moveaxis(chosen, 0, 2), np.uint8))
+        boxes = mask.toBbox(packed)  # left, top, width, height
+        edges = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        guesses.append((chosen if kind == "mask" else edges, labels, scores))
+        what, shapes = ("segmentation", packed) if kind == "mask" else ("bbox", boxes.tolist())
+        results += [
+            {"image_id": numbers[id], "category_id": categories[label - 1], "score": score, what: shape}
+            for label, score, shape in zip(labels, scores, shapes)
+        ]
     ours = average_precision(truths, guesses, found.classes, kind)
 
     truth = COCO(str(data_root / found.annotation_files[0]))
@@ -231,39 +215,23 @@ def test_scores_of_real_objects_equal_pycocotools_on_the_json(name, kind, data_r
     assert {key: ours[key] if ours[key] is not None else -1 for key in theirs} == pytest.approx(theirs)
 
 
-def _boxes(regions: np.ndarray) -> np.ndarray:
-    spots = [np.nonzero(mask) for mask in regions]
-    return np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in spots], float)
-
-
-def _results(number: int, regions: np.ndarray, labels: list[int], scores: np.ndarray, kind: str) -> list[dict]:
-    from pycocotools import mask
-
-    return [
-        {"image_id": number, "category_id": label, "score": score}
-        | (
-            {"segmentation": mask.encode(np.asfortranarray(region, np.uint8))}
-            if kind == "mask"
-            else {"bbox": [left, top, right - left, bottom - top]}
-        )
-        for region, (left, top, right, bottom), label, score in zip(regions, _boxes(regions), labels, scores)
-    ]
-
-
 # panoptic quality
 
 SCENE = ("road", "sky", "car", "person")
 THINGS = (2, 3)
 
 
+def panoptic(truth: tuple, guess: tuple) -> dict[str, float | None]:
+    return panoptic_quality([truth], [guess], SCENE, THINGS)
+
+
 def test_panoptic_by_hand():
     road, sky = box(10, 0, 20, 30), box(0, 0, 10, 30)
     one, two = box(12, 0, 16, 10), box(12, 15, 16, 25)
-    truth = (masks(road & ~one & ~two, sky, one, two), np.array([0, 1, 2, 2]))
+    truth = (np.stack([road & ~one & ~two, sky, one, two]), np.array([0, 1, 2, 2]))
     # the sky is exact; of the cars one is hit with IoU 30/40, the other missed; a person is made up on the road
     near, nobody = box(12, 0, 15, 10), box(17, 25, 20, 30)
-    guess = (masks(road & ~near & ~nobody, sky, near, nobody), np.array([0, 1, 2, 3]))
-    found = panoptic_quality([truth], [guess], SCENE, THINGS)
+    found = panoptic(truth, (np.stack([road & ~near & ~nobody, sky, near, nobody]), np.array([0, 1, 2, 3])))
     # road: 300-80 true, 300-30-15 found; both lack `one`'s upper 30 pixels and found lacks 15 of the true
     road_iou = (220 - 15) / (255 + 220 - 205)
     expected = {"road": road_iou, "sky": 1, "car": 0.75 / 1.5, "person": 0}
@@ -276,65 +244,57 @@ def test_panoptic_by_hand():
 
 def test_a_crowd_excuses_only_its_own_class():
     """COCO's rule: nobody need find a crowd; a car on a crowd of cars is no mistake, a person on it is one."""
-    truth = (masks(box(0, 0, 10, 10), box(10, 0, 20, 20)), np.array([2, 2]), np.array([False, True]))
-    car, more = box(0, 0, 10, 10), box(11, 0, 19, 20)
-
-    def scores(label: int) -> dict:
-        return panoptic_quality([truth], [(masks(car, more), np.array([2, label]))], SCENE, THINGS)
-
-    other = next(thing for thing in THINGS if thing != 2)
-    assert scores(2)["PQ:car"] == 1 and scores(2)[f"PQ:{SCENE[other]}"] is None
-    assert scores(other)["PQ:car"] == 1 and scores(other)[f"PQ:{SCENE[other]}"] == 0
-    missed = panoptic_quality([truth], [(masks(car), np.array([2]))], SCENE, THINGS)
-    assert missed["PQ:car"] == 1
+    truth = objects(SMALL, box(10, 0, 20, 20), label=2, crowd=[False, True])
+    for label, person in {2: None, 3: 0}.items():
+        found = panoptic(truth, (np.stack([SMALL, box(11, 0, 19, 20)]), np.array([2, label])))
+        assert found["PQ:car"] == 1 and found["PQ:person"] == person
+    assert panoptic(truth, objects(SMALL, label=2))["PQ:car"] == 1
     # half on the crowd, half on the car: the crowd is part of the union, 60 of 140
-    across = (masks(box(4, 0, 14, 10)), np.array([2]))
-    assert panoptic_quality([truth], [across], SCENE, THINGS)["PQ:car"] == 0
+    assert panoptic(truth, objects(box(4, 0, 14, 10), label=2))["PQ:car"] == 0
 
 
 def test_void_is_ignored():
-    truth = (masks(box(0, 0, 10, 20)), np.array([1]))  # everything else is void
-    inside = box(0, 0, 10, 30)  # reaches into the void by a third
-    guess = (masks(inside, box(12, 0, 18, 9)), np.array([1, 2]))  # the car lies in the void: no mistake
-    found = panoptic_quality([truth], [guess], SCENE, THINGS)
+    truth = objects(box(0, 0, 10, 20))  # everything else is void
+    # the sky reaches into the void by a third, the car lies in it: no mistake
+    found = panoptic(truth, (np.stack([box(0, 0, 10, 30), box(12, 0, 18, 9)]), np.array([1, 2])))
     assert found["PQ:sky"] == found["PQ"] == 1 and found["PQ:car"] is found["PQ_things"] is None
-    half = (masks(box(9, 0, 12, 20)), np.array([2]))  # 20 of its 60 pixels are sky, 40 void; then the other way round
-    assert panoptic_quality([truth], [half], SCENE, THINGS)["PQ:car"] is None
-    assert panoptic_quality([truth], [(masks(box(8, 0, 11, 20)), np.array([2]))], SCENE, THINGS)["PQ:car"] == 0
+    # 20 of its 60 pixels are sky, 40 void; then the other way round
+    assert panoptic(truth, objects(box(9, 0, 12, 20), label=2))["PQ:car"] is None
+    assert panoptic(truth, objects(box(8, 0, 11, 20), label=2))["PQ:car"] == 0
 
 
 def test_no_segments():
-    truth, nothing = (masks(box(0, 0, 10, 20)), np.array([2])), (masks(), np.zeros(0, int))
-    found = panoptic_quality([truth, nothing], [nothing, nothing], SCENE, THINGS)
+    found = panoptic_quality([objects(box(0, 0, 10, 20), label=2), NOTHING], [NOTHING, NOTHING], SCENE, THINGS)
     assert found["PQ"] == found["SQ"] == found["RQ"] == found["PQ_things"] == 0  # missed, however silently
     assert found["PQ_stuff"] is found["PQ:person"] is None
-    assert set(panoptic_quality([nothing], [nothing], SCENE, THINGS).values()) == {None}
+    assert set(panoptic(NOTHING, NOTHING).values()) == {None}
     assert set(panoptic_quality([], [], SCENE, THINGS).values()) == {None}
 
 
 def test_stuff_of_one_class_is_one_segment_and_things_are_not():
-    halves = masks(box(0, 0, 20, 10), box(0, 20, 20, 30))
-    joined = masks(halves.any(0))
+    halves = box(0, 0, 20, 10), box(0, 20, 20, 30)
     for label, score in {1: 1, 2: 0}.items():
-        found = panoptic_quality([(joined, [label])], [(halves, [label, label])], SCENE, THINGS)
+        found = panoptic(objects(halves[0] | halves[1], label=label), objects(*halves, label=label))
         assert found["PQ"] == score
 
 
 def test_counts_are_summed_over_images():
-    truth = (masks(box(0, 0, 10, 10)), np.array([2]))
-    empty = (masks(), np.zeros(0, int))
-    found = panoptic_quality((truth for _ in range(2)), iter([truth, empty]), SCENE, THINGS)
+    truth = objects(SMALL, label=2)
+    found = panoptic_quality((truth for _ in range(2)), iter([truth, NOTHING]), SCENE, THINGS)
     assert (found["SQ"], found["RQ"]) == (1, pytest.approx(1 / 1.5))
 
 
-def test_panoptic_refuses():
-    truth = (masks(box(0, 0, 10, 10)), np.array([2]))
-    with pytest.raises(UnsegError, match="found one without at 1"):
-        panoptic_quality([truth], [], SCENE, THINGS)
-    with pytest.raises(UnsegError, match=r"of 20x30 pixels for image 1.*found 5x5"):
-        panoptic_quality([truth], [(np.ones((1, 5, 5), bool), [2])], SCENE, THINGS)
-    with pytest.raises(UnsegError, match="classes 0 to 3 in image 1, found 2 to 4"):
-        panoptic_quality([truth], [(masks(box(0, 0, 5, 5), box(0, 0, 1, 1)), [2, 4])], SCENE, THINGS)
+@pytest.mark.parametrize(
+    ("guesses", "words"),
+    [
+        ([], "found one without at 1"),
+        ([(np.ones((1, 5, 5), bool), [2])], r"of 20x30 pixels for image 1.*found 5x5"),
+        ([(np.stack([SMALL, SMALL]), [2, 4])], "classes 0 to 3 in image 1, found 2 to 4"),
+    ],
+)
+def test_panoptic_refuses(guesses, words):
+    with pytest.raises(UnsegError, match=words):
+        panoptic_quality([objects(SMALL, label=2)], guesses, SCENE, THINGS)
 
 
 @settings(max_examples=6, deadline=None)

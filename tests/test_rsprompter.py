@@ -1,57 +1,21 @@
-"""RSPrompter: architecture, SAM's weights, matching, loss, training, resume, refusals."""
+"""RSPrompter: architecture, SAM's weights, matching, loss, training."""
 
 import itertools
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from toy_instances import CLASSES, shapes
-from toy_set import boxes
+from toy_instances import RSPROMPTER, save_sam
 
 from unseg_lib import UnsegError
 from unseg_lib.method import LAYOUTS as SAMS
 from unseg_lib.method import SamLayout, segmentation_loss
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import (
-    VICTIMS,
-    Objects,
-    QueryPrompter,
-    RSPrompter,
-    VictimRun,
-    instance_data,
-    outside,
-    rsprompter,
-    rsprompter_loss,
-    train_victim,
-    training,
-    with_options,
-)
-from unseg_lib.victims.rsprompter_model import LAYOUTS, Layout, build
+from unseg_lib.victims import Objects, QueryPrompter, RSPrompter, outside, rsprompter, with_options
+from unseg_lib.victims.rsprompter.model import LAYOUTS, Layout, build
 
-SMALL = "rsprompter:tiny points=64 queries=6 layers=1 width=16"
-HOW = {"size": (32, 48), "epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "instance"}
-LAYOUT = with_options(SMALL.partition(":")[2], LAYOUTS, "RSPrompter")[1]
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shapes")
-    return shapes(root, "train", 7), shapes(root, "test", 4)
-
-
-@pytest.fixture(scope="module")
-def trained(sets, tmp_path_factory):
-    """One uninterrupted training: its folder and result."""
-    out = tmp_path_factory.mktemp("trained")
-    return out, train_victim(SMALL, *sets, out, **HOW)
-
-
-def run_of(sets, **changes) -> VictimRun:
-    how = {"name": SMALL.partition(":")[2], "train": sets[0], "test": sets[1], "out": Path("none")}
-    how |= {"init": "random", "clean_fraction": 0.0, "threads": 0, "precision": "32"}
-    return VictimRun(**(how | HOW | changes))
+LAYOUT = with_options(RSPROMPTER.partition(":")[2], LAYOUTS, "RSPrompter")[1]
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -81,16 +45,7 @@ def test_the_published_recipe():
     assert (layout.queries, layout.tokens, layout.points, layout.draw_all) == (70, 5, 12544, True)
     assert (layout.scale_low, layout.scale_high, layout.sam.image_size) == (0.1, 2.0, 1024)
     assert (rsprompter.CLIP, rsprompter.WEIGHT_DECAY) == (0.1, 0.05)
-    assert (rsprompter_loss.CLASS, rsprompter_loss.MASK, rsprompter_loss.NO_OBJECT) == (2, 5, 0.1)
-
-
-def test_first_weights_come_from_the_seed_alone():
-    def weights(seed: int) -> torch.Tensor:
-        return torch.cat([p.detach().flatten() for p in build(LAYOUT, 4, (32, 32), "random", seed).parameters()])
-
-    before = torch.get_rng_state()
-    assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
-    assert torch.equal(torch.get_rng_state(), before)
+    assert (rsprompter.CLASS, rsprompter.MASK, rsprompter.NO_OBJECT) == (2, 5, 0.1)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (24, 40)])
@@ -98,10 +53,10 @@ def test_classes_and_masks_for_any_size(size):
     model = build(LAYOUT, 4, size, "random", 0).eval()
     with torch.inference_mode():
         found = model(torch.rand(2, 3, *size))
-        guess = model.guess(torch.rand(2, 3, *size))
+        _, layers, prompts = model.guess(torch.rand(2, 3, *size))
     assert found.class_queries_logits.shape == (2, 6, 5) and found.masks_queries_logits.shape == (2, 6, *size)
-    assert len(guess.layers) == 2 and guess.prompts.shape == (2, 6, 5, 32)
-    assert all(masks.shape == (2, 6, *size) for _, masks in guess.layers)
+    assert len(layers) == 2 and prompts.shape == (2, 6, 5, 32)
+    assert all(masks.shape == (2, 6, *size) for _, masks in layers)
 
 
 def test_every_image_is_seen_by_itself():
@@ -148,32 +103,9 @@ def test_prompts_are_half_sines():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A tiny SAM in the official format."""
-    sam = build(LAYOUT, 4, (32, 32), "random", 5)
-    names = {"encoder": "image_encoder", "prompt_encoder": "prompt_encoder", "mask_decoder": "mask_decoder"}
-    state = {
-        f"{name}.{key}": value for own, name in names.items() for key, value in getattr(sam, own).state_dict().items()
-    }
     path = tmp_path_factory.mktemp("sam") / "sam_tiny.pth"
-    torch.save(state | {"pixel_mean": torch.zeros(3, 1, 1)}, path)
+    save_sam(path)
     return path
-
-
-def test_sams_encoder_stays_and_the_rest_learns(checkpoint, sets):
-    model = build(LAYOUT, 4, (32, 32), str(checkpoint), 0)
-    saved = torch.load(checkpoint, weights_only=True)
-    for name in ("patch_embed.proj.weight", "pos_embed", "neck.0.weight"):
-        assert torch.equal(model.encoder.state_dict()[name], saved[f"image_encoder.{name}"])
-    assert torch.equal(model.mask_decoder.mask_tokens.weight, saved["mask_decoder.mask_tokens.weight"])
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    run = run_of(sets, size=(32, 32))
-    data = instance_data.read(sets[0], run.size, "instance", "toy")
-    optimiser = rsprompter.adamw(run, model)
-    for _ in range(2):
-        loss = rsprompter.batch_loss(replace(LAYOUT, draw_all=True), run, model, data, torch.arange(3), torch_rng)
-        training.train_step(model, optimiser, loss, rsprompter.CLIP)
-    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"mask_decoder", "aggregator", "prompter"}
 
 
 def test_positions_are_stretched_to_the_images(checkpoint):
@@ -182,18 +114,6 @@ def test_positions_are_stretched_to_the_images(checkpoint):
     assert model.encoder.pos_embed.shape == (1, 16, 8, 32) and not model.encoder.pos_embed.requires_grad
     assert torch.allclose(model.encoder.pos_embed.mean(), small.mean(), atol=1e-2)
     assert model.prompt_encoder.get_dense_pe().shape == (1, 32, 16, 8)
-
-
-@pytest.mark.parametrize(
-    ("init", "size", "words"),
-    [
-        ("imagenet", (32, 32), "^Expected init=random or the path of SAM's checkpoint"),
-        ("random", (32, 30), "^Expected a height and width that 4 divides for this SAM, found 32x30"),
-    ],
-)
-def test_what_cannot_be_built(init, size, words):
-    with pytest.raises(UnsegError, match=words):
-        build(LAYOUT, 4, size, init, 0)
 
 
 def test_other_files_are_refused(tmp_path, checkpoint):
@@ -206,31 +126,6 @@ def test_other_files_are_refused(tmp_path, checkpoint):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UnsegError, match=r"^Expected a state dict of tensors in .* found something else"):
         build(LAYOUT, 4, (32, 32), str(tmp_path / "text.pth"), 0)
-
-
-# names
-
-
-def test_options_after_the_name():
-    assert with_options("vit_b queries=100 scale_low=0.5", LAYOUTS, "RSPrompter") == (
-        "vit_b",
-        replace(LAYOUTS["vit_b"], queries=100, scale_low=0.5),
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("vit_x", "Unknown RSPrompter 'vit_x'"),
-        ("tiny sam=5", "Unknown option 'sam' of tiny"),
-        ("tiny layers=0", "layers of RSPrompter from 1, found 0"),
-        ("tiny width=18", "width that 4 and heads=4 divide, found 18"),
-        ("tiny scale_low=3", "scale_low <= scale_high, found 3 and 1.25"),
-    ],
-)
-def test_names_and_options_are_checked(text, words):
-    with pytest.raises(UnsegError, match=words):
-        with_options(text, LAYOUTS, "RSPrompter")
 
 
 # matching and loss
@@ -249,17 +144,21 @@ def test_costs_of_pairs_by_hand():
     guess, true = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     p = torch.tensor([2.0, -1.0]).sigmoid()
     first, second = -(p[0].log() + (1 - p[1]).log()) / 2, -((1 - p[0]).log() + (1 - p[1]).log()) / 2
-    assert torch.allclose(rsprompter_loss.cross_entropy(guess, true), torch.stack([first, second])[None])
+    assert torch.allclose(rsprompter.cross_entropy(guess, true), torch.stack([first, second])[None])
     expected = torch.stack([1 - (2 * p[0] + 1) / (p.sum() + 2), 1 - 1 / (p.sum() + 1)])
-    assert torch.allclose(rsprompter_loss.dice(guess, true), expected[None])
+    assert torch.allclose(rsprompter.dice(guess, true), expected[None])
 
 
-def test_the_assignment_is_the_cheapest_of_all():
-    price = torch.rand(5, 3, generator=torch_rng("price"))
-    queries, objects = rsprompter_loss.assign(price)
-    found = price[queries, objects].sum()
+def test_the_assignment_is_the_cheapest_of_all(monkeypatch):
+    """Equal masks: only the classes' probabilities tell what a pair costs."""
+    monkeypatch.setattr(rsprompter, "CLASS", 1.0)
+    named, labels = torch.rand(1, 5, 4, generator=torch_rng("price")) * 3, torch.arange(3)
+    objects = Objects([torch.ones(3, 16, 16, dtype=torch.bool)], [labels], 64)
+    ((queries, found),) = rsprompter.match(named, torch.zeros(1, 5, 16, 16), objects, torch_rng("match"))
+    price = -named[0].softmax(dim=1)
     every = [sum(price[q, k] for k, q in enumerate(some)) for some in itertools.permutations(range(5), 3)]
-    assert found == pytest.approx(float(min(every))) and sorted(objects.tolist()) == [0, 1, 2]
+    assert sorted(found.tolist()) == [0, 1, 2]
+    assert price[queries, found].sum() == pytest.approx(float(min(every)))
 
 
 def test_perfect_queries_are_matched():
@@ -269,35 +168,35 @@ def test_perfect_queries_are_matched():
     for query, object in ((3, 0), (0, 1), (4, 2)):
         masks[0, query][objects.masks[0][object]] = 30.0
         classes[0, query] = 30.0 * torch.nn.functional.one_hot(objects.classes[0][object], 4)
-    pairs = rsprompter_loss.match(classes, masks, objects, torch_rng("points"))
+    pairs = rsprompter.match(classes, masks, objects, torch_rng("points"))
     assert dict(zip(*(numbers.tolist() for numbers in pairs[0]))) == {3: 0, 0: 1, 4: 2}
-    assert rsprompter_loss.class_loss(classes, objects, pairs) < 1e-6
-    assert rsprompter_loss.class_loss(-classes, objects, pairs) > 10
+    assert rsprompter.class_loss(classes, objects, pairs) < 1e-6
+    assert rsprompter.class_loss(-classes, objects, pairs) > 10
 
 
 def test_the_loss_by_hand():
     """Two queries, one object: weighted class cross entropy, and the mask loss of the chosen query alone."""
     classes, masks, objects = scene(2, 1)
-    ((queries, found),) = pairs = rsprompter_loss.match(classes, masks, objects, torch_rng("match"))
+    ((queries, found),) = pairs = rsprompter.match(classes, masks, objects, torch_rng("match"))
     q, other = queries.item(), 1 - queries.item()
     nll = -classes[0].log_softmax(dim=1)
     label = objects.classes[0][0]
     by_hand = 2 * (nll[q, label] + 0.1 * nll[other, 3]) / 1.1
-    assert rsprompter_loss.class_loss(classes, objects, pairs) == pytest.approx(by_hand.item(), rel=1e-5)
+    assert rsprompter.class_loss(classes, objects, pairs) == pytest.approx(by_hand.item(), rel=1e-5)
     truth = objects.masks[0][:, None].float()
     mask = 5 * segmentation_loss(masks[:, q : q + 1], truth, torch_rng("points"), 64)
-    chosen = rsprompter_loss.chosen(masks, pairs)
-    assert rsprompter_loss.mask_loss(chosen, objects, pairs, torch_rng("points")) == mask
+    chosen = rsprompter.chosen_of(masks, pairs)
+    assert rsprompter.mask_loss(chosen, objects, pairs, torch_rng("points")) == mask
     assert found.tolist() == [0]
 
 
 def test_more_objects_than_queries_and_none():
     classes, masks, objects = scene(2, 5)
-    ((queries, found),) = rsprompter_loss.match(classes, masks, objects, torch_rng("match"))
+    ((queries, found),) = rsprompter.match(classes, masks, objects, torch_rng("match"))
     assert sorted(queries.tolist()) == [0, 1] and len(set(found.tolist())) == 2
     classes, masks, objects = scene(3, 0)
     masks.requires_grad_()
-    loss = rsprompter_loss.set_loss(classes, masks, objects, torch_rng("points"))
+    loss = rsprompter.set_loss(classes, masks, objects, torch_rng("points"))
     loss.backward()
     expected = 2 * -classes[0].log_softmax(dim=1)[:, 3].mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5) and not masks.grad.any()
@@ -313,88 +212,6 @@ def test_blocks_are_added_up():
     aggregator.carry, aggregator.fuse = torch.nn.ModuleList([torch.nn.Identity()]), torch.nn.Identity()
     first, second = torch.rand(2, 1, 32, 8, 8)
     assert torch.equal(aggregator([first, second]), 2 * first + second)
-
-
-@pytest.mark.parametrize("draw_all", [True, False])
-def test_a_step_lowers_the_loss_of_its_batch(sets, draw_all):
-    run, layout = run_of(sets), replace(LAYOUT, draw_all=draw_all)
-    model = build(layout, len(CLASSES), run.size, "random", 0)
-    data = instance_data.read(sets[0], run.size, "instance", "toy")
-    chosen = torch.tensor([0, 1, 6])  # the last has no object
-
-    def loss() -> torch.Tensor:
-        return rsprompter.batch_loss(layout, run, model, data, chosen, torch_rng)
-
-    before = loss()
-    training.train_step(model, rsprompter.adamw(run, model), before, rsprompter.CLIP)
-    assert loss() < before - 0.05
-    learnt = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert learnt == {"encoder", "mask_decoder", "aggregator", "prompter"}
-
-
-def test_images_without_any_object_are_learnt_from(sets):
-    run, model = run_of(sets), build(LAYOUT, len(CLASSES), (32, 48), "random", 0)
-    data = instance_data.read(replace(sets[0], ids=sets[0].ids[-1:]), run.size, "instance", "toy")
-    loss = rsprompter.batch_loss(LAYOUT, run, model, data, torch.tensor([0, 0]), torch_rng)
-    loss.backward()
-    assert 0 < loss.item() < 100
-
-
-def test_it_learns_the_toy_shapes(tmp_path):
-    train, test = shapes(tmp_path, "train", 24), shapes(tmp_path, "test", 8)
-    how = HOW | {"size": (48, 64), "epochs": 6, "batch_size": 4, "lr": 3e-3}
-    result = train_victim("rsprompter:tiny points=256", train, test, tmp_path / "out", **how)
-    assert result["epochs"][-1]["loss"] < 0.7 * result["epochs"][0]["loss"]
-    assert result["peak"]["AP50"] > 0.1
-
-
-def test_result_and_files(trained, sets):
-    out, result = trained
-    assert result["classes"] == list(CLASSES) and [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
-    assert set(result["epochs"][0]) == {"epoch", "loss", "scores"} and result["epochs"][0]["loss"] > 0
-    assert result["final"] == result["epochs"][-1]["scores"]
-    assert {"AP", "AP50", "APs", "AP:box"} <= set(result["final"])
-    assert sorted(file.name for file in out.iterdir()) == [
-        "predictions.npz",
-        "result.json",
-        "speed.json",
-        "training.json",
-    ]
-    shown = np.load(out / "predictions.npz")
-    assert shown["image"].shape == (4, 32, 48, 3)
-    assert shown["truth_segments"].shape == shown["prediction_segments"].shape == (4, 32, 48)
-
-
-def test_killed_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
-    whole = training._save
-
-    def die(*arguments):
-        whole(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_save", die)
-        train_victim(SMALL, *sets, tmp_path, **HOW)
-    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "result.json").exists()
-    torch.manual_seed(1)
-    result = train_victim(SMALL, *sets, tmp_path, **HOW)
-    out, expected = trained
-    assert result["epochs"] == expected["epochs"]  # bit for bit
-    assert (tmp_path / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
-
-
-def test_wrong_calls_are_refused_with_one_sentence(sets, tmp_path):
-    def call(words: str, sets=sets, **changes) -> None:
-        with pytest.raises(UnsegError, match=words):
-            train_victim(SMALL, *sets, tmp_path / "out", **(HOW | changes))
-
-    call(r"^Expected a victim of mask2former for panoptic, found one of rsprompter, .* only instance", task="panoptic")
-    call("^Expected a victim of smp or .* for label maps, found one of rsprompter", task="")
-    call("^Expected one list of classes, found 3 for training", (replace(sets[0], classes=CLASSES[:3]), sets[1]))
-    call("^Expected init to be one of random, imagenet, or a file of weights", init="sam_vit_b.pth")
-    flat = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
-    call("^boxes has no instance masks", flat)
-    assert set(VICTIMS["rsprompter"].tasks) == {"instance"}
 
 
 def test_sam_layouts_are_all_there():

@@ -1,4 +1,4 @@
-"""SAM-HQ as a victim: its network, training, resume, scores, refusals."""
+"""SAM-HQ as a victim: its network, weights, training, scores, refusals."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,22 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_instances import run_of
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
-from unseg_lib.files import read_json
 from unseg_lib.method import LAYOUTS, Prompts, all_prompts, one_kind, only
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import VictimRun, object_images, sam_hq, sam_hq_model, train_victim, training
+from unseg_lib.victims import asked, filled_boxes, object_scores, one_object, sam_hq, train_victim, training
+from unseg_lib.victims.sam_hq import objects
+from unseg_lib.victims.sam_hq.model import ADDED, SamHQ, build
 
 SIZE = (32, 32)
 HOW = {"size": SIZE, "epochs": 2, "batch_size": 4, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "interactive"}
 TINY = sam_hq.MODELS["tiny"]
-
-
-def run_of(sets, out: Path = Path("unused"), **change) -> VictimRun:
-    how = {**HOW, "name": "tiny", "init": "random", "clean_fraction": 0.0, "threads": 1, "precision": "32", **change}
-    return VictimRun(train=sets[0], test=sets[1], out=out, **how)
 
 
 # the network
@@ -32,7 +29,7 @@ def test_what_is_published_of_its_size():
     megabytes, frozen = {}, {}
     for name in ("vit_b", "vit_l", "vit_h"):
         with torch.device("meta"):
-            model = sam_hq_model.SamHQ(LAYOUTS[name])
+            model = SamHQ(LAYOUTS[name])
         model.train_only_added()
         learnt = [p for p in model.parameters() if p.requires_grad]
         megabytes[name] = round(4 * sum(p.numel() for p in learnt) / 2**20, 1)
@@ -43,8 +40,8 @@ def test_what_is_published_of_its_size():
 
 def test_parts_have_the_names_of_the_authors_files():
     with torch.device("meta"):
-        keys = {key for key in sam_hq_model.SamHQ(LAYOUTS["vit_b"]).state_dict() if key.startswith("mask_decoder.")}
-    assert {key.split(".")[1] for key in keys} - set(sam_hq_model.ADDED) == {
+        keys = {key for key in SamHQ(LAYOUTS["vit_b"]).state_dict() if key.startswith("mask_decoder.")}
+    assert {key.split(".")[1] for key in keys} - set(ADDED) == {
         *("transformer", "iou_token", "mask_tokens", "output_upscaling"),
         *("output_hypernetworks_mlps", "iou_prediction_head"),
     }
@@ -59,9 +56,9 @@ def test_parts_have_the_names_of_the_authors_files():
 
 
 @pytest.fixture(scope="module")
-def model() -> sam_hq_model.SamHQ:
+def model() -> SamHQ:
     """All parameters at random: first weights are zero in places."""
-    model = sam_hq_model.build("tiny", SIZE, "random", 0)
+    model = build("tiny", SIZE, "random", 0)
     rng = torch_rng("parameters")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=rng)
@@ -78,7 +75,7 @@ def files(model, tmp_path_factory) -> dict[str, Path]:
 
 
 def is_added(key: str) -> bool:
-    return key.startswith("mask_decoder.") and key.split(".")[1] in sam_hq_model.ADDED
+    return key.startswith("mask_decoder.") and key.split(".")[1] in ADDED
 
 
 def prompts_of(count: int) -> Prompts:
@@ -130,15 +127,9 @@ def test_a_box_as_a_filled_mask_by_hand():
     assert prompts.use[0].tolist() == [True, False, False], "its argument is left alone"
 
 
-def test_first_weights_are_seeded():
-    one, same, other = (sam_hq_model.build("tiny", SIZE, "random", seed).state_dict() for seed in (0, 0, 1))
-    assert all(value.equal(same[key]) for key, value in one.items())
-    assert not one["mask_decoder.hf_token.weight"].equal(other["mask_decoder.hf_token.weight"])
-
-
 def test_weights_of_sam_and_of_sam_hq(model, files):
     for name, path in files.items():
-        found = sam_hq_model.build("tiny", SIZE, str(path), 1).state_dict()
+        found = build("tiny", SIZE, str(path), 1).state_dict()
         same = {key for key, value in model.state_dict().items() if value.equal(found[key])}
         assert same == {key for key in found if name == "sam_hq" or not is_added(key)}
 
@@ -146,109 +137,24 @@ def test_weights_of_sam_and_of_sam_hq(model, files):
 # training
 
 
-def batch_of(run, model, data):
-    return sam_hq.loss(TINY, run, model, data, torch.arange(4), lambda what: torch_rng(what, "batch"))
-
-
-def test_steps_lower_the_loss_of_their_batch(sets):
-    run = run_of(sets, epochs=10)
-    model, data = sam_hq_model.build("tiny", SIZE, "random", 0), sam_hq.read(TINY, run, sets[0], "training")
-    optimiser = sam_hq.optimiser(TINY, run, model)
-    before = training.train_step(model, optimiser, batch_of(run, model, data), None)
-    for _ in range(4):
-        after = training.train_step(model, optimiser, batch_of(run, model, data), None)
-    assert after < 0.95 * before
-
-
-def test_with_weights_of_sam_only_what_sam_hq_adds_learns(sets, files):
-    run = run_of(sets, init=str(files["sam"]))
-    model, data = sam_hq_model.build("tiny", SIZE, run.init, 0), sam_hq.read(TINY, run, sets[0], "training")
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    optimiser = sam_hq.optimiser(TINY, run, model)
-    for _ in range(2):
-        training.train_step(model, optimiser, batch_of(run, model, data), None)
-    changed = {key for key, value in model.state_dict().items() if not value.equal(before[key])}
-    assert changed == {key for key in before if is_added(key)}
-
-
-def test_one_drop_of_the_learning_rate(sets):
-    run = run_of(sets, epochs=3)  # of two steps
-    model, data = sam_hq_model.build("tiny", SIZE, "random", 0), sam_hq.read(TINY, run, sets[0], "training")
-    optimiser, rates = sam_hq.optimiser(replace(TINY, drop=2 / 3), run, model), []
+def test_one_drop_of_the_learning_rate(sets, monkeypatch):
+    run = run_of("sam-hq:tiny drop=0.66", sets, **(HOW | {"epochs": 3}))  # of two steps
+    monkeypatch.setattr(sam_hq, "fit", lambda *parts: parts)
+    run, model, recipe = sam_hq.train(run)
+    data, optimiser, rates = recipe.read(run, run.train, "training"), recipe.optimiser(run, model), []
     optimiser.register_step_pre_hook(lambda adam, *_: rates.append(adam.param_groups[0]["lr"]))
-    recipe = training.Recipe(loss=lambda run, model, data, chosen, rng: batch_of(run, model, data))
     for epoch in (1, 2, 3):
         training.train_epoch(run, model, optimiser, recipe, data, epoch)
     assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 2)
-
-
-@pytest.fixture(scope="module")
-def trained(sets, tmp_path_factory):
-    """One uninterrupted training: its folder and result."""
-    out = tmp_path_factory.mktemp("trained")
-    return out, train_victim("sam-hq:tiny", *sets, out, **HOW)
-
-
-def test_result_and_files(sets, trained):
-    out, result = trained
-    assert sorted(file.name for file in out.iterdir()) == [
-        "predictions.npz",
-        "result.json",
-        "speed.json",
-        "training.json",
-    ]
-    assert read_json(out / "training.json")["task"] == "interactive"
-    assert [set(epoch) for epoch in result["epochs"]] == [{"epoch", "loss", "scores"}] * 2
-    assert set(result["final"]) == {"miou_pictures", "biou"}
-    assert all(0 <= value <= 1 for value in result["final"].values())
-    seen = np.load(out / "predictions.npz")
-    assert seen["image"].shape == (4, *SIZE, 3) and seen["image"].dtype == np.uint8
-    assert seen["truth"].shape == seen["prediction"].shape == (4, *SIZE) and seen["box"].shape == (4, 4)
-    for truth, box in zip(seen["truth"], seen["box"]):
-        assert np.abs(object_images.tight_box(truth == 1) - box).max() <= 1  # pixels: the mask was scaled, too
-
-
-def test_it_learns_boxes(sets, tmp_path):
-    result = train_victim("sam-hq:tiny", *sets, tmp_path, **(HOW | {"epochs": 25, "lr": 3e-3}))
-    assert result["final"]["miou_pictures"] > 0.6
-    assert result["epochs"][-1]["loss"] < 0.7 * result["epochs"][0]["loss"]
-
-
-def test_stopped_after_an_epoch_it_ends_with_the_same_numbers(sets, trained, tmp_path, monkeypatch):
-    save = training._save
-
-    def save_then_stop(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_save", save_then_stop)
-        train_victim("sam-hq:tiny", *sets, tmp_path, **HOW)
-    assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "result.json").exists()
-    result = train_victim("sam-hq:tiny", *sets, tmp_path, **HOW)
-    out, expected = trained
-    assert result["epochs"] == expected["epochs"]  # bit for bit
-    assert (tmp_path / "predictions.npz").read_bytes() == (out / "predictions.npz").read_bytes()
-
-
-def test_defences_of_images_and_of_batches_reach_it(sets, trained, tmp_path):
-    for defense in ("gaussian_blur", "sharpen_frequency"):
-        result = train_victim("sam-hq:tiny", *sets, tmp_path / defense, **HOW, defense=defense)
-        assert result["epochs"][0]["loss"] != trained[1]["epochs"][0]["loss"]
-
-
-def test_bf16(sets, tmp_path, bf16_everywhere):
-    result = train_victim("sam-hq:tiny", *sets, tmp_path, **(HOW | {"epochs": 1, "precision": "bf16"}))
-    assert 0 < result["epochs"][0]["loss"] < 5
 
 
 # images and scores
 
 
 def test_images_are_the_same_from_memory_and_from_the_disk(sets, monkeypatch):
-    kept = object_images.pairs(sets[0], 24, "training")
-    monkeypatch.setattr(object_images, "MEMORY", 0)
-    read = object_images.pairs(sets[0], 24, "training")
+    kept = objects.pairs(sets[0], 24, "training")
+    monkeypatch.setattr(objects, "MEMORY", 0)
+    read = objects.pairs(sets[0], 24, "training")
     for i in range(len(sets[0])):
         assert all(a.equal(b) for a, b in zip(kept(i), read(i)))
     image, mask = read(0)
@@ -257,14 +163,15 @@ def test_images_are_the_same_from_memory_and_from_the_disk(sets, monkeypatch):
     assert mask[8:].float().mean() > mask[:1].float().mean() == 0, "ignored pixels are background"
 
 
-def test_boxes_by_hand():
-    mask = np.zeros((4, 6), bool)
-    mask[1:3, 2:5] = True
-    box = object_images.tight_box(mask)
-    assert box.tolist() == [2, 1, 4, 2]
+def test_boxes_by_hand(sets):
+    label, empty = np.zeros((32, 48), np.uint8), np.zeros((32, 48), np.uint8)
+    label[1:3, 2:5], label[3] = 1, 255
+    labels = dict.fromkeys(sets[1].ids, empty) | {sets[1].ids[1]: label}
+    ((id, _, box),) = asked(replace(sets[1], read_label=labels.__getitem__))  # of the others nothing can be asked for
+    assert id == sets[1].ids[1] and box.tolist() == [2, 1, 4, 2]
     # twice as wide: pixel 2 becomes 4 and 5, whose middle is 4.5; half as high: row 1 is the middle of row 0 to 1
-    assert object_images.scaled_box(box, (4, 6), (2, 12)).tolist() == [4.5, 0.25, 8.5, 0.75]
-    assert object_images.scaled_box(box, (4, 6), (4, 6)).tolist() == box.tolist()
+    assert objects.scaled_box(box, (4, 6), (2, 12)).tolist() == [4.5, 0.25, 8.5, 0.75]
+    assert objects.scaled_box(box, (4, 6), (4, 6)).tolist() == box.tolist()
 
 
 def test_scores_by_hand(sets):
@@ -275,72 +182,34 @@ def test_scores_by_hand(sets):
     shifted[10:20, 15:25] = True
     ids = ("davis-dog_00", "ccp-0001")
     source = replace(sets[1], ids=ids, images={id: Path("im") / id.partition("-")[2] for id in ids})
-    found = object_images.object_scores(
-        source, [(ids[0], label, label == 1), (ids[1], label, shifted | (label == 255))]
-    )
+    found = object_scores(source, [(ids[0], label, label == 1), (ids[1], label, shifted | (label == 255))])
     assert found["miou_pictures:davis"] == found["biou:davis"] == 1
     assert found["miou_pictures:ccp"] == pytest.approx(50 / 150)  # ignored pixels do not count
     # borders are 1 pixel wide (2 % of 57), 36 pixels of each square: the upper and lower rows share 5 pixels each
     assert found["biou:ccp"] == pytest.approx(10 / 62)
     assert found["miou_pictures"] == pytest.approx((1 + 1 / 3) / 2)
-    assert object_images.object_scores(source, []) == {"miou_pictures": None, "biou": None}
+    assert object_scores(source, []) == {"miou_pictures": None, "biou": None}
 
 
 def test_of_several_objects_the_largest_is_asked_for(sets):
     small, large = (np.zeros((32, 48), bool) for _ in range(2))
     small[2:6, 2:6], large[10:30, 10:30] = True, True
     several = replace(sets[1], read_instances=lambda id: [Instance(small, 1), Instance(large, 1)])
-    one, id = object_images.one_object(several), sets[1].ids[0]
+    one, id = one_object(several), sets[1].ids[0]
     assert ((one.label(id) == 1) == large).all(where=sets[1].label(id) != 255)
     assert ((one.label(id) == 255) == (sets[1].label(id) == 255)).all()
-    none = object_images.one_object(replace(sets[1], read_instances=lambda id: []))
+    none = one_object(replace(sets[1], read_instances=lambda id: []))
     assert set(np.unique(none.label(id))) == {0, 255}
-    assert object_images.one_object(sets[1]) is sets[1]
+    assert one_object(sets[1]) is sets[1]
 
 
 def test_the_answer_of_a_filled_box(sets):
     """The toy objects are rectangles, so their boxes are the answers."""
-    scores = object_images.object_scores(sets[1], object_images.filled_boxes(sets[1]))
+    scores = object_scores(sets[1], filled_boxes(sets[1]))
     assert scores == {"miou_pictures": 1, "biou": 1}
 
 
 # refusals
-
-
-@pytest.mark.parametrize(
-    ("victim", "change", "words"),
-    [
-        ("sam-hq:tiny", {"task": "semantic"}, "found one of sam-hq, which can only interactive"),
-        ("sam-hq:tiny", {"task": ""}, "for label maps, found one of sam-hq"),
-        ("unet-resnet18", {}, "victim of sam-hq for interactive, found one of smp"),
-        ("sam-hq:huge", {}, "Unknown layout of SAM-HQ 'huge'"),
-        ("sam-hq:tiny point=3", {}, "Unknown option 'point' of tiny; did you mean 'points'"),
-        ("sam-hq:tiny scale_low=3", {}, "scale_low <= scale_high"),
-        ("sam-hq:tiny drop=0", {}, "drop above 0"),
-        ("sam-hq:tiny points=0", {}, "points of SAM-HQ from 4"),
-        ("sam-hq:tiny", {"size": (32, 48)}, "Expected square images .* found 32x48"),
-        ("sam-hq:vit_b", {"size": (100, 100)}, "side that 16 divides for sam-hq:vit_b"),
-        ("sam-hq:tiny", {"init": "imagenet"}, "file of SAM's weights"),
-        ("sam-hq:tiny", {"defense": "pgd_at"}, "only changes images for a victim of sam-hq"),
-        ("sam-hq:tiny", {"defense": "frozen_encoder"}, "only changes images for a victim of sam-hq"),
-    ],
-)
-def test_settings_are_checked(sets, tmp_path, victim, change, words):
-    with pytest.raises(UnsegError, match=words):
-        train_victim(victim, *sets, tmp_path / "out", **(HOW | change))
-    assert not (tmp_path / "out/checkpoint.pt").exists()
-
-
-def test_several_classes_are_refused(sets, tmp_path):
-    several = [replace(one, classes=("background", "car", "dog")) for one in sets]
-    with pytest.raises(UnsegError, match=r"one object against its background .* found 3 classes; load .* 'object'"):
-        train_victim("sam-hq:tiny", *several, tmp_path, **HOW)
-
-
-def test_a_test_set_without_objects_is_refused(sets, tmp_path):
-    empty = replace(sets[1], read_label=lambda id: np.zeros((32, 48), np.uint8))
-    with pytest.raises(UnsegError, match="Expected an object in some images of boxes, split test"):
-        train_victim("sam-hq:tiny", sets[0], empty, tmp_path, **HOW)
 
 
 def test_other_weights_are_refused(sets, files, tmp_path):
@@ -357,9 +226,9 @@ def test_other_weights_are_refused(sets, files, tmp_path):
         file = tmp_path / name
         file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
         with pytest.raises(UnsegError, match=words):
-            sam_hq_model.build("tiny", SIZE, str(file), 0)
+            build("tiny", SIZE, str(file), 0)
     with pytest.raises(UnsegError, match=r"sam-hq:tiny at 64x64 pixels in .* of another shape .* size"):
-        sam_hq_model.build("tiny", (64, 64), str(files["sam"]), 0)
+        build("tiny", (64, 64), str(files["sam"]), 0)
 
 
 @pytest.mark.real

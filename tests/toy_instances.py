@@ -1,13 +1,28 @@
-"""Hand-made sets with instance masks: boxes and discs on ground below sky, for instances and panoptic segments."""
+"""Hand-made sets with instance masks, and small victims that learn from them.
+
+The sets show boxes and discs on ground below sky, for instances and panoptic segments.
+"""
 
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from unseg_lib.datasets import Instance, SegmentationSet
 from unseg_lib.images import write_image
+from unseg_lib.victims import VictimRun, sam_hq
 
 CLASSES = ("ground", "sky", "box", "disc")
+MASK2FORMER = "mask2former:tiny points=64 queries=8 layers=1"
+RSPROMPTER = "rsprompter:tiny points=64 queries=6 layers=1 width=16"
+SAM_HQ = "sam-hq:tiny"
+FFN = "layer_cfg.ffn_cfg.feedforward_channels=32"
+DINO = (
+    "dino:dino-4scale_r50_8xb2-12e_coco model.backbone.depth=18 model.backbone.base_channels=8 "
+    "model.neck.in_channels=[16,32,64] model.num_queries=10 model.dn_cfg.group_cfg.num_dn_queries=4 "
+    f"model.encoder.num_layers=1 model.encoder.{FFN} model.decoder.num_layers=1 model.decoder.{FFN}"
+)
+HOW = {"epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu"}
 COLOURS = np.array([(40, 90, 40), (120, 160, 220), (220, 60, 50), (240, 220, 60)])
 
 
@@ -61,3 +76,16 @@ def _thing(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray
     if rng.random() < 0.5:
         return np.maximum(abs(rows - row), abs(columns - column)) <= radius, 2
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2, 3
+
+
+def run_of(victim: str, sets: tuple[SegmentationSet, SegmentationSet], **changes) -> VictimRun:
+    """What `train_victim` hands to the family of a victim."""
+    how = HOW | {"name": victim.partition(":")[2], "train": sets[0], "test": sets[1], "out": None, "init": "random"}
+    return VictimRun(**(how | {"clean_fraction": 0.0, "threads": 0, "precision": "32"} | changes))
+
+
+def save_sam(path: Path) -> None:
+    """A tiny SAM in the official format."""
+    state = sam_hq.build("tiny", (32, 32), "random", 5).state_dict()
+    sam = {name: value for name, value in state.items() if name.split(".")[1] not in sam_hq.model.ADDED}
+    torch.save(sam | {"pixel_mean": torch.zeros(3, 1, 1)}, path)

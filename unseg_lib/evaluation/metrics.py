@@ -1,8 +1,55 @@
-"""Intersection over union, from one confusion matrix over the whole test set."""
+"""Which metrics there are and how tables name them; intersection over union of label maps, masks and their borders."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
 from unseg_lib.datasets import IGNORE
+from unseg_lib.errors import UnsegError, pick
+
+BORDER = 0.02  # width of a mask's border, as a share of the image's diagonal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is said of a metric.
+
+    words: for headings. short: for narrow columns. tasks: those whose victims are judged by it. published: its names
+    in the published tables. least: percent; a victim below it has learnt nothing from clean images.
+    """
+
+    words: str
+    short: str
+    tasks: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
+    least: float = 10.0
+
+
+# "iou:NAME", "AP:NAME" and "PQ:NAME" are of one class, "miou_pictures:PART" and "biou:PART" of a part of the test set
+METRICS = {
+    "miou": Metric("mean IoU", "mIoU", ("semantic",), ("miou",)),
+    "iou": Metric("IoU", "IoU"),
+    "iou_object": Metric("IoU of the object", "IoU", ("object",), ("iou_object",)),
+    "iou_protected": Metric("mean IoU of the protected classes", "IoU of the protected classes"),
+    "iou_foreground": Metric("mean IoU without the background", "mIoU without the background"),
+    "miou_pictures": Metric("IoU, mean over images", "IoU, mean of images", ("interactive",)),
+    "biou": Metric("boundary IoU, mean over images", "boundary IoU"),
+    "AP": Metric("average precision", "AP", ("instance", "detection"), ("ap", "map"), least=5.0),
+    "AP50": Metric("average precision at IoU 0.50", "AP 50"),
+    "AP75": Metric("average precision at IoU 0.75", "AP 75"),
+    "APs": Metric("average precision of small objects", "AP S", published=("ap_s",)),
+    "APm": Metric("average precision of medium objects", "AP M", published=("ap_m",)),
+    "APl": Metric("average precision of large objects", "AP L", published=("ap_l",)),
+    "PQ": Metric("panoptic quality", "PQ", ("panoptic",), ("pq",), least=5.0),
+    "AP_pan": Metric("average precision of the things of a panoptic model", "AP of things", published=("ap_pan",)),
+    "mIoU_pan": Metric("mean IoU of the label maps of a panoptic model", "mIoU", published=("miou_pan",)),
+}
+
+
+def main_metric(task: str) -> str:
+    """The name of the metric that the field judges a task by."""
+    return pick({task: name for name, metric in METRICS.items() for task in metric.tasks}, task, "task")
 
 
 def confusion(prediction: torch.Tensor, label: torch.Tensor, classes: int) -> torch.Tensor:
@@ -31,3 +78,29 @@ def mean_iou(iou: list[float | None]) -> float:
     """Mean over the classes present in the test labels; 0 where every pixel is ignored."""
     present = [value for value in iou if value is not None]
     return sum(present) / len(present) if present else 0.0
+
+
+def mask_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two masks, bool of one shape, in [0,1]; 1 where both are empty."""
+    either = int((prediction | truth).sum())
+    return float((prediction & truth).sum() / either) if either else 1.0
+
+
+def boundary_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Boundary IoU of two masks, bool `(H,W)`, in [0,1]: that of their borders, which fine details decide.
+
+    The border of a mask is what of it lies within 2 % of the diagonal of its outline, and the edge of the image
+    is outline (Cheng et al., CVPR 2021, in the way of their code, which SAM-HQ is evaluated with).
+    """
+    if prediction.shape != truth.shape:
+        sizes = " and ".join("x".join(map(str, mask.shape)) for mask in (prediction, truth))
+        raise UnsegError(f"Expected masks of one size, found {sizes}; scale the prediction to the image's size.")
+    return mask_iou(_border(prediction), _border(truth))
+
+
+def _border(mask: np.ndarray) -> np.ndarray:
+    """The mask without its erosion by a square of `2 d + 1` pixels, which is `d` erosions by 3x3 pixels."""
+    from scipy.ndimage import minimum_filter
+
+    width = max(1, round(BORDER * float(np.hypot(*mask.shape))))
+    return mask & ~minimum_filter(mask, 2 * width + 1, mode="constant", cval=0)

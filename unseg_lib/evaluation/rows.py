@@ -31,15 +31,16 @@ def victim_rows(run: dict, result: dict, protected: tuple[str, ...] = ()) -> lis
 
 
 def curves(result: dict, task: str, protected: tuple[str, ...] = ()) -> dict[str, list[float]]:
-    """Every metric's value after every epoch, in percent; classes that the test labels lack have none."""
+    """Every metric's value after every epoch, in percent; one that nothing in the test set counts for has none."""
     history = result["epochs"]
-    if "scores" in history[0]:
-        return _of_scores([epoch["scores"] for epoch in history], protected)
-    found = {"miou": [100 * epoch["miou"] for epoch in history]}
-    for number, name in enumerate(result["classes"]):
-        values = [epoch["iou"][number] for epoch in history]
-        if None not in values:
-            found[f"iou:{name}"] = [100 * value for value in values]
+    if "scores" in history[0]:  # average precision, panoptic quality or those of SAM-HQ
+        if protected:
+            names = ", ".join(history[0]["scores"])
+            raise UnsegError(f"Expected no protected classes with the scores {names}, found {protected[0]}.")
+        return _present({name: [epoch["scores"][name] for epoch in history] for name in history[0]["scores"]})
+    columns = zip(*(epoch["iou"] for epoch in history))
+    found = {"miou": [epoch["miou"] for epoch in history]}
+    found = _present(found | {f"iou:{name}": list(column) for name, column in zip(result["classes"], columns)})
     if task == "object":
         found["iou_object"] = _of_class(found, "object")
     if protected:
@@ -48,14 +49,8 @@ def curves(result: dict, task: str, protected: tuple[str, ...] = ()) -> dict[str
     return found
 
 
-def _of_scores(history: list[dict], protected: tuple[str, ...]) -> dict[str, list[float]]:
-    """Average precision or panoptic quality; a metric that nothing in the test set counts for is None and left out."""
-    if protected:
-        raise UnsegError(
-            f"Expected no protected classes with the scores {', '.join(history[0])}, found {protected[0]}."
-        )
-    found = {metric: [scores[metric] for scores in history] for metric in history[0]}
-    return {metric: [100 * value for value in values] for metric, values in found.items() if None not in values}
+def _present(found: dict[str, list[float | None]]) -> dict[str, list[float]]:
+    return {name: [100 * value for value in values] for name, values in found.items() if None not in values}
 
 
 def _of_class(found: dict[str, list[float]], name: str) -> list[float]:

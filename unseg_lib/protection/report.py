@@ -11,7 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation.lpips import lpips
+from unseg_lib.evaluation import lpips
 from unseg_lib.files import hold, sha256_if_readable
 from unseg_lib.images import write_image
 from unseg_lib.method import measure
@@ -114,7 +114,7 @@ def inspect(original: str | Path, protected: str | Path, lpips_weights: str | Pa
     """What was changed: share of changed pixels, largest change of each channel, rms, psnr, ssim, and how often each.
 
     `counts[k]` is the share of values that changed by k steps of 255, sign dropped. With `lpips_weights`, the file
-    of AlexNet that `evaluation/lpips.py` names, also `lpips`.
+    of AlexNet that `evaluation/perceptual.py` names, also `lpips`.
     """
     before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
     if before.shape != after.shape:

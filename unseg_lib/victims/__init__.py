@@ -19,13 +19,11 @@ __all__ += ["autocast", "cross_entropy", "own_randomness", "plain_loss"]
 __getattr__, __dir__, _names = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "dino_parts": ["BoxPrecision", "stacked", "tight_boxes", "truth"],
-        "mask2former_model": ["quiet"],
-        "object_images": ["asked", "boxed", "filled_boxes", "object_scores", "one_object", "tight_box"],
+        "mask2former.model": ["quiet"],
         "openmmlab.config": ["load_config", "walk"],
         "openmmlab.runner": ["Images", "loader"],
-        "rsprompter_loss": ["Objects"],
-        "rsprompter_model": ["RSPrompter"],
-        "rsprompter_prompter": ["QueryPrompter", "outside"],
+        "rsprompter": ["Objects"],
+        "rsprompter.model": ["QueryPrompter", "RSPrompter", "outside"],
+        "sam_hq.objects": ["asked", "boxed", "filled_boxes", "object_scores", "one_object"],
     },
 )

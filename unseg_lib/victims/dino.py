@@ -3,25 +3,35 @@
 "dino:dino-4scale_r50_8xb2-12e_coco", and with options as mmdetection's tools take them, separated by blanks:
 "dino:NAME model.num_queries=100 model.encoder.num_layers=1". Boxes are those of the instances' masks. `init` may be
 a checkpoint that mmdetection wrote for the same classes. Tested as COCO does, at the images' full size.
+
+The config's model, augmentation, optimiser and schedule stay. What is the run's is put in: the classes, which are the
+countable ones, the images' size, the learning rate, the number of steps and the first weights. The smaller side of
+`size` stands for that of the config's test images, 800 pixels with DINO; all its other sizes keep their ratio to it.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from unseg_lib.datasets import IGNORE
+from unseg_lib.datasets import SegmentationSet
+from unseg_lib.errors import UnsegError
+from unseg_lib.evaluation import average_precision
+from unseg_lib.method import boxes_of, read_foreign
 from unseg_lib.victims.data import resized_image
-from unseg_lib.victims.dino_config import adapt
-from unseg_lib.victims.dino_weights import load_weights
-from unseg_lib.victims.mask2former_outputs import drawn
+from unseg_lib.victims.mask2former.data import stacked, targets, things
+from unseg_lib.victims.mask2former.model import load_weights
+from unseg_lib.victims.mask2former.outputs import by_area, drawings, save_drawings
 from unseg_lib.victims.openmmlab import compat as mm_compat
-from unseg_lib.victims.openmmlab.config import load_config
+from unseg_lib.victims.openmmlab.config import SIZES, load_config, make_ours, need_parts, reschedule, scaled, walk
 from unseg_lib.victims.openmmlab.runner import build_model, check_device, fit
 from unseg_lib.victims.run import INIT, VictimRun
-from unseg_lib.victims.training import save_predictions, shown
+from unseg_lib.victims.training import shown
 
 if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.evaluator import BaseMetric
     from mmengine.runner import Runner
 
 SURE = 0.3  # boxes with a lower score count, but are not drawn: mmdetection's number
@@ -30,51 +40,141 @@ SURE = 0.3  # boxes with a lower score count, but are not drawn: mmdetection's n
 def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     mm_compat.import_mmdet()
-    from unseg_lib.victims.dino_parts import BoxPrecision, truth
-
     check_device(run)
     run.train.instances(run.train.ids[0])  # a set without them is refused before anything is built
     config = adapt(load_config(run.name, "mmdet"), run)
     model = build_model(config, run)
     if run.init not in INIT:
-        load_weights(model, run.init)
-    return fit(run, config, model, truth, BoxPrecision(run.test), keep_predictions)
+        load_checkpoint(model, run.init)
+    return fit(run, config, model, truth, box_precision(run.test), keep_predictions)
+
+
+def adapt(config: "Config", run: VictimRun) -> "Config":
+    """Put the run's classes, sizes, learning rate and iterations into a config, in place."""
+    need_parts(config, run)
+    factor = min(run.size) / min(min(scale) for scale in _scales(config.test_pipeline))
+    walk([config.train_pipeline, config.test_pipeline], lambda step: _resize(step, factor))
+    classes = len(things(run.train))
+    walk(config.model, lambda part: make_ours(part, classes, run.init))
+    if run.init == "random":
+        walk(config.model, _let_learn)
+        walk(config.optim_wrapper, lambda part: part.pop("lr_mult", None))
+    _check_queries(config, classes)
+    reschedule(config, run)
+    return config
+
+
+def _scales(pipeline: list[dict]) -> list[tuple[int, int]]:
+    """All sizes, (width, height) or the other way round, with which images leave a pipeline."""
+    found = []
+    for step in pipeline:
+        if "transforms" in step:  # one of several pipelines, drawn anew for every image
+            found = [scale for steps in step["transforms"] for scale in _scales(steps)] or found
+        else:
+            found = [step["scale"]] if "scale" in step else list(step.get("scales", found))
+    return found
+
+
+def _resize(step: dict, factor: float) -> None:
+    step.update({key: scaled(step[key], factor) for key in (*SIZES, "crop_size") if step.get(key) is not None})
+
+
+def _let_learn(part: dict) -> None:
+    """Nothing of a backbone that nobody has trained is kept: neither first stages nor statistics, see below lr_mult."""
+    part.update({key: value for key, value in {"frozen_stages": -1, "norm_eval": False}.items() if key in part})
+    if isinstance(part.get("norm_cfg"), dict):
+        part["norm_cfg"]["requires_grad"] = True
+
+
+def _check_queries(config: "Config", classes: int) -> None:
+    """DINO's queries begin at the most promising cells of its features, so there must be as many of those."""
+    model = config.model
+    if "num_queries" not in model:
+        return
+    side = min(min(scale) for steps in (config.train_pipeline, config.test_pipeline) for scale in _scales(steps))
+    strides = [4 * 2 ** (model.backbone.out_indices[0] + level) for level in range(model.neck.num_outs)]
+    cells = sum(math.ceil(side / stride) ** 2 for stride in strides)
+    if model.get("as_two_stage") and model.num_queries > cells:
+        raise UnsegError(
+            f"Expected at most {cells} queries where images come as small as {side} pixels, found "
+            f"{model.num_queries}; add model.num_queries={cells} to the name or choose a larger size."
+        )
+    if "max_per_img" in model.test_cfg:
+        model.test_cfg.max_per_img = min(model.test_cfg.max_per_img, model.num_queries * classes)
+
+
+def load_checkpoint(model: torch.nn.Module, path: str) -> None:
+    """Load all weights of the same config with the same number of classes; anything else is refused."""
+    with torch.serialization.safe_globals(mm_compat.safe_globals()):
+        found = read_foreign(path)
+    head = "bbox_head.cls_branches.0.bias"
+    load_weights(model, found.get("state_dict", found), path, head, 0, "this config", "", "config")
+
+
+def truth(source: SegmentationSet, id: str) -> dict:
+    """An image's truth for detection; mmdetection counts the countable classes from 0."""
+    from mmdet.structures.bbox import HorizontalBoxes
+
+    masks, classes, _ = stacked(source, id, source.instances(id))
+    return {
+        "gt_bboxes": HorizontalBoxes(tight_boxes(masks), dtype=torch.float32),
+        "gt_bboxes_labels": np.array([things(source).index(index) for index in classes.tolist()], np.int64),
+        "gt_ignore_flags": np.zeros(len(classes), bool),
+    }
+
+
+def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
+    """Left, top, right, bottom edges in pixels, float `(K,4)`, of masks bool `(K,H,W)` with a pixel each."""
+    return boxes_of(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])
+
+
+def found(source: SegmentationSet, instances: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes float `(K,4)`, our class indices and scores `(K,)` of a prediction of mmdetection."""
+    boxes, labels, scores = (instances[name].cpu().numpy() for name in ("bboxes", "labels", "scores"))
+    return boxes, np.array(things(source), np.int64)[labels], scores
+
+
+def box_precision(source: SegmentationSet) -> "BaseMetric":
+    """AP of boxes at every image's full size, for mmengine; what is found in crowds does not count."""
+    from mmengine.evaluator import BaseMetric
+
+    class BoxPrecision(BaseMetric):
+        def process(self, data_batch: dict, data_samples: list[dict]) -> None:
+            self.results += [(sample["img_path"], found(source, sample["pred_instances"])) for sample in data_samples]
+
+        def compute_metrics(self, results: list[tuple]) -> dict:
+            truths = (tuple(part.numpy() for part in targets(source, id, "detection")) for id, _ in results)
+            return {"scores": average_precision(truths, (one for _, one in results), source.classes, "box")}
+
+    return BoxPrecision()
 
 
 def keep_predictions(runner: "Runner", run: VictimRun) -> None:
     """Write predictions.npz of some test images at the run's size: filled boxes as label maps, and their numbers."""
     runner.model.eval()
-    rows = [_drawings(runner, run, i) for i in shown(len(run.test))]
-    columns = {name: torch.stack([torch.from_numpy(row[name]) for row in rows]) for name in rows[0]}
-    save_predictions(run.out / "predictions.npz", **columns)
+    some = shown(len(run.test))
+    x = torch.stack([resized_image(run.test.image(run.test.ids[i]), run.size) for i in some])
+    save_drawings(run, x, [_drawings(runner, run, i) for i in some])
 
 
+@torch.inference_mode()
 def _drawings(runner: "Runner", run: VictimRun, i: int) -> dict[str, np.ndarray]:
-    from unseg_lib.victims.dino_parts import found, stacked, tight_boxes
-
-    id, batch = run.test.ids[i], runner.val_dataloader.collate_fn([runner.val_dataloader.dataset[i]])
-    with torch.inference_mode():
-        sample = runner.model.test_step(batch)[0]
+    batch = runner.val_dataloader.collate_fn([runner.val_dataloader.dataset[i]])
+    sample = runner.model.test_step(batch)[0]
     boxes, classes, scores = found(run.test, sample.pred_instances)
     order = np.flatnonzero(scores >= SURE)[::-1]  # the best on top
-    prediction, prediction_segments = _filled(run, boxes[order], classes[order], sample.ori_shape)
-    masks, classes = stacked(run.test, id, run.test.instances(id))
-    boxes = tight_boxes(masks).numpy()
-    order = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")  # small ones on top
-    y, truth_segments = _filled(run, boxes[order], classes[order], sample.ori_shape)
-    return {
-        **{"x": resized_image(run.test.image(id), run.size).numpy(), "y": y, "prediction": prediction},
-        **{"truth_segments": truth_segments, "prediction_segments": prediction_segments},
-    }
+    id = run.test.ids[i]
+    masks, true, _ = stacked(run.test, id, run.test.instances(id))
+    masks, true = by_area(masks.numpy(), true.numpy())
+    edges = tight_boxes(torch.from_numpy(masks)).numpy(), boxes[order]
+    right, guessed = (_filled(one, sample.ori_shape, run.size) for one in edges)
+    return drawings(run, (right, true), (guessed, classes[order]))
 
 
-def _filled(
-    run: VictimRun, boxes: np.ndarray, classes: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes in an image of `shape` as label map and numbers at the run's size, see `drawn`."""
-    scale = np.array(run.size) / shape
-    rows, columns = (np.arange(length) + 0.5 for length in run.size)  # middles of the pixels
+def _filled(boxes: np.ndarray, shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Boxes `(K,4)` in an image of `shape`, filled at `size`: masks bool `(K,H,W)`."""
+    scale = np.array(size) / shape
+    rows, columns = (np.arange(length) + 0.5 for length in size)  # middles of the pixels
     left, top, right, bottom = (boxes * scale[[1, 0, 1, 0]]).T[..., None]
     inside_x, inside_y = (left <= columns) & (columns < right), (top <= rows) & (rows < bottom)
-    background = IGNORE if run.test.background is None else run.test.background
-    return drawn(inside_y[:, :, None] & inside_x[:, None, :], classes, background)
+    return inside_y[:, :, None] & inside_x[:, None, :]

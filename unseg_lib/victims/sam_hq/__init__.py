@@ -3,14 +3,14 @@
 "sam-hq:vit_b", "sam-hq:vit_l" and "sam-hq:vit_h"; "sam-hq:small" and "sam-hq:tiny" have small layouts for CPUs. Options
 come after blanks: "sam-hq:vit_b points=4096".
 
-With SAM's weights as `init`, only what SAM-HQ adds is trained, as published; with init=random everything is. The task
-is "interactive": one object against its background in every image, as HQSeg-44K has them.
+With SAM's weights as `init`, only what SAM-HQ adds is trained, as published, there with 1024 x 1024 pixels, 12 epochs,
+batches of 32 and lr 1e-3 on HQSeg-44K; with init=random everything is. The task is "interactive": one object against
+its background in every image, as HQSeg-44K has them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,30 +18,13 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import Prompts, all_prompts, one_kind, segmentation_loss
+from unseg_lib.method import Prompts, all_prompts, large_scale_jitter, one_kind, segmentation_loss
 from unseg_lib.options import with_options
 from unseg_lib.victims.data import batches, resized_image, resized_label
-from unseg_lib.victims.object_images import (
-    OBJECT,
-    Found,
-    Pair,
-    asked,
-    check_object,
-    jittered,
-    object_scores,
-    one_object,
-    pairs,
-    scaled_box,
-    tight_box,
-)
 from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims.sam_hq.model import SamHQ, build
+from unseg_lib.victims.sam_hq.objects import Pair, asked, check_object, object_scores, one_object, pairs, scaled_box
 from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit, save_predictions, shown
-
-if TYPE_CHECKING:
-    from unseg_lib.victims.sam_hq_model import SamHQ
-
-# arguments of `train_victim` as published, for HQSeg-44K
-PUBLISHED = {"size": (1024, 1024), "epochs": 12, "batch_size": 32, "lr": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -63,7 +46,7 @@ class Settings:
         if self.points < 4:
             raise UnsegError(f"Expected points of SAM-HQ from 4, found {self.points}.")
         if not 0 < self.scale_low <= self.scale_high:
-            raise UnsegError(f"Expected 0 < scale_low <= scale_high, found {self.scale_low} and {self.scale_high}.")
+            raise UnsegError(f"Expected 0 < scale_low <= scale_high, found {self.scale_low:g} and {self.scale_high:g}.")
         if not 0 < self.drop <= 1:
             raise UnsegError(f"Expected drop above 0, up to 1, found {self.drop}.")
 
@@ -78,23 +61,15 @@ MODELS = {
 
 def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
-    from unseg_lib.victims.sam_hq_model import build
-
     name, settings = with_options(run.name, MODELS, "layout of SAM-HQ")
     if run.init == "imagenet":
         raise UnsegError("Expected init random or a file of SAM's weights for a victim of sam-hq, found 'imagenet'.")
     run = replace(run, train=one_object(run.train), test=one_object(run.test))
     check_object(run.train)
     check_object(run.test)
-    model = build(name, run.size, run.init, run.seed)
-    recipe = Recipe(
-        read=partial(read, settings),
-        optimiser=partial(optimiser, settings),
-        loss=partial(loss, settings),
-        test=partial(scores, settings),
-        keep=partial(keep, settings),
-    )
-    return fit(run, model, recipe)
+    parts = {"read": read, "optimiser": optimiser, "loss": loss, "test": scores, "keep": keep}
+    recipe = Recipe(**{name: partial(function, settings) for name, function in parts.items()})
+    return fit(run, build(name, run.size, run.init, run.seed), recipe)
 
 
 def read(settings: Settings, run: VictimRun, source: SegmentationSet, what: str) -> Callable[[int], Pair] | None:
@@ -102,7 +77,7 @@ def read(settings: Settings, run: VictimRun, source: SegmentationSet, what: str)
     return pairs(source, round(settings.scale_high * run.size[0]), what) if what == "training" else None
 
 
-def optimiser(settings: Settings, run: VictimRun, model: "SamHQ") -> torch.optim.Optimizer:
+def optimiser(settings: Settings, run: VictimRun, model: SamHQ) -> torch.optim.Optimizer:
     """Adam of what is trainable, with one drop of the learning rate, which replaces the falling one of the loop."""
     adam = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=run.lr, fused=True)
     steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
@@ -118,16 +93,18 @@ def optimiser(settings: Settings, run: VictimRun, model: "SamHQ") -> torch.optim
 
 
 def loss(
-    settings: Settings, run: VictimRun, model: "SamHQ", data: Callable, chosen: torch.Tensor, rng: Rng
+    settings: Settings, run: VictimRun, model: SamHQ, data: Callable, chosen: torch.Tensor, rng: Rng
 ) -> torch.Tensor:
     """BCE + Dice on points of the images numbered `chosen`, jittered, each prompted by one kind drawn for it."""
-    x, y = jittered(data, chosen, run.size[0], (settings.scale_low, settings.scale_high), rng("jitter"))
+    scales, jitter = (settings.scale_low, settings.scale_high), rng("jitter")
+    found = [large_scale_jitter(*data(i), run.size[0], jitter, scales) for i in chosen.tolist()]
+    x, y = (torch.stack(column) for column in zip(*found))  # (N,3,S,S) and soft masks (N,1,S,S), both in [0,1]
     x = defended_batch(run, 255 * x.to(run.device), rng("defence"))
     prompts = one_kind(all_prompts(y, model.grid, rng("prompts")), rng("kind of prompt"))
     return segmentation_loss(masks(settings, run, model, x, prompts), y.to(run.device), rng("points"), settings.points)
 
 
-def masks(settings: Settings, run: VictimRun, model: "SamHQ", x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+def masks(settings: Settings, run: VictimRun, model: SamHQ, x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
     """Logits `(N,1,g,g)` of what images `(N,3,S,S)` from 0 to 255 are prompted for.
 
     Only the image encoder, which costs most, runs in bf16: in its 8 bits a prompt's place is wrong by some pixels.
@@ -151,22 +128,20 @@ def with_filled_boxes(prompts: Prompts, grid: int, size: int) -> Prompts:
     return replace(prompts, masks=torch.where(alone[:, None, None, None], filled, prompts.masks), use=use)
 
 
-def scores(settings: Settings, run: VictimRun, model: "SamHQ", data: None) -> dict:
-    """{"scores": as of `object_scores`}."""
-    return {"scores": object_scores(run.test, answers(settings, run, model))}
+def scores(settings: Settings, run: VictimRun, model: SamHQ, data: None) -> dict:
+    """{"scores": as of `object_scores`} of every test image's mask at the image's own size."""
 
+    def answers():
+        for id, label, box in asked(run.test):
+            x, box = resized_image(run.test.image(id), run.size), scaled_box(box, label.shape, run.size)
+            yield id, label, answer(settings, run, model, x, box, label.shape)
 
-def answers(settings: Settings, run: VictimRun, model: "SamHQ") -> Iterator[Found]:
-    """The model's mask of every test image at the image's own size, asked by the box around the true mask."""
-    for id, label in asked(run.test):
-        box = scaled_box(tight_box(label == OBJECT), label.shape, run.size)
-        x = resized_image(run.test.image(id), run.size)
-        yield id, label, answer(settings, run, model, x, box, label.shape)
+    return {"scores": object_scores(run.test, answers())}
 
 
 @torch.inference_mode()
 def answer(
-    settings: Settings, run: VictimRun, model: "SamHQ", x: torch.Tensor, box: np.ndarray, size: tuple[int, int]
+    settings: Settings, run: VictimRun, model: SamHQ, x: torch.Tensor, box: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
     """The mask bool `(H,W)` at `size` for an image uint8 `(3,S,S)` and a box xyxy in its pixels."""
     model.eval()
@@ -180,14 +155,13 @@ def answer(
     return (F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0] > 0).cpu().numpy()
 
 
-def keep(settings: Settings, run: VictimRun, model: "SamHQ", data: None) -> None:
+def keep(settings: Settings, run: VictimRun, model: SamHQ, data: None) -> None:
     """Write predictions.npz of some test images at the run's size, with "box" `(K,4)`, xyxy: what was asked."""
-    ids = [id for id, _ in asked(run.test)]
+    every = [(id, scaled_box(box, label.shape, run.size)) for id, label, box in asked(run.test)]
     columns = []
-    for id in (ids[i] for i in shown(len(ids))):
-        x, label = resized_image(run.test.image(id), run.size), run.test.label(id)
-        box = scaled_box(tight_box(label == OBJECT), label.shape, run.size)
-        found = torch.from_numpy(answer(settings, run, model, x, box, run.size))
-        columns.append((x, resized_label(label, run.size), found, torch.from_numpy(box)))
+    for id, box in (every[i] for i in shown(len(every))):
+        x, truth = resized_image(run.test.image(id), run.size), resized_label(run.test.label(id), run.size)
+        found = answer(settings, run, model, x, box, run.size)
+        columns.append((x, truth, torch.from_numpy(found), torch.from_numpy(box)))
     x, truth, found, boxes = (torch.stack(column) for column in zip(*columns))
     save_predictions(run.out / "predictions.npz", x, truth, found, box=boxes)

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
-from unseg_lib.method import read_foreign
 
 ADDRESS = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 SHA256 = "7be5be79"  # its first digits, as torchvision publishes them
@@ -24,23 +22,21 @@ def lpips(original: np.ndarray, protected: np.ndarray, weights: str | Path) -> f
     weights: the file of `ADDRESS`. Raises `UnsegError` for other weights, two sizes, or less than 32 pixels a side.
     """
     if original.shape != protected.shape or min(original.shape[:2]) < SMALLEST:
-        sizes = (f"{x.shape[1]}x{x.shape[0]}" for x in (original, protected))
+        sizes = " and ".join(f"{x.shape[1]}x{x.shape[0]}" for x in (original, protected))
         raise UnsegError(
-            f"Expected two images of one size for LPIPS, {SMALLEST} pixels a side at least, "
-            f"found {' and '.join(sizes)}."
+            f"Expected two images of one size for LPIPS, {SMALLEST} pixels a side at least, found {sizes}."
         )
     network = _network(Path(weights))
+    pair = (torch.from_numpy(x / np.float32(255)).permute(2, 0, 1)[None] for x in (original, protected))
     with torch.inference_mode():
-        return float(network(_batch(original), _batch(protected), normalize=True))
+        return float(network(*pair, normalize=True))
 
 
-def _batch(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1)[None]
-
-
-def _network(weights: Path) -> nn.Module:
+def _network(weights: Path) -> torch.nn.Module:
     """The public metric of torchmetrics downloads AlexNet itself; the class behind it takes the file that is here."""
     from torchmetrics.functional.image.lpips import _LPIPS
+
+    from unseg_lib.method import read_foreign
 
     state = read_foreign(weights)
     if not sha256_of(weights).startswith(SHA256):

@@ -1,8 +1,7 @@
-"""Images with one object each: what a promptable victim learns from, and how its masks are scored."""
+"""Images with one object each, and the box that asks for it: what a promptable victim learns, and its scores."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -10,8 +9,8 @@ from PIL import Image
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation import boundary_iou
-from unseg_lib.method import large_scale_jitter
+from unseg_lib.evaluation import boundary_iou, mask_iou
+from unseg_lib.method import boxes_of
 from unseg_lib.runtime import progress
 from unseg_lib.victims.data import MEMORY, resized_image
 
@@ -37,14 +36,14 @@ def one_object(source: SegmentationSet) -> SegmentationSet:
 
     Folders of images and masks do not: there, all that is marked is the object.
     """
-    return replace(source, read_label=partial(_largest, source)) if source.read_instances else source
 
+    def largest(id: str) -> np.ndarray:
+        label = source.label(id)
+        masks = [one.mask for one in source.instances(id)]
+        chosen = max(masks, key=np.sum) if masks else np.zeros(label.shape, bool)
+        return np.where(label == IGNORE, IGNORE, chosen).astype(np.uint8)
 
-def _largest(source: SegmentationSet, id: str) -> np.ndarray:
-    label = source.label(id)
-    masks = [one.mask for one in source.instances(id)]
-    chosen = max(masks, key=np.sum) if masks else np.zeros(label.shape, bool)
-    return np.where(label == IGNORE, IGNORE, chosen).astype(np.uint8)
+    return replace(source, read_label=largest) if source.read_instances else source
 
 
 def pairs(source: SegmentationSet, longest: int, what: str) -> Callable[[int], Pair]:
@@ -59,34 +58,22 @@ def pairs(source: SegmentationSet, longest: int, what: str) -> Callable[[int], P
 
 def pair(source: SegmentationSet, id: str, longest: int) -> Pair:
     """One image and its mask; where they are scaled down, the mask gets soft edges."""
-    pixels, mask = source.image(id), 255 * (source.label(id) == OBJECT).astype(np.uint8)
+    mask = 255 * (source.label(id) == OBJECT).astype(np.uint8)
     scale = min(1, longest / max(mask.shape))
     height, width = (max(1, round(scale * side)) for side in mask.shape)
     soft = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
-    return resized_image(pixels, (height, width)), torch.from_numpy(np.array(soft))
+    return resized_image(source.image(id), (height, width)), torch.from_numpy(np.array(soft))
 
 
-def jittered(
-    data: Callable[[int], Pair], chosen: torch.Tensor, size: int, scales: tuple[float, float], rng: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of the images numbered `chosen`: x `(N,3,S,S)` and soft masks `(N,1,S,S)`, both in [0,1]."""
-    found = [large_scale_jitter(*data(i), size, rng, scales) for i in chosen.tolist()]
-    x, y = (torch.stack(column) for column in zip(*found))
-    return x, y
+def asked(source: SegmentationSet) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Of the images that have an object, which can be asked for: id, label map, and the box that asks.
 
-
-def asked(source: SegmentationSet) -> Iterator[tuple[str, np.ndarray]]:
-    """Ids and label maps of the images that have an object, which can be asked for."""
+    The box is that around the true mask, xyxy in pixels, float `(4,)`; the last row and column are in it.
+    """
     for id in source.ids:
         label = source.label(id)
         if (label == OBJECT).any():
-            yield id, label
-
-
-def tight_box(mask: np.ndarray) -> np.ndarray:
-    """The box around a mask, bool `(H,W)`: xyxy in pixels, float `(4,)`; the last row and column are in it."""
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
-    return np.array([columns[0], rows[0], columns[-1], rows[-1]], float)
+            yield id, label, boxes_of(torch.from_numpy(label == OBJECT)[None])[0].double().numpy()
 
 
 def scaled_box(box: np.ndarray, before: tuple[int, int], after: tuple[int, int]) -> np.ndarray:
@@ -105,8 +92,8 @@ def boxed(image: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 def filled_boxes(source: SegmentationSet) -> Iterator[Found]:
     """The answer of somebody who has not learnt anything: all of the box."""
-    for id, label in asked(source):
-        left, top, right, bottom = tight_box(label == OBJECT).astype(int)
+    for id, label, box in asked(source):
+        left, top, right, bottom = box.astype(int)
         prediction = np.zeros(label.shape, bool)
         prediction[top : bottom + 1, left : right + 1] = True
         yield id, label, prediction
@@ -118,22 +105,14 @@ def object_scores(source: SegmentationSet, found: Iterable[Found]) -> dict[str, 
     As SAM-HQ is evaluated; "miou" of other victims comes from one confusion matrix instead. Ignored pixels do not
     count. Of a set with several parts also "NAME:PART" of each, e.g. "biou:DIS5K-VD". None where no image counts.
     """
+    # an id has its part before the name of its file
+    parts = {id: id.removesuffix(source.images[id].name).rstrip("-") for id in source.ids}
     values: dict[str, list[float]] = {"miou_pictures": [], "biou": []}
-    several = len({part_of(source, id) for id in source.ids}) > 1
     for id, label, prediction in found:
         truth, prediction = label == OBJECT, prediction & (label != IGNORE)
         one = {"miou_pictures": mask_iou(prediction, truth), "biou": boundary_iou(prediction, truth)}
-        one |= {f"{metric}:{part_of(source, id)}": value for metric, value in one.items()} if several else {}
+        if len(set(parts.values())) > 1:
+            one |= {f"{metric}:{parts[id]}": value for metric, value in one.items()}
         for metric, value in one.items():
             values.setdefault(metric, []).append(value)
     return {metric: sum(all_of) / len(all_of) if all_of else None for metric, all_of in values.items()}
-
-
-def part_of(source: SegmentationSet, id: str) -> str:
-    """The part of a set that an image is from: what its id has before the name of its file."""
-    return id.removesuffix(source.images[id].name).rstrip("-")
-
-
-def mask_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union of two masks, bool of one shape, one of them not empty."""
-    return float((prediction & truth).sum() / (prediction | truth).sum())

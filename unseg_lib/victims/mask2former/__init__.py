@@ -5,15 +5,13 @@
 a tenth of it for the backbone, polynomial decay, clipped gradients, flips, random windows, changed colours.
 """
 
-from functools import partial
-
 import torch
 
 from unseg_lib.options import with_options
 from unseg_lib.victims.data import normalise
-from unseg_lib.victims.instance_data import MaskedImages, augment, read, recolour
-from unseg_lib.victims.mask2former_model import LAYOUTS, Layout, build
-from unseg_lib.victims.mask2former_scores import keep, scores
+from unseg_lib.victims.mask2former.data import MaskedImages, augment, read, recolour
+from unseg_lib.victims.mask2former.model import LAYOUTS, build
+from unseg_lib.victims.mask2former.outputs import keep, scores
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit
 
@@ -23,18 +21,11 @@ CLIP, WEIGHT_DECAY = 0.01, 0.05
 def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     _, layout = with_options(run.name, LAYOUTS, "Mask2Former")
-    recipe = Recipe(
-        read=lambda run, source, what: read(source, run.size, run.task, what, run.out),
-        optimiser=partial(adamw, layout),
-        loss=partial(batch_loss, layout),
-        test=partial(scores, layout),
-        keep=partial(keep, layout),
-        clip=CLIP,
-    )
-    return fit(run, build(layout, len(run.train.classes), run.init, run.seed), recipe)
+    model = build(layout, len(run.train.classes), run.init, run.seed)
+    return fit(run, model, Recipe(read, adamw, batch_loss, test=scores, keep=keep, clip=CLIP))
 
 
-def adamw(layout: Layout, run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
+def adamw(run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
     """AdamW that leaves norms, embeddings and Swin's position biases without weight decay, as published."""
     backbone = {id(p) for p in model.encoder.parameters()}
     plain = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.BatchNorm2d, torch.nn.Embedding)
@@ -42,32 +33,24 @@ def adamw(layout: Layout, run: VictimRun, model: torch.nn.Module) -> torch.optim
     free |= {id(p) for name, p in model.named_parameters() if "position_bias" in name}
     groups: dict[tuple[float, float], list] = {}
     for p in model.parameters():
-        factor, decay = layout.backbone_lr if id(p) in backbone else 1.0, 0.0 if id(p) in free else WEIGHT_DECAY
+        factor, decay = model.layout.backbone_lr if id(p) in backbone else 1.0, 0.0 if id(p) in free else WEIGHT_DECAY
         groups.setdefault((factor, decay), []).append(p)
     parts = [{"params": p, "factor": factor, "weight_decay": decay} for (factor, decay), p in groups.items()]
     return torch.optim.AdamW(parts, lr=run.lr, fused=True)
 
 
 def batch_loss(
-    layout: Layout, run: VictimRun, model: torch.nn.Module, data: MaskedImages, chosen: torch.Tensor, rng: Rng
+    run: VictimRun, model: torch.nn.Module, data: MaskedImages, chosen: torch.Tensor, rng: Rng
 ) -> torch.Tensor:
-    """The loss on the images numbered `chosen`, defended and augmented."""
+    """The published loss on the images numbered `chosen`, defended and augmented.
+
+    Over all layers, in fp32: 2 x class + 5 x mask + 5 x dice of the matched queries.
+    """
+    layout = model.layout
     x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
     x = 255 * recolour(x.float() / 255, rng("colour")) if layout.colour else x
-    masks, classes = zip(*(data.learnt(i) for i in chosen.tolist()))
     scale = layout.scale_low, layout.scale_high
-    x, masks, left = augment(normalise(x), masks, scale, rng("augmentation"), layout.crop)
-    classes = [one.to(run.device)[some] for one, some in zip(classes, left)]
-    return mask_loss(run, model, x, masks, classes)
-
-
-def mask_loss(
-    run: VictimRun, model: torch.nn.Module, x: torch.Tensor, masks: list[torch.Tensor], classes: list[torch.Tensor]
-) -> torch.Tensor:
-    """The published loss over all layers, in fp32: 2 x class + 5 x mask + 5 x dice of the matched queries.
-
-    x: normalised float `(N,3,H,W)`; of every image masks bool `(K,H,W)` and class indices `(K,)`.
-    """
+    x, masks, classes = augment(normalise(x), *data.learnt(chosen), scale, rng("augmentation"), layout.crop)
     with autocast(run):
         found = model(x, output_auxiliary_logits=True)
     last = found.masks_queries_logits.float(), found.class_queries_logits.float()

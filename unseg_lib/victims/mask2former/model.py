@@ -15,7 +15,6 @@ from unseg_lib.victims.training import own_randomness
 if TYPE_CHECKING:
     from transformers import Mask2FormerForUniversalSegmentation
 
-COUNTS = ("width", "feedforward", "pixel_layers", "pixel_feedforward", "layers", "heads", "queries", "points")
 STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
 
 
@@ -26,7 +25,7 @@ class Layout:
     backbone: class in transformers and its arguments. weights: the backbone's on Hugging Face's hub, trained on
     ImageNet. backbone_lr: factor of the backbone's learning rate. scale_low, scale_high: of random windows; COCO's
     config has 0.1 to 2. crop: sides of these windows over the image's; Cityscapes' config has half. colour: whether
-    colours are changed; COCO's config has not. threshold, overlap: see `mask2former_outputs.segments`.
+    colours are changed; COCO's config has not. threshold, overlap: see `outputs.segments`.
     """
 
     backbone: tuple[str, dict[str, Any]]
@@ -48,18 +47,24 @@ class Layout:
     overlap: float = 0.8
 
     def __post_init__(self):
-        for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise UnsegError(f"Expected {name} of Mask2Former from 1, found {getattr(self, name)}.")
-        if self.width % 32 or self.width % self.heads:
-            raise UnsegError(f"Expected a width that 32 and heads={self.heads} divide, found {self.width}.")
-        if not 0 < self.scale_low <= self.scale_high:
-            raise UnsegError(f"Expected 0 < scale_low <= scale_high, found {self.scale_low:g} and {self.scale_high:g}.")
+        check_layout(self, "Mask2Former", 32)
         if not 0 < self.crop <= 1:
             raise UnsegError(f"Expected crop of Mask2Former above 0 and to 1, found {self.crop:g}.")
         for name in ("threshold", "overlap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UnsegError(f"Expected {name} of Mask2Former from 0 to 1, found {getattr(self, name):g}.")
+
+
+def check_layout(layout: Any, what: str, divisor: int) -> None:
+    """Refuse counts below 1, a width that heads or positions do not divide, and windows of no scale."""
+    for name, value in vars(layout).items():
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise UnsegError(f"Expected {name} of {what} from 1, found {value}.")
+    if layout.width % divisor or layout.width % layout.heads:
+        raise UnsegError(f"Expected a width that {divisor} and heads={layout.heads} divide, found {layout.width}.")
+    if not 0 < layout.scale_low <= layout.scale_high:
+        low, high = layout.scale_low, layout.scale_high
+        raise UnsegError(f"Expected 0 < scale_low <= scale_high, found {low:g} and {high:g}.")
 
 
 SWIN_TINY = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "drop_path_rate": 0.3}
@@ -75,31 +80,37 @@ LAYOUTS = {
 
 
 def build(layout: Layout, classes: int, init: str, seed: int) -> "Mask2FormerForUniversalSegmentation":
-    """The model with seeded first weights, or those that `init` names.
+    """The model, which knows its `layout`, with seeded first weights, or those that `init` names.
 
     init: "random"; "imagenet", the backbone's from the hub; a folder as transformers saves them, of a Mask2Former
     or of a backbone; or a .safetensors file of a Mask2Former.
     """
+    path = Path(init)
+    if init == "imagenet" and not layout.weights:
+        raise UnsegError("Expected init=random for this Mask2Former, nobody has trained its backbone on ImageNet.")
     with own_randomness("cpu", seed, "first weights"), quiet():
-        model = _untrained(layout, classes)
-        _load(model, layout, init)
+        model = untrained(layout, classes)
+        if init == "imagenet" or (path.is_dir() and read_json(path / "config.json").get("model_type") != "mask2former"):
+            _load_backbone(model, layout.weights if init == "imagenet" else init)
+        elif init != "random":
+            _load_all(model, path / "model.safetensors" if path.is_dir() else path)
     pixel_module = model.model.pixel_level_module
     _keep_in_fp32(pixel_module.decoder)
     # by this name defences find it; set beside torch's book-keeping, which would save its weights twice
     object.__setattr__(model, "encoder", pixel_module.encoder)
+    model.layout = layout
     return model
 
 
-def _untrained(layout: Layout, classes: int) -> "Mask2FormerForUniversalSegmentation":
+def untrained(layout: Layout, classes: int) -> "Mask2FormerForUniversalSegmentation":
+    """The model with first weights from torch's global generator."""
     import transformers
 
     kind, arguments = layout.backbone
     config = transformers.Mask2FormerConfig(
         backbone_config=getattr(transformers, kind)(**arguments, **STAGES),
         num_labels=classes,
-        feature_size=layout.width,
-        mask_feature_size=layout.width,
-        hidden_dim=layout.width,
+        **dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), layout.width),
         dim_feedforward=layout.feedforward,
         encoder_layers=layout.pixel_layers,
         encoder_feedforward_dim=layout.pixel_feedforward,
@@ -109,16 +120,6 @@ def _untrained(layout: Layout, classes: int) -> "Mask2FormerForUniversalSegmenta
         train_num_points=layout.points,
     )
     return transformers.Mask2FormerForUniversalSegmentation(config)
-
-
-def _load(model: "Mask2FormerForUniversalSegmentation", layout: Layout, init: str) -> None:
-    path = Path(init)
-    if init == "imagenet" and not layout.weights:
-        raise UnsegError("Expected init=random for this Mask2Former, nobody has trained its backbone on ImageNet.")
-    if init == "imagenet" or (path.is_dir() and read_json(path / "config.json").get("model_type") != "mask2former"):
-        _load_backbone(model, layout.weights if init == "imagenet" else init)
-    elif init != "random":
-        _load_all(model, path / "model.safetensors" if path.is_dir() else path)
 
 
 def _load_backbone(model: "Mask2FormerForUniversalSegmentation", place: str) -> None:
@@ -140,21 +141,31 @@ def _load_all(model: "Mask2FormerForUniversalSegmentation", file: Path) -> None:
         found = load_file(file)
     except (SafetensorError, OSError) as error:
         raise UnsegError(f"Expected weights in {file}, as safetensors, found something else ({error}).") from error
-    found.pop("criterion.empty_weight", None)  # no weight: how much "no object" counts
-    needed = {name: value for name, value in model.state_dict().items() if name != "criterion.empty_weight"}
-    head = "class_predictor.bias"
-    if head in found and found[head].shape != needed[head].shape:
+    own = {"criterion.empty_weight": model.criterion.empty_weight}  # no weight: how much "no object" counts
+    of = "class_predictor.bias", 1, "this Mask2Former", ", or train from a backbone's", "backbone"
+    load_weights(model, found | own, file, *of)
+
+
+def load_weights(
+    model: torch.nn.Module, found: dict, path: Path, head: str, more: int, what: str, otherwise: str, same: str
+) -> None:
+    """Load weights of this very model; others are refused.
+
+    head: a parameter as long as there are classes and `more`. what, otherwise, same: words for the errors.
+    """
+    needed = model.state_dict()
+    if head in found and head in needed and found[head].shape != needed[head].shape:
         raise UnsegError(
-            f"Expected weights for {len(needed[head]) - 1} classes in {file}, found {len(found[head]) - 1}; take those "
-            "of a model for this data set, or train from a backbone's."
+            f"Expected weights for {len(needed[head]) - more} classes in {path}, found {len(found[head]) - more}; "
+            f"take those of a model for this data set{otherwise}."
         )
     other = sorted(needed.keys() ^ found.keys()) or [k for k in needed if needed[k].shape != found[k].shape]
     if other:
         raise UnsegError(
-            f"Expected the weights of this Mask2Former in {file}, found {len(other)} that differ, the first is "
-            f"{other[0]}; take the same backbone and options."
+            f"Expected the weights of {what} in {path}, found {len(other)} that differ, the first is {other[0]}; "
+            f"take the same {same} and options."
         )
-    model.load_state_dict(found, strict=False)
+    model.load_state_dict(found)
 
 
 def _keep_in_fp32(decoder: torch.nn.Module) -> None:

@@ -31,7 +31,7 @@ ADDED = ("hf_token", "hf_mlp", "compress_vit_feat", "embedding_encoder", "embedd
 
 
 def build(layout: str, size: tuple[int, int], init: str, seed: int) -> "SamHQ":
-    """SAM-HQ of a layout of `method.sam` for images of `size`, with seeded first weights.
+    """SAM-HQ of a layout of `method.LAYOUTS` for images of `size`, with seeded first weights.
 
     init: "random", and everything learns; or a file of SAM or SAM-HQ, and only what SAM-HQ adds does, as published.
     """
@@ -77,7 +77,7 @@ class SamHQ(nn.Module):
             getattr(self.mask_decoder, name).requires_grad_(True)
 
     def see(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embedding and early feature of images `(N,3,S,S)` in [0,1], see `method.sam.encode`."""
+        """Embedding and early feature of images `(N,3,S,S)` in [0,1], see `method.encode`."""
         return encode(self.image_encoder, x)
 
     def find(self, embedding: torch.Tensor, early: torch.Tensor, prompts: Prompts) -> torch.Tensor:
@@ -85,11 +85,8 @@ class SamHQ(nn.Module):
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hf_token.weight])
         hs, upscaled = decoder_trunk(decoder, self.prompt_encoder, embedding, tokens, prompts)
-        feature = (
-            decoder.embedding_maskfeature(upscaled)
-            + decoder.embedding_encoder(embedding)
-            + decoder.compress_vit_feat(early)
-        )
+        late = decoder.embedding_maskfeature(upscaled) + decoder.embedding_encoder(embedding)
+        feature = late + decoder.compress_vit_feat(early)
         return torch.einsum("nc,nchw->nhw", decoder.hf_mlp(hs[:, -1]), feature)[:, None]
 
 
@@ -108,11 +105,10 @@ def load_weights(model: SamHQ, path: str | Path, what: str) -> None:
 
     what: the model in words, for errors. Weights of another model are refused.
     """
-    state = read_foreign(path)
+    state, own = read_foreign(path), model.state_dict()
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UnsegError(f"Expected weights of SAM or SAM-HQ in {path}, found other content; give another file.")
     state = {key: value for key, value in state.items() if key not in ("pixel_mean", "pixel_std")}
-    own = model.state_dict()
     new = {key for key in own if key.startswith(tuple(f"mask_decoder.{part}." for part in ADDED))}
     needed = own.keys() if new & state.keys() else own.keys() - new
     faults = {
