@@ -19,7 +19,7 @@ from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import read_csv, read_json, write_json
 from unseg_lib.pipeline import Stage, check_parameters, collect, locked, run_notebook, save_result
 from unseg_lib.pipeline.notebook import OWNER, at_rest, clean_notebook, fingerprint, is_done, marker_of, take_over
-from unseg_lib.runtime import progress
+from unseg_lib.runtime import own_gpu, progress
 
 # toys write their result without importing the library, and torch with it
 SAVE = """import json, os, pathlib
@@ -205,6 +205,15 @@ def test_scrubbing_joins_streams_and_leaves_images_alone(capsys, monkeypatch):
     lines = capsys.readouterr().err
     assert "20/20" in lines and scrubbed(said | {"text": lines}) == []
     assert [output["text"] for output in scrubbed(said | {"text": lines + "careful\n"})] == ["careful\n"]
+
+
+def test_jobs_on_several_gpus_take_one_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with own_gpu(tmp_path, 1) as first, own_gpu(tmp_path, 1) as second, own_gpu(tmp_path, 1) as third:
+        taken = [one["CUDA_VISIBLE_DEVICES"] for one in (first, second, third)]
+    assert taken[:2] == ["4", "5"] and taken[2] in taken[:2]  # more jobs than GPUs share
+    with own_gpu(tmp_path, 0) as nothing:
+        assert nothing == {}
 
 
 def test_save_result_takes_arrays_and_refuses_what_is_no_result(tmp_path):

@@ -5,7 +5,6 @@ compiled operators do not load: that remedy is `torchvision_cpu.py`, apart from 
 """
 
 import ctypes
-import fcntl
 import os
 import platform
 import subprocess
@@ -114,6 +113,8 @@ def own_gpu(folder: Path, gpus: int) -> Iterator[dict[str, str]]:
     The claim is a lock on a file in `folder`: it ends with the process. Where every GPU is taken (more jobs
     than GPUs, as the caller wished), GPUs are shared.
     """
+    import fcntl  # not on Windows
+
     names = visible_gpus() if gpus == 1 else []
     if len(names) < 2:
         yield {}
