@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from unseg_lib import UnsegError
 from unseg_lib.evaluation import COLUMNS, METRICS, Metric, confusion, curves, main_metric, mean_iou, victim_rows
 from unseg_lib.evaluation import intersection_over_union as iou_of
+from unseg_lib.files import read_csv, write_csv, write_json
 
 RUN = {
     **{"task": "semantic", "dataset": "toy", "victim": "unet-resnet18", "init": "random", "recipe": "clean"},

@@ -10,7 +10,6 @@ from toy_instances import CLASSES, DINO, HOW, MASK2FORMER, RSPROMPTER, SAM_HQ, r
 from toy_set import VICTIM, boxes, only_on_a_cpu
 
 from unseg_lib import UnsegError
-from unseg_lib.defenses import freeze
 from unseg_lib.evaluation import curves
 from unseg_lib.files import read_json
 from unseg_lib.seeds import torch_rng
@@ -23,6 +22,7 @@ from unseg_lib.victims import (
     training,
     with_options,
 )
+from unseg_lib.victims.defended_training import freeze
 
 FAMILIES = {"mask2former": mask2former, "rsprompter": rsprompter, "sam-hq": sam_hq}
 TASKS = {"mask2former": "instance", "rsprompter": "instance", "sam-hq": "interactive", "dino": "detection"}
