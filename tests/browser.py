@@ -1,6 +1,5 @@
 """JupyterLab and a headless Chromium for tests: both start here, and end with the block that asked for them."""
 
-import base64
 import json
 import os
 import shutil
@@ -132,4 +131,3 @@ class Page:
         """Press and release a key in what has the focus."""
         for kind in ("rawKeyDown", "keyUp"):
             await self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name)
-
