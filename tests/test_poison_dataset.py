@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import append_line, read_csv, read_json, sha256_of
+from unseg_lib.files import append_line, read_csv, read_json, sha256_of, write_json
 from unseg_lib.images import find_image, is_gray_file, read_image, read_label
 from unseg_lib.poisons import COLUMNS, POISONS, PoisonSettings, poison_dataset, protected_classes, read_rows
 
@@ -218,6 +218,10 @@ def test_other_settings_are_refused(toy, tmp_path):
     poison_dataset(toy, "random", out, replace(PLAIN, generator="none", device="cuda", cache=tmp_path))
     assert contents(out) == whole and read_json(out / "poison.json")["eps_bg"] == 2
     assert str(tmp_path) not in (out / "poison.json").read_text()
+    note = read_json(out / "poison.json")
+    write_json(out / "poison.json", {"pictures": note.pop("images"), **note})
+    poison_dataset(toy, "random", out, PLAIN)
+    assert contents(out) == whole, "what an older version has made is known"
 
     Image.fromarray(toy.label("p0") + np.uint8(1)).save(toy.root / "lab" / "p0.png")
     with pytest.raises(UnsegError, match="annotations "):

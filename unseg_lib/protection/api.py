@@ -292,13 +292,13 @@ class _Batch:
             read(jobs + batch - 1)
             while coming or going:
                 group = [coming.popleft().result() for _ in range(min(batch, len(coming)))]
-                asked = [isinstance(one, _Ready) and one.prepared is not None for one in group]
-                prepared = [one.prepared for one, needed in zip(group, asked) if needed]
-                raws = iter(self.protector.raw_noises(prepared) if prepared else ())
-                for one, needed in zip(group, asked):
-                    raw = next(raws) if needed else None
-                    ready = isinstance(one, _Ready)
-                    going.append(writers.submit(self.step, self.write, one.file, one, raw) if ready else one)
+                ready = [one for one in group if isinstance(one, _Ready) and one.prepared]
+                noises = self.protector.raw_noises([one.prepared for one in ready]) if ready else ()
+                raws = dict(zip(map(id, ready), noises))
+                for one in group:
+                    made = isinstance(one, dict)  # its line is there already
+                    raw = raws.get(id(one))
+                    going.append(one if made else writers.submit(self.step, self.write, one.file, one, raw))
                 read(len(group))
                 while going and (not coming or len(going) > jobs):
                     row = going.popleft()
