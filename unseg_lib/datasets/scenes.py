@@ -24,7 +24,8 @@ from unseg_lib.seeds import numpy_rng
 FOLDER = Path("scenes")
 INDEX = "scenes.json"  # written last: a set without it is not complete
 POISONED = "poison.json"  # a poisoned copy; nothing may be generated there
-VERSION = 1  # of the drawing; another one gives other images
+VERSION = 2  # of the drawing; another one gives other images
+LENS_BLUR, COLOUR_BLUR, SATURATION = 0.5, 1.5, 0.45  # of the camera: pixels, pixels, share of the colour that is kept
 SPECK = 12  # pixels
 SIZE, COUNTS = 96, {"train": 240, "test": 60}
 
@@ -194,11 +195,22 @@ def _strew(rng, image: np.ndarray, label: np.ndarray, rough: np.ndarray, light, 
 
 
 def _photograph(rng, image: np.ndarray, smooth: np.ndarray, light: tuple[float, float]) -> np.ndarray:
-    """Light that falls off across the image and through leaves, then a camera's noise; uint8."""
+    """Light that falls off across the image and through leaves, then a camera; uint8.
+
+    A camera's colours are muted and coarser than its brightness (its sensor and JPEG share them among pixels). Without
+    that a scene holds more fine contrast of colours than any photograph, and hides noise that no photograph could.
+    """
+    from scipy.ndimage import gaussian_filter
+
     rows, columns = _grid(len(image))
     slope = 1 - rng.uniform(0.2, 0.6) * (light[0] * rows + light[1] * columns) + rng.uniform(0, 0.12) * smooth
     grain = rng.standard_normal(image.shape, np.float32) * rng.uniform(0.005, 0.02)
-    return np.round(255 * np.clip(image * slope[..., None] + grain, 0, 1)).astype(np.uint8)
+    seen = np.clip(image * slope[..., None] + grain, 0, 1)
+    # brightness through a lens, colour through a wider one
+    brightness = seen @ np.array([0.299, 0.587, 0.114], np.float32)
+    colour = SATURATION * gaussian_filter(seen - brightness[..., None], (COLOUR_BLUR, COLOUR_BLUR, 0))
+    sharp = gaussian_filter(brightness, LENS_BLUR)[..., None]
+    return np.round(255 * np.clip(sharp + colour, 0, 1)).astype(np.uint8)
 
 
 Contour = Callable[[np.ndarray, np.ndarray], np.ndarray]
