@@ -41,7 +41,7 @@ from unseg_lib.poisons import (
 from unseg_lib.poisons.autoregressive import RMS as AR_RMS
 from unseg_lib.poisons.poison_dataset import poison_dataset
 from unseg_lib.poisons.synper import RMS as SYNPER_RMS
-from unseg_lib.reporting.spectrum import spectrum
+from unseg_lib.reporting import spectrum
 
 PLAIN = PoisonSettings(seed=3, device="cpu")
 SIMPLE = (*BY_CLASS, "random_class")

@@ -1,58 +1,30 @@
-"""What a reader sees: tables from rows.csv beside the published numbers, figures, and the report."""
+"""What a reader sees: tables from rows.csv beside the published numbers, figures, and the report.
+
+Loaded when it is asked for: pandas, great-tables and matplotlib would slow every command down.
+"""
 
 import lazy_loader
 
-# the face of the package: what others import from it, loaded when it is asked for
-__getattr__, __dir__, _names = lazy_loader.attach(
+__getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "ablations": ["answer", "answer_bars", "answer_table", "finding"],
-        "arms": ["asked", "fits", "sources_of"],
-        "claims": ["verdict_table", "verdicts"],
-        "defended": ["axes_of", "defence_grids", "heat_map", "metric_of", "table_4"],
-        "drawing": ["Drawing", "REDS", "STYLE", "draw"],
+        "book": ["INSTEAD", "PAGES", "publish", "strip_images", "write_pdf", "write_report"],
+        "commands": ["BEGIN", "END", "results_table", "write_results"],
         "figures": [
-            "bars",
-            "curve_panels",
-            "curves",
-            "dots",
-            "learning_curve",
-            "magnify",
-            "numbered",
-            "show",
-            "show_prompts",
-            "show_rows",
+            *("AGREEMENT", "REDS", "STYLE", "Drawing", "agreement", "bars", "curve_panels", "curves", "dots", "draw"),
+            *("heat_map", "learning_curve", "magnify", "numbered", "paint", "show", "show_prompts", "show_rows"),
         ],
-        "gallery": ["curves_of", "predictions_of"],
-        "html": ["Link", "Table"],
-        "mixture": ["SHARES", "mixture_curves", "mixture_table", "our_mixtures", "paper_mixtures"],
-        "origin": ["stages_of"],
-        "paired": ["paired_table"],
-        "pixels": ["common_share", "frequencies", "gray_share", "histogram", "radial_spectrum", "separability"],
-        "publish": ["INSTEAD", "keep_masks", "strip_images"],
-        "published": ["deviations"],
-        "questions": ["Arm", "QUESTIONS", "Question", "trial"],
-        "readme": ["BEGIN", "END", "TABLES", "results_table", "write_results"],
-        "repetition": ["compare", "repeated", "repetition_table"],
-        "report": ["write_report"],
-        "reviewers": ["answers"],
-        "scores": [
-            "Experiment",
-            "MAIN_METRIC",
-            "MODES",
-            "Score",
-            "clean_of",
-            "experiment_of",
-            "percent_of_clean",
-            "plain_only",
-            "planned",
-            "read_rows",
-            "scores_of",
+        "pixels": [
+            *("common_share", "frequencies", "gray_share", "histogram", "radial_spectrum", "separability", "spectrum"),
         ],
-        "stand_ins": ["COLUMNS", "stand_in_table"],
-        "summary": ["runs_table"],
-        "systems": ["NAMES", "full_tables", "system_table", "why_not"],
-        "tables": ["bars_of", "blocks_of", "difference_rows", "effect_table", "experiments_of", "panel_of", "title_of"],
-        "transfer": ["transfer_table"],
+        "published": ["deviations", "deviations_of", "nearest", "paper_numbers", "value_of"],
+        "rows": [
+            *("HEADINGS", "MAIN", "Results", "against_strongest", "curves_of", "differences", "holds", "is_own"),
+            *("is_plain", "load", "mode_of", "of_settings", "ordered", "paired", "repeated", "repetition", "scores"),
+        ],
+        "tables": [
+            *("Table", "answer", "beside", "defence_grids", "effect", "generator_of", "legend", "matched", "mixture_grids", "needs"),
+            *("predictions", "records", "repetition_table", "spread", "stand_ins", "table", "verdicts", "waiting", "words_of"),
+        ],
     },
 )

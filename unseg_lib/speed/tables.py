@@ -73,6 +73,8 @@ def text(rows: list[dict], columns: Columns) -> str:
 
 def table(rows: list[dict], columns: Columns):
     """The same as the notebook and the report show it."""
-    from unseg_lib.reporting import Table
+    import pandas as pd
 
-    return Table(tuple(columns), lines(rows, columns), "l" + "r" * (len(columns) - 1))
+    from unseg_lib import reporting
+
+    return reporting.table(pd.DataFrame(lines(rows, columns), columns=list(columns)))
