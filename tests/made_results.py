@@ -9,7 +9,14 @@ from unseg_lib.reporting import Results, load
 from unseg_lib.reporting.rows import COLUMNS
 
 USUAL = {"task": "object", "dataset": "lung", "setting": "lung", "recipe": "clean", "victim_key": "unet", "label": ""}
-USUAL |= {"victim": "unet-resnet18", "init": "random", "eps": 8.0, "eps_bg": 2.0, "defense": "none", "clean_fraction": 0.0}
+USUAL |= {
+    "victim": "unet-resnet18",
+    "init": "random",
+    "eps": 8.0,
+    "eps_bg": 2.0,
+    "defense": "none",
+    "clean_fraction": 0.0,
+}
 USUAL |= {"epochs": 4, "minutes": 1.5, "device": "cpu", "precision": "32", "commit": "0123456789abcdef", "seed": 0}
 WORLD = {"cpu": "Some CPU", "cores": 2, "gpus": [], "dirty": False, "minutes": 1.5, "commit": "0123456789abcdef"}
 

@@ -188,10 +188,10 @@ def test_03b_and_03c_leave_rows_of_their_task(place, name, score):
 def test_04_makes_the_tables_from_rows(place, victims):
     collect(place / "results", ["victim/scenes-clean-unet-s0", "victim/scenes-unseg-unet-s0"])
     out, metrics = run(place, "04", "tables", results=str(place / "results"))
-    shares = {line["poison"]: line["percent"] for line in metrics["effect"]}
+    shares = {line["trained on"]: line.get("ours|of clean") for line in metrics["effect"]}
     assert set(shares) == {"clean", "unseg"} and shares["clean"] in (100, None)
     executed = (out / "run.ipynb").read_text()
-    assert "../victim/scenes-unseg-unet-s0/run.ipynb" in executed
+    assert "#victim/scenes-unseg-unet-s0" in executed
 
 
 @pytest.mark.notebook

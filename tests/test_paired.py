@@ -63,7 +63,12 @@ def test_the_table_says_who_protects_better(tmp_path):
 def test_class_wise_protection_is_judged_by_the_protected_classes(tmp_path):
     """Over all classes the two are alike; on the protected ones UnSeg is far better. Other modes are no rivals."""
     street, rows = {"dataset": "camvid", "task": "semantic"}, []
-    for recipe, whole, some in (("random", 35, 12), ("random-things", 35, 12), ("unseg-things", 35, 3), ("unseg", 20, 9)):
+    for recipe, whole, some in (
+        ("random", 35, 12),
+        ("random-things", 35, 12),
+        ("unseg-things", 35, 3),
+        ("unseg", 20, 9),
+    ):
         for metric, value in (("miou", whole), ("iou_protected", some)):
             rows += rows_of(recipe, value, value + 1, value, metric=metric, **street)
     one = differences(made(tmp_path, rows))

@@ -130,7 +130,9 @@ def test_predictions_agree_with_the_truth_or_not(results, photos):
         seen = {"truth": truth, "prediction": (truth == 1) * np.uint8(recipe == "clean")}
         seen |= {"image": np.full((3, 8, 8, 3), 90, np.uint8)} if photos else {}
         (results.folder / f"victim/lung-{recipe}-unet-s1").mkdir(parents=True)
-        np.savez(results.folder / f"victim/lung-{recipe}-unet-s1" / ("predictions.npz" if photos else "masks.npz"), **seen)
+        np.savez(
+            results.folder / f"victim/lung-{recipe}-unet-s1" / ("predictions.npz" if photos else "masks.npz"), **seen
+        )
     row = reporting.predictions(results, "lung", "unet", ["clean", "unseg"])[0]
     assert list(row) == [*(["image"] if photos else []), "truth", "trained on\nclean", "trained on\nunseg"]
     assert (row["trained on\nclean"] == row["truth"]).all()
@@ -316,7 +318,9 @@ def test_shares_of_noise():
     assert pixels.gray_share(np.zeros((2, 2, 3))) == pixels.common_share([np.zeros((2, 2, 3))]) == 0
 
 
-@pytest.mark.parametrize(("values", "area"), [((3, 4, 1, 2), 1), ((1, 2, 3, 4), 0), ((1, 1, 1, 1), 0.5), ((1, 4, 2, 3), 0.5)])
+@pytest.mark.parametrize(
+    ("values", "area"), [((3, 4, 1, 2), 1), ((1, 2, 3, 4), 0), ((1, 1, 1, 1), 0.5), ((1, 4, 2, 3), 0.5)]
+)
 def test_separability_is_the_area_under_the_curve(values, area):
     assert pixels.separability(np.array([values]), np.array([[True, True, False, False]])) == area
     assert pixels.separability(np.array([[1.0]]), np.array([[True]])) == 0.5

@@ -5,26 +5,17 @@ Loaded when it is asked for: pandas, great-tables and matplotlib would slow ever
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "book": ["INSTEAD", "PAGES", "publish", "strip_images", "write_pdf", "write_report"],
-        "commands": ["BEGIN", "END", "results_table", "write_results"],
-        "figures": [
-            *("AGREEMENT", "REDS", "STYLE", "Drawing", "agreement", "bars", "curve_panels", "curves", "dots", "draw"),
-            *("heat_map", "learning_curve", "magnify", "numbered", "paint", "show", "show_prompts", "show_rows"),
-        ],
-        "pixels": [
-            *("common_share", "frequencies", "gray_share", "histogram", "radial_spectrum", "separability", "spectrum"),
-        ],
-        "published": ["deviations", "deviations_of", "nearest", "paper_numbers", "value_of"],
-        "rows": [
-            *("HEADINGS", "MAIN", "Results", "against_strongest", "curves_of", "differences", "holds", "is_own"),
-            *("is_plain", "load", "mode_of", "of_settings", "ordered", "paired", "repeated", "repetition", "scores"),
-        ],
-        "tables": [
-            *("Table", "answer", "beside", "defence_grids", "effect", "generator_of", "legend", "matched", "mixture_grids", "needs"),
-            *("predictions", "records", "repetition_table", "spread", "stand_ins", "table", "verdicts", "waiting", "words_of"),
-        ],
-    },
-)
+FACE = {
+    "book": "INSTEAD PAGES publish strip_images write_pdf write_report",
+    "commands": "BEGIN END results_table write_results",
+    "figures": "AGREEMENT REDS STYLE Drawing agreement bars curve_panels curves dots draw heat_map learning_curve "
+    "magnify numbered paint show show_prompts show_rows",
+    "pixels": "common_share frequencies gray_share histogram radial_spectrum separability spectrum",
+    "published": "beside deviations deviations_of nearest needs paper_numbers value_of",
+    "rows": "HEADINGS MAIN Results against_strongest curves_of differences holds is_own is_plain load mode_of "
+    "of_settings ordered paired repeated repetition scores",
+    "tables": "Table answer defence_grids effect legend matched mixture_grids predictions records repetition_table "
+    "spread stand_ins table verdicts waiting words_of",
+}
+names = {file: words.split() for file, words in FACE.items()}
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=names)

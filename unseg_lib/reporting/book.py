@@ -40,7 +40,7 @@ INSTEAD = "[an image was here: the terms of the data set do not allow to pass it
 
 
 def write_report(results: str | Path) -> Path:
-    """Write `results/report.html` from the executed pages; return its path. Raises `UnsegError` where there are no rows.
+    """Write `results/report.html` from the executed pages; return its path. Raises `UnsegError` without rows.
 
     A page that was not executed for the rows that are there is executed first: 04 always, the others where the profile
     names them or an earlier run of them lies there.
@@ -153,7 +153,9 @@ def strip_images(notebook: dict) -> int:
     for output in (output for cell in notebook["cells"] for output in cell.get("outputs", ())):
         marked = output.get("metadata", {}).get("dataset_image")
         data = output.get("data", {})
-        for kind in [kind for kind, content in data.items() if marked is not False and _is_image(kind, content, marked)]:
+        for kind in [
+            kind for kind, content in data.items() if marked is not False and _is_image(kind, content, marked)
+        ]:
             del data[kind]
             data["text/plain"] = INSTEAD
             found += 1

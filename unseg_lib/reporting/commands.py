@@ -9,20 +9,19 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
 
 BEGIN, END = "<!-- results: written by `unseg report` -->", "<!-- end of results -->"
-# of README's table: (heading, setting, metric, mode of the recipes)
-SHOWN = (
-    ("Lung, IoU", "lung", "iou_object", ""),
-    ("VOC objects, IoU", "voc-object", "iou_object", ""),
-    ("CamVid, protected classes, mean IoU", "camvid", "iou_protected", "classes"),
-)
-TRAINED_ON = {  # its lines: (poison, generator)
-    "clean images": ("clean", ""),
-    "random noise": ("random", ""),
-    "the strongest control": ("", ""),
-    "UnSeg, generator `small`": ("unseg", "small"),
-    "UnSeg, generator `colour`": ("unseg", "colour"),
-    "UnSeg, generator `texture`": ("unseg", "texture"),
+# README's table: its columns as (setting, metric, end of the recipes' names), its lines by recipe
+COLUMNS = {
+    "Lung, IoU": ("lung", "iou_object", ""),
+    "VOC objects, IoU": ("voc-object", "iou_object", ""),
+    "CamVid, protected classes, mean IoU": ("camvid", "iou_protected", "-things"),
 }
+LINES = {
+    "clean": "clean images",
+    "random": "random noise",
+    "": "the strongest control",
+    "unseg": "UnSeg, generator `small`",
+}
+LINES |= {f"unseg-{name}": f"UnSeg, generator `{name}`" for name in ("colour", "texture")}
 
 
 def report(
@@ -73,25 +72,24 @@ def results_table(results: str | Path) -> str:
     """README's table in Markdown: what a victim scores on clean images, mean ± std over seeds in percent."""
     import pandas as pd
 
-    from unseg_lib.reporting.rows import load, scores
-    from unseg_lib.reporting.tables import table
+    from unseg_lib.reporting.rows import is_own, is_plain, load, scores
+    from unseg_lib.reporting.tables import spread, table
 
-    found = load(results)
-    known = scores(found).merge(found.looks.reset_index(), "left", ["setting", "recipe"])
-    known = known.assign(poison=known.poison.fillna("clean"), mode=known["mode"].fillna(""))
-    lines = []
-    for words, (poison, generator) in TRAINED_ON.items():
-        line = {"trained on": words}
-        for heading, setting, metric, mode in SHOWN:
-            own = known[(known.setting == setting) & (known.metric == metric) & (known.label == "")]
-            own = own[(own.n == own.n.max()) & own["mode"].isin({mode, "" if poison == "clean" else mode})]
-            if poison:
-                own = own[(own.poison == poison) & (own.generator.isin([generator]) if generator else True)]
-            else:
-                own = own[~own.poison.str.match("clean|unseg")].sort_values("mean").head(1)
-            line |= {heading: f"{one.mean:.1f} ± {one.std:.1f}{f' ({one.recipe})' * (not poison)}" for one in own.itertuples()}
-        lines.append(line)
-    return table(pd.DataFrame(lines).dropna(thresh=2)).markdown()
+    known, lines = scores(load(results)), pd.DataFrame({"trained on": LINES})
+    known = known[is_plain(known) & (known.label == "")]
+    for heading, (setting, metric, end) in COLUMNS.items():
+        own = known[(known.setting == setting) & (known.metric == metric)].set_index("recipe")
+        if own.empty:
+            continue
+        cells = pd.Series(list(map(spread, own["mean"], own["std"])), own.index, dtype=object)
+        # as many seeds as the others, and of the same mode
+        controls = own.index[(own.n == own.n.max()) & own.index.str.endswith(end) & (own.index != "clean")]
+        controls = own["mean"][[name for name in controls if not is_own(name)]]
+        lines[heading] = [cells.get(name if name == "clean" else name + end) for name in LINES]
+        if len(controls):
+            best = controls.idxmin()
+            lines.loc["", heading] = f"{cells[best]} ({best.removesuffix(end)})"
+    return table(lines.dropna(thresh=2)).markdown()
 
 
 def write_results(readme: str | Path, results: str | Path) -> None:

@@ -140,7 +140,12 @@ def agreement(truth: np.ndarray, prediction: np.ndarray, background: bool = True
     from matplotlib.colors import to_rgb
 
     found = np.select(
-        [truth == 255, background & (truth == 0) & (prediction == 0), truth == prediction, background & (prediction == 0)],
+        [
+            truth == 255,
+            background & (truth == 0) & (prediction == 0),
+            truth == prediction,
+            background & (prediction == 0),
+        ],
         [3, 4, 0, 1],
         default=2,
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.reporting.rows import Results, is_plain, scores
 
 COLUMNS = ["table", "page_or_source", "task", "dataset", "victim", "method", "metric", "value"]
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
@@ -47,7 +48,9 @@ def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> d
     for line in _read("nearest.csv").to_dict("records"):
         if all(line[name] == value for name, value in wanted.items()) and fnmatch(victim, line["victim"]):
             place = (line["table"], line["paper_dataset"], line["paper_victim"])
-            value, clean = (value_of(*place, method, line["paper_metric"]) for method in (line["paper_method"], "clean"))
+            value, clean = (
+                value_of(*place, method, line["paper_metric"]) for method in (line["paper_method"], "clean")
+            )
             if np.isnan(value) or not clean > 0:
                 return None
             same = line["same_experiment"] == "yes"
@@ -92,3 +95,35 @@ def deviations_of(trainings: Iterable[dict]) -> pd.DataFrame:
     return shared.sort_values("setting", key=lambda names: names.map(order), kind="stable")[
         ["setting", "published", "here", "generators", "why"]
     ]
+
+
+def beside(table: str, results: Results) -> pd.DataFrame:
+    """The paper's Table 1, 2 or 3, a line for each model and metric: the published numbers by method, ours under
+    "METHOD|ours" where the very same system was run, and where not whose images it needs.
+
+    Table 1 names no backbone: a number of the same model in another table stands for it.
+    """
+    known, paper, lines = scores(results), paper_numbers(), []
+    known, systems = known[is_plain(known)], _read("systems.csv")
+    for one in systems[systems.table == table].itertuples():
+        same = paper[(paper.task == one.task) & (paper.dataset == one.dataset) & (paper.metric == one.metric)]
+        same = same[same.victim.str.startswith(one.victim) if table == "1" else same.table == table]
+        same = same[(same.victim == one.victim) | (table == "1")]
+        ours = known[(known.task == one.task) & (known.dataset == one.our_dataset) & (known.metric == one.our_metric)]
+        ours = ours[np.array([fnmatch(name, one.our_victim) for name in ours.victim], bool)]
+        line = {"task": one.task, "data set": one.dataset, "model": one.victim, "metric": one.metric}
+        for method in ("clean", "unseg") if table == "1" else ("clean", "synper", "ar", "cuda", "unseg"):
+            line[f"{method}|paper"] = same.value[same.method == method].dropna().head(1).max()
+            line[f"{method}|ours"] = ours["mean"][ours.recipe == method].head(1).max()
+        lines.append(line | ({} if len(ours) else needs(one.source)))
+    return pd.DataFrame(lines).dropna(axis="columns", how="all")
+
+
+def needs(source: str) -> dict[str, str]:
+    """What a system of the paper would take that was not run: its data set, and how large a download that is."""
+    from unseg_lib.datasets import SOURCES
+
+    own = SOURCES[source]
+    archives = own.archives + (SOURCES[own.needs].archives if own.needs else ())
+    size = "fetched by hand" if own.by_hand else f"{sum(one.megabytes or 0 for one in archives):,} MB"
+    return {"needs|all of": own.title.partition(",")[0], "needs|to download": size}

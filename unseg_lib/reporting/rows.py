@@ -19,10 +19,29 @@ NUMBERS |= {"epochs": int, "minutes": float}
 VICTIM = ["task", "dataset", "setting", "victim_key", "victim", "init"]  # one model on one data set
 WAY = ["label", "defense", "clean_fraction"]  # how it was trained
 SCORE = [*VICTIM, *WAY, "recipe", "metric"]
-COLUMNS = [*SCORE, "eps", "eps_bg", "seed", "final", "peak", "epochs", "minutes", "device", "precision", "commit", "stage"]
+COLUMNS = [
+    *SCORE,
+    "eps",
+    "eps_bg",
+    "seed",
+    "final",
+    "peak",
+    "epochs",
+    "minutes",
+    "device",
+    "precision",
+    "commit",
+    "stage",
+]
 STAGE = ["stage", "kind", "name", "setting", "recipe", "victim_key", "label", "seed", "state"]
 STAGE += ["parameters", "metrics", "speed", "provenance"]
-LOOK = ["linf_inside", "linf_outside", "rms", "psnr", "ssim"]  # what a poison did to the files, in steps of 1/255 and dB
+LOOK = [
+    "linf_inside",
+    "linf_outside",
+    "rms",
+    "psnr",
+    "ssim",
+]  # what a poison did to the files, in steps of 1/255 and dB
 PROTECTED, FOREGROUND = "iou_protected", "iou_foreground"
 # merge: from METRICS of unseg_lib.evaluation
 MAIN = {"semantic": "miou", "object": "iou_object", "instance": "AP", "detection": "AP", "panoptic": "PQ"}

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from functools import cached_property
 from hashlib import sha256
 
@@ -11,7 +10,7 @@ import pandas as pd
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.reporting.figures import agreement
-from unseg_lib.reporting.published import nearest, paper_numbers, value_of
+from unseg_lib.reporting.published import nearest, value_of
 from unseg_lib.reporting.rows import (
     FOREGROUND,
     HEADINGS,
@@ -37,24 +36,7 @@ SMALL = (
     ".gt_col_heading{border-bottom:1.5px solid #2b2f36!important;font-weight:600}.gt_column_spanner{color:#6b7079}"
     ".gt_group_heading{text-align:left;padding-top:1rem!important;border-bottom:1px solid #dfe2e6!important}</style>"
 )
-# the paper's names beside ours
-OURS = {
-    "deeplabv1-wideresnet38": "deeplabv1:wideresnet38",
-    "deeplabv3-resnet50": "mmseg:deeplabv3_r50*",
-    "mask2former": "mask2former:resnet50*",
-    "mask2former-resnet50": "mask2former:resnet50*",
-    "mask2former-swin-t": "mask2former:swin-tiny*",
-    "sam-hq": "sam-hq:vit_b",
-    "rsprompter": "rsprompter:vit_h*",
-    "unetplusplus": "unetplusplus-*",
-    "dino": "dino:dino-4scale_r50*",
-}
-METRIC = {"map": "AP", "ap": "AP", "ap_s": "APs", "ap_m": "APm", "ap_l": "APl", "pq": "PQ"}
-METRIC |= {"ap_pan": "AP_pan", "miou_pan": "mIoU_pan"}
-TRAINED = {("coco", "instance"): "coco-panoptic", ("coco", "panoptic"): "coco-panoptic"}  # else under the paper's name
-METHODS = ("clean", "synper", "ar", "cuda", "unseg")
-LEARNT, LEAST = {"AP": 5.0, "PQ": 5.0}, 10.0  # percent; a clean victim below it, or below what is asked of the rest, knows nothing
-HELD_OUT = {"dis": "dis5k", "coift": "hqseg44k", "hrsod": "hqseg44k", "thinobject": "hqseg44k"}  # tests of SAM-HQ
+LEARNT, LEAST = {"AP": 5.0, "PQ": 5.0}, 10.0  # percent; a clean victim below it, or the rest's LEAST, knows nothing
 
 
 class Table:
@@ -65,8 +47,10 @@ class Table:
     column of headings, `html` those whose cells hold HTML.
     """
 
-    def __init__(self, frame: pd.DataFrame, group: str | None = None, digits: dict = {}, html: Sequence[str] = ()):
-        self.frame, self.group, self.digits, self.html = frame, group, digits, html
+    def __init__(
+        self, frame: pd.DataFrame, group: str | None = None, digits: dict | None = None, html: Sequence[str] = ()
+    ):
+        self.frame, self.group, self.digits, self.html = frame, group, digits or {}, html
 
     @cached_property
     def _text(self) -> str:
@@ -91,8 +75,9 @@ class Table:
         return self._text if len(self.frame) else "<p>(nothing to list)</p>"
 
     def markdown(self) -> str:
-        """The table in Markdown, its numbers as texts already."""
-        lines = [list(self.frame), ["---"] * self.frame.shape[1], *self.frame.astype(object).fillna("–").astype(str).to_numpy().tolist()]
+        """The table in Markdown, numbers as they are."""
+        body = self.frame.astype(object).fillna("–").astype(str).to_numpy().tolist()
+        lines = [list(self.frame), ["---"] * self.frame.shape[1], *body]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -108,7 +93,7 @@ def records(frame: pd.DataFrame) -> list[dict]:
 
 
 def spread(mean: float, std: float, digits: int = 1) -> str:
-    """"8.5 ± 0.7"; without a deviation the mean alone, "–" without either."""
+    """ "8.5 ± 0.7"; without a deviation the mean alone, "–" without either."""
     if pd.isna(mean):
         return "–"
     return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
@@ -192,12 +177,12 @@ def matched(
 ) -> pd.DataFrame:
     """Runs that differ in one thing, the first as the reference, from the one source that knows most of them.
 
-    arms: (label, recipe, published method or nothing); "" for a recipe that the kit cannot have, columns of rows.csv and
-    their values where more than the recipe tells the runs; without a defence or a share of clean images, victims trained
-    as usual are meant. paper: table, data set, victim and metric of the published numbers. metric: else the setting's
-    own. The index is the label, the clean-trained victims first; "protects" compares an arm with the reference, seed by
-    seed, PSNR and SSIM say how visible it is. A reference under another label is compared in percent of each one's own clean-trained victim. Two sources are
-    never mixed: they may be from different machines.
+    arms: (label, recipe, published method or nothing); "" for a recipe that the kit cannot have, columns of rows.csv
+    and their values where more than the recipe tells the runs; without a defence or a share of clean images, victims
+    trained as usual are meant. paper: table, data set, victim and metric of the published numbers. metric: else the
+    setting's own. The index is the label, the clean-trained victims first. An arm is compared with the reference seed
+    by seed, under another label in percent of each one's own clean-trained victim. Two sources are never mixed: they
+    may be from different machines.
     """
     arms = [("trained on clean images", "clean", "clean"), *((*arm, "")[:3] for arm in arms)]
     arms = [(words, {"recipe": one} if one and isinstance(one, str) else one or {}, how) for words, one, how in arms]
@@ -213,7 +198,10 @@ def matched(
         if one is None:
             late = waiting(source)
             states = late.state[_chosen(late, setting, choice)] if choice else pd.Series(dtype=str)
-            lines.append(line | {"ours|score": states.min() if len(states) else "not run", "against the first|protects": "not run"})
+            lines.append(
+                line
+                | {"ours|score": states.min() if len(states) else "not run", "against the first|protects": "not run"}
+            )
             continue
         line |= {"ours|score": spread(one["mean"], one["std"]), "ours|of clean": one.of_clean, "std": one.of_clean_std}
         line["seeds"] = runs_of(one)
@@ -231,7 +219,13 @@ def matched(
             line |= {"the files|PSNR": look.psnr, "the files|SSIM": look.ssim}
         lines.append(line)
     names = ["", *(["paper|score", "paper|of clean"] if paper else []), "ours|score", "ours|of clean", "seeds"]
-    names += ["against the first|difference", "against the first|interval", "against the first|protects", "the files|PSNR", "the files|SSIM"]
+    names += [
+        "against the first|difference",
+        "against the first|interval",
+        "against the first|protects",
+        "the files|PSNR",
+        "the files|SSIM",
+    ]
     arms = pd.DataFrame(lines, columns=[*names, "recipe", "std"]).set_index("", drop=False)
     arms.attrs["source"] = source.name
     return arms
@@ -293,8 +287,8 @@ def defence_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
 
 
 def mixture_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """By (setting, metric's heading, victim_key): the score of every recipe that was run in mixtures (index) by the share
-    of clean images in percent (columns). The recipe "clean" is the same clean images alone: without a share, all.
+    """By (setting, metric's heading, victim_key): the score of every recipe that was run in mixtures (index) by the
+    share of clean images in percent (columns). The recipe "clean" is the same clean images alone: without a share, all.
     """
     known, grids = scores(results), {}
     known = known[known.headline & (known.defense == "none") & ((known.label == "") | (known.clean_fraction > 0))]
@@ -336,51 +330,11 @@ def stand_ins(results: Results) -> pd.DataFrame:
         for recipe in list(filter(is_own, cells)) or [""]:
             line = {"task": one.task, "data set": one.dataset.rpartition(":")[2], "stand-in": one.victim_key}
             line |= {"metric": HEADINGS.get(metric, metric), "clean": cells.get("clean"), "random": cells.get(random)}
-            line |= {"UnSeg": cells.get(recipe), "generator": generator_of(results, one.setting, recipe)}
+            line |= {"UnSeg": cells.get(recipe), "generator": results.looks.generator.get((one.setting, recipe), "")}
             line |= {"ours|of clean": shown.of_clean.get(recipe, np.nan) if learnt else np.nan}
             line |= {"paper|of clean": paper.get("percent", np.nan), "paper|of": paper.get("note", "")}
             lines.append(line | {"learnt": "yes" if learnt else "no"})
     return pd.DataFrame(lines).fillna({"clean": "not run", "random": "not run", "UnSeg": "not run"})
-
-
-def generator_of(results: Results, setting: str, recipe: str) -> str:
-    """The name of the generator behind a recipe, "" where there is none."""
-    return results.looks.generator.get((setting, recipe), "")
-
-
-def beside(table: str, results: Results) -> pd.DataFrame:
-    """The paper's Table 1, 2 or 3, a line for each model and metric: the published numbers by method, ours under
-    "ours, METHOD" where the very same system was run, and where not whose images it needs.
-
-    Table 1 names no backbone: a number of the same model in another table stands for it.
-    """
-    known, paper = scores(results), paper_numbers()
-    known = known[is_plain(known)]
-    lines = []
-    own = paper.table == table
-    for key, _ in paper[own].groupby(["task", "dataset", "victim", "metric"], sort=False):
-        task, dataset, victim, metric = key
-        place = (paper.task == task) & (paper.dataset == dataset) & (paper.metric == metric)
-        same = paper[place & (paper.victim.str.startswith(victim) if table == "1" else (paper.victim == victim) & own)]
-        asked = MAIN[task] if task == "interactive" else METRIC.get(metric, metric)  # there the mean is over images
-        place = (known.task == task) & (known.dataset == TRAINED.get((dataset, task), dataset))
-        ours = known[place & (known.metric == asked) & known.victim.map(lambda name: fnmatch(name, OURS[victim]))]
-        line = dict(zip(("task", "data set", "model", "metric"), key))
-        for method in ("clean", "unseg") if table == "1" else METHODS:
-            line[f"{method}|paper"] = same.value[same.method == method].dropna().head(1).max()
-            line[f"{method}|ours"] = ours["mean"][ours.recipe == method].head(1).max()
-        lines.append(line | ({} if len(ours) else needs(task, dataset)))
-    return pd.DataFrame(lines).dropna(axis="columns", how="all")
-
-
-def needs(task: str, dataset: str) -> dict[str, str]:
-    """What a system of the paper would take that was not run: its data set, and how large a download that is."""
-    from unseg_lib.datasets import SOURCES
-
-    source = SOURCES[HELD_OUT.get(dataset, TRAINED.get((dataset, task), dataset))]
-    archives = source.archives + (SOURCES[source.needs].archives if source.needs else ())
-    size = "fetched by hand" if source.by_hand else f"{sum(one.megabytes or 0 for one in archives):,} MB"
-    return {"needs|all of": source.title.partition(",")[0], "needs|to download": size}
 
 
 def words_of(recipe: str) -> str:
@@ -392,12 +346,10 @@ def words_of(recipe: str) -> str:
 
 def legend(results: Results) -> pd.DataFrame:
     """What the recipes are: recipe, its poison in words, the generator of those that have one, and the mode."""
-    looks = results.looks.reset_index().drop_duplicates("recipe").set_index("recipe").loc[
-        ordered(results.looks.index.get_level_values("recipe"))
-    ].reset_index()  # fmt: skip
-    words = [words_of(poison) for poison in looks.poison]
-    own = [one.generator if one.poison.startswith(("unseg", "untrained")) else "" for one in looks.itertuples()]
-    return pd.DataFrame({"recipe": looks.recipe, "what it is": words, "generator": own, "mode": looks["mode"]})
+    looks = results.looks.reset_index().drop_duplicates("recipe").set_index("recipe")
+    looks = looks.loc[ordered(looks.index)].reset_index()
+    own = looks.generator.where(looks.poison.str.match("unseg|untrained"), "")
+    return looks.assign(words=looks.poison.map(words_of), generator=own)[["recipe", "words", "generator", "mode"]]
 
 
 def predictions(results: Results, setting: str, victim: str, recipes: Sequence[str]) -> list[dict[str, np.ndarray]]:
@@ -426,7 +378,13 @@ def predictions(results: Results, setting: str, victim: str, recipes: Sequence[s
     for i in dict.fromkeys((best[0], best[len(best) // 2], best[-1])):
         row = {} if images is None else {"image": images[i]}
         row["truth"] = agreement(truth[i], truth[i], background)
-        rows.append(row | {f"trained on\n{name}": agreement(truth[i], one["prediction"][i], background) for name, one in seen.items()})
+        rows.append(
+            row
+            | {
+                f"trained on\n{name}": agreement(truth[i], one["prediction"][i], background)
+                for name, one in seen.items()
+            }
+        )
     return rows
 
 
