@@ -225,12 +225,12 @@ def _quiet(axis, **settings) -> None:
     axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
 
 
-def _panels(axes, groups: dict):
-    """The axes of each group with its title and content; those left over are hidden."""
+def _panels(axes, groups: dict, letters: int = 30):
+    """The axes of each group with its title, broken after so many letters, and content; those left over are hidden."""
     for axis in axes.flat[len(groups) :]:
         axis.set_axis_off()
     for axis, (title, group) in zip(axes.flat, groups.items()):
-        axis.set_title("\n".join(wrap(title, 30)))
+        axis.set_title("\n".join(wrap(title, letters)))
         yield axis, group
 
 
@@ -276,17 +276,19 @@ def curve_panels(groups: dict[str, dict[str, list]], *, xlabel: str, ylabel: str
     lines = -(-len(groups) // columns)
 
     def plot(axes):
-        for axis, group in _panels(axes, groups):
+        for axis, group in _panels(axes, groups, 50):
             named = coloured(group)
             strokes = strokes_of([name for name in group if name in named])
             top = max(max(values) for values in group.values()) or 1.0
             for name, values in group.items():
                 stroke = strokes.get(name, {"color": PALE, "zorder": 1})
                 axis.plot(range(1, len(values) + 1), values, **{"linewidth": 1.4} | stroke)
-            # names at the ends of their lines, pushed apart where they would touch
+            # names at the ends of their lines, pushed apart where they would touch, none above the top
+            names, step = sorted(strokes, key=lambda name: group[name][-1]), 0.085 * top
+            places = [min(group[name][-1], 1.05 * top - step * (len(names) - i)) for i, name in enumerate(names)]
             place = -np.inf
-            for name in sorted(strokes, key=lambda name: group[name][-1]):
-                place = max(group[name][-1], place + 0.085 * top)
+            for name, wanted in zip(names, places):
+                place = max(wanted, place + step)
                 at = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7.5}
                 axis.annotate(name.replace("_", " "), (1.02, place), color=strokes[name]["color"], **at)
             _quiet(axis, xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.05 * top))
@@ -349,7 +351,7 @@ def bars(
     longest = max(len(group) for group in groups.values())
 
     def plot(axes):
-        for axis, group in _panels(axes, groups):
+        for axis, group in _panels(axes, groups, 30 if width < 6 else 90):
             for place, (name, value) in enumerate(group.items()):
                 there = value is not None and not np.isnan(value[0])
                 mean, std = np.nan_to_num(value) if there else (0.0, 0.0)

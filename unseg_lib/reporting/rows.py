@@ -126,9 +126,10 @@ def _foreground(rows: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
         if stage in names.index and "curves" in metrics
     }
     peaks = {s: np.mean([of[name] for name in names[s] if name in of], axis=0).max() for s, of in curves.items()}
-    own = classes.drop_duplicates("stage").assign(metric=FOREGROUND)
     finals = classes.groupby("stage").final.mean().round(3)
-    return own.assign(final=own.stage.map(finals), peak=own.stage.map(peaks).astype(float).round(3))
+    own = classes.drop_duplicates("stage").assign(metric=FOREGROUND)
+    own = own.assign(final=own.stage.map(finals), peak=own.stage.map(peaks))
+    return own.astype({"final": float, "peak": float}).round({"peak": 3})
 
 
 def _looks(stages: pd.DataFrame) -> pd.DataFrame:

@@ -188,47 +188,45 @@ def matched(
     arms = [(words, {"recipe": one} if one and isinstance(one, str) else one or {}, how) for words, one, how in arms]
     known = [(source, [_arm(scores(source), setting, choice, metric) for _, choice, _ in arms]) for source in sources]
     source, found = max(known, key=lambda one: _weight(one[1][1:]))
-    first, lines = found[1], []
+    lines = []
     for (label, choice, method), one in zip(arms, found):
         line = {"": label, "recipe": choice.get("recipe", "")}
         if paper:
             table, dataset, victim, name = paper
             value, full = (value_of(table, dataset, victim, which, name) for which in (method, "clean"))
             line |= {"paper|score": value, "paper|of clean": 100 * value / full}
-        if one is None:
-            late = waiting(source)
-            states = late.state[_chosen(late, setting, choice)] if choice else pd.Series(dtype=str)
-            lines.append(
-                line
-                | {"ours|score": states.min() if len(states) else "not run", "against the first|protects": "not run"}
-            )
-            continue
-        line |= {"ours|score": spread(one["mean"], one["std"]), "ours|of clean": one.of_clean, "std": one.of_clean_std}
-        line["seeds"] = runs_of(one)
-        usual = one.defense == "none" and not one.clean_fraction
-        if first is not None and one is not first and label != arms[0][0]:
-            own = [_finals(each) for each in (one, first)]
-            if one.label != first.label and usual:
-                own = [100 * finals / _finals(each, "cleans") for finals, each in zip(own, (one, first))]
-            pair = paired(*own)
-            interval = f"{pair['low']:+.1f} to {pair['high']:+.1f}".replace("-", "−")
-            line |= {"against the first|difference": pair["difference"], "against the first|protects": word_of(pair)}
-            line["against the first|interval"] = interval if pair["n"] and not np.isnan(pair["low"]) else "–"
-        if usual and (setting, one.recipe) in source.looks.index:
-            look = source.looks.loc[setting, one.recipe]
-            line |= {"the files|PSNR": look.psnr, "the files|SSIM": look.ssim}
-        lines.append(line)
+        reference = None if one is found[0] or one is found[1] else found[1]
+        lines.append(line | (_not_run(source, setting, choice) if one is None else _ours(source, one, reference)))
     names = ["", *(["paper|score", "paper|of clean"] if paper else []), "ours|score", "ours|of clean", "seeds"]
-    names += [
-        "against the first|difference",
-        "against the first|interval",
-        "against the first|protects",
-        "the files|PSNR",
-        "the files|SSIM",
-    ]
-    arms = pd.DataFrame(lines, columns=[*names, "recipe", "std"]).set_index("", drop=False)
+    names += [f"against the first|{name}" for name in ("difference", "interval", "protects")]
+    names += ["the files|PSNR", "the files|SSIM", "recipe", "std"]
+    arms = pd.DataFrame(lines, columns=names).set_index("", drop=False)
     arms.attrs["source"] = source.name
     return arms
+
+
+def _not_run(source: Results, setting: str, choice: dict) -> dict:
+    late = waiting(source)
+    states = late.state[_chosen(late, setting, choice)].tolist() if choice else []
+    return {"ours|score": min(states, default="not run"), "against the first|protects": "not run"}
+
+
+def _ours(source: Results, one, reference) -> dict:
+    """The cells of an arm that was run, compared with `reference` where there is one."""
+    cells = {"ours|score": spread(one["mean"], one["std"]), "ours|of clean": one.of_clean, "std": one.of_clean_std}
+    cells["seeds"], usual = runs_of(one), one.defense == "none" and not one.clean_fraction
+    if reference is not None:
+        pair = [_finals(each) for each in (one, reference)]
+        if one.label != reference.label and usual:
+            pair = [100 * finals / _finals(each, "cleans") for finals, each in zip(pair, (one, reference))]
+        gap = paired(*pair)
+        interval = f"{gap['low']:+.1f} to {gap['high']:+.1f}".replace("-", "−")
+        found = {"difference": gap["difference"], "interval": interval if gap["low"] == gap["low"] else "–"}
+        cells |= {f"against the first|{name}": value for name, value in (found | {"protects": word_of(gap)}).items()}
+    if usual and (one.setting, one.recipe) in source.looks.index:  # a defence changes the files once more
+        look = source.looks.loc[one.setting, one.recipe]
+        cells |= {"the files|PSNR": look.psnr, "the files|SSIM": look.ssim}
+    return cells
 
 
 def _chosen(rows: pd.DataFrame, setting: str, choice: dict) -> pd.Series:
@@ -297,7 +295,7 @@ def mixture_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
     for (setting, metric, victim), own in known.groupby(["setting", "metric", "victim_key"], sort=False):
         mixed = own.recipe[own.clean_fraction.between(0, 1, inclusive="neither")]
         if len(mixed):
-            grid = own[own.recipe.isin(mixed)].pivot_table("mean", "recipe", "share")
+            grid = own[own.recipe.isin([*mixed, "clean"])].pivot_table("mean", "recipe", "share")
             grids[setting, HEADINGS[metric], victim] = grid.loc[ordered(grid.index)]
     return grids
 
