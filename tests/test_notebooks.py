@@ -179,7 +179,10 @@ def test_04_makes_the_tables_from_rows(place, victims):
         )
     collect(place / "results", stages)
     out, metrics = run(place, "04", "tables", results=str(place / "results"))
-    assert metrics["rows"] and "victim/scenes-unseg-unet-s0" in (out / "run.ipynb").read_text()
+    shares = {line["trained on"]: line.get("ours|of clean") for line in metrics["effect"]}
+    assert set(shares) == {"clean", "unseg"} and shares["clean"] in (100, None)
+    executed = (out / "run.ipynb").read_text()
+    assert "#victim/scenes-unseg-unet-s0" in executed
 
 
 @pytest.mark.notebook

@@ -1,81 +1,93 @@
 """Differences seed by seed: a hand-computed interval, and what must not be claimed."""
 
-from dataclasses import replace
-
+import pandas as pd
 import pytest
+from made_results import made, rows_of
 
-from unseg_lib.reporting import Experiment, Score, paired_table, verdicts
-from unseg_lib.reporting.paired import paired
+from unseg_lib.reporting import against_strongest, differences, holds, paired
+from unseg_lib.reporting.rows import word_of
 
-LUNG = Experiment("lung", "unet", "object", "lung", "unet-resnet18", "random", "none", 0.0)
+STRONG = ("colour_offset", "colour_grating")
 
 
-def score(poison: str, *finals: float, first: int = 0) -> Score:
-    runs = tuple({"seed": first + i, "final": final, "peak": final} for i, final in enumerate(finals))
-    return Score(LUNG, poison, "iou_object", runs)
+def finals(*values: float, first: int = 0) -> pd.Series:
+    return pd.Series(values, range(first, first + len(values)))
 
 
 def test_the_interval_by_hand():
     """Differences -1, -2, -3: mean -2, deviation 1, and t with two degrees of freedom is 4.3027 at 97.5 %."""
-    found = paired(score("unseg", 9, 18, 27), score("grating", 10, 20, 30))
-    assert (found.mean, found.seeds) == (-2, (0, 1, 2))
-    assert found.low == pytest.approx(-2 - 4.30265 / 3**0.5, abs=1e-4)
-    assert found.high == pytest.approx(-2 + 4.30265 / 3**0.5, abs=1e-4)
-    assert str(found) == "−2.0 points [−4.5, +0.5], 3 seeds"
+    found = paired(finals(9, 18, 27), finals(10, 20, 30))
+    assert (found["difference"], found["n"]) == (-2, 3)
+    assert (found["low"], found["high"]) == pytest.approx((-2 - 4.30265 / 3**0.5, -2 + 4.30265 / 3**0.5), abs=1e-4)
+    assert word_of(found) == "no difference shown"
 
 
 def test_what_the_seeds_share_cancels():
     """Scores that differ much from seed to seed, and by nearly the same amount from one another."""
-    found = paired(score("unseg", 10, 50, 90), score("grating", 15, 54.9, 95.1))
-    assert -5.3 < found.low < found.high < -4.7
+    found = paired(finals(10, 50, 90), finals(15, 54.9, 95.1))
+    assert -5.3 < found["low"] < found["high"] < -4.7 and word_of(found) == "better"
 
 
 def test_only_common_seeds_count_and_two_are_too_few():
-    found = paired(score("unseg", 1, 2, 3), score("grating", 5, 5, first=1))
-    assert (found.seeds, found.mean, found.low) == ((1, 2), -2.5, None)
-    assert str(found) == "−2.5 points, 2 seeds, no interval"
-    assert paired(score("unseg", 1), score("grating", 5, first=1)) is None
+    found = paired(finals(1, 2, 3), finals(5, 5, first=1))
+    assert (found["n"], found["difference"], word_of(found)) == (2, -2.5, "too few seeds")
+    none = paired(finals(1), finals(5, first=1))
+    assert none["n"] == 0 and pd.isna(none["difference"]) and word_of(none) == "too few seeds"
 
 
-def test_the_table_says_who_protects_better():
-    scores = [
-        score("clean", 90, 91, 92),
-        score("grating", 40, 41, 42.5),
-        score("random", 90, 91.5, 91.5),
-        score("colour-offset", 1, 1, 1.5),
-        score("unseg", 20, 21, 22),
-        score("unseg-gray", 89, 91, 93),
-        score("fixed-tile-gray", 90, 91.5, 91.5),
-        score("synper", 90, 90),
-    ]
-    heading, *rows = paired_table([LUNG], scores).rows
-    assert "lung" in heading[0]
-    found = {row[0]: row[-1] for row in rows}
-    assert found["unseg − grating"] == "better" and found["unseg − colour-offset"] == "worse"
-    assert found["unseg-gray − fixed-tile-gray"] == "no difference shown"
-    assert "unseg − synper" not in found and "unseg-gray − unseg" not in found
-    assert "unseg-gray − clean" in found and "unseg-gray − random" not in found  # coloured noise is no rival of gray
+@pytest.mark.parametrize(
+    ("value", "side", "limit", "word"),
+    [
+        (10.0, "<", 10, "does not hold"),
+        (9.9, "<", 10, "holds"),
+        (94.0, ">", 93, "holds"),
+        (float("nan"), "<", 10, "not run"),
+        (None, ">", 93, "not run"),
+        (50.0, "<", float("nan"), "not run"),
+    ],
+)
+def test_a_claim_holds_or_not_or_nobody_ran_it(value, side, limit, word):
+    assert holds(value, side, limit) == word
 
 
-def test_class_wise_protection_is_judged_by_the_protected_classes():
-    """Over all classes the two are alike; on the protected ones UnSeg is far better."""
-    street = replace(LUNG, setting="camvid", task="semantic")
-    finals = {
-        ("random-things", "miou"): (35, 35, 35),
-        ("unseg-things", "miou"): (35, 36, 34),
-        ("random-things", "iou_protected"): (12, 13, 12),
-        ("unseg-things", "iou_protected"): (3, 4, 3.5),
-    }
-    scores = [Score(street, poison, metric, score(poison, *values).runs) for (poison, metric), values in finals.items()]
-    heading, row = paired_table([street], scores).rows
-    assert "protected classes" in heading[0]
-    assert (row[0], row[-1]) == ("unseg-things − random-things", "better")
+def test_the_table_says_who_protects_better(tmp_path):
+    found = {"clean": (90, 91, 92), "grating": (40, 41, 42.5), "random": (90, 91.5, 91.5), "synper": (90, 90)}
+    found |= {"colour-offset": (1, 1, 1.5), "unseg": (20, 21, 22)}
+    one = differences(made(tmp_path, [row for name, values in found.items() for row in rows_of(name, *values)]))
+    words = dict(zip(one.other, one.word))
+    assert set(one.ours) == {"unseg"} and (words["grating"], words["colour-offset"]) == ("better", "worse")
+    assert words["clean"] == words["random"] == "better" and words["synper"] == "too few seeds"
+    assert one.set_index("other").share["grating"] == pytest.approx(100 * 21 / 91)
 
 
-def test_a_difference_within_the_noise_of_seeds_is_no_victory():
-    scores = [score("clean", 90, 90, 90), score("random", 90, 90, 90), score("grating", 20, 40, 60)]
-    scores.append(score("colour-offset", 80, 80, 80))
-    last = verdicts([*scores, score("unseg", 19, 45, 53)])[-1]  # lower on average, not seed by seed
-    assert "better than every control" in last.text and last.holds is False and "no" not in last.found
-    assert verdicts([*scores, score("unseg", 10, 29, 50)])[-1].holds is True
-    assert verdicts([*scores[:-1], score("unseg", 10, 29, 50)])[-1].holds is None  # a strong control is missing
+def test_class_wise_protection_is_judged_by_the_protected_classes(tmp_path):
+    """Over all classes the two are alike; on the protected ones UnSeg is far better. Other modes are no rivals."""
+    street, rows = {"dataset": "camvid", "task": "semantic"}, []
+    for recipe, whole, some in (
+        ("random", 35, 12),
+        ("random-things", 35, 12),
+        ("unseg-things", 35, 3),
+        ("unseg", 20, 9),
+    ):
+        for metric, value in (("miou", whole), ("iou_protected", some)):
+            rows += rows_of(recipe, value, value + 1, value, metric=metric, **street)
+    one = differences(made(tmp_path, rows))
+    assert sorted(zip(one.ours, one.other)) == [("unseg", "random"), ("unseg-things", "random-things")]
+    things = one[one.ours == "unseg-things"].iloc[0]
+    assert "protected classes" in things.block and things.word == "better"
+
+
+@pytest.mark.parametrize(
+    ("unseg", "grating", "verdict"),
+    [
+        ((19, 45, 53), "colour-grating", "does not hold"),  # lower on average, not seed by seed
+        ((10, 29, 50), "colour-grating", "holds"),
+        ((10, 29, 50), "", "open"),  # a strong control is missing
+    ],
+)
+def test_a_difference_within_the_noise_of_seeds_is_no_victory(tmp_path, unseg, grating, verdict):
+    found = {"clean": (90, 90, 90), "random": (90, 90, 90), "colour-offset": (20, 40, 60), "unseg": unseg}
+    found |= {grating: (80, 80, 80)} if grating else {}
+    rows = [row for name, values in found.items() for row in rows_of(name, *values)]
+    (one,) = against_strongest(made(tmp_path, rows), STRONG).itertuples()
+    assert (one.other, one.verdict) == ("colour-offset", verdict)

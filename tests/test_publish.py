@@ -1,49 +1,62 @@
-"""What may be published: numbers, curves and masks, but no image of a data set."""
+"""What may be published: numbers, charts and masks, but no image of a data set."""
 
 import json
 
 import numpy as np
+import pytest
+from made_results import rows_of, write_results
 
 from unseg_lib.files import write_json
-from unseg_lib.reporting import INSTEAD, strip_images
+from unseg_lib.reporting import INSTEAD, book, strip_images
 
 
-def notebook() -> dict:
-    images = [{"data": {"image/png": "AAAA"}}, {"data": {"image/svg+xml": "<svg/>"}}, {"text": ["said"]}]
-    return {"cells": [{"cell_type": "code", "outputs": images}, {"cell_type": "markdown"}]}
+def output(dataset_image: bool | None = None, **data) -> dict:
+    said = {} if dataset_image is None else {"dataset_image": dataset_image}
+    return {"data": {name.replace("_", "/"): value for name, value in data.items()}, "metadata": said}
 
 
-def test_photographs_go_and_drawings_stay():
-    one = notebook()
-    assert strip_images(one) == 1
-    outputs = one["cells"][0]["outputs"]
-    assert outputs[0]["data"] == {"text/plain": INSTEAD} and "image/svg+xml" in outputs[1]["data"]
-    assert strip_images(one) == 0
-    page = {"data": {"text/html": ["<img src='data:image/", "png;base64,AAAA'>"], "text/plain": "a page"}}
-    assert strip_images({"cells": [{"outputs": [page, {"data": {"text/html": "<table/>"}}]}]}) == 1
-    assert page["data"] == {"text/plain": INSTEAD}
+def notebook(*outputs: dict) -> dict:
+    return {"cells": [{"cell_type": "code", "outputs": list(outputs)}, {"cell_type": "markdown"}]}
+
+
+@pytest.mark.parametrize(
+    ("one", "stays"),
+    [
+        (output(True, image_png="AAAA"), False),
+        (output(False, image_png="AAAA"), True),  # a chart, a mask, a generated scene or a free photo
+        (output(None, image_png="AAAA"), False),  # nobody vouches for it
+        ({"data": {"image/svg+xml": "<svg/>"}}, True),
+        ({"data": {"image/svg+xml": "<svg><image href='data:image/png;base64,A'/></svg>"}}, False),
+        (output(False, **{"image_svg+xml": "<svg><image href='data:image/png;base64,A'/></svg>"}), True),
+        ({"data": {"text/html": ["<img src='data:image/", "png;base64,AAAA'>"], "text/plain": "a page"}}, False),
+        ({"data": {"text/html": "<table/>"}}, True),
+        ({"text": ["said"]}, True),
+    ],
+)
+def test_images_of_data_sets_go_and_all_else_stays(one, stays):
+    before, page = json.dumps(one), notebook(one)
+    assert strip_images(page) == (not stays) and strip_images(page) == 0
+    assert json.dumps(one) == before if stays else one["data"] == {"text/plain": INSTEAD}
 
 
 def test_only_notebooks_on_data_sets_are_stripped(tmp_path, monkeypatch):
-    from unseg_lib.reporting import publish
-
-    written = []
-    monkeypatch.setattr(publish, "write_report", lambda results, photographs: written.append(photographs))
+    monkeypatch.setattr(book, "write_report", lambda results: results / "report.html")
+    write_results(tmp_path, rows_of("clean", 90))
     for name, dataset in {"real": "voc", "own": "scenes"}.items():
         folder = tmp_path / "victim" / name
         write_json(folder / "provenance.json", {"parameters": {"dataset": dataset}})
         for one in ("run.ipynb", "failed.ipynb"):
-            (folder / one).write_text(json.dumps(notebook()))
+            (folder / one).write_text(json.dumps(notebook(output(True, image_png="AAAA"))))
         (tmp_path / "poison" / name / "dataset").mkdir(parents=True)
         write_json(tmp_path / "poison" / name / "provenance.json", {"parameters": {"dataset": dataset}})
     masks = np.ones((1, 4, 4), np.uint8)
     shown = {"image": np.zeros((1, 4, 4, 3), np.uint8), "truth": masks, "prediction": masks * 2}
     np.savez(tmp_path / "victim/real/predictions.npz", **shown)
-    publish.publish(tmp_path)
+    assert book.publish(tmp_path) == tmp_path / "report.html"
     kept = {name: "AAAA" in (tmp_path / "victim" / name / "run.ipynb").read_text() for name in ("real", "own")}
-    assert kept == {"real": False, "own": True} and written == [False]
+    assert kept == {"real": False, "own": True}
     assert "AAAA" not in (tmp_path / "victim/real/failed.ipynb").read_text()
     assert not (tmp_path / "victim/real/predictions.npz").exists()
-    assert publish.copies_in(tmp_path) == [tmp_path / "poison/real/dataset"]
+    assert book.copies_in(tmp_path) == [tmp_path / "poison/real/dataset"]
     with np.load(tmp_path / "victim/real/masks.npz") as left:  # the report of a clone shows what victims predict
         assert sorted(left) == ["prediction", "truth"] and (left["prediction"] == 2).all()

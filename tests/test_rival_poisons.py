@@ -24,7 +24,7 @@ from unseg_lib.poisons import (
 from unseg_lib.poisons.ar_search import RESPONSE, neighbourhoods, response, search
 from unseg_lib.poisons.autoregressive import ar_noise, coefficients, process, recursion
 from unseg_lib.poisons.by_class import SYNPER_RMS, class_vector, cluster, filtered, kernel_of, regions, synper_noise
-from unseg_lib.reporting.spectrum import spectrum
+from unseg_lib.reporting import spectrum
 
 PLAIN = PoisonSettings(seed=3, device="cpu")
 BY_CLASS = [name for name, poison in POISONS.items() if poison.by_class]

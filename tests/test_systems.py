@@ -1,69 +1,123 @@
-"""The paper's tables cell by cell: its numbers, ours beside the very same system, and a reason where there is none."""
+"""The paper's tables cell by cell, and the table of small stand-ins: its numbers, ours, or a reason."""
 
+import pandas as pd
 import pytest
+from made_results import made, rows_of
 
 from unseg_lib.datasets import SOURCES
-from unseg_lib.reporting import NAMES, Experiment, Link, Score, full_tables, system_table, why_not
-from unseg_lib.reporting.published import published
+from unseg_lib.reporting import beside, paper_numbers, stand_ins
 
 
-def score(task: str, dataset: str, victim: str, metric: str, poison: str, final: float, **changes) -> Score:
-    given = {"setting": dataset, "way": "x", "init": "random", "defense": "none", "clean_fraction": 0.0} | changes
-    run = {"seed": 0, "final": final, "peak": final, "notebook": f"victim/{dataset}-{poison}/run.ipynb"}
-    return Score(Experiment(task=task, dataset=dataset, victim=victim, **given), poison, metric, (run,))
+@pytest.fixture
+def ran(tmp_path):
+    return lambda *rows: made(tmp_path, [row for some in rows for row in some])
 
 
-def test_every_system_of_table_1_has_a_line_and_a_reason():
-    table = system_table([])
-    assert len(table.rows) == sum(row["table"] == "1" for row in published()) == 20
-    assert all(row[7:9] == ("–", "–") and row[9].startswith("not run: needs all of ") for row in table.rows)
-    voc = next(row for row in table.rows if row[1:3] == ("voc", "deeplabv1-wideresnet38"))
-    assert voc[4:7] == ("Fig. 4 a", "70.6", "6.2")
-    dino = next(row for row in table.rows if row[2] == "dino")
-    assert dino[5:7] == ("not known", "not known")
+def victim(victim: str, task: str, dataset: str, metric: str, **finals: float) -> list[dict]:
+    named = {"task": task, "dataset": dataset, "victim": victim, "victim_key": victim.partition(":")[0]}
+    return [row for name, v in finals.items() for row in rows_of(name.replace("_", "-"), v, metric=metric, **named)]
 
 
-def test_ours_stands_beside_the_very_same_system_only():
-    same = [
-        score("panoptic", "coco-panoptic", "mask2former:resnet50", "PQ", method, value)
-        for method, value in (("clean", 50.0), ("unseg", 5.0))
+def test_every_system_of_table_1_has_a_line_and_a_reason(ran):
+    table = beside("1", ran(rows_of("clean", 90)))
+    assert len(table) == (paper_numbers().table == "1").sum() == 20
+    assert table["needs|all of"].notna().all() and not any(name.endswith("ours") for name in table)
+    voc = table[(table["data set"] == "voc") & (table.model == "deeplabv1-wideresnet38")].iloc[0]
+    assert (voc["clean|paper"], voc["unseg|paper"]) == (70.6, 6.2)
+    assert table[table.model == "dino"][["clean|paper", "unseg|paper"]].isna().all(axis=None)
+
+
+def test_ours_stands_beside_the_very_same_system_only(ran):
+    place = ("panoptic", "coco-panoptic", "PQ")
+    same = victim("mask2former:resnet50", *place, clean=50, unseg=5)
+    other = victim("mask2former:tiny", *place, clean=1) + victim(
+        "mask2former:resnet50", "semantic", "ade20k", "PQ", clean=3
+    )
+    defended = [row | {"defense": "grayscale", "final": 2.0} for row in same[:1]]
+    table = beside("1", ran(defended, other, same))
+    line = table[(table.task == "panoptic") & (table["data set"] == "coco")].iloc[0]
+    assert (line["clean|ours"], line["unseg|ours"]) == (50, 5) and pd.isna(line["needs|all of"])
+    assert table["clean|ours"].count() == 1
+
+
+def test_tables_2_and_3_are_whole(ran):
+    own = ran(victim("mask2former:swin-tiny", "instance", "cityscapes", "AP", cuda=7))
+    two, three, paper = beside("2", own), beside("3", own), paper_numbers()
+    numbers = paper.value[(paper.table == "2") & paper.value.notna()].tolist()
+    shown = two[[name for name in two if name.endswith("paper")]].stack().dropna().tolist()
+    assert sorted(shown) == sorted(numbers) and set(three.task) == {"detection"}
+    ran_here = two[(two["data set"] == "cityscapes") & (two.model == "mask2former-swin-t") & (two.metric == "ap")].iloc[
+        0
     ]
-    others = [
-        score("panoptic", "coco-panoptic", "mask2former:tiny", "PQ", "clean", 1.0),
-        score("panoptic", "coco-panoptic", "mask2former:resnet50", "PQ", "clean", 2.0, defense="grayscale"),
-        score("semantic", "ade20k", "mask2former:resnet50", "PQ", "clean", 3.0),
-    ]
-    line = next(row for row in system_table([*others, *same], "up/").rows if row[:2] == ("panoptic", "coco"))
-    assert [str(cell) for cell in line[7:9]] == ["50.0", "5.0"] and line[9] == ""
-    assert line[7] == Link("50.0", "up/victim/coco-panoptic-clean/run.ipynb")
-
-
-def test_table_2_is_whole():
-    tables = full_tables([score("instance", "cityscapes", "mask2former:swin-tiny", "AP", "cuda", 7.0)])
-    assert list(tables) == ["Table 2, panoptic", "Table 2, instance", "Table 2, semantic", "Table 3, detection"]
-    shown = [cell for table in tables.values() for row in table.rows for cell in row]
-    numbers = [row["value"] for row in published() if row["table"] == "2" and row["value"] is not None]
-    assert all(shown.count(f"{value:.1f}") >= numbers.count(value) for value in numbers)
-    rows = tables["Table 2, instance"].rows
-    start = rows.index((("mask2former-swin-t on cityscapes", ""),))  # something was run: no reason why not
-    assert [str(cell) for cell in next(row for row in rows[start:] if row[0] == "cuda")][:3] == ["cuda", "–", "7.0"]
-    assert "not run: needs all of ADE20K" in rows[0][0][1]
+    assert ran_here["cuda|ours"] == 7 and pd.isna(ran_here["needs|all of"])  # something was run: no reason why not
 
 
 @pytest.mark.parametrize(
-    ("task", "dataset", "words"),
+    ("task", "dataset", "found"),
     [
-        ("instance", "coco", "21,266 MB to download"),  # the panoptic masks, and the images they belong to
-        ("interactive", "coift", "HQSeg-44K (fetched by hand)"),
-        ("object", "kvasir", "Kvasir-SEG (46 MB to download)"),
+        ("instance", "coco", ["COCO 2017 panoptic", "21,266 MB"]),  # the panoptic masks, and the images they belong to
+        ("interactive", "coift", ["HQSeg-44K", "fetched by hand"]),
+        ("object", "kvasir", ["Kvasir-SEG", "46 MB"]),
     ],
 )
-def test_the_reason_says_what_it_would_take(task, dataset, words):
-    assert words in why_not(task, dataset) and "a GPU" in why_not(task, dataset)
+def test_the_reason_says_what_it_would_take(ran, task, dataset, found):
+    table = beside("1", ran(rows_of("clean", 90)))
+    line = table[(table.task == task) & (table["data set"] == dataset)].iloc[0]
+    assert list(line[["needs|all of", "needs|to download"]]) == found
 
 
-def test_every_data_set_and_metric_of_the_tables_is_known():
-    for row in published():
-        if row["table"] in ("1", "2", "3"):
-            assert why_not(row["task"], row["dataset"]) and row["metric"] in NAMES
+def test_every_data_set_and_model_of_the_tables_is_known(ran):
+    paper, key = paper_numbers(), ["task", "dataset", "victim", "metric"]
+    for table in ("1", "2", "3"):
+        lines = beside(table, ran(rows_of("clean", 90)))
+        assert lines["needs|to download"].notna().all()
+        assert len(lines) == len(paper[paper.table == table].drop_duplicates(key))
     assert SOURCES["coco-panoptic"].needs == "coco"
+
+
+def test_a_line_has_clean_random_and_unseg_and_the_papers_share(ran):
+    own = victim("deeplabv1:wideresnet38-tiny", "object", "voc", "iou_object", clean=40, random=41, unseg=8)
+    line = stand_ins(ran(own)).iloc[0]
+    cells = ["task", "data set", "stand-in", "clean", "random", "UnSeg", "generator", "learnt"]
+    assert list(line[cells]) == ["object", "voc", "deeplabv1", "40.0", "41.0", "8.0", "small", "yes"]
+    assert (line["ours|of clean"], line["paper|of clean"]) == (20, pytest.approx(100 * 6.2 / 70.6))
+    assert line["paper|of"] == "DeepLabV1 on the whole of VOC 2012, all 21 classes (Table 7)"
+
+
+@pytest.mark.parametrize(("clean", "learnt"), [(4.9, "no"), (5.0, "yes")])
+def test_nothing_is_said_of_a_victim_that_clean_images_taught_nothing(ran, clean, learnt):
+    line = stand_ins(ran(victim("dino:x", "detection", "nwpu", "AP", clean=clean, random=1, unseg=0))).iloc[0]
+    assert line.learnt == learnt and pd.isna(line["ours|of clean"]) == (learnt == "no")
+
+
+def test_a_victim_that_knows_one_class_is_judged_by_it(ran):
+    place = ("mask2former:tiny", "instance", "nwpu")
+    line = stand_ins(ran(
+        victim(*place, "AP", clean=3.4, random=3.3, unseg=1.0),
+        victim(*place, "AP:track", clean=32, random=30, unseg=8),
+        victim(*place, "AP:ship", clean=2, random=1, unseg=2),
+    )).iloc[0]  # fmt: skip
+    assert list(line[["metric", "clean", "random", "UnSeg", "ours|of clean"]]) == [
+        "AP:track",
+        "32.0",
+        "30.0",
+        "8.0",
+        25,
+    ]
+
+
+@pytest.mark.parametrize("missing", ["clean", "random", "unseg"])
+def test_a_run_that_is_missing_is_named(ran, missing):
+    finals = {"clean": 60.0, "random": 60.0, "unseg": 30.0}
+    finals.pop(missing)
+    line = stand_ins(ran(victim("sam-hq:small", "interactive", "folder:a/b", "miou_pictures", **finals))).iloc[0]
+    assert line["UnSeg" if missing == "unseg" else missing] == "not run" and line["data set"] == "a/b"
+    assert line["ours|of clean"] == 50 if missing == "random" else pd.isna(line["ours|of clean"])
+
+
+def test_where_some_classes_are_protected_only_they_count(ran):
+    place = ("mask2former:tiny", "semantic", "camvid")
+    whole = victim(*place, "miou", clean=30, unseg_things=25)
+    line = stand_ins(ran(whole, victim(*place, "iou_protected", clean=20, unseg_things=5))).iloc[0]
+    assert line.metric == "mean IoU of the protected classes" and line["ours|of clean"] == 25
+    assert round(line["paper|of clean"]) == 14

@@ -1,9 +1,27 @@
-"""The commands `unseg report`, `compare`, `pdf` and `publish`."""
+"""The commands `unseg report`, `compare`, `pdf` and `publish`, and the one table of README.md."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import write_bytes
+
+BEGIN, END = "<!-- results: written by `unseg report` -->", "<!-- end of results -->"
+# README's table: its columns as (setting, metric, end of the recipes' names), its lines by recipe
+COLUMNS = {
+    "Lung, IoU": ("lung", "iou_object", ""),
+    "VOC objects, IoU": ("voc-object", "iou_object", ""),
+    "CamVid, protected classes, mean IoU": ("camvid", "iou_protected", "-things"),
+}
+LINES = {
+    "clean": "clean images",
+    "random": "random noise",
+    "": "the strongest control",
+    "unseg": "UnSeg, generator `small`",
+}
+LINES |= {f"unseg-{name}": f"UnSeg, generator `{name}`" for name in ("colour", "texture")}
 
 
 def report(
@@ -11,8 +29,7 @@ def report(
     readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None,
 ) -> None:
     """Write RESULTS/report.html: one file with tables, curves, images and provenance."""
-    from unseg_lib.reporting.readme import write_results
-    from unseg_lib.reporting.report import write_report
+    from unseg_lib.reporting.book import write_report
 
     print(f"Report: {write_report(results)}")
     if readme:
@@ -24,24 +41,62 @@ def compare(first: Path, second: Path) -> None:
 
     Scores of one seed have no error bar: they are shown, not judged.
     """
-    from unseg_lib.reporting import repetition
+    from unseg_lib.reporting.rows import load, repeated, repetition, scores
+    from unseg_lib.reporting.tables import repetition_table
 
-    pairs, told = repetition.compare(first, second)
-    print(repetition.repetition_table(pairs).markdown(), told, sep="\n")
-    raise typer.Exit(int(any(pair.same is False for pair in pairs)))
+    one = load(first)
+    pairs = repeated(one, load(second))
+    print(repetition_table(pairs).markdown())
+    found = repetition(pairs, scores(one).judged.sum()).dropna()
+    print("", *(f"{name}: {value:g}" for name, value in found.round(1).items()), sep="\n")
+    raise typer.Exit(int((pairs.word == "outside").any()))
 
 
 def pdf(results: Path) -> None:
     """Print RESULTS/report.html to RESULTS/report.pdf with Debian's chromium."""
-    from unseg_lib.reporting.pdf import write_pdf
+    from unseg_lib.reporting.book import write_pdf
 
     print(f"On paper: {write_pdf(results)}")
 
 
 def publish(results: Path) -> None:
     """Take the data sets' images out of notebooks, predictions and report, so that RESULTS may be passed on."""
-    from unseg_lib.reporting import publish as images
+    from unseg_lib.reporting import book
 
-    print(f"Without images: {images.publish(results)}")
-    if left := images.copies_in(results):
+    print(f"Without images: {book.publish(results)}")
+    if left := book.copies_in(results):
         print(f"Not to be passed on, as they hold images: {', '.join(map(str, left))}")
+
+
+def results_table(results: str | Path) -> str:
+    """README's table in Markdown: what a victim scores on clean images, mean ± std over seeds in percent."""
+    import pandas as pd
+
+    from unseg_lib.reporting.rows import is_own, is_plain, load, scores
+    from unseg_lib.reporting.tables import spread, table
+
+    known, lines = scores(load(results)), pd.DataFrame({"trained on": LINES})
+    known = known[is_plain(known) & (known.label == "")]
+    for heading, (setting, metric, end) in COLUMNS.items():
+        own = known[(known.setting == setting) & (known.metric == metric)].set_index("recipe")
+        if own.empty:
+            continue
+        cells = pd.Series(list(map(spread, own["mean"], own["std"])), own.index, dtype=object)
+        # as many seeds as the others, and of the same mode
+        controls = own.index[(own.n == own.n.max()) & own.index.str.endswith(end) & (own.index != "clean")]
+        controls = own["mean"][[name for name in controls if not is_own(name)]]
+        lines[heading] = [cells.get(name if name == "clean" else name + end) for name in LINES]
+        if len(controls):
+            best = controls.idxmin()
+            lines.loc["", heading] = f"{cells[best]} ({best.removesuffix(end)})"
+    return table(lines.dropna(thresh=2)).markdown()
+
+
+def write_results(readme: str | Path, results: str | Path) -> None:
+    """Replace what stands between the two markers of `readme` by the table of `results`."""
+    readme = Path(readme)
+    before, begin, rest = readme.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UnsegError(f"Expected the lines '{BEGIN}' and '{END}' in {readme}, found none; put them back.")
+    write_bytes(readme, f"{before}{BEGIN}\n\n{results_table(results)}\n\n{END}{after}".encode())

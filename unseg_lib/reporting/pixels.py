@@ -4,14 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+RANGE = 40  # dB from black to white in `spectrum`
+
 
 def histogram(images: Sequence[np.ndarray]) -> np.ndarray:
     """Share of pixels at each value, float `(3,256)`, each channel summing to 1; images uint8 `(H,W,3)`."""
-    counts = np.zeros((3, 256))
-    for image in images:
-        for channel in range(3):
-            counts[channel] += np.bincount(image[..., channel].ravel(), minlength=256)
+    pixels = np.concatenate([image.reshape(-1, 3) for image in images])
+    counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])
     return counts / counts.sum(axis=1, keepdims=True)
+
+
+def _power(image: np.ndarray) -> np.ndarray:
+    """Power of every wave, the mean over channels; the mean of the image is left out. (H,W[,C]) -> (H,W)."""
+    image = np.atleast_3d(np.asarray(image, np.float64))
+    return np.square(np.abs(np.fft.fft2(image - image.mean(axis=(0, 1)), axes=(0, 1)))).mean(axis=2)
 
 
 def radial_spectrum(image: np.ndarray, bins: int = 32) -> np.ndarray:
@@ -20,11 +26,8 @@ def radial_spectrum(image: np.ndarray, bins: int = 32) -> np.ndarray:
     image: float `(H,W)` or `(H,W,C)` (then the mean over channels). The mean of the image is left out. White
     noise of variance v has power v in every bin, so a curve shows where noise is stronger than that.
     """
-    image = np.atleast_3d(np.asarray(image, np.float64))
-    power = np.abs(np.fft.fft2(image - image.mean(axis=(0, 1)), axes=(0, 1))) ** 2
-    power = power.mean(axis=2) / (image.shape[0] * image.shape[1])
-    rows, columns = np.fft.fftfreq(image.shape[0]), np.fft.fftfreq(image.shape[1])
-    radius = np.hypot(rows[:, None], columns[None, :])
+    power = _power(image) / (image.shape[0] * image.shape[1])
+    radius = np.hypot(np.fft.fftfreq(power.shape[0])[:, None], np.fft.fftfreq(power.shape[1])[None])
     index = np.minimum((radius / 0.5 * bins).astype(int), bins)  # the corners, beyond 0.5, go to an extra bin
     index[0, 0] = bins
     total = np.bincount(index.ravel(), power.ravel(), bins + 1)[:bins]
@@ -34,6 +37,19 @@ def radial_spectrum(image: np.ndarray, bins: int = 32) -> np.ndarray:
 def frequencies(bins: int = 32) -> np.ndarray:
     """The middle of each bin of `radial_spectrum`, in cycles per pixel."""
     return (np.arange(bins) + 0.5) / bins * 0.5
+
+
+def spectrum(noise: np.ndarray) -> np.ndarray:
+    """Power by frequency and direction, gray float32 `(H,W,3)` in [-1,1]: 1 = strongest, -1 = 40 dB below or less.
+
+    noise `(H,W,C)`, the mean over channels of each one's power. Slow changes are in the middle, a checkerboard
+    of single pixels in the corners; the mean of the noise is left out.
+    """
+    power = np.fft.fftshift(_power(noise))
+    floor = power.max() * 10 ** (-RANGE / 10)
+    # dB below the strongest, from -RANGE to 0; without any noise all are as weak as can be
+    level = 10 * np.log10(np.maximum(power, floor) / power.max()) if floor else np.full(power.shape, -RANGE)
+    return np.repeat((1 + 2 * level / RANGE).astype(np.float32)[..., None], 3, axis=2)
 
 
 def gray_share(noise: np.ndarray) -> float:
@@ -61,10 +77,9 @@ def separability(feature: np.ndarray, mask: np.ndarray) -> float:
 
     feature `(H,W)`, mask bool `(H,W)`; 0.5 = not at all, 1 = perfectly (0 = perfectly, but inverted).
     """
-    inside, outside = mask.sum(), (~mask).sum()
-    if not inside or not outside:
+    from scipy.stats import mannwhitneyu
+
+    inside, outside = feature[mask], feature[~mask]
+    if not inside.size or not outside.size:
         return 0.5
-    _, index, counts = np.unique(feature, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2  # equal values share their mean rank, counted from 1
-    total = ranks[index.ravel()][mask.ravel()].sum()
-    return float((total - inside * (inside + 1) / 2) / (inside * outside))
+    return float(mannwhitneyu(inside, outside, method="asymptotic").statistic / (inside.size * outside.size))

@@ -1,39 +1,41 @@
-"""The published numbers and settings, read from data/published/*.csv. An unknown number is None, never a guess."""
+"""The published numbers and settings, read from data/published/*.csv. An unknown number is NaN, never a guess."""
 
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
-from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_csv
-from unseg_lib.reporting.html import Table
+import numpy as np
+import pandas as pd
 
-COLUMNS = ("table", "page_or_source", "task", "dataset", "victim", "method", "metric", "value")
-SETTINGS = ("setting", "published", "here", "why")
+from unseg_lib.errors import UnsegError
+from unseg_lib.reporting.rows import Results, is_plain, scores
+
+COLUMNS = ["table", "page_or_source", "task", "dataset", "victim", "method", "metric", "value"]
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
 
 
-def _read(name: str) -> list[dict]:
+@cache
+def _read(name: str) -> pd.DataFrame:
     path = FOLDER / name
     if not path.is_file():
         raise UnsegError(f"Expected the published numbers in {path}, found no such file; use a complete checkout.")
-    return read_csv(path)
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 @cache
-def published() -> tuple[dict, ...]:
-    """Every published number: dicts of `COLUMNS`, `value` a float in percent, or None where it is not known to us."""
-    rows = [row for path in sorted(FOLDER.glob("table*.csv")) for row in _read(path.name)]
-    return tuple(row | {"value": float(row["value"]) if row["value"] else None} for row in rows)
+def paper_numbers() -> pd.DataFrame:
+    """Every published number: `COLUMNS`, value in percent, NaN where it is not known to us."""
+    rows = pd.concat([_read(path.name) for path in sorted(FOLDER.glob("table*.csv"))], ignore_index=True)
+    return rows.assign(value=pd.to_numeric(rows.value))
 
 
-def value_of(table: str, dataset: str, victim: str, method: str, metric: str) -> float | None:
-    """One published number, or None where there is none."""
-    key = (table, dataset, victim, method, metric)
-    for row in published():
-        if (row["table"], row["dataset"], row["victim"], row["method"], row["metric"]) == key:
-            return row["value"]
-    return None
+def value_of(table: str, dataset: str, victim: str, method: str, metric: str) -> float:
+    """One published number, NaN where there is none."""
+    key = dict(table=table, dataset=dataset, victim=victim, method=method, metric=metric)
+    rows = paper_numbers()
+    found = rows.value[(rows[list(key)] == pd.Series(key)).all(axis=1)]
+    return found.iloc[0] if len(found) else np.nan
 
 
 def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> dict | None:
@@ -43,31 +45,85 @@ def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> d
     is the same experiment, or only the nearest one).
     """
     wanted = {"task": task, "dataset": dataset, "metric": metric, "poison": poison}
-    for line in _read("nearest.csv"):
+    for line in _read("nearest.csv").to_dict("records"):
         if all(line[name] == value for name, value in wanted.items()) and fnmatch(victim, line["victim"]):
             place = (line["table"], line["paper_dataset"], line["paper_victim"])
-            value = value_of(*place, line["paper_method"], line["paper_metric"])
-            clean = value_of(*place, "clean", line["paper_metric"])
-            if value is None or not clean:
+            value, clean = (
+                value_of(*place, method, line["paper_metric"]) for method in (line["paper_method"], "clean")
+            )
+            if np.isnan(value) or not clean > 0:
                 return None
-            share = 100 * value / clean
-            return {"value": value, "percent": share, "note": line["note"], "same": line["same_experiment"] == "yes"}
+            same = line["same_experiment"] == "yes"
+            return {"value": value, "percent": 100 * value / clean, "note": line["note"], "same": same}
     return None
 
 
-def deviations(config, data: str, precision: str = "32-true") -> Table:
+def deviations(config, data: str, precision: str = "32-true") -> pd.DataFrame:
     """Where a training differs from the published one: setting, published, here, why. `config`: a `BilevelConfig`."""
-    here = {"data": data, "precision": precision} | {
-        name: getattr(config, name) for name in config.__dataclass_fields__
-    }
+    fields = {name: getattr(config, name) for name in config.__dataclass_fields__}
+    here = {"data": data, "precision": precision} | fields
     here |= {name: here[name] or "random weights" for name in ("sam_weights", "mae_weights")}
     here["mean_of"] = config.mean_of if config.mean_free else "nothing"
     here["train_eps / train_eps_bg"] = f"{config.train_eps / config.train_eps_bg:g}"
     rows = []
-    for line in _read("training.csv"):
+    for line in _read("training.csv").to_dict("records"):
         name = line["setting"]
-        value = list(here[name]) if isinstance(here[name], tuple) else here[name]
+        value = str(list(here[name]) if isinstance(here[name], tuple) else here[name])
         given = name.endswith("_weights") and value != "random weights"
-        if str(value) != line["published"] and not given:
-            rows.append([name, line["published"], str(value), line["reason"]])
-    return Table(SETTINGS, tuple(map(tuple, rows)), "llll")
+        if value != line["published"] and not given:
+            rows.append((name, line["published"], value, line["reason"]))
+    return pd.DataFrame(rows, columns=["setting", "published", "here", "why"])
+
+
+def deviations_of(trainings: Iterable[dict]) -> pd.DataFrame:
+    """`deviations` of all generators at once, from their lines in stages.jsonl.gz; who deviates alike shares a line."""
+    from dataclasses import fields
+
+    from unseg_lib.method import BilevelConfig
+
+    found = []
+    for one in trainings:
+        ran = {"mean_of": "logits"} | one["parameters"]  # runs from before the choice took that way
+        chosen = {field.name: ran[field.name] for field in fields(BilevelConfig)} | {"scales": tuple(ran["scales"])}
+        found.append(deviations(BilevelConfig(**chosen), ran["data"], ran["precision"]).assign(generators=one["name"]))
+    if not found:
+        return pd.DataFrame(columns=["setting", "published", "here", "generators", "why"])
+    by = pd.concat(found).groupby(["setting", "published", "here", "why"], sort=False)
+    shared = by.generators.agg(list).reset_index()
+    shared["generators"] = ["all" if len(names) == len(found) else ", ".join(names) for names in shared.generators]
+    order = {name: place for place, name in enumerate(_read("training.csv").setting)}
+    return shared.sort_values("setting", key=lambda names: names.map(order), kind="stable")[
+        ["setting", "published", "here", "generators", "why"]
+    ]
+
+
+def beside(table: str, results: Results) -> pd.DataFrame:
+    """The paper's Table 1, 2 or 3, a line for each model and metric: the published numbers by method, ours under
+    "METHOD|ours" where the very same system was run, and where not whose images it needs.
+
+    Table 1 names no backbone: a number of the same model in another table stands for it.
+    """
+    known, paper, lines = scores(results), paper_numbers(), []
+    known, systems = known[is_plain(known)], _read("systems.csv")
+    for one in systems[systems.table == table].itertuples():
+        same = paper[(paper.task == one.task) & (paper.dataset == one.dataset) & (paper.metric == one.metric)]
+        same = same[same.victim.str.startswith(one.victim) if table == "1" else same.table == table]
+        same = same[(same.victim == one.victim) | (table == "1")]
+        ours = known[(known.task == one.task) & (known.dataset == one.our_dataset) & (known.metric == one.our_metric)]
+        ours = ours[np.array([fnmatch(name, one.our_victim) for name in ours.victim], bool)]
+        line = {"task": one.task, "data set": one.dataset, "model": one.victim, "metric": one.metric}
+        for method in ("clean", "unseg") if table == "1" else ("clean", "synper", "ar", "cuda", "unseg"):
+            line[f"{method}|paper"] = same.value[same.method == method].dropna().head(1).max()
+            line[f"{method}|ours"] = ours["mean"][ours.recipe == method].head(1).max()
+        lines.append(line | ({} if len(ours) else needs(one.source)))
+    return pd.DataFrame(lines).dropna(axis="columns", how="all")
+
+
+def needs(source: str) -> dict[str, str]:
+    """What a system of the paper would take that was not run: its data set, and how large a download that is."""
+    from unseg_lib.datasets import SOURCES
+
+    own = SOURCES[source]
+    archives = own.archives + (SOURCES[own.needs].archives if own.needs else ())
+    size = "fetched by hand" if own.by_hand else f"{sum(one.megabytes or 0 for one in archives):,} MB"
+    return {"needs|all of": own.title.partition(",")[0], "needs|to download": size}

@@ -1,0 +1,319 @@
+"""What the runs of a profile left behind, as tables: rows.csv (runs and metrics) and stages.jsonl.gz (runs).
+
+A score is one experiment under several seeds. Every comparison is made seed by seed, because the first weights, the
+order of the images and the test images of two runs of one seed are the same.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.evaluation import COLUMNS, METRICS
+
+NUMBERS = {"eps": float, "eps_bg": float, "clean_fraction": float, "seed": int, "final": float, "peak": float}
+NUMBERS |= {"epochs": int, "minutes": float}
+VICTIM = ["task", "dataset", "setting", "victim_key", "victim", "init"]  # one model on one data set
+WAY = ["label", "defense", "clean_fraction"]  # how it was trained
+SCORE = [*VICTIM, *WAY, "recipe", "metric"]
+STAGE = ["stage", "kind", "name", "setting", "recipe", "victim_key", "label", "seed", "state"]
+STAGE += ["parameters", "metrics", "speed", "provenance"]
+LOOK = [
+    "linf_inside",
+    "linf_outside",
+    "rms",
+    "psnr",
+    "ssim",
+]  # what a poison did to the files, in steps of 1/255 and dB
+PROTECTED, FOREGROUND = "iou_protected", "iou_foreground"
+MAIN = {task: name for name, metric in METRICS.items() for task in metric.tasks}
+HEADINGS = {name: metric.words for name, metric in METRICS.items()}
+CONFIDENCE = 0.95
+ENOUGH = 3  # seeds below which an interval says nothing: for two, Student's t is 12.7 standard errors wide
+HARMLESS = 93  # percent of the clean-trained score; noise that leaves more has no effect
+
+
+@dataclass(frozen=True)
+class Results:
+    """The runs of one profile. `looks` says what was done to the files, by (setting, recipe): poison, generator,
+    mode ("gray" files, full budget on some "classes" alone, or ""), images, and the columns of `LOOK`.
+    """
+
+    folder: Path
+    rows: pd.DataFrame
+    stages: pd.DataFrame
+    looks: pd.DataFrame
+    digest: str  # of rows.csv: an executed page notes the one that it was made from
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+
+def load(results: str | Path) -> Results:
+    """Read `results/rows.csv` and, where it is, `results/stages.jsonl.gz`; raises `UnsegError` without rows.
+
+    A data set with a background class gets rows of the metric `FOREGROUND`: the mean IoU of all other classes.
+    """
+    folder = Path(results)
+    path = folder / "rows.csv"
+    if not path.is_file():
+        raise UnsegError(f"Expected rows in {path}, found no such file; run `unseg reproduce` first.")
+    texts = dict.fromkeys(set(COLUMNS) - set(NUMBERS), str)
+    try:
+        rows = pd.read_csv(path, usecols=COLUMNS, dtype=texts | NUMBERS, keep_default_na=False)
+    except ValueError as error:
+        raise UnsegError(f"Expected the columns of the kit in {path}, found a damaged file ({error}).") from error
+    if rows.empty:
+        raise UnsegError(f"Expected rows in {path}, found only the header; run `unseg reproduce` first.")
+    file = folder / "stages.jsonl.gz"
+    stages = pd.read_json(file, lines=True, dtype=False) if file.is_file() else pd.DataFrame()
+    stages = stages.reindex(columns=STAGE)
+    for name in ("parameters", "metrics", "speed", "provenance"):
+        stages[name] = [value if isinstance(value, dict) else {} for value in stages[name]]
+    rows = pd.concat([rows, _foreground(rows, stages)]).sort_values("seed", kind="stable", ignore_index=True)
+    return Results(folder, rows, stages, _looks(stages), hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+
+
+def of_settings(results: Results, beside: Results) -> Results:
+    """`results` with the rows that another profile has of the same settings put before its own."""
+    more = beside.rows[beside.rows.setting.isin(results.rows.setting)]
+    looks = pd.concat([beside.looks, results.looks])
+    return replace(results, rows=pd.concat([more, results.rows]), looks=looks[~looks.index.duplicated(keep="last")])
+
+
+def curves_of(results: Results) -> pd.DataFrame:
+    """Clean test score after every epoch, in percent: columns stage, metric, curve; empty where nobody noted them."""
+    victims = results.stages[results.stages.kind == "victim"]
+    found = [
+        (stage, metric, curve)
+        for stage, metrics in zip(victims.stage, victims.metrics)
+        for metric, curve in metrics.get("curves", {}).items()
+    ]
+    return pd.DataFrame(found, columns=["stage", "metric", "curve"])
+
+
+def _foreground(rows: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `FOREGROUND`; their peak is known where the curves of the run are."""
+    classes = rows[(rows.task == "semantic") & rows.metric.str.startswith("iou:")]
+    scored = classes.stage[classes.metric == "iou:background"]
+    classes = classes[classes.stage.isin(scored) & (classes.metric != "iou:background")]
+    names = classes.groupby("stage").metric.agg(list)
+    curves = {
+        stage: metrics["curves"]
+        for stage, metrics in zip(stages.stage, stages.metrics)
+        if stage in names.index and "curves" in metrics
+    }
+    peaks = {s: np.mean([of[name] for name in names[s] if name in of], axis=0).max() for s, of in curves.items()}
+    finals = classes.groupby("stage").final.mean().round(3)
+    own = classes.drop_duplicates("stage").assign(metric=FOREGROUND)
+    own = own.assign(final=own.stage.map(finals), peak=own.stage.map(peaks))
+    return own.astype({"final": float, "peak": float}).round({"peak": 3})
+
+
+def _looks(stages: pd.DataFrame) -> pd.DataFrame:
+    """See `Results.looks`: every victim names the poisoned copy that it read, and a copy may serve several settings."""
+    poisons = {one["name"]: one for one in stages[stages.kind == "poison"].to_dict("records")}
+    recipes, found = {one["recipe"]: one for one in poisons.values()}, {}
+    for one in stages[stages.kind == "victim"].to_dict("records"):
+        read = poisons.get(Path(one["parameters"].get("poisoned", "")).parent.name)
+        copy = read or recipes.get(one["recipe"])
+        if copy:
+            own, seen = copy["parameters"], read["metrics"] if read and read["state"] == "done" else {}
+            mode = "gray" if own.get("gray") else "" if own.get("protect", "all") == "all" else "classes"
+            generator = Path(own.get("generator", "")).parent.name or own.get("generator", "")
+            what = {"poison": own["poison"], "generator": generator, "mode": mode, "images": seen.get("images")}
+            found[one["setting"], one["recipe"]] = what | {name: seen.get(name) for name in LOOK}
+    index = pd.MultiIndex.from_tuples(found, names=["setting", "recipe"]) if found else None
+    looks = pd.DataFrame(list(found.values()), index, columns=["poison", "generator", "mode", "images", *LOOK])
+    return looks.astype(dict.fromkeys(LOOK, float))
+
+
+def mode_of(results: Results, setting: str, recipe: str) -> str:
+    """The mode of a recipe (see `Results`): only recipes of one mode are rivals."""
+    return results.looks["mode"].get((setting, recipe), "")
+
+
+def is_plain(rows: pd.DataFrame) -> pd.Series:
+    """Of victims trained as usual: no defence, and no clean images among the protected ones."""
+    return (rows.defense == "none") & (rows.clean_fraction == 0)
+
+
+def is_own(recipe: str) -> bool:
+    """Whether a recipe is UnSeg's."""
+    return recipe.startswith("unseg")
+
+
+def ordered(recipes) -> list[str]:
+    """Every recipe once: clean first, UnSeg's last, controls and rivals between."""
+    return sorted(dict.fromkeys(recipes), key=lambda name: (name != "clean", is_own(name)))
+
+
+def title_of(one) -> str:
+    """The heading of a block of scores: data set, metric, victim, and how it was trained where that is unusual."""
+    by_hand = (one.defense if one.defense != "none" else "", f"{one.clean_fraction:g}" if one.clean_fraction else "")
+    way = one.label or " ".join(filter(None, by_hand))
+    parts = [one.setting, HEADINGS.get(one.metric, one.metric), one.victim_key, way]
+    return " · ".join(filter(None, [*parts, one.init if one.init != "random" else ""]))
+
+
+def scores(results: Results) -> pd.DataFrame:
+    """A line for each score: the columns of `SCORE`, mean and std over seeds in percent (std NaN for one), peak, n,
+    tuples of seeds, stages, finals and cleans, block (its heading), of_clean and of_clean_std, and of its metric
+    `judged` (its field judges by it, or it is of the protected classes) and `headline` (the same, but where a
+    background is scored, without it: found nearly everywhere, it holds a mean up that has lost all else).
+
+    of_clean is in percent of the clean-trained score of the same victim without a defence (and under the same label
+    where there is one), over the seeds that both ran: one lucky seed more on one side is no effect. NaN where the
+    clean-trained victim learnt nothing, or nobody ran it.
+    """
+    rows = _with_clean(results.rows)
+    by = rows.groupby(SCORE, sort=False)
+    named = {"mean": ("final", "mean"), "std": ("final", "std"), "n": ("seed", "size"), "peak": ("peak", "mean")}
+    found = by.agg(**named, **{f"{name}s": (name, tuple) for name in ("seed", "stage", "final", "clean")})
+    common = rows[rows.clean.notna() | (by.clean.transform("count") == 0)].groupby(SCORE, sort=False)
+    # without a common seed, the means of all
+    full = common.clean.mean().fillna(common.clean_mean.mean())
+    full = full.where(full > 0)
+    found["of_clean"] = 100 * common.final.mean() / full
+    found["of_clean_std"] = 100 * common.final.std() / full
+    found = found.reset_index()
+    main, protected, ground = (found.metric == one for one in (found.task.map(MAIN), PROTECTED, FOREGROUND))
+    floor = ground.groupby([found[name] for name in [*VICTIM, *WAY, "recipe"]]).transform("any")
+    found["judged"], found["headline"] = main | protected, protected | ground | (main & ~floor)
+    return found.assign(block=[title_of(one) for one in found.itertuples()])
+
+
+def _with_clean(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each row with the clean-trained score of its seed (`clean`, NaN if not run) and over all seeds (`clean_mean`)."""
+    key = [*VICTIM, "metric"]
+    cleans = rows[is_plain(rows) & (rows.recipe == "clean")]
+    means = cleans.groupby([*key, "label"], sort=False).final.mean().rename("clean_mean").reset_index()
+    # of the same label, else without any, else whatever there is
+    first = means.sort_values("label", kind="stable").drop_duplicates(key)
+    labels = rows[[*key, "label"]].merge(means, "left", [*key, "label"])
+    other = rows[key].merge(first, "left", key)
+    own = labels.clean_mean.notna()
+    rows = rows.assign(
+        clean_label=labels.label.where(own, other.label).to_numpy(),
+        clean_mean=labels.clean_mean.where(own, other.clean_mean).to_numpy(),
+    )
+    seeds = cleans[[*key, "label", "seed", "final"]].rename(columns={"label": "clean_label", "final": "clean"})
+    return rows.merge(seeds.drop_duplicates([*key, "clean_label", "seed"]), "left", [*key, "clean_label", "seed"])
+
+
+def paired(one: pd.Series, other: pd.Series) -> dict[str, float]:
+    """`one` minus `other`, both final scores by seed: difference in points, low and high of Student's t interval, n.
+
+    Only seeds that both ran count; fewer than `ENOUGH` have no interval, none no difference (NaN).
+    """
+    from scipy.stats import t
+
+    gap = (one - other).dropna()
+    half = t.ppf((1 + CONFIDENCE) / 2, len(gap) - 1) * gap.std() / np.sqrt(len(gap)) if len(gap) >= ENOUGH else np.nan
+    return {"difference": gap.mean(), "low": gap.mean() - half, "high": gap.mean() + half, "n": len(gap)}
+
+
+def word_of(difference: dict[str, float]) -> str:
+    """How the first of a pair protects: a low score is a strong protection, and an interval must lie on one side."""
+    if not difference["n"] or np.isnan(difference["low"]):
+        return "too few seeds"
+    return "better" if difference["high"] < 0 else "worse" if difference["low"] > 0 else "no difference shown"
+
+
+def holds(value: float, side: str, limit: float) -> str:
+    """Whether `value` lies on that side ("<" or ">") of `limit`; "not run" where one of them is NaN or None."""
+    if pd.isna(value) or pd.isna(limit):
+        return "not run"
+    return "holds" if (value < limit if side == "<" else value > limit) else "does not hold"
+
+
+def differences(results: Results) -> pd.DataFrame:
+    """Each of UnSeg's recipes minus clean and its rivals (of the same mode) under victims trained as usual.
+
+    Columns: block, setting, ours, other, share and other_share (percent of clean), difference, low, high, n, word.
+    """
+    known, found = scores(results), []
+    known = known[is_plain(known) & known.headline]
+    for block, own in known.groupby("block", sort=False):
+        first, own = own.iloc[0], own.set_index("recipe")
+        both = PROTECTED in set(known.metric[known.setting == first.setting])
+        modes = {recipe: mode_of(results, first.setting, recipe) for recipe in own.index}
+        finals = {recipe: pd.Series(one.finals, one.seeds) for recipe, one in own.iterrows()}
+        for ours, other in product(filter(is_own, ordered(finals)), ordered(finals)):
+            judged = not both or (modes[ours] == "classes") == (first.metric == PROTECTED)
+            rivals = not is_own(other) and (other == "clean" or modes[other] == modes[ours])
+            if judged and rivals:
+                pair = paired(finals[ours], finals[other])
+                shares = {"share": own.of_clean[ours], "other_share": own.of_clean[other]}
+                line = {"block": block, "setting": first.setting, "ours": ours, "other": other}
+                found.append(line | shares | pair | {"word": word_of(pair)})
+    names = ["block", "setting", "ours", "other", "share", "other_share", "difference", "low", "high", "n", "word"]
+    return pd.DataFrame(found, columns=names)
+
+
+def against_strongest(results: Results, strong: tuple[str, ...]) -> pd.DataFrame:
+    """Of `differences` the line with the strongest rival, and `verdict`: whether UnSeg works, and better than it.
+
+    It holds where all of the interval lies on UnSeg's side, and the poisons `strong` were among the rivals: who has
+    not met them has beaten nobody. "open": more rivals or seeds would tell.
+    """
+    every = differences(results)
+    every = every[every.other != "clean"]
+    poison = results.looks.poison.to_dict()
+    found = every.sort_values("other_share", kind="stable").drop_duplicates(["block", "ours"]).sort_index()
+    verdicts = []
+    for one in found.itertuples():
+        rivals = every.other[(every.block == one.block) & (every.ours == one.ours)]
+        met = {poison.get((one.setting, name)) for name in rivals} >= set(strong)
+        lost = one.share >= min(one.other_share, HARMLESS) or one.high >= 0
+        verdicts.append("does not hold" if lost else "holds" if met and one.word == "better" else "open")
+    return found.assign(verdict=verdicts)
+
+
+def repeated(first: Results, second: Results) -> pd.DataFrame:
+    """Scores that two runs of one profile have, in the order of the first: "_again" ends the columns of the second.
+
+    difference: second minus first, in points. bar: half of Student's interval for the difference of two means with
+    one common spread; NaN for a single seed, whose word says so. Raises `UnsegError` where they have none in common.
+    """
+    from scipy.stats import t
+
+    one, two = (known[known.judged] for known in map(scores, (first, second)))
+    pairs = one.merge(two[[*SCORE, "mean", "std", "n"]], on=SCORE, suffixes=("", "_again"))
+    if pairs.empty:
+        raise UnsegError(
+            f"Expected scores in {second.folder} that {first.folder} has, too, found none; are both of one profile?"
+        )
+    several, free = pairs[["n", "n_again"]].min(axis=1) > 1, (pairs.n + pairs.n_again - 2).clip(lower=1)
+    squares = (pairs.n - 1) * pairs["std"] ** 2 + (pairs.n_again - 1) * pairs.std_again**2
+    bar = t.ppf((1 + CONFIDENCE) / 2, free) * np.sqrt(squares / free * (1 / pairs.n + 1 / pairs.n_again))
+    pairs = pairs.assign(difference=pairs.mean_again - pairs["mean"], bar=bar.where(several))
+    word = np.where(pairs.difference.abs() <= pairs.bar, "same", "outside")
+    pairs["word"] = np.where(several, word, "one seed: no error bar")
+    return pairs.sort_values("block", key=lambda block: block.map({b: i for i, b in enumerate(pairs.block.unique())}))
+
+
+def repetition(pairs: pd.DataFrame, planned: int) -> pd.Series:
+    """What `repeated` found in numbers. `planned`: how many scores the first run has. Of single seeds nothing is
+    judged, so it says how far they moved: as much may be expected of the next one.
+    """
+    judged, alone = pairs[pairs.bar.notna()], pairs.difference[pairs.bar.isna()].abs()
+    half, most = np.quantile(alone, (0.5, 0.9), method="inverted_cdf") if len(alone) else (np.nan, np.nan)
+    return pd.Series(
+        {
+            "scores of the first run": planned,
+            "repeated": len(pairs),
+            "with an error bar": len(judged),
+            "the same within it": (judged.word == "same").sum(),
+            "outside by chance alone": (1 - CONFIDENCE) * len(judged),
+            "of one seed, without a bar": len(alone),
+            "half of them moved by at most": half,
+            "nine of ten by at most": most,
+            "largest difference": pairs.difference.abs().max(),
+        }
+    )
