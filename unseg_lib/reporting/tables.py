@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.evaluation import METRICS
 from unseg_lib.reporting.figures import agreement
 from unseg_lib.reporting.published import nearest, value_of
 from unseg_lib.reporting.rows import (
@@ -36,7 +37,6 @@ SMALL = (
     ".gt_col_heading{border-bottom:1.5px solid #2b2f36!important;font-weight:600}.gt_column_spanner{color:#6b7079}"
     ".gt_group_heading{text-align:left;padding-top:1rem!important;border-bottom:1px solid #dfe2e6!important}</style>"
 )
-LEARNT, LEAST = {"AP": 5.0, "PQ": 5.0}, 10.0  # percent; a clean victim below it, or the rest's LEAST, knows nothing
 
 
 class Table:
@@ -318,8 +318,8 @@ def stand_ins(results: Results) -> pd.DataFrame:
         one, clean = own.iloc[0], own[own.recipe == "clean"].set_index("metric")["mean"]
         metric = PROTECTED if (own.metric == PROTECTED).any() else MAIN[one.task]
         by_class = clean[clean.index.str.contains(":")]
-        learnt = clean.get(metric, 0) >= LEARNT.get(metric, LEAST)
-        if not learnt and by_class.max() >= LEAST:
+        learnt = clean.get(metric, 0) >= METRICS[metric.partition(":")[0]].least
+        if not learnt and by_class.max() >= METRICS["iou"].least:
             metric, learnt = by_class.idxmax(), True
         shown = own[own.metric == metric].set_index("recipe")
         cells = {name: spread(line["mean"], line["std"]) for name, line in shown.iterrows()}
