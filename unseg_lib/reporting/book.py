@@ -58,7 +58,7 @@ def write_report(results: str | Path) -> Path:
             continue
         if not (metrics.is_file() and read_json(metrics).get("rows") == digest and (folder / "run.ipynb").is_file()):
             asked = read_json(origin)["parameters"] if origin.is_file() else planned.get(kind, {})
-            run_notebook(notebooks / notebook, folder, asked | {"results": results.as_posix()})
+            run_notebook(notebooks / notebook, folder, asked | {"results": results.as_posix()}, inputs=(digest,))
         pages.append(folder / "run.ipynb")
     write_bytes(results / "report.html", _book(results.resolve().name, pages).encode())
     return results / "report.html"
