@@ -169,7 +169,7 @@ def test_the_report_never_drops_a_run(told):
 @pytest.mark.notebook
 def test_a_page_is_executed_again_only_for_other_rows(told, monkeypatch):
     ran = []
-    monkeypatch.setattr("unseg_lib.pipeline.run_notebook", lambda notebook, out, parameters: ran.append(parameters))
+    monkeypatch.setattr("unseg_lib.pipeline.run_notebook", lambda *what, inputs: ran.append((what[-1], inputs)))
     before = told.read_text()
     assert write_report(told.parent).read_text() == before and ran == []
     metrics = told.parent / "tables/metrics.json"
@@ -177,7 +177,7 @@ def test_a_page_is_executed_again_only_for_other_rows(told, monkeypatch):
     write_json(metrics, kept | {"rows": "of other rows"})
     write_report(told.parent)
     write_json(metrics, kept)
-    assert ran == [{"results": told.parent.as_posix()}]
+    assert ran == [({"results": told.parent.as_posix()}, (kept["rows"],))]
 
 
 def test_paper_without_report_or_browser_is_one_sentence(tmp_path, monkeypatch):
@@ -203,3 +203,4 @@ def test_on_paper_no_link_tells_where_the_files_lie(tmp_path):
 
 def test_load_notes_which_rows_it_read(results, tmp_path):
     assert load(results.folder).digest == results.digest != made(tmp_path / "other", ROWS[:3]).digest
+    assert made(tmp_path / "failed", ROWS, [late("a", 0, "failed")]).digest != results.digest  # states count, too

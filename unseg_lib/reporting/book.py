@@ -58,7 +58,7 @@ def write_report(results: str | Path) -> Path:
             continue
         if not (metrics.is_file() and read_json(metrics).get("rows") == digest and (folder / "run.ipynb").is_file()):
             asked = read_json(origin)["parameters"] if origin.is_file() else planned.get(kind, {})
-            run_notebook(notebooks / notebook, folder, asked | {"results": results.as_posix()})
+            run_notebook(notebooks / notebook, folder, asked | {"results": results.as_posix()}, inputs=(digest,))
         pages.append(folder / "run.ipynb")
     write_bytes(results / "report.html", _book(results.resolve().name, pages).encode())
     return results / "report.html"
@@ -75,6 +75,9 @@ def _book(profile: str, pages: list[Path]) -> str:
         notebook = nbformat.read(path, as_version=4)
         hidden = ("parameters", "injected-parameters")
         notebook.cells = [cell for cell in notebook.cells if not set(hidden) & set(cell.metadata.get("tags", ()))]
+        # what the last line of a notebook returns is for whoever runs it
+        last = notebook.cells[-1]
+        last.outputs = [output for output in last.outputs if output.output_type != "execute_result"]
         bodies.append(f'<section class="page">{exporter.from_notebook_node(notebook)[0]}</section>')
     body = re.sub(r'<a class="anchor-link"[^>]*>.*?</a>', "", "".join(bodies))
     heads = re.findall(r'<h([12]) id="([^"]+)">(.*?)</h\1>', body, flags=re.S)

@@ -4,7 +4,9 @@ A score is one experiment under several seeds. Every comparison is made seed by 
 order of the images and the test images of two runs of one seed are the same.
 """
 
+import gzip
 import hashlib
+import io
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -47,7 +49,7 @@ class Results:
     rows: pd.DataFrame
     stages: pd.DataFrame
     looks: pd.DataFrame
-    digest: str  # of rows.csv: an executed page notes the one that it was made from
+    digest: str  # of both files: an executed page notes the one that it was made from
 
     @property
     def name(self) -> str:
@@ -71,12 +73,13 @@ def load(results: str | Path) -> Results:
     if rows.empty:
         raise UnsegError(f"Expected rows in {path}, found only the header; run `unseg reproduce` first.")
     file = folder / "stages.jsonl.gz"
-    stages = pd.read_json(file, lines=True, dtype=False) if file.is_file() else pd.DataFrame()
+    lines = gzip.decompress(file.read_bytes()) if file.is_file() else b""
+    stages = pd.read_json(io.BytesIO(lines), lines=True, dtype=False) if lines else pd.DataFrame()
     stages = stages.reindex(columns=STAGE)
     for name in ("parameters", "metrics", "speed", "provenance"):
         stages[name] = [value if isinstance(value, dict) else {} for value in stages[name]]
     rows = pd.concat([rows, _foreground(rows, stages)]).sort_values("seed", kind="stable", ignore_index=True)
-    return Results(folder, rows, stages, _looks(stages), hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+    return Results(folder, rows, stages, _looks(stages), hashlib.sha256(path.read_bytes() + lines).hexdigest()[:12])
 
 
 def of_settings(results: Results, beside: Results) -> Results:
