@@ -69,8 +69,8 @@ def passed_on(tree: ast.AST, package: str) -> dict[str, str]:
         for keyword in call.keywords if isinstance(call, ast.Call) else ():
             if keyword.arg == "submod_attrs":
                 for file, names in zip(keyword.value.keys, keyword.value.values):
-                    constants = (node.value for node in ast.walk(names) if isinstance(node, ast.Constant))
-                    found |= dict.fromkeys(constants, f"{package}.{file.value}")
+                    words = " ".join(node.value for node in ast.walk(names) if isinstance(node, ast.Constant)).split()
+                    found |= dict.fromkeys(words, f"{package}.{file.value}")
     return found
 
 

@@ -136,8 +136,7 @@ def read_mine(root: Path, split: str, seed: int) -> SegmentationSet:
 
 
 def test_a_set_from_outside_is_one_line(tmp_path, monkeypatch, capsys):
-    from unseg_lib.pipeline.reproduce import how_to_get
-
+    from unseg_lib.pipeline.engine import how_to_get
     from unseg_lib.poisons import PoisonSettings, poison_dataset
 
     source = Source("My kites", "Mine", "CC0", "nobody", by_hand="fly one", official="train 3, test 2")

@@ -33,7 +33,7 @@ def centre(pixels: np.ndarray) -> torch.Tensor:
 @pytest.mark.real
 @pytest.mark.parametrize(
     "name, known, least",
-    [("sheep", range(348, 350), 0.8), ("cat", range(281, 288), 0.7), ("dog", range(151, 269), 0.8)],
+    [("sheep", range(348, 350), 0.8), ("cat", range(281, 288), 0.6), ("dog", range(151, 269), 0.8)],
 )
 def test_it_knows_what_is_on_real_images(data_root, classifier, name, known, least):
     voc = load_dataset("voc", data_root, "val")

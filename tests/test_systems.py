@@ -5,7 +5,7 @@ import pytest
 from made_results import made, rows_of
 
 from unseg_lib.datasets import SOURCES
-from unseg_lib.reporting import beside, paper_numbers, stand_ins
+from unseg_lib.reporting import beside, paper_numbers, stand_ins, transfer
 
 
 @pytest.fixture
@@ -113,6 +113,29 @@ def test_a_run_that_is_missing_is_named(ran, missing):
     line = stand_ins(ran(victim("sam-hq:small", "interactive", "folder:a/b", "miou_pictures", **finals))).iloc[0]
     assert line["UnSeg" if missing == "unseg" else missing] == "not run" and line["data set"] == "a/b"
     assert line["ours|of clean"] == 50 if missing == "random" else pd.isna(line["ours|of clean"])
+
+
+def test_transfer_takes_what_another_profile_has_and_mixes_no_metrics(tmp_path):
+    street = {"task": "semantic", "dataset": "camvid-car"}
+    jpeg = {"defense": "jpeg quality=75", "label": "jpeg-quality-75"}
+    own = [*rows_of("unseg-box", 33), *rows_of("unseg", 44, **jpeg), *rows_of("clean", 40, metric="miou", **street)]
+    own += rows_of("clean", 20, metric="iou_protected", **street)
+    small = [
+        *rows_of("clean", 80, 90),
+        *rows_of("unseg", 8, 9),
+        *rows_of("synper", 7),
+        *rows_of("unseg", 5, defense="coin"),
+    ]
+    found = transfer(made(tmp_path / "own", own), made(tmp_path / "small", small + rows_of("clean", 1, dataset="voc")))
+    lines = found.set_index(["recipe", "defense"])
+    assert list(lines.index) == [
+        ("clean", "none"),
+        ("unseg", "jpeg quality=75"),
+        ("unseg", "none"),
+        ("unseg-box", "none"),
+    ]
+    assert lines["lung|IoU of the object"].tolist() == [85, 44, 8.5, 33]
+    assert lines.loc[("clean", "none")].tolist() == [40, 20, 85] and not any("voc" in name for name in lines)
 
 
 def test_where_some_classes_are_protected_only_they_count(ran):

@@ -74,6 +74,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "spread",
             "stand_ins",
             "table",
+            "transfer",
             "verdicts",
             "waiting",
             "words_of",

@@ -86,7 +86,8 @@ def of_settings(results: Results, beside: Results) -> Results:
     """`results` with the rows that another profile has of the same settings put before its own."""
     more = beside.rows[beside.rows.setting.isin(results.rows.setting)]
     looks = pd.concat([beside.looks, results.looks])
-    return replace(results, rows=pd.concat([more, results.rows]), looks=looks[~looks.index.duplicated(keep="last")])
+    rows = pd.concat([more, results.rows]).drop_duplicates([*SCORE, "seed"], keep="last")
+    return replace(results, rows=rows, looks=looks[~looks.index.duplicated(keep="last")])
 
 
 def curves_of(results: Results) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from unseg_lib.reporting.rows import (
     is_own,
     is_plain,
     mode_of,
+    of_settings,
     ordered,
     paired,
     scores,
@@ -220,7 +221,7 @@ def _ours(source: Results, one, reference) -> dict:
         if one.label != reference.label and usual:
             pair = [100 * finals / _finals(each, "cleans") for finals, each in zip(pair, (one, reference))]
         gap = paired(*pair)
-        interval = f"{gap['low']:+.1f} to {gap['high']:+.1f}".replace("-", "−")
+        interval = " to ".join(f"{round(gap[end], 1) + 0.0:+.1f}" for end in ("low", "high")).replace("-", "−")
         found = {"difference": gap["difference"], "interval": interval if gap["low"] == gap["low"] else "–"}
         cells |= {f"against the first|{name}": value for name, value in (found | {"protects": word_of(gap)}).items()}
     if usual and (one.setting, one.recipe) in source.looks.index:  # a defence changes the files once more
@@ -333,6 +334,19 @@ def stand_ins(results: Results) -> pd.DataFrame:
             line |= {"paper|of clean": paper.get("percent", np.nan), "paper|of": paper.get("note", "")}
             lines.append(line | {"learnt": "yes" if learnt else "no"})
     return pd.DataFrame(lines).fillna({"clean": "not run", "random": "not run", "UnSeg": "not run"})
+
+
+def transfer(results: Results, beside: Results) -> pd.DataFrame:
+    """Scores by recipe and defence (lines), data set and metric (columns). What `beside` has of the same data sets,
+    recipes and defences is not run again: it is taken from there.
+    """
+    asked, known = scores(results), scores(of_settings(results, beside))
+    known = known[known.headline & (known.clean_fraction == 0)]
+    for name in ("setting", "recipe", "defense"):
+        known = known[known[name].isin(asked[name])]
+    known = known.assign(place=known.setting + "|" + known.metric.map(HEADINGS))
+    wide = known.pivot(index=["recipe", "defense"], columns="place", values="mean").rename_axis(columns=None)
+    return wide.loc[ordered(wide.index.get_level_values("recipe"))].reset_index()
 
 
 def words_of(poison: str) -> str:
