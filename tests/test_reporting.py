@@ -151,7 +151,9 @@ def test_no_rows_is_one_sentence(tmp_path):
     with pytest.raises(UnsegError, match="found a damaged file"):
         reporting.load(tmp_path)
     write_csv(tmp_path / "rows.csv", LUNG, COLUMNS)  # without stages the scores are there all the same
-    assert score(reporting.load(tmp_path), "unseg")["mean"] == 8.5
+    alone = reporting.load(tmp_path)
+    assert score(alone, "unseg")["mean"] == 8.5 and len(reporting.effect(alone)) == 3 and reporting.legend(alone).empty
+    assert len(reporting.matched([alone], "lung", [("a", "unseg"), ("b", "random")])) == 3
 
 
 @pytest.mark.parametrize("metric", sorted(set(reporting.MAIN.values())))

@@ -13,9 +13,9 @@ FACE = {
     "pixels": "common_share frequencies gray_share histogram radial_spectrum separability spectrum",
     "published": "beside deviations deviations_of nearest needs paper_numbers value_of",
     "rows": "HEADINGS MAIN Results against_strongest curves_of differences holds is_own is_plain load mode_of "
-    "of_settings ordered paired repeated repetition scores",
+    "of_settings ordered paired repeated repetition scores waiting",
     "tables": "Table answer defence_grids effect legend matched mixture_grids predictions records repetition_table "
-    "spread stand_ins table transfer verdicts waiting words_of",
+    "spread stand_ins table transfer verdicts words_of",
 }
 names = {file: words.split() for file, words in FACE.items()}
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=names)

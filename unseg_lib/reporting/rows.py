@@ -19,6 +19,7 @@ from unseg_lib.errors import UnsegError
 NUMBERS = {"eps": float, "eps_bg": float, "clean_fraction": float, "seed": int, "final": float, "peak": float}
 NUMBERS |= {"epochs": int, "minutes": float}
 VICTIM = ["task", "dataset", "setting", "victim_key", "victim", "init"]  # one model on one data set
+KEY = ["setting", "victim_key", "label"]  # what a profile calls a victim and the way to train it
 WAY = ["label", "defense", "clean_fraction"]  # how it was trained
 SCORE = [*VICTIM, *WAY, "recipe", "metric"]
 COLUMNS = [
@@ -92,7 +93,7 @@ def load(results: str | Path) -> Results:
     file = folder / "stages.jsonl.gz"
     lines = gzip.decompress(file.read_bytes()) if file.is_file() else b""
     stages = pd.read_json(io.BytesIO(lines), lines=True, dtype=False) if lines else pd.DataFrame()
-    stages = stages.reindex(columns=STAGE)
+    stages = stages.reindex(columns=STAGE).astype(dict.fromkeys(STAGE, object))
     for name in ("parameters", "metrics", "speed", "provenance"):
         stages[name] = [value if isinstance(value, dict) else {} for value in stages[name]]
     rows = pd.concat([rows, _foreground(rows, stages)]).sort_values("seed", kind="stable", ignore_index=True)
@@ -105,6 +106,14 @@ def of_settings(results: Results, beside: Results) -> Results:
     looks = pd.concat([beside.looks, results.looks])
     rows = pd.concat([more, results.rows]).drop_duplicates([*SCORE, "seed"], keep="last")
     return replace(results, rows=rows, looks=looks[~looks.index.duplicated(keep="last")])
+
+
+def waiting(results: Results) -> pd.DataFrame:
+    """The planned victims without a result: the columns of `KEY`, recipe, seed, state, defense, clean_fraction."""
+    own = results.stages[(results.stages.kind == "victim") & (results.stages.state != "done")]
+    asked = {"defense": "none", "clean_fraction": 0.0}
+    more = {name: [of.get(name, usual) for of in own.parameters] for name, usual in asked.items()}
+    return own[[*KEY, "recipe", "seed", "state"]].assign(**more).astype({"seed": int})
 
 
 def curves_of(results: Results) -> pd.DataFrame:
@@ -149,7 +158,7 @@ def _looks(stages: pd.DataFrame) -> pd.DataFrame:
             generator = Path(own.get("generator", "")).parent.name or own.get("generator", "")
             what = {"poison": own["poison"], "generator": generator, "mode": mode, "images": seen.get("images")}
             found[one["setting"], one["recipe"]] = what | {name: seen.get(name) for name in LOOK}
-    index = pd.MultiIndex.from_tuples(found, names=["setting", "recipe"]) if found else None
+    index = pd.MultiIndex.from_arrays(list(zip(*found)) or [[], []], names=["setting", "recipe"])
     looks = pd.DataFrame(list(found.values()), index, columns=["poison", "generator", "mode", "images", *LOOK])
     return looks.astype(dict.fromkeys(LOOK, float))
 
