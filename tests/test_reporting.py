@@ -117,6 +117,14 @@ def test_every_victim_has_a_block_of_its_own(tmp_path):
     assert found["lung · IoU of the object · unet"] == pytest.approx(10)
 
 
+def test_machines_code_and_minutes_are_told(results):
+    world = dict(reporting.origin(results).itertuples(index=False, name=None))
+    poisons, victims = (int((results.stages.kind == kind).sum()) for kind in ("poison", "victim"))
+    assert world["processors"] == f"Some CPU, 2 cores ({poisons + victims})" and world["GPUs"].startswith("none (")
+    assert world["versions"].startswith("torch 2.13.0, numpy 2.4.6 (") and world["commits"].startswith("0123456789ab (")
+    assert world["victims' precision"] == f"32 ({victims})" and world["minutes, victim"] == f"{1.5 * victims:.0f}"
+
+
 def test_curves_of_all_runs(results):
     curves = reporting.curves_of(results).set_index(["stage", "metric"]).curve
     assert curves["victim/lung-clean-unet-s0", "iou_object"] == [22.5, 45, 67.5, 90]

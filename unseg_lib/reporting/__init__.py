@@ -13,7 +13,7 @@ FACE = {
     "pixels": "common_share frequencies gray_share histogram radial_spectrum separability spectrum",
     "published": "beside deviations deviations_of nearest needs paper_numbers value_of",
     "rows": "HEADINGS MAIN Results against_strongest curves_of differences holds is_own is_plain load mode_of "
-    "of_settings ordered paired repeated repetition scores waiting",
+    "of_settings ordered origin paired repeated repetition scores waiting",
     "tables": "Table answer defence_grids effect legend matched mixture_grids predictions records repetition_table "
     "spread stand_ins table transfer verdicts words_of",
 }

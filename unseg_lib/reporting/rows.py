@@ -127,6 +127,23 @@ def curves_of(results: Results) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["stage", "metric", "curve"])
 
 
+def origin(results: Results) -> pd.DataFrame:
+    """Machines, code and minutes of the runs: a line for each fact, each value once with the number of runs it is of."""
+    runs = results.stages[results.stages.provenance.map(bool)]
+    world, victims = pd.DataFrame(runs.provenance.tolist()), results.rows.drop_duplicates("stage")
+    facts = {"victims' devices": victims.device, "victims' precision": victims.precision.replace("", "not recorded")}
+    if len(world):
+        named = ("python", "torch", "torchvision", "numpy")
+        versions = world.versions.map(lambda has: ", ".join(f"{name} {has[name]}" for name in named if name in has))
+        facts |= {"processors": world.cpu + ", " + world.cores.astype(str) + " cores", "versions": versions}
+        facts |= {"GPUs": world.gpus.map(lambda gpus: ", ".join(gpus) or "none"), "commits": world.commit.str[:12]}
+        facts["uncommitted changes"] = world.dirty.map({True: "yes", False: "no"})
+    lines = {name: values.value_counts(sort=False).items() for name, values in facts.items()}
+    found = [(name, "; ".join(f"{value} ({count})" for value, count in values)) for name, values in lines.items()]
+    minutes = world.minutes.groupby(runs.kind.to_numpy()).sum() if len(world) else {}
+    return pd.DataFrame([*found, *((f"minutes, {kind}", f"{total:.0f}") for kind, total in minutes.items())])
+
+
 def _foreground(rows: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
     """Rows of `FOREGROUND`; their peak is known where the curves of the run are."""
     classes = rows[(rows.task == "semantic") & rows.metric.str.startswith("iou:")]
