@@ -19,6 +19,7 @@ USUAL |= {
 }
 USUAL |= {"epochs": 4, "minutes": 1.5, "device": "cpu", "precision": "32", "commit": "0123456789abcdef", "seed": 0}
 WORLD = {"cpu": "Some CPU", "cores": 2, "gpus": [], "dirty": False, "minutes": 1.5, "commit": "0123456789abcdef"}
+WORLD["versions"] = {"torch": "2.13.0", "numpy": "2.4.6", "pillow": "13.0.0"}
 
 
 def rows_of(recipe: str, *values: float, metric: str = "iou_object", first: int = 0, **changes) -> list[dict]:

@@ -117,6 +117,14 @@ def test_every_victim_has_a_block_of_its_own(tmp_path):
     assert found["lung · IoU of the object · unet"] == pytest.approx(10)
 
 
+def test_machines_code_and_minutes_are_told(results):
+    world = dict(reporting.origin(results).itertuples(index=False, name=None))
+    poisons, victims = (int((results.stages.kind == kind).sum()) for kind in ("poison", "victim"))
+    assert world["processors"] == f"Some CPU, 2 cores ({poisons + victims})" and world["GPUs"].startswith("none (")
+    assert world["versions"].startswith("torch 2.13.0, numpy 2.4.6 (") and world["commits"].startswith("0123456789ab (")
+    assert world["victims' precision"] == f"32 ({victims})" and world["minutes, victim"] == f"{1.5 * victims:.0f}"
+
+
 def test_curves_of_all_runs(results):
     curves = reporting.curves_of(results).set_index(["stage", "metric"]).curve
     assert curves["victim/lung-clean-unet-s0", "iou_object"] == [22.5, 45, 67.5, 90]
@@ -151,7 +159,9 @@ def test_no_rows_is_one_sentence(tmp_path):
     with pytest.raises(UnsegError, match="found a damaged file"):
         reporting.load(tmp_path)
     write_csv(tmp_path / "rows.csv", LUNG, COLUMNS)  # without stages the scores are there all the same
-    assert score(reporting.load(tmp_path), "unseg")["mean"] == 8.5
+    alone = reporting.load(tmp_path)
+    assert score(alone, "unseg")["mean"] == 8.5 and len(reporting.effect(alone)) == 3 and reporting.legend(alone).empty
+    assert len(reporting.matched([alone], "lung", [("a", "unseg"), ("b", "random")])) == 3
 
 
 @pytest.mark.parametrize("metric", sorted(set(reporting.MAIN.values())))

@@ -20,6 +20,7 @@ from unseg_lib.evaluation import COLUMNS, METRICS
 NUMBERS = {"eps": float, "eps_bg": float, "clean_fraction": float, "seed": int, "final": float, "peak": float}
 NUMBERS |= {"epochs": int, "minutes": float}
 VICTIM = ["task", "dataset", "setting", "victim_key", "victim", "init"]  # one model on one data set
+KEY = ["setting", "victim_key", "label"]  # what a profile calls a victim and the way to train it
 WAY = ["label", "defense", "clean_fraction"]  # how it was trained
 SCORE = [*VICTIM, *WAY, "recipe", "metric"]
 STAGE = ["stage", "kind", "name", "setting", "recipe", "victim_key", "label", "seed", "state"]
@@ -75,7 +76,7 @@ def load(results: str | Path) -> Results:
     file = folder / "stages.jsonl.gz"
     lines = gzip.decompress(file.read_bytes()) if file.is_file() else b""
     stages = pd.read_json(io.BytesIO(lines), lines=True, dtype=False) if lines else pd.DataFrame()
-    stages = stages.reindex(columns=STAGE)
+    stages = stages.reindex(columns=STAGE).astype(dict.fromkeys(STAGE, object))
     for name in ("parameters", "metrics", "speed", "provenance"):
         stages[name] = [value if isinstance(value, dict) else {} for value in stages[name]]
     rows = pd.concat([rows, _foreground(rows, stages)]).sort_values("seed", kind="stable", ignore_index=True)
@@ -90,6 +91,14 @@ def of_settings(results: Results, beside: Results) -> Results:
     return replace(results, rows=rows, looks=looks[~looks.index.duplicated(keep="last")])
 
 
+def waiting(results: Results) -> pd.DataFrame:
+    """The planned victims without a result: the columns of `KEY`, recipe, seed, state, defense, clean_fraction."""
+    own = results.stages[(results.stages.kind == "victim") & (results.stages.state != "done")]
+    asked = {"defense": "none", "clean_fraction": 0.0}
+    more = {name: [of.get(name, usual) for of in own.parameters] for name, usual in asked.items()}
+    return own[[*KEY, "recipe", "seed", "state"]].assign(**more).astype({"seed": int})
+
+
 def curves_of(results: Results) -> pd.DataFrame:
     """Clean test score after every epoch, in percent: columns stage, metric, curve; empty where nobody noted them."""
     victims = results.stages[results.stages.kind == "victim"]
@@ -99,6 +108,23 @@ def curves_of(results: Results) -> pd.DataFrame:
         for metric, curve in metrics.get("curves", {}).items()
     ]
     return pd.DataFrame(found, columns=["stage", "metric", "curve"])
+
+
+def origin(results: Results) -> pd.DataFrame:
+    """Machines, code and minutes of the runs: a line for each fact, each value once with the number of runs it is of."""
+    runs = results.stages[results.stages.provenance.map(bool)]
+    world, victims = pd.DataFrame(runs.provenance.tolist()), results.rows.drop_duplicates("stage")
+    facts = {"victims' devices": victims.device, "victims' precision": victims.precision.replace("", "not recorded")}
+    if len(world):
+        named = ("python", "torch", "torchvision", "numpy")
+        versions = world.versions.map(lambda has: ", ".join(f"{name} {has[name]}" for name in named if name in has))
+        facts |= {"processors": world.cpu + ", " + world.cores.astype(str) + " cores", "versions": versions}
+        facts |= {"GPUs": world.gpus.map(lambda gpus: ", ".join(gpus) or "none"), "commits": world.commit.str[:12]}
+        facts["uncommitted changes"] = world.dirty.map({True: "yes", False: "no"})
+    lines = {name: values.value_counts(sort=False).items() for name, values in facts.items()}
+    found = [(name, "; ".join(f"{value} ({count})" for value, count in values)) for name, values in lines.items()]
+    minutes = world.minutes.groupby(runs.kind.to_numpy()).sum() if len(world) else {}
+    return pd.DataFrame([*found, *((f"minutes, {kind}", f"{total:.0f}") for kind, total in minutes.items())])
 
 
 def _foreground(rows: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
@@ -132,7 +158,7 @@ def _looks(stages: pd.DataFrame) -> pd.DataFrame:
             generator = Path(own.get("generator", "")).parent.name or own.get("generator", "")
             what = {"poison": own["poison"], "generator": generator, "mode": mode, "images": seen.get("images")}
             found[one["setting"], one["recipe"]] = what | {name: seen.get(name) for name in LOOK}
-    index = pd.MultiIndex.from_tuples(found, names=["setting", "recipe"]) if found else None
+    index = pd.MultiIndex.from_arrays(list(zip(*found)) or [[], []], names=["setting", "recipe"])
     looks = pd.DataFrame(list(found.values()), index, columns=["poison", "generator", "mode", "images", *LOOK])
     return looks.astype(dict.fromkeys(LOOK, float))
 

@@ -15,6 +15,7 @@ from unseg_lib.reporting.published import nearest, value_of
 from unseg_lib.reporting.rows import (
     FOREGROUND,
     HEADINGS,
+    KEY,
     MAIN,
     PROTECTED,
     SCORE,
@@ -27,10 +28,10 @@ from unseg_lib.reporting.rows import (
     ordered,
     paired,
     scores,
+    waiting,
     word_of,
 )
 
-KEY = ["setting", "victim_key", "label"]
 SMALL = (
     "<style>.gt_table{border-collapse:collapse;font-size:.85rem;line-height:1.35;font-variant-numeric:tabular-nums}"
     ".gt_table th,.gt_table td{padding:.2rem .6rem;vertical-align:top;border:0}.gt_table .gt_left{text-align:left}"
@@ -126,14 +127,6 @@ def answer(arms: pd.DataFrame, title: str) -> tuple:
     return shown, bars({title: shares}, xlabel="% of clean-trained score", colours=colours)
 
 
-def waiting(results: Results) -> pd.DataFrame:
-    """The planned victims without a result: the columns of `KEY`, recipe, seed, state, defense, clean_fraction."""
-    own = results.stages[(results.stages.kind == "victim") & (results.stages.state != "done")]
-    asked = {"defense": "none", "clean_fraction": 0.0}
-    more = {name: [of.get(name, usual) for of in own.parameters] for name, usual in asked.items()}
-    return own[[*KEY, "recipe", "seed", "state"]].assign(**more).astype({"seed": int})
-
-
 def effect(results: Results) -> pd.DataFrame:
     """The main table: what victims score on clean test images, by what they were trained on, and how visible that is.
 
@@ -188,7 +181,8 @@ def matched(
     arms = [("trained on clean images", "clean", "clean"), *((*arm, "")[:3] for arm in arms)]
     arms = [(words, {"recipe": one} if one and isinstance(one, str) else one or {}, how) for words, one, how in arms]
     known = [(source, [_arm(scores(source), setting, choice, metric) for _, choice, _ in arms]) for source in sources]
-    source, found = max(known, key=lambda one: _weight(one[1][1:]))
+    seeds = [[one.n for one in found[1:] if one is not None] for _, found in known]
+    source, found = known[max(range(len(known)), key=lambda i: (len(seeds[i]), sum(seeds[i])))]
     lines = []
     for (label, choice, method), one in zip(arms, found):
         line = {"": label, "recipe": choice.get("recipe", "")}
@@ -243,11 +237,6 @@ def _arm(known: pd.DataFrame, setting: str, choice: dict, metric: str):
         return None
     own = known[_chosen(known, setting, choice) & (known.metric == (metric or known.task.map(MAIN)))]
     return own.iloc[0] if len(own) else None
-
-
-def _weight(found: list) -> tuple[int, int]:
-    there = [one for one in found if one is not None]
-    return len(there), sum(one.n for one in there)
 
 
 def _finals(one, name: str = "finals") -> pd.Series:
