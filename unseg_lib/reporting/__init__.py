@@ -5,80 +5,27 @@ Loaded when it is asked for: pandas, great-tables and matplotlib would slow ever
 
 import lazy_loader
 
+words = str.split  # names in a row, where a list would take a line each
+
 # the face of the package: what others import from it
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "book": ["INSTEAD", "PAGES", "publish", "strip_images", "write_pdf", "write_report"],
-        "commands": ["BEGIN", "END", "results_table", "write_results"],
-        "figures": [
-            "AGREEMENT",
-            "REDS",
-            "STYLE",
-            "Drawing",
-            "agreement",
-            "bars",
-            "curve_panels",
-            "curves",
-            "dots",
-            "draw",
-            "heat_map",
-            "learning_curve",
-            "magnify",
-            "numbered",
-            "paint",
-            "show",
-            "show_prompts",
-            "show_rows",
-        ],
-        "pixels": [
-            "common_share",
-            "frequencies",
-            "gray_share",
-            "histogram",
-            "radial_spectrum",
-            "separability",
-            "spectrum",
-        ],
-        "published": ["beside", "deviations", "deviations_of", "nearest", "needs", "paper_numbers", "value_of"],
-        "rows": [
-            "HEADINGS",
-            "MAIN",
-            "Results",
-            "against_strongest",
-            "curves_of",
-            "differences",
-            "holds",
-            "is_own",
-            "is_plain",
-            "load",
-            "mode_of",
-            "of_settings",
-            "ordered",
-            "origin",
-            "paired",
-            "repeated",
-            "repetition",
-            "scores",
-            "waiting",
-        ],
-        "tables": [
-            "Table",
-            "answer",
-            "defence_grids",
-            "effect",
-            "legend",
-            "matched",
-            "mixture_grids",
-            "predictions",
-            "records",
-            "repetition_table",
-            "spread",
-            "stand_ins",
-            "table",
-            "transfer",
-            "verdicts",
-            "words_of",
-        ],
+        "book": words("INSTEAD PAGES publish strip_images write_pdf write_report"),
+        "commands": words("BEGIN END results_table write_results"),
+        "figures": words(
+            "AGREEMENT REDS STYLE Drawing agreement bars curve_panels curves dots draw heat_map "
+            "learning_curve magnify numbered paint show show_prompts show_rows"
+        ),
+        "pixels": words("common_share frequencies gray_share histogram radial_spectrum separability spectrum"),
+        "published": words("beside deviations deviations_of nearest needs paper_numbers value_of"),
+        "rows": words(
+            "HEADINGS MAIN Results against_strongest curves_of differences holds is_own is_plain load mode_of "
+            "of_settings ordered origin paired repeated repetition scores waiting"
+        ),
+        "tables": words(
+            "Table answer defence_grids effect legend matched mixture_grids predictions records "
+            "repetition_table spread stand_ins table transfer verdicts words_of"
+        ),
     },
 )
