@@ -111,7 +111,7 @@ def curves_of(results: Results) -> pd.DataFrame:
 
 
 def origin(results: Results) -> pd.DataFrame:
-    """Machines, code and minutes of the runs: a line for each fact, each value with the number of runs it is of."""
+    """Machines, code and minutes of the runs: a line a fact, each value with the number of its runs."""
     runs = results.stages[results.stages.provenance.map(bool)]
     world, victims = pd.DataFrame(runs.provenance.tolist()), results.rows.drop_duplicates("stage")
     facts = {"victims' devices": victims.device, "victims' precision": victims.precision.replace("", "not recorded")}
