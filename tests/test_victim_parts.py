@@ -11,6 +11,7 @@ from PIL import Image
 from toy_set import VICTIM, boxes
 
 from unseg_lib import UnsegError
+from unseg_lib.files import claim, read_json, write_json
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import data, smp, training
 from unseg_lib.victims.deeplabv1.training import build as deeplabv1
@@ -154,3 +155,15 @@ def test_a_model_that_onednn_cannot_do_channels_last():
     model.train()(torch.rand(4, 3, 32, 32)).sum().backward()
     resnet = smp.build("unet-resnet18", 2, (32, 32), "random", 0)
     assert training.memory_format(resnet) == torch.channels_last
+
+
+def test_what_an_older_version_began_is_continued_and_what_differs_is_still_refused(tmp_path):
+    """Older notes say pictures where all say images now, also inside."""
+    mine, note = {"images": 3, "train": {"images": 2, "sha256": "a"}}, tmp_path / "training.json"
+    old = {"pictures": 3, "train": {"pictures": 2, "sha256": "a"}}
+    write_json(note, old)
+    with pytest.raises(UnsegError, match="images 3 there, 4 asked"):
+        claim(tmp_path, mine | {"images": 4}, "training")
+    assert read_json(note) == old
+    claim(tmp_path, mine, "training")
+    assert read_json(note) == mine

@@ -123,13 +123,14 @@ def claim(
 
     mine: the settings and inputs that decide the result, as JSON values; the note holds just these. what: the thing
     that is made, for the error. later: keys that notes of older versions lack; such a note is continued whatever
-    they are.
+    they are. What older versions called pictures are images.
     """
     path = Path(folder) / note
     if not path.exists():
         write_json(path, mine)
         return
-    theirs = read_json(path)
+    found = read_json(path)
+    theirs = _named_today(found)
     known = {key for key in mine | theirs if key in theirs or key not in later}
     other = sorted(key for key in known if theirs.get(key) != mine.get(key))
     if other:
@@ -138,3 +139,12 @@ def claim(
             f"Expected an empty folder or one of the same {what}, found another one in {folder} ({told}); "
             "delete it or choose another folder."
         )
+    if found != theirs:
+        write_json(path, theirs)
+
+
+def _named_today(value: object) -> object:
+    """A note with its keys, also the inner ones, as they are called today."""
+    if not isinstance(value, dict):
+        return value
+    return {key.replace("picture", "image"): _named_today(item) for key, item in value.items()}

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from unseg_lib.errors import UnsegError, closest, pick
-from unseg_lib.files import claim, read_json, sha256_if_readable, sha256_of, whole_file, write_csv, write_json
+from unseg_lib.files import claim, sha256_if_readable, sha256_of, whole_file, write_csv
 from unseg_lib.images import decode_image, encode_image, has_colours
 from unseg_lib.poisons import POISONS, with_fit
 from unseg_lib.poisons.manifest import Manifest, read_lines, sweep
@@ -58,8 +58,6 @@ def poison_dataset(
     empty = not out.exists() or (out.is_dir() and all(file.name.startswith(".") for file in out.iterdir()))
     if not empty and not (out / SETTINGS).exists():
         raise UnsegError(f"Expected a new or empty folder for the poisoned set, found other files in {out}.")
-    if (out / SETTINGS).exists() and "pictures" in (note := read_json(out / SETTINGS)):  # a key of older versions
-        write_json(out / SETTINGS, {"images": note.pop("pictures"), **note})
     claim(out, _identity(source, poison, settings, protect, file_format, gray), "poisoning", note=SETTINGS)
     _copy_annotations(source, out)
 
