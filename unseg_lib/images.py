@@ -87,6 +87,16 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
+def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pixels uint8 `(h,w,3)` at (height, width), bilinearly with antialiasing."""
+    return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))  # Pillow has the width first
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A label map or mask `(h,w)` at (height, width), each pixel from the nearest one."""
+    return np.array(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST))
+
+
 def is_gray_file(path: str | Path) -> bool:
     """Whether the file stores one gray channel (not whether its colours happen to be gray)."""
     return open_image(path).mode in ("L", "LA", "1")

@@ -1,7 +1,7 @@
 """The data sets by name: `load_dataset("voc", data_root(), "train")` gives images and label maps."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -80,6 +80,7 @@ def load_dataset(
     task: str = "semantic",
     seed: int = 0,
     limit: int | None = None,
+    working_size: Sequence[int] = (),
 ) -> SegmentationSet:
     """Read a split of a data set below the data root.
 
@@ -87,6 +88,8 @@ def load_dataset(
     split: "train", "test", for some "val"; "fit" and "holdout" are a seeded 85/15 cut of "train" for tuning.
     task: "semantic" keeps the classes, "object" makes them object (1) against background (0).
     limit: a seeded choice of that many images. seed: of every choice made here; official splits have none.
+    working_size: (height, width) at which images (bilinear, antialiased) and masks (nearest pixel) are read; empty: as
+    they are. A copy that was poisoned at this size is read with the same one.
     """
     kind, _, where = name.partition(":")
     pick(dict.fromkeys(splits_of(name)), split, f"split of {kind}:")
@@ -97,6 +100,10 @@ def load_dataset(
     read = partial(known.read, where=where) if where else known.read
     found = read(Path(root), "train" if split in PARTS else split, seed)
     changes = {"split": split}
+    if working_size:
+        if len(working_size) != 2 or min(working_size) < 1:
+            raise UnsegError(f"Expected a working size of height and width, found {list(working_size)}.")
+        changes["working_size"] = tuple(map(int, working_size))
     if split in PARTS:
         # only in folders a name says which video an image is from; VOC's begin with the year
         group = group_of if known.takes_place else str

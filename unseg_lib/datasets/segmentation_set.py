@@ -12,7 +12,16 @@ import numpy as np
 from PIL import Image
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import IGNORE, IMAGE_SUFFIXES, find_image, image_size, read_image, read_label
+from unseg_lib.images import (
+    IGNORE,
+    IMAGE_SUFFIXES,
+    find_image,
+    image_size,
+    read_image,
+    read_label,
+    resize_image,
+    resize_label,
+)
 from unseg_lib.runtime import progress
 from unseg_lib.seeds import numpy_rng
 
@@ -54,6 +63,8 @@ class SegmentationSet:
     # id -> image below root, where the original has it beside its mask of the same name, which a copy, being PNG,
     # cannot: it has it at its place in `images`
     originals: Mapping[str, Path] = field(default_factory=dict)
+    # (height, width) of the working copies that are read in place of the files' own pixels; None: as the files are
+    working_size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,13 +86,15 @@ class SegmentationSet:
         return place.with_name(place.name + self.image_path(id).suffix)
 
     def image(self, id: str) -> np.ndarray:
-        """Image, uint8 RGB `(H,W,3)`."""
-        return read_image(self.image_path(id))
+        """Image, uint8 RGB `(H,W,3)`, at the working size where there is one."""
+        pixels = read_image(self.image_path(id))
+        return resize_image(pixels, self.working_size) if self.working_size else pixels
 
     def label(self, id: str) -> np.ndarray:
         """Class indices, uint8 `(H,W)`, 255 = ignore. A map of another size or with unknown classes is refused."""
         label = self.read_label(id)
         self._check_size(id, label)
+        label = resize_label(label, self.working_size) if self.working_size else label
         highest = int(label[label != IGNORE].max(initial=0))
         if highest >= len(self.classes):
             raise UnsegError(
@@ -124,11 +137,15 @@ class SegmentationSet:
         found = self.read_instances(id)
         for one in found[:1]:  # all are of one file
             self._check_size(id, one.mask)
+        if size := self.working_size:
+            found = [replace(one, mask=resize_label(one.mask, size)) for one in found]
+            found = [one for one in found if one.mask.any()]  # too small to be seen at this size
         return found
 
     def _check_size(self, id: str, mask: np.ndarray) -> None:
         size = image_size(self.image_path(id))
-        if mask.shape != size:
+        # a poisoned working copy carries the original's masks
+        if mask.shape != size and size != self.working_size:
             raise UnsegError(
                 f"Expected a mask of {size[1]}x{size[0]} pixels for {id} of {self.name}, the size of its image, "
                 f"found {mask.shape[1]}x{mask.shape[0]}; replace one of the two."

@@ -33,6 +33,8 @@ class Maker:
 
 DEFENSES: dict[str, Maker] = {
     "none": Maker(lambda seed: Defense(), "no defence"),
+    # every victim shrinks what is larger than it sees; the name is for tables, beside sets poisoned at a working size
+    "shrunk": Maker(lambda seed: Defense(), "published large, shrunk to the victim's size"),
     # each image for itself, the same in every epoch
     "gaussian_blur": Maker(images.gaussian_blur, "blurred"),
     "gaussian_noise": Maker(images.gaussian_noise, "Gaussian noise on every image"),

@@ -23,6 +23,7 @@ from unseg_lib.pipeline.parameters import check_parameters, notebook_parameters
 from unseg_lib.pipeline.stages import BY_TASK, NOTEBOOKS, PAGES, Stage, built_on
 
 RESOURCES = {"mem_gb": 4, "minutes": 60, "gpu": 0}
+SHRUNK = "shrunk"  # the defence whose victims read images that were poisoned as large as they are
 # parameters of notebooks that are planned here, and that no section of a profile sets
 PLANNED = {"out", "poisoned", "cache", "jobs", "threads", "data_root", "shard", "shards"}
 
@@ -108,10 +109,13 @@ class Profile:
             lists = (entry["datasets"], entry["recipes"], entry["victims"], entry["seeds"])
             for (setting, recipe, victim, seed), (label, values) in product(product(*lists), variants(entry)):
                 task, noise = self.datasets[setting].get("task", ""), self._noises[setting, recipe]
-                needs, poisoned = self._poisoned(setting, recipe)
+                # shrunk by the attacker: the images are published as large as they are, and no working copies
+                large = SHRUNK in values.get("defense", "").split("+")
+                needs, poisoned = self._poisoned(setting, recipe, large)
                 known = self._known("victim", task)
                 parameters = {"dataset": setting} | {k: v for k, v in self.datasets[setting].items() if k in known}
                 parameters |= {"victim": victim} | self.victims[victim] | values | poisoned
+                parameters |= {"working_size": []} if large and "working_size" in known else {}
                 parameters |= {"poison": recipe, "eps": noise["eps"], "eps_bg": noise["eps_bg"], "seed": seed}
                 # single classes that are protected are scored on their own
                 if noise["protect"] not in ("all", "things", "stuff") and "protected" in known:
@@ -127,29 +131,31 @@ class Profile:
         for entry in self.pixels:
             setting, recipe = entry["dataset"], entry["recipe"]
             needs, poisoned = self._poisoned(setting, recipe)
-            parameters = {"dataset": setting} | self._images(setting, {"dataset", "task", "limit"})
+            parameters = {"dataset": setting} | self._images(setting, {"dataset", "task", "limit", "working_size"})
             parameters |= {k: v for k, v in entry.items() if k in ("split", "limit")} | poisoned
             names = {"setting": setting, "recipe": recipe}
             yield self._stage("pixels", f"{setting}-{recipe}", parameters, needs, **names)
 
-    def _poisoned(self, setting: str, recipe: str) -> tuple[list[Stage], dict]:
+    def _poisoned(self, setting: str, recipe: str, large: bool = False) -> tuple[list[Stage], dict]:
         """The job that writes the poisoned copy of a data set, and the parameter that names the copy's folder; neither
         where a recipe leaves the images alone.
 
         Entries that differ by their victims' task or size alone have one copy, named after the first of them.
+        large: of the files as they are, not of working copies.
         """
         chosen, noise = self.recipes[recipe], self._noises[setting, recipe]
         if chosen.get("poison", "clean") == "clean" and not {"gray", "file_format"} & set(chosen):
             return [], {}
         first = next(one for one in self.datasets if self._noises[one, recipe] == noise)
         parameters = {"dataset": first} | self._images(first, self._known("poison")) | chosen
+        parameters |= {"working_size": []} if large else {}
         parameters |= {"cache": (self.results / "noise").as_posix(), "jobs": self.threads}
         name, needs = chosen.get("generator"), []
         if name in self.generators:
             needs = [self._stage("generator", name, self.generators[name])]
             parameters["generator"] = (needs[0].folder / "generator.safetensors").as_posix()
         names = {"setting": first, "recipe": recipe}
-        stage = self._stage("poison", f"{first}-{recipe}", parameters, needs, **names)
+        stage = self._stage("poison", f"{first}-{recipe}{'-large' * large}", parameters, needs, **names)
         return [stage], {"poisoned": (stage.folder / "dataset").as_posix()}
 
     @cached_property

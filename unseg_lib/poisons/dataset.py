@@ -149,6 +149,7 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
         "classes": list(source.classes),
         "images": hashlib.sha256("\n".join(source.ids).encode()).hexdigest(),
         "annotations": hashlib.sha256("\n".join(notes).encode()).hexdigest(),
+        **({"working_size": list(source.working_size)} if source.working_size else {}),
     }
 
 

@@ -94,7 +94,8 @@ def fingerprint(source: SegmentationSet) -> dict:
         digest.update(f"\n{name} {files.sha256_of(source.image_path(name))}".encode())
     for file in source.annotation_files:
         digest.update(files.sha256_of(source.root / file).encode())
-    return {"name": source.name, "split": source.split, "images": len(source), "sha256": digest.hexdigest()}
+    size = {"working_size": list(source.working_size)} if source.working_size else {}
+    return {"name": source.name, "split": source.split, "images": len(source), "sha256": digest.hexdigest()} | size
 
 
 def weights_digest(path: Path) -> str:
