@@ -8,7 +8,11 @@ from PIL import Image
 from unseg_lib.datasets import load_dataset
 from unseg_lib.errors import UnsegError
 from unseg_lib.victims import MEAN, STD, imagenet, normalise
+from unseg_lib.victims.mask2former.model import LAYOUTS
+from unseg_lib.victims.mask2former.model import build as build_mask2former
 from unseg_lib.victims.smp import build
+
+MEANS, STDS = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,21 @@ def test_victims_start_from_it_without_a_network(architecture, classifier):
     assert len(own) > 250 and all(torch.equal(own[key], theirs[key]) for key in own if key in theirs)
     random = build(f"{architecture}-lite0", 2, (64, 64), "random", seed=0)
     assert not torch.equal(random.encoder.model.state_dict()["conv_stem.weight"], own["conv_stem.weight"])
+
+
+def test_mask2former_starts_from_it_too(classifier):
+    layout = LAYOUTS["lite0"]
+    model, random = (build_mask2former(layout, 3, init, seed=0).eval() for init in ("imagenet", "random"))
+    own, theirs = model.encoder._backbone.state_dict(), classifier.state_dict()
+    assert len(own) > 250 and all(torch.equal(own[key], theirs[key]) for key in own if key in theirs)
+    assert not torch.equal(random.encoder._backbone.state_dict()["conv_stem.weight"], own["conv_stem.weight"])
+    # the last features are what the classifier has before its head: images are normalised anew on the way
+    x = normalise(torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0)))
+    with torch.inference_mode():
+        features = model.encoder(x).feature_maps
+        whole = classifier.blocks(classifier.bn1(classifier.conv_stem((255 * (x * STDS + MEANS) - 127) / 128)))
+    assert [f.shape[1:] for f in features] == [(24, 16, 16), (40, 8, 8), (112, 4, 4), (320, 2, 2)]
+    torch.testing.assert_close(features[-1], whole, atol=1e-4, rtol=1e-3)
 
 
 def test_images_are_normalised_as_the_network_was_trained(classifier):

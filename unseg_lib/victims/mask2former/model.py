@@ -10,6 +10,8 @@ import torch
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
+from unseg_lib.victims.data import MEAN, STD
+from unseg_lib.victims.imagenet import LITE0, load_lite0, renormalise
 from unseg_lib.victims.training import own_randomness
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class Layout:
     """A model and what its training does its own way; what is not given is as in the published configs.
 
     backbone: class in transformers and its arguments. weights: the backbone's on Hugging Face's hub, trained on
-    ImageNet. backbone_lr: factor of the backbone's learning rate. scale_low, scale_high: of random windows; COCO's
+    ImageNet, or `LITE0`, whose come with the kit. backbone_lr: factor of the backbone's learning rate. scale_low, scale_high: of random windows; COCO's
     config has 0.1 to 2. crop: sides of these windows over the image's; Cityscapes' config has half. colour: whether
     colours are changed; COCO's config has not. threshold, overlap: see `outputs.segments`.
     """
@@ -67,15 +69,18 @@ def check_layout(layout: Any, what: str, divisor: int) -> None:
         raise UnsegError(f"Expected 0 < scale_low <= scale_high, found {low:g} and {high:g}.")
 
 
+LITE0_STAGES = {"backbone": LITE0, "out_indices": (1, 2, 3, 4), "use_pretrained_backbone": False}
 SWIN_TINY = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "drop_path_rate": 0.3}
 RESNET_TINY = {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1], "layer_type": "basic"}
 TINY = {"width": 64, "feedforward": 128, "pixel_layers": 1, "pixel_feedforward": 128, "heads": 4, "layers": 2}
 
 LAYOUTS = {
-    "resnet50": Layout(("ResNetConfig", {}), "microsoft/resnet-50"),
-    "swin-tiny": Layout(("SwinConfig", SWIN_TINY), "microsoft/swin-tiny-patch4-window7-224"),
+    "resnet50": Layout(("ResNetConfig", STAGES), "microsoft/resnet-50"),
+    "swin-tiny": Layout(("SwinConfig", SWIN_TINY | STAGES), "microsoft/swin-tiny-patch4-window7-224"),
     # for tests and processors: never trained by others, so the backbone learns as fast as the rest
-    "tiny": Layout(("ResNetConfig", RESNET_TINY), **TINY, queries=20, points=1024, backbone_lr=1.0),
+    "tiny": Layout(("ResNetConfig", RESNET_TINY | STAGES), **TINY, queries=20, points=1024, backbone_lr=1.0),
+    # as small, on EfficientNet-Lite0, whose ImageNet weights come with the kit
+    "lite0": Layout(("TimmBackboneConfig", LITE0_STAGES), LITE0, **TINY, queries=20, points=1024),
 }
 
 
@@ -95,6 +100,8 @@ def build(layout: Layout, classes: int, init: str, seed: int) -> "Mask2FormerFor
         elif init != "random":
             _load_all(model, path / "model.safetensors" if path.is_dir() else path)
     pixel_module = model.model.pixel_level_module
+    if layout.weights == LITE0:
+        renormalise(pixel_module.encoder._backbone, MEAN, STD)
     _keep_in_fp32(pixel_module.decoder)
     # by this name defences find it; set beside torch's book-keeping, which would save its weights twice
     object.__setattr__(model, "encoder", pixel_module.encoder)
@@ -108,7 +115,7 @@ def untrained(layout: Layout, classes: int) -> "Mask2FormerForUniversalSegmentat
 
     kind, arguments = layout.backbone
     config = transformers.Mask2FormerConfig(
-        backbone_config=getattr(transformers, kind)(**arguments, **STAGES),
+        backbone_config=getattr(transformers, kind)(**arguments),
         num_labels=classes,
         **dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), layout.width),
         dim_feedforward=layout.feedforward,
@@ -124,6 +131,8 @@ def untrained(layout: Layout, classes: int) -> "Mask2FormerForUniversalSegmentat
 
 def _load_backbone(model: "Mask2FormerForUniversalSegmentation", place: str) -> None:
     encoder = model.model.pixel_level_module.encoder
+    if place == LITE0:
+        return load_lite0(encoder._backbone)
     try:
         encoder.load_state_dict(type(encoder).from_pretrained(place, **STAGES).state_dict())
     except Exception as error:  # hub, network, file and shape errors of three libraries
