@@ -219,7 +219,8 @@ def test_00_runs_from_the_notebooks_own_folder(place, generator):
 
     weights, out = str(generator[0] / "generator.safetensors"), place / "results" / "quickstart"
     papermill.execute_notebook(
-        *(str(FOLDER / "00_quickstart.ipynb"), None, {"generator": weights, "out": str(out)}),
+        *(str(FOLDER / "00_quickstart.ipynb"), None),
+        {"generator": weights, "scenes": 12, "epochs": 1, "out": str(out)},
         kernel_name="python3",
         cwd=str(FOLDER),
         progress_bar=False,
