@@ -2,7 +2,7 @@
 
 PyPI's torchvision is built against the CUDA torch. Beside a CPU-only torch its import dies with "operator
 torchvision::nms does not exist", taking segment-anything, timm and segmentation-models-pytorch with it. Declaring the
-two schemas that it looks up, with a plain PyTorch body for NMS, is enough. Where the operators load, nothing is changed.
+two schemas that it looks up, with a plain PyTorch body for NMS, is enough. Where they load, nothing is changed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _operators_load() -> bool:
 
     spec = importlib.util.find_spec("torchvision")
     try:
-        for folder in spec and spec.submodule_search_locations or ():
+        for folder in (spec and spec.submodule_search_locations) or ():
             torch.ops.load_library(f"{folder}/_C.so")
     except OSError:
         return False
