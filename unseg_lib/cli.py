@@ -140,23 +140,17 @@ def protect(
     inputs: Annotated[list[str], Argument(help="images, folders (with sub-folders) or quoted patterns")],
     out: Annotated[Path, Option(help="folder for the protected copies")],
     masks: Annotated[str | None, Option(help="folder of masks with the images' names, or COCO's json")] = None,
-    classes: Annotated[
-        str | None, Option(help="with --masks: only these (numbers of a label map, names of a json)")
-    ] = None,
+    classes: Annotated[str | None, Option(help="with --masks: only these (numbers of a map, names of a json)")] = None,
     boxes: Annotated[str | None, Option(help="x0,y0,x1,y1 for every image, or a CSV file: image,x0,y0,x1,y1")] = None,
     points: Annotated[str | None, Option(help="x,y;x,y for every image, or a CSV file: image,x,y")] = None,
     eps: Annotated[float, Option(help="largest change inside the region, in steps of 255")] = 8,
     eps_bg: Annotated[float, Option(help="largest change outside")] = 2,
-    generator: Annotated[
-        str, Option(help="small, texture, colour, vit_b (the paper's own, to be downloaded), or a path")
-    ] = "small",
+    generator: Annotated[str, Option(help="small, texture, colour, vit_b (the paper's, to get), or a path")] = "small",
     format: Annotated[str, Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
     quality: Annotated[int, Option(help="of JPEG, 1 to 100")] = 95,
     keep_metadata: Annotated[bool, Option(help="keep EXIF, which may hold places and names")] = False,
     rgb: Annotated[bool, Option(help="store gray images as RGB, which keeps all of the noise")] = False,
-    overwrite: Annotated[
-        bool, Option(help="replace foreign files and copies of other images in the output folder")
-    ] = False,
+    overwrite: Annotated[bool, Option(help="replace foreign files and copies of other images in the folder")] = False,
     jobs: Annotated[int, Option(help="threads that read and write")] = 2,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps")] = "auto",
     batch: Annotated[int, Option(help="images that the generator is given at once; more is for GPUs")] = 1,
@@ -195,9 +189,7 @@ def protect(
 def inspect(
     original: Path,
     protected: Path,
-    image: Annotated[
-        Path | None, Option("--image", "--picture", help="also write the change, ten times enlarged, to a file")
-    ] = None,
+    image: Annotated[Path | None, Option("--image", "--picture", help="also write the change, tenfold, here")] = None,
     lpips: Annotated[Path | None, Option(help="also LPIPS, with this file of AlexNet's weights")] = None,
 ) -> None:
     """Compare an original with its protected copy: how much was changed, and how often."""

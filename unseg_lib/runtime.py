@@ -55,10 +55,8 @@ def has_bf16(device: str) -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if kind == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch: then fp32
-        return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
-    return False
+    known = torch.cpu.get_capabilities() if kind == "cpu" else {}
+    return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def usable_precision(precision: str, device: str) -> str:
@@ -156,11 +154,9 @@ def provenance(root: str | Path = ".") -> dict:
 
 
 def _git(root: str | Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    with suppress(FileNotFoundError, subprocess.CalledProcessError):
+        return subprocess.check_output(["git", "-C", root, *words], text=True, stderr=subprocess.DEVNULL).strip()
+    return None
 
 
 def cpu_model() -> str:
