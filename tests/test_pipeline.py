@@ -181,13 +181,15 @@ def scrubbed(*outputs: dict) -> list[dict]:
     return cleaned["cells"][0]["outputs"]
 
 
-def test_scrubbing_names_places_and_leaves_images_alone(capsys, monkeypatch):
+def test_scrubbing_joins_streams_and_leaves_images_alone(capsys, monkeypatch):
     said = {"output_type": "stream", "name": "stdout"}
-    lines = ["in /data/set/a.png, or ", "/tmp/ipykernel_7/1.py:3: <A at 0x7f00aa11bb22> /data/settle"]
+    first = said | {"text": ["in /data/set/a.png, ", "or "]}
+    second = said | {"text": "/tmp/ipykernel_7/1.py:3: <A at 0x7f00aa11bb22> /data/settle"}
     data = {"image/png": "/data/set", "text/plain": "<A>" * 999}
-    text, shown = scrubbed(said | {"text": lines}, {"output_type": "display_data", "data": data, "metadata": {}})
+    image = {"output_type": "display_data", "data": data, "metadata": {}}
+    text, shown, after = scrubbed(first, second, image, said | {"text": "below it"})
     assert text["text"] == "in $UNSEG_DATA/a.png, or <cell>:3: <A at 0x0> /data/settle"
-    assert shown["data"] == {"image/png": "/data/set"}
+    assert shown["data"] == {"image/png": "/data/set"} and after["text"] == "below it"
     # progress is not part of a result
     monkeypatch.setenv("UNSEG_BATCH", "1")
     list(progress(range(20), "training"))

@@ -187,9 +187,9 @@ def _child() -> None:
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     import papermill
 
-    how = {"kernel_name": "unseg", "progress_bar": False, "coalesce_streams": True}
+    how = {"kernel_name": "unseg", "progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
     try:
-        papermill.execute_notebook(**job, **how, stdout_file=sys.stdout, stderr_file=sys.stderr)
+        papermill.execute_notebook(**job, **how)
         status = 0
     except papermill.PapermillExecutionError:  # it is told in the notebook
         status = 1
@@ -262,10 +262,17 @@ def _clean_cell(cell: dict, clean: Callable) -> dict:
     cleaned = {**cell, "metadata": {"tags": tags} if tags else {}}
     if "injected-parameters" in tags:  # papermill's: its id is random
         cleaned |= {"source": clean(cell["source"]), "id": "injected-parameters"}
-    if "outputs" in cell:
-        joined = [one | {"text": "".join(one["text"])} if "text" in one else one for one in cell["outputs"]]
-        cleaned["outputs"] = [one for one in clean(joined) if one.get("text") != ""]
-    for output in cleaned.get("outputs", ()):
+    if "outputs" not in cell:
+        return cleaned
+    joined: list[dict] = []
+    for output in cell["outputs"]:
+        output = output | ({"text": "".join(output["text"])} if "text" in output else {})
+        if "text" in output and joined and joined[-1].get("name") == output["name"]:
+            joined[-1]["text"] += output["text"]  # how one stream was cut depends on timing
+        else:
+            joined.append(output)
+    cleaned["outputs"] = [output for output in clean(joined) if output.get("text") != ""]
+    for output in cleaned["outputs"]:
         if any(kind.startswith("image/") for kind in output.get("data", {})):
             output["data"].pop("text/plain", None)  # some hold the image again
     return cleaned
