@@ -1,6 +1,5 @@
-"""What several tests share: the real data where it is, tiny images, and toy notebooks."""
+"""What several tests share: the real data where it is, tiny images, a tiny generator."""
 
-import json
 import os
 from pathlib import Path
 
@@ -25,12 +24,9 @@ def _no_settings_from_outside(monkeypatch):
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real images; tests that need it are skipped where there is none."""
-    root = REAL_DATA
-    if not root:
-        pytest.skip("UNSEG_DATA is not set: no real images here")
-    if not Path(root).is_dir():
-        pytest.skip(f"UNSEG_DATA={root} is no folder")
-    return Path(root)
+    if not REAL_DATA or not Path(REAL_DATA).is_dir():
+        pytest.skip(f"no real images here: UNSEG_DATA is {REAL_DATA}")
+    return Path(REAL_DATA)
 
 
 @pytest.fixture(scope="session")
@@ -53,33 +49,6 @@ def tiny_mask() -> np.ndarray:
     """The mask of one object, bool (32,48): a disc of radius 9 in the middle."""
     rows, columns = np.mgrid[:32, :48]
     return (rows - 16) ** 2 + (columns - 24) ** 2 < 81
-
-
-def write_notebook(path: Path, *cells: str, parameters: str = 'out: str = "results/scratch/toy"  # where') -> Path:
-    """Write a notebook of code cells, the first one its parameters; a toy for tests of the pipeline."""
-
-    def cell(number: int, source: str, tags: list[str]) -> dict:
-        return {
-            "cell_type": "code",
-            "id": f"cell-{number}",
-            "execution_count": None,
-            "metadata": {"tags": tags} if tags else {},
-            "outputs": [],
-            "source": source.splitlines(keepends=True),
-        }
-
-    body = [cell(0, parameters, ["parameters"])] + [cell(i, text, []) for i, text in enumerate(cells, start=1)]
-    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook = {"cells": body, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(notebook, indent=1) + "\n")
-    return path
-
-
-@pytest.fixture
-def toy_notebook():
-    """`toy_notebook(path, *cells, parameters=...)` writes a small notebook."""
-    return write_notebook
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from dataclasses import fields
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -22,14 +23,10 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 IMAGE = re.compile(r"^(show\w*|bars|curves|curve_panels|dots|learning_curve)\(", re.M)  # a cell that ends in a figure
 
 
-def cells(path: Path, kind: str) -> list[dict]:
-    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
-
-
-def code(path: Path, *, parameters: bool = False) -> list[str]:
-    """The texts of the code cells, with or without the parameters."""
-    found = [cell for cell in cells(path, "code") if parameters or not cell["metadata"].get("tags")]
-    return ["".join(cell["source"]) for cell in found]
+def code(path: Path) -> list[str]:
+    """The texts of the code cells, without the parameters."""
+    cells = [cell for cell in read_json(path)["cells"] if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in cells if not cell["metadata"].get("tags")]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -40,13 +37,12 @@ class TestForm:
         assert text == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", "save it with outputs cleared"
         assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
         assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
-        ids = [cell["id"] for cell in notebook["cells"]]
-        assert len(set(ids)) == len(ids)
-        for cell in cells(path, "code"):
-            assert cell["outputs"] == [] and cell["execution_count"] is None
+        assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+        for cell in notebook["cells"]:
+            assert cell["cell_type"] == "markdown" or (cell["outputs"], cell["execution_count"]) == ([], None)
 
     def test_opens_with_its_question_and_introduces_every_cell(self, path):
-        found = json.loads(path.read_text())["cells"]
+        found = read_json(path)["cells"]
         first, kinds = "".join(found[0]["source"]), [cell["cell_type"] for cell in found]
         assert first.startswith("# ") and "**Question:" in first
         assert kinds[0] == "markdown" and kinds.count("code") <= 18
@@ -64,11 +60,7 @@ class TestForm:
         for text in texts:
             assert not re.search(r"^\s*[%!]", text, re.M), "no magics"
             assert max(map(len, text.splitlines())) <= 120
-
-    def test_checks_before_every_image(self, path):
-        for text in code(path):
-            if IMAGE.search(text):
-                assert "assert " in text, f"an image without a check before it:\n{text}"
+            assert "assert " in text or not IMAGE.search(text), f"an image without a check before it:\n{text}"
 
     def test_parameters_are_declared_with_help(self, path):
         import papermill
@@ -95,9 +87,9 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
-def run(place: Path, number: str, name: str, **parameters) -> tuple[Path, dict]:
+def run(place: Path, number: str, name: str, folder: Path = FOLDER, **parameters) -> tuple[Path, dict]:
     """Run a notebook into place/results/name; its folder and metrics."""
-    notebook = next(FOLDER.glob(f"{number}_*.ipynb"))
+    notebook = next(folder.glob(f"{number}_*.ipynb"))
     if "data_root" in notebook_parameters(notebook):
         parameters["data_root"] = str(place / "data")
     out = run_notebook(notebook, place / "results" / name, parameters, threads=1)
@@ -106,8 +98,9 @@ def run(place: Path, number: str, name: str, **parameters) -> tuple[Path, dict]:
 
 @pytest.fixture(scope="module")
 def generator(place) -> tuple[Path, dict]:
-    game = dict(layout="tiny", steps=4, batch_size=2, surrogate_turn=1, generator_turn=1, loss_points=64)
-    return run(place, "01", "generator/tiny", **game)
+    """Made on two devices, each with a process beside the notebook's; on one is what `train_generator` alone shows."""
+    game = dict(layout="tiny", steps=4, batch_size=1, surrogate_turn=1, generator_turn=1, loss_points=64)
+    return run(place, "01", "generator/tiny", **game, device="cpu", devices=2)
 
 
 @pytest.fixture(scope="module")
@@ -125,19 +118,12 @@ def victims(place, poisoned) -> list[tuple[Path, dict]]:
 
 
 @pytest.mark.notebook
-def test_01_trains_a_generator_and_names_its_deviations(generator):
+def test_01_trains_a_generator_on_two_devices_and_names_its_deviations(generator):
     out, metrics = generator
     assert (out / "generator.safetensors").exists() and (out / "log.csv").exists()
     assert metrics["steps"] == 4 and metrics["loss_generator"] > 0 and 0 < metrics["rms"] <= 1
     deviations = {line["setting"]: line["here"] for line in metrics["deviations"]}
     assert deviations["layout"] == "tiny" and deviations["data"] == "scenes"
-
-
-@pytest.mark.notebook
-def test_01_trains_on_two_devices(place):
-    game = dict(layout="tiny", steps=2, batch_size=2, surrogate_turn=1, generator_turn=1, loss_points=64)
-    out, metrics = run(place, "01", "generator/two", **game, device="cpu", devices=2)
-    assert metrics["steps"] == 2 and (out / "generator.safetensors").exists()
     assert "Initializing distributed" not in (out / "run.ipynb").read_text()  # nothing whose order is by chance
 
 
@@ -162,27 +148,23 @@ def test_03_leaves_rows_and_curves(victims):
 @pytest.mark.parametrize("name, score", [("03b_instances", "AP"), ("03c_interactive", "miou_pictures")])
 def test_03b_and_03c_leave_rows_of_their_task(place, name, score):
     quick = {"limit": 6, "test_limit": 3, "epochs": 1, "size": [64, 64], "batch_size": 3, "threads": 1}
-    folder = place / name
-    run_notebook(FOLDER / f"{name}.ipynb", folder, quick | {"data_root": str(place / "data")})
-    metrics = read_json(folder / "metrics.json")
+    _, metrics = run(place, name.partition("_")[0], name, **quick)
     assert metrics["score"] == score and score in {row["metric"] for row in metrics["rows"]}
     assert all(0 <= row["final"] <= row["peak"] <= 100 for row in metrics["rows"])
 
 
 @pytest.mark.notebook
 def test_04_makes_the_tables_from_rows(place, victims):
-    stages = []
-    for (folder, _), recipe in zip(victims, ("clean", "unseg")):
-        names = {"setting": "scenes", "recipe": recipe, "victim_key": "unet", "label": "", "seed": 0}
-        stages.append(
-            Stage("victim", folder.name, FOLDER / "03_train_victim.ipynb", place / "results", {}, names=names)
-        )
-    collect(place / "results", stages)
+    names = {"setting": "scenes", "victim_key": "unet", "label": "", "seed": 0}
+    stage = partial(
+        Stage, "victim", notebook=FOLDER / "03_train_victim.ipynb", results=place / "results", parameters={}
+    )
+    named = zip(victims, ("clean", "unseg"))
+    collect(place / "results", [stage(out.name, names=names | {"recipe": recipe}) for (out, _), recipe in named])
     out, metrics = run(place, "04", "tables", results=str(place / "results"))
     shares = {line["trained on"]: line.get("ours|of clean") for line in metrics["effect"]}
     assert set(shares) == {"clean", "unseg"} and shares["clean"] in (100, None)
-    executed = (out / "run.ipynb").read_text()
-    assert "#victim/scenes-unseg-unet-s0" in executed
+    assert "#victim/scenes-unseg-unet-s0" in (out / "run.ipynb").read_text()
 
 
 @pytest.mark.notebook
@@ -194,8 +176,12 @@ def test_06_describes_the_noise(place, poisoned):
 
 @pytest.mark.notebook
 def test_09_measures_every_step_against_the_reference(place):
+    # in a copy that multiplies small matrices: a minute less
+    small = r"import unseg_lib, unseg_lib.speed.measure\nunseg_lib.speed.measure.SIDES = (256,)\n"
+    text = (FOLDER / "09_speed.ipynb").read_text()
+    (place / "09_speed.ipynb").write_text(text.replace(r"import unseg_lib\n", small, 1))
     few = {"shipped": "tiny", "side": 40, "batch": 1, "repeats": 1, "files": 2, "files_large": 2}
-    _, metrics = run(place, "09", "speed", **few, device="cpu")
+    _, metrics = run(place, "09", "speed", place, **few, device="cpu")
     measured = metrics["measured"]
     assert [row["speedup"] for row in (measured["large"]["rows"][0], measured["steps"]["tiny"][0])] == [1, 1]
     assert metrics["estimated"] and not metrics["gpu_measured"]
@@ -218,12 +204,8 @@ def test_00_runs_from_the_notebooks_own_folder(place, generator):
     import papermill
 
     weights, out = str(generator[0] / "generator.safetensors"), place / "results" / "quickstart"
-    papermill.execute_notebook(
-        *(str(FOLDER / "00_quickstart.ipynb"), None),
-        {"generator": weights, "scenes": 12, "epochs": 1, "out": str(out)},
-        kernel_name="python3",
-        cwd=str(FOLDER),
-        progress_bar=False,
-    )
+    how = {"kernel_name": "python3", "cwd": str(FOLDER), "progress_bar": False}
+    given = {"generator": weights, "scenes": 12, "epochs": 1, "out": str(out)}
+    papermill.execute_notebook(FOLDER / "00_quickstart.ipynb", None, given, **how)
     metrics = read_json(out / "metrics.json")
     assert metrics["linf_inside"] <= 8 and (out / "protected.png").exists()

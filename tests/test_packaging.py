@@ -52,10 +52,16 @@ def test_ci_runs_the_test_command_and_nothing_more(project):
 
 
 def make(project, *words: str) -> str:
-    """What make would do, whoever calls: under `make test` the outer make's settings must not be passed on."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "UNSEG"))}
-    done = subprocess.run(["make", "-n", *words], cwd=project, capture_output=True, text=True, check=True, env=own)
-    return done.stdout
+    """What make says, whoever calls: `make test DATA=...` leaves its own words, DATA too, in the environment."""
+    callers = ("MAKE", "MFLAGS", "UNSEG", "DATA")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(callers)}
+    return subprocess.run(["make", *words], cwd=project, capture_output=True, text=True, check=True, env=own).stdout
+
+
+def test_make_passes_on_a_data_folder_with_a_space(project):
+    show = ("--no-print-directory", "--eval=show:; @printenv UNSEG_DATA || echo none", "show")
+    for given, found in {"/tmp/da ta": "/tmp/da ta", "da ta": f"{project}/da ta", "/data": "/data", "": "none"}.items():
+        assert make(project, *show, f"DATA={given}") == f"{found}\n"
 
 
 def test_the_main_commands_pass_on_what_is_given(project):
@@ -65,10 +71,10 @@ def test_the_main_commands_pass_on_what_is_given(project):
         ("report-pdf",): ["pdf", "results/small"],
         ("report-pdf", "PROFILE=smoke"): ["pdf", "results/smoke"],
     }.items():
-        assert make(project, *asked).splitlines()[-1].split() == [".venv/bin/unseg", *command]
+        assert make(project, "-n", *asked).splitlines()[-1].split() == [".venv/bin/unseg", *command]
 
 
 def test_a_changed_lock_is_installed_again_with_plain_pip(project):
-    recipe = make(project, "-W", "requirements.lock", "setup")
+    recipe = make(project, "-n", "-W", "requirements.lock", "setup")
     assert "pip install" in recipe and "-r requirements.lock" in recipe
     assert recipe.rstrip().endswith("touch .venv/.installed")

@@ -1,6 +1,7 @@
 """Notebook parameters are strict: what is misspelt or ill-typed is refused, with a hint."""
 
 import pytest
+from toy_project import write_notebook
 
 from unseg_lib import UnsegError
 from unseg_lib.pipeline import check_parameters, check_value, notebook_parameters, parse_value
@@ -17,29 +18,25 @@ limit: Optional[int] = None  # all of them"""
 
 
 @pytest.fixture
-def notebook(tmp_path, toy_notebook):
-    return toy_notebook(tmp_path / "toy.ipynb", "1", parameters=CELL)
+def notebook(tmp_path):
+    return write_notebook(tmp_path / "toy.ipynb", "1", parameters=CELL)
 
 
 def test_the_cell_is_read_with_types_defaults_and_help(notebook):
-    found = notebook_parameters(notebook)
-    assert [p.name for p in found.values()] == ["epsilon", "steps", "name", "gray", "size", "limit"]
-    assert found["epsilon"].default == 8.0
-    assert isinstance(found["epsilon"].default, float)
-    assert found["size"].type == "list[int]"
-    assert found["size"].default == [96, 64]
-    assert found["limit"].default is None
-    assert found["name"].default == "a # b"
-    assert found["name"].help == "a text with a hash"
-    assert found["gray"].help == ""
+    assert [tuple(one) for one in notebook_parameters(notebook).values()] == [
+        ("epsilon", "float", 8.0, "inside the mask, 1/255"),
+        ("steps", "int", 20, 'how "many" # really'),
+        ("name", "str", "a # b", "a text with a hash"),
+        ("gray", "bool", False, ""),
+        ("size", "list[int]", [96, 64], "height, width"),
+        ("limit", "Optional[int]", None, "all of them"),
+    ]
+    assert isinstance(notebook_parameters(notebook)["epsilon"].default, float)
 
 
-def test_given_values_replace_defaults(notebook):
+def test_given_values_replace_defaults_and_a_misspelt_name_names_the_closest(notebook):
     values = check_parameters(notebook, {"epsilon": 4, "limit": 3})
     assert values == {"epsilon": 4.0, "steps": 20, "name": "a # b", "gray": False, "size": [96, 64], "limit": 3}
-
-
-def test_a_misspelt_name_names_the_closest(notebook):
     with pytest.raises(UnsegError, match=r"Unknown parameter 'epsilonn' of toy\.ipynb; did you mean 'epsilon'"):
         check_parameters(notebook, {"epsilonn": 8})
 
@@ -82,9 +79,9 @@ def test_text_from_the_command_line(kind, texts, wrong):
 @pytest.mark.parametrize(
     "line", ["x = 1", "x: int", "x: dict = {}", "print(1)", "x: int = 1 + y", "x: int | None = 1", "x: int = 'a'"]
 )
-def test_another_form_of_line_is_refused(tmp_path, toy_notebook, line):
+def test_another_form_of_line_is_refused(tmp_path, line):
     with pytest.raises(UnsegError):
-        notebook_parameters(toy_notebook(tmp_path / "toy.ipynb", parameters=line))
+        notebook_parameters(write_notebook(tmp_path / "toy.ipynb", parameters=line))
 
 
 def test_what_is_no_notebook_is_one_sentence(tmp_path):

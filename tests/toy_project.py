@@ -1,12 +1,13 @@
 """A project of toy notebooks around the real Snakefile and pipeline: each job takes as long as its kernel's start.
 
-The toys declare the parameters of the real notebooks and leave the files that later ones read; no torch.
+The toys have the parameters of the real notebooks and leave the files that later ones read; no torch.
 """
 
 import shutil
 from pathlib import Path
 
-from conftest import write_notebook
+import nbformat
+from nbformat.v4 import new_code_cell, new_notebook
 
 SAVE = """
 import json, os, pathlib
@@ -27,35 +28,13 @@ save({"eps": eps})
 """
 VICTIM = """
 noise = pathlib.Path(poisoned, "manifest.csv").read_text() if poisoned else "clean"
-row = dict(task=task, dataset=dataset, victim=victim, init=init, recipe=poison, eps=eps, eps_bg=eps_bg,
-           defense=defense, clean_fraction=clean_fraction, seed=seed, metric="miou", final=0.5, peak=0.75,
-           epochs=epochs)
+names = "task dataset victim init eps eps_bg defense clean_fraction seed epochs".split()
+row = {name: globals()[name] for name in names} | {"recipe": poison, "metric": "miou", "final": 0.5, "peak": 0.75}
 save({"rows": [row], "noise": noise})
 """
-TABLES = """
-save({"rows": len((pathlib.Path(results) / "rows.csv").read_text().splitlines()) - 1})
-"""
-PARAMETERS = {
-    "01_train_generator": ["data: str = 'scenes'", "steps: int = 10", "seed: int = 42"],
-    "02_poison_dataset": [
-        *("dataset: str = 'scenes'", "task: str = 'object'", "protect: str = 'all'", "poison: str = 'unseg'"),
-        *("eps: float = 8.0", "eps_bg: float = 2.0", "generator: str = 'small'", "gray: bool = False", "seed: int = 0"),
-        *("file_format: str = 'png'", "limit: int = 0", "jobs: int = 1", "cache: str = ''", "data_root: str = ''"),
-    ],
-    "03_train_victim": [
-        *("dataset: str = 'scenes'", "task: str = 'object'", "victim: str = 'unet-resnet18'", "init: str = 'random'"),
-        *("poison: str = 'clean'", "poisoned: str = ''", "eps: float = 0.0", "eps_bg: float = 0.0", "seed: int = 0"),
-        *("limit: int = 0", "size: list[int] = [96, 96]", "epochs: int = 3", "defense: str = 'none'"),
-        *("clean_fraction: float = 0.0", "protected: str = ''", "threads: int = 0", "data_root: str = ''"),
-    ],
-    "04_results": ["results: str = 'results/toy'"],
-    "06_pixel_distributions": [
-        *("dataset: str = 'scenes'", "task: str = 'object'", "split: str = 'train'"),
-        *("poisoned: str = ''", "limit: int = 0"),
-    ],
-    "08_mixed_data": ["results: str = 'results/toy'", "dataset: str = 'scenes'", "shares: list[float] = [0.5]"],
-}
-BODIES = dict(zip(PARAMETERS, (GENERATOR, POISON, VICTIM, TABLES, "save({})", TABLES)))
+TABLES = 'save({"rows": len((pathlib.Path(results) / "rows.csv").read_text().splitlines()) - 1})'
+BODIES = {"01_train_generator": GENERATOR, "02_poison_dataset": POISON, "03_train_victim": VICTIM}
+BODIES |= {"04_results": TABLES, "06_pixel_distributions": "save({})", "08_mixed_data": TABLES}
 PROFILE = """
 about: toys
 jobs: 2
@@ -78,14 +57,25 @@ pages:
 """
 
 
+def write_notebook(path: Path, *cells: str, parameters: str) -> Path:
+    """Write a notebook of code cells, the first one its parameters."""
+    body = [new_code_cell(text, id=f"cell-{number}") for number, text in enumerate((parameters, *cells))]
+    body[0].metadata["tags"] = ["parameters"]
+    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=body, metadata={"kernelspec": spec}), path)
+    return path
+
+
 def make_project(root: Path, source: Path) -> Path:
     """Write notebooks, profiles `toy` and `small` and a copy of the real Snakefile under `root`."""
-    for name, lines in PARAMETERS.items():
-        lines = [f"{line}  # help" for line in [*lines, "out: str = 'results/scratch'"]]
-        write_notebook(root / "notebooks" / f"{name}.ipynb", SAVE + BODIES[name], parameters="\n".join(lines))
-    (root / "notebooks" / "profiles").mkdir()
-    (root / "notebooks" / "profiles" / "toy.yaml").write_text(PROFILE)
-    (root / "notebooks" / "profiles" / "small.yaml").write_text(PROFILE + "data: [Lung, CamVid]\n")
-    (root / "notebooks" / "profiles" / "smoke.yaml").write_text(PROFILE)
+    for name, body in BODIES.items():
+        cells = nbformat.read(source / "notebooks" / f"{name}.ipynb", 4).cells
+        (parameters,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ()))
+        write_notebook(root / "notebooks" / f"{name}.ipynb", SAVE + body, parameters=parameters)
+    profiles = root / "notebooks" / "profiles"
+    profiles.mkdir()
+    for name, data in {"toy": "", "smoke": "", "small": "data: [Lung, CamVid]\n"}.items():
+        (profiles / f"{name}.yaml").write_text(PROFILE + data)
     shutil.copy(source / "Snakefile", root / "Snakefile")
     return root

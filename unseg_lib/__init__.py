@@ -1,7 +1,7 @@
 """UnSeg: one generator of unlearnable examples against image segmentation, as a library.
 
-Import it before torchvision, segment-anything, timm or segmentation-models-pytorch: on a CPU-only
-torch it makes them importable (see `torchvision_cpu`).
+Import it before torchvision, segment-anything, timm or segmentation-models-pytorch: on a CPU-only torch it makes them
+importable (see `torchvision_cpu`).
 """
 
 import os

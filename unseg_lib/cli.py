@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
+from unseg_lib import pipeline
 from unseg_lib.errors import UnsegError, closest, no_access, pick
 from unseg_lib.reporting import commands as reports
 from unseg_lib.speed.bench import bench
@@ -22,7 +24,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sets: what there is, downloading, checking.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-Root = Annotated[str, typer.Option("--data", help="data root (default: UNSEG_DATA, else data/)")]
+Root = Annotated[str, Option("--data", help="data root (default: UNSEG_DATA, else data/)")]
 PROFILES = "smoke, small, systems, transfer, ablations, paper, or a YAML file (default: small where its data is)"
 
 
@@ -31,13 +33,11 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with an image is told in our own words
     try:
         app()
-    except UnsegError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.filename is None:
+    except (UnsegError, OSError) as error:
+        of_the_system = isinstance(error, OSError)
+        if of_the_system and error.filename is None:
             raise  # not about a path of the user's
-        print(no_access(error), file=sys.stderr)
+        print(no_access(error) if of_the_system else error, file=sys.stderr)
         sys.exit(2)
 
 
@@ -45,18 +45,14 @@ def main() -> None:
 def doctor(data: Root = "") -> None:
     """Say what this machine has: versions, processor, GPUs, data sets."""
     from unseg_lib.datasets import data_root
-    from unseg_lib.pipeline import load_profile, missing_data
     from unseg_lib.runtime import provenance
 
-    found = provenance()
-    for name, version in found["versions"].items():
-        print(f"{name:30} {version}")
-    print(f"{'processor':30} {found['cpu']}, {found['cores']} cores")
-    print(f"{'GPUs':30} {', '.join(found['gpus']) or 'none'}")
-    root = data_root(data or None)
-    missing = missing_data(load_profile("small"), root)
-    print(f"{'data root':30} {root}")
-    print(f"{'data of profile small':30} {'missing: ' + ', '.join(missing) if missing else 'complete'}")
+    found, root = provenance(), data_root(data)
+    missing = ", ".join(pipeline.missing_data(pipeline.load_profile("small"), root))
+    told = found["versions"] | {"processor": f"{found['cpu']}, {found['cores']} cores"}
+    told |= {"GPUs": ", ".join(found["gpus"]) or "none", "data root": root}
+    told |= {"data of profile small": f"missing: {missing}" if missing else "complete"}
+    print(*(f"{name:30} {text}" for name, text in told.items()), sep="\n")
 
 
 @data_app.command("list")
@@ -72,7 +68,7 @@ def data_get(name: str, data: Root = "") -> None:
     """Download a data set, checked and resumable, or say how to get it by hand."""
     from unseg_lib.datasets import data_root, get
 
-    get(name, data_root(data or None))
+    get(name, data_root(data))
 
 
 @data_app.command("check")
@@ -80,43 +76,39 @@ def data_check(name: str, data: Root = "") -> None:
     """Check that a data set is complete and readable."""
     from unseg_lib.datasets import check, data_root
 
-    check(name, data_root(data or None))
+    check(name, data_root(data))
 
 
 @app.command()
 def run(
     notebook: Path,
-    parameter: Annotated[list[str], typer.Option("--parameter", "-p", help="name=value, as often as needed")] = [],  # noqa: B006
-    out: Annotated[str, typer.Option(help="folder of the result (default: the notebook's)")] = "",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: the machine's default")] = 0,
+    parameter: Annotated[list[str], Option("--parameter", "-p", help="name=value, as often as needed")] = [],  # noqa: B006
+    out: Annotated[str, Option(help="folder of the result (default: the notebook's)")] = "",
+    threads: Annotated[int, Option(help="CPU threads; 0: the machine's default")] = 0,
 ) -> None:
     """Run one notebook, strictly: a misspelt or ill-typed parameter is refused before anything runs."""
-    from unseg_lib.pipeline import notebook_parameters, project_root, run_notebook
-
-    given, known = read_parameters(notebook, parameter), notebook_parameters(notebook)
+    given, known = read_parameters(notebook, parameter), pipeline.notebook_parameters(notebook)
     if "out" not in known:
         raise UnsegError(f'Expected a parameter `out: str = "results/..."` in {notebook}, found none; add it.')
-    default = os.path.relpath(project_root(notebook) / known["out"].default)
-    folder = run_notebook(notebook, out or given.pop("out", default), given, threads=threads)
+    default = os.path.relpath(pipeline.project_root(notebook) / known["out"].default)
+    folder = pipeline.run_notebook(notebook, out or given.pop("out", default), given, threads=threads)
     print(f"Result: {folder}")
 
 
 def read_parameters(notebook: Path, given: list[str]) -> dict:
     """Turn ["eps=4", ...] into values of the types the notebook declares.
 
-    A notebook runs in the project's root. Paths are meant from where the user stands: what looks like one and is there,
-    by its form or by the parameter's help, is passed on as seen from the root.
+    A notebook runs in the project's root, but paths are meant from where the user stands: what looks like one by its
+    form or the parameter's help, and is there, is passed on as seen from the root.
     """
-    from unseg_lib.pipeline import notebook_parameters, parse_value, project_root
-
-    known, values, root = notebook_parameters(notebook), {}, project_root(notebook)
+    known, values, root = pipeline.notebook_parameters(notebook), {}, pipeline.project_root(notebook)
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
             raise UnsegError(f"Expected -p name=value, found '{text}'.")
         if name not in known:
             raise UnsegError(f"Unknown parameter '{name}' of {notebook.name}; {closest(name, sorted(known))}")
-        values[name] = parse_value(name, known[name].type, value)
+        values[name] = pipeline.parse_value(name, known[name].type, value)
         a_path = "/" in value or "." in value or re.search(r"\b(file|folder)\b(?!:)", known[name].help)
         if a_path and known[name].type == "str" and name != "out" and value and Path(value).exists():
             here = Path(os.path.abspath(value))
@@ -126,62 +118,45 @@ def read_parameters(notebook: Path, given: list[str]) -> dict:
 
 @app.command()
 def stage(
-    profile: str,
-    key: Annotated[str, typer.Argument(help="kind/name, e.g. victim/lung-unseg-unet-s0")],
-    threads: int = 0,
-    gpus: int = 0,
+    profile: str, key: Annotated[str, Argument(help="e.g. victim/lung-unseg-unet-s0")], threads: int = 0, gpus: int = 0
 ) -> None:
     """Run one stage of a profile (what the Snakefile calls)."""
-    from unseg_lib.pipeline import load_profile
-
-    pick(load_profile(profile).stages, key, f"stage of profile {profile}:").run(threads, gpus)
+    pick(pipeline.load_profile(profile).stages, key, f"stage of profile {profile}:").run(threads, gpus)
 
 
 @app.command()
 def reproduce(
-    profile: Annotated[str, typer.Option(help=PROFILES)] = "",
+    profile: Annotated[str, Option(help=PROFILES)] = "",
     data: Root = "",
-    jobs: Annotated[int, typer.Option(help="notebooks side by side; 0: the profile's")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only list what would be done")] = False,
+    jobs: Annotated[int, Option(help="notebooks side by side; 0: the profile's")] = 0,
+    dry_run: Annotated[bool, Option("--dry-run", "-n", help="only list what would be done")] = False,
 ) -> None:
     """Run a whole profile up to its report; the same command again goes on where it stopped."""
-    from unseg_lib import pipeline
-
     pipeline.reproduce(profile, data, jobs, dry_run)
 
 
 @app.command()
 def protect(
-    inputs: Annotated[list[str], typer.Argument(help="images, folders (with sub-folders) or quoted patterns")],
-    out: Annotated[Path, typer.Option(help="folder for the protected copies")],
-    masks: Annotated[str | None, typer.Option(help="folder of masks with the images' names, or COCO's json")] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="with --masks: only these (numbers of a label map, names of a json)")
-    ] = None,
-    boxes: Annotated[
-        str | None, typer.Option(help="x0,y0,x1,y1 for every image, or a CSV file: image,x0,y0,x1,y1")
-    ] = None,
-    points: Annotated[str | None, typer.Option(help="x,y;x,y for every image, or a CSV file: image,x,y")] = None,
-    eps: Annotated[float, typer.Option(help="largest change inside the region, in steps of 255")] = 8,
-    eps_bg: Annotated[float, typer.Option(help="largest change outside")] = 2,
-    generator: Annotated[
-        str, typer.Option(help="small, texture, colour, vit_b (the paper's own, to be downloaded), or a path")
-    ] = "small",
-    format: Annotated[str, typer.Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
-    quality: Annotated[int, typer.Option(help="of JPEG, 1 to 100")] = 95,
-    keep_metadata: Annotated[bool, typer.Option(help="keep EXIF, which may hold places and names")] = False,
-    rgb: Annotated[bool, typer.Option(help="store gray images as RGB, which keeps all of the noise")] = False,
-    overwrite: Annotated[
-        bool, typer.Option(help="replace foreign files and copies of other images in the output folder")
-    ] = False,
-    jobs: Annotated[int, typer.Option(help="threads that read and write")] = 2,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
-    batch: Annotated[int, typer.Option(help="images that the generator is given at once; more is for GPUs")] = 1,
-    reference: Annotated[
-        bool, typer.Option(help="the slow way of the paper's numbers; pixels differ by a step")
-    ] = False,
-    compiled: Annotated[bool, typer.Option(help="by torch.compile: minutes first, then faster")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only list what would be written")] = False,
+    inputs: Annotated[list[str], Argument(help="images, folders (with sub-folders) or quoted patterns")],
+    out: Annotated[Path, Option(help="folder for the protected copies")],
+    masks: Annotated[str | None, Option(help="folder of masks with the images' names, or COCO's json")] = None,
+    classes: Annotated[str | None, Option(help="with --masks: only these (numbers of a map, names of a json)")] = None,
+    boxes: Annotated[str | None, Option(help="x0,y0,x1,y1 for every image, or a CSV file: image,x0,y0,x1,y1")] = None,
+    points: Annotated[str | None, Option(help="x,y;x,y for every image, or a CSV file: image,x,y")] = None,
+    eps: Annotated[float, Option(help="largest change inside the region, in steps of 255")] = 8,
+    eps_bg: Annotated[float, Option(help="largest change outside")] = 2,
+    generator: Annotated[str, Option(help="small, texture, colour, vit_b (the paper's, to get), or a path")] = "small",
+    format: Annotated[str, Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
+    quality: Annotated[int, Option(help="of JPEG, 1 to 100")] = 95,
+    keep_metadata: Annotated[bool, Option(help="keep EXIF, which may hold places and names")] = False,
+    rgb: Annotated[bool, Option(help="store gray images as RGB, which keeps all of the noise")] = False,
+    overwrite: Annotated[bool, Option(help="replace foreign files and copies of other images in the folder")] = False,
+    jobs: Annotated[int, Option(help="threads that read and write")] = 2,
+    device: Annotated[str, Option(help="auto, cpu, cuda or mps")] = "auto",
+    batch: Annotated[int, Option(help="images that the generator is given at once; more is for GPUs")] = 1,
+    reference: Annotated[bool, Option(help="the slow way of the paper's numbers; pixels differ by a step")] = False,
+    compiled: Annotated[bool, Option(help="by torch.compile: minutes first, then faster")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", "-n", help="only list what would be written")] = False,
 ) -> None:
     """Protect images; the originals stay as they are, and lossless copies keep the budget at every pixel.
 
@@ -203,8 +178,7 @@ def protect(
     how = files | model | {"metadata": keep_metadata, "rgb": rgb, "compiled": compiled}
     rows = protect_files(inputs, out, **how, overwrite=overwrite)
     print(summary(rows, out))
-    left_out = [row for row in rows if row["problem"]]
-    if left_out:
+    if left_out := [row for row in rows if row["problem"]]:
         raise UnsegError(
             f"Protected {len(rows) - len(left_out)} of {len(rows)} images; {len(left_out)} left out, all listed in "
             f"{out / 'protected.csv'}, the first one because: {left_out[0]['problem']}"
@@ -215,10 +189,8 @@ def protect(
 def inspect(
     original: Path,
     protected: Path,
-    image: Annotated[
-        Path | None, typer.Option("--image", "--picture", help="also write the change, ten times enlarged, to a file")
-    ] = None,
-    lpips: Annotated[Path | None, typer.Option(help="also LPIPS, with this file of AlexNet's weights")] = None,
+    image: Annotated[Path | None, Option("--image", "--picture", help="also write the change, tenfold, here")] = None,
+    lpips: Annotated[Path | None, Option(help="also LPIPS, with this file of AlexNet's weights")] = None,
 ) -> None:
     """Compare an original with its protected copy: how much was changed, and how often."""
     from unseg_lib.protection import described, write_difference

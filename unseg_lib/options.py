@@ -33,20 +33,14 @@ def parse_options(
             raise UnsegError(f"Unknown option '{key}' of {kind}{name}; {closest(key, sorted(kinds))}")
         if key in values:
             raise UnsegError(f"Expected {key} once in {kind}'{text.strip()}', found it twice.")
-        values[key] = _value(value, kinds[key])
-        if values[key] is None:
+        try:
+            values[key] = READERS[kinds[key]](value)
+            if not value or (kinds[key] is float and not math.isfinite(values[key])):
+                raise ValueError(value)
+        except (ValueError, KeyError) as error:
             words = WORDS[kinds[key]]
-            raise UnsegError(f"Expected {words} for {key} of {kind}{name} ({key}=...), found '{value}'.")
+            raise UnsegError(f"Expected {words} for {key} of {kind}{name} ({key}=...), found '{value}'.") from error
     return name, entry, values
-
-
-def _value(text: str, kind: type) -> object:
-    """The value that a text stands for, or None."""
-    try:
-        value = READERS[kind](text)
-    except (ValueError, KeyError):
-        return None
-    return None if value == "" or (kind is float and not math.isfinite(value)) else value
 
 
 def keywords_of(function: Callable) -> Kinds:
@@ -62,9 +56,6 @@ def fields_of(settings: object) -> Kinds:
 
 
 def with_options(text: str, known: Mapping[str, Entry], what: str) -> tuple[str, Entry]:
-    """Read "NAME key=value ...": the name, and its settings, a frozen dataclass, with the options put in.
-
-    what: the kind of name, for errors. A value that the settings refuse is refused by themselves.
-    """
+    """The same with settings, frozen dataclasses, into which the options are put; they refuse values by themselves."""
     name, settings, values = parse_options(text, known, what, fields_of)
     return name, replace(settings, **values)

@@ -1,17 +1,18 @@
 """This machine: where to compute, how fast it is, where a number comes from, and how far a loop is.
 
-Importing `unseg_lib` also edits `sys.meta_path`, so that torchvision can be imported beside a CPU-only torch, whose
-compiled operators do not load: that remedy is `torchvision_cpu.py`, apart from here because it must not import torch.
+Importing `unseg_lib` also edits `sys.meta_path`, so that torchvision can be imported beside a CPU-only torch: that
+remedy is `torchvision_cpu.py`, apart from here because it must not import torch.
 """
 
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -19,17 +20,18 @@ from pathlib import Path
 import torch
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.files import hold
 
 
 def choose_device(name: str | torch.device) -> str:
     """ "auto" is CUDA, else Apple's MPS, else the CPU; a device that is not there is an error."""
     name = str(name)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [kind for kind, is_there in there.items() if is_there]
     if name == "auto":
-        return next(kind for kind, usable in there.items() if usable)
-    if not there.get(name.partition(":")[0], False):
-        usable = ", ".join(kind for kind, usable in there.items() if usable)
-        raise UnsegError(f"Expected a device of this machine (auto, {usable}), found '{name}'.")
+        return usable[0]
+    if name.partition(":")[0] not in usable:
+        raise UnsegError(f"Expected a device of this machine (auto, {', '.join(usable)}), found '{name}'.")
     device_called(name)
     return name
 
@@ -53,17 +55,12 @@ def has_bf16(device: str) -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if kind == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch: then fp32
-        return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
-    return False
+    known = torch.cpu.get_capabilities() if kind == "cpu" else {}
+    return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def usable_precision(precision: str, device: str) -> str:
-    """`precision`, or fp32, and a word about it, where bf16 is asked for and the device has none.
-
-    "bf16" becomes "32"; Lightning's "bf16-mixed" and "bf16-true" become "32-true".
-    """
+    """`precision`, or fp32 ("32", for Lightning's names "32-true"), and a word about it, where a device has no bf16."""
     if not precision.startswith("bf16") or has_bf16(device):
         return precision
     instead = "32-true" if "-" in precision else "32"
@@ -75,8 +72,8 @@ def usable_precision(precision: str, device: str) -> str:
 def keep_freed_memory() -> bool:
     """Let this process keep what it frees, for the next step of a training; whether the C library could be told.
 
-    glibc gives large blocks back to the system at once and asks for them anew in every step, and each of their pages
-    is then cleared again: a tenth of a small training's time on a processor. Elsewhere nothing changes.
+    glibc gives large blocks back and asks for them anew in every step, and each page is cleared again: a tenth of a
+    small training's time on a processor.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -110,26 +107,21 @@ def visible_gpus() -> list[str]:
 def own_gpu(folder: Path, gpus: int) -> Iterator[dict[str, str]]:
     """Yield the environment that gives a job one GPU nobody else of this run uses; {} where there is no choice.
 
-    The claim is a lock on a file in `folder`: it ends with the process. Where every GPU is taken (more jobs
-    than GPUs, as the caller wished), GPUs are shared.
+    The claim is a lock on a file in `folder`. More jobs than GPUs, as the caller wished, share them.
     """
-    import fcntl  # not on Windows
-
     names = visible_gpus() if gpus == 1 else []
     if len(names) < 2:
         yield {}
         return
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        mine = names[os.getpid() % len(names)]
         for name in names:
-            lock = stack.enter_context(open(folder / f".gpu-{name}.lock", "a+"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            yield {"CUDA_VISIBLE_DEVICES": name}
-            return
-        yield {"CUDA_VISIBLE_DEVICES": names[os.getpid() % len(names)]}
+            with suppress(UnsegError):
+                hold(stack.enter_context(open(folder / f".gpu-{name}.lock", "a+")), "taken")
+                mine = name
+                break
+        yield {"CUDA_VISIBLE_DEVICES": mine}
 
 
 # Where a number comes from.
@@ -144,15 +136,12 @@ PACKAGES = (
 def provenance(root: str | Path = ".") -> dict:
     """Describe code, versions and machine, without dates, users, hosts or paths, so that runs can be compared by diff.
 
-    `root` is a folder of the project's git checkout. `commit` is None outside git; `dirty` says whether files other
-    than results differ from the commit.
+    `root` is in the project's git checkout. `commit` is None outside git; `dirty`: files other than results differ.
     """
     found = {}
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
         "dirty": bool(_git(root, "status", "--porcelain", "--", ":/", ":(exclude,top)results")),
@@ -165,21 +154,16 @@ def provenance(root: str | Path = ".") -> dict:
 
 
 def _git(root: str | Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    with suppress(FileNotFoundError, subprocess.CalledProcessError):
+        return subprocess.check_output(["git", "-C", root, *words], text=True, stderr=subprocess.DEVNULL).strip()
+    return None
 
 
 def cpu_model() -> str:
     """The processor's name, e.g. "AMD EPYC 9R14"; the architecture where the system does not tell."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    known = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)", known.read_text(), re.M) if known.exists() else None
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 # Progress that fits its reader: a bar in a terminal or notebook, a few lines in a log.
@@ -188,22 +172,17 @@ LINES = 10  # log lines for one loop
 
 
 def progress(items: Iterable, name: str, total: int | None = None, initial: int = 0) -> Iterator:
-    """Iterate over `items`, showing how far it is.
+    """Iterate over `items`, showing how far it is; `initial` counts what an earlier, interrupted run has done.
 
-    In a batch run (`UNSEG_BATCH=1`, set by the notebook runner, or output that is no terminal) it
-    prints at most `LINES` lines with the time left; else it draws a tqdm bar. `initial` counts
-    what an earlier, interrupted run has done.
+    In a batch run (`UNSEG_BATCH=1`, set by the notebook runner, or output that is no terminal) it prints at most
+    `LINES` lines with the time left; else it draws a tqdm bar.
     """
     total = total if total is not None else len(items) + initial
-    if os.environ.get("UNSEG_BATCH") == "1" or not (_in_notebook() or sys.stderr.isatty()):
+    if os.environ.get("UNSEG_BATCH") == "1" or not ("ipykernel" in sys.modules or sys.stderr.isatty()):
         return _log_lines(items, name, total, initial)
     from tqdm.auto import tqdm
 
     return iter(tqdm(items, desc=name, total=total, initial=initial, leave=False))
-
-
-def _in_notebook() -> bool:
-    return "ipykernel" in sys.modules
 
 
 def _log_lines(items: Iterable, name: str, total: int, initial: int) -> Iterator:
@@ -217,8 +196,6 @@ def _log_lines(items: Iterable, name: str, total: int, initial: int) -> Iterator
 
 
 # How much of a training's time goes to waiting for its data.
-
-END = object()
 
 
 class Stopwatch:
@@ -242,27 +219,21 @@ class Stopwatch:
             self.waited += spent
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        start = time.perf_counter()
+    def working(self, samples: int = 0) -> Iterator[None]:
+        self.start()
         yield
-        self.waited += time.perf_counter() - start
+        self.lap(samples)
 
-    @contextmanager
-    def working(self, samples: int) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.worked, self.samples = self.worked + time.perf_counter() - start, self.samples + samples
+    waiting = working  # on no samples
 
     def watch(self, batches: Iterable, size: int) -> Iterator:
         """The same batches, of `size` samples each; between two of them the loop is at work."""
-        iterator = iter(batches)
-        while True:
-            with self.waiting():
-                batch = next(iterator, END)
-            if batch is END:
-                return
-            with self.working(size):
-                yield batch
+        self.start()
+        for batch in batches:
+            self.lap()
+            yield batch
+            self.lap(size)
+        self.lap()
 
     def report(self) -> dict[str, float]:
         """Samples a second, and the share of the time that was spent waiting for them."""

@@ -1,9 +1,8 @@
 """Make `import torchvision` work where its compiled operators cannot be loaded.
 
-PyPI's torchvision is built against the CUDA torch. Beside a CPU-only torch its `_C.so` does not
-load and the import dies with "operator torchvision::nms does not exist", taking segment-anything,
-timm and segmentation-models-pytorch with it. Declaring the two schemas that the import looks up,
-with a plain PyTorch body for NMS, is enough. Where the operators load, nothing is changed.
+PyPI's torchvision is built against the CUDA torch. Beside a CPU-only torch its import dies with "operator
+torchvision::nms does not exist", taking segment-anything, timm and segmentation-models-pytorch with it. Declaring the
+two schemas that it looks up, with a plain PyTorch body for NMS, is enough. Where they load, nothing is changed.
 """
 
 from __future__ import annotations
@@ -19,13 +18,62 @@ if TYPE_CHECKING:  # torch costs seconds; it is imported when torchvision is
 _library = None  # torch.library undoes its registrations when the object dies
 
 
+def make_torchvision_importable() -> None:
+    """Arrange for the first `import torchvision` to find what it needs; costs nothing until then."""
+    if "torchvision" not in sys.modules and not any(isinstance(one, _Remedy) for one in sys.meta_path):
+        sys.meta_path.insert(0, _Remedy())
+
+
+class _Remedy(importlib.abc.MetaPathFinder):
+    """Finds nothing itself: it prepares torch when somebody looks for torchvision, and lifts torchvision's check that
+    there are compiled operators.
+    """
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in ("torchvision", "torchvision.extension"):
+            return None
+        sys.meta_path.remove(self)
+        if name == "torchvision":
+            if not _operators_load():
+                _declare_operators()
+                sys.meta_path.insert(0, self)  # for its extension
+            return None
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (run(module), setattr(module, "_assert_has_ops", lambda: None))
+        return spec
+
+
+def _operators_load() -> bool:
+    """Whether torchvision's `_C.so` loads beside this torch (True also where there is no torchvision)."""
+    import torch
+
+    spec = importlib.util.find_spec("torchvision")
+    try:
+        for folder in (spec and spec.submodule_search_locations) or ():
+            torch.ops.load_library(f"{folder}/_C.so")
+    except OSError:
+        return False
+    return True
+
+
+def _declare_operators() -> None:
+    global _library
+    import torch
+
+    if _library is None:
+        _library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _library.impl("nms", _nms, "CompositeExplicitAutograd")
+
+
 def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     """Greedy non-maximum suppression: boxes `(N,4)` xyxy, scores `(N,)` -> kept indices, best first."""
     import torch
 
-    order = scores.argsort(descending=True, stable=True)
+    order, kept = scores.argsort(descending=True, stable=True), []
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept = []
     while order.numel():
         best, order = order[0], order[1:]
         kept.append(best)
@@ -34,66 +82,3 @@ def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> tor
         overlap = (bottom_right - top_left).clamp(min=0).prod(dim=1)
         order = order[overlap / (area[best] + area[order] - overlap) <= iou_threshold]
     return torch.stack(kept) if kept else torch.empty(0, dtype=torch.long, device=boxes.device)
-
-
-def _operators_load() -> bool:
-    """Whether torchvision's `_C.so` loads beside this torch (True also where there is no torchvision)."""
-    import torch
-
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or not spec.submodule_search_locations:
-        return True
-    try:
-        torch.ops.load_library(f"{spec.submodule_search_locations[0]}/_C.so")
-    except OSError:
-        return False
-    return True
-
-
-def make_torchvision_importable() -> None:
-    """Arrange for the first `import torchvision` to find what it needs; costs nothing until then."""
-    if "torchvision" not in sys.modules and not any(isinstance(one, _BeforeTorchvision) for one in sys.meta_path):
-        sys.meta_path.insert(0, _BeforeTorchvision())
-
-
-class _BeforeTorchvision(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: it prepares torch when somebody looks for torchvision."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name == "torchvision":
-            sys.meta_path.remove(self)
-            if not _operators_load():
-                _declare_operators()
-                _lift_assertion_on_import()
-
-
-def _declare_operators() -> None:
-    """Declare the two schemas that torchvision's import looks up, and give NMS a body."""
-    global _library
-    import torch
-
-    _library = torch.library.Library("torchvision", "DEF")
-    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _library.impl("nms", _nms, "CompositeExplicitAutograd")
-
-
-def _lift_assertion_on_import() -> None:
-    """Let `torchvision.ops.nms` through its "no custom operators" check, once torchvision is imported."""
-
-    class Lift(importlib.abc.MetaPathFinder):
-        def find_spec(self, name, path=None, target=None):
-            if name != "torchvision.extension":
-                return None
-            sys.meta_path.remove(self)
-            spec = importlib.util.find_spec(name)
-            run = spec.loader.exec_module
-
-            def exec_module(module):
-                run(module)
-                module._assert_has_ops = lambda: None
-
-            spec.loader.exec_module = exec_module
-            return spec
-
-    sys.meta_path.insert(0, Lift())

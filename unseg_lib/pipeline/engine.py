@@ -12,33 +12,29 @@ from unseg_lib.pipeline.stages import NOTEBOOKS
 
 
 def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = False) -> Path:
-    """Run a profile up to its report; return the report's path.
+    """Run a profile (default: as `choose` says) up to its report; return the report's path.
 
-    Without a name: `small` where its data is, else `smoke` on generated scenes. `data` is the data root
-    (default: UNSEG_DATA, else data/), `jobs` how many notebooks run side by side (default: the profile's).
+    `data`: the data root (default: UNSEG_DATA, else data/); `jobs`: notebooks side by side (default: the profile's).
     The same command again goes on where a killed one stopped.
     """
     from unseg_lib.datasets import data_root
 
     if jobs < 0:
         raise UnsegError(f"Expected 1 or more jobs, or 0 for the profile's number, found {jobs}; name one with --jobs.")
-    root, folder = project_root(), data_root(data or None)
+    root, folder = project_root(), data_root(data)
     chosen = choose(profile, folder, root)
     # generated scenes are written: into the checkout, never into a folder of real data
     os.environ["UNSEG_DATA"] = str((folder if chosen.data else root / "data").resolve())
     if (missing := missing_data(chosen, folder)) and not dry_run:
-        raise UnsegError(
-            f"Expected {', '.join(missing)} under {folder} for profile {chosen.name}, found none; "
-            f"get it with {how_to_get(missing)}, or name another folder with DATA= (--data)."
-        )
+        said = f"get it with {how_to_get(missing)}, or name another folder with DATA= (--data)."
+        raise UnsegError(f"Expected {', '.join(missing)} under {folder} for profile {chosen.name}, found none; {said}")
     with at_rest(root / chosen.results) if dry_run else locked(root / chosen.results):
         status = subprocess.run(snakemake_command(chosen, jobs, dry_run), cwd=root, check=False).returncode
     if status:
         raise UnsegError("The run stopped before its end (the reason is above); the same command goes on from there.")
-    report = chosen.results / "report.html"
     if not dry_run:
-        print(f"Report: {report}")
-    return report
+        print(f"Report: {chosen.results / 'report.html'}")
+    return chosen.results / "report.html"
 
 
 def choose(name: str, folder: Path, root: Path) -> Profile:

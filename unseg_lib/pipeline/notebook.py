@@ -1,11 +1,10 @@
 """The strict papermill runner: a notebook runs whole, in its own process, or it has not run.
 
-Two hidden files say how far a folder of results is. `.run` holds the fingerprint of what was asked for: notebook
-code, parameters, and the stages it builds on. It is written first and says whose checkpoints these are.
-`.done-FINGERPRINT` is written last. Neither is committed, so that a fresh clone computes its own results.
+Two hidden files say how far a folder of results is. `.run` is written first and holds the fingerprint of what was asked
+for: notebook code, parameters, and the stages it builds on; it says whose checkpoints these are. `.done-FINGERPRINT` is
+written last. Neither is committed, so that a fresh clone computes its own results.
 """
 
-import fcntl
 import hashlib
 import inspect
 import json
@@ -16,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import hold, read_json, whole_file, write_bytes, write_json
+from unseg_lib.files import hold, read_json, write_bytes, write_json
 from unseg_lib.pipeline.parameters import check_parameters, notebook_code_hash
 
 # parameters that say where or how fast, not what: changing them asks for no new result
@@ -45,7 +44,6 @@ def fingerprint(notebook: str | Path, values: dict, inputs: tuple[str, ...] = ()
 
 
 def decisive(values: dict) -> dict:
-    """The parameters that decide the result."""
     return {name: value for name, value in values.items() if name not in PLACES}
 
 
@@ -64,9 +62,8 @@ def run_notebook(
 ) -> Path:
     """Execute `notebook` with `parameters` into the folder `out`, unless that was done before; return `out`.
 
-    `inputs` are fingerprints of the stages it builds on, `threads` the CPU threads it may use (0: the machine's
-    default). Leaves run.ipynb, metrics.json and provenance.json; on failure only failed.ipynb, with a one-sentence
-    `UnsegError`. A second runner of the same folder waits.
+    `inputs`: fingerprints of the stages it builds on; `threads`: of the CPU (0: the machine's default). Leaves RESULT;
+    on failure only failed.ipynb, and raises a one-sentence `UnsegError`. A second runner of the same folder waits.
     """
     from unseg_lib.runtime import provenance  # and torch with it
 
@@ -81,21 +78,13 @@ def run_notebook(
             return out
         take_over(out, mark)
         start, pending = time.monotonic(), here / ".partial-metrics.json"
-        executed = _execute(
-            notebook, root, out, pending, {name: values[name] for name in (*parameters, "out")}, threads
-        )
+        given = {name: values[name] for name in (*parameters, "out")}
+        executed = _execute(notebook, root, out, pending, given, threads)
         if not pending.exists():
-            raise UnsegError(
-                f"Expected {notebook.name} to end with save_result(out, ...), found no metrics.json; add it."
-            )
-        origin = provenance(root) | {
-            "notebook": f"{notebook.parent.name}/{notebook.name}",
-            "parameters": decisive(values),
-            "fingerprint": mark,
-            "inputs": sorted(inputs),
-            "seed": values.get("seed"),
-            "minutes": round((time.monotonic() - start) / 60, 2),
-        }
+            raise UnsegError(f"Expected {notebook.name} to end with save_result(out, ...), found none; add it.")
+        origin = provenance(root) | {"notebook": f"{notebook.parent.name}/{notebook.name}", "seed": values.get("seed")}
+        origin |= {"parameters": decisive(values), "fingerprint": mark, "inputs": sorted(inputs)}
+        origin["minutes"] = round((time.monotonic() - start) / 60, 2)
         origin["device"] = read_json(pending).get("device") or (origin["gpus"] or ["cpu"])[0]
         write_json(out / "run.ipynb", executed)
         write_json(out / "provenance.json", origin)
@@ -106,18 +95,14 @@ def run_notebook(
 
 
 def take_over(out: Path, mark: str) -> None:
-    """Make `out` the folder of this run: what a run of the same fingerprint left is kept, for its checkpoints;
-    what another run left (other parameters, or the committed results of somebody else) is removed.
-
-    A folder with files that no run left is refused: the next run would remove them.
+    """Make `out` the folder of this run: what a run of the same fingerprint left is kept, for its checkpoints; what
+    another left (other parameters, or committed by somebody else) is removed; a folder that no run filled is refused.
     """
     owner = out / OWNER
     if not owner.exists() and not any((out / name).exists() for name in RESULT):
         if foreign := sorted(path.name for path in out.iterdir() if path.name != ".lock"):
-            raise UnsegError(
-                f"Expected a new or empty folder for the result, found {foreign[0]} in {out}, which no run left; "
-                "name another folder with --out."
-            )
+            said = f"found {foreign[0]} in {out}, which no run left; name another folder with --out."
+            raise UnsegError(f"Expected a new or empty folder for the result, {said}")
     elif not owner.exists() or owner.read_text() != mark:
         write_bytes(owner, b"nobody's")  # a kill here: the next run removes the rest
         for path in out.iterdir():
@@ -130,18 +115,19 @@ def take_over(out: Path, mark: str) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; the lock vanishes with the process, so it is never stale."""
+    """Hold `folder` for this process, after waiting for it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "a+")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise UnsegError(
-            f"Expected a folder that can be written at {folder}, found none ({error.strerror}); name another one."
-        ) from error
+        said = f"Expected a folder that can be written at {folder}, found none ({error.strerror}); name another one."
+        raise UnsegError(said) from error
     with lock:
         try:
             hold(lock, f"{folder}: another process is at work here, waiting for it")
         except UnsegError as busy:
+            import fcntl  # not on Windows
+
             print(busy, file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -150,38 +136,38 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def at_rest(folder: Path) -> Iterator[None]:
     """Keep runs out of `folder` while somebody looks at it, or refuse where one is at work; makes no files."""
-    if not (folder / ".lock").exists():  # nobody has run here
-        yield
-        return
-    with open(folder / ".lock", "a+") as lock:
-        hold(lock, f"Expected no run at work in {folder}, found one; look again when it has ended.", shared=True)
+    with ExitStack() as stack:
+        if (folder / ".lock").exists():  # else nobody has run here
+            lock = stack.enter_context(open(folder / ".lock", "a+"))
+            hold(lock, f"Expected no run at work in {folder}, found one; look again when it has ended.", shared=True)
         yield
 
 
 def _execute(notebook: Path, root: Path, out: Path, pending: Path, parameters: dict, threads: int) -> dict:
     """Run the notebook in a child process; return the executed copy, scrubbed, or raise `UnsegError`."""
-    private = pending.with_name(".partial-jupyter")
+    private, last = pending.with_name(".partial-jupyter"), "it ended without a word"
     shutil.rmtree(private, ignore_errors=True)
     pending.unlink(missing_ok=True)
+    # papermill takes braces in paths for fields to fill in
+    ran = private / "executed.ipynb"
+    source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, ran))
+    job = {"input_path": source, "output_path": target, "cwd": str(root), "parameters": parameters}
     # by its text and -P: importing the package would only cost time here, and no file of the current folder counts
     command = [sys.executable, "-P", "-c", f"{inspect.getsource(_child)}\n_child()"]
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    environment, last = _environment(private, pending, threads), "it ended without a word"
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "errors": "replace"}
     try:
-        with whole_file(private / "executed.ipynb") as partial:
-            job = {"input_path": str(notebook), "output_path": str(partial), "cwd": str(root), "kernel_name": "unseg"}
-            with subprocess.Popen(command, env=environment, text=True, errors="replace", **streams) as child:
-                child.stdin.write(json.dumps(job | {"parameters": parameters}) + "\n")
-                child.stdin.flush()
-                for line in child.stdout:
-                    print(f"[{out.name}] {line.rstrip()}", file=sys.stderr, flush=True)
-                    last = line.strip() or last
-                status = child.wait()
-            ran = json.loads(partial.read_text()) if partial.exists() and partial.stat().st_size else None
-            ran = ran and clean_notebook(ran, places_of(root, out))
-            if status:
-                raise _failure(notebook, out, ran or {}, last)
-            return ran
+        with subprocess.Popen(command, env=_environment(private, pending, threads), **streams) as child:
+            child.stdin.write(json.dumps(job) + "\n")
+            child.stdin.flush()
+            for line in child.stdout:
+                print(f"[{out.name}] {line.rstrip()}", file=sys.stderr, flush=True)
+                last = line.strip() or last
+            status = child.wait()
+        written = ran.exists() and ran.stat().st_size
+        executed = clean_notebook(read_json(ran), places_of(root, out)) if written else {"cells": []}
+        if status:
+            raise _failure(notebook, out, executed, last)
+        return executed
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
@@ -201,10 +187,9 @@ def _child() -> None:
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     import papermill
 
-    for name in ("input_path", "output_path"):  # papermill takes braces in them for fields to fill in
-        job[name] = job[name].replace("{", "{{").replace("}", "}}")
+    how = {"kernel_name": "unseg", "progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
     try:
-        papermill.execute_notebook(**job, progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
+        papermill.execute_notebook(**job, **how)
         status = 0
     except papermill.PapermillExecutionError:  # it is told in the notebook
         status = 1
@@ -227,7 +212,7 @@ def _environment(private: Path, pending: Path, threads: int) -> dict[str, str]:
 
 def _failure(notebook: Path, out: Path, ran: dict, last: str) -> UnsegError:
     """The sentence for a notebook that failed; keeps the failed copy for reading."""
-    outputs = [output for cell in ran.get("cells", []) for output in cell.get("outputs", [])]
+    outputs = (output for cell in ran["cells"] for output in cell.get("outputs", []))
     error = next((output for output in outputs if output["output_type"] == "error"), None)
     if error is None:
         return UnsegError(f"{notebook.name} stopped before its end ({last}); run the same command again to go on.")
@@ -251,47 +236,46 @@ VOLATILE = [
 
 
 def clean_notebook(notebook: dict, places: dict[str, str]) -> dict:
-    """Return the notebook without execution metadata; `places` maps absolute paths to what to call them."""
-    longest_first = sorted(places, key=len, reverse=True)
-    replacements = VOLATILE + [(re.compile(re.escape(path) + r"(?![\w.-])"), places[path]) for path in longest_first]
+    """The notebook without execution metadata; `places` maps absolute paths to what to call them."""
+    longest_first = map(re.escape, sorted(places, key=len, reverse=True))
+    paths = re.compile(rf"({'|'.join(longest_first)})(?![\w.-])")
+
+    def clean(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: item if key in ENCODED else clean(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        if isinstance(value, str):
+            for pattern, name in VOLATILE:
+                value = pattern.sub(name, value)
+            return paths.sub(lambda match: places[match[1]], value)
+        return value
+
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    cleaned = {"cells": [_clean_cell(cell, replacements) for cell in notebook["cells"]]}
+    cleaned = {name: notebook[name] for name in ("nbformat", "nbformat_minor")}
     cleaned["metadata"] = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    return cleaned | {name: notebook[name] for name in ("nbformat", "nbformat_minor")}
+    return cleaned | {"cells": [_clean_cell(cell, clean) for cell in notebook["cells"]]}
 
 
-def _clean_cell(cell: dict, replacements: list) -> dict:
+def _clean_cell(cell: dict, clean: Callable) -> dict:
     tags = cell.get("metadata", {}).get("tags", [])
     cleaned = {**cell, "metadata": {"tags": tags} if tags else {}}
     if "injected-parameters" in tags:  # papermill's: its id is random
-        cleaned |= {"source": _clean(cell["source"], replacements), "id": "injected-parameters"}
+        cleaned |= {"source": clean(cell["source"]), "id": "injected-parameters"}
     if "outputs" not in cell:
         return cleaned
-    outputs: list[dict] = []
+    joined: list[dict] = []
     for output in cell["outputs"]:
-        output = dict(output)
-        if output["output_type"] == "stream":
-            output["text"] = "".join(output["text"])
-            if outputs and outputs[-1].get("name") == output["name"]:  # how one stream was cut depends on timing
-                outputs[-1]["text"] += output["text"]
-                continue
-        if any(kind.startswith("image/") for kind in output.get("data", {})):  # some texts hold the image again
-            output["data"] = {kind: item for kind, item in output["data"].items() if kind != "text/plain"}
-        outputs.append(output)
-    return cleaned | {"outputs": [one for one in _clean(outputs, replacements) if one.get("text") != ""]}
-
-
-def _clean(value: object, replacements: list) -> object:
-    """Apply the replacements to every text inside, except to encoded images."""
-    if isinstance(value, dict):
-        return {key: item if key in ENCODED else _clean(item, replacements) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean(item, replacements) for item in value]
-    if isinstance(value, str):
-        for pattern, name in replacements:
-            # a function, because a name such as "$UNSEG_DATA" or a backslash is meant literally
-            value = pattern.sub(lambda match, name=name: name, value)
-    return value
+        output = output | ({"text": "".join(output["text"])} if "text" in output else {})
+        if "text" in output and joined and joined[-1].get("name") == output["name"]:
+            joined[-1]["text"] += output["text"]  # how one stream was cut depends on timing
+        else:
+            joined.append(output)
+    cleaned["outputs"] = [output for output in clean(joined) if output.get("text") != ""]
+    for output in cleaned["outputs"]:
+        if any(kind.startswith("image/") for kind in output.get("data", {})):
+            output["data"].pop("text/plain", None)  # some hold the image again
+    return cleaned
 
 
 def places_of(root: Path, out: Path) -> dict[str, str]:

@@ -1,13 +1,14 @@
-"""Notebook parameters, strictly: a misspelt or ill-typed one is refused before anything runs.
+"""Notebook parameters, strictly: a misspelt or ill-typed one is refused before anything runs (papermill only warns).
 
-A notebook declares them in its cell tagged `parameters`, one per line: `name: Type = value  # help`, with the
-types int, float, str, bool, Optional[one of them] and list[one of them]. (papermill's own check only warns.)
+A notebook declares them in its cell tagged `parameters`, one per line: `name: Type = value  # help`, with the types
+int, float, str, bool, Optional[one of them] and list[one of them].
 """
 
 import ast
 import hashlib
 import json
 import math
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -39,9 +40,9 @@ def _code(notebook: Path, *, parameters: bool) -> list[str]:
 
 
 def notebook_code_hash(notebook: str | Path) -> str:
-    """sha256 of what the notebook does: its code, without the text around it and the parameters' cell.
+    """sha256 of the notebook's code without the parameters' cell; a stage knows all its values itself.
 
-    A better sentence or another default is no reason to compute again; a stage knows all its values itself.
+    A better sentence or another default is no reason to compute again.
     """
     return hashlib.sha256(json.dumps(_code(Path(notebook), parameters=False)).encode()).hexdigest()
 
@@ -56,11 +57,11 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
 
 @lru_cache  # by the cell's text: a profile asks a thousand times for the same few cells
 def _parsed(text: str, notebook: Path) -> dict[str, Parameter]:
+    where, lines, found = f"in the parameters cell of {notebook}", text.splitlines(), {}
     try:
         statements = ast.parse(text).body
     except SyntaxError as error:
-        raise UnsegError(f"Expected Python in the parameters cell of {notebook}, found {error}.") from error
-    lines, found = text.splitlines(), {}
+        raise UnsegError(f"Expected Python {where}, found {error}.") from error
     for statement in statements:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             continue  # `from typing import Optional`
@@ -68,10 +69,8 @@ def _parsed(text: str, notebook: Path) -> dict[str, Parameter]:
             name, kind = statement.target.id, ast.unparse(statement.annotation)
             default = check_value(name, kind, ast.literal_eval(statement.value))
         except (AttributeError, ValueError) as error:  # no annotation, no name, or no plain value
-            raise UnsegError(
-                f"Expected `name: Type = value  # help` in the parameters cell of {notebook}, found "
-                f"`{lines[statement.lineno - 1]}`."
-            ) from error
+            line = lines[statement.lineno - 1]
+            raise UnsegError(f"Expected `name: Type = value  # help` {where}, found `{line}`.") from error
         # the help starts at the first # after the value, so that a # inside a string is none
         rest = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
         found[name] = Parameter(name, kind, default, rest.partition("#")[2].strip())
@@ -88,7 +87,7 @@ def _split(kind: str) -> tuple[str, str]:
 
 
 def check_value(name: str, kind: str, value: object) -> object:
-    """Return `value` as the type `kind` names (an int is taken as float), or raise `UnsegError`."""
+    """`value` as the type `kind` names (an int is taken as float), or raise `UnsegError`."""
     outer, inner = _split(kind)
     if outer == "optional" and value is None:
         return None
@@ -102,10 +101,7 @@ def check_value(name: str, kind: str, value: object) -> object:
 
 
 def parse_value(name: str, kind: str, text: str) -> object:
-    """Read a value from the command line (`-p name=text`) as the type the notebook declares.
-
-    Lists as Python or JSON write them, or separated by commas; `none` is the empty Optional.
-    """
+    """The value of `-p name=text`: lists as Python or JSON write them, or by commas; `none` is the empty Optional."""
     outer, inner = _split(kind)
     text = text.strip()
     if outer == "optional" and text.lower() in ("none", "null"):
@@ -120,19 +116,17 @@ def _plain(kind: str, text: str) -> object:
     """The text as an int, float or bool where it is one; what stays a text is refused as ill-typed."""
     if kind == "bool":
         return {"true": True, "false": False}.get(text.lower(), text)
-    try:
+    with suppress(ValueError):
         return PLAIN[kind](text)
-    except ValueError:
-        return text
+    return text
 
 
 def check_parameters(notebook: str | Path, given: dict) -> dict:
     """All parameters of the notebook with the given ones in place of the defaults, each checked."""
     known = notebook_parameters(notebook)
-    for name in given:
+    values = {name: parameter.default for name, parameter in known.items()}
+    for name, value in given.items():
         if name not in known:
             raise UnsegError(f"Unknown parameter '{name}' of {Path(notebook).name}; {closest(name, sorted(known))}")
-    return {
-        name: check_value(name, parameter.type, given[name]) if name in given else parameter.default
-        for name, parameter in known.items()
-    }
+        values[name] = check_value(name, known[name].type, value)
+    return values

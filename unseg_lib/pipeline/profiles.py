@@ -3,8 +3,8 @@
 Keys, all checked: about, shares (a profile whose stages are not done twice), jobs, threads, data (places under the
 data root; empty = generated scenes), resources {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01},
 datasets {name: parameters of 02 and 03}, recipes {name: parameters of 02}, victims {name: parameters of 03}, grid
-[{datasets, recipes, victims, seeds, label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {defenses:
-parameters of 05, poisons: of 07, mixture: of 08, ablations: of 11}.
+[{datasets, recipes, victims, seeds, label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {kind:
+parameters of its notebook}.
 
 A more special value wins: dataset < recipe < victim < grid `set` (then `label` ends the stage's name) < `vary`, which
 lists several values of one or more parameters of 03 (each gives a stage, whose name ends in its value).
@@ -22,6 +22,7 @@ from unseg_lib.pipeline.notebook import project_root
 from unseg_lib.pipeline.parameters import check_parameters, notebook_parameters
 from unseg_lib.pipeline.stages import BY_TASK, NOTEBOOKS, PAGES, Stage, built_on
 
+PROFILES = "notebooks/profiles"
 RESOURCES = {"mem_gb": 4, "minutes": 60, "gpu": 0}
 SHRUNK = "shrunk"  # the defence whose victims read images that were poisoned as large as they are
 # parameters of notebooks that are planned here, and that no section of a profile sets
@@ -30,10 +31,10 @@ PLANNED = {"out", "poisoned", "cache", "jobs", "threads", "data_root", "shard", 
 
 @dataclass(frozen=True)
 class Profile:
-    """What the YAML says. `root` is the checkout; folders of results are relative to it."""
+    """What the YAML says."""
 
     name: str
-    root: Path
+    root: Path  # the checkout; folders of results are relative to it
     source: str  # what it was asked for by: a name, or the whole path, for those who read it in another folder
     about: str = ""
     shares: str = ""  # the profile whose stages are taken where this one plans the same
@@ -60,14 +61,11 @@ class Profile:
     @cached_property
     def stages(self) -> dict[str, Stage]:
         """The table of runs: every stage by its key, what is needed first coming first."""
-        read = [*self._victims(), *self._pixels()]
-        # only what the tables read: images that were deleted to save space are not made again for them
-        tables = self._stage("tables", "", {"results": self.results.as_posix()}, read)
-        found = built_on(read) | {"tables": tables}
-        for kind, parameters in self.pages.items():
-            results = {"results": self.results.as_posix()} if "results" in self._known(kind) else {}
-            found[kind] = self._stage(kind, "", parameters | results, [tables])
-        return found
+        # tables need only what they read: images that were deleted to save space are not made again for them
+        here = {"results": self.results.as_posix()}
+        tables = self._stage("tables", "", here, [*self._victims(), *self._pixels()])
+        wanted = {kind: given | (here if "results" in self._known(kind) else {}) for kind, given in self.pages.items()}
+        return built_on([tables, *(self._stage(kind, "", given, [tables]) for kind, given in wanted.items())])
 
     def _notebook(self, kind: str, task: str = "") -> Path:
         name = BY_TASK.get(task, NOTEBOOKS[kind]) if kind == "victim" else NOTEBOOKS[kind]
@@ -78,15 +76,11 @@ class Profile:
 
     def _stage(self, kind: str, name: str, parameters: dict, needs: Iterable = (), task: str = "", **names) -> Stage:
         own = Stage(kind, name, self._notebook(kind, task), self.results, parameters, tuple(needs), names)
-        theirs = self._shared.get(own.key)
-        if theirs is None:
-            return own
+        theirs = self._shared.get(own.key, own)
         keys = own.values.keys() - {"out", "cache", "jobs"}  # where the files are, and what changes no pixel
-        if other := [key for key in sorted(keys) if own.values[key] != theirs.values.get(key)]:
-            found = ", ".join(f"{key} {own.values[key]!r}, not {theirs.values.get(key)!r}" for key in other)
-            raise UnsegError(
-                f"Expected {own.key} as in profile {self.shares}, which is shared, found {found}; rename it."
-            )
+        other = [key for key in sorted(keys) if own.values[key] != theirs.values.get(key)]
+        if found := ", ".join(f"{key} {own.values[key]!r}, not {theirs.values.get(key)!r}" for key in other):
+            raise UnsegError(f"Expected {own.key} as in the shared profile {self.shares}, found {found}; rename it.")
         return theirs
 
     @cached_property
@@ -94,20 +88,17 @@ class Profile:
         """The stages of the profile that this one shares."""
         if not self.shares:
             return {}
-        other = _read(self.shares, self.root)
-        if other.shares:  # before its stages are asked for: two that share each other would never end
-            raise UnsegError(
-                f"Expected a profile that shares nothing under `shares` of {self.name}, found {self.shares}."
-            )
-        _check_profile(other)
+        if _read(self.shares, self.root).shares:  # two that share each other would never end
+            raise UnsegError(f"Expected a profile that shares nothing in `shares` of {self.name}, found {self.shares}.")
+        other = load_profile(self.shares, self.root)
         return {key: stage for key, stage in other.stages.items() if not stage.gathers}
 
     def _victims(self) -> Iterator[Stage]:
         """The job that trains a victim on a recipe, e.g. victim/lung-unseg-unet-s0, for every run of the grid."""
         runs = {}
         for entry in self.grid:
-            lists = (entry["datasets"], entry["recipes"], entry["victims"], entry["seeds"])
-            for (setting, recipe, victim, seed), (label, values) in product(product(*lists), variants(entry)):
+            lists = [entry[key] for key in ("datasets", "recipes", "victims", "seeds")]
+            for setting, recipe, victim, seed, (label, values) in product(*lists, variants(entry)):
                 task, noise = self.datasets[setting].get("task", ""), self._noises[setting, recipe]
                 # shrunk by the attacker: the images are published as large as they are, and no working copies
                 large = SHRUNK in values.get("defense", "").split("+")
@@ -133,15 +124,12 @@ class Profile:
             needs, poisoned = self._poisoned(setting, recipe)
             parameters = {"dataset": setting} | self._images(setting, {"dataset", "task", "limit", "working_size"})
             parameters |= {k: v for k, v in entry.items() if k in ("split", "limit")} | poisoned
-            names = {"setting": setting, "recipe": recipe}
-            yield self._stage("pixels", f"{setting}-{recipe}", parameters, needs, **names)
+            yield self._stage("pixels", f"{setting}-{recipe}", parameters, needs, setting=setting, recipe=recipe)
 
     def _poisoned(self, setting: str, recipe: str, large: bool = False) -> tuple[list[Stage], dict]:
         """The job that writes the poisoned copy of a data set, and the parameter that names the copy's folder; neither
-        where a recipe leaves the images alone.
-
-        Entries that differ by their victims' task or size alone have one copy, named after the first of them.
-        large: of the files as they are, not of working copies.
+        where a recipe leaves the images alone. Entries that differ by their victims' task or size alone have one copy,
+        named after the first of them. large: of the files as they are, not of working copies.
         """
         chosen, noise = self.recipes[recipe], self._noises[setting, recipe]
         if chosen.get("poison", "clean") == "clean" and not {"gray", "file_format"} & set(chosen):
@@ -154,8 +142,8 @@ class Profile:
         if name in self.generators:
             needs = [self._stage("generator", name, self.generators[name])]
             parameters["generator"] = (needs[0].folder / "generator.safetensors").as_posix()
-        names = {"setting": first, "recipe": recipe}
-        stage = self._stage("poison", f"{first}-{recipe}{'-large' * large}", parameters, needs, **names)
+        name = f"{first}-{recipe}{'-large' * large}"
+        stage = self._stage("poison", name, parameters, needs, setting=first, recipe=recipe)
         return [stage], {"poisoned": (stage.folder / "dataset").as_posix()}
 
     @cached_property
@@ -182,26 +170,32 @@ def variants(entry: dict) -> Iterator[tuple[list[str], dict]]:
     >>> next(variants({"vary": {"defense": ["jpeg quality=50"], "clean_fraction": [0.2]}}))
     (['jpeg-quality-50', 'clean_fraction-0.2'], {'defense': 'jpeg quality=50', 'clean_fraction': 0.2})
     """
-    varied = entry.get("vary", {})
+    varied, label = entry.get("vary", {}), [entry["label"]] if entry.get("label") else []
     for values in product(*varied.values()):
         chosen = dict(zip(varied, values))
         ends = [value if isinstance(value, str) else f"{key}-{value}" for key, value in chosen.items()]
-        label = [entry["label"]] if entry.get("label") else []
         yield label + [re.sub(r"[^A-Za-z0-9._]+", "-", end) for end in ends], entry.get("set", {}) | chosen
 
 
 def load_profile(name_or_path: str | Path, root: Path | None = None) -> Profile:
-    """Read and check a profile: a name in notebooks/profiles, or the path of a YAML file."""
+    """Read a profile, a name in notebooks/profiles or the path of a YAML file.
+
+    Raises `UnsegError` on the first misspelt key, unknown name or ill-typed value.
+    """
     profile = _read(name_or_path, root or project_root())
-    _check_profile(profile)
+    for key, shape in _shape(profile).items():
+        _check(getattr(profile, key), shape, key, f"profile {profile.name}")
+    if any(("set" in entry) != ("label" in entry) for entry in profile.grid):
+        found = f"in grid of profile {profile.name}"
+        raise UnsegError(f"Expected `set` and `label` together {found}: the label names what was set.")
+    profile.stages  # noqa: B018 - computing them checks every parameter
     return profile
 
 
 def profile_of(results: str | Path) -> Profile | None:
     """The profile whose results a folder holds: the one of its name; None where there is none."""
     name = Path(results).resolve().name
-    known = (project_root() / "notebooks" / "profiles" / f"{name}.yaml").is_file()
-    return load_profile(name) if known else None
+    return load_profile(name) if (project_root() / PROFILES / f"{name}.yaml").is_file() else None
 
 
 def _read(name_or_path: str | Path, root: Path) -> Profile:
@@ -212,7 +206,7 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
     if path.suffix in (".yaml", ".yml"):
         source = str(path)
     else:
-        path = root / "notebooks" / "profiles" / f"{source}.yaml"
+        path = root / PROFILES / f"{source}.yaml"
         pick({file.stem: file for file in path.parent.glob("*.yaml")}, source, "profile")
     if not path.is_file():
         raise UnsegError(f"Expected a profile at {path}, found no such file.")
@@ -224,19 +218,6 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
         raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
     _check(content, dict.fromkeys(set(Profile.__dataclass_fields__) - {"name", "root", "source"}), "", path)
     return Profile(path.stem, root, source, **content)
-
-
-def _check_profile(profile: Profile) -> None:
-    """Raise `UnsegError` on the first misspelt key, unknown name or ill-typed value."""
-    for key, shape in _shape(profile).items():
-        _check(getattr(profile, key), shape, key, f"profile {profile.name}")
-    for entry in profile.grid:
-        if ("set" in entry) != ("label" in entry):
-            raise UnsegError(
-                f"Expected `set` and `label` together in grid of profile {profile.name}: the label names what was set."
-            )
-    for stage in profile.stages.values():
-        stage.values  # noqa: B018 - computing it checks every parameter
 
 
 def _shape(profile: Profile) -> dict:

@@ -19,10 +19,9 @@ ORDER = ("task", "dataset", "victim", "init", "recipe", "eps", "eps_bg", "defens
 
 
 def save_result(out: str | Path, metrics: dict) -> Path:
-    """The last line of every notebook: write `out/metrics.json`, whole.
+    """The last line of every notebook: write `out/metrics.json`, whole; the strict runner names it after the last cell.
 
-    Under the strict runner the file gets its name only after the whole notebook has run. Arrays become
-    lists; a number that is not finite is refused, because JSON has no word for it.
+    Arrays become lists; a number that is not finite is refused, because JSON has no word for it.
     """
     path = Path(out) / "metrics.json"
     write_json(os.environ.get("UNSEG_METRICS") or path, _plain(metrics, "metrics"))
@@ -48,12 +47,11 @@ def _plain(value: object, name: str) -> object:
 
 
 def collect(results: str | Path, stages: Iterable["Stage"]) -> Path:
-    """Write what all tables are made from, `rows.csv` and `stages.jsonl.gz`, for these stages of a profile.
+    """Write what all tables are made from, `rows.csv` and `stages.jsonl.gz`, for these stages; the path of rows.csv.
 
-    rows.csv has a row for every (victim, metric). What the notebook of the victim cannot know is filled in: which run
-    of the profile it is, `commit`, `stage`, and `precision`, which is that of the stage's result.json. The other file
-    has a JSON object a line, one for every stage: which run it is, its `state` ("done", "failed" or "not run"), its
-    parameters, metrics and provenance. Returns the path of rows.csv.
+    rows.csv has a row for every (victim, metric), with what the victim's notebook cannot know: which run of the profile
+    it is, `commit`, `stage`, and `precision`, from result.json. The other file has a JSON object a line, one for every
+    stage: which run it is, `state` ("done", "failed" or "not run"), parameters, metrics and provenance.
     """
     from unseg_lib.evaluation import COLUMNS  # and torch with it
 

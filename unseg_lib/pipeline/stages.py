@@ -23,9 +23,7 @@ PRODUCTS = {"generator": ("generator.safetensors",), "poison": ("dataset/manifes
 
 @dataclass(frozen=True)
 class Stage:
-    """`key` is "kind/name" ("victim/lung-unseg-unet-s0"); `needs` are the stages it builds on.
-
-    names: which run it is, as the profile calls it: those of setting (the data set), recipe, victim_key, label (what
+    """names: which run it is, as the profile calls it: those of setting (the data set), recipe, victim_key, label (what
     else a grid entry sets) and seed that apply. Nobody reads that from the name.
     """
 
@@ -34,11 +32,12 @@ class Stage:
     notebook: Path
     results: Path  # results/<profile>
     parameters: dict
-    needs: tuple["Stage", ...] = ()
+    needs: tuple["Stage", ...] = ()  # the stages it builds on
     names: dict = field(default_factory=dict)
 
     @property
     def key(self) -> str:
+        """ "kind/name", e.g. "victim/lung-unseg-unet-s0"."""
         return f"{self.kind}/{self.name}" if self.name else self.kind
 
     @property
@@ -77,28 +76,28 @@ class Stage:
         return self.kind == "tables" or self.kind in PAGES
 
     def done(self) -> bool:
-        complete = all((self.folder / name).exists() for name in PRODUCTS.get(self.kind, ()))
-        if self.gathers:
-            complete = all(stage.done() for stage in self.needs)
+        complete = not self._lacking() and not (self.gathers and self._waiting())
         return complete and is_done(self.folder, self.fingerprint)
 
+    def _lacking(self) -> list[str]:
+        return [name for name in PRODUCTS.get(self.kind, ()) if not (self.folder / name).exists()]
+
+    def _waiting(self) -> list[str]:
+        return [stage.key for stage in self.needs if not stage.done()]
+
     def settle(self) -> bool:
-        """Remove the marker where something that it stands for was deleted; return whether the stage is done."""
-        done = self.done()
-        if not done:
+        """Whether it is done; else the marker is removed, as something that it stands for was deleted."""
+        if not (done := self.done()):
             Path(self.marker).unlink(missing_ok=True)
         return done
 
     def run(self, threads: int = 0, gpus: int = 0) -> None:
-        """Do the stage unless it is done; what gathers results is done anew.
-
-        `gpus` = 1 asks for a GPU of its own where there are several.
-        """
+        """Do the stage unless it is done; what gathers results is done anew. `gpus` = 1: on a GPU of its own."""
         from unseg_lib.runtime import own_gpu
 
         if self.gathers:
             Path(self.marker).unlink(missing_ok=True)
-        if (waiting := [stage.key for stage in self.needs if not stage.done()]) and not self.done():
+        if (waiting := self._waiting()) and not self.done():
             raise UnsegError(f"Expected {', '.join(waiting)} to be done before {self.key}; run `unseg reproduce`.")
         if self.kind == "tables":
             collect(self.results, built_on(self.needs).values())
@@ -106,7 +105,7 @@ class Stage:
         with own_gpu(self.results, gpus) as environment:
             os.environ.update(environment)
             run_notebook(self.notebook, self.folder, self.parameters, inputs=self.inputs, threads=threads)
-        if lacking := [name for name in PRODUCTS.get(self.kind, ()) if not (self.folder / name).exists()]:
+        if lacking := self._lacking():
             raise UnsegError(f"Expected {self.notebook.name} to write {self.folder / lacking[0]}, found no such file.")
 
 
