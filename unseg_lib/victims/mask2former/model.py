@@ -25,9 +25,10 @@ class Layout:
     """A model and what its training does its own way; what is not given is as in the published configs.
 
     backbone: class in transformers and its arguments. weights: the backbone's on Hugging Face's hub, trained on
-    ImageNet, or `LITE0`, whose come with the kit. backbone_lr: factor of the backbone's learning rate. scale_low, scale_high: of random windows; COCO's
-    config has 0.1 to 2. crop: sides of these windows over the image's; Cityscapes' config has half. colour: whether
-    colours are changed; COCO's config has not. threshold, overlap: see `outputs.segments`.
+    ImageNet, or `LITE0`, whose come with the kit. backbone_lr: factor of the backbone's learning rate. scale_low,
+    scale_high: of random windows; COCO's config has 0.1 to 2. crop: sides of these windows over the image's;
+    Cityscapes' config has half. colour: whether colours are changed; COCO's config has not. threshold, overlap: see
+    `outputs.segments`.
     """
 
     backbone: tuple[str, dict[str, Any]]
