@@ -14,11 +14,8 @@ TRAINING = "unseg_lib.victims.defended_training"
 
 @dataclass(frozen=True)
 class Maker:
-    """How a defence is made.
-
-    make: (seed, *, its options) -> `Defense`; or that function's "package.module:name", loaded when it is asked for.
-    words: what the defence does, for tables.
-    """
+    """How a defence is made: (seed, *, its options) -> `Defense`, or "package.module:name" of such a function, loaded
+    when it is asked for; and what it does, in words, for tables."""
 
     make: Callable[..., Defense] | str
     words: str = ""
