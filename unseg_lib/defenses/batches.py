@@ -95,8 +95,7 @@ def operate(x: torch.Tensor, name: str, strength: float) -> torch.Tensor:
 
     if name == "identity":
         return x
-    pixels = (255 * x).round().to(torch.uint8)
-    factor = 1 + STRONGEST * strength
+    pixels, factor = (255 * x).round().to(torch.uint8), 1 + STRONGEST * strength
     changed = {
         "brightness": lambda: T.adjust_brightness(pixels, factor),
         "saturation": lambda: T.adjust_saturation(pixels, factor),

@@ -174,16 +174,13 @@ def fold(cells: np.ndarray, label: np.ndarray, period: int, classes: int) -> np.
         return np.zeros((2, classes, period, period, 4))
     residual = np.clip(cells - uniform_filter(cells, (period, period, 0)), -LARGEST, LARGEST)
     # only where the box is a whole period
-    inside = tuple(slice(period // 2, n - (period - 1) // 2) for n in label.shape)
-    used = np.full_like(label, IGNORE)
+    used, inside = np.full_like(label, IGNORE), tuple(slice(period // 2, n - (period - 1) // 2) for n in label.shape)
     used[inside] = label[inside]
     row, column = np.nonzero(used != IGNORE)
     # add up by half, class and place
-    half = (row // period + column // period) % 2
-    shape = (2, classes, period, period)
+    half, shape = (row // period + column // period) % 2, (2, classes, period, period)
     place = np.ravel_multi_index((half, used[row, column], row % period, column % period), shape)
-    weights = [*residual[row, column].T, None]
-    counted = [np.bincount(place, weight, 2 * classes * period**2) for weight in weights]
+    counted = [np.bincount(place, weight, np.prod(shape)) for weight in (*residual[row, column].T, None)]
     return np.stack(counted, axis=-1).reshape(*shape, 4)
 
 

@@ -24,9 +24,6 @@ class Maker:
     def function(self) -> Callable[..., Defense]:
         return resolve_name(self.make) if isinstance(self.make, str) else self.make
 
-    def options(self) -> dict[str, type]:
-        return keywords_of(self.function)
-
 
 DEFENSES: dict[str, Maker] = {
     "none": Maker(lambda seed: Defense(), "no defence"),
@@ -58,7 +55,7 @@ def defenses_of(text: str, seed: int = 0) -> tuple[Defense, ...]:
     """The defences that a text names, in its order: "jpeg quality=50", "median size=5+grayscale", "none"."""
     found = []
     for part in text.split("+"):
-        _, maker, values = parse_options(part, DEFENSES, "defence", Maker.options, "the defence ")
+        _, maker, values = parse_options(part, DEFENSES, "defence", lambda m: keywords_of(m.function), "the defence ")
         found.append(maker.function(seed, **values))
     if sum(defense.loss is not None for defense in found) > 1:
         raise UnsegError(f"Expected at most one defence that trains in its own way, found several in '{text}'.")

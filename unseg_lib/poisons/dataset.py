@@ -53,8 +53,7 @@ def poison_dataset(
     gray: images, which must be gray, are stored as one channel with the gray component of the noise.
     """
     out = Path(out)
-    _check(source, poison, out, shard, jobs, file_format)
-    classes, targets = protected_classes(source, protect), _targets(source, out, file_format)
+    targets, classes = _targets(source, poison, out, shard, jobs, file_format), protected_classes(source, protect)
     if (out.is_file() or any(out.glob("[!.]*"))) and not (out / SETTINGS).exists():
         raise UnsegError(f"Expected a new or empty folder for the poisoned set, found other files in {out}.")
     claim(out, _identity(source, poison, settings, protect, file_format, gray), "poisoning", note=SETTINGS)
@@ -74,7 +73,12 @@ def poison_dataset(
             work = _Work(source, poison, settings, classes, gray, targets, manifest)
             done |= {row["id"]: row for row in work.rows(todo, len(ids), jobs)}
         manifest.save(done[id] for id in ids)
-        if _merged(out, source.ids, done):
+        # who finds that no image of the whole set lacks a line merges those of all parts
+        rows = {id: lines[-1] for id, lines in read_rows(out).items()} | done
+        if rows.keys() >= set(source.ids):
+            write_csv(out / MERGED, [rows[id] for id in source.ids], COLUMNS)
+            for part in out.glob(PARTS):
+                part.unlink(missing_ok=True)
             sweep([*targets.values(), *(out / path for path in source.annotation_files)])
     return [done[id] for id in ids]
 
@@ -117,7 +121,8 @@ def read_rows(out: Path) -> dict[str, list[dict]]:
     return rows
 
 
-def _check(source, poison: str, out: Path, shard: tuple[int, int], jobs: int, file_format: str) -> None:
+def _targets(source, poison: str, out: Path, shard: tuple[int, int], jobs: int, file_format: str) -> dict[str, Path]:
+    """Where each image goes: its place in the set, with the format's suffix; once all that is asked for can be done."""
     pick(POISONS, poison, "poison")
     if not 0 <= shard[0] < shard[1]:
         raise UnsegError(f"Expected a shard (k, n) with 0 <= k < n, found {tuple(shard)}.")
@@ -128,10 +133,6 @@ def _check(source, poison: str, out: Path, shard: tuple[int, int], jobs: int, fi
         raise UnsegError(f"Expected images in split {source.split} of {source.name}, found none.")
     if out.resolve() == Path(source.root).resolve():
         raise UnsegError(f"Expected a folder other than the data set's own, found {out}; the originals stay untouched.")
-
-
-def _targets(source, out: Path, file_format: str) -> dict[str, Path]:
-    """Where each image goes: its place in the set, with the format's suffix."""
     targets = {id: out / Path(source.relative_image(id)).with_suffix(f".{file_format}") for id in source.ids}
     if len(set(targets.values())) < len(targets):
         raise UnsegError(f"Expected images of different names in {source.name}, found two that would share a file.")
@@ -154,16 +155,6 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
 def _fits(row: dict, target: Path, original: Path) -> bool:
     """Whether a line tells of both the written file and the image it was made from."""
     return row["sha256"] == sha256_if_readable(target) and row["source_sha256"] == sha256_of(original)
-
-
-def _merged(out: Path, ids: tuple[str, ...], mine: dict[str, dict]) -> bool:
-    """Merge the lines of all parts if no image of the whole set lacks one; whether it was so."""
-    rows = {id: lines[-1] for id, lines in read_rows(out).items()} | mine
-    if whole := rows.keys() >= set(ids):
-        write_csv(out / MERGED, [rows[id] for id in ids], COLUMNS)
-        for part in out.glob(PARTS):
-            part.unlink(missing_ok=True)
-    return whole
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ small U-Net from random weights, and noise on a coarse grid over the whole image
 """
 
 import sys
-import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -151,8 +150,8 @@ class Fitting:
 
         Returns the losses before and after each improvement, `(rounds,2)`.
         """
-        optimiser, rng = torch.optim.Adam(self.net.parameters(), LR), torch_rng(self.seed, "error_min", "order")
-        losses, started = [], time.monotonic()
+        optimiser, losses = torch.optim.Adam(self.net.parameters(), LR), []
+        rng = torch_rng(self.seed, "error_min", "order")
         for number in range(1, ROUNDS + 1):
             for _ in range(MODEL_STEPS):
                 chosen = torch.randperm(len(self.ids), generator=rng)[:BATCH]
@@ -164,9 +163,8 @@ class Fitting:
                 improve(chosen)
             after, error = self.score(noise_of)
             losses.append((before, after))
-            text = f"loss {before:.3f} -> {after:.3f}, pixel error {error:.3f}"
-            minutes = (time.monotonic() - started) / 60
-            print(f"error-minimising noise, round {number}/{ROUNDS}: {text}, {minutes:.1f} minutes", file=sys.stderr)
+            text = f"round {number}/{ROUNDS}: loss {before:.3f} -> {after:.3f}, pixel error {error:.3f}"
+            print(f"error-minimising noise, {text}", file=sys.stderr)
             if error < stop_error:
                 break
         return np.array(losses)

@@ -42,8 +42,7 @@ def unseg(settings: PoisonSettings) -> Apply:
 def unseg_by_class(settings: PoisonSettings) -> Apply:
     """Inside the mask each pixel has the noise of its own class, outside the noise of the union, as in `unseg`.
 
-    Not in the paper, whose noise is made for the union of all that is protected: where the union is the whole
-    image, its mask tells the generator nothing about what is where.
+    Not in the paper, whose noise is for the union: where that is the whole image, it does not tell what is where.
     """
     noise_for = _generated(settings)
 
@@ -62,8 +61,8 @@ def _generated(settings: PoisonSettings) -> Noise:
     return lambda image, settings: place_noise(raw_noise(generator, name, image, settings), *image.mask.shape)
 
 
-# UnSeg as its owner uses it who has no mask. Here box and points are drawn from the true mask, as somebody would who
-# knows the object. The region that they give gets the full budget, also where it is larger than the object.
+# UnSeg as its owner uses it who has no mask: box and points are drawn from the true one, as by somebody who knows the
+# object, and the region that they give gets the full budget, also where it is larger than the object.
 
 
 def _in_region(settings: PoisonSettings, prompt: Callable[[Sample], dict]) -> Apply:
