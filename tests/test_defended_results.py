@@ -124,9 +124,8 @@ def small(tmp_path_factory) -> dict:
 
 @pytest.mark.notebook
 def test_05_shows_what_defences_do(small, tmp_path, weights):
-    out = run_notebook(
-        FOLDER / "05_defenses.ipynb", tmp_path / "05", small | {"size": [48, 48], "generator": weights}, threads=1
-    )
+    given = small | {"size": [48, 48], "generator": weights}
+    out = run_notebook(FOLDER / "05_defenses.ipynb", tmp_path / "05", given, threads=1)
     metrics = read_json(out / "metrics.json")
     assert metrics["effects"]["none"] == {"unseg": 1, "fixed_tile": 1, "colour_offset": 1, "psnr": None}
     assert metrics["effects"]["jpeg quality=10"]["fixed_tile"] < 0.5 and len(metrics["trained"]) == 1

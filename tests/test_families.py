@@ -13,15 +13,7 @@ from unseg_lib import UnsegError
 from unseg_lib.evaluation import curves
 from unseg_lib.files import read_json
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import (
-    mask2former,
-    own_randomness,
-    rsprompter,
-    sam_hq,
-    train_victim,
-    training,
-    with_options,
-)
+from unseg_lib.victims import mask2former, own_randomness, rsprompter, sam_hq, train_victim, training, with_options
 from unseg_lib.victims.defended_training import freeze
 
 FAMILIES = {"mask2former": mask2former, "rsprompter": rsprompter, "sam-hq": sam_hq}
@@ -172,10 +164,8 @@ def loss_of(parts: tuple, chosen: list[int]) -> torch.Tensor:
 def learn(parts: tuple, chosen: list[int], steps: int) -> set[str]:
     """Some steps on the same images; the names of the weights that they have changed."""
     run, model, recipe = parts
-    before, optimiser = (
-        {name: value.clone() for name, value in model.state_dict().items()},
-        recipe.optimiser(run, model),
-    )
+    optimiser = recipe.optimiser(run, model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     for _ in range(steps):
         training.train_step(model, optimiser, loss_of(parts, chosen), recipe.clip)
     return {name for name, value in model.state_dict().items() if not value.equal(before[name])}
@@ -218,13 +208,11 @@ def test_bf16_is_near_fp32(both, run, bf16_everywhere):
     assert losses[0] != losses[1] and losses[1].item() == pytest.approx(losses[0].item(), rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("run", "learns"),
-    [
-        ("instance on SAM", {"mask_decoder", "aggregator", "prompter"}),
-        ("interactive", {f"mask_decoder.{name}" for name in sam_hq.model.ADDED}),
-    ],
-)
+LEARNS = {"instance on SAM": {"mask_decoder", "aggregator", "prompter"}}
+LEARNS |= {"interactive": {f"mask_decoder.{name}" for name in sam_hq.model.ADDED}}
+
+
+@pytest.mark.parametrize(("run", "learns"), LEARNS.items())
 def test_with_weights_of_sam_only_what_is_added_learns(both, tmp_path, run, learns):
     save_sam(tmp_path / "sam.pth")
     parts = parts_of(both, run, size=(32, 32), init=str(tmp_path / "sam.pth"))
@@ -243,13 +231,10 @@ def test_a_frozen_encoder_stays_as_it_is(both):
     assert moved and not any(".encoder.embedder" in name or "pixel_level_module.encoder" in name for name in moved)
 
 
-@pytest.mark.parametrize(
-    ("run", "defense"),
-    [
-        ("instance", "jpeg quality=30+ueraser+frozen_encoder"),
-        *(("interactive", name) for name in ("gaussian_blur", "sharpen_frequency")),
-    ],
-)
+REACHING = [("instance", "jpeg quality=30+ueraser+frozen_encoder"), ("interactive", "gaussian_blur")]
+
+
+@pytest.mark.parametrize(("run", "defense"), [*REACHING, ("interactive", "sharpen_frequency")])
 def test_defences_of_images_batches_and_models_reach_it(train, tmp_path, run, defense):
     names = "none", defense
     losses = [train(run, tmp_path / name, epochs=1, defense=name)["epochs"][0]["loss"] for name in names]
@@ -353,11 +338,8 @@ def test_sets_that_a_family_cannot_learn_from_are_refused(both, tmp_path, victim
     cases = [((replace(train, classes=CLASSES[:3]), test), "^Expected one list of classes, found 3 for training")]
     if victim == SAM_HQ:
         empty = replace(flat[1], read_label=lambda id: np.zeros((32, 48), np.uint8))
-        several = r"one object against its background .* found 4 classes; load .* 'object'"
-        cases += [
-            ((train, test), several),
-            ((flat[0], empty), "Expected an object in some images of boxes, split test"),
-        ]
+        cases += [((train, test), r"one object against its background .* found 4 classes; load .* 'object'")]
+        cases += [((flat[0], empty), "Expected an object in some images of boxes, split test")]
     else:
         cases += [(flat, "^boxes has no instance masks")]
     how = HOW | {"size": (32, 32), "task": TASKS[victim.partition(":")[0]]}

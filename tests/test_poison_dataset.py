@@ -6,50 +6,30 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import append_line, read_csv, read_json, sha256_of, write_json
-from unseg_lib.images import find_image, is_gray_file, read_image, read_label
+from unseg_lib.images import is_gray_file, read_label
 from unseg_lib.poisons import COLUMNS, POISONS, PoisonSettings, poison_dataset, protected_classes, read_rows
 
 PLAIN = PoisonSettings(seed=5)
 
 
-@dataclass(frozen=True)
-class Toy:
-    """What poisoning needs of a `SegmentationSet`: images in pic/, label maps in lab/, a list of ids."""
-
-    root: Path
-    name: str = "toy"
-    split: str = "train"
-    classes: tuple[str, ...] = ("background", "disc", "bar")
-    background: int | None = 0
-
-    @property
-    def ids(self):
-        return tuple((self.root / "train.txt").read_text().split())
-
-    @property
-    def annotation_files(self):
-        return (Path("train.txt"), *(Path("lab") / f"{id}.png" for id in self.ids))
-
-    def image_path(self, id):
-        return find_image(self.root / "pic", id)
-
-    def relative_image(self, id):
-        return self.image_path(id).relative_to(self.root)
-
-    def image(self, id):
-        return read_image(self.image_path(id))
-
-    def label(self, id):
-        return read_label(self.root / "lab" / f"{id}.png")
+def toy_at(root) -> SegmentationSet:
+    """The toy set or a copy of it: images in pic/, label maps in lab/, a list of ids."""
+    ids = tuple((root / "train.txt").read_text().split())
+    notes = Path("train.txt"), *(Path("lab", f"{id}.png") for id in ids)
+    images, classes = {id: Path("pic", id) for id in ids}, ("background", "disc", "bar")
+    return SegmentationSet(
+        "toy", root, "train", classes, 0, ids, images, lambda id: read_label(root / "lab" / f"{id}.png"), notes
+    )
 
 
 def write_toy(root, n=5, gray=False, size=(20, 30)):
@@ -65,12 +45,18 @@ def write_toy(root, n=5, gray=False, size=(20, 30)):
         Image.fromarray(pixels.squeeze()).save(root / "pic" / f"p{i}.bmp")
         Image.fromarray(label).save(root / "lab" / f"p{i}.png")
     (root / "train.txt").write_text("\n".join(f"p{i}" for i in range(n)))
-    return Toy(root)
+    return toy_at(root)
 
 
 @pytest.fixture
 def toy(tmp_path):
     return write_toy(tmp_path / "toy")
+
+
+def change_of(toy, out, id="p0"):
+    """The largest change of every pixel, and which are protected."""
+    change = np.abs(toy_at(out).image(id).astype(int) - toy.image(id)).max(axis=2)
+    return change, np.isin(toy.label(id), [1, 2])
 
 
 def contents(folder):
@@ -81,11 +67,10 @@ def test_same_layout_and_true_manifest(toy, tmp_path):
     before, out = contents(toy.root), tmp_path / "out"
     rows = poison_dataset(toy, "random", out, PLAIN)
     assert contents(toy.root) == before
-    copy = Toy(out)
+    copy = toy_at(out)
     assert copy.ids == toy.ids
     for id, row in zip(toy.ids, rows):
-        change = np.abs(copy.image(id).astype(int) - toy.image(id)).max(axis=2)
-        mask = np.isin(toy.label(id), [1, 2])
+        change, mask = change_of(toy, out, id)
         assert np.array_equal(copy.label(id), toy.label(id))
         assert row["id"] == id and row["seed"] == 5
         assert row["linf_inside"] == change[mask].max(initial=0) <= 8
@@ -110,8 +95,7 @@ def test_protected_classes_by_hand(toy, tmp_path):
     with pytest.raises(UnsegError, match="did you mean 'disc'"):
         protected_classes(toy, "dics")
     poison_dataset(toy, "gray_offset", tmp_path / "out", PLAIN, protect="disc")
-    change = Toy(tmp_path / "out").image("p0").astype(int) - toy.image("p0")
-    label = toy.label("p0")
+    change, label = change_of(toy, tmp_path / "out")[0], toy.label("p0")
     assert change[label == 1].max() == 8 and change[label == 2].max() == 2
 
 
@@ -179,7 +163,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_poison_dataset import PLAIN, Toy
+from test_poison_dataset import PLAIN, toy_at
 from unseg_lib.poisons import poison_dataset
 real = Path.write_bytes
 def slow(path, content):  # so that the kill meets an image half way
@@ -187,7 +171,7 @@ def slow(path, content):  # so that the kill meets an image half way
     time.sleep(0.05)
     real(path, content)
 Path.write_bytes = slow
-poison_dataset(Toy(Path({root!r})), "random", {out!r}, PLAIN)
+poison_dataset(toy_at(Path({root!r})), "random", {out!r}, PLAIN)
 """
 
 
@@ -231,27 +215,20 @@ def test_other_settings_are_refused(toy, tmp_path):
 def test_folders_that_hold_something_else_are_refused(toy, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(UnsegError, match="new or empty folder"):
-        poison_dataset(toy, "random", tmp_path / "out", PLAIN)
-    with pytest.raises(UnsegError, match="other than the data set's own"):
-        poison_dataset(toy, "random", toy.root / "pic" / "..", PLAIN)
-    with pytest.raises(UnsegError, match="new or empty"):
-        poison_dataset(toy, "random", tmp_path / "out" / "mine.txt", PLAIN)
+    cases = {tmp_path / "out": "new or empty folder", tmp_path / "out" / "mine.txt": "new or empty"}
+    for out, words in (cases | {toy.root / "pic" / "..": "other than the data set's own"}).items():
+        with pytest.raises(UnsegError, match=words):
+            poison_dataset(toy, "random", out, PLAIN)
 
 
-@pytest.mark.parametrize(
-    "poison, options, sentence",
-    [
-        ("randm", {}, "did you mean 'random'"),
-        ("random", {"shard": (2, 2)}, "shard"),
-        ("random", {"jobs": 0}, "job"),
-        ("random", {"file_format": "jpgg"}, "did you mean 'jpg'"),
-        ("random", {"gray": True}, "found colours"),
-    ],
-)
-def test_wrong_arguments_are_refused(toy, tmp_path, poison, options, sentence):
-    with pytest.raises(UnsegError, match=sentence):
-        poison_dataset(toy, poison, tmp_path / "out", PLAIN, **options)
+WRONG = {"shard": {"shard": (2, 2)}, "job": {"jobs": 0}, "found colours": {"gray": True}}
+WRONG |= {"did you mean 'jpg'": {"file_format": "jpgg"}, "did you mean 'random'": {"poison": "randm"}}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_arguments_are_refused(toy, tmp_path, words):
+    with pytest.raises(UnsegError, match=words):
+        poison_dataset(**{"source": toy, "poison": "random", "out": tmp_path / "out", "settings": PLAIN} | WRONG[words])
 
 
 def test_a_corrupt_image_stops_with_a_sentence_and_keeps_the_rest(toy, tmp_path, monkeypatch):
@@ -283,31 +260,26 @@ def test_full_disk_is_one_sentence_and_loses_nothing(toy, tmp_path, monkeypatch,
 
 
 def test_gray_files_hold_gray_noise_within_budget(tmp_path):
-    toy = write_toy(tmp_path / "toy", gray=True)
-    rows = poison_dataset(toy, "random", tmp_path / "out", PLAIN, gray=True)
-    copy = Toy(tmp_path / "out")
-    assert all(is_gray_file(copy.image_path(id)) for id in toy.ids)
+    toy, out = write_toy(tmp_path / "toy", gray=True), tmp_path / "out"
+    rows = poison_dataset(toy, "random", out, PLAIN, gray=True)
+    assert all(is_gray_file(toy_at(out).image_path(id)) for id in toy.ids)
     assert 0 < rows[0]["linf_inside"] <= 8 and rows[0]["linf_outside"] <= 2
     poison_dataset(toy, "random", tmp_path / "colour", PLAIN)
-    assert not is_gray_file(Toy(tmp_path / "colour").image_path("p0"))
+    assert not is_gray_file(toy_at(tmp_path / "colour").image_path("p0"))
 
 
 def test_jpeg_is_measured_as_written(toy, tmp_path):
     rows = poison_dataset(toy, "random", tmp_path / "out", PLAIN, file_format="jpg")
-    copy = Toy(tmp_path / "out")
-    change = np.abs(copy.image("p0").astype(int) - toy.image("p0")).max(axis=2)
-    mask = np.isin(toy.label("p0"), [1, 2])
-    assert copy.image_path("p0").suffix == ".jpg"
+    change, mask = change_of(toy, tmp_path / "out")
+    assert toy_at(tmp_path / "out").image_path("p0").suffix == ".jpg"
     assert rows[0]["linf_inside"] == change[mask].max() > 8  # JPEG breaks the budget, and the manifest says so
 
 
 def test_two_images_of_one_name_are_refused(toy, tmp_path):
-    class Twins(Toy):
-        def relative_image(self, id):
-            return Path("pic/same.bmp")
-
+    Image.fromarray(toy.image("p0")).save(toy.root / "pic" / "same.bmp")
+    twins = replace(toy, images=dict.fromkeys(toy.ids, Path("pic/same")))
     with pytest.raises(UnsegError, match="share a file"):
-        poison_dataset(Twins(toy.root), "random", tmp_path / "out", PLAIN)
+        poison_dataset(twins, "random", tmp_path / "out", PLAIN)
 
 
 def test_a_line_is_appended_whole_and_a_full_disk_is_a_sentence(tmp_path, monkeypatch):

@@ -6,15 +6,5 @@ Stopping early needs no defence: every result has the peak beside the final scor
 from unseg_lib.defenses.defense import DefendedSet, Defense, cost, defended, need, noise_left, seen
 from unseg_lib.defenses.registry import DEFENSES, Maker, defenses_of
 
-__all__ = [
-    "DEFENSES",
-    "DefendedSet",
-    "Defense",
-    "Maker",
-    "cost",
-    "defended",
-    "defenses_of",
-    "need",
-    "noise_left",
-    "seen",
-]
+__all__ = ["DEFENSES", "DefendedSet", "Defense", "Maker", "cost", "defended", "defenses_of", "need", "noise_left"]
+__all__ += ["seen"]

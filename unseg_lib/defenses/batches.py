@@ -55,12 +55,11 @@ def _projection(n: int, keep: float) -> torch.Tensor:
 
 
 def ueraser(seed: int) -> Defense:
-    """UEraser-lite (Qin et al. 2023): strong photometric augmentation.
+    """UEraser-lite (Qin et al. 2023): strong photometric augmentation, one draw per image (its "max": the worst of 5).
 
-    Plasma brightness and contrast, each in half of the images, channels shuffled in half, one operation. One draw
-    per image (the published "max" takes the worst of five). Of TrivialAugment only photometric operations are drawn:
-    the geometric ones would move an image away from its mask. Its autocontrast is left out, and so is the random JPEG
-    that is published in front of it against `ar`.
+    Plasma brightness and contrast, each in half of the images, channels shuffled in half, one operation of
+    TrivialAugment: no geometric one, which would move an image away from its mask, nor autocontrast. The random JPEG
+    that is published in front of it against `ar` is left out.
     """
     return Defense(batch=lambda x, rng: torch.stack([_erased(image, rng) for image in x]))
 
@@ -96,8 +95,7 @@ def operate(x: torch.Tensor, name: str, strength: float) -> torch.Tensor:
 
     if name == "identity":
         return x
-    pixels = (255 * x).round().to(torch.uint8)
-    factor = 1 + STRONGEST * strength
+    pixels, factor = (255 * x).round().to(torch.uint8), 1 + STRONGEST * strength
     changed = {
         "brightness": lambda: T.adjust_brightness(pixels, factor),
         "saturation": lambda: T.adjust_saturation(pixels, factor),

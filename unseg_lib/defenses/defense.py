@@ -1,7 +1,7 @@
 """What a defence is, how it enters a data set, and what it does to images and to the noise on them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,14 +41,14 @@ class DefendedSet(SegmentationSet):
 
     @classmethod
     def of(cls, inner: SegmentationSet, change: Change) -> "DefendedSet":
-        own = {field.name: getattr(inner, field.name) for field in fields(SegmentationSet)}
-        return cls(**own, inner=inner, change=change)
+        return cls(**vars(inner) | {"inner": inner, "change": change})
 
     def image(self, id: str) -> np.ndarray:
         before = self.inner.image(id)
         after = self.change(before, id)
-        if not isinstance(after, np.ndarray) or (after.shape, after.dtype) != (before.shape, before.dtype):
-            found = f"{after.dtype} {after.shape}" if isinstance(after, np.ndarray) else type(after).__name__
+        shape, kind = getattr(after, "shape", type(after).__name__), getattr(after, "dtype", "")
+        if (shape, kind) != (before.shape, before.dtype):
+            found = f"{kind} {shape}".strip()
             raise UnsegError(f"Expected a defence to return pixels uint8 {before.shape} for {id}, found {found}.")
         return after
 
@@ -82,9 +82,9 @@ def seen(source: SegmentationSet, defenses: tuple[Defense, ...], size: tuple[int
     """
     import torch
 
-    source, shape = defended(source, defenses), size[::-1]  # Pillow has the width first
-    images = [Image.fromarray(source.image(id)).resize(shape, Image.Resampling.BILINEAR) for id in source.ids]
-    x = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
+    source = defended(source, defenses)
+    images = [Image.fromarray(source.image(id)).resize(size[::-1], Image.Resampling.BILINEAR) for id in source.ids]
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     for number, defense in enumerate(defenses):
         if defense.batch:
             x = (255 * defense.batch(x.float() / 255, torch_rng(seed, "effect", number))).round().byte()
@@ -94,11 +94,10 @@ def seen(source: SegmentationSet, defenses: tuple[Defense, ...], size: tuple[int
 def noise_left(pair: tuple[np.ndarray, np.ndarray], defended_pair: tuple[np.ndarray, np.ndarray]) -> float:
     """How much of the noise between (clean, protected) is still between them after the defence: 1 all, 0 none.
 
-    The projection on the noise before: what a defence rounds differently in the two is no noise that is left.
+    It is a projection: what is only rounded differently in the two is no noise that is left.
     """
     before, after = (b.astype(float) - a for a, b in (pair, defended_pair))
-    energy = (before**2).sum()
-    return float((after * before).sum() / energy) if energy else 0.0
+    return float((after * before).sum() / ((before**2).sum() or 1))
 
 
 def cost(clean: np.ndarray, after: np.ndarray) -> float:

@@ -1,6 +1,5 @@
 """Defences that are fitted to all training images first, and then change each of them."""
 
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +23,12 @@ IMAGES = 400  # images that are looked at, at most
 def orthogonal_projection(seed: int, *, tile: int = 32, ridge: float = 0.1) -> Defense:
     """Orthogonal projection (Sandoval-Segura et al., NeurIPS 2023): take out what a linear classifier goes by.
 
-    Made against class-wise noise, which is linearly separable; here on tiles, with the class of most of their
-    pixels. Noise that depends on the image is expected to survive. It is not free: what natural about a tile tells
-    its class, such as the colour of the sky, goes as well.
+    Made against class-wise noise; here on tiles, with the class of most of their pixels. It is not free: what natural
+    about a tile tells its class, such as the colour of the sky, goes as well.
 
-    tile: side of a tile in pixels of the file. ridge: over the mean variance of a pixel. Unlike published, the linear
-    classifier is fitted by least squares, not by steps of SGD, and to tiles minus the mean tile. A smaller ridge is
-    more steps: it spares the images, and noise that lies among what is natural; the default is about the published
-    20 epochs at a rate of 0.1.
+    tile: side of a tile in pixels of the file. ridge: over the mean variance of a pixel; a smaller one spares the
+    images, and noise that lies among what is natural. Unlike published, the classifier is fitted by least squares, to
+    tiles minus the mean tile; the default ridge is about the published 20 epochs of SGD at a rate of 0.1.
     """
     need("tile", tile, 2, 64)
     need("ridge", ridge, 1e-6, 1e6)
@@ -43,10 +40,11 @@ def orthogonal_projection(seed: int, *, tile: int = 32, ridge: float = 0.1) -> D
 
         def image(pixels: np.ndarray, id: str) -> np.ndarray:
             height, width = pixels.shape[:2]
-            padded = np.pad(pixels, ((0, -height % tile), (0, -width % tile), (0, 0)), mode="edge")
-            flat = tiles_of(padded, tile).astype(np.float32) / 255
-            flat -= (flat - mean) @ directions @ directions.T
-            return as_pixels(255 * image_of(flat, padded.shape, tile)[:height, :width])
+            padded = np.pad(pixels, ((0, -height % tile), (0, -width % tile), (0, 0)), mode="edge").astype(np.float32)
+            padded /= 255
+            tiles = tiles_of(padded, tile)
+            tiles -= ((tiles.reshape(-1, 3 * tile**2) - mean) @ directions @ directions.T).reshape(tiles.shape)
+            return as_pixels(255 * padded[:height, :width])
 
         return image
 
@@ -58,28 +56,23 @@ def sample(source: SegmentationSet, tile: int, seed: int) -> tuple[np.ndarray, n
     share = -(-TILES // max(1, len(source)))
     xs, ys = [np.empty((0, 3 * tile**2), np.float32)], [np.empty(0, np.int64)]
     for id in progress(source.ids, "reading tiles"):
-        pixels, label = source.image(id), source.label(id)
-        height, width = (n - n % tile for n in label.shape)
-        tiles = tiles_of(label[:height, :width], tile)
-        counts = np.stack([(tiles == c).sum(axis=1) for c in range(len(source.classes))], axis=-1)
+        image, label = (tiles_of(values, tile) for values in (source.image(id), source.label(id)))
+        label = label.reshape(-1, tile**2)
+        counts = np.stack([(label == c).sum(axis=1) for c in range(len(source.classes))], axis=-1)
         chosen = np.flatnonzero(counts.any(axis=-1))  # not all ignored
         chosen = numpy_rng(seed, "orthogonal_projection", id).permutation(chosen)[:share]
-        xs.append(tiles_of(pixels[:height, :width], tile)[chosen].astype(np.float32) / 255)
+        xs.append(image.reshape(-1, 3 * tile**2)[chosen].astype(np.float32) / 255)
         ys.append(counts[chosen].argmax(axis=-1))
     return np.concatenate(xs), np.concatenate(ys)
 
 
 def tiles_of(values: np.ndarray, tile: int) -> np.ndarray:
-    """An image `(H,W,3)`, or map `(H,W)`, of whole tiles as `(n,tile*tile*3)`, or `(n,tile*tile)`, row by row."""
-    height, width, *rest = values.shape
-    grid = values.reshape(height // tile, tile, width // tile, tile, *rest).swapaxes(1, 2)
-    return grid.reshape(-1, tile**2 * prod(rest))
+    """The whole tiles of an image `(H,W,3)`, or of a map `(H,W)`, row by row: a view that can be written to."""
+    from skimage.util import view_as_blocks
 
-
-def image_of(flat: np.ndarray, shape: tuple[int, ...], tile: int) -> np.ndarray:
-    """The inverse of `tiles_of` for an image."""
-    grid = flat.reshape(shape[0] // tile, shape[1] // tile, tile, tile, 3)
-    return grid.swapaxes(1, 2).reshape(shape)
+    height, width, *channels = values.shape
+    whole = values[: height - height % tile, : width - width % tile]
+    return view_as_blocks(whole, (tile, tile, *channels))
 
 
 def separating(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
@@ -109,21 +102,17 @@ class Shared(NamedTuple):
 def universal_component(seed: int, *, grid: int = -1, period: int = 0) -> Defense:
     """Estimate the noise that all images share, class by class, and subtract it: what a fixed tile dies of.
 
-    The attacker has only poisoned images and their masks, so natural content has to average out. Every image is
-    folded to one period and averaged there, minus the mean over one whole period around each cell: that leaves a
-    tile's pattern exactly as it is, and removes most of the image. Of some grids and periods that one is taken on
-    which two halves of the repeats, dealt like the fields of a chessboard, agree most: what is natural does not come
-    again one period further. By their agreement the estimate is shrunk (Spearman-Brown), so nearly nothing is taken
-    from clean images. It cannot see the mean of a tile, hence any constant offset (a class's colour is its own mean
-    plus the offset, and nobody knows the first), noise that differs from image to image, and grids not tried.
+    Every image is folded to one period and averaged there, minus the mean over one whole period around each cell: that
+    keeps a tile's pattern, and removes most of the image. Of some grids and periods that one is taken on which two
+    halves of the repeats, dealt like the fields of a chessboard, agree most; by their agreement the estimate is shrunk
+    (Spearman-Brown), so nearly nothing is taken from clean images. It cannot see a tile's mean, hence any constant
+    offset, nor noise that differs from image to image, nor grids not tried.
 
     grid: cells along the longer side, 0 = pixels; period: of the tile, in cells. -1 and 0: found by trying.
     """
     if grid < -1 or period < 0 or period == 1:
-        raise UnsegError(
-            f"Expected grid from 0 (or -1) and period from 2 (or 0) for the defence universal_component, "
-            f"found {grid} and {period}."
-        )
+        wanted = "grid from 0 (or -1) and period from 2 (or 0) for the defence universal_component"
+        raise UnsegError(f"Expected {wanted}, found {grid} and {period}.")
 
     def fit(source: SegmentationSet) -> Change:
         found = shared_tile(source, (grid,) if grid >= 0 else GRIDS, (period,) if period else PERIODS)
@@ -185,16 +174,13 @@ def fold(cells: np.ndarray, label: np.ndarray, period: int, classes: int) -> np.
         return np.zeros((2, classes, period, period, 4))
     residual = np.clip(cells - uniform_filter(cells, (period, period, 0)), -LARGEST, LARGEST)
     # only where the box is a whole period
-    inside = tuple(slice(period // 2, n - (period - 1) // 2) for n in label.shape)
-    used = np.full_like(label, IGNORE)
+    used, inside = np.full_like(label, IGNORE), tuple(slice(period // 2, n - (period - 1) // 2) for n in label.shape)
     used[inside] = label[inside]
     row, column = np.nonzero(used != IGNORE)
     # add up by half, class and place
-    half = (row // period + column // period) % 2
-    shape = (2, classes, period, period)
+    half, shape = (row // period + column // period) % 2, (2, classes, period, period)
     place = np.ravel_multi_index((half, used[row, column], row % period, column % period), shape)
-    weights = [*residual[row, column].T, None]
-    counted = [np.bincount(place, weight, 2 * classes * period**2) for weight in weights]
+    counted = [np.bincount(place, weight, np.prod(shape)) for weight in (*residual[row, column].T, None)]
     return np.stack(counted, axis=-1).reshape(*shape, 4)
 
 

@@ -3,10 +3,11 @@
 A maker takes the seed of the training and its options, which are its keyword-only arguments.
 """
 
-import importlib
-import importlib.util
 import io
 from collections.abc import Callable
+from importlib import import_module
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from unseg_lib.defenses.defense import Defense, as_pixels, need
 from unseg_lib.errors import UnsegError
 from unseg_lib.seeds import numpy_rng
 
-SUBSAMPLING = {420: "4:2:0", 422: "4:2:2", 444: "4:4:4"}
+
+def by_pillow(change: Callable[[Image.Image], Image.Image]) -> Defense:
+    """The defence that gives a training image through Pillow's operations."""
+    return Defense(image=lambda pixels, id: np.array(change(Image.fromarray(pixels))))
 
 
 def gaussian_blur(seed: int, *, sigma: float = 1.0) -> Defense:
@@ -42,8 +46,7 @@ def median(seed: int, *, size: int = 3) -> Defense:
     """Removes what is thinner than half its window and keeps edges. size: of the window in pixels of the file, odd."""
     if size < 1 or size % 2 == 0:
         raise UnsegError(f"Expected an odd size of at least 1 for the defence median, found {size}.")
-    window = ImageFilter.MedianFilter(size)
-    return Defense(image=lambda pixels, id: np.array(Image.fromarray(pixels).filter(window)))
+    return by_pillow(lambda image: image.filter(ImageFilter.MedianFilter(size)))
 
 
 def jpeg(seed: int, *, quality: int = 10, subsampling: int = 420) -> Defense:
@@ -53,21 +56,19 @@ def jpeg(seed: int, *, quality: int = 10, subsampling: int = 420) -> Defense:
     subsampling: 420 halves both sides of the colour planes, 422 one, 444 none.
     """
     need("quality", quality, 1, 100)
-    if subsampling not in SUBSAMPLING:
+    if subsampling not in (420, 422, 444):
         raise UnsegError(f"Expected subsampling to be one of 420, 422, 444 for the defence jpeg, found {subsampling}.")
 
-    def image(pixels: np.ndarray, id: str) -> np.ndarray:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=SUBSAMPLING[subsampling])
-        with Image.open(file) as saved:
-            return np.array(saved.convert("RGB"))
+    def saved(image: Image.Image) -> Image.Image:
+        image.save(file := io.BytesIO(), "JPEG", quality=quality, subsampling=":".join(str(subsampling)))
+        return Image.open(file).convert("RGB")
 
-    return Defense(image=image)
+    return by_pillow(saved)
 
 
 def grayscale(seed: int) -> Defense:
     """Luma (ITU-R 601) in all three channels: noise that is only a colour has gone. The test stays in colour."""
-    return Defense(image=lambda pixels, id: np.array(Image.fromarray(pixels).convert("L").convert("RGB")))
+    return by_pillow(lambda image: image.convert("L").convert("RGB"))
 
 
 def bit_depth(seed: int, *, bits: int = 2) -> Defense:
@@ -76,31 +77,27 @@ def bit_depth(seed: int, *, bits: int = 2) -> Defense:
     bits: the highest so many of 8 stay; 2 as in APBench (Qin et al. 2023).
     """
     need("bits", bits, 1, 8)
-    return Defense(image=lambda pixels, id: np.array(ImageOps.posterize(Image.fromarray(pixels), bits)))
+    return by_pillow(lambda image: ImageOps.posterize(image, bits))
 
 
 def down_up(seed: int, *, factor: float = 0.5) -> Defense:
-    """Shrink and enlarge again: what is finer than the small image is lost.
-
-    factor: side of the small image over that of the file; both ways bilinear, down with antialiasing.
-    """
+    """What is finer than the shrunk image is lost. factor: its side over the file's; bilinear, down antialiased."""
     if not 0 < factor <= 1:
         raise UnsegError(f"Expected factor above 0 and at most 1 for the defence down_up, found {factor:g}.")
 
-    def image(pixels: np.ndarray, id: str) -> np.ndarray:
-        large = Image.fromarray(pixels)
-        small = large.resize([max(1, round(factor * n)) for n in large.size], Image.Resampling.BILINEAR)
-        return np.array(small.resize(large.size, Image.Resampling.BILINEAR))
+    def again(image: Image.Image) -> Image.Image:
+        small = image.resize([max(1, round(factor * n)) for n in image.size], Image.Resampling.BILINEAR)
+        return small.resize(image.size, Image.Resampling.BILINEAR)
 
-    return Defense(image=image)
+    return by_pillow(again)
 
 
 def coin(seed: int, *, alpha: float = 2.0) -> Defense:
     """COIN (Li et al., AAAI 2025): every pixel is fetched from a random place nearby. Made against CUDA's blur.
 
     alpha: largest shift along each axis, in pixels of the file; the published ladder is 0.8 to 3.2, 2.0 its fourth.
-    Drawn once per image. Unlike published, it reflects at the border instead of wrapping around. Labels
-    stay where they are, so up to alpha pixels at an object's edge are mixed.
+    Drawn once per image. Unlike published, it reflects at the border. Labels stay where they are, so up to alpha
+    pixels at an object's edge are mixed.
     """
     from scipy.ndimage import map_coordinates
 
@@ -108,9 +105,8 @@ def coin(seed: int, *, alpha: float = 2.0) -> Defense:
 
     def image(pixels: np.ndarray, id: str) -> np.ndarray:
         shift = numpy_rng(seed, "coin", id).uniform(-alpha, alpha, (2, *pixels.shape[:2]))
-        place = np.indices(pixels.shape[:2]) + shift
-        planes = [map_coordinates(pixels[..., c].astype(np.float32), place, order=1, mode="mirror") for c in range(3)]
-        return as_pixels(np.stack(planes, axis=-1))
+        place, planes = np.indices(shift.shape[1:]) + shift, np.moveaxis(pixels.astype(np.float32), -1, 0)
+        return as_pixels(np.stack([map_coordinates(plane, place, order=1, mode="mirror") for plane in planes], axis=-1))
 
     return Defense(image=image)
 
@@ -127,30 +123,23 @@ def purify(seed: int, *, module: str = "", function: str = "") -> Defense:
             return (255 * denoise_tv_chambolle(pixels, weight=0.1, channel_axis=-1)).round().astype("uint8")
     """
     if bool(module) == bool(function):
-        raise UnsegError(
-            "Expected one of module=path/to/file.py and function=package.module:name for the defence purify, found "
-            f"{'both' if module else 'none'}."
-        )
-    call = _purifier(module, function)
-    return Defense(image=lambda pixels, id: call(pixels.copy()))
-
-
-def _purifier(module: str, function: str) -> Callable:
+        wanted, found = "module=path/to/file.py and function=package.module:name", "both" if module else "none"
+        raise UnsegError(f"Expected one of {wanted} for the defence purify, found {found}.")
     place, _, name = (module, "", "purify") if module else function.partition(":")
     if not place or not name:
         raise UnsegError(f"Expected function=package.module:name for the defence purify, found '{function}'.")
     if module and not Path(module).is_file():
         raise UnsegError(f"Expected a Python file with a function purify(pixels) at {place}, found no such file.")
-    spec = importlib.util.spec_from_file_location(f"purifier_{Path(module).stem}", module) if module else None
-    if module and spec is None:
-        raise UnsegError(f"Expected a Python file (.py) as module of the defence purify, found {place}.")
     try:
-        loaded = importlib.util.module_from_spec(spec) if module else importlib.import_module(place)
         if module:
-            spec.loader.exec_module(loaded)
+            loader = SourceFileLoader(f"purifier_{Path(module).stem}", module)
+            loaded = module_from_spec(spec_from_loader(loader.name, loader))
+            loader.exec_module(loaded)
+        else:
+            loaded = import_module(place)
     except Exception as error:  # whatever a user's file or a package raises
         failed, mend = ("load", "mend it") if module else ("import", "install or mend it")
         raise UnsegError(f"Could not {failed} {place} ({type(error).__name__}: {error}); {mend}.") from error
-    if not callable(found := getattr(loaded, name, None)):
+    if not callable(call := getattr(loaded, name, None)):
         raise UnsegError(f"Expected a function {name}(pixels) in {place}, found none.")
-    return found
+    return Defense(image=lambda pixels, id: call(pixels.copy()))

@@ -14,11 +14,8 @@ TRAINING = "unseg_lib.victims.defended_training"
 
 @dataclass(frozen=True)
 class Maker:
-    """How a defence is made.
-
-    make: (seed, *, its options) -> `Defense`; or that function's "package.module:name", loaded when it is asked for.
-    words: what the defence does, for tables.
-    """
+    """How a defence is made: (seed, *, its options) -> `Defense`, or "package.module:name" of such a function, loaded
+    when it is asked for; and what it does, in words, for tables."""
 
     make: Callable[..., Defense] | str
     words: str = ""
@@ -26,9 +23,6 @@ class Maker:
     @property
     def function(self) -> Callable[..., Defense]:
         return resolve_name(self.make) if isinstance(self.make, str) else self.make
-
-    def options(self) -> dict[str, type]:
-        return keywords_of(self.function)
 
 
 DEFENSES: dict[str, Maker] = {
@@ -63,7 +57,7 @@ def defenses_of(text: str, seed: int = 0) -> tuple[Defense, ...]:
     """The defences that a text names, in its order: "jpeg quality=50", "median size=5+grayscale", "none"."""
     found = []
     for part in text.split("+"):
-        _, maker, values = parse_options(part, DEFENSES, "defence", Maker.options, "the defence ")
+        _, maker, values = parse_options(part, DEFENSES, "defence", lambda m: keywords_of(m.function), "the defence ")
         found.append(maker.function(seed, **values))
     if sum(defense.loss is not None for defense in found) > 1:
         raise UnsegError(f"Expected at most one defence that trains in its own way, found several in '{text}'.")

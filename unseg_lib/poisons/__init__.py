@@ -5,19 +5,16 @@ It reads no global randomness: the same seed and image give the same bytes.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import lazy_loader
 import numpy as np
 
-from unseg_lib.errors import pick
-from unseg_lib.files import whole_file
 from unseg_lib.poisons import autoregressive, by_class, error_min, simple, unseg
 from unseg_lib.poisons.settings import Apply, PoisonSettings, Sample
 from unseg_lib.poisons.simple import cell_of
-from unseg_lib.poisons.unseg import open_generator, prompt_of, raw_noise
+from unseg_lib.poisons.unseg import cached_noise, digest, open_generator, prompt_of, raw_noise
 
 __all__ = ["COLUMNS", "POISONS", "Poison", "PoisonSettings", "Sample", "cached_noise", "cell_of", "poison_dataset"]
 __all__ += ["digest", "open_generator", "prompt_of", "protected_classes", "raw_noise", "read_rows", "with_fit"]
@@ -26,9 +23,8 @@ __all__ += ["digest", "open_generator", "prompt_of", "protected_classes", "raw_n
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "dataset": ["COLUMNS", "poison_dataset", "protected_classes", "read_rows"],
+        "dataset": ["COLUMNS", "poison_dataset", "protected_classes", "read_rows", "with_fit"],
         "manifest": ["Manifest", "read_lines", "sweep"],
-        "noise_cache": ["cached_noise", "digest"],
     },
 )
 
@@ -60,8 +56,8 @@ POISONS = {
     "random": Poison(simple.random_noise, "fresh uniform noise"),
     "random_class": Poison(simple.random_class, "a random tile for each class"),
     "fixed_tile": Poison(simple.fixed_tile, "one random tile in every image"),
-    "colour_offset": Poison(simple.colour_offset, "a constant colour, stronger inside the mask"),
-    "gray_offset": Poison(simple.gray_offset, "a constant brightness, stronger inside the mask"),
+    "colour_offset": Poison(simple.offset(1, -1, 1), "a constant colour, stronger inside the mask"),
+    "gray_offset": Poison(simple.offset(1, 1, 1), "a constant brightness, stronger inside the mask"),
     "colour_grating": Poison(simple.colour_grating, "two-coloured stripes"),
     "synper": Poison(by_class.synper, "coarse coloured cells for each class", **CLASSES),
     "ar": Poison(autoregressive.ar, "an autoregressive pattern for each class", **CLASSES),
@@ -76,20 +72,3 @@ POISONS = {
     "unseg_points": Poison(unseg.unseg_points, "UnSeg, its budget in the region that three points give", **REGION),
     "unseg_salient": Poison(unseg.unseg_salient, "UnSeg, its budget in what stands out by its colour", **REGION),
 }
-
-
-def with_fit(poison: str, images: Iterable[Sample], settings: PoisonSettings, path: Path) -> PoisonSettings:
-    """Settings with what `poison` has learnt from the images, kept in `path` (.npz), whole or absent.
-
-    A poison that learns nothing gets its settings back. What is there already is not learnt again, also
-    if another shard has just finished it: all shards then use the same.
-    """
-    fit = pick(POISONS, poison, "poison").fit
-    if fit is None:
-        return settings
-    if not path.exists():
-        arrays = fit(images, settings)
-        if not path.exists():
-            with whole_file(path) as unfinished:
-                np.savez(unfinished, allow_pickle=False, **arrays)
-    return replace(settings, fitted=path)

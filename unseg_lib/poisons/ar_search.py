@@ -5,6 +5,8 @@ number behind it there are so many classes; the first stay what they are.
 """
 
 import sys
+from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -21,48 +23,42 @@ UNEVEN = 3.0  # largest ratio of energies of two opposite quarters or halves of 
 RESPONSE = 0.05  # least rms that a class's filter leaves of another class's noise of rms 1
 
 
-def search(seed: int = SEED, classes: int = CLASSES) -> list[list[list[float]]]:
+def search(classes: int = CLASSES) -> list[list[list[float]]]:
     """For every class and channel the first eight coefficients of a 3x3 window; the ninth is 0."""
-    channels = [_search_channel(seed, channel, classes) for channel in range(3)]
-    return [[list(map(float, channel[index].ravel()[:8])) for channel in channels] for index in range(classes)]
+    found = [islice(_processes(numpy_rng(SEED, "ar_search", channel)), classes) for channel in range(3)]
+    return [list(channels) for channels in progress(zip(*found), "autoregressive processes", classes)]
 
 
-def _search_channel(seed: int, channel: int, classes: int) -> list[np.ndarray]:
-    rng, found, views = numpy_rng(seed, "ar_search", channel), [], []
-    for _ in progress(range(classes), f"processes of channel {channel}"):
-        while True:
-            window = candidate(rng)
-            if not stable(window, rng):
-                continue
-            view = neighbourhoods(process(window[None], 64, 64, rng)[0])
-            if all(min(response(window, other), response(b, view)) >= RESPONSE for b, other in zip(found, views)):
-                break
-        found.append(window)
-        views.append(view)
-    return found
+def _processes(rng: np.random.Generator) -> Iterator[list[float]]:
+    """One stable process after another, each unlike all before it."""
+    windows, views = [], []
+    while True:
+        # eight normal numbers over their sum, rounded so that they still sum to 1
+        taps = rng.standard_normal(8)
+        taps = np.round(taps / taps.sum(), DECIMALS)
+        taps[0] = np.round(1 - taps[1:].sum(), DECIMALS)
+        window = np.append(taps, 0.0).reshape(3, 3)
+        if not _stable(window, rng):
+            continue
+        view = neighbourhoods(process(window[None], 64, 64, rng)[0])
+        if all(min(response(window, v), response(w, view)) >= RESPONSE for w, v in zip(windows, views)):
+            windows.append(window)
+            views.append(view)
+            yield taps.tolist()
 
 
-def candidate(rng: np.random.Generator) -> np.ndarray:
-    """Eight normal numbers over their sum, rounded so that they still sum to 1: `(3,3)`, the last one 0."""
-    taps = rng.standard_normal(8)
-    taps = np.round(taps / taps.sum(), DECIMALS)
-    taps[0] = np.round(1 - taps[1:].sum(), DECIMALS)
-    return np.append(taps, 0.0).reshape(3, 3)
-
-
-def stable(window: np.ndarray, rng: np.random.Generator) -> bool:
+def _stable(window: np.ndarray, rng: np.random.Generator) -> bool:
     """Whether the process is finite, of moderate strength, and everywhere about equally strong."""
     with np.errstate(over="ignore", invalid="ignore"):
         return all(_even(process(window[None], side, side, rng)[0]) for side in SIDES for _ in range(STARTS))
 
 
 def _even(field: np.ndarray) -> bool:
-    half, energy = len(field) // 2, np.square(field)
-    top, bottom = ([part[:, :half].mean(), part[:, half:].mean()] for part in (energy[:half], energy[half:]))
-    if not (np.isfinite([*top, *bottom]).all() and WEAKEST**2 <= energy.mean() <= STRONGEST**2):
-        return False
-    ratios = np.array([top[0] / bottom[1], sum(top) / sum(bottom), (top[0] + bottom[0]) / (top[1] + bottom[1])])
-    return bool(np.all((ratios >= 1 / UNEVEN) & (ratios <= UNEVEN)))
+    energy, half = np.square(field), len(field) // 2
+    quarters = energy.reshape(2, half, 2, half).mean(axis=(1, 3))
+    opposite = np.stack([quarters.diagonal(), quarters.sum(axis=0), quarters.sum(axis=1)])
+    even = opposite.max(axis=1) <= UNEVEN * opposite.min(axis=1)
+    return bool(even.all()) and WEAKEST**2 <= energy.mean() <= STRONGEST**2  # False for what is not finite
 
 
 def neighbourhoods(field: np.ndarray) -> np.ndarray:
@@ -73,14 +69,9 @@ def neighbourhoods(field: np.ndarray) -> np.ndarray:
 
 def response(window: np.ndarray, views: np.ndarray) -> float:
     """What the filter that predicts a process leaves of some noise, as rms: 0 for the process's own."""
-    matching = np.append(window.ravel()[:8], -1)
-    return float(np.sqrt(np.square(views @ matching).mean()))
-
-
-def main(classes: int = CLASSES) -> None:
-    lines = ",\n".join(f"  {windows}" for windows in search(classes=classes))
-    write_bytes(TABLE, f'{{\n "seed": {SEED},\n "windows": [\n{lines}\n ]\n}}\n'.encode())
+    return float(np.sqrt(np.square(views @ np.append(window.ravel()[:8], -1)).mean()))
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    lines = ",\n".join(f"  {windows}" for windows in search(*map(int, sys.argv[1:])))
+    write_bytes(TABLE, f'{{\n "seed": {SEED},\n "windows": [\n{lines}\n ]\n}}\n'.encode())

@@ -24,17 +24,12 @@ TABLE = Path(__file__).with_name("ar_coefficients.json")
 
 
 def ar_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
-    """A process per class, started afresh in every image and region; rms 4.6.
-
-    float32 `(H,W,3)` in steps over 255, before rounding and clipping.
-    """
+    """A process per class, started afresh in every image and region; rms 4.6. See `class_noise`."""
 
     def pattern(index: int, box: Box) -> np.ndarray:
-        rng = numpy_rng(settings.seed, "ar", index, image.id)
-        height, width = (side.stop - side.start for side in box)
-        drawn = process(coefficients(index), min(height, LARGEST), min(width, LARGEST), rng)
-        repeats = (0, max(0, height - LARGEST)), (0, max(0, width - LARGEST))
-        return np.pad(drawn, ((0, 0), *repeats), "wrap") if np.any(repeats) else drawn
+        rng, shape = numpy_rng(settings.seed, "ar", index, image.id), [side.stop - side.start for side in box]
+        drawn = process(coefficients(index), *np.minimum(shape, LARGEST), rng)
+        return np.pad(drawn, [(0, wanted - there) for wanted, there in zip((3, *shape), drawn.shape)], "wrap")
 
     return class_noise(image, settings, RMS, pattern)
 
@@ -43,12 +38,9 @@ ar = in_steps(ar_noise)
 
 
 def process(windows: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Channels `(C,height,width)` of a process with coefficients `(C,3,3)`, each from a start of N(0,1).
-
-    Only the first two rows and columns of the start matter, everything else follows from them.
-    """
+    """Channels `(C,height,width)` of a process with coefficients `(C,3,3)`, each from a start of N(0,1)."""
     start = np.zeros((len(windows), height + CROP, width + CROP))
-    for channel in start:
+    for channel in start:  # from its first two rows and columns everything else follows
         channel[:2] = rng.standard_normal((2, width + CROP))
         channel[2:, :2] = rng.standard_normal((height + CROP - 2, 2))
     return recursion(windows, start)[:, CROP:, CROP:]
@@ -93,18 +85,13 @@ def tile_map(window: bytes) -> np.ndarray:
     return field[2:, 2:].reshape(TILE * TILE, -1).T.copy()
 
 
+@cache
 def coefficients(index: int) -> np.ndarray:
     """The windows of a class: `(3,3,3)`, channel first, then row and column."""
-    table = _table()
-    if index >= len(table):
+    windows = read_json(TABLE)["windows"]
+    if index >= len(windows):
         raise UnsegError(
-            f"Expected a class below {len(table)}, for so many there are autoregressive processes, found {index}; "
+            f"Expected a class below {len(windows)}, for so many there are autoregressive processes, found {index}; "
             f"search for more with `python -m unseg_lib.poisons.ar_search {index + 1}`."
         )
-    return table[index]
-
-
-@cache
-def _table() -> np.ndarray:
-    taps = np.array(read_json(TABLE)["windows"])
-    return np.concatenate([taps, np.zeros((*taps.shape[:2], 1))], axis=2).reshape(-1, 3, 3, 3)
+    return np.pad(windows[index], ((0, 0), (0, 1))).reshape(3, 3, 3)

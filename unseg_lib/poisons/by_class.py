@@ -1,8 +1,7 @@
 """Poisons that give every class of an image a pattern or a filter of its own, and know no `eps`.
 
-The papers of `synper` and `ar` bound the L2 norm, which at a constant rms grows with the image as it does there;
-rounding and clipping make the written noise differ a little. `cuda` is bounded by nothing: PSNR and SSIM belong
-beside every score.
+The papers of `synper` and `ar` bound the L2 norm, which at a constant rms grows with the image as it does there.
+`cuda` is bounded by nothing: PSNR and SSIM belong beside every score.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,10 +20,8 @@ def regions(image: Sample, settings: PoisonSettings) -> Iterator[tuple[int, np.n
     """The classes that get noise, each with its pixels, bool `(H,W)`: what is protected, and the background
     with `include_background`. None in an image with nothing to protect; ignored pixels are in no region.
     """
-    if not image.mask.any():
-        return
     treated = image.mask & (image.label != IGNORE)
-    if settings.include_background and image.background is not None:
+    if settings.include_background and image.background is not None and image.mask.any():
         treated |= image.label == image.background
     for index in np.unique(image.label[treated]):
         yield int(index), treated & (image.label == index)
@@ -35,8 +32,8 @@ def class_noise(
 ) -> np.ndarray:
     """Noise float32 `(H,W,3)` in steps over 255 whose rms over every class's region is `rms`; 0 elsewhere.
 
-    `pattern(index, box)` draws a class over a box, float `(3,h,w)` of any strength. In a gray image all
-    channels get the first one's pattern, which keeps what makes it a class's own; their mean would not.
+    `pattern(index, box)` draws a class over a box, float `(3,h,w)` of any strength. In a gray image all channels get
+    the first one's: their mean would lose what makes it a class's own.
     """
     noise = np.zeros((3, *image.label.shape), np.float32)
     for index, region in regions(image, settings):
@@ -50,15 +47,15 @@ def class_noise(
 
 def in_steps(noise_of: Noise) -> Callable[[PoisonSettings], Apply]:
     """The poison that adds noise `(H,W,3)` in steps over 255, `noise_of(image, settings)`, rounded and clipped."""
-
-    def make(settings: PoisonSettings) -> Apply:
-        return lambda image: np.clip(np.rint(image.pixels + noise_of(image, settings)), 0, 255).astype(np.uint8)
-
-    return make
+    return lambda settings: lambda image: as_pixels(image.pixels + noise_of(image, settings))
 
 
-# SynPer (LSP): linearly separable patterns, one cluster per class (Yu et al., KDD 2022). Written anew from the paper's
-# description: a class is a cluster of random vectors around a vertex of a cube, far from all others.
+def as_pixels(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+# SynPer (LSP): linearly separable patterns (Yu et al., KDD 2022), written anew from the paper's description: a class is
+# a cluster of random vectors around a vertex of a cube, far from all others.
 
 SYNPER_RMS = 6  # over 255; the paper's L2 norm of (6/255) sqrt(values)
 PATCH, TILE = 8, 32  # pixels along a cell of one colour, and along the tile that repeats
@@ -68,10 +65,7 @@ SEPARATION = 10  # distance of a class's centre from 0, per coordinate
 
 
 def synper_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
-    """A fresh vector per image and class as coarse cells, tiled, so that crops keep the pattern; rms 6.
-
-    float32 `(H,W,3)` in steps over 255, before rounding and clipping.
-    """
+    """A fresh vector per image and class as coarse cells, tiled, so that crops keep the pattern; rms 6."""
 
     def pattern(index: int, box: Box) -> np.ndarray:
         cells = class_vector(settings.seed, index, image.id).reshape(3, GRID, GRID)
@@ -92,25 +86,19 @@ def class_vector(seed: int, index: int, id: str) -> np.ndarray:
 
 @cache
 def cluster(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """A class's cluster: shape `(48,48)`, a spread of 4 per coordinate, and centre `(48,)` of +-10.
-
-    Each class draws its centre by itself; that two share one has a chance of 2**-48.
-    """
+    """A class's cluster: shape `(48,48)`, a spread of 4 per coordinate, and centre `(48,)` of +-10, its own."""
     rng = numpy_rng(seed, "synper", index)
     return rng.uniform(-1, 1, (LENGTH, LENGTH)), SEPARATION * rng.choice([-1.0, 1.0], LENGTH)
 
 
-# CUDA: convolution-based unlearnable data, one 3x3 filter per class (Sadasivan et al., CVPR 2023). Written anew from
-# the paper's description. The 1 may lie off a filter's centre, which shifts the class by a pixel against its label.
+# CUDA: convolution-based unlearnable data (Sadasivan et al., CVPR 2023), written anew from the paper's description: a
+# 3x3 filter per class. Its 1 may lie off the centre, which shifts the class by a pixel against its label.
 
 BLUR = 0.3  # a filter's entries are uniform below this, except for one that is 1
 
 
 def cuda(settings: PoisonSettings, stretched: bool = True) -> Apply:
-    """As published: every filtered image is stretched until its brightest value is white.
-
-    Not `stretched`, it is a pure blur, which tells what the filters do without the shift of brightness.
-    """
+    """As published, every filtered image is stretched until its brightest value is white; else it is a pure blur."""
 
     def apply(image: Sample) -> np.ndarray:
         result = image.pixels.copy()
@@ -137,4 +125,4 @@ def filtered(pixels: np.ndarray, kernel: np.ndarray, stretched: bool) -> np.ndar
     padded = np.pad(pixels.astype(np.float32), ((1, 1), (1, 1), (0, 0)))
     total = sum(padded[i : i + height, j : j + width] * np.float32(kernel[i, j]) for i in range(3) for j in range(3))
     total /= (total.max() / 255 or 1) if stretched else kernel.sum()
-    return np.clip(np.rint(total), 0, 255).astype(np.uint8)
+    return as_pixels(total)

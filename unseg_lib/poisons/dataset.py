@@ -7,20 +7,21 @@ images have a line merges them into manifest.csv, in the order of the set. So ma
 
 import hashlib
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from unseg_lib.errors import UnsegError, closest, pick
+from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import claim, sha256_if_readable, sha256_of, whole_file, write_csv
-from unseg_lib.images import decode_image, encode_image, has_colours
-from unseg_lib.poisons import POISONS, with_fit
+from unseg_lib.images import IGNORE, decode_image, encode_image, has_colours
+from unseg_lib.method import generator_path
+from unseg_lib.poisons import POISONS
 from unseg_lib.poisons.manifest import Manifest, read_lines, sweep
-from unseg_lib.poisons.settings import IGNORE, PoisonSettings, Sample
+from unseg_lib.poisons.settings import PoisonSettings, Sample
 from unseg_lib.runtime import progress
 
 FORMATS = ("png", "jpg")  # jpg: quality 95, 4:2:0, as the paper's files; breaks the budget, which the manifest shows
@@ -48,30 +49,36 @@ def poison_dataset(
     """Write the poisoned copy of `source` (a `SegmentationSet`) to the folder `out`; return its manifest's rows.
 
     protect: "all" objects, "things" or "stuff" of a set that tells them apart, or class names joined by commas.
-    shard (k,n): only images k, k+n, k+2n, ...
-    jobs: threads that write and measure; memory grows by three images each. gray: images, which
-    must be gray, are stored as one channel with the gray component of the noise.
+    shard (k,n): only images k, k+n, k+2n, ... jobs: threads that write and measure; memory grows by three images each.
+    gray: images, which must be gray, are stored as one channel with the gray component of the noise.
     """
     out = Path(out)
-    _check(source, poison, out, shard, jobs, file_format)
-    classes, targets = protected_classes(source, protect), _targets(source, out, file_format)
-    empty = not out.exists() or (out.is_dir() and all(file.name.startswith(".") for file in out.iterdir()))
-    if not empty and not (out / SETTINGS).exists():
+    targets, classes = _targets(source, poison, out, shard, jobs, file_format), protected_classes(source, protect)
+    if (out.is_file() or any(out.glob("[!.]*"))) and not (out / SETTINGS).exists():
         raise UnsegError(f"Expected a new or empty folder for the poisoned set, found other files in {out}.")
     claim(out, _identity(source, poison, settings, protect, file_format, gray), "poisoning", note=SETTINGS)
-    _copy_annotations(source, out)
+    for path in source.annotation_files:
+        if not (out / path).exists():  # it is whole if it is there, and the settings hold its checksum
+            with whole_file(out / path) as partial:
+                shutil.copyfile(Path(source.root) / path, partial)
 
     # what is there and still fits stays; the rest is made
     ids, known = source.ids[shard[0] :: shard[1]], read_rows(out)
-    done = {id: row for id in ids if (row := _finished(known.get(id, []), targets[id], source.image_path(id)))}
+    done = {id: row for id in ids for row in known.get(id, []) if _fits(row, targets[id], source.image_path(id))}
     todo = [id for id in ids if id not in done]
     if todo or not (out / MERGED).exists():
         manifest = Manifest(out / f"manifest-{shard[0]}-of-{shard[1]}.csv", TYPES)
         manifest.save(done.values())
-        work = _Work(source, poison, settings, classes, gray, targets, manifest)
-        done |= {row["id"]: row for row in work.rows(todo, len(ids), jobs)}
+        if todo:
+            work = _Work(source, poison, settings, classes, gray, targets, manifest)
+            done |= {row["id"]: row for row in work.rows(todo, len(ids), jobs)}
         manifest.save(done[id] for id in ids)
-        if _merged(out, source.ids, done):
+        # who finds that no image of the whole set lacks a line merges those of all parts
+        rows = {id: lines[-1] for id, lines in read_rows(out).items()} | done
+        if rows.keys() >= set(source.ids):
+            write_csv(out / MERGED, [rows[id] for id in source.ids], COLUMNS)
+            for part in out.glob(PARTS):
+                part.unlink(missing_ok=True)
             sweep([*targets.values(), *(out / path for path in source.annotation_files)])
     return [done[id] for id in ids]
 
@@ -87,38 +94,45 @@ def protected_classes(source, protect: str) -> list[int]:
                 "use protect=all or the names of classes."
             )
         return list(getattr(source, protect))
-    names = [name.strip() for name in protect.split(",")]
-    for name in names:
-        if name not in source.classes:
-            raise UnsegError(f"{source.name} has no class '{name}'; {closest(name, list(source.classes))}")
-    return [source.classes.index(name) for name in names]
+    known = {name: index for index, name in enumerate(source.classes)}
+    return [pick(known, name.strip(), f"class of {source.name}:") for name in protect.split(",")]
+
+
+def with_fit(poison: str, images: Iterable[Sample], settings: PoisonSettings, path: Path) -> PoisonSettings:
+    """Settings with what `poison` has learnt from the images, if it learns, kept in `path` (.npz), whole or absent.
+
+    What is there is not learnt again, also if another shard has just finished it: all shards then use the same.
+    """
+    fit = POISONS[poison].fit
+    if fit and not path.exists():
+        arrays = fit(images, settings)
+        if not path.exists():
+            with whole_file(path) as unfinished:
+                np.savez(unfinished, allow_pickle=False, **arrays)
+    return replace(settings, fitted=path) if fit else settings
 
 
 def read_rows(out: Path) -> dict[str, list[dict]]:
     """All lines of all manifests in `out`, by image; newer ones (of unmerged parts) last. Torn lines are left out."""
-    rows: dict[str, list[dict]] = {}
+    rows = defaultdict(list)
     for path in [out / MERGED, *sorted(out.glob(PARTS))]:
         for row in read_lines(path, TYPES)[1]:
-            rows.setdefault(row["id"], []).append(row)
+            rows[row["id"]].append(row)
     return rows
 
 
-def _check(source, poison: str, out: Path, shard: tuple[int, int], jobs: int, file_format: str) -> None:
+def _targets(source, poison: str, out: Path, shard: tuple[int, int], jobs: int, file_format: str) -> dict[str, Path]:
+    """Where each image goes: its place in the set, with the format's suffix; once all that is asked for can be done."""
     pick(POISONS, poison, "poison")
     if not 0 <= shard[0] < shard[1]:
         raise UnsegError(f"Expected a shard (k, n) with 0 <= k < n, found {tuple(shard)}.")
     if jobs < 1:
         raise UnsegError(f"Expected at least one job, found {jobs}.")
-    if file_format not in FORMATS:
-        raise UnsegError(f"Unknown file format '{file_format}'; {closest(file_format, list(FORMATS))}")
+    pick(dict.fromkeys(FORMATS), file_format, "file format")
     if not source.ids:
         raise UnsegError(f"Expected images in split {source.split} of {source.name}, found none.")
     if out.resolve() == Path(source.root).resolve():
         raise UnsegError(f"Expected a folder other than the data set's own, found {out}; the originals stay untouched.")
-
-
-def _targets(source, out: Path, file_format: str) -> dict[str, Path]:
-    """Where each image goes: its place in the set, with the format's suffix."""
     targets = {id: out / Path(source.relative_image(id)).with_suffix(f".{file_format}") for id in source.ids}
     if len(set(targets.values())) < len(targets):
         raise UnsegError(f"Expected images of different names in {source.name}, found two that would share a file.")
@@ -127,57 +141,21 @@ def _targets(source, out: Path, file_format: str) -> dict[str, Path]:
 
 def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_format: str, gray: bool) -> dict:
     """All that decides the bytes of a poisoned set; not how fast or where it is made."""
-    generator = None
-    if POISONS[poison].needs_generator:
-        from unseg_lib.method import generator_path
-
-        generator = sha256_of(generator_path(settings.generator))
+    about = POISONS[poison]
+    generator = sha256_of(generator_path(settings.generator)) if about.needs_generator else None
     notes = [sha256_of(Path(source.root) / path) for path in source.annotation_files]
-    return {
-        "poison": poison,
-        "eps": float(settings.eps),
-        "eps_bg": float(settings.eps_bg),
-        "seed": settings.seed,
-        "generator": generator,
-        "prompt": settings.prompt if generator else None,
-        "include_background": settings.include_background if POISONS[poison].by_class else None,
-        "protect": protect,
-        "file_format": file_format,
-        "gray": gray,
-        "dataset": source.name,
-        "split": source.split,
-        "classes": list(source.classes),
-        "images": hashlib.sha256("\n".join(source.ids).encode()).hexdigest(),
-        "annotations": hashlib.sha256("\n".join(notes).encode()).hexdigest(),
-        **({"working_size": list(source.working_size)} if source.working_size else {}),
-    }
+    mine = {"poison": poison, "eps": float(settings.eps), "eps_bg": float(settings.eps_bg), "seed": settings.seed}
+    mine |= {"generator": generator, "prompt": settings.prompt if generator else None, "protect": protect}
+    mine |= {"include_background": settings.include_background if about.by_class else None, "gray": gray}
+    mine |= {"file_format": file_format, "dataset": source.name, "split": source.split, "classes": list(source.classes)}
+    mine |= {"working_size": list(source.working_size)} if source.working_size else {}
+    lists = {"images": source.ids, "annotations": notes}
+    return mine | {name: hashlib.sha256("\n".join(lines).encode()).hexdigest() for name, lines in lists.items()}
 
 
-def _copy_annotations(source, out: Path) -> None:
-    for path in source.annotation_files:
-        original, copy = Path(source.root) / path, out / path
-        if not copy.exists():  # it is whole if it is there, and the settings hold its checksum
-            with whole_file(copy) as partial:
-                shutil.copyfile(original, partial)
-
-
-def _finished(rows: list[dict], target: Path, original: Path) -> dict | None:
-    """The line that fits both the written file and the image it was made from, if there is one."""
-    if not rows or not (written := sha256_if_readable(target)):
-        return None
-    fits = (written, sha256_of(original))
-    return next((row for row in rows if (row["sha256"], row["source_sha256"]) == fits), None)
-
-
-def _merged(out: Path, ids: tuple[str, ...], mine: dict[str, dict]) -> bool:
-    """Merge the lines of all parts if no image of the whole set lacks one; whether it was so."""
-    rows = {id: lines[-1] for id, lines in read_rows(out).items()} | mine
-    if not all(id in rows for id in ids):
-        return False
-    write_csv(out / MERGED, [rows[id] for id in ids], COLUMNS)
-    for part in out.glob(PARTS):
-        part.unlink(missing_ok=True)
-    return True
+def _fits(row: dict, target: Path, original: Path) -> bool:
+    """Whether a line tells of both the written file and the image it was made from."""
+    return row["sha256"] == sha256_if_readable(target) and row["source_sha256"] == sha256_of(original)
 
 
 @dataclass(frozen=True)
@@ -194,13 +172,10 @@ class _Work:
 
     def rows(self, todo: list[str], total: int, jobs: int) -> Iterator[dict]:
         """Noise is made here, in order; writing and measuring, which cost more, go to `jobs` threads."""
-        if not todo:
-            return
         # a poison that learns first sees the whole set, whatever the shard
         every = (self.read(id) for id in progress(self.source.ids, f"read for {self.poison}"))
         settings = with_fit(self.poison, every, self.settings, self.manifest.path.with_name(LEARNT))
-        apply: Callable[[Sample], np.ndarray] = POISONS[self.poison].make(settings)
-        pending: deque[Future] = deque()
+        apply, pending = POISONS[self.poison].make(settings), deque()
         with ThreadPoolExecutor(jobs) as pool:
             for id in progress(todo, f"poison {self.poison}", total, total - len(todo)):
                 image = self.read(id)
@@ -217,13 +192,9 @@ class _Work:
         return Sample(id, pixels, mask, label, self.gray, self.source.background)
 
     def write(self, image: Sample, pixels: np.ndarray) -> dict:
-        target = self.targets[image.id]
+        target, made_from = self.targets[image.id], sha256_of(self.source.image_path(image.id))
         content = encode_image(pixels, target.suffix, gray=self.gray)
-        row = {
-            "id": image.id,
-            "seed": self.settings.seed,
-            "protected": round(float(image.mask.mean()), 6),
-            "source_sha256": sha256_of(self.source.image_path(image.id)),
-        }
+        row = {"id": image.id, "seed": self.settings.seed, "source_sha256": made_from}
+        row |= {"protected": round(float(image.mask.mean()), 6)}
         written = pixels if target.suffix == ".png" else decode_image(content)
         return self.manifest.write(target, content, row, original=image.pixels, written=written, mask=image.mask)

@@ -1,13 +1,11 @@
 """EM lite: error-minimising noise, which makes a surrogate's work look done (Huang et al., ICLR 2021).
 
-Written anew from the paper's description and adapted to segmentation: surrogate and noise take turns in
-lowering the pixels' cross entropy. Lite, because the full method needs tens of GPU-hours for ten thousand
-images: few rounds, a small U-Net from random weights trained by Adam, and noise on a coarse grid stretched
-over the whole image, so that it stays in place however a victim crops.
+Written anew from the paper's description and adapted to segmentation: surrogate and noise take turns in lowering the
+pixels' cross entropy. Lite, because the full method needs tens of GPU-hours for ten thousand images: few rounds, a
+small U-Net from random weights, and noise on a coarse grid over the whole image, which stays however a victim crops.
 """
 
 import sys
-import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -34,14 +32,13 @@ NoiseOf = Callable[[torch.Tensor], torch.Tensor]  # indices of images (k,) -> th
 def error_min(settings: PoisonSettings) -> Apply:
     """Noise of its own for every image, learnt by `fit_samples`."""
     kept = _learnt(settings, "error_min")
-    place = {id: i for i, id in enumerate(kept["ids"].tolist())}
+    grids = dict(zip(kept["ids"].tolist(), kept["noise"]))
 
     def noise_of(image: Sample, settings: PoisonSettings) -> np.ndarray:
-        if image.id not in place:
+        if image.id not in grids:
             raise UnsegError(f"Expected an image that error_min has learnt from, found {image.id}; learn anew.")
-        grid = torch.from_numpy(kept["noise"][place[image.id]]).float() / LEVELS
-        full = F.interpolate(grid[None], image.label.shape, mode="bilinear", align_corners=False)[0]
-        return full.movedim(0, -1).numpy()
+        grid = torch.from_numpy(grids[image.id])[None].float() / LEVELS
+        return F.interpolate(grid, image.label.shape, mode="bilinear", align_corners=False)[0].movedim(0, -1).numpy()
 
     return within_budget(noise_of)(settings)
 
@@ -81,10 +78,10 @@ def fit_samples(images: Iterable[Sample], settings: PoisonSettings) -> dict[str,
         noise = noise_of(chosen)
         for _ in range(STEPS):
             noise = _descend(noise, lambda x: fitting.loss(chosen, x)[0])
-        steps[chosen] = (noise * LEVELS).round().to(torch.int8)
+        steps[chosen] = _rounded(noise)
 
     losses = fitting.take_turns(noise_of, improve, 1, STOP_ERROR)
-    return {"ids": np.array(fitting.ids), "noise": steps.numpy(), "losses": np.array(losses)}
+    return {"ids": np.array(fitting.ids), "noise": steps.numpy(), "losses": losses}
 
 
 def fit_tiles(images: Iterable[Sample], settings: PoisonSettings) -> dict[str, np.ndarray]:
@@ -100,21 +97,21 @@ def fit_tiles(images: Iterable[Sample], settings: PoisonSettings) -> dict[str, n
 
     passes = -(-STEPS // len(fitting.batches))  # over a small set several
     losses = fitting.take_turns(noise_of, improve, passes, STOP_ERROR_CLASS)
-    return {"noise": (tiles * LEVELS).round().to(torch.int8).numpy(), "losses": np.array(losses)}
+    return {"noise": _rounded(tiles).numpy(), "losses": losses}
+
+
+def _rounded(noise: torch.Tensor) -> torch.Tensor:
+    return (noise * LEVELS).round().to(torch.int8)
 
 
 def _descend(noise: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """One step of projected gradient descent within [-1,1]."""
     moving = noise.clone().requires_grad_()
-    slope = torch.autograd.grad(loss(moving), moving)[0]
-    return (noise - STEP * slope.sign()).clamp(-1, 1)
+    return (noise - STEP * torch.autograd.grad(loss(moving), moving)[0].sign()).clamp(-1, 1)
 
 
 def _laid(tiles: torch.Tensor, label: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Every pixel's value in its class's tile: `(...,H,W,3)` for labels `(...,H,W)` and cells `(H,)`, `(W,)`.
-
-    Ignored pixels get some class's value; whoever adds the noise leaves them out.
-    """
+    """Every pixel's value in its class's tile: `(...,H,W,3)` for labels `(...,H,W)`, of 255 any class's, and cells."""
     return tiles.movedim(1, -1)[label.clamp(max=len(tiles) - 1), rows[:, None], columns]
 
 
@@ -127,40 +124,34 @@ class Fitting:
         # uint8 (n,3,SIDE,SIDE); int64 (n,SIDE,SIDE), 255 = ignore; (n,1,SIDE,SIDE) of the [0,1] range, 0 = as it is
         self.pixels, self.labels, self.budgets = map(torch.stack, stacks)
         self.gray, self.classes, self.seed = all(grays), max(classes), settings.seed
-        self.device = torch.device(choose_device(settings.device))
+        self.device, self.batches = torch.device(choose_device(settings.device)), torch.arange(len(rows)).split(BATCH)
         with torch.random.fork_rng():
             torch.manual_seed(seed_for(self.seed, "error_min"))  # modules draw from the global generator
             self.net = UNetSurrogate(SIDE, WIDTH)
             self.net.head = torch.nn.Conv2d(WIDTH, self.classes, 1)
         self.net.to(self.device)
-        self.batches = torch.arange(len(self.ids)).split(BATCH)
 
     def loss(self, chosen: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross entropy and share of wrong pixels over the labelled pixels of the images; 0 where there are none."""
         noise = noise.mean(dim=1, keepdim=True) if self.gray else noise
-        change = noise.to(self.device) * self.budgets[chosen].to(self.device)
-        logits = self.net((self.pixels[chosen].to(self.device) / 255 + change).clamp(0, 1))
-        label = self.labels[chosen].to(self.device)
-        count = (label != IGNORE).sum().clamp(min=1)
-        wrong = ((logits.argmax(dim=1) != label) & (label != IGNORE)).sum()
-        return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / count, wrong / count
+        x, label, budget = (some[chosen].to(self.device) for some in (self.pixels, self.labels, self.budgets))
+        logits = self.net((x / 255 + noise.to(self.device) * budget).clamp(0, 1))
+        wrong, count = (logits.argmax(dim=1) != label) & (label != IGNORE), (label != IGNORE).sum().clamp(min=1)
+        return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / count, wrong.sum() / count
 
     @torch.no_grad()
-    def score(self, noise_of: NoiseOf) -> tuple[float, float]:
-        """Loss and pixel error over the whole set, every image's batch weighing alike."""
-        found = np.array([[float(value) for value in self.loss(some, noise_of(some))] for some in self.batches])
-        loss, error = np.average(found, axis=0, weights=[len(some) for some in self.batches])
-        return float(loss), float(error)
+    def score(self, noise_of: NoiseOf) -> list[float]:
+        """Loss and pixel error over the whole set, batches weighing by their images."""
+        found = [[float(value) for value in self.loss(some, noise_of(some))] for some in self.batches]
+        return np.average(found, axis=0, weights=[len(some) for some in self.batches]).tolist()
 
-    def take_turns(
-        self, noise_of: NoiseOf, improve: Callable[[torch.Tensor], None], passes: int, stop_error: float
-    ) -> list[tuple[float, float]]:
-        """Rounds of training the surrogate on the noise, and of so many passes that `improve` the noise of a batch.
+    def take_turns(self, noise_of: NoiseOf, improve: Callable, passes: int, stop_error: float) -> np.ndarray:
+        """Rounds of training the surrogate on the noise, and of so many passes of `improve(chosen)` over the batches.
 
-        Returns the loss before and after each improvement.
+        Returns the losses before and after each improvement, `(rounds,2)`.
         """
-        optimiser, rng = torch.optim.Adam(self.net.parameters(), LR), torch_rng(self.seed, "error_min", "order")
-        losses, started = [], time.monotonic()
+        optimiser, losses = torch.optim.Adam(self.net.parameters(), LR), []
+        rng = torch_rng(self.seed, "error_min", "order")
         for number in range(1, ROUNDS + 1):
             for _ in range(MODEL_STEPS):
                 chosen = torch.randperm(len(self.ids), generator=rng)[:BATCH]
@@ -172,12 +163,11 @@ class Fitting:
                 improve(chosen)
             after, error = self.score(noise_of)
             losses.append((before, after))
-            minutes = (time.monotonic() - started) / 60
-            text = f"loss {before:.3f} -> {after:.3f}, pixel error {error:.3f}, {minutes:.1f} minutes"
-            print(f"error-minimising noise, round {number}/{ROUNDS}: {text}", file=sys.stderr, flush=True)
+            text = f"round {number}/{ROUNDS}: loss {before:.3f} -> {after:.3f}, pixel error {error:.3f}"
+            print(f"error-minimising noise, {text}", file=sys.stderr)
             if error < stop_error:
                 break
-        return losses
+        return np.array(losses)
 
 
 def _classes(label: np.ndarray) -> int:
@@ -186,9 +176,8 @@ def _classes(label: np.ndarray) -> int:
 
 def _shrunk(image: Sample, settings: PoisonSettings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pixels, label and budget of one image at SIDE cells, stretched to a square."""
-    size = (SIDE, SIDE)
     pixels = torch.from_numpy(image.pixels.copy()).movedim(-1, 0)[None].float()
     layers = torch.from_numpy(np.stack([image.label, image.mask]).astype(np.float32))[None]
-    label, mask = F.interpolate(layers, size, mode="nearest-exact")[0].long()
+    label, mask = F.interpolate(layers, (SIDE, SIDE), mode="nearest-exact")[0].long()
     budget = budget_map(mask > 0, settings.eps, settings.eps_bg) * (label != IGNORE) * bool(image.mask.any())
-    return F.interpolate(pixels, size, mode="area")[0].round().byte(), label, budget[None]
+    return F.interpolate(pixels, (SIDE, SIDE), mode="area")[0].round().byte(), label, budget[None]

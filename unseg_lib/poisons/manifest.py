@@ -9,6 +9,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -59,20 +60,13 @@ def read_lines(path: Path, types: Types, renamed: dict[str, str] | None = None) 
         text = path.read_text(errors="replace")
     except (FileNotFoundError, NotADirectoryError):  # not there yet, or merged by another shard since it was listed
         return [], []
-    lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    columns = [(renamed or {}).get(name, name) for name in lines.fieldnames or []]
-    lines.fieldnames = columns
-    return columns, [row for row in (_typed(line, types) for line in lines) if row]
-
-
-def _typed(line: dict, types: Types) -> dict | None:
-    """A line with its types; None for one that was cut off."""
-    if None in line.values():
-        return None
-    try:
-        return {name: kind(line[name]) for name, kind in types.items()}
-    except (KeyError, TypeError, ValueError):
-        return None
+    lines, rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])), []
+    lines.fieldnames = [(renamed or {}).get(name, name) for name in lines.fieldnames or []]
+    for line in lines:
+        with suppress(KeyError, TypeError, ValueError):  # of a line that was cut off
+            row = {name: kind(line[name]) for name, kind in types.items()}
+            rows += [row] if None not in line.values() else []
+    return lines.fieldnames, rows
 
 
 def sweep(files: Iterable[Path]) -> None:

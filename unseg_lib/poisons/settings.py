@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
 from unseg_lib.errors import UnsegError, closest
+from unseg_lib.images import IGNORE
 from unseg_lib.method import add_noise
 
-IGNORE = 255  # label of pixels that belong to no class
 PROMPTS = ("mask", "box", "points")
 
 
@@ -18,11 +19,10 @@ PROMPTS = ("mask", "box", "points")
 class PoisonSettings:
     """Settings of a poison.
 
-    eps, eps_bg: budget inside and outside the protected mask, over 255; fractions allowed.
-    generator: name of a shipped generator or path of a .safetensors file. prompt: "mask", "box" or
-    "points", or several joined by "+". device: "auto", "cpu", "cuda", ... cache: folder for raw noise.
-    include_background: whether poisons that know classes but no eps treat the background as one more class.
-    fitted: the file that a poison with a `fit` has learnt from the whole set.
+    eps, eps_bg: budget inside and outside the protected mask, over 255; fractions allowed. generator: name of a
+    shipped one or path of a .safetensors file. prompt: "mask", "box" or "points", or several joined by "+". device:
+    "auto", "cpu", "cuda", ... cache: folder for raw noise. include_background: whether poisons that know classes but
+    no eps treat the background as one more class. fitted: the file that a poison with a `fit` has learnt from the set.
     """
 
     eps: float = 8
@@ -73,15 +73,12 @@ def within_budget(noise_of: Noise, *, ignored: bool = False) -> Callable[[Poison
     255 get background noise, as UnSeg's do; the simple noises leave them alone.
     """
 
-    def make(settings: PoisonSettings) -> Apply:
-        def apply(image: Sample) -> np.ndarray:
-            if not image.mask.any():
-                return image.pixels
-            noise = noise_of(image, settings)
-            if not ignored:
-                noise = np.where((image.label == IGNORE)[..., None], 0, noise)
-            return add_noise(image.pixels, noise, image.mask, settings.eps, settings.eps_bg, gray=image.gray)
+    def apply(settings: PoisonSettings, image: Sample) -> np.ndarray:
+        if not image.mask.any():
+            return image.pixels
+        noise = noise_of(image, settings)
+        if not ignored:
+            noise = np.where((image.label == IGNORE)[..., None], 0, noise)
+        return add_noise(image.pixels, noise, image.mask, settings.eps, settings.eps_bg, gray=image.gray)
 
-        return apply
-
-    return make
+    return lambda settings: partial(apply, settings)

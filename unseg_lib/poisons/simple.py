@@ -3,6 +3,8 @@
 A generator that is no better than one of these has learnt nothing more, so every table shows them beside it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from unseg_lib.poisons.settings import IGNORE, Apply, PoisonSettings, Sample, within_budget
@@ -21,29 +23,20 @@ def clean(settings: PoisonSettings) -> Apply:
 
 @within_budget
 def random_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
-    """Uniform in (-1,1), independent for every image, pixel and channel: the control that a victim must learn through
-    (within a point or two of clean)."""
+    """Uniform in (-1,1), each value by itself: the control that a victim must learn through, nearly as if clean."""
     return numpy_rng(settings.seed, "random", image.id).random(image.pixels.shape, dtype=np.float32) * 2 - 1
 
 
-@within_budget
-def colour_offset(image: Sample, settings: PoisonSettings) -> np.ndarray:
-    """A constant: red and blue up, green down. A generator that saturates to one colour is no better than this."""
-    return np.broadcast_to(np.float32((1, -1, 1)), image.pixels.shape)
-
-
-@within_budget
-def gray_offset(image: Sample, settings: PoisonSettings) -> np.ndarray:
-    """A constant: all channels up."""
-    return np.ones(image.pixels.shape, np.float32)
+def offset(*colour: float) -> Callable[[PoisonSettings], Apply]:
+    """A constant: each channel up (1) or down (-1). A generator that saturates to one colour is no better than this."""
+    return within_budget(lambda image, settings: np.broadcast_to(np.float32(colour), image.pixels.shape))
 
 
 @within_budget
 def colour_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
     """Upright stripes of red and blue up, green down, and the opposite: the strongest cue that needs no training.
 
-    Natural images hold little colour contrast at fine scales, so stripes of opposite colours stand out there as
-    brightness never does; and unlike a constant colour they do not depend on what colour the image is.
+    Natural images hold little colour contrast at fine scales; nor do stripes depend on what colour the image is.
     """
     height, width = image.mask.shape
     phase = 2 * np.pi * PERIODS * np.arange(width) / max(height, width)
@@ -55,8 +48,8 @@ def colour_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
 def fixed_tile(image: Sample, settings: PoisonSettings) -> np.ndarray:
     """One tile of 8x8 cells of random signs per channel, the same in every image: the trivial texture.
 
-    A victim sees images shrunk, and shrinking averages a tile of single pixels away. So a cell is
-    max(H,W)/96 pixels (at least one): about one pixel of a victim whose longer side is 96.
+    Shrinking would average single pixels away. So a cell is max(H,W)/96 pixels, at least one: about one pixel of a
+    victim whose longer side is 96.
     """
     tile = numpy_rng(settings.seed, "fixed_tile").choice(np.float32([-1, 1]), (TILE, TILE, 3))
     return tile[cells_of(image)]
@@ -64,8 +57,7 @@ def fixed_tile(image: Sample, settings: PoisonSettings) -> np.ndarray:
 
 @within_budget
 def random_class(image: Sample, settings: PoisonSettings) -> np.ndarray:
-    """A tile of 8x8 uniform cells for every class, drawn once, of the size of `fixed_tile`'s: the cheapest pattern
-    that names the class."""
+    """A tile as `fixed_tile`'s, of uniform cells, for every class: the cheapest pattern that names the class."""
     tiles = np.zeros((256, TILE, TILE, 3), np.float32)
     for index in np.unique(image.label[image.label != IGNORE]):
         tiles[index] = numpy_rng(settings.seed, "random_class", int(index)).uniform(-1, 1, (TILE, TILE, 3))

@@ -1,16 +1,20 @@
 """UnSeg: one forward pass of the generator per image, for all its protected objects at once; and its variants."""
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from unseg_lib.files import sha256_of
-from unseg_lib.method import (
+from unseg_lib.files import sha256_of, whole_file
+from unseg_lib.method import (  # isort: split
     Generator,
     boxes_of,
+    check_finite,
     generator_path,
     load_generator,
     place_noise,
@@ -18,17 +22,19 @@ from unseg_lib.method import (
     region_of,
     square,
 )
-from unseg_lib.poisons.noise_cache import cached_noise, digest
+
 from unseg_lib.poisons.settings import Apply, Noise, PoisonSettings, Sample, within_budget
 from unseg_lib.runtime import choose_device
 from unseg_lib.seeds import seed_for, torch_rng
+
+LEVELS = 127  # of noise kept as int8: a step is 0.06/255 at eps = 8, far below one 8-bit step
 
 
 def unseg(settings: PoisonSettings) -> Apply:
     """Noise of the trained generator, prompted by the union of the protected objects.
 
-    As published, ignored pixels count as background. Unlike published, the budget follows the mask
-    itself and not the mask on the 256-cell prompt grid, where thin objects vanish.
+    As published, ignored pixels count as background. Unlike published, the budget follows the mask itself, not the
+    mask on the 256-cell prompt grid, where thin objects vanish.
     """
     return within_budget(_generated(settings), ignored=True)(settings)
 
@@ -36,8 +42,7 @@ def unseg(settings: PoisonSettings) -> Apply:
 def unseg_by_class(settings: PoisonSettings) -> Apply:
     """Inside the mask each pixel has the noise of its own class, outside the noise of the union, as in `unseg`.
 
-    Not in the paper, whose noise is made for the union of all that is protected: where the union is the whole
-    image, its mask tells the generator nothing about what is where.
+    Not in the paper, whose noise is for the union: where that is the whole image, it does not tell what is where.
     """
     noise_for = _generated(settings)
 
@@ -56,50 +61,46 @@ def _generated(settings: PoisonSettings) -> Noise:
     return lambda image, settings: place_noise(raw_noise(generator, name, image, settings), *image.mask.shape)
 
 
-# UnSeg as its owner uses it who has no mask. Here box and points are drawn from the true mask, as somebody would who
-# knows the object. The region that they give gets the full budget, also where it is larger than the object.
+# UnSeg as its owner uses it who has no mask: box and points are drawn from the true one, as by somebody who knows the
+# object, and the region that they give gets the full budget, also where it is larger than the object.
 
 
-def _in_region(prompt: Callable[[Sample, PoisonSettings], dict]) -> Callable[[PoisonSettings], Apply]:
-    """`unseg` in the region that `region_of` finds by the prompt of an image."""
+def _in_region(settings: PoisonSettings, prompt: Callable[[Sample], dict]) -> Apply:
+    """`unseg` in the region that `region_of` finds by the prompt of an image; as it is with nothing to protect."""
+    apply = unseg(settings)
 
-    def make(settings: PoisonSettings) -> Apply:
-        apply = unseg(settings)
+    def in_region(image: Sample) -> np.ndarray:
+        found = region_of(image.pixels, **prompt(image)).mask if image.mask.any() else image.mask
+        return apply(replace(image, mask=found))
 
-        def in_region(image: Sample) -> np.ndarray:
-            if not image.mask.any():  # as the other poisons: nothing to protect
-                return image.pixels
-            return apply(replace(image, mask=region_of(image.pixels, **prompt(image, settings)).mask))
-
-        return in_region
-
-    return make
+    return in_region
 
 
-@_in_region
-def unseg_box(image: Sample, settings: PoisonSettings) -> dict:
+def unseg_box(settings: PoisonSettings) -> Apply:
     """The region is the tight box of all that is to be protected."""
-    return {"box": boxes_of(_batch(image.mask))[0].tolist()}
+    return _in_region(settings, lambda image: {"box": boxes_of(_batch(image.mask))[0].tolist()})
 
 
-@_in_region
-def unseg_points(image: Sample, settings: PoisonSettings) -> dict:
+def unseg_points(settings: PoisonSettings) -> Apply:
     """The region is what three points in the object give, see `around_points`."""
-    rng = torch_rng(settings.seed, "region points", image.id)
-    return {"points": points_of(_batch(image.mask), rng, 3)[0].tolist()}
+
+    def prompt(image: Sample) -> dict:
+        rng = torch_rng(settings.seed, "region points", image.id)
+        return {"points": points_of(_batch(image.mask), rng, 3)[0].tolist()}
+
+    return _in_region(settings, prompt)
 
 
-@_in_region
-def unseg_salient(image: Sample, settings: PoisonSettings) -> dict:
+def unseg_salient(settings: PoisonSettings) -> Apply:
     """Nobody says what to protect: what stands out by its colour, at last the whole image."""
-    return {}
+    return _in_region(settings, lambda image: {})
 
 
 def untrained(settings: PoisonSettings) -> Apply:
     """Noise of a generator with the trained one's layout and random weights: is it the training that poisons?
 
-    Untrained noise is some twenty times weaker. Its logits are scaled, image by image, until its
-    rms inside the protected mask equals that of the trained generator's noise (before gray or rounding).
+    Being some twenty times weaker, it is scaled, image by image, until its logits give the rms inside the protected
+    mask that the trained generator's noise has (before gray or rounding).
     """
     trained, trained_name = open_generator(settings)
     fresh, name = random_twin(trained, settings.seed), digest("untrained", trained_name, str(settings.seed))
@@ -115,6 +116,41 @@ def untrained(settings: PoisonSettings) -> Apply:
         return place_noise(raw, *image.mask.shape)
 
     return within_budget(noise_of, ignored=True)(settings)
+
+
+def random_twin(generator: Generator, seed: int) -> Generator:
+    """A generator of the same kind with weights drawn from the seed, on the same device."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(seed, "untrained"))  # construction draws from the global generator
+        twin = Generator(generator.layout, **generator.options)
+    return twin.to(generator.noise_tokens.weight.device).eval()
+
+
+def match_amplitude(noise: torch.Tensor, goal: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
+    """tanh(s * logits) of `noise` `(3,g,g)`, with s such that it is as strong as `goal` `(3,g,g)` in the image.
+
+    Strength is the rms over the mask `(H,W)` after up-scaling, which weakens fine noise more than smooth
+    noise. Where no s is enough, because the goal is saturated, the result is saturated too.
+    """
+    region = on_grid(mask, min(max(mask.shape), 4 * goal.shape[-1]))  # on a finer grid the rms hardly changes
+
+    def rms(noise: torch.Tensor) -> float:
+        full = F.interpolate(noise[None].float(), region.shape, mode="bilinear", align_corners=False)[0]
+        return full[:, region].square().mean().sqrt().item()
+
+    logits, wanted = torch.atanh(noise.double().clamp(-1 + 1e-9, 1 - 1e-9)), rms(goal)
+    low, high = -30.0, 30.0  # of log2(s)
+    for _ in range(30):
+        middle = (low + high) / 2
+        weaker = rms(torch.tanh(logits * 2**middle)) < wanted
+        low, high = (middle, high) if weaker else (low, middle)
+    return torch.tanh(logits * 2**low).float()
+
+
+def on_grid(mask: np.ndarray, side: int) -> torch.Tensor:
+    """Where a mask `(H,W)` lies on its padded square of `side` cells: bool `(side,side)`, all True if it vanishes."""
+    cells = square(_batch(mask)[None].float(), side, "nearest")[0, 0] > 0
+    return cells if cells.any() else torch.ones_like(cells)
 
 
 def open_generator(settings: PoisonSettings) -> tuple[Generator, str]:
@@ -141,41 +177,36 @@ def prompt_of(image: Sample, settings: PoisonSettings) -> dict[str, np.ndarray |
     }
 
 
-def random_twin(generator: Generator, seed: int) -> Generator:
-    """A generator of the same kind with weights drawn from the seed, on the same device."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed_for(seed, "untrained"))  # construction draws from the global generator
-        twin = Generator(generator.layout, **generator.options)
-    return twin.to(generator.noise_tokens.weight.device).eval()
-
-
-def match_amplitude(noise: torch.Tensor, goal: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
-    """tanh(s * logits) of `noise` `(3,g,g)`, with s such that it is as strong as `goal` `(3,g,g)` in the image.
-
-    Strength is the rms over the mask `(H,W)` after up-scaling, which weakens fine noise more than smooth
-    noise. Where no s is enough, because the goal is saturated, the result is saturated too.
-    """
-    side = min(max(mask.shape), 4 * goal.shape[-1])  # finer than four times the grid, the rms hardly changes
-    region = on_grid(mask, side)
-    logits, wanted = torch.atanh(noise.double().clamp(-1 + 1e-9, 1 - 1e-9)), _rms(goal, region)
-    low, high = -30.0, 30.0  # of log2(s)
-    for _ in range(30):
-        middle = (low + high) / 2
-        weaker = _rms(torch.tanh(logits * 2**middle), region) < wanted
-        low, high = (middle, high) if weaker else (low, middle)
-    return torch.tanh(logits * 2**low).float()
-
-
-def on_grid(mask: np.ndarray, side: int) -> torch.Tensor:
-    """Where a mask `(H,W)` lies on its padded square of `side` cells: bool `(side,side)`, all True if it vanishes."""
-    cells = square(_batch(mask)[None].float(), side, "nearest")[0, 0] > 0
-    return cells if cells.any() else torch.ones_like(cells)
-
-
-def _rms(noise: torch.Tensor, region: torch.Tensor) -> float:
-    full = F.interpolate(noise[None].float(), region.shape, mode="bilinear", align_corners=False)[0]
-    return full[:, region].square().mean().sqrt().item()
-
-
 def _batch(mask: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(mask.copy())[None]
+
+
+def cached_noise(folder: Path | None, generator: str, key: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Noise `(3,g,g)` in [-1,1] in steps of 1/127, from `folder` or computed and kept there: 192 KiB for g = 256.
+
+    So another budget or file format never runs the generator again. `generator` and `key` are hex digests. Without a
+    folder noise is rounded all the same: a cache changes no byte. Raises `UnsegError` where it is not finite.
+    """
+    path = Path(folder) / generator[:16] / f"{key[:32]}.npy" if folder else None
+    with suppress(OSError, ValueError, EOFError):  # of no file, or a damaged one, which is made again
+        if path:
+            return torch.from_numpy(np.load(path, allow_pickle=False)).float() / LEVELS
+    noise = compute()
+    check_finite(noise.float().cpu().numpy())
+    steps = (noise * LEVELS).round().to(torch.int8).cpu()
+    if path:
+        with whole_file(path) as partial:
+            np.save(partial, steps.numpy(), allow_pickle=False)
+    return steps.float() / LEVELS
+
+
+def digest(*parts: np.ndarray | str | None) -> str:
+    """SHA-256 of arrays (with their shapes and types) and words, as hex."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            sha.update(f"{part.dtype}{part.shape}".encode())
+            sha.update(part.tobytes())
+        else:
+            sha.update(repr(part).encode())
+    return sha.hexdigest()
