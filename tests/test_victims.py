@@ -8,12 +8,13 @@ from pkgutil import resolve_name
 import numpy as np
 import pytest
 import torch
+from toy_instances import MASK2FORMER, SAM_HQ
 from toy_set import HOW, SMALL_MMSEG, VICTIM, boxes, interrupted_after_saving, only_on_a_cpu
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.images import write_image
-from unseg_lib.victims import VICTIMS, Victim, mixed, train_victim, training
+from unseg_lib.victims import VICTIMS, Victim, deeplabv1, mixed, train_victim, training
 
 DEEPLAB = "deeplabv1:wideresnet38-tiny"
 CASES = {
@@ -31,10 +32,8 @@ def trained(request, sets, tmp_path_factory):
     if request.param == "mmseg":
         only_on_a_cpu()
     if "init" in how:
-        from unseg_lib.victims.deeplabv1.training import build
-
         how = how | {"init": str(out.with_name("e.pth"))}
-        torch.save(build("wideresnet38-tiny", 2, "random", 7).encoder.state_dict(), how["init"])
+        torch.save(deeplabv1.build("wideresnet38-tiny", 2, "random", 7).encoder.state_dict(), how["init"])
     train = partial(train_victim, victim, **(HOW | how))
     return train, out, train(*sets, out)
 
@@ -185,10 +184,10 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(sets, tmp_path, victi
         ({"victim": f"{DEEPLAB} label_padding=ignored"}, "Unknown label_padding .* 'ignored'; did you mean 'ignore'"),
         ({"victim": f"{DEEPLAB} weight_decay=1e-4"}, "Unknown weight_decay of DeepLabV1 '1e-4'"),
         ({"victim": f"{DEEPLAB} label_padding="}, "Expected a text for label_padding"),
-        ({"victim": "unett-resnet18"}, "'unett'.*closest: unet"),
-        ({"victim": "unet-resnet19"}, "'resnet19'.*closest: resnet18"),
-        ({"victim": "unetplusplus-tu-res2net50_26w_4"}, "closest: tu-res2net50_26w_4s"),
-        ({"victim": "unet"}, "encoder ''"),
+        ({"victim": "unett-resnet18"}, "'unett'; did you mean 'unet'"),
+        ({"victim": "unet-resnet19"}, "'resnet19'; did you mean 'resnet18'"),
+        ({"victim": "unetplusplus-tu-res2net50_26w_4"}, "did you mean 'tu-res2net50_26w_4s'"),
+        ({"victim": "unet"}, "encoder .* ''; "),
         ({"victim": "smpp:unet-resnet18"}, "did you mean 'smp'"),
         ({"victim": "unetplusplus-mit_b0"}, "cannot use this encoder"),
     ],
@@ -232,10 +231,21 @@ def test_a_corrupt_image_and_a_mask_of_another_size_are_one_sentence(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("victim", "name", "test"), [("unet-resnet18", "lung", "test"), (DEEPLAB, "voc", "val")])
-def test_one_step_on_real_images(data_root, tmp_path, victim, name, test):
+@pytest.mark.parametrize(
+    ("victim", "name", "test", "task", "scores"),
+    [
+        ("unet-resnet18", "lung", "test", "", {"miou"}),
+        (DEEPLAB, "voc", "val", "", {"miou"}),
+        (MASK2FORMER, "nwpu", "val", "instance", {"AP"}),
+        (SAM_HQ, "folder:interactive/davis+interactive/ccp", "test", "object", {"biou", "biou:interactive-ccp"}),
+    ],
+)
+def test_one_step_on_real_images(data_root, tmp_path, victim, name, test, task, scores):
     from unseg_lib.datasets import load_dataset
 
-    two = (load_dataset(name, data_root, split, limit=limit) for split, limit in (("train", 8), (test, 4)))
-    result = train_victim(victim, *two, tmp_path, **(HOW | {"size": (96, 96), "epochs": 1, "batch_size": 8}))
-    assert len(result["epochs"]) == 1 and result["epochs"][0]["loss"] > 0 and 0 <= result["final"]["miou"] <= 1
+    how = {"task": task} if task == "object" else {}
+    two = (load_dataset(name, data_root, split, limit=limit, **how) for split, limit in (("train", 8), (test, 4)))
+    how = {"size": (96, 96), "epochs": 1, "batch_size": 8, "task": "interactive" if task == "object" else task}
+    result = train_victim(victim, *two, tmp_path, **(HOW | how))
+    assert len(result["epochs"]) == 1 and result["epochs"][0]["loss"] > 0
+    assert all(0 <= result["final"][name] <= 1 for name in scores)
