@@ -118,8 +118,8 @@ def test_learning_rates_fall_with_their_ratio(sets):
 
 def test_images_keep_their_ratio(sets):
     """VOC's 500 pixels at the published crop of 321 stay 500."""
-    images, labels = deeplabv1.read(run_of(sets), sets[0], "toy")
-    assert {tuple(one.shape) for one in images} == {(3, 33, 50)} and {tuple(one.shape) for one in labels} == {(33, 50)}
+    pairs = zip(*deeplabv1.read(run_of(sets), sets[0], "toy"))
+    assert {(x.shape, y.shape) for x, y in pairs} == {((3, 33, 50), (33, 50))}
     assert round(321 * deeplabv1.LONGER_SIDE) == 500
     whole, _ = deeplabv1.read(run_of(sets, size=(31, 31)), sets[0], "toy")  # longer side 48, as it is
     assert torch.equal(whole[2].permute(1, 2, 0), torch.from_numpy(sets[0].image(sets[0].ids[2]).copy()))
@@ -163,8 +163,7 @@ def test_scales_and_flips_are_drawn():
 
 def published(encoder: WideResNet38) -> dict[str, torch.Tensor]:
     """An encoder's weights by the published names."""
-    state = {name: value for name, value in encoder.state_dict().items() if "num_batches" not in name}
-    return {names_of(name)[1]: value for name, value in state.items()}
+    return {names_of(name)[1]: v for name, v in encoder.state_dict().items() if "num_batches" not in name}
 
 
 def write_params(path: Path, arrays: dict[str, torch.Tensor], version: int = 0) -> Path:
@@ -185,11 +184,10 @@ def write_params(path: Path, arrays: dict[str, torch.Tensor], version: int = 0) 
 
 @pytest.fixture(scope="module")
 def encoder():
-    torch.manual_seed(0)
-    encoder = WIDTHS[TINY]()
+    encoder, rng = WIDTHS[TINY](), torch_rng("encoder")
     for value in encoder.state_dict().values():
         if value.is_floating_point():
-            value.copy_(torch.rand_like(value))
+            value.copy_(torch.rand(value.shape, generator=rng))
     return encoder
 
 

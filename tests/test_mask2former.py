@@ -227,8 +227,7 @@ def test_panoptic_segments_by_hand():
 
 
 def test_drawn_segments():
-    masks = np.zeros((2, 2, 3), bool)
-    masks[0, :, :2], masks[1, 0] = True, True
+    masks = np.array([[[1, 1, 0], [1, 1, 0]], [[1, 1, 1], [0, 0, 0]]], bool)
     label, number = outputs.drawn(masks, np.array([3, 1]), 255)
     assert label.tolist() == [[1, 1, 1], [3, 3, 255]] and number.tolist() == [[2, 2, 2], [1, 1, 0]]
 

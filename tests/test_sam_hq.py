@@ -164,11 +164,8 @@ def test_boxes_by_hand(sets):
 
 
 def test_scores_by_hand(sets):
-    label = np.zeros((40, 40), np.uint8)
-    label[10:20, 10:20] = 1
-    label[:, 30:] = 255
-    shifted = np.zeros((40, 40), bool)
-    shifted[10:20, 15:25] = True
+    label, shifted = np.zeros((40, 40), np.uint8), np.zeros((40, 40), bool)
+    label[10:20, 10:20], label[:, 30:], shifted[10:20, 15:25] = 1, 255, True
     ids = ("davis-dog_00", "ccp-0001")
     source = replace(sets[1], ids=ids, images={id: Path("im") / id.partition("-")[2] for id in ids})
     found = object_scores(source, [(ids[0], label, label == 1), (ids[1], label, shifted | (label == 255))])
@@ -181,8 +178,8 @@ def test_scores_by_hand(sets):
 
 
 def test_of_several_objects_the_largest_is_asked_for(sets):
-    small, large = (np.zeros((32, 48), bool) for _ in range(2))
-    small[2:6, 2:6], large[10:30, 10:30] = True, True
+    small, large = np.zeros((2, 32, 48), bool)
+    small[2:6, 2:6] = large[10:30, 10:30] = True
     several = replace(sets[1], read_instances=lambda id: [Instance(small, 1), Instance(large, 1)])
     one, id = one_object(several), sets[1].ids[0]
     assert ((one.label(id) == 1) == large).all(where=sets[1].label(id) != 255)

@@ -22,7 +22,7 @@ from unseg_lib.method import boxes_of
 from unseg_lib.victims.mask2former.data import stacked, targets, things
 from unseg_lib.victims.mask2former.outputs import by_area, drawings
 from unseg_lib.victims.openmmlab import compat
-from unseg_lib.victims.openmmlab.config import SIZES, load_config, make_ours, need_parts, reschedule, scaled, walk
+from unseg_lib.victims.openmmlab.config import SIZES, load_config, make_ours, need_parts, reschedule, resize, walk
 from unseg_lib.victims.openmmlab.runner import build_model, check_device, fit, predicted
 from unseg_lib.victims.run import INIT, VictimRun
 from unseg_lib.victims.training import save_predictions, shown, shown_image
@@ -46,12 +46,8 @@ def train(run: VictimRun) -> dict:
 def adapt(config: Config, run: VictimRun) -> Config:
     """Put the run's classes, sizes, learning rate and iterations into a config of mmengine, in place."""
     need_parts(config, run)
-    factor, keys = min(run.size) / min(map(min, _scales(config.test_pipeline))), (*SIZES, "crop_size")
-
-    def resize(step: dict) -> None:
-        step.update({key: scaled(step[key], factor) for key in keys if step.get(key) is not None})
-
-    walk([config.train_pipeline, config.test_pipeline], resize)
+    factor = min(run.size) / min(map(min, _scales(config.test_pipeline)))
+    walk([config.train_pipeline, config.test_pipeline], lambda step: resize(step, factor, (*SIZES, "crop_size")))
     classes = len(things(run.train))
     walk(config.model, lambda part: make_ours(part, classes, run.init))
     if run.init == "random":
@@ -147,8 +143,9 @@ def keep_predictions(runner: Runner, run: VictimRun) -> None:
     rows = []
     for i in shown(len(run.test)):
         id, sample = run.test.ids[i], predicted(runner, i)
+        # what is found, the best on top, and what is there
         boxes, classes, scores = found(run.test, sample.pred_instances)
-        order = np.flatnonzero(scores >= SURE)[::-1]  # the best on top
+        order = np.flatnonzero(scores >= SURE)[::-1]
         masks, true, _ = stacked(run.test, id, run.test.instances(id))
         masks, true = by_area(masks.numpy(), true.numpy())
         edges = tight_boxes(torch.from_numpy(masks)).numpy(), boxes[order]

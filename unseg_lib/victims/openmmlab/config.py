@@ -61,14 +61,12 @@ def adapt(config: Config, run: VictimRun) -> Config:
     model = config.model
     factor = min(run.size) / min(config.get("crop_size") or model.data_preprocessor.size)
 
-    def resize(step: dict) -> None:
-        step.update({key: scaled(step[key], factor) for key in SIZES if step.get(key) is not None})
-        if "crop_size" in step:
-            step["crop_size"] = run.size
-        if step.get("type") == "Pad" and step.get("size") is not None:
-            step["size"] = run.size
+    def fit_crop(step: dict) -> None:
+        resize(step, factor)
+        step.update({"crop_size": run.size} if "crop_size" in step else {})
+        step.update({"size": run.size} if step.get("type") == "Pad" and step.get("size") is not None else {})
 
-    walk([config.train_pipeline, config.test_pipeline], resize)
+    walk([config.train_pipeline, config.test_pipeline], fit_crop)
     if "size" in model.data_preprocessor:
         model.data_preprocessor.size = run.size
     if model.test_cfg.get("mode") == "slide":
@@ -102,6 +100,11 @@ def walk(node: object, change: Callable[[dict], None]) -> None:
         walk(child, change)
 
 
+def resize(step: dict, factor: float, keys: tuple[str, ...] = SIZES) -> None:
+    """Scale the sizes that a pipeline's step has, in place."""
+    step.update({key: scaled(step[key], factor) for key in keys if step.get(key) is not None})
+
+
 def scaled(value, factor: float):
     """A number of pixels or steps, or a list of them, times `factor`; at least 1."""
     if isinstance(value, list | tuple):
@@ -119,11 +122,10 @@ def make_ours(part: dict, classes: int, init: str) -> None:
         part["class_weight"] = [1.0] * classes + [weights[-1]] if set(weights[:-1]) == {1.0} else None
     if "num_classes" in part:
         part["num_classes"] = classes
-    if init != "imagenet":
-        if "pretrained" in part:
-            part["pretrained"] = None
-        if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
-            part["init_cfg"] = None
+    if init != "imagenet" and "pretrained" in part:
+        part["pretrained"] = None
+    if init != "imagenet" and isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
+        part["init_cfg"] = None
 
 
 def reschedule(config: Config, run: VictimRun) -> None:
