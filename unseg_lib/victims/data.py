@@ -48,10 +48,7 @@ def room(shape: tuple[int, ...], folder: str | Path | None = None) -> Tensor:
 def tensors(
     source: SegmentationSet, size: tuple[int, int], what: str, folder: Path | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Read a data set at `size`: images uint8 `(N,3,H,W)` and labels uint8 `(N,H,W)`, 255 = ignore.
-
-    `what` names the progress; `folder` is for what memory cannot hold, see `room`.
-    """
+    """Images uint8 `(N,3,H,W)` and labels uint8 `(N,H,W)`, 255 = ignore, of a set at `size`; folder: see `room`."""
     x, y = room((len(source), 3, *size), folder), room((len(source), *size), folder)
     for i, name in enumerate(progress(source.ids, f"reading {what} images")):
         x[i], y[i] = resized_image(source.image(name), size), resized_label(source.label(name), size)
@@ -95,8 +92,7 @@ def mixed(
 
 
 def batches(images: int, batch_size: int, seed: int, epoch: int) -> Tensor:
-    """Image numbers of one epoch's batches, int64 `(steps,batch)`; what does not fill a batch is left for another
-    epoch.
+    """Image numbers of one epoch's batches, int64 `(steps,batch)`; what does not fill a batch waits for another epoch.
 
     A set smaller than a batch is one batch of at least two (batch normalisation): a single image comes twice.
     """
@@ -113,9 +109,7 @@ def normalise(x: Tensor) -> Tensor:
 
 
 def augment(x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Flip and scale-crop every image of a batch: x float `(N,3,H,W)`, y uint8 `(N,H,W)` -> same, y int64; what lies
-    around an image that is scaled down is mean gray and ignored.
-    """
+    """Flip and scale-crop x float `(N,3,H,W)`, y uint8 `(N,H,W)` -> same, y int64; outside is gray and ignored."""
     grid = random_windows(x, SCALE, rng)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     # grid_sample pads with 0, so labels are moved to make 0 mean "ignore"
@@ -124,9 +118,7 @@ def augment(x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]
 
 
 def random_windows(x: Tensor, scale: tuple[float, float], rng: torch.Generator, crop: float = 1.0) -> Tensor:
-    """A window of every image of x `(N,3,H,W)`, enlarged by one of `scale` first, flipped or not: grids `(N,h,w,2)` for
-    `grid_sample`; crop is h / H and w / W.
-    """
+    """Grids `(N,h,w,2)` for `grid_sample`: of each image, enlarged by one of `scale`, a window `crop` times as high."""
     n, (height, width) = len(x), x.shape[2:]
     flip = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
     seen = crop / torch.empty(n).uniform_(*scale, generator=rng)  # side of the window over that of the image

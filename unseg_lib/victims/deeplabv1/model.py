@@ -14,9 +14,7 @@ HEAD_CHANNELS, HEAD_PLACE = 512, {"padding": 12, "dilation": 12}  # of DeepLabV1
 
 
 def units(narrower: int = 1, lengths: Sequence[int] = (3, 3, 6, 3)) -> dict[str, dict]:
-    """Arguments of the `Residual` units of levels 2 to 7, by their names in the published weights: 2a, 2b1, 2b2, ...;
-    narrower divides all channels, lengths are those of levels 2 to 5.
-    """
+    """Arguments of the units of levels 2 to 7 by published names, 2a, 2b1, ...; lengths: of levels 2 to 5."""
     found = {}
     # channels, and stride and dilation of a level's units; the first unit of level 5 widens its view within itself
     levels = (((128, 128), 2, 1), ((256, 256), 2, 1), ((512, 512), 2, 1), ((512, 1024), 1, 2))

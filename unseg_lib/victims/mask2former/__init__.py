@@ -40,9 +40,7 @@ def adamw(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def batch_loss(run: VictimRun, model: nn.Module, data: MaskedImages, chosen: Tensor, rng: Rng) -> Tensor:
-    """The published loss on the images numbered `chosen`, defended and augmented: over all layers, in fp32, 2 x class
-    + 5 x mask + 5 x dice of the matched queries.
-    """
+    """The published loss, over all layers, in fp32: 2 x class + 5 x mask + 5 x dice of the matched queries."""
     layout = model.layout
     x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
     x = 255 * recolour(x.float() / 255, rng("colour")) if layout.colour else x

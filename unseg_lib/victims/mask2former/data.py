@@ -41,9 +41,7 @@ def targets(source: SegmentationSet, id: str, task: str, size: Size | None = Non
 def stacked(
     source: SegmentationSet, id: str, objects: list[Instance], size: Size | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of an image's objects masks bool `(K,H,W)` at `size` (None: the image's own), class indices int64 `(K,)`, and
-    which are crowds, bool `(K,)`; what has no pixel there is left out.
-    """
+    """Masks bool `(K,H,W)` of objects with a pixel at `size` (None: own), classes int64 and crowd bool `(K,)`."""
     found = [(one, resized_label(one.mask, size or one.mask.shape)) for one in objects]
     found = [(one, mask) for one, mask in found if mask.any()]
     size = size or (found[0][1].shape if found else source.image(id).shape[:2])
@@ -54,9 +52,7 @@ def stacked(
 
 @dataclass(frozen=True)
 class MaskedImages:
-    """A data set: images uint8 `(N,3,H,W)`; of every image masks, packed, class indices `(K,)`, and which are crowds,
-    bool `(K,)`: they come last and are not learnt.
-    """
+    """Images uint8 `(N,3,H,W)`; of each packed masks, class indices `(K,)`, and crowds: last and not learnt."""
 
     x: Tensor
     packed: list[list[dict]]

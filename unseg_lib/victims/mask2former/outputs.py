@@ -168,9 +168,7 @@ def drawings(run: VictimRun, truth: Objects, found: Objects) -> dict[str, np.nda
 
 
 def drawn(masks: np.ndarray, classes: np.ndarray, nothing: int) -> tuple[np.ndarray, np.ndarray]:
-    """Class of every pixel, uint8 `(H,W)`, `nothing` where there is no segment, and number of its segment, int32 from
-    1; later ones lie on top.
-    """
+    """Class of every pixel, uint8 `(H,W)`, and number of its segment, int32 from 1 (0: none); later ones lie on top."""
     label = np.full(masks.shape[1:], nothing, np.uint8)
     number = np.zeros(masks.shape[1:], np.int32)
     for i, (mask, index) in enumerate(zip(masks, classes), start=1):

@@ -75,9 +75,7 @@ def build_model(config: Config, run: VictimRun) -> nn.Module:
 
 
 def fit(run: VictimRun, config: Config, model: nn.Module, truth: Truth, metric: BaseMetric, keep: Keep) -> dict:
-    """Train `model` by mmengine's runner, on from the checkpoint where there is one, and test it with `metric`; the
-    result as of `train_victim`, and speed.json.
-    """
+    """Train by mmengine's runner, on from a checkpoint if there is one, test by `metric`; as `training.fit`."""
     import cv2
 
     book, start = Book(run), multiprocessing.get_start_method()

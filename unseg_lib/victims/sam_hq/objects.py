@@ -33,9 +33,7 @@ def check_object(source: SegmentationSet) -> None:
 
 
 def one_object(source: SegmentationSet) -> SegmentationSet:
-    """`source` with the largest object of every image alone, where the set tells objects apart; in folders of images
-    and masks all that is marked is the object.
-    """
+    """`source` with each image's largest object alone; of sets without instances all that is marked."""
 
     def largest(id: str) -> np.ndarray:
         label = source.label(id)
@@ -64,9 +62,7 @@ def pair(source: SegmentationSet, id: str, longest: int) -> Pair:
 
 
 def asked(source: SegmentationSet) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Of the images that have an object: id, label map, and the box that asks for it, around the true mask, xyxy in
-    pixels, float `(4,)`; the last row and column are in it.
-    """
+    """Id, label map and asking box, xyxy in pixels, inclusive, float `(4,)`, of the images that have an object."""
     for id in source.ids:
         label = source.label(id)
         if (label == OBJECT).any():
