@@ -101,7 +101,7 @@ def test_the_published_recipe(sets):
     assert 7e-4 * encoder["factor"] == 7e-4 and 7e-4 * head["factor"] == pytest.approx(7e-3)
     assert len(encoder["params"]) + len(head["params"]) == len(list(model.parameters())) and len(head["params"]) == 4
     # weight decay as released and as meant
-    for option, how in (("", (1e-5, 0)), (" weight_decay=misplaced", (1e-5, 0)), (" weight_decay=meant", (0, 1e-5))):
+    for option, how in {"": (1e-5, 0), " weight_decay=misplaced": (1e-5, 0), " weight_decay=meant": (0, 1e-5)}.items():
         _, variant = with_options(TINY + option, {TINY: VARIANT}, "encoder")
         groups = deeplabv1.sgd(variant, run_of(sets), model).param_groups
         assert {(group["momentum"], group["weight_decay"]) for group in groups} == {how}

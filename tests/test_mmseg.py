@@ -47,8 +47,8 @@ def test_the_config_becomes_ours(sets):
     assert steps["RandomCrop"]["crop_size"] == (96, 128)
     assert steps["RandomResize"]["scale"] == (384, 96)  # 2048x512 at a crop of 512
     assert steps["Pad"]["size"] == (96, 128) if "Pad" in steps else True
-    assert config.optim_wrapper.optimizer.type == "SGD" and config.optim_wrapper.optimizer.lr == 0.02
-    assert config.optim_wrapper.type == "OptimWrapper"
+    wrapper = config.optim_wrapper
+    assert (wrapper.type, wrapper.optimizer.type, wrapper.optimizer.lr) == ("OptimWrapper", "SGD", 0.02)
     (poly,) = config.param_scheduler
     assert poly["type"] == "PolyLR" and poly["end"] == 30 and poly["eta_min"] == pytest.approx(2e-4)
 

@@ -57,8 +57,7 @@ def test_augmentation_moves_images_and_labels_together():
     # bilinear against nearest: at a corner the nearest pixel has a quarter of the weight
     x = x[:, 0]
     assert (x[moved == 255] < 2 * 0.75).all()
-    assert (x[moved == 1] >= 1.25 - 1e-3).all()
-    assert (x[moved == 0] <= 1.75 + 1e-3).all()
+    assert (x[moved == 1] >= 1.25 - 1e-3).all() and (x[moved == 0] <= 1.75 + 1e-3).all()
     area = (moved == 1).float().sum(dim=(1, 2)) / 144
     assert 0.4 < area.min() < 0.8 and 1.1 < area.max() < 1.7  # scales 0.75 to 1.25, squared
     columns = (moved == 1).float().sum(dim=1).argmax(dim=1)
@@ -73,15 +72,11 @@ def test_augmentation_is_seeded_and_touches_no_global_state():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(
-    ("images", "batch", "shape"), [(10, 4, (2, 4)), (4, 4, (1, 4)), (3, 4, (1, 3)), (1, 4, (1, 2)), (2, 2, (1, 2))]
-)
-def test_batches(images, batch, shape):
-    order = data.batches(images, batch, 0, 1)
-    assert tuple(order.shape) == shape
-    if images > 1:
-        assert len(order.unique()) == order.numel()
-    assert images < 4 or not torch.equal(order, data.batches(images, batch, 0, 2))
+@pytest.mark.parametrize(("images", "shape"), [(10, (2, 4)), (4, (1, 4)), (3, (1, 3)), (2, (1, 2)), (1, (1, 2))])
+def test_batches(images, shape):
+    order = data.batches(images, 4, 0, 1)
+    assert order.shape == shape and len(order.unique()) == min(images, order.numel())
+    assert images < 4 or not torch.equal(order, data.batches(images, 4, 0, 2))
 
 
 def test_mixture_replaces_a_nested_share_of_the_images(tmp_path):
@@ -124,18 +119,15 @@ def test_first_weights_come_from_the_seed_alone(first):
 
 
 def test_names():
-    encoders = ("resnet18", "tu-res2net50_26w_4s", "tu-regnetx_032", "efficientnet-b6")
-    for pair in (*(("unetplusplus", encoder) for encoder in encoders), ("deeplabv3", "resnet50")):
-        assert smp.parse("-".join(pair)) == pair
+    for encoder in ("resnet18", "tu-res2net50_26w_4s", "tu-regnetx_032", "efficientnet-b6"):
+        assert smp.parse(f"unetplusplus-{encoder}") == ("unetplusplus", encoder)
 
 
 def test_imagenet_weights_without_a_network(monkeypatch):
-    import segmentation_models_pytorch
-
     def offline(*_arguments, **_options):
         raise OSError("no route to host\nand much more")
 
-    monkeypatch.setattr(segmentation_models_pytorch, "create_model", offline)
+    monkeypatch.setattr("segmentation_models_pytorch.create_model", offline)
     with pytest.raises(UnsegError, match=r"use init=random \(no route to host\)\.$"):
         smp.build(VICTIM, 2, (32, 32), "imagenet", 0)
 
