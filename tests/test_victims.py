@@ -241,9 +241,10 @@ def test_a_corrupt_image_and_a_mask_of_another_size_are_one_sentence(tmp_path):
 def test_one_step_on_real_images(data_root, tmp_path, victim, name, test, task, scores):
     from unseg_lib.datasets import load_dataset
 
-    how = {"task": task} if task == "object" else {}
-    two = (load_dataset(name, data_root, split, limit=limit, **how) for split, limit in (("train", 8), (test, 4)))
-    how = {"size": (96, 96), "epochs": 1, "batch_size": 8, "task": "interactive" if task == "object" else task}
+    interactive = task == "object"
+    reading = {"task": task} if interactive else {}
+    two = (load_dataset(name, data_root, split, limit=limit, **reading) for split, limit in (("train", 8), (test, 4)))
+    how = {"size": (96, 96), "epochs": 1, "batch_size": 8, "task": "interactive" if interactive else task}
     result = train_victim(victim, *two, tmp_path, **(HOW | how))
     assert len(result["epochs"]) == 1 and result["epochs"][0]["loss"] > 0
     assert all(0 <= result["final"][name] <= 1 for name in scores)

@@ -117,19 +117,19 @@ class DividedModel(nn.Module):
         self.aux = _head(features[-2].shape[1], classes)  # the last stage but one, "layer3" of a ResNet
 
     def forward(self, x: Tensor) -> Tensor:
-        return _at(x, self.cls1(self.decoder(self.encoder(x))))
+        return self._at(x, self.cls1(self.decoder(self.encoder(x))))
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits at x's size: of the head that the router chooses pixel by pixel, of the router, of the auxiliary."""
         features = self.encoder(x)
         decoded = self.decoder(features)
-        one, two, router = (_at(x, part(decoded)).float() for part in (self.cls1, self.cls2, self.router))
+        one, two, router = (self._at(x, part(decoded)).float() for part in (self.cls1, self.cls2, self.router))
         routed = torch.where(router.argmax(dim=1, keepdim=True) == 1, two, one)
-        return routed, router, _at(x, self.aux(features[-2])).float()
+        return routed, router, self._at(x, self.aux(features[-2])).float()
 
-
-def _at(x: Tensor, logits: Tensor) -> Tensor:
-    return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
+    @staticmethod
+    def _at(x: Tensor, logits: Tensor) -> Tensor:
+        return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
 
 
 def _head(channels: int, classes: int) -> nn.Sequential:
