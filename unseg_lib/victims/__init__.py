@@ -22,8 +22,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "mask2former.model": ["quiet"],
         "openmmlab.config": ["load_config", "walk"],
         "openmmlab.runner": ["Images", "loader"],
-        "rsprompter": ["Objects"],
-        "rsprompter.model": ["QueryPrompter", "RSPrompter", "outside"],
+        "rsprompter": ["Objects", "QueryPrompter", "RSPrompter", "outside"],
         "sam_hq.objects": ["asked", "boxed", "filled_boxes", "object_scores", "one_object"],
     },
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
@@ -21,7 +22,7 @@ SCALE = (0.75, 1.25)
 MEMORY = 8 << 30  # bytes of decoded images that are held in memory: more, as COCO's are, lie in a file
 
 
-def room(shape: tuple[int, ...], folder: str | Path | None = None) -> torch.Tensor:
+def room(shape: tuple[int, ...], folder: str | Path | None = None) -> Tensor:
     """An uint8 tensor of this shape, to be filled.
 
     One of more than `MEMORY` bytes lies in a file without a name below `folder` (default: where temporary files go),
@@ -37,38 +38,30 @@ def room(shape: tuple[int, ...], folder: str | Path | None = None) -> torch.Tens
             os.posix_fallocate(file.fileno(), 0, size)
             return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=shape))
     except (OSError, AttributeError) as error:
-        found = getattr(error, "strerror", None) or "this system cannot reserve it"
+        reason = getattr(error, "strerror", None) or "this system cannot reserve it"
         raise UnsegError(
-            f"Expected {size / 1e9:.0f} GB of disk below {folder} for decoded images, found no such room ({found}); "
+            f"Expected {size / 1e9:.0f} GB of disk below {folder} for decoded images, found no such room ({reason}); "
             "free it, or take fewer or smaller images."
         ) from error
 
 
 def tensors(
     source: SegmentationSet, size: tuple[int, int], what: str, folder: Path | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read a data set at `size`: images uint8 `(N,3,H,W)` and labels uint8 `(N,H,W)`, 255 = ignore.
-
-    `what` names the progress, e.g. "training"; `folder` is for what memory cannot hold, see `room`.
-    """
+) -> tuple[Tensor, Tensor]:
+    """Images uint8 `(N,3,H,W)` and labels uint8 `(N,H,W)`, 255 = ignore, of a set at `size`; folder: see `room`."""
     x, y = room((len(source), 3, *size), folder), room((len(source), *size), folder)
     for i, name in enumerate(progress(source.ids, f"reading {what} images")):
-        x[i], y[i] = tensor(source, name, size)
+        x[i], y[i] = resized_image(source.image(name), size), resized_label(source.label(name), size)
     return x, y
 
 
-def tensor(source: SegmentationSet, name: str, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """One image uint8 `(3,H,W)`, resized bilinearly with antialiasing, and its label `(H,W)`, nearest pixel."""
-    return resized_image(source.image(name), size), resized_label(source.label(name), size)
-
-
-def resized_image(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+def resized_image(pixels: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Pixels uint8 `(h,w,3)` to `(3,H,W)`, bilinearly with antialiasing."""
     image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)  # Pillow has the width first
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def resized_label(label: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+def resized_label(label: np.ndarray, size: tuple[int, int]) -> Tensor:
     """A map or mask `(h,w)` to `(H,W)`, each pixel from the nearest one."""
     return torch.from_numpy(np.array(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST)))
 
@@ -85,8 +78,7 @@ def mixed(
         raise UnsegError(f"Expected clean_fraction between 0 and 1, found {fraction}.")
     if fraction == 0:
         return train
-    missing = sorted(set(train.ids) - set(clean.ids if clean else ()))
-    if missing:
+    if missing := sorted(set(train.ids) - set(clean.ids if clean else ())):
         raise UnsegError(
             f"Expected every training image also among the clean ones with a clean_fraction of {fraction}, found no "
             f"{missing[0]} there; pass the same split of the clean data set as clean."
@@ -99,11 +91,10 @@ def mixed(
     return replace(train, ids=ids, originals=paths)
 
 
-def batches(images: int, batch_size: int, seed: int, epoch: int) -> torch.Tensor:
-    """Image numbers of one epoch's batches, int64 `(steps,batch)`.
+def batches(images: int, batch_size: int, seed: int, epoch: int) -> Tensor:
+    """Image numbers of one epoch's batches, int64 `(steps,batch)`; what does not fill a batch waits for another epoch.
 
-    What does not fill a batch is left for another epoch. A set smaller than a batch is one batch, at least
-    two images long (batch normalisation), so a single image comes twice.
+    A set smaller than a batch is one batch of at least two (batch normalisation): a single image comes twice.
     """
     batch = min(batch_size, max(2, images))
     order = torch.randperm(images, generator=torch_rng(seed, "order", epoch))
@@ -111,18 +102,14 @@ def batches(images: int, batch_size: int, seed: int, epoch: int) -> torch.Tensor
     return torch.cat([order, order])[: steps * batch].view(steps, batch)
 
 
-def normalise(x: torch.Tensor) -> torch.Tensor:
+def normalise(x: Tensor) -> Tensor:
     """uint8 `(N,3,H,W)`, or float from 0 to 255, to float with zero mean and unit variance over ImageNet."""
     mean, std = (x.new_tensor(value, dtype=torch.float32).view(3, 1, 1) for value in (MEAN, STD))
     return (x.float() / 255 - mean) / std
 
 
-def augment(x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flip and scale-crop every image of a batch: x float `(N,3,H,W)`, y uint8 `(N,H,W)` -> same, y int64.
-
-    Scaled up by s, a random window of the image is seen; scaled down, the image lies somewhere in the
-    window, and what is around it is mean gray and ignored.
-    """
+def augment(x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Flip and scale-crop x float `(N,3,H,W)`, y uint8 `(N,H,W)` -> same, y int64; outside is gray and ignored."""
     grid = random_windows(x, SCALE, rng)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     # grid_sample pads with 0, so labels are moved to make 0 mean "ignore"
@@ -130,13 +117,8 @@ def augment(x: torch.Tensor, y: torch.Tensor, rng: torch.Generator) -> tuple[tor
     return x, (y[:, 0] + IGNORE).long()
 
 
-def random_windows(
-    x: torch.Tensor, scale: tuple[float, float], rng: torch.Generator, crop: float = 1.0
-) -> torch.Tensor:
-    """A window of every image of x `(N,3,H,W)`, flipped or not: grids `(N,h,w,2)` for `grid_sample`.
-
-    scale: what an image is enlarged by first. crop: h / H and w / W.
-    """
+def random_windows(x: Tensor, scale: tuple[float, float], rng: torch.Generator, crop: float = 1.0) -> Tensor:
+    """Grids `(N,h,w,2)` for `grid_sample`: of each image, enlarged by one of `scale`, a window `crop` times as high."""
     n, (height, width) = len(x), x.shape[2:]
     flip = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
     seen = crop / torch.empty(n).uniform_(*scale, generator=rng)  # side of the window over that of the image

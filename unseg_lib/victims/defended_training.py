@@ -6,7 +6,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE
@@ -17,15 +17,14 @@ from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import autocast, cross_entropy, kept_as_it_is, own_randomness, plain_loss
 
 # logits (N,C,H,W), labels (N,H,W), step from 1, steps -> what the attack enlarges
-Objective = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
+Objective = Callable[[Tensor, Tensor, int, int], Tensor]
 AUX_WEIGHT, DROPOUT = 0.4, 0.1  # of DDC-AT
 
 
 def pgd_at(seed: int, *, eps: float = 7.65, steps: int = 3) -> Defense:
-    """The paper's AT, with BIM as in DDC-AT's code: 0.03 of the range in 3 steps of a third. eps: over 255.
+    """The paper's AT with BIM as in DDC-AT's code, on half of every batch: 0.03 of the range in 3 steps. eps: over 255.
 
-    Half of every batch is attacked against the model as it is. Of that code's two losses the auxiliary one is left
-    out, as there is one head here.
+    Of that code's two losses the auxiliary one is left out, as there is one head here.
     """
     return _adversarial(eps, steps, cross_entropy_sum)
 
@@ -38,7 +37,7 @@ def segpgd_at(seed: int, *, eps: float = 7.65, steps: int = 3) -> Defense:
 def _adversarial(eps: float, steps: int, objective: Objective) -> Defense:
     _check_attack(eps, steps)
 
-    def loss(run: VictimRun, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def loss(run: VictimRun, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         half = len(x) // 2
         model.eval()
         attacked = attack(run, model, x[half:], y[half:], eps, steps, objective)
@@ -54,16 +53,12 @@ def _check_attack(eps: float, steps: int) -> None:
 
 
 def attack(
-    run: VictimRun, model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, steps: int, objective: Objective
-) -> torch.Tensor:
-    """BIM: `steps` sign steps of eps/steps uphill, from x itself, within eps (over 255) and the range of pixels.
-
-    x, and what is returned: normalised float `(N,3,H,W)`. The model should be in the mode it predicts in.
-    """
+    run: VictimRun, model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, objective: Objective
+) -> Tensor:
+    """BIM on normalised x `(N,3,H,W)`: sign steps of eps/steps uphill within eps (over 255); the model in eval()."""
     mean, std = (x.new_tensor(value).view(3, 1, 1) for value in (MEAN, STD))
-    first = (x * std + mean).clamp(0, 1)
+    now = first = (x * std + mean).clamp(0, 1)
     low, high = (first - eps / 255).clamp(min=0), (first + eps / 255).clamp(max=1)
-    now = first
     for step in range(1, steps + 1):
         now = now.detach().requires_grad_(True)
         with autocast(run):
@@ -73,17 +68,16 @@ def attack(
     return ((now - mean) / std).detach()
 
 
-def cross_entropy_sum(logits: torch.Tensor, y: torch.Tensor, step: int, steps: int) -> torch.Tensor:
+def cross_entropy_sum(logits: Tensor, y: Tensor, step: int, steps: int) -> Tensor:
     """BIM's objective. A sum: only the gradient's signs count, and nothing is divided by no pixels."""
     return F.cross_entropy(logits, y, ignore_index=IGNORE, reduction="sum")
 
 
-def segpgd(logits: torch.Tensor, y: torch.Tensor, step: int, steps: int) -> torch.Tensor:
+def segpgd(logits: Tensor, y: Tensor, step: int, steps: int) -> Tensor:
     """Pixels that are still right count most at first, those already wrong more with every step."""
     each = F.cross_entropy(logits, y, ignore_index=IGNORE, reduction="none")
     wrong_weight = (step - 1) / (2 * steps)
-    right = logits.argmax(dim=1) == y
-    return (torch.where(right, 1 - wrong_weight, wrong_weight) * each).sum()
+    return (torch.where(logits.argmax(dim=1) == y, 1 - wrong_weight, wrong_weight) * each).sum()
 
 
 def ddc_at(seed: int, *, eps: float = 7.65, steps: int = 3) -> Defense:
@@ -122,10 +116,10 @@ class DividedModel(nn.Module):
         self.router = _head(decoded.shape[1], 2)
         self.aux = _head(features[-2].shape[1], classes)  # the last stage but one, "layer3" of a ResNet
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self._at(x, self.cls1(self.decoder(self.encoder(x))))
 
-    def parts(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits at x's size: of the head that the router chooses pixel by pixel, of the router, of the auxiliary."""
         features = self.encoder(x)
         decoded = self.decoder(features)
@@ -134,7 +128,7 @@ class DividedModel(nn.Module):
         return routed, router, self._at(x, self.aux(features[-2])).float()
 
     @staticmethod
-    def _at(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def _at(x: Tensor, logits: Tensor) -> Tensor:
         return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
 
 
@@ -143,9 +137,7 @@ def _head(channels: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*first, nn.Dropout2d(DROPOUT), nn.Conv2d(channels, classes, 1))
 
 
-def divided_loss(
-    run: VictimRun, model: DividedModel, x: torch.Tensor, y: torch.Tensor, eps: float, steps: int
-) -> torch.Tensor:
+def divided_loss(run: VictimRun, model: DividedModel, x: Tensor, y: Tensor, eps: float, steps: int) -> Tensor:
     """The loss of a step: clean first half, attacked second half, the router taught by what the attack flipped."""
     model.eval()
     attacked = attack(run, model, x, y, eps, steps, cross_entropy_sum)
@@ -159,7 +151,7 @@ def divided_loss(
 
 
 @torch.no_grad()
-def flipped(run: VictimRun, model: DividedModel, x: torch.Tensor, attacked: torch.Tensor) -> torch.Tensor:
+def flipped(run: VictimRun, model: DividedModel, x: Tensor, attacked: Tensor) -> Tensor:
     """1 where the attack changes the routed prediction, int64 `(N,H,W)`."""
     with autocast(run):
         before, after = (model.parts(images)[0].argmax(dim=1) for images in (x, attacked))
@@ -167,18 +159,16 @@ def flipped(run: VictimRun, model: DividedModel, x: torch.Tensor, attacked: torc
 
 
 def frozen_encoder(seed: int) -> Defense:
-    """Keep the encoder's first weights: what never learns from the images cannot learn their noise.
+    """Keep the encoder's first weights and statistics: what never learns from the images cannot learn their noise.
 
-    Only decoder and head are trained; the encoder also keeps the statistics of its batch normalisation. Meant for
-    init=imagenet; with init=random the victim learns on random features.
+    Meant for init=imagenet; with init=random the victim learns on random features.
     """
     return Defense(prepare=freeze)
 
 
 def freeze(run: VictimRun, model: nn.Module) -> nn.Module:
     """`model` with an `encoder` that stays as it is, whatever mode the model is put into."""
-    encoder = getattr(model, "encoder", None)
-    if encoder is None:
+    if not hasattr(model, "encoder"):
         raise UnsegError(f"Expected a victim with an encoder for the defence frozen_encoder, found {run.name}.")
-    kept_as_it_is(encoder)
+    kept_as_it_is(model.encoder)
     return model

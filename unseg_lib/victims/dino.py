@@ -1,59 +1,53 @@
 """DINO (Zhang et al., ICLR 2023) and other detectors of mmdetection, by config, trained by mmengine's runner.
 
-"dino:dino-4scale_r50_8xb2-12e_coco", and with options as mmdetection's tools take them, separated by blanks:
-"dino:NAME model.num_queries=100 model.encoder.num_layers=1". Boxes are those of the instances' masks. `init` may be
-a checkpoint that mmdetection wrote for the same classes. Tested as COCO does, at the images' full size.
-
-The config's model, augmentation, optimiser and schedule stay. What is the run's is put in: the classes, which are the
-countable ones, the images' size, the learning rate, the number of steps and the first weights. The smaller side of
-`size` stands for that of the config's test images, 800 pixels with DINO; all its other sizes keep their ratio to it.
+"dino:dino-4scale_r50_8xb2-12e_coco", with options as "mmseg:" takes them. Boxes are those of the instances' masks.
+`init` may be a checkpoint that mmdetection wrote for the same classes. Tested as COCO does, at the images' full size.
+The config's model, augmentation, optimiser and schedule stay. The smaller side of `size` stands for that of the
+config's test images, 800 pixels with DINO; all its other sizes keep their ratio to it.
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.runner import Runner
+from torch import nn
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import average_precision
-from unseg_lib.method import boxes_of, read_foreign
-from unseg_lib.victims.data import resized_image
+from unseg_lib.method import boxes_of
 from unseg_lib.victims.mask2former.data import stacked, targets, things
-from unseg_lib.victims.mask2former.model import load_weights
-from unseg_lib.victims.mask2former.outputs import by_area, drawings, save_drawings
-from unseg_lib.victims.openmmlab import compat as mm_compat
-from unseg_lib.victims.openmmlab.config import SIZES, load_config, make_ours, need_parts, reschedule, scaled, walk
-from unseg_lib.victims.openmmlab.runner import build_model, check_device, fit
+from unseg_lib.victims.mask2former.outputs import by_area, drawings
+from unseg_lib.victims.openmmlab import compat
+from unseg_lib.victims.openmmlab.config import SIZES, load_config, make_ours, need_parts, reschedule, resize, walk
+from unseg_lib.victims.openmmlab.runner import build_model, check_device, fit, predicted
 from unseg_lib.victims.run import INIT, VictimRun
-from unseg_lib.victims.training import shown
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
-    from mmengine.evaluator import BaseMetric
-    from mmengine.runner import Runner
+from unseg_lib.victims.training import save_predictions, shown, shown_image
+from unseg_lib.victims.weights import load_weights, read_tensors
 
 SURE = 0.3  # boxes with a lower score count, but are not drawn: mmdetection's number
 
 
 def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
-    mm_compat.import_mmdet()
+    compat.import_library("mmdet")
     check_device(run)
     run.train.instances(run.train.ids[0])  # a set without them is refused before anything is built
     config = adapt(load_config(run.name, "mmdet"), run)
     model = build_model(config, run)
     if run.init not in INIT:
         load_checkpoint(model, run.init)
-    return fit(run, config, model, truth, box_precision(run.test), keep_predictions)
+    return fit(run, config, model, truth, BoxPrecision(run.test), keep_predictions)
 
 
-def adapt(config: "Config", run: VictimRun) -> "Config":
-    """Put the run's classes, sizes, learning rate and iterations into a config, in place."""
+def adapt(config: Config, run: VictimRun) -> Config:
+    """Put the run's classes, sizes, learning rate and iterations into a config of mmengine, in place."""
     need_parts(config, run)
-    factor = min(run.size) / min(min(scale) for scale in _scales(config.test_pipeline))
-    walk([config.train_pipeline, config.test_pipeline], lambda step: _resize(step, factor))
+    factor = min(run.size) / min(map(min, _scales(config.test_pipeline)))
+    walk([config.train_pipeline, config.test_pipeline], lambda step: resize(step, factor, (*SIZES, "crop_size")))
     classes = len(things(run.train))
     walk(config.model, lambda part: make_ours(part, classes, run.init))
     if run.init == "random":
@@ -75,10 +69,6 @@ def _scales(pipeline: list[dict]) -> list[tuple[int, int]]:
     return found
 
 
-def _resize(step: dict, factor: float) -> None:
-    step.update({key: scaled(step[key], factor) for key in (*SIZES, "crop_size") if step.get(key) is not None})
-
-
 def _let_learn(part: dict) -> None:
     """Nothing of a backbone that nobody has trained is kept: neither first stages nor statistics, see below lr_mult."""
     part.update({key: value for key, value in {"frozen_stages": -1, "norm_eval": False}.items() if key in part})
@@ -86,7 +76,7 @@ def _let_learn(part: dict) -> None:
         part["norm_cfg"]["requires_grad"] = True
 
 
-def _check_queries(config: "Config", classes: int) -> None:
+def _check_queries(config: Config, classes: int) -> None:
     """DINO's queries begin at the most promising cells of its features, so there must be as many of those."""
     model = config.model
     if "num_queries" not in model:
@@ -103,12 +93,11 @@ def _check_queries(config: "Config", classes: int) -> None:
         model.test_cfg.max_per_img = min(model.test_cfg.max_per_img, model.num_queries * classes)
 
 
-def load_checkpoint(model: torch.nn.Module, path: str) -> None:
+def load_checkpoint(model: nn.Module, path: str) -> None:
     """Load all weights of the same config with the same number of classes; anything else is refused."""
-    with torch.serialization.safe_globals(mm_compat.safe_globals()):
-        found = read_foreign(path)
-    head = "bbox_head.cls_branches.0.bias"
-    load_weights(model, found.get("state_dict", found), path, head, 0, "this config", "", "config")
+    with torch.serialization.safe_globals(compat.SAFE):
+        found = read_tensors(path)
+    load_weights(model, found, path, "this config", head="bbox_head.cls_branches.0.bias")
 
 
 def truth(source: SegmentationSet, id: str) -> dict:
@@ -134,41 +123,35 @@ def found(source: SegmentationSet, instances: dict) -> tuple[np.ndarray, np.ndar
     return boxes, np.array(things(source), np.int64)[labels], scores
 
 
-def box_precision(source: SegmentationSet) -> "BaseMetric":
+class BoxPrecision(BaseMetric):
     """AP of boxes at every image's full size, for mmengine; what is found in crowds does not count."""
-    from mmengine.evaluator import BaseMetric
 
-    class BoxPrecision(BaseMetric):
-        def process(self, data_batch: dict, data_samples: list[dict]) -> None:
-            self.results += [(sample["img_path"], found(source, sample["pred_instances"])) for sample in data_samples]
+    def __init__(self, source: SegmentationSet):
+        super().__init__()
+        self.source = source
 
-        def compute_metrics(self, results: list[tuple]) -> dict:
-            truths = (tuple(part.numpy() for part in targets(source, id, "detection")) for id, _ in results)
-            return {"scores": average_precision(truths, (one for _, one in results), source.classes, "box")}
+    def process(self, data_batch: dict, data_samples: list[dict]) -> None:
+        self.results += [(sample["img_path"], found(self.source, sample["pred_instances"])) for sample in data_samples]
 
-    return BoxPrecision()
+    def compute_metrics(self, results: list[tuple]) -> dict:
+        truths = (tuple(part.numpy() for part in targets(self.source, id, "detection")) for id, _ in results)
+        return {"scores": average_precision(truths, (one for _, one in results), self.source.classes, "box")}
 
 
-def keep_predictions(runner: "Runner", run: VictimRun) -> None:
+def keep_predictions(runner: Runner, run: VictimRun) -> None:
     """Write predictions.npz of some test images at the run's size: filled boxes as label maps, and their numbers."""
-    runner.model.eval()
-    some = shown(len(run.test))
-    x = torch.stack([resized_image(run.test.image(run.test.ids[i]), run.size) for i in some])
-    save_drawings(run, x, [_drawings(runner, run, i) for i in some])
-
-
-@torch.inference_mode()
-def _drawings(runner: "Runner", run: VictimRun, i: int) -> dict[str, np.ndarray]:
-    batch = runner.val_dataloader.collate_fn([runner.val_dataloader.dataset[i]])
-    sample = runner.model.test_step(batch)[0]
-    boxes, classes, scores = found(run.test, sample.pred_instances)
-    order = np.flatnonzero(scores >= SURE)[::-1]  # the best on top
-    id = run.test.ids[i]
-    masks, true, _ = stacked(run.test, id, run.test.instances(id))
-    masks, true = by_area(masks.numpy(), true.numpy())
-    edges = tight_boxes(torch.from_numpy(masks)).numpy(), boxes[order]
-    right, guessed = (_filled(one, sample.ori_shape, run.size) for one in edges)
-    return drawings(run, (right, true), (guessed, classes[order]))
+    rows = []
+    for i in shown(len(run.test)):
+        id, sample = run.test.ids[i], predicted(runner, i)
+        # what is found, the best on top, and what is there
+        boxes, classes, scores = found(run.test, sample.pred_instances)
+        order = np.flatnonzero(scores >= SURE)[::-1]
+        masks, true, _ = stacked(run.test, id, run.test.instances(id))
+        masks, true = by_area(masks.numpy(), true.numpy())
+        edges = tight_boxes(torch.from_numpy(masks)).numpy(), boxes[order]
+        right, guessed = (_filled(one, sample.ori_shape, run.size) for one in edges)
+        rows.append(shown_image(run, id) | drawings(run, (right, true), (guessed, classes[order])))
+    save_predictions(run, rows)
 
 
 def _filled(boxes: np.ndarray, shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from unseg_lib.datasets import SegmentationSet
-from unseg_lib.defenses import Defense, defended, defenses_of
+from unseg_lib.defenses import defended, defenses_of
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, write_json
 from unseg_lib.runtime import choose_device, keep_freed_memory, usable_precision
@@ -18,11 +18,8 @@ TRAINING_PARTS = ("batch", "prepare", "loss")  # of a defence, beside changed im
 
 @dataclass(frozen=True)
 class Victim:
-    """A family of victims, and what it can.
-
-    train: (run) -> result, see `train_victim`; or that function's "package.module:name", loaded when it is asked for.
-    tasks: what it learns. defenses: the `TRAINING_PARTS` of a defence that it heeds. files: `init` may be a file of
-    weights. words: what it is, for tables.
+    """A family of victims: train(run) -> result, see `train_victim`, or that function's "package.module:name", the
+    tasks it learns, the `TRAINING_PARTS` of a defence it heeds, whether `init` may be a file, and words for tables.
     """
 
     train: Callable[[VictimRun], dict] | str
@@ -35,16 +32,14 @@ class Victim:
         return (resolve_name(self.train) if isinstance(self.train, str) else self.train)(run)
 
 
-HERE = "unseg_lib.victims"
+HERE, MASK_TASKS = "unseg_lib.victims", (*LABEL_TASKS, "instance", "panoptic")
 # family -> victim; "unet-resnet18" is smp's, "mmseg:CONFIG" is mmseg's
 VICTIMS: dict[str, Victim] = {
     "smp": Victim(f"{HERE}.smp:train", words="architecture-encoder of segmentation-models-pytorch"),
     # mmengine's runner knows nothing of our training loop
     "mmseg": Victim(f"{HERE}.openmmlab.runner:train", defenses=(), words="config of mmsegmentation"),
     "deeplabv1": Victim(f"{HERE}.deeplabv1:train", files=True, words="DeepLabV1 on WideResNet-38"),
-    "mask2former": Victim(
-        f"{HERE}.mask2former:train", (*LABEL_TASKS, "instance", "panoptic"), ("batch", "prepare"), True, "Mask2Former"
-    ),
+    "mask2former": Victim(f"{HERE}.mask2former:train", MASK_TASKS, ("batch", "prepare"), True, "Mask2Former"),
     "sam-hq": Victim(f"{HERE}.sam_hq:train", ("interactive",), ("batch",), True, "SAM-HQ, asked by boxes and points"),
     "rsprompter": Victim(f"{HERE}.rsprompter:train", ("instance",), ("batch", "prepare"), True, "RSPrompter-query"),
     "dino": Victim(f"{HERE}.dino:train", ("detection",), (), True, "DINO and other detectors of mmdetection"),
@@ -74,23 +69,20 @@ def train_victim(
 ) -> dict:
     """Train `victim` on `train`, test it on `test` after every epoch, and return its scores.
 
-    victim: "unet-resnet18" (any architecture-encoder of segmentation-models-pytorch), or "FAMILY:NAME", as
-    "mmseg:CONFIG", "deeplabv1:wideresnet38" or "mask2former:resnet50"; see `VICTIMS` and the families' files. size:
-    (height, width) the images are resized to; of mmseg and deeplabv1 the training crop, of dino see there. init: first
-    weights of the encoder, "random" or "imagenet"; of some families also a file. defense: of the training, one or
-    several of `unseg_lib.defenses`, e.g. "jpeg quality=50+grayscale". clean_fraction: this share of the images of
+    victim: "unet-resnet18" (architecture-encoder of segmentation-models-pytorch), or "FAMILY:NAME", as "mmseg:CONFIG";
+    see `VICTIMS` and the families' files. size: (height, width) the images are resized to; of mmseg and deeplabv1 the
+    training crop, of dino see there. init: first weights of the encoder, "random" or "imagenet"; of some families also
+    a file. defense: of the training, as "jpeg quality=50+grayscale". clean_fraction: this share of the images of
     `train` is replaced by those of `clean`, and with clean_only the others are left out. task: "instance" and
     "panoptic" learn from instance masks, "detection" from their boxes, "interactive" from masks and prompts;
     otherwise label maps are learnt, as the sets were read. threads: 0 leaves torch's number.
 
-    Returns {"classes": [C names], "epochs": [{"epoch": from 1, "loss", "miou", "iou": [C]}], "final" and
-    "peak": {"miou", "iou"}, "minutes", "device", "precision" (the one computed in: bf16 only where the device has it)};
-    scores in [0,1], None for a class the test labels lack;
-    peak is the best epoch of each score by itself. Of tasks other than label maps an epoch has
-    {"epoch", "loss", "scores": {metric: in [0,1] or None}}, and "final" and "peak" are such scores. `out` also
-    receives predictions.npz (image, truth, prediction of some test images; of those tasks also the segments'
-    numbers, or the box that was asked with). The same call continues a killed training, on the CPU to the same
-    numbers, and returns a finished one's result at once.
+    Returns {"classes": [C names], "epochs": [{"epoch": from 1, "loss", "miou", "iou": [C]}], "final" and "peak":
+    {"miou", "iou"}, "minutes", "device", "precision" (the one computed in)}; scores in [0,1], None for a class the test
+    labels lack; peak is the best epoch of each score by itself. Of tasks other than label maps an epoch has
+    "scores": {metric: in [0,1] or None} instead, and "final" and "peak" are such scores. `out` also receives
+    predictions.npz, see `save_predictions`. The same call continues a killed training, on the CPU to the same numbers,
+    and returns a finished one's result at once.
     """
     # what the family cannot do is refused before anything is read
     family, name = victim.split(":", 1) if ":" in victim else ("smp", victim)
@@ -99,7 +91,10 @@ def train_victim(
     _check_task(family, task)
     if init not in INIT and Path(init).exists() and not chosen.files:
         raise UnsegError(f"Expected init to be one of {', '.join(INIT)} for a victim of {family}, found '{init}'.")
-    _check_defenses(family, defenses, defense)
+    if any(getattr(one, part) for one in defenses for part in set(TRAINING_PARTS) - set(chosen.defenses)):
+        can = "leaves the loss as it is" if "prepare" in chosen.defenses else "only changes images"
+        wanted = f"a defence that {can} for a victim of {family}"
+        raise UnsegError(f"Expected {wanted}, found '{defense}'; take a victim of smp for the others.")
     # the folder is this training's from here on
     learnt = mixed(train, clean, clean_fraction, seed, clean_only=clean_only)
     size, how = (int(size[0]), int(size[1])), (threads, choose_device(device), precision, defenses, task)
@@ -119,21 +114,9 @@ def train_victim(
 def _check_task(family: str, task: str) -> None:
     if task in VICTIMS[family].tasks:
         return
-    able = [name for name, victim in VICTIMS.items() if task in victim.tasks]
+    able = " or ".join(name for name, victim in VICTIMS.items() if task in victim.tasks)
     if not able:
         tasks = {name for victim in VICTIMS.values() for name in victim.tasks if name}
         raise UnsegError(f"Unknown task '{task}' of a victim; {closest(task, sorted(tasks))}")
     can, wanted = ", ".join(filter(None, VICTIMS[family].tasks)), task or "label maps"
-    raise UnsegError(
-        f"Expected a victim of {' or '.join(able)} for {wanted}, found one of {family}, which can only {can}."
-    )
-
-
-def _check_defenses(family: str, defenses: tuple[Defense, ...], text: str) -> None:
-    can = VICTIMS[family].defenses
-    if any(getattr(defense, part) for defense in defenses for part in set(TRAINING_PARTS) - set(can)):
-        kind = "leaves the loss as it is" if "prepare" in can else "only changes images"
-        raise UnsegError(
-            f"Expected a defence that {kind} for a victim of {family}, found '{text}'; "
-            "take a victim of smp for the others."
-        )
+    raise UnsegError(f"Expected a victim of {able} for {wanted}, found one of {family}, which can only {can}.")

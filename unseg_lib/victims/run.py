@@ -1,7 +1,6 @@
 """What one victim's training is: its settings, its folder, its result.
 
-A folder belongs to one training. `training.json` says which, the checkpoint how far it is, `result.json`
-that it is done; so the same call continues or returns, and another call is refused.
+A folder is one training's: `training.json` says which, the checkpoint how far it is, `result.json` that it is done.
 """
 
 import hashlib
@@ -51,30 +50,26 @@ class VictimRun:
 
 def check(run: VictimRun) -> None:
     """Refuse settings that cannot be trained with, before anything is read."""
-    positive = {"epochs": run.epochs, "lr": run.lr, "height": run.size[0], "width": run.size[1]}
-    for name, value in positive.items():
-        if not value > 0:
-            raise UnsegError(f"Expected {name} above 0, found {value}.")
-    if run.batch_size < 2:
-        raise UnsegError(f"Expected a batch size of at least 2 (batch normalisation needs it), found {run.batch_size}.")
-    if run.init not in INIT and not Path(run.init).exists():
-        raise UnsegError(f"Expected init to be one of {', '.join(INIT)}, or a file of weights, found '{run.init}'.")
-    if run.precision not in ("32", "bf16"):
-        raise UnsegError(f"Expected precision to be one of 32, bf16, found '{run.precision}'.")
-    if run.train.classes != run.test.classes:
-        raise UnsegError(
-            f"Expected one list of classes, found {len(run.train.classes)} for training and "
-            f"{len(run.test.classes)} for the test; load both with the same task."
-        )
-    if not len(run.train) or not len(run.test):
-        raise UnsegError(f"Expected images, found {len(run.train)} for training and {len(run.test)} for the test.")
+    classes, images = (
+        "{} for training and {} for the test".format(*(len(part) for part in parts))
+        for parts in ((run.train.classes, run.test.classes), (run.train, run.test))
+    )
+    init = run.init in INIT or Path(run.init).exists()
+    numbers = {"epochs": run.epochs, "lr": run.lr, "height": run.size[0], "width": run.size[1]}
+    for what, met, found in (
+        *((f"{name} above 0", value > 0, value) for name, value in numbers.items()),
+        ("a batch size of at least 2 (batch normalisation needs it)", run.batch_size >= 2, run.batch_size),
+        (f"init to be one of {', '.join(INIT)}, or a file of weights", init, f"'{run.init}'"),
+        ("precision to be one of 32, bf16", run.precision in ("32", "bf16"), f"'{run.precision}'"),
+        ("one list of classes", run.train.classes == run.test.classes, f"{classes}; load both with the same task"),
+        ("images", len(run.train) and len(run.test), images),
+    ):
+        if not met:
+            raise UnsegError(f"Expected {what}, found {found}.")
 
 
 def claim(run: VictimRun, victim: str, defense: str) -> None:
-    """Note in the folder what is trained there; refuse to continue something else.
-
-    Threads and device are left out, as is whether the device has bf16: they change the time, and a number's last bits.
-    """
+    """Note in the folder what is trained there, or refuse; threads and device change only a number's last bits."""
     mine = {
         "victim": victim,
         "defense": defense,
@@ -106,14 +101,13 @@ def weights_digest(path: Path) -> str:
 
 def summary(classes: tuple[str, ...], epochs: list[dict], minutes: float, device: str) -> dict:
     """The result of a training: every epoch, the last one, and of every score the best one."""
-    last = epochs[-1]
-    if "scores" in last:
-        final = last["scores"]
+    if "scores" in epochs[-1]:
+        final = epochs[-1]["scores"]
         peak = {metric: _best(epoch["scores"][metric] for epoch in epochs) for metric in final}
     else:
-        final = {"miou": last["miou"], "iou": last["iou"]}
-        columns = zip(*(epoch["iou"] for epoch in epochs))
-        peak = {"miou": _best(epoch["miou"] for epoch in epochs), "iou": [_best(column) for column in columns]}
+        final = {name: epochs[-1][name] for name in ("miou", "iou")}
+        by_class = [_best(column) for column in zip(*(epoch["iou"] for epoch in epochs))]
+        peak = {"miou": _best(epoch["miou"] for epoch in epochs), "iou": by_class}
     result = {"classes": list(classes), "epochs": epochs, "final": final, "peak": peak}
     return result | {"minutes": minutes, "device": device}
 

@@ -1,19 +1,17 @@
 """Victims of segmentation-models-pytorch: any of its architectures on any of its encoders.
 
-"unet-resnet18", "unetplusplus-densenet169", "deeplabv3-resnet50"; encoders of timm as smp writes them:
-"unetplusplus-tu-res2net50_26w_4s", "unetplusplus-tu-regnetx_032". The encoder "lite0" is EfficientNet-Lite0, whose
-ImageNet weights come with the kit ("unet-lite0" with init=imagenet needs no network).
+"unet-resnet18"; encoders of timm as smp writes them: "unetplusplus-tu-regnetx_032". The encoder "lite0" is
+EfficientNet-Lite0, whose ImageNet weights come with the kit and need no network.
 """
 
-from difflib import get_close_matches
-
 import torch
+from torch import nn
 
-from unseg_lib.errors import UnsegError
+from unseg_lib.errors import UnsegError, pick
 from unseg_lib.victims.data import MEAN, STD
-from unseg_lib.victims.imagenet import LITE0, load_lite0, renormalise
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import fit, own_randomness
+from unseg_lib.victims.weights import LITE0, first_line, load_lite0, renormalise
 
 
 def train(run: VictimRun) -> dict:
@@ -21,7 +19,7 @@ def train(run: VictimRun) -> dict:
     return fit(run, build(run.name, len(run.train.classes), run.size, run.init, run.seed))
 
 
-def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) -> torch.nn.Module:
+def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) -> nn.Module:
     """A model float `(N,3,H,W)` -> logits `(N,C,H,W)` with seeded first weights, the encoder's from `init`."""
     import segmentation_models_pytorch as smp
 
@@ -34,9 +32,8 @@ def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) 
             model = smp.create_model(architecture, f"tu-{LITE0}" if lite0 else encoder, weights, classes=classes)
         except Exception as error:  # hub, network, file and lookup errors of four libraries
             reason = f"no {init} weights could be loaded; without a network use init=random"
-            reason = "the architecture cannot use this encoder" if weights is None else reason
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UnsegError(f"Could not build the victim {name}: {reason} ({line}).") from error
+            reason = reason if weights else "the architecture cannot use this encoder"
+            raise UnsegError(f"Could not build the victim {name}: {reason} ({first_line(error)}).") from error
     if lite0:
         renormalise(model.encoder, MEAN, STD)
         if init == "imagenet":
@@ -46,7 +43,7 @@ def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) 
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, *size))
     except (RuntimeError, ValueError, AssertionError) as error:
-        found = f"{size[0]}x{size[1]} ({str(error).strip().partition(chr(10))[0]})"
+        found = f"{size[0]}x{size[1]} ({first_line(error)})"
         raise UnsegError(f"Expected an image size that {name} can take, found {found}.") from error
     return model
 
@@ -57,21 +54,7 @@ def parse(name: str) -> tuple[str, str]:
     import timm
 
     architecture, _, encoder = name.partition("-")
-    architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
-    if architecture not in architectures:
-        raise UnsegError(
-            f"Unknown architecture '{architecture}' in the victim '{name}'; {_closest(architecture, architectures)}"
-            f"write architecture-encoder with one of {', '.join(architectures)}."
-        )
     encoders = ["lite0", *smp.encoders.get_encoder_names(), *(f"tu-{model}" for model in timm.list_models())]
-    if encoder not in encoders:
-        raise UnsegError(
-            f"Unknown encoder '{encoder}' in the victim '{name}'; {_closest(encoder, encoders)}"
-            "encoders are those of segmentation-models-pytorch, and those of timm with tu- in front."
-        )
+    pick(smp.MODEL_ARCHITECTURES_MAPPING, architecture, "architecture (of architecture-encoder)")
+    pick(dict.fromkeys(encoders), encoder, "encoder (smp's, or timm's with tu- in front)")
     return architecture, encoder
-
-
-def _closest(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"closest: {', '.join(near)}; " if near else ""

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
@@ -24,7 +24,7 @@ from unseg_lib.evaluation import confusion, intersection_over_union, mean_iou
 from unseg_lib.files import whole_file, write_json
 from unseg_lib.runtime import Stopwatch, device_name, progress, thread_count
 from unseg_lib.seeds import seed_for, torch_rng
-from unseg_lib.victims.data import augment, batches, normalise, resized_label, tensor, tensors
+from unseg_lib.victims.data import augment, batches, normalise, resized_image, resized_label, tensors
 from unseg_lib.victims.run import VictimRun, summary
 
 WEIGHT_DECAY, POLY_POWER = 1e-2, 0.9
@@ -33,36 +33,34 @@ SHOWN = 4  # test images whose predictions are kept
 Rng = Callable[[str], torch.Generator]  # what for -> a generator of this step's own
 
 
-def adamw(run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
+def adamw(run: VictimRun, model: nn.Module) -> Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
 
 
-def read_labelled(run: VictimRun, source: SegmentationSet, what: str) -> tuple[torch.Tensor, torch.Tensor]:
+def read_labelled(run: VictimRun, source: SegmentationSet, what: str) -> tuple[Tensor, Tensor]:
     """All images and label maps at the run's size, see `tensors`."""
     return tensors(source, run.size, what, run.out)
 
 
-def batch_loss(run: VictimRun, model: torch.nn.Module, data: tuple, chosen: torch.Tensor, rng: Rng) -> torch.Tensor:
+def batch_loss(run: VictimRun, model: nn.Module, data: tuple, chosen: Tensor, rng: Rng) -> Tensor:
     """The loss on the images numbered `chosen`, defended and augmented."""
     x, y = (part[chosen].to(run.device) for part in data)
     x, y = augment(normalise(defended_batch(run, x, rng("defence"))), y, rng("augmentation"))
     return loss_function(run)(run, model, x, y)
 
 
-def label_scores(run: VictimRun, model: torch.nn.Module, data: tuple) -> dict:
-    """Scores {"miou", "iou": [C]} in [0,1] on images uint8 `(N,3,H,W)` with labels uint8 `(N,H,W)`.
-
-    Of lists of images `(3,h,w)` and labels `(h,w)` of any sizes, one is looked at after the other.
-    """
-    lists = isinstance(data[0], list)
-    parts = ([one[None] for one in part] if lists else part.split(run.batch_size) for part in data)
+def label_scores(run: VictimRun, model: nn.Module, data: tuple) -> dict:
+    """{"miou", "iou": [C]} in [0,1] on images uint8 `(N,3,H,W)`, labels `(N,H,W)`, or lists of any sizes."""
+    parts = ([one[None] for one in part] if isinstance(part, list) else part.split(run.batch_size) for part in data)
     classes = len(run.test.classes)
     return scores_of(sum(confusion(predict(model, x, run), y.to(run.device), classes) for x, y in zip(*parts)))
 
 
-def keep_predictions(run: VictimRun, model: torch.nn.Module, data: tuple) -> None:
+def keep_predictions(run: VictimRun, model: nn.Module, data: tuple) -> None:
     """Write predictions.npz of some test images."""
-    keep_label_maps(run, predict(model, data[0][shown(len(run.test))], run))
+    x, some = data[0], shown(len(run.test))
+    lists = isinstance(x, list)
+    keep_label_maps(run, (predict(model, x[i][None], run)[0] for i in some) if lists else predict(model, x[some], run))
 
 
 @dataclass(frozen=True)
@@ -77,21 +75,18 @@ class Recipe:
     """
 
     read: Callable[[VictimRun, SegmentationSet, str], Any] = read_labelled
-    optimiser: Callable[[VictimRun, torch.nn.Module], torch.optim.Optimizer] = adamw
-    loss: Callable[[VictimRun, torch.nn.Module, Any, torch.Tensor, Rng], torch.Tensor] = batch_loss
-    test: Callable[[VictimRun, torch.nn.Module, Any], dict] = label_scores
-    keep: Callable[[VictimRun, torch.nn.Module, Any], None] = keep_predictions
+    optimiser: Callable[[VictimRun, nn.Module], Optimizer] = adamw
+    loss: Callable[[VictimRun, nn.Module, Any, Tensor, Rng], Tensor] = batch_loss
+    test: Callable[[VictimRun, nn.Module, Any], dict] = label_scores
+    keep: Callable[[VictimRun, nn.Module, Any], None] = keep_predictions
     clip: float | None = None
 
 
 ORDINARY = Recipe()
 
 
-def fit(run: VictimRun, model: torch.nn.Module, recipe: Recipe = ORDINARY) -> dict:
-    """Train `model` as `run` and `recipe` say; the result as of `train_victim`, and speed.json as of `Stopwatch`.
-
-    In an ordinary recipe the model maps float `(N,3,H,W)` to logits `(N,C,H,W)`.
-    """
+def fit(run: VictimRun, model: nn.Module, recipe: Recipe = ORDINARY) -> dict:
+    """Train `model`, float `(N,3,H,W)` -> logits `(N,C,H,W)`; the result of `train_victim`, and speed.json."""
     with thread_count(run.threads):
         for defense in run.defenses:
             model = defense.prepare(run, model) if defense.prepare else model
@@ -116,7 +111,7 @@ def fit(run: VictimRun, model: torch.nn.Module, recipe: Recipe = ORDINARY) -> di
     return summary(run.train.classes, history, seconds / 60, device_name(run.device))
 
 
-def train_epoch(run: VictimRun, model, optimiser, recipe: Recipe, data: Any, epoch: int) -> float:
+def train_epoch(run: VictimRun, model: nn.Module, optimiser: Optimizer, recipe: Recipe, data: Any, epoch: int) -> float:
     """One pass over the images (epochs count from 1); returns the mean loss."""
     model.train()
     order = batches(len(run.train), run.batch_size, run.seed, epoch)
@@ -126,8 +121,8 @@ def train_epoch(run: VictimRun, model, optimiser, recipe: Recipe, data: Any, epo
             step = (epoch - 1) * len(order) + i
             for group in optimiser.param_groups:
                 group["lr"] = run.lr * group.get("factor", 1.0) * (1 - step / total) ** POLY_POWER
-            rng = partial(_step_rng, run.seed, epoch, i)
-            losses.append(train_step(model, optimiser, recipe.loss(run, model, data, chosen, rng), recipe.clip))
+            loss = recipe.loss(run, model, data, chosen, lambda what, i=i: torch_rng(run.seed, what, epoch, i))
+            losses.append(train_step(model, optimiser, loss, recipe.clip))
             check_finite(losses[-1], epoch, i + 1, optimiser.param_groups[0]["lr"])
     return sum(losses) / len(losses)
 
@@ -135,86 +130,81 @@ def train_epoch(run: VictimRun, model, optimiser, recipe: Recipe, data: Any, epo
 def check_finite(loss: float, epoch: int, step: int, lr: float) -> None:
     """Stop a training that has left the numbers; epoch and step count from 1."""
     if not math.isfinite(loss):
-        raise UnsegError(
-            f"Expected a finite loss, found {loss} in epoch {epoch}, step {step} (learning rate {lr:g}); "
-            "lower lr or use precision 32."
-        )
+        where = f"epoch {epoch}, step {step} (learning rate {lr:g})"
+        raise UnsegError(f"Expected a finite loss, found {loss} in {where}; lower lr or use precision 32.")
 
 
-def train_step(
-    model: torch.nn.Module, optimiser: torch.optim.Optimizer, loss: torch.Tensor, clip: float | None
-) -> float:
+def train_step(model: nn.Module, optimiser: Optimizer, loss: Tensor, clip: float | None) -> float:
     """One step down a loss; returns the loss before it."""
     optimiser.zero_grad()
     loss.backward()
     if clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimiser.step()
     return loss.item()
 
 
-def _step_rng(seed: int, epoch: int, step: int, what: str) -> torch.Generator:
-    return torch_rng(seed, what, epoch, step)
-
-
-def defended_batch(run: VictimRun, x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def defended_batch(run: VictimRun, x: Tensor, rng: torch.Generator) -> Tensor:
     """uint8 `(N,3,H,W)` through the defences that are drawn anew in every step; still in 0 to 255."""
     for defense in run.defenses:
         x = 255 * defense.batch(x.float() / 255, rng) if defense.batch else x
     return x
 
 
-def loss_function(run: VictimRun) -> Callable[..., torch.Tensor]:
+def loss_function(run: VictimRun) -> Callable[..., Tensor]:
     """`plain_loss`, or what the defence that trains in its own way has in its place."""
     return next((defense.loss for defense in run.defenses if defense.loss), plain_loss)
 
 
-def plain_loss(run: VictimRun, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def plain_loss(run: VictimRun, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Cross entropy of the logits for x, normalised float `(N,3,H,W)`, with labels int64 `(N,H,W)`."""
     with autocast(run):
         logits = model(x)
     return cross_entropy(logits.float(), y)
 
 
-def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean over the pixels that are not ignored; 0 where there are none, instead of torch's 0/0."""
     total = F.cross_entropy(logits, y, ignore_index=IGNORE, reduction="sum")
     return total / (y != IGNORE).sum().clamp(min=1)
 
 
 @torch.inference_mode()
-def predict(model: torch.nn.Module, x: torch.Tensor, run: VictimRun) -> torch.Tensor:
+def predict(model: nn.Module, x: Tensor, run: VictimRun) -> Tensor:
     """Class of every pixel, int64 `(N,H,W)`, of images uint8 `(N,3,H,W)`."""
     model.eval()
     with autocast(run):
         return model(normalise(x.to(run.device))).argmax(dim=1)
 
 
-def scores_of(matrix: torch.Tensor) -> dict:
+def scores_of(matrix: Tensor) -> dict:
     """Scores {"miou", "iou": [C]} in [0,1] of a confusion matrix `(C,C)`."""
     iou = intersection_over_union(matrix)
     return {"miou": mean_iou(iou), "iou": iou}
 
 
-def keep_label_maps(run: VictimRun, predictions: Iterable[torch.Tensor]) -> None:
+def keep_label_maps(run: VictimRun, predictions: Iterable[Tensor]) -> None:
     """Write predictions.npz of the `shown` test images at the run's size; predictions: label maps of any size."""
-    rows = []
-    for i, prediction in zip(shown(len(run.test)), predictions):
-        prediction = resized_label(prediction.to("cpu", torch.uint8).numpy(), run.size)
-        rows.append((*tensor(run.test, run.test.ids[i], run.size), prediction))
-    save_predictions(run.out / "predictions.npz", *(torch.stack(column) for column in zip(*rows)))
+    maps = (resized_label(one.to("cpu", torch.uint8).numpy(), run.size) for one in predictions)
+    save_predictions(
+        run, [shown_image(run, run.test.ids[i]) | {"prediction": one} for i, one in zip(shown(len(run.test)), maps)]
+    )
 
 
-def save_predictions(
-    path: Path, x: torch.Tensor, y: torch.Tensor, prediction: torch.Tensor, **more: torch.Tensor
-) -> None:
-    """Keep what the victim makes of K images: arrays image uint8 `(K,H,W,3)`, truth and prediction `(K,H,W)`.
+def shown_image(run: VictimRun, id: str) -> dict[str, Tensor]:
+    """A test image and its label map at the run's size, for `save_predictions`."""
+    truth = resized_label(run.test.label(id), run.size)
+    return {"image": resized_image(run.test.image(id), run.size).permute(1, 2, 0), "truth": truth}
 
-    more: further arrays, as "truth_segments" and "prediction_segments", the segment numbers of every pixel.
+
+def save_predictions(run: VictimRun, rows: list[dict[str, np.ndarray | Tensor]]) -> None:
+    """Write predictions.npz; a row has of one image "image" uint8 `(H,W,3)`, "truth" and "prediction" `(H,W)`; of some
+    tasks also "truth_segments" and "prediction_segments", the numbers of their pixels' segments, or the asking "box".
     """
-    arrays = {"image": x.permute(0, 2, 3, 1), "truth": y, "prediction": prediction.to("cpu", torch.uint8)} | more
-    with whole_file(path) as partial:
-        np.savez_compressed(partial, **{name: value.numpy() for name, value in arrays.items()})
+    arrays = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+    arrays["prediction"] = arrays["prediction"].astype(np.uint8)
+    with whole_file(run.out / "predictions.npz") as partial:
+        np.savez_compressed(partial, **arrays)
 
 
 def shown(images: int) -> list[int]:
@@ -222,13 +212,13 @@ def shown(images: int) -> list[int]:
     return torch.linspace(0, images - 1, min(SHOWN, images)).long().tolist()
 
 
-def _save(run: VictimRun, model, optimiser, history: list[dict], seconds: float) -> None:
+def _save(run: VictimRun, model: nn.Module, optimiser: Optimizer, history: list[dict], seconds: float) -> None:
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "history": history, "seconds": seconds}
     with whole_file(run.checkpoint) as partial:
         torch.save(state, partial)
 
 
-def _restore(run: VictimRun, model, optimiser) -> tuple[list[dict], float]:
+def _restore(run: VictimRun, model: nn.Module, optimiser: Optimizer) -> tuple[list[dict], float]:
     """Continue from the checkpoint where there is one: the finished epochs and the seconds they took."""
     if not run.checkpoint.exists():
         return [], 0.0
@@ -240,10 +230,7 @@ def _restore(run: VictimRun, model, optimiser) -> tuple[list[dict], float]:
 
 @contextmanager
 def own_randomness(device: str, *names: object) -> Iterator[None]:
-    """Seed torch's global generator from names for a while, for first weights and dropout; then put it back.
-
-    Python's and numpy's, which mmcv's augmentation seeds and draws from, are put back, too.
-    """
+    """Seed torch's global generator from names for a while; then put it back, with Python's and numpy's."""
     cuda, before = [torch.cuda.current_device()] if device == "cuda" else [], (random.getstate(), np.random.get_state())
     try:
         with torch.random.fork_rng(devices=cuda):
@@ -254,21 +241,19 @@ def own_randomness(device: str, *names: object) -> Iterator[None]:
         np.random.set_state(before[1])
 
 
-def kept_as_it_is(layer: torch.nn.Module) -> None:
+def kept_as_it_is(layer: nn.Module) -> None:
     """Let a module learn nothing and stay in the mode it predicts in, whatever mode the model around it is put into."""
     layer.requires_grad_(False)
     layer.eval()
     layer.train = lambda mode=True: layer
 
 
-def memory_format(model: torch.nn.Module) -> torch.memory_format:
-    """Channels last, unless oneDNN's path for it would write past its memory.
-
-    On x86 its weight gradient of a strided 1x1 convolution with fewer input channels than a vector holds does
-    so (https://github.com/uxlfoundation/oneDNN/issues/6035); of smp's encoders mobileone has one.
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Channels last, unless oneDNN would write past its memory (https://github.com/uxlfoundation/oneDNN/issues/6035):
+    in the weight gradient of a strided 1x1 convolution on fewer channels than a vector holds, as smp's mobileone has.
     """
     for layer in model.modules():
-        strided = isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+        strided = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
         if strided and layer.in_channels // layer.groups < 16:
             return torch.contiguous_format
     return torch.channels_last

@@ -1,24 +1,20 @@
-"""WideResNet-38, "model A1" of Wu, Shen and van den Hengel, "Wider or Deeper" (arXiv 1611.10080), for dense output,
-and DeepLabV1 on it.
+"""WideResNet-38, "model A1" of Wu, Shen and van den Hengel, "Wider or Deeper" (arXiv 1611.10080), and DeepLabV1 on it.
 
 Residual units that normalise first; levels 5 to 7 are dilated instead of strided, so features have 1/8 of the
 image's size, and 4096 channels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 HEAD_CHANNELS, HEAD_PLACE = 512, {"padding": 12, "dilation": 12}  # of DeepLabV1
 
 
-def units(narrower: int = 1, lengths: tuple[int, int, int, int] = (3, 3, 6, 3)) -> dict[str, dict]:
-    """Arguments of the `Residual` units of levels 2 to 7, by their names in the published weights: 2a, 2b1, 2b2, ...
-
-    narrower: divides all channels. lengths: units in levels 2 to 5.
-    """
+def units(narrower: int = 1, lengths: Sequence[int] = (3, 3, 6, 3)) -> dict[str, dict]:
+    """Arguments of the units of levels 2 to 7 by published names, 2a, 2b1, ...; lengths: of levels 2 to 5."""
     found = {}
     # channels, and stride and dilation of a level's units; the first unit of level 5 widens its view within itself
     levels = (((128, 128), 2, 1), ((256, 256), 2, 1), ((512, 512), 2, 1), ((512, 1024), 1, 2))
@@ -29,28 +25,17 @@ def units(narrower: int = 1, lengths: tuple[int, int, int, int] = (3, 3, 6, 3)) 
     for name, widest, dropout in (("6a", 2048, 0.3), ("7a", 4096, 0.5)):
         channels, place = (widest // 4, widest // 2, widest), {"first_dilation": 4, "dilation": 4}
         found[name] = {"channels": channels, "kernels": (1, 3, 1), "dropout": dropout, **place}
-    for unit in found.values():
-        unit["channels"] = [count // narrower for count in unit["channels"]]
-    return found
+    return {name: unit | {"channels": [c // narrower for c in unit["channels"]]} for name, unit in found.items()}
 
 
 class Residual(nn.Module):
     """A unit: (norm, ReLU, convolution) for each convolution, plus the shortcut.
 
-    channels, kernels: of each convolution. stride, first_dilation: of the first one. dilation: of the others.
-    dropout: before the last.
+    entering: channels of the image. channels, kernels: of each convolution. stride, first_dilation: of the first one.
+    dilation: of the others. dropout: before the last.
     """
 
-    def __init__(
-        self,
-        entering: int,
-        channels: Sequence[int],
-        kernels: Sequence[int],
-        stride: int = 1,
-        first_dilation: int = 1,
-        dilation: int = 1,
-        dropout: float = 0.0,
-    ):
+    def __init__(self, entering, channels, kernels, *, stride=1, first_dilation=1, dilation=1, dropout=0.0):
         super().__init__()
         before = (entering, *channels)
         self.norms = nn.ModuleList(nn.BatchNorm2d(count) for count in before[:-1])
@@ -63,7 +48,7 @@ class Residual(nn.Module):
         self.shortcut = None if same else nn.Conv2d(entering, before[-1], 1, stride=stride, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         first = F.relu(self.norms[0](x))
         # a shortcut that changes the shape starts after the first norm
         shortcut = x if self.shortcut is None else self.shortcut(first)
@@ -77,7 +62,7 @@ class Residual(nn.Module):
 class WideResNet38(nn.Module):
     """float `(N,3,H,W)` -> features of levels 4 to 7, the last `(N,4096,H/8,W/8)`, rounded up."""
 
-    def __init__(self, narrower: int = 1, lengths: tuple[int, int, int, int] = (3, 3, 6, 3)):
+    def __init__(self, narrower: int = 1, lengths: Sequence[int] = (3, 3, 6, 3)):
         super().__init__()
         channels = 64 // narrower
         self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
@@ -87,18 +72,15 @@ class WideResNet38(nn.Module):
             channels = unit["channels"][-1]
         self.norm = nn.BatchNorm2d(channels)
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         x, features = self.stem(x), {}
         for name, unit in self.units.items():
             x = features[name[0]] = unit(x)
         return [features["4"], features["5"], features["6"], F.relu(self.norm(x))]
 
 
-WIDTHS: dict[str, Callable[[], WideResNet38]] = {
-    "wideresnet38": WideResNet38,
-    # for tests and processors: a sixteenth of the channels, every level kept
-    "wideresnet38-tiny": lambda: WideResNet38(narrower=16, lengths=(1, 1, 2, 1)),
-}
+# tiny is for tests and processors: a sixteenth of the channels, every level kept
+WIDTHS = {"wideresnet38": WideResNet38, "wideresnet38-tiny": partial(WideResNet38, 16, (1, 1, 2, 1))}
 
 
 class DeepLabV1(nn.Module):
@@ -110,7 +92,7 @@ class DeepLabV1(nn.Module):
         self.decoder = Decoder(encoder.norm.num_features)
         self.head = nn.Conv2d(HEAD_CHANNELS, classes, 3, **HEAD_PLACE)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         logits = self.head(self.decoder(self.encoder(x)))
         return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
 
@@ -122,5 +104,5 @@ class Decoder(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, HEAD_CHANNELS, 3, **HEAD_PLACE)
 
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
         return F.relu(self.conv(features[-1]))

@@ -1,11 +1,11 @@
 """Mask2Former (Cheng et al., CVPR 2022): label maps, instances and panoptic segments from one model.
 
-"mask2former:resnet50", "mask2former:swin-tiny", "mask2former:tiny", and with options, separated by blanks:
-"mask2former:resnet50 queries=50 colour=False"; `Layout` says which there are. As published: AdamW at lr 1e-4,
-a tenth of it for the backbone, polynomial decay, clipped gradients, flips, random windows, changed colours.
+"mask2former:resnet50", "mask2former:swin-tiny", "mask2former:tiny", and with the fields of `Layout` as options, as
+"mask2former:resnet50 queries=50 colour=False". As published: AdamW, lr 1e-4, a tenth of it for the backbone.
 """
 
 import torch
+from torch import Tensor, nn
 
 from unseg_lib.options import with_options
 from unseg_lib.victims.data import normalise
@@ -25,10 +25,10 @@ def train(run: VictimRun) -> dict:
     return fit(run, model, Recipe(read, adamw, batch_loss, test=scores, keep=keep, clip=CLIP))
 
 
-def adamw(run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
+def adamw(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW that leaves norms, embeddings and Swin's position biases without weight decay, as published."""
     backbone = {id(p) for p in model.encoder.parameters()}
-    plain = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.BatchNorm2d, torch.nn.Embedding)
+    plain = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.Embedding)
     free = {id(p) for layer in model.modules() if isinstance(layer, plain) for p in layer.parameters()}
     free |= {id(p) for name, p in model.named_parameters() if "position_bias" in name}
     groups: dict[tuple[float, float], list] = {}
@@ -39,13 +39,8 @@ def adamw(run: VictimRun, model: torch.nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parts, lr=run.lr, fused=True)
 
 
-def batch_loss(
-    run: VictimRun, model: torch.nn.Module, data: MaskedImages, chosen: torch.Tensor, rng: Rng
-) -> torch.Tensor:
-    """The published loss on the images numbered `chosen`, defended and augmented.
-
-    Over all layers, in fp32: 2 x class + 5 x mask + 5 x dice of the matched queries.
-    """
+def batch_loss(run: VictimRun, model: nn.Module, data: MaskedImages, chosen: Tensor, rng: Rng) -> Tensor:
+    """The published loss, over all layers, in fp32: 2 x class + 5 x mask + 5 x dice of the matched queries."""
     layout = model.layout
     x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
     x = 255 * recolour(x.float() / 255, rng("colour")) if layout.colour else x

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, Instance, SegmentationSet
@@ -16,6 +17,8 @@ from unseg_lib.runtime import progress
 from unseg_lib.victims.data import random_windows, resized_image, resized_label, room
 from unseg_lib.victims.run import LABEL_TASKS, VictimRun
 
+Size = tuple[int, int]
+
 
 def things(source: SegmentationSet) -> tuple[int, ...]:
     """Indices of the countable classes; where the set does not say, all but the background."""
@@ -23,33 +26,22 @@ def things(source: SegmentationSet) -> tuple[int, ...]:
     return every if source.things is None else tuple(source.things)
 
 
-def regions(source: SegmentationSet, id: str) -> list[Instance]:
-    """One mask for every class in an image's label map; ignored pixels are in none."""
-    label = source.label(id)
-    return [Instance(label == index, int(index)) for index in np.unique(label[label != IGNORE])]
-
-
-def targets(
-    source: SegmentationSet, id: str, task: str, size: tuple[int, int] | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What is to be found in an image, as of `stacked`; crowds come last.
-
-    task: "instance" and "detection" give the objects, "panoptic" the objects and one mask for every class of stuff,
-    any other one mask for every class of the label map, where crowds are ignored pixels.
+def targets(source: SegmentationSet, id: str, task: str, size: Size | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """What is to be found in an image, as of `stacked`, crowds last: for "instance" and "detection" the objects, for
+    "panoptic" also a mask for every class of stuff, else one for every class of the label map, which ignores crowds.
     """
     if task in LABEL_TASKS:
-        return stacked(source, id, regions(source, id), size)
+        label = source.label(id)
+        regions = [Instance(label == index, int(index)) for index in np.unique(label[label != IGNORE])]
+        return stacked(source, id, regions, size)
     objects = source.segments(id) if task == "panoptic" else source.instances(id)
     return stacked(source, id, objects + source.crowds(id), size)
 
 
 def stacked(
-    source: SegmentationSet, id: str, objects: list[Instance], size: tuple[int, int] | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of an image's objects masks bool `(K,H,W)`, class indices int64 `(K,)`, and which are crowds, bool `(K,)`.
-
-    size: H, W, or None for the image's own. What has no pixel there is left out.
-    """
+    source: SegmentationSet, id: str, objects: list[Instance], size: Size | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks bool `(K,H,W)` of objects with a pixel at `size` (None: own), classes int64 and crowd bool `(K,)`."""
     found = [(one, resized_label(one.mask, size or one.mask.shape)) for one in objects]
     found = [(one, mask) for one, mask in found if mask.any()]
     size = size or (found[0][1].shape if found else source.image(id).shape[:2])
@@ -60,21 +52,18 @@ def stacked(
 
 @dataclass(frozen=True)
 class MaskedImages:
-    """A data set: images uint8 `(N,3,H,W)`; of every image masks, packed, and class indices `(K,)`.
+    """Images uint8 `(N,3,H,W)`; of each packed masks, class indices `(K,)`, and crowds: last and not learnt."""
 
-    crowd: of every image bool `(K,)`; crowds come last and are not learnt.
-    """
-
-    x: torch.Tensor
+    x: Tensor
     packed: list[list[dict]]
-    classes: list[torch.Tensor]
-    crowd: list[torch.Tensor]
+    classes: list[Tensor]
+    crowd: list[Tensor]
 
-    def masks(self, i: int) -> torch.Tensor:
+    def masks(self, i: int) -> Tensor:
         """The masks of image i, bool `(K,H,W)`."""
         return torch.from_numpy(unpack(self.packed[i], tuple(self.x.shape[2:])))
 
-    def learnt(self, chosen: Iterable[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def learnt(self, chosen: Iterable[int]) -> tuple[list[Tensor], list[Tensor]]:
         """Of the images numbered `chosen` the masks, and the class indices, without crowds."""
         kept = [(i, ~self.crowd[i]) for i in map(int, chosen)]
         return [self.masks(i)[some] for i, some in kept], [self.classes[i][some] for i, some in kept]
@@ -93,37 +82,26 @@ def read(run: VictimRun, source: SegmentationSet, what: str) -> MaskedImages:
 
 
 def augment(
-    x: torch.Tensor,
-    masks: Sequence[torch.Tensor],
-    classes: Sequence[torch.Tensor],
-    scale: tuple[float, float],
-    rng: torch.Generator,
-    crop: float = 1.0,
-) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-    """Flip and scale-crop images of float `(N,3,H,W)`, zero = mean gray, with their masks bool `(K,H,W)`.
-
-    scale, crop: see `random_windows`. Returns the images, and the masks that still have a pixel with their classes
-    `(K,)`, all on the device of x.
+    x: Tensor, masks: Sequence[Tensor], classes: Sequence[Tensor], scale: tuple, rng: torch.Generator, crop: float = 1.0
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Flip and scale-crop images of float `(N,3,H,W)`, zero = mean gray, with their masks bool `(K,H,W)`, see
+    `random_windows`: the images, the masks that still have a pixel, and their classes `(K,)`, on the device of x.
     """
     grid = random_windows(x, scale, rng, crop)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     moved = [_move(one.to(x.device), grid[i : i + 1]) for i, one in enumerate(masks)]
     left = [one.flatten(1).any(dim=1) for one in moved]
-    return (
-        x,
-        [one[some] for one, some in zip(moved, left)],
-        [one.to(x.device)[some] for one, some in zip(classes, left)],
-    )
+    kept = [one.to(x.device)[some] for one, some in zip(classes, left)]
+    return x, [one[some] for one, some in zip(moved, left)], kept
 
 
-def _move(masks: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+def _move(masks: Tensor, grid: Tensor) -> Tensor:
     if not len(masks):
         return masks.new_zeros(0, *grid.shape[1:3])
-    moved = F.grid_sample(masks[None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return moved[0] > 0.5
+    return F.grid_sample(masks[None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)[0] > 0.5
 
 
-def recolour(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def recolour(x: Tensor, rng: torch.Generator) -> Tensor:
     """Change the colours of float `(N,3,H,W)` in [0,1], each change half the time, as SSD does (Liu et al., 2016).
 
     Brightness by up to 32/255, contrast and saturation by a factor from 0.5 to 1.5, hue by up to 18 degrees.

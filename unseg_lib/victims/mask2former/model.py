@@ -4,18 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.victims.data import MEAN, STD
-from unseg_lib.victims.imagenet import LITE0, load_lite0, renormalise
 from unseg_lib.victims.training import own_randomness
-
-if TYPE_CHECKING:
-    from transformers import Mask2FormerForUniversalSegmentation
+from unseg_lib.victims.weights import LITE0, first_line, load_lite0, load_weights, read_tensors, renormalise
 
 STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
 
@@ -53,9 +51,9 @@ class Layout:
         check_layout(self, "Mask2Former", 32)
         if not 0 < self.crop <= 1:
             raise UnsegError(f"Expected crop of Mask2Former above 0 and to 1, found {self.crop:g}.")
-        for name in ("threshold", "overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UnsegError(f"Expected {name} of Mask2Former from 0 to 1, found {getattr(self, name):g}.")
+        for name, value in {"threshold": self.threshold, "overlap": self.overlap}.items():
+            if not 0 <= value <= 1:
+                raise UnsegError(f"Expected {name} of Mask2Former from 0 to 1, found {value:g}.")
 
 
 def check_layout(layout: Any, what: str, divisor: int) -> None:
@@ -65,8 +63,8 @@ def check_layout(layout: Any, what: str, divisor: int) -> None:
             raise UnsegError(f"Expected {name} of {what} from 1, found {value}.")
     if layout.width % divisor or layout.width % layout.heads:
         raise UnsegError(f"Expected a width that {divisor} and heads={layout.heads} divide, found {layout.width}.")
-    if not 0 < layout.scale_low <= layout.scale_high:
-        low, high = layout.scale_low, layout.scale_high
+    low, high = layout.scale_low, layout.scale_high
+    if not 0 < low <= high:
         raise UnsegError(f"Expected 0 < scale_low <= scale_high, found {low:g} and {high:g}.")
 
 
@@ -85,7 +83,7 @@ LAYOUTS = {
 }
 
 
-def build(layout: Layout, classes: int, init: str, seed: int) -> "Mask2FormerForUniversalSegmentation":
+def build(layout: Layout, classes: int, init: str, seed: int) -> nn.Module:
     """The model, which knows its `layout`, with seeded first weights, or those that `init` names.
 
     init: "random"; "imagenet", the backbone's from the hub; a folder as transformers saves them, of a Mask2Former
@@ -96,21 +94,24 @@ def build(layout: Layout, classes: int, init: str, seed: int) -> "Mask2FormerFor
         raise UnsegError("Expected init=random for this Mask2Former, nobody has trained its backbone on ImageNet.")
     with own_randomness("cpu", seed, "first weights"), quiet():
         model = untrained(layout, classes)
+        pixels = model.model.pixel_level_module
         if init == "imagenet" or (path.is_dir() and read_json(path / "config.json").get("model_type") != "mask2former"):
-            _load_backbone(model, layout.weights if init == "imagenet" else init)
+            _load_backbone(pixels.encoder, layout.weights if init == "imagenet" else init)
         elif init != "random":
-            _load_all(model, path / "model.safetensors" if path.is_dir() else path)
-    pixel_module = model.model.pixel_level_module
+            path = path / "model.safetensors" if path.is_dir() else path
+            own = {"criterion.empty_weight": model.criterion.empty_weight}  # no weight: how much "no object" counts
+            words = {"head": "class_predictor.bias", "more": 1, "hint": ", or train from a backbone's"}
+            load_weights(model, read_tensors(path) | own, path, "this Mask2Former", **words)
     if layout.weights == LITE0:
-        renormalise(pixel_module.encoder._backbone, MEAN, STD)
-    _keep_in_fp32(pixel_module.decoder)
+        renormalise(pixels.encoder._backbone, MEAN, STD)
+    _keep_in_fp32(pixels.decoder)
     # by this name defences find it; set beside torch's book-keeping, which would save its weights twice
-    object.__setattr__(model, "encoder", pixel_module.encoder)
+    object.__setattr__(model, "encoder", pixels.encoder)
     model.layout = layout
     return model
 
 
-def untrained(layout: Layout, classes: int) -> "Mask2FormerForUniversalSegmentation":
+def untrained(layout: Layout, classes: int) -> nn.Module:
     """The model with first weights from torch's global generator."""
     import transformers
 
@@ -130,59 +131,22 @@ def untrained(layout: Layout, classes: int) -> "Mask2FormerForUniversalSegmentat
     return transformers.Mask2FormerForUniversalSegmentation(config)
 
 
-def _load_backbone(model: "Mask2FormerForUniversalSegmentation", place: str) -> None:
-    encoder = model.model.pixel_level_module.encoder
+def _load_backbone(encoder: nn.Module, place: str) -> None:
     if place == LITE0:
         return load_lite0(encoder._backbone)
     try:
         encoder.load_state_dict(type(encoder).from_pretrained(place, **STAGES).state_dict())
     except Exception as error:  # hub, network, file and shape errors of three libraries
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnsegError(
-            f"Could not load the backbone's weights {place} ({line}); without a network use init=random or a folder."
-        ) from error
+        found = f"{place} ({first_line(error)})"
+        hint = "without a network use init=random or a folder"
+        raise UnsegError(f"Could not load the backbone's weights {found}; {hint}.") from error
 
 
-def _load_all(model: "Mask2FormerForUniversalSegmentation", file: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        found = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise UnsegError(f"Expected weights in {file}, as safetensors, found something else ({error}).") from error
-    own = {"criterion.empty_weight": model.criterion.empty_weight}  # no weight: how much "no object" counts
-    of = "class_predictor.bias", 1, "this Mask2Former", ", or train from a backbone's", "backbone"
-    load_weights(model, found | own, file, *of)
-
-
-def load_weights(
-    model: torch.nn.Module, found: dict, path: Path, head: str, more: int, what: str, otherwise: str, same: str
-) -> None:
-    """Load weights of this very model; others are refused.
-
-    head: a parameter as long as there are classes and `more`. what, otherwise, same: words for the errors.
-    """
-    needed = model.state_dict()
-    if head in found and head in needed and found[head].shape != needed[head].shape:
-        raise UnsegError(
-            f"Expected weights for {len(needed[head]) - more} classes in {path}, found {len(found[head]) - more}; "
-            f"take those of a model for this data set{otherwise}."
-        )
-    other = sorted(needed.keys() ^ found.keys()) or [k for k in needed if needed[k].shape != found[k].shape]
-    if other:
-        raise UnsegError(
-            f"Expected the weights of {what} in {path}, found {len(other)} that differ, the first is {other[0]}; "
-            f"take the same {same} and options."
-        )
-    model.load_state_dict(found)
-
-
-def _keep_in_fp32(decoder: torch.nn.Module) -> None:
+def _keep_in_fp32(decoder: nn.Module) -> None:
     """As the authors do: in 16 bits the places where deformable attention looks are too coarse."""
     forward = decoder.forward
 
-    def in_fp32(features: list[torch.Tensor], **options):
+    def in_fp32(features: list[Tensor], **options):
         with torch.autocast(features[0].device.type, enabled=False):
             return forward([feature.float() for feature in features], **options)
 

@@ -1,51 +1,43 @@
 """From what Mask2Former says to label maps, instances and panoptic segments, and their scores and drawings.
 
-Class logits `(Q,C+1)`, the last one "no object", and mask logits `(Q,h,w)` of one image; masks are scaled up
-before anything is decided (Cheng et al., CVPR 2022, and the inference of their code). transformers' own functions
-are not used: they scale all masks to 384 x 384 first, weigh the panoptic threshold by the score, and mix devices.
-Everything is at the run's size: the areas of AP's small, medium and large objects are in its pixels.
+Class logits `(Q,C+1)`, the last one "no object", and mask logits `(Q,h,w)` of one image, which are scaled up to the
+run's size before anything is decided (Cheng et al., CVPR 2022, and their code). transformers' own functions scale all
+masks to 384 x 384 first, weigh the panoptic threshold by the score, and mix devices.
 """
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE
-from unseg_lib.evaluation import (
-    average_precision,
-    confusion,
-    intersection_over_union,
-    mean_iou,
-    pack,
-    panoptic_quality,
-    unpack,
-)
+from unseg_lib.evaluation import average_precision, confusion, pack, panoptic_quality, unpack
 from unseg_lib.victims.data import normalise, resized_label
-from unseg_lib.victims.mask2former.data import MaskedImages, things
+from unseg_lib.victims.mask2former.data import MaskedImages, Size, things
 from unseg_lib.victims.mask2former.model import Layout
 from unseg_lib.victims.run import LABEL_TASKS, VictimRun
-from unseg_lib.victims.training import autocast, save_predictions, shown
+from unseg_lib.victims.training import autocast, save_predictions, scores_of, shown, shown_image
 
 INSTANCES = 100  # of an image, at most: COCO's limit
 SURE = 0.5  # instances with a lower score count, but are not drawn
 
-Logits = tuple[torch.Tensor, torch.Tensor]  # of one image: classes (Q,C+1), masks (Q,h,w)
+Logits = tuple[Tensor, Tensor]  # of one image: classes (Q,C+1), masks (Q,h,w)
+Objects = tuple[np.ndarray, np.ndarray]  # masks bool (K,H,W), class indices int64 (K,)
 
 
-def label_map(classes: torch.Tensor, masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def label_map(classes: Tensor, masks: Tensor, size: Size) -> Tensor:
     """Class of every pixel, int64 `(H,W)`: every query votes for its classes where its mask is."""
     votes = torch.einsum("qc,qhw->chw", classes.softmax(dim=-1)[:, :-1], scaled(masks, size).sigmoid())
     return votes.argmax(dim=0)
 
 
 def instances(
-    classes: torch.Tensor, masks: torch.Tensor, size: tuple[int, int], things: tuple[int, ...]
+    classes: Tensor, masks: Tensor, size: Size, things: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks bool `(K,H,W)`, class indices int64 and scores `(K,)` in [0,1], the best first; masks may overlap.
-
-    A score is the probability of the class times the mean probability inside the mask.
+    """Masks bool `(K,H,W)`, class indices int64 and scores `(K,)` in [0,1], the best first; masks may overlap. A score
+    is the probability of the class times the mean probability inside the mask.
     """
     likely = classes.softmax(dim=-1)[:, list(things)]
     score, index = likely.flatten().topk(min(INSTANCES, likely.numel()))
@@ -58,10 +50,8 @@ def instances(
     return inside[order].cpu().numpy(), named[order].cpu().numpy(), score[order].cpu().numpy()
 
 
-def segments(
-    classes: torch.Tensor, masks: torch.Tensor, size: tuple[int, int], things: tuple[int, ...], layout: Layout
-) -> tuple[np.ndarray, np.ndarray]:
-    """Masks bool `(K,H,W)` without overlap and class indices int64 `(K,)`; one segment for every class of stuff.
+def segments(classes: Tensor, masks: Tensor, size: Size, things: tuple[int, ...], layout: Layout) -> Objects:
+    """Masks without overlap and their classes; one segment for every class of stuff.
 
     Queries whose class is less probable than the layout's `threshold` are left out, then those that keep less than
     the share `overlap` of their own mask once every pixel has gone to its most probable query.
@@ -85,26 +75,25 @@ def segments(
     return np.stack(found) if found else np.zeros((0, *size), bool), np.array(labels, np.int64)
 
 
-def scaled(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def scaled(masks: Tensor, size: Size) -> Tensor:
     """Mask logits `(Q,h,w)` at `(Q,H,W)`."""
     if not len(masks):
         return masks.new_zeros(0, *size)
     return F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def scores(run: VictimRun, model: torch.nn.Module, data: MaskedImages) -> dict:
-    """Scores of the run's task, see `train_victim`."""
+def scores(run: VictimRun, model: nn.Module, data: MaskedImages) -> dict:
+    """Scores of the run's task, see `train_victim`; AP's areas are in pixels of the run's size."""
     found, countable = predict(run, model, data.x), things(run.test)
     if run.task == "instance":
         return {"scores": _precision(run, data, (instances(*one, run.size, countable) for one in found))}
     if run.task == "panoptic":
         return {"scores": _panoptic_scores(run, data, found, model.layout)}
-    iou = intersection_over_union(sum(_confusion(run, i, one) for i, one in enumerate(found)))
-    return {"miou": mean_iou(iou), "iou": iou}
+    return scores_of(sum(_confusion(run, i, one) for i, one in enumerate(found)))
 
 
 @torch.inference_mode()
-def predict(run: VictimRun, model: torch.nn.Module, x: torch.Tensor) -> Iterator[Logits]:
+def predict(run: VictimRun, model: nn.Module, x: Tensor) -> Iterator[Logits]:
     """What the model says of every image, uint8 `(N,3,H,W)`."""
     model.eval()
     for some in x.split(run.batch_size):
@@ -125,9 +114,7 @@ def _precision(run: VictimRun, data: MaskedImages, found: Iterable[tuple]) -> di
     return average_precision(_truths(data, things(run.test)), found, run.test.classes)
 
 
-def _panoptic_scores(
-    run: VictimRun, data: MaskedImages, found: Iterable[Logits], layout: Layout
-) -> dict[str, float | None]:
+def _panoptic_scores(run: VictimRun, data: MaskedImages, found: Iterable[Logits], layout: Layout) -> dict:
     """PQ; "AP_pan" of the instances and "mIoU_pan" of the label maps that the same model gives, as published."""
     matrix, both, countable = 0, ([], []), things(run.test)
     for i, one in enumerate(found):
@@ -137,65 +124,51 @@ def _panoptic_scores(
             kept.append((pack(masks), *more))  # a large test set would not fit unpacked
     pieces, objects = (((unpack(masks, run.size), *more) for masks, *more in kept) for kept in both)
     quality = panoptic_quality(_truths(data, range(len(run.test.classes))), pieces, run.test.classes, countable)
-    precision = _precision(run, data, objects)["AP"]
-    return quality | {"AP_pan": precision, "mIoU_pan": mean_iou(intersection_over_union(matrix))}
+    return quality | {"AP_pan": _precision(run, data, objects)["AP"], "mIoU_pan": scores_of(matrix)["miou"]}
 
 
-def _confusion(run: VictimRun, i: int, one: Logits) -> torch.Tensor:
-    return confusion(label_map(*one, run.size).cpu(), _label(run, i), len(run.test.classes))
+def _confusion(run: VictimRun, i: int, one: Logits) -> Tensor:
+    """Against the label map, which has what panoptic segments lack: crowds, and things without a mask."""
+    label = resized_label(run.test.label(run.test.ids[i]), run.size)
+    return confusion(label_map(*one, run.size).cpu(), label, len(run.test.classes))
 
 
-def _label(run: VictimRun, i: int) -> torch.Tensor:
-    """The true label map, with what panoptic segments lack: crowds, and things without a mask."""
-    return resized_label(run.test.label(run.test.ids[i]), run.size)
-
-
-def keep(run: VictimRun, model: torch.nn.Module, data: MaskedImages) -> None:
+def keep(run: VictimRun, model: nn.Module, data: MaskedImages) -> None:
     """Write predictions.npz of some test images: label maps, and of instances and segments also their numbers."""
     some = shown(len(data.x))
     found = zip(some, predict(run, model, data.x[some]))
-    save_drawings(run, data.x[some], [_drawings(run, data, i, one, model.layout) for i, one in found])
+    rows = [shown_image(run, run.test.ids[i]) | _drawings(run, data, i, one, model.layout) for i, one in found]
+    save_predictions(run, rows)
 
 
-def save_drawings(run: VictimRun, x: torch.Tensor, rows: list[dict[str, np.ndarray]]) -> None:
-    """Write predictions.npz of K images `(K,3,H,W)` and for each what `drawings` gives."""
-    columns = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
-    save_predictions(run.out / "predictions.npz", x, **columns)
-
-
-def _drawings(run: VictimRun, data: MaskedImages, i: int, one: Logits, layout: Layout) -> dict[str, np.ndarray]:
+def _drawings(run: VictimRun, data: MaskedImages, i: int, one: Logits, layout: Layout) -> dict:
     if run.task in LABEL_TASKS:
-        return {"y": _label(run, i).numpy(), "prediction": label_map(*one, run.size).cpu().numpy()}
+        return {"prediction": label_map(*one, run.size).cpu()}
     (masks,), (classes,) = data.learnt([i])
-    truth = by_area(masks.numpy(), classes.numpy())
     if run.task == "panoptic":
-        return drawings(run, truth, segments(*one, run.size, things(run.test), layout))
-    masks, classes, score = instances(*one, run.size, things(run.test))
-    sure = np.flatnonzero(score >= SURE)[::-1]  # the best on top
-    return drawings(run, truth, (masks[sure], classes[sure]))
+        found = segments(*one, run.size, things(run.test), layout)
+    else:
+        *found, score = instances(*one, run.size, things(run.test))
+        sure = np.flatnonzero(score >= SURE)[::-1]  # the best on top
+        found = tuple(part[sure] for part in found)
+    return drawings(run, by_area(masks.numpy(), classes.numpy()), found)
 
 
-def by_area(masks: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Masks `(K,H,W)` and classes `(K,)`, the largest first: small ones lie on top."""
+def by_area(masks: np.ndarray, classes: np.ndarray) -> Objects:
+    """The largest first: small ones lie on top."""
     order = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")
     return masks[order], classes[order]
 
 
-def drawings(run: VictimRun, truth: tuple, found: tuple) -> dict[str, np.ndarray]:
-    """What predictions.npz holds of (masks, classes) that are true and found: label maps, and numbers of segments."""
+def drawings(run: VictimRun, truth: Objects, found: Objects) -> dict[str, np.ndarray]:
+    """What predictions.npz holds of objects that are true and found: label maps, and numbers of segments."""
     nothing = IGNORE if run.test.background is None or run.task == "panoptic" else run.test.background
-    (y, truth_segments), (prediction, prediction_segments) = (drawn(*one, nothing) for one in (truth, found))
-    return {
-        **{"y": y, "prediction": prediction},
-        **{"truth_segments": truth_segments, "prediction_segments": prediction_segments},
-    }
+    images = {name: drawn(*one, nothing) for name, one in {"truth": truth, "prediction": found}.items()}
+    return {f"{name}{end}": image for name, both in images.items() for end, image in zip(("", "_segments"), both)}
 
 
 def drawn(masks: np.ndarray, classes: np.ndarray, nothing: int) -> tuple[np.ndarray, np.ndarray]:
-    """Segments as images; later ones lie on top.
-
-    Class of every pixel, uint8 `(H,W)`, `nothing` where there is no segment; number of its segment, int32 from 1.
-    """
+    """Class of every pixel, uint8 `(H,W)`, and number of its segment, int32 from 1 (0: none); later ones lie on top."""
     label = np.full(masks.shape[1:], nothing, np.uint8)
     number = np.zeros(masks.shape[1:], np.int32)
     for i, (mask, index) in enumerate(zip(masks, classes), start=1):

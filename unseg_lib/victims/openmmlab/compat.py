@@ -1,7 +1,7 @@
 """What the frozen OpenMMLab packages need beside today's torch, in one place.
 
 mmcv-lite has no compiled operators (`mmcv._ext`), but importing the others' models looks them up: a stand-in
-does, whose functions raise when called. Those that PyTorch or torchvision has take its place, on a GPU too.
+does, whose functions raise when called. Those that PyTorch or torchvision have take its place, on a GPU too.
 """
 
 import importlib
@@ -11,47 +11,41 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
-from functools import partial
 
 import torch
+from torch import Tensor
 
 from unseg_lib.errors import UnsegError
 
 LIBRARIES = {"mmseg": "mmsegmentation", "mmdet": "mmdetection"}  # package -> name
 
 
-def _imported(package: str) -> types.ModuleType:
+def import_library(package: str) -> None:
     """Import mmseg or mmdet with its models, transforms and schedulers registered (7 s the first time)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # their deprecations, which nobody will mend
         if stand_in_for_compiled_operators():
             use_other_operators()
-        module = importlib.import_module(package)
-        for part in ("datasets", "engine", "models"):
-            importlib.import_module(f"{package}.{part}")
+        for part in ("", ".datasets", ".engine", ".models"):
+            importlib.import_module(package + part)
         from mmengine.logging import MMLogger
         from mmengine.registry import init_default_scope
 
         init_default_scope(package)  # where configs' bare names are looked up
         MMLogger.get_instance("unseg", log_level="ERROR")  # else every weight's first value is announced
-    return module
-
-
-import_mmseg, import_mmdet = partial(_imported, "mmseg"), partial(_imported, "mmdet")
 
 
 def stand_in_for_compiled_operators() -> bool:
     """Put a module in the place of `mmcv._ext` where mmcv has been installed without it; whether it is there."""
-    if "mmcv._ext" not in sys.modules and importlib.util.find_spec("mmcv._ext"):
-        return False
-    if "mmcv._ext" in sys.modules:
-        return sys.modules["mmcv._ext"].__spec__.loader is None
-    module = types.ModuleType("mmcv._ext", "Stand-in: every function raises when called.")
-    module.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", loader=None)
-    module.__getattr__ = _missing_operator
-    module.nms = nms
-    sys.modules["mmcv._ext"] = module
-    return True
+    if "mmcv._ext" not in sys.modules:
+        if importlib.util.find_spec("mmcv._ext"):
+            return False
+        module = types.ModuleType("mmcv._ext", "Stand-in: every function raises when called.")
+        module.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", loader=None)
+        module.__getattr__ = _missing_operator
+        module.nms = nms
+        sys.modules["mmcv._ext"] = module
+    return sys.modules["mmcv._ext"].__spec__.loader is None
 
 
 def _missing_operator(name: str) -> Callable:
@@ -76,7 +70,7 @@ def use_other_operators() -> None:
     mmcv.ops.sigmoid_focal_loss = sigmoid_focal_loss
 
 
-def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset: int) -> torch.Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Non-maximum suppression, as mmcv's: kept numbers, int64; offset: 1 where the last pixel belongs to a box."""
     from torchvision.ops import nms
 
@@ -84,8 +78,8 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset:
 
 
 def sigmoid_focal_loss(
-    logits: torch.Tensor, labels: torch.Tensor, gamma: float, alpha: float, weight: None, reduction: str
-) -> torch.Tensor:
+    logits: Tensor, labels: Tensor, gamma: float, alpha: float, weight: None, reduction: str
+) -> Tensor:
     """The focal loss of logits `(N,C)` with labels `(N,)` from 0 to C = background, as mmcv's, in fp32."""
     from torchvision.ops import sigmoid_focal_loss
 
@@ -94,24 +88,21 @@ def sigmoid_focal_loss(
     return sigmoid_focal_loss(logits.float(), target, alpha, gamma, reduction)
 
 
-def safe_globals() -> list:
-    """What torch may unpickle from a checkpoint of OpenMMLab beside tensors: its histories of losses, in numpy."""
-    import numpy as np
-    from mmengine.logging.history_buffer import HistoryBuffer
+class Ignored:
+    """Stands for what a checkpoint of OpenMMLab holds beside tensors: its histories of losses, in numpy."""
 
-    functions = {"_reconstruct": np.zeros(1).__reduce__()[0], "scalar": np.float64(1).__reduce__()[0]}
-    names = [f"numpy.{core}.multiarray" for core in ("core", "_core")]  # before numpy 2 and since
-    kinds = [type(np.dtype(kind)) for kind in ("f8", "i8")]
-    allowed = [(function, f"{name}.{part}") for part, function in functions.items() for name in names]
-    return [HistoryBuffer, (_history_method, "builtins.getattr"), np.ndarray, np.dtype, *kinds, *allowed]
+    NAMES = ("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "numpy.ndarray", "numpy.dtype")
+    # numpy's before version 2 and since
+    NAMES += tuple(
+        f"numpy.{core}.multiarray.{part}" for core in ("core", "_core") for part in ("_reconstruct", "scalar")
+    )
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
-def _history_method(owner: object, name: str) -> Callable:
-    """Stands for `getattr`, with which mmengine's histories name their methods and others could name anything."""
-    from pickle import UnpicklingError
-
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
-        raise UnpicklingError(f"'{name}' is no method of mmengine's histories")
-    return getattr(owner, name)
+# of all that torch may unpickle nothing is looked up or called
+SAFE = [(Ignored, name) for name in Ignored.NAMES]

@@ -7,12 +7,11 @@ the config's other sizes keep their ratio to it), learning rate, number of steps
 import ast
 import importlib.util
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 
 from mmengine.config import Config
 
-from unseg_lib.errors import UnsegError
+from unseg_lib.errors import UnsegError, pick
 from unseg_lib.victims.data import batches
 from unseg_lib.victims.openmmlab.compat import LIBRARIES
 from unseg_lib.victims.run import VictimRun
@@ -21,27 +20,15 @@ NEEDED = ("model", "train_pipeline", "test_pipeline", "optim_wrapper", "param_sc
 SIZES = ("scale", "scales", "img_scale", "max_size")  # of a pipeline's steps; keep their ratio to the crop
 
 
-def shipped_configs(package: str = "mmseg") -> dict[str, Path]:
-    """The configs inside a package by name, e.g. deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512."""
-    folder = Path(importlib.util.find_spec(package).origin).parent / ".mim" / "configs"
-    files = {file.stem: file for file in sorted(folder.glob("[!_]*/*.py"))}
-    if not files:
-        library = LIBRARIES[package]
-        raise UnsegError(f"Expected the configs of {library} in {folder}, found none; install {library} again.")
-    return files
-
-
 def load_config(name: str, package: str = "mmseg") -> Config:
-    """Read "NAME key=value ..." from the configs that one of OpenMMLab's packages ships."""
+    """Read "NAME key=value ..." from the configs that mmseg or mmdet ships, e.g. "segformer_mit-b0_..."."""
+    library = LIBRARIES[package]
+    folder = Path(importlib.util.find_spec(package).origin).parent / ".mim" / "configs"
+    known = {file.stem: file for file in sorted(folder.glob("[!_]*/*.py"))}
+    if not known:
+        raise UnsegError(f"Expected the configs of {library} in {folder}, found none; install {library} again.")
     name, *options = name.split() or [""]
-    known = shipped_configs(package)
-    if name not in known:
-        near = ", ".join(get_close_matches(name, known, n=3, cutoff=0.3)) or "none"
-        raise UnsegError(
-            f"Unknown {LIBRARIES[package]} config '{name}'; closest: {near}; write the name of one of its "
-            f"{len(known)} config files, without .py."
-        )
-    config = Config.fromfile(known[name])
+    config = Config.fromfile(pick(known, name, f"{library} config"))
     for option in options:
         key, _, value = option.partition("=")
         if not value or not _has_parent(config.to_dict(), key):
@@ -72,15 +59,20 @@ def adapt(config: Config, run: VictimRun) -> Config:
     """Put the run's classes, sizes, learning rate and iterations into a config, in place."""
     need_parts(config, run)
     model = config.model
-    old = config.get("crop_size") or model.data_preprocessor.size
-    factor = min(run.size) / min(old)
-    walk([config.train_pipeline, config.test_pipeline], lambda node: _resize(node, factor, run.size))
+    factor = min(run.size) / min(config.get("crop_size") or model.data_preprocessor.size)
+
+    def fit_crop(step: dict) -> None:
+        resize(step, factor)
+        step.update({"crop_size": run.size} if "crop_size" in step else {})
+        step.update({"size": run.size} if step.get("type") == "Pad" and step.get("size") is not None else {})
+
+    walk([config.train_pipeline, config.test_pipeline], fit_crop)
     if "size" in model.data_preprocessor:
         model.data_preprocessor.size = run.size
     if model.test_cfg.get("mode") == "slide":
         model.test_cfg.stride = scaled(model.test_cfg.stride, factor)
         model.test_cfg.crop_size = run.size
-    walk(model, lambda node: make_ours(node, len(run.train.classes), run.init))
+    walk(model, lambda part: make_ours(part, len(run.train.classes), run.init))
     reschedule(config, run)
     return config
 
@@ -90,7 +82,13 @@ def need_parts(config: Config, run: VictimRun) -> None:
     if missing := [part for part in NEEDED if part not in config]:
         library = LIBRARIES[config.get("default_scope", "mmseg")]
         raise UnsegError(f"Expected '{missing[0]}' in the {library} config {run.name}, found none; take another.")
-    walk(config.model, _need_package)
+
+    def need_package(part: dict) -> None:
+        package = str(part.get("type", "")).partition(".")[0]
+        if package in ("mmdet", "mmpretrain") and not importlib.util.find_spec(package):
+            raise UnsegError(f"Expected {package} for {part['type']}, found it not installed; take another config.")
+
+    walk(config.model, need_package)
 
 
 def walk(node: object, change: Callable[[dict], None]) -> None:
@@ -102,11 +100,9 @@ def walk(node: object, change: Callable[[dict], None]) -> None:
         walk(child, change)
 
 
-def _need_package(part: dict) -> None:
-    """Refuse a model with parts of an OpenMMLab package that is not installed."""
-    package = str(part.get("type", "")).partition(".")[0]
-    if package in ("mmdet", "mmpretrain") and not importlib.util.find_spec(package):
-        raise UnsegError(f"Expected {package} for {part['type']}, found it not installed; take another config.")
+def resize(step: dict, factor: float, keys: tuple[str, ...] = SIZES) -> None:
+    """Scale the sizes that a pipeline's step has, in place."""
+    step.update({key: scaled(step[key], factor) for key in keys if step.get(key) is not None})
 
 
 def scaled(value, factor: float):
@@ -114,17 +110,6 @@ def scaled(value, factor: float):
     if isinstance(value, list | tuple):
         return type(value)(scaled(item, factor) for item in value)
     return max(1, round(value * factor))
-
-
-def _resize(step: dict, factor: float, crop: tuple[int, int]) -> None:
-    """Fit a step of a pipeline to the crop."""
-    for key in SIZES:
-        if step.get(key) is not None:
-            step[key] = scaled(step[key], factor)
-    if "crop_size" in step:
-        step["crop_size"] = crop
-    if step.get("type") == "Pad" and step.get("size") is not None:
-        step["size"] = crop
 
 
 def make_ours(part: dict, classes: int, init: str) -> None:
@@ -137,24 +122,24 @@ def make_ours(part: dict, classes: int, init: str) -> None:
         part["class_weight"] = [1.0] * classes + [weights[-1]] if set(weights[:-1]) == {1.0} else None
     if "num_classes" in part:
         part["num_classes"] = classes
-    if init != "imagenet":
-        if "pretrained" in part:
-            part["pretrained"] = None
-        if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
-            part["init_cfg"] = None
+    if init != "imagenet" and "pretrained" in part:
+        part["pretrained"] = None
+    if init != "imagenet" and isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
+        part["init_cfg"] = None
 
 
 def reschedule(config: Config, run: VictimRun) -> None:
     """Give the optimiser the run's learning rate and precision, and stretch the schedule to its steps."""
     steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
-    wrapper = config.optim_wrapper
     factor = steps / (config.train_cfg.get("max_iters") or config.train_cfg.max_epochs)
+    # the optimiser
+    wrapper = config.optim_wrapper
     lower = run.lr / wrapper.optimizer.lr
     wrapper.optimizer.lr = run.lr
     for key in ("dtype", "loss_scale"):
         wrapper.pop(key, None)
-    bf16 = {"type": "AmpOptimWrapper", "dtype": "bfloat16"}
-    wrapper.update(bf16 if run.bf16 else {"type": "OptimWrapper"})
+    wrapper.update({"type": "AmpOptimWrapper", "dtype": "bfloat16"} if run.bf16 else {"type": "OptimWrapper"})
+    # the schedule
     schedule = config.param_scheduler
     for part in schedule if isinstance(schedule, list | tuple) else [schedule]:
         part["by_epoch"] = False

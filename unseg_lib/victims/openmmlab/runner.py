@@ -1,10 +1,8 @@
 """Victims of mmsegmentation: any of its configs by name, trained by mmengine's runner.
 
-"mmseg:deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512", and with options as mmsegmentation's tools take them,
-separated by blanks: "mmseg:NAME model.backbone.depth=18 model.decode_head.channels=64".
-
-It is tested as mmsegmentation does: images resized by the config's test pipeline, scored at full size. The rest of
-mmengine's side, our data set, score and book-keeping, serves mmdetection too.
+"mmseg:deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512", with options as mmsegmentation's tools take them: "mmseg:NAME
+model.backbone.depth=18". Tested as there: images resized by the config's test pipeline, scored at full size. Data set,
+score and book-keeping serve mmdetection too.
 """
 
 import multiprocessing
@@ -24,6 +22,8 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, TRANSFORMS
 from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
@@ -32,19 +32,21 @@ from unseg_lib.files import whole_file, write_json
 from unseg_lib.runtime import Stopwatch, device_name, progress, thread_count
 from unseg_lib.seeds import seed_for
 from unseg_lib.victims.data import batches
-from unseg_lib.victims.openmmlab.compat import LIBRARIES, import_mmseg
+from unseg_lib.victims.openmmlab.compat import LIBRARIES, import_library
 from unseg_lib.victims.openmmlab.config import adapt, load_config
 from unseg_lib.victims.run import VictimRun, summary
 from unseg_lib.victims.training import check_finite, keep_label_maps, own_randomness, scores_of, shown
+from unseg_lib.victims.weights import first_line
 
 WORKERS = 8  # processes that prepare images for a GPU; a CPU is busy enough with the training
 
 Truth = Callable[[SegmentationSet, str], dict]  # (set, id) -> what an image's sample has beside its pixels
+Keep = Callable[[Runner, VictimRun], None]  # writes predictions.npz
 
 
 def train(run: VictimRun) -> dict:
     """Train the victim of mmsegmentation that `run` names; the result as of `train_victim`."""
-    import_mmseg()
+    import_library("mmseg")
     check_device(run)
     config = adapt(load_config(run.name), run)
     return fit(run, config, build_model(config, run), label_map, Confusion(run.test), keep_predictions)
@@ -58,7 +60,7 @@ def check_device(run: VictimRun) -> None:
         raise UnsegError(f"Expected precision 32, mmengine has bf16 only on a GPU, found bf16 on {run.device}.")
 
 
-def build_model(config: Config, run: VictimRun) -> torch.nn.Module:
+def build_model(config: Config, run: VictimRun) -> nn.Module:
     """The config's model with seeded first weights."""
     with own_randomness("cpu", run.seed, "first weights"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library to itself
@@ -66,26 +68,14 @@ def build_model(config: Config, run: VictimRun) -> torch.nn.Module:
             model = MODELS.build(config.model)
             model.init_weights()
         except Exception as error:  # another package's model, a weight file without a network, ...
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            found = f"{LIBRARIES[config.default_scope]} config {run.name} ({first_line(error)})"
             hint = "; without a network use init=random" if run.init == "imagenet" else ""
-            library = LIBRARIES[config.default_scope]
-            raise UnsegError(f"Could not build the {library} config {run.name} ({line}){hint}.") from error
+            raise UnsegError(f"Could not build the {found}{hint}.") from error
     return model
 
 
-def fit(
-    run: VictimRun,
-    config: Config,
-    model: torch.nn.Module,
-    truth: Truth,
-    metric: BaseMetric,
-    keep: Callable[[Runner, VictimRun], None],
-) -> dict:
-    """Train `model` by mmengine's runner and test it with `metric`; the result as of `train_victim`, and speed.json.
-
-    truth: what a training image has beside its pixels. keep: writes predictions.npz. It continues from the checkpoint
-    where there is one.
-    """
+def fit(run: VictimRun, config: Config, model: nn.Module, truth: Truth, metric: BaseMetric, keep: Keep) -> dict:
+    """Train by mmengine's runner, on from a checkpoint if there is one, test by `metric`; as `training.fit`."""
     import cv2
 
     book, start = Book(run), multiprocessing.get_start_method()
@@ -135,19 +125,17 @@ def loader(run: VictimRun, source: SegmentationSet, pipeline: list[dict], truth:
     dataset = Images(source, pipeline, run.seed, truth, training=training)
     sampler = EpochBatches(dataset, run) if training else [[i] for i in range(len(source))]
     workers = min(WORKERS, os.cpu_count() or 1) if run.device == "cuda" else 0
-    return torch.utils.data.DataLoader(dataset, batch_sampler=sampler, collate_fn=pseudo_collate, num_workers=workers)
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=pseudo_collate, num_workers=workers)
 
 
-class Images(torch.utils.data.Dataset):
+class Images(Dataset):
     """A SegmentationSet through a pipeline of an OpenMMLab config, without the steps that read files.
 
-    The augmentation of an image depends on (seed, epoch, image) alone: neither on the worker that makes
-    it nor on what was killed before. The truth goes through the training pipeline only; the test reads it anew.
+    The augmentation of an image depends on (seed, epoch, image) alone, not on the worker that makes it or on what was
+    killed before. The truth goes through the training pipeline only; the test reads it anew.
     """
 
-    def __init__(
-        self, source: SegmentationSet, pipeline: list[dict], seed: int, truth: Truth = label_map, *, training: bool
-    ):
+    def __init__(self, source: SegmentationSet, pipeline: list[dict], seed: int, truth: Truth = label_map, *, training):
         steps = [step for step in pipeline if not step["type"].endswith(("LoadImageFromFile", "LoadAnnotations"))]
         self.steps = [TRANSFORMS.build(step) for step in steps]
         self.source, self.seed, self.truth, self.training, self.epoch = source, seed, truth, training, 0
@@ -170,7 +158,7 @@ class Images(torch.utils.data.Dataset):
         return sample
 
 
-class EpochBatches(torch.utils.data.Sampler):
+class EpochBatches(Sampler):
     """The batches of `data.batches`, of the epoch that the data set is in."""
 
     def __init__(self, dataset: Images, run: VictimRun):
@@ -200,16 +188,19 @@ class Confusion(BaseMetric):
             self.results.append(confusion(prediction, label, len(self.source.classes)))
 
     def compute_metrics(self, results: list[torch.Tensor]) -> dict:
-        return scores_of(torch.stack(results).sum(dim=0))
+        return scores_of(sum(results))
+
+
+@torch.inference_mode()
+def predicted(runner: Runner, i: int):
+    """What mmengine's model says of test image number i."""
+    runner.model.eval()
+    return runner.model.test_step(pseudo_collate([runner.val_dataloader.dataset[i]]))[0]
 
 
 def keep_predictions(runner: Runner, run: VictimRun) -> None:
     """Write predictions.npz of some test images, at the run's size."""
-    dataset = runner.val_dataloader.dataset
-    runner.model.eval()
-    with torch.inference_mode():
-        found = [runner.model.test_step(pseudo_collate([dataset[i]]))[0] for i in shown(len(run.test))]
-    keep_label_maps(run, [sample.pred_sem_seg.data[0] for sample in found])
+    keep_label_maps(run, (predicted(runner, i).pred_sem_seg.data[0] for i in shown(len(run.test))))
 
 
 class Book(Hook):
@@ -218,8 +209,7 @@ class Book(Hook):
     priority = "LOWEST"
 
     def __init__(self, run: VictimRun):
-        self.run, self.history, self.seconds, self.losses = run, [], 0.0, []
-        self.watch = Stopwatch()
+        self.run, self.history, self.seconds, self.losses, self.watch = run, [], 0.0, [], Stopwatch()
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         self.history, self.seconds = checkpoint["meta"]["history"], checkpoint["meta"]["seconds"]

@@ -1,11 +1,8 @@
 """SAM-HQ (Ke et al., NeurIPS 2023), a promptable victim: asked by a box, points or a coarse mask, it finds the object.
 
-"sam-hq:vit_b", "sam-hq:vit_l" and "sam-hq:vit_h"; "sam-hq:small" and "sam-hq:tiny" have small layouts for CPUs. Options
-come after blanks: "sam-hq:vit_b points=4096".
-
-With SAM's weights as `init`, only what SAM-HQ adds is trained, as published, there with 1024 x 1024 pixels, 12 epochs,
-batches of 32 and lr 1e-3 on HQSeg-44K; with init=random everything is. The task is "interactive": one object against
-its background in every image, as HQSeg-44K has them.
+"sam-hq:vit_b", "sam-hq:vit_l", "sam-hq:vit_h", "sam-hq:small" and "sam-hq:tiny", with the fields of `Settings` as
+options: "sam-hq:vit_b points=4096". With SAM's weights as `init` only what SAM-HQ adds is trained, as published, there
+with 1024 x 1024 pixels, 12 epochs, batches of 32 and lr 1e-3 on HQSeg-44K; with init=random everything is.
 """
 
 from collections.abc import Callable
@@ -14,17 +11,18 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.method import Prompts, all_prompts, large_scale_jitter, one_kind, segmentation_loss
 from unseg_lib.options import with_options
-from unseg_lib.victims.data import batches, resized_image, resized_label
+from unseg_lib.victims.data import batches, resized_image
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.sam_hq.model import SamHQ, build
 from unseg_lib.victims.sam_hq.objects import Pair, asked, check_object, object_scores, one_object, pairs, scaled_box
-from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit, save_predictions, shown
+from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit, save_predictions, shown, shown_image
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,8 @@ class Settings:
 
 # a layout of method.sam -> its recipe; on a small image a tenth of it is nothing, small masks need fewer points, and
 # what a pair of corners means takes longer to learn from nothing than a small training is
-MODELS = {
-    **dict.fromkeys(("vit_b", "vit_l", "vit_h"), Settings()),
-    **dict.fromkeys(("small", "tiny"), Settings(points=1024, scale_low=0.5, filled_box=True)),
-}
+MODELS = dict.fromkeys(("vit_b", "vit_l", "vit_h"), Settings())
+MODELS |= dict.fromkeys(("small", "tiny"), Settings(points=1024, scale_low=0.5, filled_box=True))
 
 
 def train(run: VictimRun) -> dict:
@@ -67,17 +63,17 @@ def train(run: VictimRun) -> dict:
     run = replace(run, train=one_object(run.train), test=one_object(run.test))
     check_object(run.train)
     check_object(run.test)
-    parts = {"read": read, "optimiser": optimiser, "loss": loss, "test": scores, "keep": keep}
-    recipe = Recipe(**{name: partial(function, settings) for name, function in parts.items()})
-    return fit(run, build(name, run.size, run.init, run.seed), recipe)
+    model = build(name, run.size, run.init, run.seed)
+    model.settings = settings
+    return fit(run, model, Recipe(partial(read, settings.scale_high), optimiser, loss, scores, keep))
 
 
-def read(settings: Settings, run: VictimRun, source: SegmentationSet, what: str) -> Callable[[int], Pair] | None:
+def read(scale_high: float, run: VictimRun, source: SegmentationSet, what: str) -> Callable[[int], Pair] | None:
     """The training images as `pairs`; the test's are read as they are needed, at their own size."""
-    return pairs(source, round(settings.scale_high * run.size[0]), what) if what == "training" else None
+    return pairs(source, round(scale_high * run.size[0]), what) if what == "training" else None
 
 
-def optimiser(settings: Settings, run: VictimRun, model: SamHQ) -> torch.optim.Optimizer:
+def optimiser(run: VictimRun, model: SamHQ) -> torch.optim.Optimizer:
     """Adam of what is trainable, with one drop of the learning rate, which replaces the falling one of the loop."""
     adam = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=run.lr, fused=True)
     steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
@@ -86,30 +82,27 @@ def optimiser(settings: Settings, run: VictimRun, model: SamHQ) -> torch.optim.O
     def set_rate(adam: torch.optim.Optimizer, *_) -> None:
         done = int(adam.state.get(token, {}).get("step", 0))
         for group in adam.param_groups:
-            group["lr"] = run.lr * (0.1 if done >= settings.drop * steps else 1.0)
+            group["lr"] = run.lr * (0.1 if done >= model.settings.drop * steps else 1.0)
 
     adam.register_step_pre_hook(set_rate)
     return adam
 
 
-def loss(
-    settings: Settings, run: VictimRun, model: SamHQ, data: Callable, chosen: torch.Tensor, rng: Rng
-) -> torch.Tensor:
+def loss(run: VictimRun, model: SamHQ, data: Callable, chosen: Tensor, rng: Rng) -> Tensor:
     """BCE + Dice on points of the images numbered `chosen`, jittered, each prompted by one kind drawn for it."""
-    scales, jitter = (settings.scale_low, settings.scale_high), rng("jitter")
+    scales, jitter = (model.settings.scale_low, model.settings.scale_high), rng("jitter")
     found = [large_scale_jitter(*data(i), run.size[0], jitter, scales) for i in chosen.tolist()]
     x, y = (torch.stack(column) for column in zip(*found))  # (N,3,S,S) and soft masks (N,1,S,S), both in [0,1]
     x = defended_batch(run, 255 * x.to(run.device), rng("defence"))
     prompts = one_kind(all_prompts(y, model.grid, rng("prompts")), rng("kind of prompt"))
-    return segmentation_loss(masks(settings, run, model, x, prompts), y.to(run.device), rng("points"), settings.points)
+    return segmentation_loss(masks(run, model, x, prompts), y.to(run.device), rng("points"), model.settings.points)
 
 
-def masks(settings: Settings, run: VictimRun, model: SamHQ, x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-    """Logits `(N,1,g,g)` of what images `(N,3,S,S)` from 0 to 255 are prompted for.
-
-    Only the image encoder, which costs most, runs in bf16: in its 8 bits a prompt's place is wrong by some pixels.
+def masks(run: VictimRun, model: SamHQ, x: Tensor, prompts: Prompts) -> Tensor:
+    """Logits `(N,1,g,g)` of what images `(N,3,S,S)` from 0 to 255 are prompted for. Only the image encoder, which costs
+    most, runs in bf16: in its 8 bits a prompt's place is wrong by some pixels.
     """
-    if settings.filled_box:
+    if model.settings.filled_box:
         prompts = with_filled_boxes(prompts, model.grid, x.shape[-1])
     with autocast(run):
         seen = model.see(x.to(run.device).float() / 255)
@@ -128,40 +121,32 @@ def with_filled_boxes(prompts: Prompts, grid: int, size: int) -> Prompts:
     return replace(prompts, masks=torch.where(alone[:, None, None, None], filled, prompts.masks), use=use)
 
 
-def scores(settings: Settings, run: VictimRun, model: SamHQ, data: None) -> dict:
+def scores(run: VictimRun, model: SamHQ, data: None) -> dict:
     """{"scores": as of `object_scores`} of every test image's mask at the image's own size."""
 
     def answers():
         for id, label, box in asked(run.test):
             x, box = resized_image(run.test.image(id), run.size), scaled_box(box, label.shape, run.size)
-            yield id, label, answer(settings, run, model, x, box, label.shape)
+            yield id, label, answer(run, model, x, box, label.shape)
 
     return {"scores": object_scores(run.test, answers())}
 
 
 @torch.inference_mode()
-def answer(
-    settings: Settings, run: VictimRun, model: SamHQ, x: torch.Tensor, box: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
+def answer(run: VictimRun, model: SamHQ, x: Tensor, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The mask bool `(H,W)` at `size` for an image uint8 `(3,S,S)` and a box xyxy in its pixels."""
     model.eval()
-    prompts = Prompts(
-        boxes=torch.tensor(box, dtype=torch.float32)[None],
-        points=torch.zeros(1, 1, 2),
-        masks=torch.zeros(1, 1, model.grid, model.grid),
-        use=torch.tensor([[True, False, False]]),
-    )
-    logits = masks(settings, run, model, x[None], prompts)
+    boxes, nothing = torch.tensor(box, dtype=torch.float32)[None], torch.zeros(1, 1, model.grid, model.grid)
+    prompts = Prompts(boxes, torch.zeros(1, 1, 2), nothing, use=torch.tensor([[True, False, False]]))
+    logits = masks(run, model, x[None], prompts)
     return (F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0] > 0).cpu().numpy()
 
 
-def keep(settings: Settings, run: VictimRun, model: SamHQ, data: None) -> None:
+def keep(run: VictimRun, model: SamHQ, data: None) -> None:
     """Write predictions.npz of some test images at the run's size, with "box" `(K,4)`, xyxy: what was asked."""
-    every = [(id, scaled_box(box, label.shape, run.size)) for id, label, box in asked(run.test)]
-    columns = []
+    every, rows = [(id, scaled_box(box, label.shape, run.size)) for id, label, box in asked(run.test)], []
     for id, box in (every[i] for i in shown(len(every))):
-        x, truth = resized_image(run.test.image(id), run.size), resized_label(run.test.label(id), run.size)
-        found = answer(settings, run, model, x, box, run.size)
-        columns.append((x, truth, torch.from_numpy(found), torch.from_numpy(box)))
-    x, truth, found, boxes = (torch.stack(column) for column in zip(*columns))
-    save_predictions(run.out / "predictions.npz", x, truth, found, box=boxes)
+        row = shown_image(run, id)
+        found = answer(run, model, row["image"].permute(2, 0, 1), box, run.size)
+        rows.append(row | {"prediction": found, "box": box})
+    save_predictions(run, rows)

@@ -5,26 +5,16 @@ transformer, and with rows and columns swapped.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MLP
-from torch import nn
+from torch import Tensor, nn
 
+from unseg_lib import method
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import (
-    LAYOUTS,
-    Prompts,
-    SamLayout,
-    build_image_encoder,
-    build_mask_decoder,
-    build_prompt_encoder,
-    decoder_trunk,
-    encode,
-    read_foreign,
-)
 from unseg_lib.victims.training import own_randomness
+from unseg_lib.victims.weights import load_weights, read_tensors
 
 # what SAM-HQ adds to SAM's mask decoder, named as in its authors' files
 ADDED = ("hf_token", "hf_mlp", "compress_vit_feat", "embedding_encoder", "embedding_maskfeature")
@@ -33,18 +23,21 @@ ADDED = ("hf_token", "hf_mlp", "compress_vit_feat", "embedding_encoder", "embedd
 def build(layout: str, size: tuple[int, int], init: str, seed: int) -> "SamHQ":
     """SAM-HQ of a layout of `method.LAYOUTS` for images of `size`, with seeded first weights.
 
-    init: "random", and everything learns; or a file of SAM or SAM-HQ, and only what SAM-HQ adds does, as published.
+    init: "random", and everything learns; or an authors' .pth of SAM (what SAM-HQ adds keeps its first weights) or
+    SAM-HQ, and only what SAM-HQ adds learns, as published.
     """
-    patch = LAYOUTS[layout].patch_size
+    patch = method.LAYOUTS[layout].patch_size
     if size[0] != size[1] or size[0] % patch:
-        raise UnsegError(
-            f"Expected square images with a side that {patch} divides for sam-hq:{layout}, "
-            f"found {size[0]}x{size[1]}; change size."
-        )
+        expected = f"square images with a side that {patch} divides for sam-hq:{layout}"
+        raise UnsegError(f"Expected {expected}, found {size[0]}x{size[1]}; change size.")
     with own_randomness("cpu", seed, "first weights"):
-        model = SamHQ(replace(LAYOUTS[layout], image_size=size[0]))
+        model = SamHQ(replace(method.LAYOUTS[layout], image_size=size[0]))
     if init != "random":
-        load_weights(model, init, f"sam-hq:{layout} at {size[0]}x{size[1]} pixels")
+        found, added = read_tensors(init), tuple(f"mask_decoder.{part}." for part in ADDED)
+        found = {key: value for key, value in found.items() if key not in ("pixel_mean", "pixel_std")}
+        of_sam = not any(key.startswith(added) for key in found)
+        what = f"SAM or SAM-HQ for sam-hq:{layout} at {size[0]}x{size[1]} pixels"
+        load_weights(model, found, init, what, spared=added if of_sam else ())
         model.train_only_added()
     return model
 
@@ -52,23 +45,19 @@ def build(layout: str, size: tuple[int, int], init: str, seed: int) -> "SamHQ":
 class SamHQ(nn.Module):
     """SAM with one more output token, and a feature fused for it from what SAM sees early, late and for the prompt."""
 
-    def __init__(self, layout: SamLayout):
+    def __init__(self, layout: method.SamLayout):
         super().__init__()
         self.grid = layout.grid
-        self.image_encoder = build_image_encoder(layout)
-        self.prompt_encoder = build_prompt_encoder(layout)
-        self.mask_decoder = build_mask_decoder(layout)
+        self.image_encoder = method.build_image_encoder(layout)
+        self.prompt_encoder = method.build_prompt_encoder(layout)
+        self.mask_decoder = method.build_mask_decoder(layout)
         c, early = layout.width, layout.embed_dim
         self.mask_decoder.hf_token = nn.Embedding(1, c)
         self.mask_decoder.hf_mlp = MLP(c, c, c // 8, 3)
         self.mask_decoder.compress_vit_feat = upscaling(early, c, c // 8)
         self.mask_decoder.embedding_encoder = upscaling(c, c // 4, c // 8)
-        self.mask_decoder.embedding_maskfeature = nn.Sequential(
-            nn.Conv2d(c // 8, c // 4, 3, padding=1),
-            LayerNorm2d(c // 4),
-            nn.GELU(),
-            nn.Conv2d(c // 4, c // 8, 3, padding=1),
-        )
+        wider, back = nn.Conv2d(c // 8, c // 4, 3, padding=1), nn.Conv2d(c // 4, c // 8, 3, padding=1)
+        self.mask_decoder.embedding_maskfeature = nn.Sequential(wider, LayerNorm2d(c // 4), nn.GELU(), back)
 
     def train_only_added(self) -> None:
         """Freeze what is SAM's."""
@@ -76,15 +65,15 @@ class SamHQ(nn.Module):
         for name in ADDED:
             getattr(self.mask_decoder, name).requires_grad_(True)
 
-    def see(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def see(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding and early feature of images `(N,3,S,S)` in [0,1], see `method.encode`."""
-        return encode(self.image_encoder, x)
+        return method.encode(self.image_encoder, x)
 
-    def find(self, embedding: torch.Tensor, early: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+    def find(self, embedding: Tensor, early: Tensor, prompts: method.Prompts) -> Tensor:
         """Logits `(N,1,g,g)` of the prompted objects: SAM-HQ's own mask, which it is trained and evaluated with."""
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hf_token.weight])
-        hs, upscaled = decoder_trunk(decoder, self.prompt_encoder, embedding, tokens, prompts)
+        hs, upscaled = method.decoder_trunk(decoder, self.prompt_encoder, embedding, tokens, prompts)
         late = decoder.embedding_maskfeature(upscaled) + decoder.embedding_encoder(embedding)
         feature = late + decoder.compress_vit_feat(early)
         return torch.einsum("nc,nchw->nhw", decoder.hf_mlp(hs[:, -1]), feature)[:, None]
@@ -92,34 +81,5 @@ class SamHQ(nn.Module):
 
 def upscaling(channels: int, middle: int, out: int) -> nn.Sequential:
     """Two 2x2 transposed convolutions: `(N,channels,t,t)` -> `(N,out,4t,4t)`."""
-    return nn.Sequential(
-        nn.ConvTranspose2d(channels, middle, 2, stride=2),
-        LayerNorm2d(middle),
-        nn.GELU(),
-        nn.ConvTranspose2d(middle, out, 2, stride=2),
-    )
-
-
-def load_weights(model: SamHQ, path: str | Path, what: str) -> None:
-    """Put in the weights of an authors' .pth: SAM's (what SAM-HQ adds keeps its first weights) or SAM-HQ's.
-
-    what: the model in words, for errors. Weights of another model are refused.
-    """
-    state, own = read_foreign(path), model.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UnsegError(f"Expected weights of SAM or SAM-HQ in {path}, found other content; give another file.")
-    state = {key: value for key, value in state.items() if key not in ("pixel_mean", "pixel_std")}
-    new = {key for key in own if key.startswith(tuple(f"mask_decoder.{part}." for part in ADDED))}
-    needed = own.keys() if new & state.keys() else own.keys() - new
-    faults = {
-        "missing": needed - state.keys(),
-        "unknown": state.keys() - own.keys(),
-        "of another shape": {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape},
-    }
-    for fault, keys in faults.items():
-        if keys:
-            raise UnsegError(
-                f"Expected weights of SAM or SAM-HQ for {what} in {path}, found {len(keys)} parameters {fault} "
-                f"(first: {min(keys)}); choose the model and size that the file was made for."
-            )
-    model.load_state_dict(state, strict=False)
+    first, last = (nn.ConvTranspose2d(*pair, 2, stride=2) for pair in ((channels, middle), (middle, out)))
+    return nn.Sequential(first, LayerNorm2d(middle), nn.GELU(), last)

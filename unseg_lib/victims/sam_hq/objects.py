@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
@@ -16,7 +17,7 @@ from unseg_lib.victims.data import MEMORY, resized_image
 
 OBJECT = 1  # its class index
 
-Pair = tuple[torch.Tensor, torch.Tensor]  # image uint8 (3,h,w), mask uint8 (h,w) from 0 to 255
+Pair = tuple[Tensor, Tensor]  # image uint8 (3,h,w), mask uint8 (h,w) from 0 to 255
 Found = tuple[str, np.ndarray, np.ndarray]  # id, true label map uint8 (h,w), predicted mask bool (h,w)
 
 
@@ -32,24 +33,19 @@ def check_object(source: SegmentationSet) -> None:
 
 
 def one_object(source: SegmentationSet) -> SegmentationSet:
-    """`source` with the largest object of every image alone, where the set tells objects apart.
-
-    Folders of images and masks do not: there, all that is marked is the object.
-    """
+    """`source` with each image's largest object alone; of sets without instances all that is marked."""
 
     def largest(id: str) -> np.ndarray:
         label = source.label(id)
-        masks = [one.mask for one in source.instances(id)]
-        chosen = max(masks, key=np.sum) if masks else np.zeros(label.shape, bool)
+        chosen = max((one.mask for one in source.instances(id)), key=np.sum, default=np.zeros(label.shape, bool))
         return np.where(label == IGNORE, IGNORE, chosen).astype(np.uint8)
 
     return replace(source, read_label=largest) if source.read_instances else source
 
 
 def pairs(source: SegmentationSet, longest: int, what: str) -> Callable[[int], Pair]:
-    """Image number -> image and mask, with a long side of at most `longest` pixels; `what` names the progress.
-
-    They are kept in memory where all of them fit; more are read anew in every epoch. Ignored pixels are background.
+    """Image number -> image and mask, with a long side of at most `longest` pixels; kept in memory where all of them
+    fit, else read anew in every epoch. Ignored pixels are background. `what` names the progress.
     """
     if 4 * len(source) * longest**2 > MEMORY:
         return lambda i: pair(source, source.ids[i], longest)
@@ -66,10 +62,7 @@ def pair(source: SegmentationSet, id: str, longest: int) -> Pair:
 
 
 def asked(source: SegmentationSet) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Of the images that have an object, which can be asked for: id, label map, and the box that asks.
-
-    The box is that around the true mask, xyxy in pixels, float `(4,)`; the last row and column are in it.
-    """
+    """Id, label map and asking box, xyxy in pixels, inclusive, float `(4,)`, of the images that have an object."""
     for id in source.ids:
         label = source.label(id)
         if (label == OBJECT).any():

@@ -1,0 +1,340 @@
+"""RSPrompter (Chen et al., IEEE TGRS 2024): instances of remote sensing images, on SAM.
+
+"rsprompter:vit_b", "rsprompter:vit_l", "rsprompter:vit_h" with `init` the path of SAM's official checkpoint, and
+"rsprompter:small", "rsprompter:tiny" from random weights; the fields of `Layout` are options, as "queries=100". Written
+from the paper, with the numbers of its configs for NWPU VHR-10 (there 1024 x 1024 pixels, lr 1e-4, 600 epochs; WHU
+300), whose prompter has deformable attention on three scales and whose learning rate warms up; here it has neither.
+
+SAM's blocks -> aggregated features -> queries that look at them -> for every query a class, and prompt tokens from
+which SAM draws its mask. In training every true object goes to the query that fits it best; cost and loss are 2 x class
++ 5 x cross entropy + 5 x dice, at sampled points, as in Mask2Former (Cheng et al., CVPR 2022, section 3.3).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.mask_decoder import MLP
+from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unseg_lib import method
+from unseg_lib.errors import UnsegError
+from unseg_lib.options import with_options
+from unseg_lib.victims.data import normalise
+from unseg_lib.victims.mask2former.data import MaskedImages, augment, read
+from unseg_lib.victims.mask2former.model import check_layout
+from unseg_lib.victims.mask2former.outputs import keep, scores
+from unseg_lib.victims.run import VictimRun
+from unseg_lib.victims.sam_hq.model import upscaling
+from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit, own_randomness
+
+HIDDEN = 32  # channels of the feature aggregator
+CLIP, WEIGHT_DECAY = 0.1, 0.05
+CLASS, MASK = 2.0, 5.0  # weights of the losses
+NO_OBJECT = 0.1  # weight of a query that found nothing, for most do
+
+Pairs = list[tuple[Tensor, Tensor]]  # of every image: numbers of queries, and of their objects
+
+
+def train(run: VictimRun) -> dict:
+    """Train the victim that `run` names; the result as of `train_victim`."""
+    _, layout = with_options(run.name, LAYOUTS, "RSPrompter")
+    model = build(layout, len(run.train.classes), run.size, run.init, run.seed)
+    return fit(run, model, Recipe(read, adamw, batch_loss, test=scores, keep=keep, clip=CLIP))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A SAM and its prompter, and what the training does its own way; the numbers published for NWPU VHR-10.
+
+    every: of so many blocks of SAM's encoder one is aggregated. queries: 100 for WHU, 30 for SSDD. tokens: of
+    SAM's prompt for a query. points: at which masks are compared. scale_low, scale_high: of random windows.
+    draw_all: in training SAM draws every query and true objects go to what it drew, as in the paper; otherwise they
+    go to what the prompter guessed, and SAM draws only what was chosen, in less than half the time.
+    """
+
+    sam: method.SamLayout
+    every: int = 2
+    width: int = 128
+    heads: int = 8
+    feedforward: int = 512
+    encoder_layers: int = 3
+    layers: int = 6
+    queries: int = 70
+    tokens: int = 5
+    points: int = 12544
+    scale_low: float = 0.1
+    scale_high: float = 2.0
+    draw_all: bool = True
+
+    def __post_init__(self):
+        check_layout(self, "RSPrompter", 4)
+
+
+SMALL = {"every": 1, "heads": 4, "feedforward": 128, "encoder_layers": 1, "layers": 3, "points": 1024}
+SMALL |= {"scale_low": 0.75, "scale_high": 1.25, "draw_all": False}
+
+# small and tiny are for processors and tests, from random weights
+LAYOUTS = {name: Layout(method.LAYOUTS[name]) for name in ("vit_b", "vit_l", "vit_h")}
+LAYOUTS["small"] = Layout(method.LAYOUTS["small"], width=64, queries=50, **SMALL)
+LAYOUTS["tiny"] = Layout(method.LAYOUTS["tiny"], width=32, queries=10, **(SMALL | {"layers": 2}))
+
+
+# of the prompter: classes (N,Q,C+1) and guessed masks (N,Q,4h,4w) before every layer and after the last
+Guesses = list[tuple[Tensor, Tensor]]
+
+
+def build(layout: Layout, classes: int, size: tuple[int, int], init: str, seed: int) -> "RSPrompter":
+    """The network for images of `size` with seeded first weights, or those of SAM in the file that `init` names.
+
+    SAM's image encoder with weights from a file stays as it is, and only the rest learns, as published; with
+    init=random it learns too, for what nobody has trained is no foundation. Positions are stretched to `size`.
+    """
+    patch = layout.sam.patch_size
+    if size[0] % patch or size[1] % patch:
+        raise UnsegError(f"Expected a height and width that {patch} divides for this SAM, found {size[0]}x{size[1]}.")
+    if init == "imagenet":
+        raise UnsegError("Expected init=random or the path of SAM's checkpoint for RSPrompter, found imagenet.")
+    with own_randomness("cpu", seed, "first weights"):
+        model = RSPrompter(layout, classes)
+    if init != "random":
+        parts = {"image_encoder": model.encoder, "prompt_encoder": model.prompt_encoder}
+        method.load_sam(nn.ModuleDict(parts | {"mask_decoder": model.mask_decoder}), Path(init))
+        model.encoder.requires_grad_(False)
+    model.stretch(size[0] // patch, size[1] // patch)
+    return model
+
+
+class RSPrompter(nn.Module):
+    """Images, normalised float `(N,3,H,W)`, to classes `(N,Q,C+1)` and masks `(N,Q,h,w)`, named as Mask2Former's."""
+
+    def __init__(self, layout: Layout, classes: int):
+        super().__init__()
+        self.layout, sam = layout, layout.sam
+        self.encoder = method.build_image_encoder(sam)
+        self.prompt_encoder = method.build_prompt_encoder(sam).requires_grad_(
+            False
+        )  # only its fixed positions are used
+        self.mask_decoder = method.build_mask_decoder(sam)
+        self.aggregator = FeatureAggregator(sam.embed_dim, range(0, sam.depth, layout.every), layout.width)
+        self.prompter = QueryPrompter(layout, classes)
+
+    def stretch(self, height: int, width: int) -> None:
+        """Fit SAM to a grid of so many patches; its relative positions segment-anything stretches by itself."""
+        position = self.encoder.pos_embed.detach()
+        if position.shape[1:3] != (height, width):
+            larger = F.interpolate(position.permute(0, 3, 1, 2), (height, width), mode="bicubic", align_corners=False)
+            learns = self.encoder.pos_embed.requires_grad
+            self.encoder.pos_embed = nn.Parameter(larger.permute(0, 2, 3, 1).contiguous(), requires_grad=learns)
+        self.prompt_encoder.image_embedding_size = (height, width)
+
+    def forward(self, x: Tensor) -> SimpleNamespace:
+        embedding, layers, prompts = self.guess(x)
+        masks = torch.stack(self.draw(embedding, prompts))
+        return SimpleNamespace(class_queries_logits=layers[-1][0], masks_queries_logits=masks)
+
+    def guess(self, x: Tensor) -> tuple[Tensor, Guesses, Tensor]:
+        """What is known before SAM draws: its embedding `(N,C,h,w)`, guesses, and prompts `(N,Q,tokens,C)`."""
+        embedding, blocks = self.encode(x)
+        return embedding, *self.prompter(self.aggregator(blocks))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """SAM's embedding `(N,width,h,w)` and what comes out of every block, `(N,embed_dim,h,w)`."""
+        x, blocks = self.encoder.patch_embed(x) + self.encoder.pos_embed, []
+        for block in self.encoder.blocks:
+            x = block(x)
+            blocks.append(x.permute(0, 3, 1, 2))
+        return self.encoder.neck(blocks[-1]), blocks
+
+    def draw(self, embedding: Tensor, prompts: Sequence[Tensor]) -> list[Tensor]:
+        """SAM's masks `(q,4h,4w)` of every image, from embeddings `(N,C,h,w)` and q prompts each, `(q,tokens,C)`."""
+        _, dense = self.prompt_encoder(points=None, boxes=None, masks=None)  # "no mask given"
+        position, nothing = self.prompt_encoder.get_dense_pe(), (0, *(4 * side for side in embedding.shape[2:]))
+        return [
+            self.mask_decoder(one, position, some, dense, multimask_output=False)[0][:, 0]
+            if len(some)  # segment-anything fails on none
+            else one.new_zeros(nothing)
+            for one, some in zip(embedding.split(1), prompts)
+        ]
+
+
+class FeatureAggregator(nn.Module):
+    """The chosen blocks' features `(N,C,h,w)` to one, `(N,width,h,w)`: reduced to r_i, m_1 = r_1, m_i = m_(i-1) +
+    convolution(m_(i-1)) + r_i, and the last m is fused, as in the paper. SAM's layer norm keeps it apart from the size
+    of a batch, which is published as one image.
+    """
+
+    def __init__(self, channels: int, chosen: range, width: int):
+        super().__init__()
+        self.chosen = chosen
+        self.reduce = nn.ModuleList(
+            nn.Sequential(*_convolution(channels, HIDDEN, 1), *_convolution(HIDDEN, HIDDEN, 3)) for _ in chosen
+        )
+        self.carry = nn.ModuleList(nn.Sequential(*_convolution(HIDDEN, HIDDEN, 3)) for _ in chosen[1:])
+        self.fuse = nn.Sequential(*_convolution(HIDDEN, width, 1), nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, blocks: list[Tensor]) -> Tensor:
+        first, *others = (reduce(blocks[i]) for i, reduce in zip(self.chosen, self.reduce))
+        for carry, other in zip(self.carry, others):
+            first = first + carry(first) + other
+        return self.fuse(first)
+
+
+def _convolution(before: int, after: int, kernel: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False), LayerNorm2d(after), nn.ReLU()
+
+
+class QueryPrompter(nn.Module):
+    """Features `(N,width,h,w)` to classes, masks and prompts; a query looks only at the mask it guessed before."""
+
+    def __init__(self, layout: Layout, classes: int):
+        super().__init__()
+        width, self.tokens = layout.width, layout.tokens
+        self.position = PositionEmbeddingRandom(width // 2)
+        one = nn.TransformerEncoderLayer(width, layout.heads, layout.feedforward, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(one, layout.encoder_layers, enable_nested_tensor=False)
+        self.upscale = upscaling(width, width, width)
+        self.queries = nn.Embedding(layout.queries, width)
+        self.query_position = nn.Embedding(layout.queries, width)
+        self.layers = nn.ModuleList(QueryLayer(width, layout.heads, layout.feedforward) for _ in range(layout.layers))
+        self.norm = nn.LayerNorm(width)
+        self.classes = nn.Linear(width, classes + 1)
+        self.masks = MLP(width, width, width, 3)
+        self.prompts = MLP(width, 2 * layout.sam.width, 2 * layout.tokens * layout.sam.width, 3)
+
+    def forward(self, features: Tensor) -> tuple[Guesses, Tensor]:
+        """Guesses before each layer and at the end, and prompts `(N,Q,tokens,C)`."""
+        n, _, *grid = features.shape
+        place = self.position(grid).flatten(1).T  # (h*w,width)
+        seen = self.encoder(features.flatten(2).transpose(1, 2) + place)
+        canvas = self.upscale(seen.transpose(1, 2).unflatten(2, grid))
+        queries, place_of_query = (table.weight.expand(n, -1, -1) for table in (self.queries, self.query_position))
+        found = [self.predict(queries, canvas)]
+        for layer in self.layers:
+            queries = layer(queries, place_of_query, seen, place, hidden=outside(found[-1][1], grid))
+            found.append(self.predict(queries, canvas))
+        return found, self.prompt(queries)
+
+    def predict(self, queries: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        queries = self.norm(queries)
+        return self.classes(queries), torch.einsum("nqc,nchw->nqhw", self.masks(queries), canvas)
+
+    def prompt(self, queries: Tensor) -> Tensor:
+        """SAM's own prompts are sines of positions, so half of a prompt goes through a sine, as published."""
+        free, wave = self.prompts(self.norm(queries)).unflatten(2, (self.tokens, -1)).chunk(2, dim=3)
+        return free + wave.sin()
+
+
+class QueryLayer(nn.Module):
+    """One layer of Mask2Former's decoder: queries look at the image, then at each other."""
+
+    def __init__(self, width: int, heads: int, feedforward: int):
+        super().__init__()
+        self.look = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.talk = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.think = nn.Sequential(nn.Linear(width, feedforward), nn.ReLU(), nn.Linear(feedforward, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+
+    def forward(self, queries, place_of_query, seen, place, hidden) -> Tensor:
+        """queries `(N,Q,C)` with places; seen `(N,L,C)` with places `(L,C)`; hidden bool `(N,Q,L)`: not looked at."""
+        hidden = hidden.repeat_interleave(self.look.num_heads, dim=0)
+        asking = queries + place_of_query
+        queries = self.norms[0](
+            queries + self.look(asking, seen + place, seen, attn_mask=hidden, need_weights=False)[0]
+        )
+        asking = queries + place_of_query
+        queries = self.norms[1](queries + self.talk(asking, asking, queries, need_weights=False)[0])
+        return self.norms[2](queries + self.think(queries))
+
+
+@torch.no_grad()
+def outside(masks: Tensor, grid: list[int]) -> Tensor:
+    """Where guessed masks `(N,Q,H,W)` are not, bool `(N,Q,h*w)`; nowhere for a mask that is empty at `grid`."""
+    hidden = (F.interpolate(masks, tuple(grid), mode="bilinear", align_corners=False) < 0).flatten(2)
+    return hidden & ~hidden.all(dim=2, keepdim=True)
+
+
+def adamw(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW over what learns; SAM's encoder does not where it has SAM's weights."""
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(learnt, lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Of every image masks bool `(K,H,W)`, compared at `points` points, and class indices int64 `(K,)`; K may be 0."""
+
+    masks: list[Tensor]
+    classes: list[Tensor]
+    points: int
+
+
+def batch_loss(run: VictimRun, model: RSPrompter, data: MaskedImages, chosen: Tensor, rng: Rng) -> Tensor:
+    """The loss on the images numbered `chosen`, defended and augmented, summed over the prompter's layers."""
+    layout = model.layout
+    x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
+    scale = layout.scale_low, layout.scale_high
+    x, *found = augment(normalise(x), *data.learnt(chosen), scale, rng("augmentation"))
+    objects, drawn = Objects(*found, layout.points), rng("drawn")
+    with autocast(run):
+        embedding, (*earlier, last), prompts = model.guess(x)
+
+    # what SAM draws is compared with the objects; either SAM draws all, or only what the prompter's guess is matched to
+    pairs = None if layout.draw_all else match(*last, objects, drawn)
+    with autocast(run):
+        masks = model.draw(embedding, chosen_of(prompts, pairs) if pairs else prompts)
+    if pairs is None:
+        loss = set_loss(last[0], torch.stack(masks), objects, drawn)
+    else:
+        guessed = mask_loss(chosen_of(last[1], pairs), objects, pairs, drawn)
+        loss = class_loss(last[0], objects, pairs) + (guessed + mask_loss(masks, objects, pairs, drawn))
+    return loss + sum(set_loss(*one, objects, rng(f"layer {i}")) for i, one in enumerate(earlier))
+
+
+def set_loss(classes: Tensor, masks: Tensor, objects: Objects, rng: torch.Generator) -> Tensor:
+    """The loss of class logits `(N,Q,C+1)`, the last one "no object", and mask logits `(N,Q,h,w)`, in fp32."""
+    pairs = match(classes, masks, objects, rng)
+    return class_loss(classes, objects, pairs) + mask_loss(chosen_of(masks, pairs), objects, pairs, rng)
+
+
+def chosen_of(values: Tensor, pairs: Pairs) -> list[Tensor]:
+    """Of every image the values `(Q,...)` of its queries that found an object."""
+    return [one[queries] for one, (queries, _) in zip(values, pairs)]
+
+
+def class_loss(classes: Tensor, objects: Objects, pairs: Pairs) -> Tensor:
+    """Weighted cross entropy of class logits `(N,Q,C+1)`; a query without an object should say so."""
+    target = torch.full(classes.shape[:2], classes.shape[2] - 1, device=classes.device)
+    for row, labels, (queries, found) in zip(target, objects.classes, pairs):
+        row[queries] = labels[found]
+    weight = torch.ones(classes.shape[2], device=classes.device)
+    weight[-1] = NO_OBJECT
+    return CLASS * F.cross_entropy(classes.float().flatten(0, 1), target.flatten(), weight)
+
+
+def mask_loss(guesses: list[Tensor], objects: Objects, pairs: Pairs, rng: torch.Generator) -> Tensor:
+    """Cross entropy and dice of the mask logits `(k,h,w)` of every image's chosen queries; 0 where there are none."""
+    truths = [masks[found].float() for masks, (_, found) in zip(objects.masks, pairs)]
+    guess, truth = torch.cat(guesses)[:, None], torch.cat(truths)[:, None]
+    return MASK * method.segmentation_loss(guess, truth, rng, objects.points) if len(guess) else guess.sum()
+
+
+@torch.no_grad()
+def match(classes: Tensor, masks: Tensor, objects: Objects, rng: torch.Generator) -> Pairs:
+    """The cheapest one-to-one assignment in every image, `min(Q,K)` pairs; priced at random points, one for all."""
+    from scipy.optimize import linear_sum_assignment
+    from transformers.models.mask2former import modeling_mask2former as costs
+
+    pairs = []
+    for named, *maps, labels in zip(classes.float(), masks.float(), objects.masks, objects.classes):
+        place = torch.rand(1, objects.points, 2, generator=rng).to(masks.device)
+        both = [method.sample_at(one.float()[:, None], place.expand(len(one), -1, -1)) for one in maps]
+        price = costs.pair_wise_sigmoid_cross_entropy_loss(*both) + costs.pair_wise_dice_loss(*both)
+        price = MASK * price - CLASS * named.softmax(dim=1)[:, labels]
+        pairs.append(tuple(torch.from_numpy(i).to(masks.device) for i in linear_sum_assignment(price.cpu().numpy())))
+    return pairs

