@@ -1,5 +1,6 @@
 """JupyterLab and a headless Chromium for tests: both start here, and end with the block that asked for them."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
+
+from tornado.websocket import websocket_connect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 240  # seconds for each wait; on a busy machine the kernel's imports alone take a minute or two
@@ -85,8 +88,6 @@ class Page:
 
     @classmethod
     async def open(cls, address: str) -> "Page":
-        from tornado.websocket import websocket_connect
-
         return cls(await websocket_connect(address, max_message_size=1 << 28))
 
     async def call(self, method: str, **parameters) -> dict:
@@ -108,8 +109,6 @@ class Page:
 
     async def until(self, expression: str):
         """Wait for an expression to be true; its value."""
-        import asyncio
-
         end = time.monotonic() + PATIENCE
         while not (value := await self.js(expression)):
             if time.monotonic() > end:
@@ -121,11 +120,10 @@ class Page:
     async def mouse(self, *places: tuple[float, float]) -> None:
         """Press at the first place, move over all, release at the last."""
         at = [{"x": x, "y": y, "button": "left", "clickCount": 1} for x, y in places]
-        await self.call("Input.dispatchMouseEvent", type="mouseMoved", **at[0] | {"button": "none"})
-        await self.call("Input.dispatchMouseEvent", type="mousePressed", **at[0])
-        for one in at[1:]:
-            await self.call("Input.dispatchMouseEvent", type="mouseMoved", buttons=1, **one)
-        await self.call("Input.dispatchMouseEvent", type="mouseReleased", **at[-1])
+        steps = [("mouseMoved", at[0] | {"button": "none"}), ("mousePressed", at[0])]
+        steps += [("mouseMoved", one | {"buttons": 1}) for one in at[1:]] + [("mouseReleased", at[-1])]
+        for kind, event in steps:
+            await self.call("Input.dispatchMouseEvent", type=kind, **event)
 
     async def key(self, name: str) -> None:
         """Press and release a key in what has the focus."""

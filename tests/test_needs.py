@@ -83,15 +83,14 @@ def test_the_official_numbers_are_those_of_the_registry():
 
 
 def test_a_set_is_looked_for_once_for_all_stages(paper, monkeypatch):
-    asked = []
-
     def nothing(name, *_):
         asked.append(name)
         raise UnsegError("none is here")
 
+    asked = []
     monkeypatch.setattr("unseg_lib.speed.needs.load_dataset", nothing)
     trials(paper)
-    assert set(asked) == set(OFFICIAL) and len(asked) == len(OFFICIAL)
+    assert sorted(asked) == sorted(OFFICIAL)
 
 
 def test_a_defence_that_works_in_every_step_is_a_trial_of_its_own(paper):
@@ -133,16 +132,12 @@ def test_the_command_measures_a_profile(tmp_path, capsys):
     assert not any(row["problem"] for row in rows.values()) and "noise of tiny" in said
 
 
-@pytest.mark.parametrize(
-    ("victim", "task", "side"),
-    [
-        ("mask2former:tiny", "panoptic", 64),
-        ("mask2former:tiny", "instance", 64),
-        ("rsprompter:tiny", "instance", 128),
-        ("sam-hq:tiny", "interactive", 128),
-        ("deeplabv1:wideresnet38-tiny", "semantic", 32),
-    ],
-)
+FAMILIES = [("mask2former:tiny", "panoptic", 64), ("mask2former:tiny", "instance", 64)]
+FAMILIES += [("rsprompter:tiny", "instance", 128), ("sam-hq:tiny", "interactive", 128)]
+FAMILIES += [("deeplabv1:wideresnet38-tiny", "semantic", 32)]
+
+
+@pytest.mark.parametrize("victim, task, side", FAMILIES)
 def test_every_family_can_be_tried(victim, task, side):
     found = step(victim, task, 7, side)
     assert found.seconds > 0 and found.flop > 1e6 and (found.megabytes is None or found.megabytes > 0)

@@ -185,6 +185,10 @@ def test_09_measures_every_step_against_the_reference(place):
     measured = metrics["measured"]
     assert [row["speedup"] for row in (measured["large"]["rows"][0], measured["steps"]["tiny"][0])] == [1, 1]
     assert metrics["estimated"] and not metrics["gpu_measured"]
+    alone, eight = (metrics["scaling"][number][0] for number in ("1", "8"))
+    speed = max(row["images_per_second"] for row in measured["disk"]["tiny"][1:])
+    assert alone["hours"] == pytest.approx(10_582 / speed / 3600) == pytest.approx(8 * eight["hours"])
+    assert alone["cost"] == eight["cost"] == pytest.approx(0.1 * alone["hours"])
 
 
 @pytest.mark.notebook

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +16,7 @@ from PIL import Image, ImageCms
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import decode_image, read_image
 from unseg_lib.method import region_of
-from unseg_lib.protection import (
-    VIEW,
-    Desk,
-    Photo,
-    Protector,
-    changes,
-    free_name,
-    panels,
-    protect,
-    read_photo,
-    uploaded,
-)
+from unseg_lib.protection import VIEW, Desk, Photo, Protector, changes, free_name, panels, protect, read_photo, uploaded
 
 # ipympl hands its toolbar's arguments to traitlets, which will mind some day
 pytestmark = pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")
@@ -51,17 +41,18 @@ def desk(weights):
     return Desk(Photo(IMAGE), "discs", generator=weights, device="cpu")
 
 
-class Counter:
-    """How often the generator runs."""
+@pytest.fixture
+def runs(monkeypatch):
+    """A list that grows with every run of the generator."""
+    found, plain = [], Protector.raw_noise
+    monkeypatch.setattr(Protector, "raw_noise", lambda *given: found.append(given) or plain(*given))
+    return found
 
-    def __init__(self, monkeypatch):
-        self.runs, plain = 0, Protector.raw_noise
 
-        def counted(*arguments):
-            self.runs += 1
-            return plain(*arguments)
-
-        monkeypatch.setattr(Protector, "raw_noise", counted)
+def png(pixels) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
 
 
 def test_clicks_and_boxes_mean_what_they_mean_to_protect(desk, weights, tmp_path):
@@ -85,20 +76,20 @@ def test_clicks_and_boxes_mean_what_they_mean_to_protect(desk, weights, tmp_path
         assert np.array_equal(desk.view_protected, expected.image)
 
 
-def test_a_slider_reuses_the_noise_and_a_generator_the_region(desk, weights, monkeypatch):
+def test_a_slider_reuses_the_noise_and_a_generator_the_region(desk, weights, runs):
     desk.on_click(20, 30)
-    counter, raw, region = Counter(monkeypatch), desk.raw, desk.region
+    raw, region = desk.raw, desk.region
     for eps, eps_bg in ((16, 4), (1, 0), (0, 0), (2.5, 8)):
         desk.set_budget(eps, eps_bg)
         expected = protect(IMAGE, points=[(20, 30)], eps=eps, eps_bg=eps_bg, generator=weights, device="cpu")
         assert np.array_equal(desk.view_protected, expected.image)
-    counter.runs = 0
+    runs.clear()
     desk.set_budget(8, 2)
-    assert counter.runs == 0 and desk.raw is raw
+    assert not runs and desk.raw is raw
     desk.set_generator("small")
-    assert counter.runs == 1 and desk.region is region and not np.array_equal(desk.raw, raw)
+    assert len(runs) == 1 and desk.region is region and not np.array_equal(desk.raw, raw)
     desk.on_click(60, 30)
-    assert counter.runs == 2
+    assert len(runs) == 2
 
 
 def test_what_makes_no_sense_leaves_the_desk_as_it_was(desk, tmp_path):
@@ -183,9 +174,7 @@ def test_a_large_image_is_shown_small_and_saved_whole(weights, tmp_path):
 def test_another_image_takes_the_place_of_the_first(desk, weights):
     desk.on_click(70, 50)
     desk.set_budget(4, 1)
-    content = io.BytesIO()
-    Image.fromarray(two_discs(40, 50)).save(content, "PNG")
-    desk.take(uploaded("../other.png", content.getvalue()), "other")
+    desk.take(uploaded("../other.png", png(two_discs(40, 50))), "other")
     assert desk.prompt == {} and desk.view_protected.shape == (40, 50, 3)
     assert desk.measured()["linf_inside"] == 4
     with pytest.raises(UnsegError, match=r"in broken\.jpg, found a corrupt one \(cannot identify image file 'broken"):
@@ -194,12 +183,10 @@ def test_another_image_takes_the_place_of_the_first(desk, weights):
 
 def test_the_histogram_counts_every_value(desk):
     desk.on_box(10, 10, 29, 29)
-    counted = changes(desk)
-    change = desk.view_protected.astype(int) - IMAGE
+    counted, change = changes(desk), desk.view_protected.astype(int) - IMAGE
     for name, mask in (("inside", desk.view_mask), ("outside", ~desk.view_mask)):
-        shares = {step - 8: share for step, share in enumerate(counted[name])}
-        assert shares[-1] == pytest.approx(100 * (change[mask] == -1).mean())
-        assert sum(shares.values()) == pytest.approx(100)
+        assert counted[name][-1 + 8] == pytest.approx(100 * (change[mask] == -1).mean())
+        assert counted[name].sum() == pytest.approx(100)
     assert all(counted["outside"][step + 8] == 0 for step in (-8, -3, 3, 8)) and counted["inside"][[0, 16]].all()
     desk.on_box(0, 0, 79, 59)
     assert set(changes(desk)) == {"inside"}
@@ -235,18 +222,18 @@ def drag(panel, *places) -> None:
 
 
 def test_a_hand_that_stays_still_clicks_and_one_that_moves_draws_a_box(panel):
-    drag(panel, (20, 30), (20.2, 30.1))
-    assert panel.desk.prompt == {"points": [[20, 30]]} and "found by points" in panel.status.value
-    drag(panel, (40, 50), (20, 20), (10, 5))
-    assert panel.desk.prompt == {"box": [[10, 5, 40, 50]]}
-    drag(panel, (60, 30), (75, 20), (200, 500))
-    assert panel.desk.prompt["box"][1] == [60, 30, 79, 59], "a box ends at the border"
-    panel.undo.click()
-    assert panel.desk.prompt == {"box": [[10, 5, 40, 50]]}
-    panel.clear.click()
-    assert panel.desk.prompt == {}
-    drag(panel, (300, 30), (20, 30))
-    assert panel.desk.prompt == {}, "pressed outside the image"
+    first = {"box": [[10, 5, 40, 50]]}
+    for step, prompt in (
+        (lambda: drag(panel, (20, 30), (20.2, 30.1)), {"points": [[20, 30]]}),
+        (lambda: drag(panel, (40, 50), (20, 20), (10, 5)), first),
+        (lambda: drag(panel, (60, 30), (75, 20), (200, 500)), {"box": [*first["box"], [60, 30, 79, 59]]}),  # the border
+        (panel.undo.click, first),
+        (panel.clear.click, {}),
+        (lambda: drag(panel, (300, 30), (20, 30)), {}),  # pressed outside the image
+    ):
+        step()
+        assert panel.desk.prompt == prompt
+        assert ("found by points" in panel.status.value) == ("points" in prompt)
 
 
 def test_a_page_is_told_the_size_of_the_canvas_with_the_canvas(panel):
@@ -270,9 +257,8 @@ def test_every_control_does_its_step(panel, tmp_path):
 
 
 def test_an_opened_image_changes_the_canvas_and_a_broken_one_says_so(panel):
-    before, content = panel.figure.get_size_inches()[1], io.BytesIO()
-    Image.fromarray(two_discs(60, 40)).save(content, "PNG")
-    panel.upload.value = [file_of("tall.png", content.getvalue())]
+    before = panel.figure.get_size_inches()[1]
+    panel.upload.value = [file_of("tall.png", png(two_discs(60, 40)))]
     assert panel.desk.name == "tall" and panel.figure.get_size_inches()[1] > before
     drag(panel, (10, 30), (10, 30))
     assert panel.desk.prompt == {"points": [[10, 30]]} and "% of tall" in panel.status.value
@@ -283,8 +269,6 @@ def test_an_opened_image_changes_the_canvas_and_a_broken_one_says_so(panel):
 
 def file_of(name: str, content: bytes) -> dict:
     """A file as the upload button reports it."""
-    from datetime import UTC, datetime
-
     about = {"name": name, "type": "", "size": len(content), "last_modified": datetime.now(UTC)}
     return about | {"content": memoryview(content)}
 

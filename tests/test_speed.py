@@ -9,22 +9,17 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
-from unseg_lib import speed
+from unseg_lib import method, speed
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json
 from unseg_lib.method import (
     LAYOUTS,
     BilevelConfig,
-    Game,
-    Generator,
     Inference,
-    accelerate,
-    ahead,
     build_image_encoder,
     encode,
     encode_fused,
     encode_learning,
-    train_generator,
 )
 from unseg_lib.poisons import POISONS, Poison
 from unseg_lib.runtime import Stopwatch
@@ -41,7 +36,7 @@ def test_vit_b_is_a_little_more_than_a_teraflop():
     layout = LAYOUTS["vit_b"]
     with torch.device("meta"), torch.no_grad(), flop_counter() as counter:
         found = encode(build_image_encoder(layout), torch.empty(1, 3, 1024, 1024))
-    generator = Generator(replace(layout, depth=0, global_blocks=()))
+    generator = method.Generator(replace(layout, depth=0, global_blocks=()))
     generator.encode = lambda encoder, x: [torch.zeros(one.shape) for one in found]
     with flop_counter() as rest:
         generator.noise(np.zeros((8, 8, 3), np.uint8), mask=np.ones((8, 8), bool))
@@ -54,7 +49,7 @@ def test_a_deeper_encoder_costs_one_block_more(monkeypatch):
     for depth in (2, 3):
         monkeypatch.setitem(LAYOUTS, "tiny", replace(layout, depth=depth))
         way = Inference(generator_of("tiny", CPU), reference=True)
-        prepared = way.prepare(image(0, 32, 32)[0], mask=image(0, 32, 32)[1])
+        prepared = way.prepare(image(0, 32)[0], mask=image(0, 32)[1])
         found.append(cost(partial(way, [prepared]), CPU, 1, counted=True).flop)
     linear = 2 * 64 * 32 * (3 + 1 + 4 + 4) * 32
     attention = 2 * 2 * 64 * 64 * 32 + 2 * 2 * 64 * 8 * 32  # weights and values; positions down and across
@@ -88,7 +83,7 @@ def test_differences_are_in_steps_and_shares_of_values():
 
 
 def test_a_training_step_has_a_row_for_each_way():
-    rows = speed.step_ladder(TINY, CPU, frozen=True)
+    rows = speed.step_ladder(CPU, frozen=True, **vars(TINY))
     assert rows[0]["speedup"] == 1 and len(rows) >= 2
     for row in rows:
         assert row["step"] == pytest.approx((row["surrogate"] + row["generator"]) / 2)
@@ -97,24 +92,16 @@ def test_a_training_step_has_a_row_for_each_way():
 
 def test_disk_to_disk_protects_every_file_and_leaves_none(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # no processes here
-    rows = speed.throughput("tiny", CPU, count=3, height=20, width=30, jobs=(1, 2))
+    rows = speed.throughput("tiny", CPU, count=3, side=24, jobs=(1, 2))
     assert [row["way"] for row in rows] == ["model alone", "overlapped, 1 thread", "overlapped, 2 threads"]
     assert rows[0]["share"] == 1 and all(row["images_per_second"] > 0 for row in rows)
-    found = speed.memory("tiny", CPU, count=4, height=20, width=30)
+    found = speed.memory("tiny", CPU, count=4, side=24)
     assert (found["images"], found["problems"]) == (4, 0) and found["megabytes_end"] > 10
 
 
-def test_hours_and_costs():
-    rows = speed.costs({"box": 1.0}, {"box": 2.0}, machines=10)
-    assert [row["task"] for row in rows] == list(speed.COLLECTIONS)
-    assert rows[0]["hours"] == 10_582 / 36_000 and rows[0]["cost"] == pytest.approx(2 * 10_582 / 3600)
-
-
 def test_tables_are_aligned_and_know_the_unknown():
-    rows = [
-        {"way": "a", "images_per_second": 1234.5, "share": 1},
-        {"way": "long", "images_per_second": 2, "share": None},
-    ]
+    rows = [{"way": "a", "images_per_second": 1234.5, "share": 1}]
+    rows += [{"way": "long", "images_per_second": 2, "share": None}]
     first, second, third = speed.table(rows, "disk").to_string().splitlines()
     assert first.split()[:2] == ["way", "images/s"] and second.split() == ["a", "1,234.50", "100"]
     assert third.endswith("–") and len(second) == len(third)
@@ -122,12 +109,13 @@ def test_tables_are_aligned_and_know_the_unknown():
 
 
 def test_the_command_refuses_what_it_does_not_know_and_keeps_what_it_found(tmp_path, capsys):
-    with pytest.raises(UnsegError, match="protect, train, disk, memory, needs or poisons"):
-        bench("swim", "tiny", device="cpu")
-    with pytest.raises(UnsegError, match="at least 1"):
-        bench("protect", "tiny", batch=-1, device="cpu")
-    with pytest.raises(UnsegError, match="Unknown training 'texture'"):
-        bench("train", "texture", device="cpu")
+    for what, generator, options, sentence in (
+        ("swim", "tiny", {}, "protect, train, disk, memory, needs or poisons"),
+        ("protect", "tiny", {"batch": -1}, "at least 1"),
+        ("train", "texture", {}, "Unknown training 'texture'"),
+    ):
+        with pytest.raises(UnsegError, match=sentence):
+            bench(what, generator, device="cpu", **options)
     for what, word in {"protect": "GFLOP an image", "train": "surrogate's step, s", "memory": "megabytes_end"}.items():
         bench(what, "tiny", side=24, images=2, device="cpu", json=str(tmp_path / f"{what}.json"))
         assert word in capsys.readouterr().out
@@ -163,7 +151,7 @@ def test_a_fast_game_plays_the_same_game_to_rounding(tmp_path):
     pairs, logs = list(zip(images, masks)), {}
     ways = {"plain": {}, "fast": {"fast": True}, "checkpointed": {"fast": True, "checkpointed": True}}
     for name, way in ways.items():
-        train_generator(TINY, pairs, tmp_path / name, device="cpu", **way)
+        method.train_generator(TINY, pairs, tmp_path / name, device="cpu", **way)
         logs[name] = read_csv(tmp_path / name / "log.csv")
         told = read_json(tmp_path / name / "speed.json")
         assert told["samples_per_second"] > 0 and 0 <= told["share_waiting"] < 1
@@ -172,13 +160,13 @@ def test_a_fast_game_plays_the_same_game_to_rounding(tmp_path):
             assert plain["phase"] == quick["phase"]
             assert float(quick["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-3)
     with pytest.raises(UnsegError, match="Expected fast=True beside checkpointed or compiled"):
-        train_generator(TINY, pairs, tmp_path / "neither", device="cpu", compiled=True)
+        method.train_generator(TINY, pairs, tmp_path / "neither", device="cpu", compiled=True)
     assert not (tmp_path / "neither").exists()
 
 
 def test_accelerate_asks_for_one_kernel_a_step():
-    game = Game(TINY, Fabric(accelerator="cpu", devices=1))
-    accelerate(game)
+    game = method.Game(TINY, Fabric(accelerator="cpu", devices=1))
+    method.accelerate(game)
     assert all(group["fused"] for optimiser in game.optimisers.values() for group in optimiser.param_groups)
 
 
@@ -197,21 +185,14 @@ def test_the_stopwatch_tells_waiting_from_working_and_reading_ahead_keeps_the_or
     with watch.waiting():
         time.sleep(1)
     assert watch.report()["share_waiting"] > 0.5 and watch.report()["samples_per_second"] < 16
-    assert list(ahead(slow())) == [0, 1, 2, 3] and list(ahead([])) == []
+    assert list(method.ahead(slow())) == [0, 1, 2, 3] and list(method.ahead([])) == []
     with pytest.raises(ZeroDivisionError):
-        list(ahead(1 / i for i in (1, 0)))
+        list(method.ahead(1 / i for i in (1, 0)))
 
 
 def test_images_to_measure_with_are_always_the_same():
-    assert all(np.array_equal(a, b) for a, b in zip(image(3, 20, 40), image(3, 20, 40)))
-    assert not np.array_equal(image(3, 20, 40)[0], image(4, 20, 40)[0])
-
-
-def test_the_parts_of_a_file_are_all_of_it():
-    rows = speed.parts("tiny", CPU, height=40, width=60, repeats=1)
-    assert [row["part"] for row in rows][2] == "the model" and len(speed.table(rows, "parts")) == 6
-    assert sum(row["share"] for row in rows) == pytest.approx(1) and all(row["seconds"] > 0 for row in rows)
-    assert sum(row["share"] for row in speed.profile("tiny", CPU, 32)) == pytest.approx(1)
+    assert all(np.array_equal(a, b) for a, b in zip(image(3, 20), image(3, 20)))
+    assert not np.array_equal(image(3, 20)[0], image(4, 20)[0])
 
 
 def test_poisons_that_need_no_training_are_timed(monkeypatch):

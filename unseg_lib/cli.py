@@ -162,7 +162,7 @@ def protect(
 
     Without masks, boxes or points it protects what stands out by its colour, at last the whole image.
     """
-    from unseg_lib.protection import Protector, planned, protect_files, shown, summary
+    from unseg_lib.protection import Batch, Protector, protect_files, shown, summary
 
     asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
     if "" in asked.values():  # of an unset variable of the shell
@@ -171,7 +171,7 @@ def protect(
     files |= {name: text or "" for name, text in asked.items()}
     model = {"generator": generator, "eps": eps, "eps_bg": eps_bg, "device": device, "reference": reference}
     if dry_run:
-        found, _ = planned(inputs, out, **files)
+        found = Batch(inputs, out, **files).files
         Protector(**model)  # refuses what the run would refuse
         print(*(shown(f"{file.path} -> {out / file.target}") for file in found), f"{len(found)} images", sep="\n")
         return

@@ -2,14 +2,14 @@
 
 import lazy_loader
 
-from unseg_lib.protection.api import Protected, Protector, planned, protect, protect_batch, protect_files
+from unseg_lib.protection.api import Batch, Protected, Protector, protect, protect_batch, protect_files
 from unseg_lib.protection.inputs import find_inputs, masks_and_prompts, shown
 from unseg_lib.protection.photo import NO_COLOURS, ONE_CHANNEL, Photo, read_photo
 from unseg_lib.protection.report import COLUMNS, REPORT, alone, described, inspect, summary, write_difference
 
-__all__ = ["Protected", "Protector", "inspect", "protect", "protect_batch", "protect_files"]
+__all__ = ["Batch", "Protected", "Protector", "inspect", "protect", "protect_batch", "protect_files"]
 __all__ += ["COLUMNS", "NO_COLOURS", "ONE_CHANNEL", "REPORT", "Photo", "alone", "described", "find_inputs"]
-__all__ += ["masks_and_prompts", "planned", "read_photo", "shown", "summary", "write_difference"]
+__all__ += ["masks_and_prompts", "read_photo", "shown", "summary", "write_difference"]
 
 # the desk draws, and who protects files need not wait for what it draws with
 DESK = ["VIEW", "Desk", "Panel", "changes", "free_name", "panels", "plot_changes", "saved_sentence", "uploaded"]

@@ -1,12 +1,12 @@
 """The desk: an image, what somebody points at, a budget and a generator, and what comes of them.
 
-`Desk` knows nothing of a browser, `Panel` holds it out to one. A click or a box finds the region anew and asks the
-generator; another budget only scales the raw noise that is there. What is shown is small, what is saved has the size
-of the original.
+`Desk` knows nothing of a browser, `Panel` holds it out to one. What is shown is small, what is saved has the size of
+the original.
 """
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from html import escape
 from itertools import chain, count
 from pathlib import Path
@@ -23,6 +23,7 @@ from unseg_lib.method import Region, add_raw_noise, enlarged, measure, region_of
 from unseg_lib.poisons import PoisonSettings
 from unseg_lib.protection.api import Protector
 from unseg_lib.protection.photo import Photo, check_size, gray_remark, read_photo
+from unseg_lib.protection.report import check_new_png, writing
 from unseg_lib.reporting import REDS, STYLE, Drawing, curves, draw, magnify
 
 VIEW = 640  # pixels; the longer side of what is shown: a slider must not wait for a whole photograph
@@ -31,30 +32,28 @@ DIM = 0.35  # of the brightness is left outside the region
 STILL = 4  # pixels; a hand that moves less means a click
 
 
+@dataclass(eq=False)
 class Desk:
     """One image being protected; places are pixels of the original, x first.
 
-    photo, name: the image and what its copies are called after. prompt: `{}`, `{"points": [[x, y], ...]}` or
-    `{"box": [[x0, y0, x1, y1], ...]}`. region: what it means, see `region_of`. raw: noise `(3,g,g)` in [-1,1], free of
-    any budget. view, view_mask, view_protected: the image `(h,w,3)`, the region `(h,w)` and the protected image,
-    shrunk to at most `VIEW` pixels a side. rgb: store gray images in three channels, which keep all of the noise.
+    prompt: `{}`, `{"points": [[x, y], ...]}` or `{"box": [[x0, y0, x1, y1], ...]}`; region: what it means, see
+    `region_of`. raw: noise `(3,g,g)` in [-1,1], before any budget. view, view_mask, view_protected: the image
+    `(h,w,3)`, the region `(h,w)` and the protected image, shrunk to at most `VIEW` pixels a side.
     """
 
-    def __init__(
-        self,
-        photo: Photo,
-        name: str = "image",
-        *,
-        generator: str = "small",
-        eps: float = 8,
-        eps_bg: float = 2,
-        rgb: bool = False,
-        device: str = "auto",
-    ):
-        PoisonSettings(eps, eps_bg)  # checks the budget
-        self.rgb, self.eps, self.eps_bg, self.device = rgb, eps, eps_bg, device
-        self.generator, self.protectors = generator, {generator: Protector(generator, device=device)}
-        self.take(photo, name)
+    photo: Photo
+    name: str = "image"  # what its copies are called after
+    _: KW_ONLY
+    generator: str = "small"
+    eps: float = 8
+    eps_bg: float = 2
+    rgb: bool = False  # store gray images in three channels, which keep all of the noise
+    device: str = "auto"
+
+    def __post_init__(self):
+        PoisonSettings(self.eps, self.eps_bg)  # checks the budget
+        self.protectors = {self.generator: Protector(self.generator, device=self.device)}
+        self.take(self.photo, self.name)
 
     def take(self, photo: Photo, name: str) -> None:
         """Put another image on the desk; generator and budget stay, what was pointed at goes."""
@@ -65,11 +64,11 @@ class Desk:
         self._found({}, region)
 
     def on_click(self, x: float, y: float) -> None:
-        """One more point; boxes that were there go, since a prompt is of one kind."""
+        """One more point; boxes go, since a prompt is of one kind."""
         self.point_at(points=[*self.prompt.get("points", []), (x, y)])
 
     def on_box(self, x0: float, y0: float, x1: float, y1: float) -> None:
-        """One more box by two opposite corners, in any order; points that were there go."""
+        """One more box by two opposite corners, in any order; points go."""
         corners = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
         self.point_at(box=[*self.prompt.get("box", []), corners])
 
@@ -78,10 +77,7 @@ class Desk:
         self.point_at(**{kind: places[:-1] for kind, places in self.prompt.items()})
 
     def point_at(self, *, points: Sequence = (), box: Sequence = ()) -> None:
-        """Replace the prompt: points `(k,2)`, or box `(k,4)`, or neither, which means what stands out by its colour.
-
-        A flat list of numbers will do.
-        """
+        """Replace the prompt: points `(k,2)`, or box `(k,4)`, flat lists too, or neither: what stands out."""
         prompt = {kind: places for kind, places in (("points", points), ("box", box)) if len(places)}
         region = region_of(self.photo.pixels, **prompt)
         self._found({kind: np.reshape(places, (-1, PLACES[kind])).tolist() for kind, places in prompt.items()}, region)
@@ -114,34 +110,27 @@ class Desk:
 
     def summary(self) -> str:
         """What is on the desk, in a line."""
-        found = self.measured()
-        beware = gray_remark(self.photo.pixels, self.photo.gray, self.generator)
+        found, beware = self.measured(), gray_remark(self.photo.pixels, self.photo.gray, self.generator)
         return (
             f"Protected: {100 * self.region.mask.mean():.0f} % of {self.name}, found by {self.region.found_by}. "
             f"Largest change {found['linf_inside']} inside and {found['linf_outside']} outside, of 255 steps; "
-            f"PSNR {found['psnr']:.1f} dB." + (f" Beware: {beware}." if beware else "")
+            f"PSNR {found['psnr']:.1f} dB." + f" Beware: {beware}." * bool(beware)
         )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> dict:
         """Write the protected image in its full size as PNG, with the original's colour profile and transparency.
 
-        A file that is there stays, unless `overwrite`. Returns what the file, read back, has changed: `written`,
-        `found_by`, `protected` (share of the image), `eps`, `eps_bg`, linf_inside, linf_outside, rms, psnr and ssim
-        as `measure` has them, and its size in `bytes`.
+        A file that is there stays, unless `overwrite`. Returns what the file, read back, has changed (see `measure`):
+        that and `written`, `found_by`, `protected` (share of the image), `eps`, `eps_bg`, and its size in `bytes`.
         """
         path, mask = Path(path), self.region.mask
-        if path.suffix.lower() != ".png":
-            raise UnsegError(f"Expected a name that ends in .png, found {path}; PNG keeps every pixel as it is.")
-        if path.exists() and not overwrite:
-            raise UnsegError(f"Expected to write {path}, found a file there; choose another name.")
+        check_new_png(path, overwrite=overwrite)
         content = self.photo.encode(self._with_noise(self.photo.pixels, mask), "png")
-        try:
+        with writing(path, "folder"):
             write_bytes(path, content)
-        except OSError as error:
-            raise UnsegError(f"Could not write {path} ({error.strerror}); choose another folder.") from error
-        found = measure(self.photo.pixels, decode_image(path.read_bytes()), mask)
-        budget = {"eps": self.eps, "eps_bg": self.eps_bg, **found, "bytes": len(content)}
-        return {"written": path.as_posix(), "found_by": self.region.found_by, "protected": float(mask.mean()), **budget}
+        found = {"written": path.as_posix(), "found_by": self.region.found_by, "protected": float(mask.mean())}
+        found |= {"eps": self.eps, "eps_bg": self.eps_bg, "bytes": len(content)}
+        return found | measure(self.photo.pixels, decode_image(path.read_bytes()), mask)
 
 
 def saved_sentence(saved: dict) -> str:
@@ -166,8 +155,9 @@ def uploaded(name: str, content: bytes) -> Photo:
 
 def free_name(folder: str | Path, name: str) -> Path:
     """Where a protected copy of the image `name` can be written without replacing a file."""
-    names = chain([f"{name}-protected.png"], (f"{name}-protected-{number}.png" for number in count(2)))
-    return next(path for path in map(Path(folder).joinpath, names) if not path.exists())
+    endings = chain([""], (f"-{number}" for number in count(2)))
+    paths = (Path(folder) / f"{name}-protected{ending}.png" for ending in endings)
+    return next(path for path in paths if not path.exists())
 
 
 # what is on the desk, drawn

@@ -1,7 +1,7 @@
 """Which files are protected, what of them, and under which name each copy is written.
 
-No copy leaves the output, none hides another. What is to be protected comes from a folder of masks, COCO's json, boxes
-or points; a name there means an image by its name below the input ("day1/a.png"), or else by its plain name ("a.png").
+No copy leaves the output, none hides another. In masks, COCO's json, boxes and points a name means an image by its
+name below the input ("day1/a.png"), or else by its plain name ("a.png").
 """
 
 import csv
@@ -13,7 +13,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -55,9 +56,8 @@ def shown(text: str) -> str:
 def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Input]:
     """All images in files, folders (with their sub-folders) and patterns like "photos/*.jpg", in a stable order.
 
-    Links that lead out of a folder are left alone, as are hidden files, `out` itself and copies that we wrote there.
-    Raises `UnsegError` for what does not exist, for closed folders and where there is no image at all, `OSError`
-    where the system refuses a path.
+    Left alone are links that lead out of a folder, hidden files, `out` itself and our own copies there. Raises
+    `UnsegError` for what does not exist, for closed folders and where there is no image, `OSError` for refused paths.
     """
     given = list(given)
     pairs = [pair for one in given for pair in _expand(str(one), out)]
@@ -68,17 +68,13 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
         if place not in lines or lines[place]["sha256"] != sha256_if_readable(place):
             found.setdefault(place, (path, name))
     if not found:
-        what = "none but copies of ours" if pairs else "none"
-        raise UnsegError(
-            f"Expected images ({', '.join(IMAGE_SUFFIXES)}), found {what} in {', '.join(map(str, given))}."
-        )
-    files, targets = list(found.values()), _targets(list(found.values()), format, list(lines.values()))
-    originals = {_real(path) for path, _ in files}
-    for target in targets:
-        if _real(out / target) in originals:
-            raise UnsegError(
-                f"Expected originals and copies in two folders, found {target} to be both; choose another --out."
-            )
+        what = ("none but copies of ours" if pairs else "none") + f" in {', '.join(map(str, given))}"
+        raise UnsegError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}), found {what}.")
+    files = list(found.values())
+    targets, originals = _targets(files, format, list(lines.values())), {_real(path) for path, _ in files}
+    if both := next((target for target in targets if _real(out / target) in originals), None):
+        both += " to be both; choose another --out"
+        raise UnsegError(f"Expected originals and copies in two folders, found {both}.")
     return [Input(path, name, target) for (path, name), target in zip(files, targets)]
 
 
@@ -109,9 +105,7 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
     else:
         matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))] if glob.has_magic(text) else []
         if not matches:
-            raise UnsegError(
-                f"Expected a file, a folder or a pattern that matches one, found '{text}'; check the path."
-            )
+            raise UnsegError(f"Expected a file, a folder or a pattern of one, found '{text}'; check the path.")
         # `out` and what is in it only if the pattern looks nowhere else
         for match in [match for match in matches if not _real(match).is_relative_to(away)] or matches:
             if os.path.isdir(match):
@@ -122,29 +116,25 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
 
 def _refuse(error: OSError) -> None:
     """Whoever protects a folder must not believe that all of it is protected."""
-    raise UnsegError(
-        f"Expected a readable folder at {error.filename}, found none ({error.strerror}); open it, or give what "
-        "else there is one by one."
-    ) from error
+    found = f"none ({error.strerror}); open it, or give what else there is one by one"
+    raise UnsegError(f"Expected a readable folder at {error.filename}, found {found}.") from error
 
 
 def _targets(files: list[tuple[Path, str]], format: str, lines: list[dict]) -> list[str]:
     """A name for every copy. Two that would be one (a.jpg, a.png -> a.png) get their old suffix, then a number."""
     plain = [_target(name, format) for _, name in files]
     counts = Counter(map(_key, plain))
-    known = _known(files, plain, counts, lines)
-    taken = set(map(_key, known.values()))
+    targets = _known(files, plain, counts, lines)
+    taken = set(map(_key, targets.values()))
     for place, target in enumerate(plain):
-        if place not in known:
+        if place not in targets:
             stem, suffix = os.path.splitext(target)
             if counts[_key(target)] > 1:
                 stem = f"{stem}-{Path(files[place][1]).suffix[1:].lower()}"
-            wanted, number = f"{stem}{suffix}", 2
-            while _key(wanted) in taken:
-                wanted, number = f"{stem}-{number}{suffix}", number + 1
-            taken.add(_key(wanted))
-            known[place] = wanted
-    return [known[place] for place in range(len(files))]
+            endings = chain([suffix], (f"-{number}{suffix}" for number in count(2)))
+            targets[place] = next(f"{stem}{ending}" for ending in endings if _key(f"{stem}{ending}") not in taken)
+            taken.add(_key(targets[place]))
+    return [targets[place] for place in range(len(files))]
 
 
 def _known(files: list[tuple[Path, str]], plain: list[str], counts: Counter, lines: list[dict]) -> dict[int, str]:
@@ -186,9 +176,9 @@ def masks_and_prompts(
     """What the options of `unseg protect` say. At most one of masks, boxes and points; classes only with masks.
 
     masks: a folder with a mask for every image (same name without suffix, sub-folders as the images'), or COCO's
-    json. classes: of label maps the numbers, of COCO's json the names, separated by commas. boxes: "x0,y0,x1,y1" for
-    every image (several joined by ";"), or a CSV file with the columns image,x0,y0,x1,y1. points: likewise, x,y.
-    files: all images of the batch; what is given for a name that several folders have is refused (see `Names`).
+    json; classes: numbers of label maps, or names in the json, separated by commas. boxes: "x0,y0,x1,y1" for every
+    image (several joined by ";"), or a CSV file with the columns image,x0,y0,x1,y1; points: likewise, x,y.
+    files: all images of the batch, see `Names`.
     """
     given = [name for name, value in (("--masks", masks), ("--boxes", boxes), ("--points", points)) if value]
     if len(given) > 1:
@@ -208,10 +198,7 @@ def masks_and_prompts(
 
 
 class Names:
-    """The names of a batch's images; a name that images of several folders share means none of them.
-
-    key: what counts of a name, e.g. all of it, or all but its suffix.
-    """
+    """The names of a batch's images; one that several folders have means none of them. key: what counts of a name."""
 
     def __init__(self, files: Iterable[Input], key: Callable[[str], str]):
         self.key, self.folders = key, defaultdict(set)
@@ -222,22 +209,19 @@ class Names:
     def _ways(self, file: Input) -> list[tuple[int, str]]:
         return list(enumerate((self.key(file.name), self.key(PurePath(file.name).name))))
 
-    def find(self, file: Input, get: Callable[[str], Any], where: Path) -> Any:
-        """What `get` has of an image by its name below the input, or else by its plain name; None: nothing.
-
-        Raises `UnsegError` if that may as well be meant for an image in another folder. where: for the sentence.
-        """
+    def find(self, file: Input, get: Callable[[str], Any], where: Path, missing: str) -> Any:
+        """What `get` has of an image by its name below the input, or else by its plain name; missing: the sentence."""
         for way, name in self._ways(file):
             # macOS writes an accent as a letter of its own, most others as a part of its letter
             spellings = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
             if found := next(filter(None, map(get, spellings)), None):
                 if len(self.folders[way, name]) > 1:
+                    mend = "protect the folder above them, and name their sub-folders there, too"
                     raise UnsegError(
-                        f"Expected one image called {name}, as {where} has it, found some in several folders; "
-                        "protect the folder above them, and name their sub-folders there, too."
+                        f"Expected one image called {name}, as {where} has it, found some in several folders; {mend}."
                     )
                 return found
-        return None
+        raise UnsegError(missing)
 
 
 def _mask_files(folder: Path, classes: str, names: Names) -> Callable[[Input, tuple[int, int]], np.ndarray]:
@@ -250,22 +234,24 @@ def _mask_files(folder: Path, classes: str, names: Names) -> Callable[[Input, tu
 
     @cache  # each sub-folder once, not for every image
     def images_in(folder: Path) -> dict[str, list[Path]]:
-        """{name without suffix: image files of that name}, be their suffixes upper or lower case."""
         found = defaultdict(list)
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
                 found[path.stem].append(path)
         return found
 
+    def paths_of(name: str) -> list[Path] | None:
+        return images_in((folder / name).parent).get(PurePath(name).name)
+
     def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
-        found = names.find(file, lambda name: images_in((folder / name).parent).get(PurePath(name).name), folder)
-        if not found or len(found) > 1:
-            count = f"several ({', '.join(path.name for path in found)})" if found else "none"
-            raise UnsegError(f"Expected one mask called {Path(file.name).stem} in {folder}, found {count}.")
-        mask = read_mask(found[0], numbers)
+        wanted = f"Expected one mask called {Path(file.name).stem} in {folder}, found"
+        paths = names.find(file, paths_of, folder, f"{wanted} none.")
+        if len(paths) > 1:
+            raise UnsegError(f"{wanted} several ({', '.join(path.name for path in paths)}).")
+        mask = read_mask(paths[0], numbers)
         if mask.shape != shape:
-            wanted, size = (f"{width}x{height}" for height, width in (shape, mask.shape))
-            raise UnsegError(f"Expected a mask of {wanted} pixels in {found[0]}, found {size}; draw it on the image.")
+            sides, size = (f"{width}x{height}" for height, width in (shape, mask.shape))
+            raise UnsegError(f"Expected a mask of {sides} pixels in {paths[0]}, found {size}; draw it on the image.")
         return mask
 
     return mask_of
@@ -290,19 +276,13 @@ def _coco_masks(path: Path, classes: str, names: Names) -> Callable[[Input, tupl
     ids = {id: id for id in notes.images} | {place.as_posix(): id for id, place in notes.places.items()}
 
     def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
-        id = names.find(file, ids.get, path)
-        if id is None:
-            raise UnsegError(f"Expected {Path(file.name).name} in {path}, found no such image there.")
+        missing = f"Expected {Path(file.name).name} in {path}, found no such image there."
+        id = names.find(file, ids.get, path, missing)
         image = notes.images[id]
         if (image["height"], image["width"]) != shape:
-            raise UnsegError(
-                f"Expected {id} in {path} to be of {shape[1]}x{shape[0]} pixels as the image is, found "
-                f"{image['width']}x{image['height']}; is the json of this image?"
-            )
-        mask = np.zeros(shape, bool)
-        for note in objects[id]:
-            mask |= decode(note, image)
-        return mask
+            wanted, size = f"{shape[1]}x{shape[0]} pixels as the image is", f"{image['width']}x{image['height']}"
+            raise UnsegError(f"Expected {id} in {path} to be of {wanted}, found {size}; is the json of this image?")
+        return reduce(np.logical_or, (decode(note, image) for note in objects[id]), np.zeros(shape, bool))
 
     return mask_of
 
@@ -327,20 +307,13 @@ def _numbers(text: str, columns: tuple[str, ...], names: Names) -> Callable[[Inp
             raise UnsegError(f"Expected {wanted} in {path}, found {','.join(map(str, lines[0]))}.")
         found[line["image"]].append(_floats([line[column] for column in columns], columns, str(path)))
 
-    def of(file: Input) -> list[list[float]]:
-        values = names.find(file, found.get, path)
-        if not values:
-            raise UnsegError(f"Expected a line for {file.name} in {path}, found none; add it or protect it by itself.")
-        return values
-
-    return of
+    mend = f"in {path}, found none; add it or protect it by itself"
+    return lambda file: names.find(file, found.get, path, f"Expected a line for {file.name} {mend}.")
 
 
 def _floats(texts: list[str], columns: tuple[str, ...], where: str) -> list[float]:
     try:
-        values = [float(text) for text in texts]
+        return [float(text) for _, text in zip(columns, texts, strict=True)]
     except (TypeError, ValueError):
-        values = []
-    if len(values) != len(columns):
-        raise UnsegError(f"Expected numbers as {','.join(columns)}, found '{','.join(map(str, texts))}' in {where}.")
-    return values
+        found = f"'{','.join(map(str, texts))}' in {where}"
+        raise UnsegError(f"Expected numbers as {','.join(columns)}, found {found}.") from None

@@ -1,7 +1,7 @@
 """Images in and out, from files and from Python: orientation, colour profile, transparency, palettes, gray.
 
-Only the pixels change. Of a file the colour profile is kept, because the numbers mean other colours without it; EXIF,
-which may hold places and names, only on request. What cannot be kept, or is known not to protect, is remarked.
+Only the pixels change. Of a file the colour profile is kept, EXIF, which may hold places and names, only on request.
+What cannot be kept, or is known not to protect, is remarked.
 """
 
 import io
@@ -32,18 +32,15 @@ NO_COLOURS = "an image without colours, for which generator colour is better"
 
 @dataclass(frozen=True)
 class Photo:
-    """pixels uint8 `(H,W,3)`, upright; gray: stored as one channel; alpha uint8 `(H,W)` or None; profile: ICC bytes;
-    exif: EXIF bytes without the orientation; lost_exif: there was some that cannot be kept; remarks: what else the
-    file had that cannot be kept.
-    """
+    """An image and what else of its file a copy keeps, or cannot keep."""
 
-    pixels: np.ndarray
-    gray: bool = False
-    alpha: np.ndarray | None = None
-    profile: bytes | None = None
-    exif: bytes | None = None
-    lost_exif: bool = False
-    remarks: tuple[str, ...] = ()
+    pixels: np.ndarray  # uint8 (H,W,3), upright
+    gray: bool = False  # stored as one channel
+    alpha: np.ndarray | None = None  # uint8 (H,W)
+    profile: bytes | None = None  # ICC's
+    exif: bytes | None = None  # without the orientation
+    lost_exif: bool = False  # there was some that cannot be kept
+    remarks: tuple[str, ...] = ()  # what else cannot be kept
 
     def with_three_channels(self) -> "Photo":
         """The same image to be stored as RGB, so that it can hold noise of any colour."""
@@ -126,10 +123,7 @@ def read_photo(path: Path) -> Photo:
 
 
 def gray_remark(pixels: np.ndarray, gray: bool, generator: str) -> str:
-    """A few words where noise of this generator is known not to protect such an image, else "".
-
-    pixels: uint8 `(H,W,3)`. gray: whether the protected image has one channel.
-    """
+    """A few words where noise of this generator is known not to protect such an image, else ""; gray: one channel."""
     if gray:
         return ONE_CHANNEL
     return NO_COLOURS if generator in UNFIT and not has_colours(pixels) else ""
@@ -151,19 +145,16 @@ def pixels_of(image: Any) -> tuple[np.ndarray, bool]:
     """An image of any kind as uint8 `(H,W,3)`, and whether its noise must be gray."""
     if isinstance(image, Image.Image):
         if image.mode not in ("1", "L", "RGB"):
-            raise UnsegError(
-                f"Expected a PIL image of mode RGB or L, found {image.mode}; convert it, e.g. image.convert('RGB')."
-            )
+            mend = "convert it, e.g. image.convert('RGB')"
+            raise UnsegError(f"Expected a PIL image of mode RGB or L, found {image.mode}; {mend}.")
         pixels, gray = np.asarray(image.convert("RGB")), image.mode != "RGB"
     else:
         values = array_of(image)
         values = values.transpose(1, 2, 0) if hasattr(image, "detach") and values.ndim == 3 else values
         values = values[..., None] if values.ndim == 2 else values
         if values.ndim != 3 or values.shape[2] not in (1, 3):
-            raise UnsegError(
-                "Expected one image, numpy (H,W,3) or (H,W) or a tensor (3,H,W), found shape "
-                f"{tuple(np.shape(image))}; for several use protect_batch."
-            )
+            found = f"found shape {tuple(np.shape(image))}; for several use protect_batch"
+            raise UnsegError(f"Expected one image, numpy (H,W,3) or (H,W) or a tensor (3,H,W), {found}.")
         if values.dtype != np.uint8:
             low, high = values.min(initial=0), values.max(initial=0)
             if values.dtype.kind != "f" or not (low >= 0 and high <= 1):  # also refuses NaN

@@ -67,12 +67,38 @@ def alone(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Make one sentence of what keeps a file from being written."""
+def writing(path: Path, instead: str = "--out") -> Iterator[None]:
+    """Make one sentence of what keeps a file from being written; instead: what else to choose."""
     try:
         yield
     except OSError as error:
-        raise UnsegError(f"Could not write {path} ({error.strerror}); choose another --out.") from error
+        raise UnsegError(f"Could not write {path} ({error.strerror}); choose another {instead}.") from error
+
+
+def check_new_png(path: Path, *, overwrite: bool = False) -> None:
+    """Raise `UnsegError` on a name that is not of a PNG, or of a file that is there."""
+    if path.suffix.lower() != ".png":
+        raise UnsegError(f"Expected a name that ends in .png, found {path}; PNG keeps every pixel as it is.")
+    if path.exists() and not overwrite:
+        raise UnsegError(f"Expected to write {path}, found a file there; choose another name.")
+
+
+# what may not protect: a sentence with the number of images, and of which rows it holds
+WARNINGS = {
+    "JPEG has changed {} of them beyond the budget, and may have weakened the protection; --format png does neither.": (
+        lambda row: row["linf_inside"] > row["eps"] or row["linf_outside"] > row["eps_bg"]
+    ),
+    "In {} the region is empty, so no noise was added; check the masks.": lambda row: row["protected"] == 0,
+    "In {} nothing stood out, so the whole image was taken; better say what to protect.": (
+        lambda row: row["found_by"] == "whole image"
+    ),
+    "{} regions are no exact masks. Where we measured it, such regions protected little or nothing (README, images "
+    "that the generators never saw): give --masks if it matters.": lambda row: row["found_by"] != "mask",
+    "In {} the file has one channel and keeps only the gray part of the noise, which protected nothing where we "
+    "measured it: take --rgb and --generator colour.": lambda row: ONE_CHANNEL in row["remark"],
+    "In {} there are no colours; where we measured it, this generator protected nothing of that kind: take "
+    "--generator colour.": lambda row: NO_COLOURS in row["remark"],
+}
 
 
 def summary(rows: list[dict], out: Path) -> str:
@@ -84,51 +110,31 @@ def summary(rows: list[dict], out: Path) -> str:
     before, after = (sum(row[name] for row in done) / 1e6 for name in ("bytes_before", "bytes_after"))
     inside, outside = (max(row[name] for row in done) for name in ("linf_inside", "linf_outside"))
     psnr = [row["psnr"] for row in done if row["psnr"] != float("inf")]
+    change = f"mean PSNR {fmean(psnr):.1f} dB" if psnr else "nothing was changed"
+    counts = {sentence: sum(map(holds, done)) for sentence, holds in WARNINGS.items()}
     lines = [
         f"Protected images: {len(done)} in {out}; regions found: {ways}.",
-        f"Largest change {inside} inside and {outside} outside the region, of 255 steps"
-        + (f"; mean PSNR {fmean(psnr):.1f} dB." if psnr else "; nothing was changed."),
+        f"Largest change {inside} inside and {outside} outside the region, of 255 steps; {change}.",
         f"Size of the files: {before:.1f} MB before, {after:.1f} MB after.",
+        *(sentence.format(count) for sentence, count in counts.items() if count),
     ]
-    # what may not protect: a sentence each, with the number of images
-    warnings = {
-        "JPEG has changed {} of them beyond the budget, and may have weakened the protection; --format png does "
-        "neither.": lambda row: row["linf_inside"] > row["eps"] or row["linf_outside"] > row["eps_bg"],
-        "In {} the region is empty, so no noise was added; check the masks.": lambda row: row["protected"] == 0,
-        "In {} nothing stood out, so the whole image was taken; better say what to protect.": (
-            lambda row: row["found_by"] == "whole image"
-        ),
-        "{} regions are no exact masks. Where we measured it, such regions protected little or nothing (README, "
-        "images that the generators never saw): give --masks if it matters.": lambda row: row["found_by"] != "mask",
-        "In {} the file has one channel and keeps only the gray part of the noise, which protected nothing where we "
-        "measured it: take --rgb and --generator colour.": lambda row: ONE_CHANNEL in row["remark"],
-        "In {} there are no colours; where we measured it, this generator protected nothing of that kind: take "
-        "--generator colour.": lambda row: NO_COLOURS in row["remark"],
-    }
-    counts = {sentence: sum(map(holds, done)) for sentence, holds in warnings.items()}
-    lines += [sentence.format(count) for sentence, count in counts.items() if count]
     return "\n".join([*lines, f"Every image has a line in {out / REPORT}."])
 
 
 def inspect(original: str | Path, protected: str | Path, lpips_weights: str | Path | None = None) -> dict:
-    """What was changed: share of changed pixels, largest change of each channel, rms, psnr, ssim, and how often each.
-
-    `counts[k]` is the share of values that changed by k steps of 255, sign dropped. With `lpips_weights`, the file
-    of AlexNet that `evaluation/perceptual.py` names, also `lpips`.
-    """
+    """The share of changed pixels, largest change of each channel, rms, psnr, ssim; with `lpips_weights` (see `lpips`)
+    also lpips; and in `counts[k]` the share of values that changed by k steps of 255, sign dropped."""
     before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
     if before.shape != after.shape:
         sizes = (f"{x.shape[1]}x{x.shape[0]}" for x in (before, after))
         raise UnsegError(f"Expected two images of one size, found {' and '.join(sizes)}; give original and copy.")
     change = np.abs(after.astype(np.int16) - before)
     found = measure(before, after, np.ones(before.shape[:2], bool))
-    perceived = {"lpips": lpips(before, after, lpips_weights)} if lpips_weights else {}
-    return {
+    found |= {"lpips": lpips(before, after, lpips_weights)} if lpips_weights else {}
+    return {name: value for name, value in found.items() if not name.startswith("linf")} | {
         "changed": float((change.max(axis=2) > 0).mean()),
-        "largest": [int(value) for value in change.max(axis=(0, 1))],
-        "counts": (np.bincount(change.ravel(), minlength=1) / change.size).tolist(),
-        **{name: found[name] for name in ("rms", "psnr", "ssim")},
-        **perceived,
+        "largest": change.max(axis=(0, 1)).tolist(),
+        "counts": (np.bincount(change.ravel()) / change.size).tolist(),
     }
 
 
@@ -141,13 +147,11 @@ def described(found: dict) -> str:
         f"rms               {found['rms']:.2f} steps",
         f"PSNR, SSIM        {found['psnr']:.1f} dB, {found['ssim']:.4f}",
         *([f"LPIPS             {found['lpips']:.4f}"] if "lpips" in found else []),
-        "",
-        "change in steps   share of all values",
+        "\nchange in steps   share of all values",
     ]
-    counts = found["counts"]
-    step = -(-len(counts) // BARS)
-    for first in range(0, len(counts), step):
-        share = sum(counts[first : first + step])
+    step = -(-len(found["counts"]) // BARS)
+    for first in range(0, len(found["counts"]), step):
+        share = sum(found["counts"][first : first + step])
         name = str(first) if step == 1 else f"{first}-{first + step - 1}"
         lines.append(f"{name:>15}   {'#' * round(WIDTH * share):<{WIDTH}} {100 * share:5.1f} %")
     return "\n".join(lines)
@@ -157,13 +161,7 @@ def write_difference(original: str | Path, protected: str | Path, path: str | Pa
     """Write an image of the change, enlarged around gray; never over a file that is there."""
     from unseg_lib.reporting import magnify
 
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise UnsegError(f"Expected a name that ends in .png for the image of the change, found {path}.")
-    if path.exists():
-        raise UnsegError(f"Expected to write {path}, found a file there; choose another name.")
+    check_new_png(path := Path(path))
     before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
-    try:
+    with writing(path, "name"):
         write_image(path, magnify(before, after, times))
-    except OSError as error:
-        raise UnsegError(f"Could not write {path} ({error.strerror}); choose another name.") from error

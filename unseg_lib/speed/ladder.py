@@ -1,188 +1,100 @@
-"""From the reference to the fast way, one step more at a time, all in one run: protecting in memory, from files to
-files, and a training step."""
+"""From the reference to the fast way, one step more at a time: protecting in memory, of files, and a training step."""
 
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+import timeit
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
-from PIL import Image
+import yaml
 
-from unseg_lib.images import read_mask
-from unseg_lib.method import (
-    LAYOUTS,
-    BilevelConfig,
-    Game,
-    Inference,
-    accelerate,
-    add_noise,
-    add_raw_noise,
-    measure,
-    place_noise,
-    save_generator,
-    train_step,
-)
+from unseg_lib import method
+from unseg_lib.method import LAYOUTS, BilevelConfig, Game, Inference, add_raw_noise
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample
-from unseg_lib.protection import Protector, protect_files, read_photo
+from unseg_lib.protection import protect_files
 from unseg_lib.runtime import has_bf16, keep_freed_memory, progress
-from unseg_lib.seeds import numpy_rng, torch_rng
-from unseg_lib.speed.measure import Cost, cost, generator_of, image, peaks, resident, seconds
+from unseg_lib.seeds import torch_rng
+from unseg_lib.speed.measure import Cost, cost, generator_of, image, peaks, resident, seconds, working_folder
 
-EPS, EPS_BG = 8, 2
-EVERY = 2.0  # seconds between two looks at the memory
-# parts of a profile -> what is in the names of their operators
-PARTS = {
-    "linear layers": ("addmm", "aten::mm", "linear"),
-    "attention": ("scaled_dot_product", "flash_attention", "softmax", "bmm", "baddbmm"),
-    "convolutions": ("convolution", "conv2d", "conv_transpose"),
-}
-SMALL = BilevelConfig(layout="small", surrogate="unet", surrogate_size=96, batch_size=12, loss_points=4096)
-# name -> a training, and whether SAM is frozen: as published, but one image at a time; the small game of notebook 01
-TRAINING = {
-    "vit_b": (BilevelConfig(batch_size=1), True),
-    "small": (replace(SMALL, optimiser="adamw"), False),
-    "tiny": (BilevelConfig(layout="tiny", batch_size=2, loss_points=64), True),
-}
+DATA = yaml.safe_load(Path(__file__).with_name("speed.yaml").read_text())
+TRAINING = DATA["trainings"]  # name -> settings of the game, and whether SAM is frozen
 
 
 def rungs(half: bool, batch: int, compiled: bool) -> dict[str, dict]:
-    """The ways to run the generator, options of `Inference` and `batch`, images at once; half: with bf16, and from
-    there on. That is where `Inference` takes it by itself."""
-    found = {"eager fp32 (reference)": {"reference": True, "precision": "32"}, "+ fused attention": {"precision": "32"}}
-    fast = {"precision": "bf16" if half else "32"}
-    if half:
-        found["+ bf16"] = fast
+    """The ways to run the generator: options of `Inference`, and `batch`, images at once. half: from there on bf16."""
+    plain, fast = {"precision": "32"}, {"precision": "bf16" if half else "32"}
+    found = {"eager fp32 (reference)": plain | {"reference": True}, "+ fused attention": plain}
+    found |= {"+ bf16": fast} if half else {}
     found[f"+ batch of {batch}"] = fast | {"batch": batch}
-    if compiled:
-        found["+ compiled"] = fast | {"batch": batch, "compiled": True}
-    return found
+    return found | ({"+ compiled": fast | {"batch": batch, "compiled": True}} if compiled else {})
 
 
 def protect_ladder(
-    name: str,
-    device: torch.device,
-    *,
-    side: int,
-    batch: int = 2,
-    compiled: bool = False,
-    repeats: int = 2,
-    known: dict | None = None,
+    name: str, device: torch.device, *, side: int, batch: int = 2, compiled: bool = False, repeats: int = 2
 ) -> dict:
-    """Measure every rung of generator `name` (see `generator_of`) on square images of `side` pixels.
-
-    known: peaks that were found earlier; the higher one counts.
-
-    Returns {"flop": of one image, "peak": FLOP/s of a matrix multiplication by precision, "rows": one per rung with
-    images_per_second, speedup, megabytes, share of the peak, and, against the first rung's written pixels, the largest
-    difference in steps and the share of pixels that differ}. `flop` is the reference's: what a rung leaves out counts.
-    """
-    images, rows, first, flop = [image(i, side, side) for i in range(batch)], [], None, 0
-    peak, half = peaks(device), Inference(generator_of(name, device)).half
-    for rung, options in progress(rungs(half, batch, compiled).items(), f"ladder of {name}"):
+    """Every rung of a generator: "flop" of an image in the reference, "peak" (see `peaks`), "rows" (`differences`)."""
+    images, rows, first, flop = [image(i, side) for i in range(batch)], [], None, 0
+    ways = rungs(Inference(generator_of(name, device)).half, batch, compiled)
+    for rung, options in progress(ways.items(), f"ladder of {name}"):
         at_once = options.pop("batch", 1)
         way = Inference(generator_of(name, device), **options)
         prepared = [way.prepare(pixels, mask=mask) for pixels, mask in images]
         found = cost(partial(way, prepared[:at_once]), device, repeats, counted=not rows)
-        flop = found.flop or flop
-        noises = [place_noise(way([one])[0], side, side) for one in prepared]
-        written = [add_noise(x, noise, mask, EPS, EPS_BG) for (x, mask), noise in zip(images, noises)]
+        speed, flop = at_once / found.seconds, found.flop or flop
+        written = [add_raw_noise(x, way([one])[0], mask, 8, 2) for (x, mask), one in zip(images, prepared)]
         first = first or written
-        row = {"rung": rung, "images_per_second": at_once / found.seconds, "megabytes": found.megabytes}
-        row |= {"precision": options["precision"], **differences(written, first)}
-        rows.append(row | {"speedup": row["images_per_second"] / (rows or [row])[0]["images_per_second"]})
-    for kind, again in peaks(device).items():  # before and after: something else may have been running
-        peak[kind] = max(peak[kind], again, (known or {}).get(kind, 0.0))
-    for row in rows:
-        row["peak_share"] = row["images_per_second"] * flop / peak[row["precision"]]
-    return {"flop": flop, "peak": peak, "rows": rows}
+        row = {"rung": rung, "images_per_second": speed, "megabytes": found.megabytes, **options}
+        row |= {"peak_share": speed * flop / peaks(device)[options["precision"]], **differences(written, first)}
+        rows.append(row | {"speedup": speed / (rows or [row])[0]["images_per_second"]})
+    return {"flop": flop, "peak": peaks(device), "rows": rows}
 
 
 def differences(found: list[np.ndarray], expected: list[np.ndarray]) -> dict:
     """The largest difference of written values, in steps over 255, and the share of values that differ."""
-    changes = [np.abs(a.astype(np.int16) - b) for a, b in zip(found, expected)]
-    return {
-        "largest_difference": int(max(change.max() for change in changes)),
-        "share_different": float(np.mean([(change > 0).mean() for change in changes])),
-    }
+    changes = np.abs(np.subtract(found, expected, dtype=np.int16))
+    return {"largest_difference": int(changes.max()), "share_different": float((changes > 0).mean())}
 
 
-def profile(name: str, device: torch.device, side: int) -> list[dict]:
-    """Where the fast way spends its time, by torch's profiler: rows {"part", "share"} of `PARTS` and the rest."""
-    way, (pixels, mask), times = Inference(generator_of(name, device)), image(0, side, side), {}
-    prepared = [way.prepare(pixels, mask=mask)]
-    way(prepared)
-    with torch.profiler.profile() as record:
-        way(prepared)
-    for event in record.key_averages():
-        fitting = (part for part, words in PARTS.items() if any(word in event.key for word in words))
-        part = next(fitting, "everything else")
-        times[part] = times.get(part, 0.0) + event.self_cpu_time_total
-    ordered = sorted(times.items(), key=lambda one: -one[1])
-    return [{"part": part, "share": spent / sum(times.values())} for part, spent in ordered]
-
-
-def step_ladder(
-    config: BilevelConfig, device: torch.device, *, frozen: bool, compiled: bool = False, repeats: int = 1
-) -> list[dict]:
-    """Rows of rung, seconds of a step of each phase, of the mean step (turns as in the config), speedup, megabytes.
-
-    frozen: only the noise head of the generator is trained, as published with SAM's weights; here they are random,
-    which costs as much.
-    """
-    found = {"plain fp32": {"keeps": False}, "+ freed memory kept": {}}
-    found["+ fused attention and optimiser"] = {"fast": True}
-    fast = {"fast": True, "precision": "bf16-mixed" if has_bf16(device.type) else "32-true"}
-    if has_bf16(device.type):
-        found["+ bf16"] = fast
+def step_ladder(device: torch.device, *, frozen: bool, compiled: bool = False, **settings: object) -> list[dict]:
+    """Rows of rung, seconds of a step of each phase and of the mean one, speedup, megabytes; see `TRAINING`."""
+    config, rows = BilevelConfig(**settings), []
+    found = {"plain fp32": {}, "+ freed memory kept": {}, "+ fused attention and optimiser": {"fast": {}}}
+    bf16 = {"precision": "bf16-mixed"} if has_bf16(device.type) else {}
+    found |= {"+ bf16": bf16 | {"fast": {}}} if bf16 else {}
     # SAM's blocks would be unrolled forwards and backwards: on a processor compiling takes longer than it could save
     if compiled and (config.surrogate != "sam" or device.type == "cuda"):
-        found["+ compiled surrogate"] = fast | {"compiled": True}
-    rows = []
+        found["+ compiled surrogate"] = bf16 | {"fast": {"compiled": True}}
     for rung, options in progress(found.items(), f"training steps of {config.layout}"):
-        step = step_of(config, device, frozen, **options)
-        phases, mean = mean_step(step, config, device, repeats)
-        row = {"rung": rung, "step": mean.seconds, **phases, "megabytes": mean.megabytes}
+        if rows:
+            keep_freed_memory()  # from here on, for the whole process
+        phases, mean = mean_step(step_of(config, device, frozen, **options), config, device)
+        row = {"rung": rung, "step": mean.seconds, "megabytes": mean.megabytes, **phases}
         row |= {"samples_per_second": config.batch_size / mean.seconds}
         rows.append(row | {"speedup": (rows or [row])[0]["step"] / mean.seconds})
     return rows
 
 
 def mean_step(
-    step: Callable[[str], object], config: BilevelConfig, device: torch.device, repeats: int, *, counted: bool = False
+    step: Callable[[str], object], config: BilevelConfig, device: torch.device, repeats: int = 1, counted: bool = False
 ) -> tuple[dict[str, float], Cost]:
     """Seconds of a step of each phase, and what the mean step costs, with turns as in the config."""
     turns = {"surrogate": config.surrogate_turn, "generator": config.generator_turn}
-    found = {phase: cost(partial(step, phase), device, repeats, counted=counted) for phase in turns}
-    spent, flop = (
-        sum(turns[phase] * getattr(one, name) for phase, one in found.items()) / sum(turns.values())
-        for name in ("seconds", "flop")
-    )
-    megabytes = max((one.megabytes for one in found.values() if one.megabytes), default=None)
-    return {phase: one.seconds for phase, one in found.items()}, Cost(spent, megabytes, flop)
+    found = [cost(partial(step, phase), device, repeats, counted=counted) for phase in turns]
+    spent, flop = np.average([(one.seconds, one.flop) for one in found], axis=0, weights=list(turns.values())).tolist()
+    megabytes = max((one.megabytes for one in found if one.megabytes), default=None)
+    return dict(zip(turns, (one.seconds for one in found))), Cost(spent, megabytes, flop)
 
 
 def step_of(
-    config: BilevelConfig,
-    device: torch.device,
-    frozen: bool,
-    *,
-    keeps: bool = True,
-    fast: bool = False,
-    precision: str = "32-true",
-    compiled: bool = False,
+    config: BilevelConfig, device: torch.device, frozen: bool, *, fast: dict | None = None, precision: str = "32-true"
 ) -> Callable[[str], object]:
-    """A game, set up that way, that takes one step of the phase it is told, on random colours and square masks.
-
-    keeps: freed memory; once kept, it is so for the whole process. fast: with `accelerate`.
-    """
+    """A game that takes one step of the phase it is told; fast: options of `accelerate`, None: without it."""
     from lightning.fabric import Fabric
 
     fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
@@ -190,30 +102,22 @@ def step_of(
     game = Game(config, fabric)
     if frozen:
         game.bare("generator").train_only_noise_head()
-    if keeps:
-        keep_freed_memory()
-    if fast:
-        accelerate(game, compiled=compiled)
+    if fast is not None:
+        method.accelerate(game, **fast)
     side, number = LAYOUTS[config.layout].image_size, config.batch_size
     masks = torch.zeros(number, 1, side, side)
     masks[..., side // 4 : side // 2, side // 4 : 3 * side // 4] = 1
     batch = torch.rand(number, 3, side, side, generator=torch_rng("speed", "batch")).to(device), masks.to(device)
-    return lambda phase: train_step(config, fabric, game, batch, phase, 0)
+    return lambda phase: method.train_step(config, fabric, game, batch, phase, 0)
 
 
 def throughput(
-    name: str, device: torch.device, *, count: int, height: int, width: int, jobs: tuple[int, ...] = (1, 2, 4)
+    name: str, device: torch.device, *, count: int, side: int, jobs: Sequence[int] = (1, 2, 4)
 ) -> list[dict]:
-    """Images a second from files to files, by number of threads that read and write, and by processes.
-
-    Rows of {"way", "images_per_second", "share"}, the first one of the model alone, of whose speed the others are a
-    share. "processes": as many as the processor has cores, a part of the images each, the model in one thread; only
-    where there are enough images.
-    """
-    way, (pixels, mask) = Inference(generator_of(name, device)), image(0, height, width)
+    """Images a second of the model alone, and from files to files by threads or (one a core, if enough) processes."""
+    way, (pixels, mask) = Inference(generator_of(name, device)), image(0, side)
     spent = {"model alone": count * cost(partial(way, [way.prepare(pixels, mask=mask)]), device, 3).seconds}
-    with working_folder(name, count, height, width) as (folder, files, options):
-        options |= {"device": device.type}
+    with working_folder(name, device, count, side) as (folder, files, options):
         protect_files(files[:1], folder / "warm", **options)
         for n in jobs:
             work = partial(protect_files, files, folder / f"out{n}", jobs=n, **options)
@@ -226,81 +130,49 @@ def throughput(
                 list(pool.map(work, [files[:1]] * cores, [folder / f"warm{i}" for i in range(cores)]))
                 parts, outs = [files[i::cores] for i in range(cores)], [folder / f"process{i}" for i in range(cores)]
                 spent[f"{cores} processes"] = seconds(lambda: list(pool.map(work, parts, outs)), device)
-    first = spent["model alone"]
-    return [{"way": way, "images_per_second": count / x, "share": first / x} for way, x in spent.items()]
+    return [{"way": way, "images_per_second": count / x, "share": spent["model alone"] / x} for way, x in spent.items()]
 
 
-def parts(name: str, device: torch.device, *, height: int, width: int, repeats: int = 5) -> list[dict]:
-    """Where the time of one file goes: rows {"part", "seconds", "share"} in the order of the work, none overlapped."""
-    with working_folder(name, 1, height, width) as (folder, (file,), options):
-        own, mask_file = Protector(options["generator"], device=device.type), next((folder / "masks").iterdir())
-        photo, mask = read_photo(file), read_mask(mask_file)
-        prepared = own.prepare(photo.pixels, mask)
-        raw = own.raw_noises([prepared])[0]
-        done = add_raw_noise(photo.pixels, raw, mask, own.eps, own.eps_bg)
-        works = {
-            "reading JPEG and mask": lambda: (read_photo(file), read_mask(mask_file)),
-            "preparing": lambda: own.prepare(photo.pixels, mask),
-            "the model": lambda: own.raw_noises([prepared]),
-            "adding the noise": lambda: add_raw_noise(photo.pixels, raw, mask, own.eps, own.eps_bg),
-            "measuring, SSIM above all": lambda: measure(photo.pixels, done, mask),
-            "compressing PNG": lambda: photo.encode(done, "png"),
-        }
-        spent = {part: min(seconds(work, device) for _ in range(repeats)) for part, work in works.items()}
-    total = sum(spent.values())
-    return [{"part": p, "seconds": x, "milliseconds": 1e3 * x, "share": x / total} for p, x in spent.items()]
-
-
-def memory(name: str, device: torch.device, *, count: int, height: int, width: int, jobs: int = 2) -> dict:
+def memory(name: str, device: torch.device, *, count: int, side: int) -> dict:
     """Memory of this process while it protects `count` images: MB at a tenth of the time, at half, at the end."""
-    with working_folder(name, count, height, width) as (folder, files, options), ThreadPoolExecutor(1) as pool:
+    with working_folder(name, device, count, side) as (folder, files, options), ThreadPoolExecutor(1) as pool:
         sizes, start = [], time.perf_counter()
-        work = pool.submit(protect_files, files, folder / "out", device=device.type, jobs=jobs, **options)
-        while not wait([work], EVERY if sizes else 0).done:
+        work = pool.submit(protect_files, files, folder / "out", **options)
+        while not sizes or not work.done():
+            wait([work], 2.0 if sizes else 0)  # seconds between two looks
             sizes.append(resident() or float("nan"))
-        sizes.append(resident() or float("nan"))
         spent, rows = time.perf_counter() - start, work.result()
     found = {"images": len(rows), "problems": sum(bool(row["problem"]) for row in rows), "seconds": spent}
     at = {"tenth": len(sizes) // 10, "half": len(sizes) // 2, "end": -1}
-    return found | {f"megabytes_{when}": sizes[i] for when, i in at.items()} | {"height": height, "width": width}
+    return found | {f"megabytes_{when}": sizes[i] for when, i in at.items()} | {"height": side, "width": side}
 
 
 def poisons(side: int = 512, repeats: int = 15) -> list[dict]:
-    """The poisons that need no training: rows {"poison", "milliseconds", "images_per_second"} for one image.
-
-    The median after a first call, of this thread alone; the image is noise with two discs of different classes on a
-    background and an ignored rim.
-    """
-    rows, columns = np.mgrid[:side, :side] / side
-    label = np.zeros((side, side), np.uint8)
-    label[(rows - 0.35) ** 2 + (columns - 0.35) ** 2 < 0.04] = 1
-    label[(rows - 0.7) ** 2 + (columns - 0.65) ** 2 < 0.03] = 2
+    """The time of poisons that need no training: the median of this thread alone for one image, after a first call."""
+    # a disc of two classes on a background with an ignored rim
+    pixels, disc = image(0, side)
+    label = disc.astype(np.uint8)
+    label[:, side // 2 :] *= 2
     label[:2] = 255
-    pixels = numpy_rng("speed").integers(0, 256, (side, side, 3), dtype=np.uint8)
-    sample, found = Sample("speed", pixels, np.isin(label, (1, 2)), label, background=0), []
+    sample, found = Sample("speed", pixels, disc, label, background=0), []
     for name, poison in sorted(POISONS.items()):
         if name != "clean" and not poison.needs_generator and not poison.fit:
-            apply, moments = poison.make(PoisonSettings()), []
-            for _ in range(repeats + 2):
-                moments.append(time.thread_time())
-                apply(sample)
-            spent = float(np.median(np.diff(moments)[1:]))
+            work = partial(poison.make(PoisonSettings()), sample)
+            moments = timeit.repeat(work, timer=time.thread_time, number=1, repeat=repeats + 1)[1:]
+            spent = float(np.median(moments))
             found.append({"poison": name, "milliseconds": 1e3 * spent, "images_per_second": 1 / spent})
     return found
 
 
-@contextmanager
-def working_folder(name: str, count: int, height: int, width: int) -> Iterator[tuple[Path, list[Path], dict]]:
-    """A folder that is gone afterwards, its `count` JPEG files, and the masks and the generator as `protect_files`
-    takes them."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        for part in ("images", "masks"):
-            (folder / part).mkdir()
-        for i in range(count):
-            pixels, mask = image(i, height, width)
-            Image.fromarray(pixels).save(folder / "images" / f"{i:05d}.jpg", quality=90)
-            Image.fromarray(mask).save(folder / "masks" / f"{i:05d}.png")
-        save_generator(generator_of(name, torch.device("cpu")), folder / "generator.safetensors")
-        options = {"masks": str(folder / "masks"), "generator": str(folder / "generator.safetensors")}
-        yield folder, sorted((folder / "images").iterdir()), options
+def table(rows: list[dict], what: str) -> pd.DataFrame:
+    """Measurements as a table of texts, with the columns of `speed.yaml`."""
+    columns = DATA["columns"][what]
+    found = pd.DataFrame({heading: [_cell(form, row) for row in rows] for heading, form in columns.items()})
+    return found.set_index(first := next(iter(columns))).rename_axis(index=None, columns=first)
+
+
+def _cell(form: str, row: dict) -> str:
+    try:
+        return form.format(**row).removesuffix("%")
+    except TypeError:  # None has no decimals
+        return "–"

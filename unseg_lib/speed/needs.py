@@ -1,9 +1,6 @@
-"""What the stages of a profile need of this machine, in hours and memory: from some steps of each that are run here.
+"""`unseg bench needs`: hours and memory of a profile's stages here, from some steps of each kind that are run.
 
-    unseg bench needs --profile paper
-
-Nothing is downloaded for it: images and first weights are made up, since only their sizes matter. Stages that differ
-by their noise or seed alone are measured once. Tests after each epoch, and reading the images, come on top.
+Images and first weights are made up, since only their sizes matter; tests after each epoch come on top.
 """
 
 import os
@@ -13,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, redirect_stderr
+from contextlib import ExitStack, redirect_stderr, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from itertools import pairwise
@@ -29,60 +26,35 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.method import BilevelConfig, Inference
 from unseg_lib.pipeline import Profile, Stage, load_profile
 from unseg_lib.poisons import POISONS
-from unseg_lib.runtime import progress, provenance, usable_precision
-from unseg_lib.speed.ladder import mean_step, step_of
+from unseg_lib.runtime import keep_freed_memory, progress, provenance, usable_precision
+from unseg_lib.speed.ladder import DATA, mean_step, step_of
 from unseg_lib.speed.measure import Cost, cost, flop_counter, forget_peak, generator_of, image, peak, resident
 from unseg_lib.victims import one_object, train_victim
 
-# training images and classes of the official sets, for those that are not on this machine
-OFFICIAL = {
-    "voc": (10_582, 21),
-    "lung": (563, 2),
-    "kvasir": (800, 2),
-    "ade20k": (20_210, 150),
-    "cityscapes": (2_975, 19),
-    "coco": (118_287, 80),
-    "coco-panoptic": (118_287, 133),
-    "hqseg44k": (44_320, 2),
-    "whu": (4_736, 2),
-    "nwpu": (520, 11),
-    "ssdd": (928, 2),
-}
+OFFICIAL = DATA["official"]  # name -> training images and classes
 SIDE = 128  # pixels of the scenes, which a training then brings to its own size
 UNKNOWN = dict.fromkeys(("samples_per_second", "hours_a_stage", "hours", "megabytes", "flop", "tflop"))
 
 
-def measured_needs(profile: str, device: str, batch: int) -> dict:
-    """What `needs` finds for a profile, by name or path, with the machine it was found on and the code that did it."""
-    plan = load_profile(profile)
-    rows, origin = needs(plan, device, batch=batch), provenance(plan.root)
+def measured_needs(profile: str, device: str, batch: int = 0, steps: int = 2) -> dict:
+    """A row for each kind of training in a profile, by name or path, with at most `batch` images a step (0: as planned;
+    else a planned step needs more); flop is of a sample, problem why there are no numbers."""
+    plan, rows = load_profile(profile), []
+    for trial, stages in progress(trials(plan).items(), f"needs of {plan.name}"):
+        here, samples = min(batch or trial.batch_size, trial.batch_size), sum(number for _, number in stages)
+        row = {"training": trial.name, "stages": len(stages), "samples": samples, "batch": here, **UNKNOWN}
+        rows.append(row | {"planned_batch": trial.batch_size, "problem": ""})
+        step = alone(trial, here, steps, device)
+        if isinstance(step, str):
+            rows[-1]["problem"] = step
+            continue
+        speed, flop = here * trial.devices / step.seconds, step.flop / here
+        hours = samples / speed / 3600
+        rows[-1] |= {"samples_per_second": speed, "hours_a_stage": hours / len(stages), "hours": hours}
+        rows[-1] |= {"megabytes": step.megabytes, "flop": flop, "tflop": 1e-12 * flop}
+    origin = provenance(plan.root)
     machine = origin["gpus"][0] if device == "cuda" else f"{origin['cpu']}, {torch.get_num_threads()} threads"
     return {"profile": plan.name, "machine": machine, "rows": rows, "provenance": origin}
-
-
-def needs(profile: Profile, device: str, *, batch: int = 0, steps: int = 2) -> list[dict]:
-    """A row for each kind of training: hours a stage, of all its stages, MB.
-
-    batch: as many images in a step at most, where the planned ones are too many for this machine; 0: as planned. Then
-    `megabytes` is that of the smaller step, and a planned one needs more. steps: that are timed, after two others.
-    flop: of a sample, in matrix products, convolutions and attention, whatever the machine. problem: "", or why there
-    are no numbers.
-    """
-    rows, plan = [], trials(profile)
-    for trial, stages in progress(plan.items(), f"needs of {profile.name}", total=len(plan)):
-        here, samples = min(batch or trial.batch_size, trial.batch_size), sum(number for _, number in stages)
-        row = {"training": trial.name, "stages": len(stages), "samples": samples}
-        row |= {"planned_batch": trial.batch_size, "batch": here, "problem": "", **UNKNOWN}
-        found = alone(trial, here, steps, device)
-        if isinstance(found, str):
-            row["problem"] = found
-        else:
-            speed = here * trial.devices / found.seconds
-            hours = samples / speed / 3600
-            row |= {"samples_per_second": speed, "hours_a_stage": hours / len(stages), "hours": hours}
-            row |= {"megabytes": found.megabytes, "flop": found.flop / here, "tflop": 1e-12 * found.flop / here}
-        rows.append(row)
-    return rows
 
 
 @dataclass(frozen=True)
@@ -99,22 +71,17 @@ class Trial:
 def victim_step(
     batch: int, steps: int, device: str, victim: str, task: str, classes: int, size: tuple[int, int], *how: object
 ) -> Cost:
-    """A step of a victim on scenes whose labels could have so many classes: the fastest of `steps`, after two others.
-
-    how: learning rate, precision and defence, see `train_victim`.
-    """
+    """A step of a victim on scenes whose labels could have so many classes; how: learning rate, precision, defence."""
 
     def scenes(split: str) -> SegmentationSet:
-        if task in ("object", "interactive"):
-            found = load_dataset("scenes", folder, split, task="object")
-            return one_object(found) if task == "interactive" else found
-        found = load_dataset("scenes", folder, split)
-        more = range(len(found.classes), classes)
-        return replace(found, classes=(*found.classes, *(f"class {i}" for i in more)))
+        kind = {"task": "object"} if task in ("object", "interactive") else {}
+        found = load_dataset("scenes", folder, split, **kind)
+        more = () if kind else (f"class {i}" for i in range(len(found.classes), classes))
+        found = replace(found, classes=(*found.classes, *more))
+        return one_object(found) if task == "interactive" else found
 
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        write_scenes(folder, SIDE, {"train": (2 + steps) * batch, "test": 2})
+        write_scenes(folder := Path(place), SIDE, {"train": (2 + steps) * batch, "test": 2})
         given = {"epochs": 1, "batch_size": batch, "seed": 0, "size": size, "task": task, "device": device}
         given |= zip(("lr", "precision", "defense"), how)
         work = partial(train_victim, victim, scenes("train"), scenes("test"), folder / "victim", **given)
@@ -122,18 +89,16 @@ def victim_step(
 
 
 def game_step(batch: int, steps: int, device: str, config: BilevelConfig, frozen: bool, precision: str) -> Cost:
-    """A step of the bilevel game, as a mean over the turns of both players.
-
-    frozen: only the noise head of the generator learns, as with SAM's weights.
-    """
+    """A step of the bilevel game, as a mean over the turns of both players; frozen: see `step_ladder`."""
     config = replace(config, batch_size=batch, sam_weights="", mae_weights="")
+    keep_freed_memory()
     step = step_of(config, torch.device(device), frozen, precision=usable_precision(precision, device))
-    return mean_step(step, config, torch.device(device), steps, counted=True)[1]
+    return mean_step(step, config, torch.device(device), steps, True)[1]
 
 
 def noise_step(batch: int, steps: int, device: str, generator: str) -> Cost:
     """An image, always one, through a generator (a layout, or a shipped one) by the reference path of poison stages."""
-    way, (pixels, mask) = Inference(generator_of(generator, torch.device(device)), reference=True), image(0, 512, 512)
+    way, (pixels, mask) = Inference(generator_of(generator, torch.device(device)), reference=True), image(0, 512)
     return cost(partial(way, [way.prepare(pixels, mask=mask)]), torch.device(device), steps, counted=True)
 
 
@@ -142,11 +107,7 @@ class _Enough(Exception):
 
 
 def cost_of_steps(work: Callable[[], object], steps: int, device: torch.device) -> Cost:
-    """The fastest of `steps` steps that any optimiser takes in `work`, whoever wrote its loop, and which then ends.
-
-    Between two steps lies all that a training does, reading its next batch included. A first step, with whatever comes
-    before it, is left out; a second one is counted.
-    """
+    """The fastest of `steps` steps that any optimiser takes in `work`, after two others, of which one is counted."""
     moments, counter, counting = [], flop_counter(), ExitStack()
 
     def note(*_: object) -> None:
@@ -160,14 +121,9 @@ def cost_of_steps(work: Callable[[], object], steps: int, device: torch.device) 
             raise _Enough
 
     forget_peak(device)
-    watching = register_optimizer_step_post_hook(note)
-    try:
+    with ExitStack() as watching, counting, suppress(_Enough):
+        watching.callback(register_optimizer_step_post_hook(note).remove)
         work()
-    except _Enough:
-        pass
-    finally:
-        watching.remove()
-        counting.close()
     if len(moments) < 3:
         raise RuntimeError(f"Expected {2 + steps} steps of an optimiser, found {len(moments)}.")
     timed = min(after - before for before, after in pairwise(moments[1:]))
@@ -175,10 +131,7 @@ def cost_of_steps(work: Callable[[], object], steps: int, device: torch.device) 
 
 
 def alone(trial: Trial, batch: int, steps: int, device: str) -> Cost | str:
-    """A trial in a process of its own; a sentence where that cannot be done here.
-
-    So its memory is nobody else's, and one that is too large for the machine ends that process, not the measurement.
-    """
+    """A trial in a process of its own, which it may end if it is too large; a sentence where it cannot be done here."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             return pool.submit(_measured, trial, batch, steps, device).result()
@@ -204,19 +157,18 @@ def trials(profile: Profile) -> dict[Trial, list[tuple[Stage, int]]]:
     for stage in profile.stages.values():
         if stage.kind in makers and (made := makers[stage.kind](stage)):
             found[made[0]].append((stage, made[1]))
-    return dict(found)
+    return found
 
 
 def _generator(stage: Stage) -> tuple[Trial, int]:
     values = stage.values
     chosen = {field.name: values[field.name] for field in fields(BilevelConfig)}
-    config = BilevelConfig(**(chosen | {"scales": tuple(values["scales"]), "seed": 0}))
+    config = BilevelConfig(**chosen | {"scales": tuple(values["scales"]), "seed": 0})
     sets = [name.strip().partition("@")[0] for name in values["data"].split(",")]
-    samples = config.steps * config.batch_size * values["devices"]
-    samples = samples or config.epochs * sum(_set(name, values["limit"])[0] for name in sets)
-    frozen, devices = bool(config.sam_weights), values["devices"]
+    frozen, devices, limit = bool(config.sam_weights), values["devices"], values["limit"]
+    samples = config.steps * config.batch_size * devices or config.epochs * sum(_set(one, limit)[0] for one in sets)
     name = f"generator {config.layout}{' (noise head)' * frozen}, surrogate {config.surrogate}"
-    name += f" on {devices} devices" if devices > 1 else ""
+    name += f" on {devices} devices" * (devices > 1)
     return Trial(name, config.batch_size, game_step, (config, frozen, values["precision"]), devices), samples
 
 
@@ -241,7 +193,7 @@ def _victim(stage: Stage) -> tuple[Trial, int]:
     classes, size = 2 if task in ("object", "interactive") else classes, tuple(values["size"])
     given = (values["victim"], task, classes, size, values["lr"], values["precision"], defense)
     name = f"{values['victim']}, {task}, {size[0]} x {size[1]}, {classes} classes"
-    name += f", {defense}" if defense != "none" else ""
+    name += f", {defense}" * (defense != "none")
     return Trial(name, values["batch_size"], victim_step, given), images * values["epochs"]
 
 
@@ -251,15 +203,14 @@ def _set(name: str, limit: int) -> tuple[int, int]:
     return min(limit or images, images), classes
 
 
-@cache
+@cache  # read once for the hundreds of stages of a profile
 def _whole_set(name: str, root: Path) -> tuple[int, int]:
-    """As it is below `root`, or as it is officially; read once for the hundreds of stages of a profile."""
     if name == "scenes":  # reading them would draw them
         return COUNTS["train"], len(CLASSES)
     try:
         found = load_dataset(name, root, "train")
-        return len(found), len(found.classes)
     except UnsegError:
         if name not in OFFICIAL:
             raise
         return OFFICIAL[name]
+    return len(found), len(found.classes)
