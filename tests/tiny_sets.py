@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from unseg_lib.errors import UnsegError
 from unseg_lib.images import write_image
 
 HEIGHT, WIDTH = 12, 16
@@ -39,6 +42,10 @@ def write_pair(folder: Path, stem: str, number: int, mask: np.ndarray, places: t
 def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def refused(words: str):
+    return pytest.raises(UnsegError, match=words)
 
 
 def edit_json(path: Path, change: Callable[[dict], object]) -> None:
@@ -96,9 +103,7 @@ def scenes(root: Path) -> str:
     return "scenes"
 
 
-def _json_set(
-    name: str, images: str, notes: str, root: Path, one_class: str = "", counts: tuple = (("train", 8), ("val", 3))
-) -> str:
+def _json_set(name: str, images: str, notes: str, root: Path, one_class: str = "", counts=(("train", 8), ("val", 3))):
     """A large square, a small one on it and a crowd, in each image; category numbers with gaps, in disorder.
 
     {} in the places is the split. one_class: the only category. Of three splits, the images' names are in each.
@@ -114,15 +119,11 @@ def _json_set(
         size = {"height": HEIGHT, "width": WIDTH, "license": 0}
         files = [f"{100 + i}.tif" if len(counts) > 2 else f"{split}{i}.jpg" for i in range(count)]
         pictures = [{"id": 100 + i, "file_name": file} | size for i, file in enumerate(files)]
-        annotations = [
-            {
-                **{"id": 10 * (100 + i) + j, "image_id": 100 + i, "category_id": 1 if one_class else kind},
-                **{"segmentation": shape, "iscrowd": is_crowd, "area": 1, "bbox": [0, 0, 1, 1]},
-            }
-            for i in range(count)
-            for j, (kind, shape, is_crowd) in enumerate(shapes)
-        ]
-        content = {"images": pictures, "annotations": annotations, "categories": kinds, "info": {}, "licenses": []}
+        annotations = []
+        for i, (j, (kind, shape, crowd)) in product(range(100, 100 + count), enumerate(shapes)):
+            number = {"id": 10 * i + j, "image_id": i, "category_id": 1 if one_class else kind}
+            annotations.append(number | {"segmentation": shape, "iscrowd": crowd, "area": 1, "bbox": [0, 0, 1, 1]})
+        content = {"images": pictures, "annotations": annotations, "categories": kinds}
         write_text(root / notes.format(split), json.dumps(content))
         for i, file in enumerate(files):
             write_image(root / images.format(split) / file, image(i))
