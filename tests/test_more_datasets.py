@@ -9,7 +9,7 @@ from tiny_sets import BOX, drawn, label, refused
 
 from unseg_lib.datasets import check, load_dataset, splits_of
 from unseg_lib.datasets import panoptic as sets
-from unseg_lib.datasets.folders import HQSEG_SETS
+from unseg_lib.datasets.folders import hqseg_parts
 from unseg_lib.poisons import PoisonSettings, poison_dataset, protected_classes
 
 # of pycocotools with numpy 2
@@ -38,7 +38,7 @@ def test_published_counts():
     assert len(sets.CITY_LABELS) == 19
     names = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
     assert tuple(list(sets.CITY_LABELS)[i] for i in sets.CITY_THINGS) == names
-    assert len(HQSEG_SETS["hqseg44k"]["train"]) == 7 and len(HQSEG_SETS["hqseg44k"]["test"]) == 4
+    assert [len(hqseg_parts("hqseg44k", split)) for split in ("train", "test")] == [7, 4]
 
 
 # labels, objects, segments

@@ -180,12 +180,14 @@ def cityscapes(root: Path) -> str:
 
 def _hqseg(name: str, root: Path) -> str:
     """Two images of each training part (of a set of one part eight), one of each test part."""
-    from unseg_lib.datasets.folders import HQSEG, HQSEG_PARTS, HQSEG_SETS
+    from unseg_lib.datasets import DATASETS
+    from unseg_lib.datasets.folders import HQSEG, hqseg_parts
 
-    for split, parts in HQSEG_SETS[name].items():
-        for part in parts:
+    for split in DATASETS[name].splits:
+        parts = hqseg_parts(name, split)
+        for _, _, *places in parts.values():
             for i in range(1 if split != "train" else 2 if len(parts) > 1 else 8):
-                write_pair(root / HQSEG, f"{split}{i}", i, label(255), HQSEG_PARTS[part][:2])
+                write_pair(root / HQSEG, f"{split}{i}", i, label(255), places)
     return name
 
 

@@ -34,8 +34,8 @@ KEPT = "what came is kept, the same command goes on from there"
 def fetch(url: str, path: str | Path, checksum: str, checksums: str | Path) -> Path:
     """Download `url` to `path` through pooch, which checks `checksum` ("sha256:..." or "md5:...").
 
-    Without a checksum the one of the first download is remembered in the file `checksums` and enforced later. A
-    download that broke off is kept as NAME.part and continued by the next call.
+    Without a checksum the one of the first download is remembered in the file `checksums` and enforced later. What
+    broke off is kept as NAME.part and continued by the next call.
     """
     import pooch
 

@@ -45,8 +45,7 @@ def list_sets(root: str | Path | None = None) -> None:
 def get(name: str, root: str | Path) -> Path:
     """Download and unpack a data set below `root`, or say in an error what must be done by hand.
 
-    It is unpacked beside its place and moved there as a whole: what is there is complete. Interrupted, the same call
-    goes on with the download.
+    It is moved to its place as a whole: what is there is complete. Interrupted, the same call goes on.
     """
     root, known = Path(root), sources()
     if name == "scenes":

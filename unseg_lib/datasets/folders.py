@@ -1,7 +1,7 @@
 """Sets of images and of label maps in folders: Pascal VOC, CamVid, one object against its background, and yours.
 
-Of HQSeg-44K, which UnSeg's generator and SAM-HQ are trained on, and the four sets that SAM-HQ is tested on, the layout
-is that of SAM-HQ's training data (Ke et al., NeurIPS 2023). An image there has one object and no class.
+The layout of HQSeg-44K, which UnSeg's generator and SAM-HQ are trained on, and of the four sets that SAM-HQ is tested
+on, is that of SAM-HQ's training data (Ke et al., NeurIPS 2023). An image there has one object and no class.
 """
 
 import os
@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from unseg_lib.datasets.segmentation_set import (
     TEST_SHARE,
@@ -32,17 +33,13 @@ from unseg_lib.runtime import progress
 OBJECT = ("background", "object")
 
 VOC = Path("VOCdevkit/VOC2012")
-# "train" is the list with SBD's images ("aug") where it is there, as all papers mean it; "test" is val: test masks are
-# secret
+# "train" is the list with SBD's images where it is there, as all papers mean it; "test" is val: test masks are secret
 VOC_LISTS = {"train": ("train_aug", "train"), "val": ("val",), "test": ("val",)}
 VOC_MASKS = ("SegmentationClassAug", "SegmentationClass")
 
 
 def read_voc(root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read a split from `root/VOCdevkit/VOC2012`; the seed has no effect, the splits are official.
-
-    The palette's indices are the classes; 255 is the contour that nobody scores.
-    """
+    """Read `root/VOCdevkit/VOC2012`; no effect of seed. The palette's indices are the classes, 255 the contour."""
     folder = need_folder(root / VOC, "Pascal VOC 2012", "voc")
     lists = [folder / "ImageSets/Segmentation" / f"{name}.txt" for name in VOC_LISTS[split]]
     chosen = next((path for path in lists if path.is_file()), None)
@@ -77,8 +74,8 @@ def _tell_of_fallback(chosen: Path, count: int) -> None:
 def merge_sbd(sbd: Path, folder: Path) -> None:
     """Add SBD's masks ("aug") to VOC 2012 in `folder`: all masks in SegmentationClassAug, then the list train_aug.
 
-    sbd holds `cls/*.mat` and the lists train.txt, val.txt. Where VOC has a mask of its own, that one is taken; the list
-    is every image with a mask but VOC's val: 10,582.
+    sbd holds `cls/*.mat` and the lists train.txt, val.txt. VOC's own masks are preferred; the list is every image with
+    a mask but VOC's val: 10,582.
     """
     masks, official = folder / VOC_MASKS[0], image_files(folder / VOC_MASKS[1])
     if not masks.is_dir():  # else an earlier call was killed just before it wrote the list
@@ -163,52 +160,34 @@ def _find_pairs(root: Path, name: str) -> list[Path]:
 
 
 HQSEG = Path("interactive/hqseg44k")
-_DIS, _CASCADE, _THIN = "DIS5K", "cascade_psp", "thin_object_detection"
-# part -> its folders of images and of masks below HQSEG, and the set that `unseg data get` gets it with
-HQSEG_PARTS = {
-    "DIS5K-TR": (f"{_DIS}/DIS-TR/im", f"{_DIS}/DIS-TR/gt", "dis5k"),
-    "ThinObject5K-TR": (f"{_THIN}/ThinObject5K/images_train", f"{_THIN}/ThinObject5K/masks_train", "thinobject5k"),
-    "FSS": (f"{_CASCADE}/fss_all", f"{_CASCADE}/fss_all", "hqseg44k"),
-    "DUTS-TR": (f"{_CASCADE}/DUTS-TR", f"{_CASCADE}/DUTS-TR", "hqseg44k"),
-    "DUTS-TE": (f"{_CASCADE}/DUTS-TE", f"{_CASCADE}/DUTS-TE", "hqseg44k"),
-    "ECSSD": (f"{_CASCADE}/ecssd", f"{_CASCADE}/ecssd", "hqseg44k"),
-    "MSRA10K": (f"{_CASCADE}/MSRA_10K", f"{_CASCADE}/MSRA_10K", "hqseg44k"),
-    "DIS5K-VD": (f"{_DIS}/DIS-VD/im", f"{_DIS}/DIS-VD/gt", "dis5k"),
-    "COIFT": (f"{_THIN}/COIFT/images", f"{_THIN}/COIFT/masks", "coift"),
-    "HRSOD": (f"{_THIN}/HRSOD/images", f"{_THIN}/HRSOD/masks_max255", "hrsod"),
-    "ThinObject5K-TE": (f"{_THIN}/ThinObject5K/images_test", f"{_THIN}/ThinObject5K/masks_test", "thinobject5k"),
-}
-# set -> the parts of each split; DIS5K's "test" is its val, as SAM-HQ and the paper test on it
-HQSEG_SETS = {
-    "hqseg44k": {"train": tuple(HQSEG_PARTS)[:7], "test": tuple(HQSEG_PARTS)[7:]},
-    "dis5k": {"train": ("DIS5K-TR",), "val": ("DIS5K-VD",), "test": ("DIS5K-VD",)},
-    "thinobject5k": {"train": ("ThinObject5K-TR",), "test": ("ThinObject5K-TE",)},
-    "coift": {"test": ("COIFT",)},
-    "hrsod": {"test": ("HRSOD",)},
-}
+
+
+def hqseg_parts(name: str, split: str) -> dict[str, list[str]]:
+    """What hqseg.yaml says of the parts in a split of HQSeg-44K, or of one of the sets in it."""
+    split = "test" if split == "val" else split
+    parts = yaml.safe_load(Path(__file__).with_name("hqseg.yaml").read_text())
+    return {part: row for part, row in parts.items() if row[1] == split and name in (row[0], "hqseg44k")}
 
 
 def read_hqseg(name: str, root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read a split of one of HQSEG_SETS; the seed has no effect. Ids of several parts begin with their part's name.
+    """Read a split of HQSeg-44K or of a set in it; no effect of seed. Ids of several parts begin with the part's name.
 
     Where image and mask lie in one folder (CascadePSP's layout: `x.jpg` is the image and `x.png` its mask), a copy has
     its images in `im/`.
     """
-    images, masks, originals = {}, {}, {}
-    for part in HQSEG_SETS[name][split]:
-        place, folder, get = HQSEG_PARTS[part]
-        place, folder = HQSEG / place, HQSEG / folder
-        prefix = f"{part}-" if len(HQSEG_SETS[name][split]) > 1 else ""
+    images, masks, originals, parts = {}, {}, {}, hqseg_parts(name, split)
+    for part, (get, _, *places) in parts.items():
+        place, folder = (HQSEG / place for place in places)
+        prefix = f"{part}-" if len(parts) > 1 else ""
         if place != folder:
             files = mask_files(root / folder, f"masks of {part}", get, of=image_files(root / place))
         else:
             need_folder(root / folder, f"masks of {part}", get)
-            files = {path.stem: path for path in sorted((root / folder).glob("*.png"))}
-            beside = {path.stem: path.relative_to(root) for path in sorted((root / folder).glob("*.jpg"))}
+            files, beside = (image_files(root / folder, end) for end in (".png", ".jpg"))
             if beside:  # not in a copy
                 check_all_masks(beside, files, root / folder)
                 files = {stem: files[stem] for stem in files if stem in beside}  # SAM-HQ too goes by the images
-            originals |= {prefix + stem: path for stem, path in beside.items()}
+            originals |= {prefix + stem: path.relative_to(root) for stem, path in beside.items()}
             place = folder / "im"
         images |= {prefix + stem: place / stem for stem in files}
         masks |= {prefix + stem: file for stem, file in files.items()}

@@ -195,16 +195,17 @@ def natural_fields(rng: np.random.Generator, size: int, exponent: float) -> np.n
     return (fields / fields.std(axis=(1, 2), keepdims=True)).astype(np.float32)
 
 
-# hue from, hue to (degrees), saturation from, to, share: earth, leaves, water and sky, stone, flowers
-COLOURS = [[10, 45, 0.15, 0.5, 0.3], [70, 125, 0.15, 0.45, 0.25], [190, 230, 0.15, 0.45, 0.15]]
-COLOURS = np.array([*COLOURS, [0, 360, 0.02, 0.1, 0.2], [0, 360, 0.3, 0.6, 0.1]])
+# earth, leaves, water and sky, stone, flowers: hues (degrees) and saturations from, to, and how often they come
+HUES = np.array([[10, 45], [70, 125], [190, 230], [0, 360], [0, 360]])
+SATURATIONS = np.array([[0.15, 0.5], [0.15, 0.45], [0.15, 0.45], [0.02, 0.1], [0.3, 0.6]])
+SHARES = np.array([0.3, 0.25, 0.15, 0.2, 0.1])
 
 
 def palette(rng: np.random.Generator, count: int) -> np.ndarray:
     """`count` colours `(count,3)` in 0..1 as nature has them; the same for things, ground and litter."""
-    kinds = COLOURS[np.searchsorted(COLOURS[:, 4].cumsum(), rng.random(count) * COLOURS[:, 4].sum())]
-    hue = np.radians(rng.uniform(kinds[:, 0], kinds[:, 1]))[:, None] - np.radians([0, 120, 240])
-    saturation, luminance = rng.uniform(kinds[:, 2], kinds[:, 3])[:, None], rng.uniform(0.2, 0.8, (count, 1))
+    kinds = np.searchsorted(SHARES.cumsum(), rng.random(count) * SHARES.sum())
+    hue = np.radians(rng.uniform(*HUES[kinds].T))[:, None] - np.radians([0, 120, 240])
+    saturation, luminance = rng.uniform(*SATURATIONS[kinds].T)[:, None], rng.uniform(0.2, 0.8, (count, 1))
     return np.clip(luminance * (1 + saturation * np.cos(hue)), 0, 1).astype(np.float32)
 
 

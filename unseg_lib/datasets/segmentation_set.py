@@ -22,12 +22,9 @@ Paths = Mapping[str, Path]  # id -> file, or place without suffix
 
 @dataclass(frozen=True)
 class Instance:
-    """One object of an image: mask bool `(H,W)` and the index of its class.
+    """One object of an image, or a crowd: many that nobody told apart, neither learnt nor scored (COCO's `iscrowd`)."""
 
-    crowd: many objects that nobody told apart; they are neither learnt nor scored (COCO's `iscrowd`).
-    """
-
-    mask: np.ndarray
+    mask: np.ndarray  # bool (H,W)
     class_index: int
     crowd: bool = False
 
@@ -36,8 +33,8 @@ class Instance:
 class SegmentationSet:
     """One split of a data set.
 
-    The ids come from the annotation files, never from which images exist: a poisoned copy, which holds the images of
-    one split and the annotations of all, has the same splits as its original.
+    Ids come from annotation files, never from which images exist: a poisoned copy, which holds the images of one split
+    and the annotations of all, has the same splits as its original.
     """
 
     name: str
@@ -51,8 +48,7 @@ class SegmentationSet:
     background: int | None = 0  # index of the background; None where every class is of interest
     read_instances: Callable[[str], list[Instance]] | None = None  # with crowds
     things: tuple[int, ...] | None = None  # indices of the countable classes; None = all but the background
-    # id -> image below root, where the original has it beside its mask of the same name, which a copy, being PNG,
-    # cannot: it has it at its place in `images`
+    # id -> image below root, beside its mask of the same name; a copy, being PNG, has it at its place in `images`
     originals: Paths = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -182,10 +178,10 @@ def mask_files(folder: Path, what: str, name: str, of: Iterable[str] = ()) -> di
     return files
 
 
-def image_files(folder: Path) -> dict[str, Path]:
+def image_files(folder: Path, suffixes: str | tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """The images in a folder by stem, in order; none where there is no folder. Two of one stem are refused."""
     found, files = {}, folder.iterdir() if folder.is_dir() else ()
-    for path in sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."):
+    for path in sorted(path for path in files if path.name.lower().endswith(suffixes) and path.name[0] != "."):
         if path.stem in found:
             raise UnsegError(f"Expected one image called {path.stem} in {folder}, found two; remove one.")
         found[path.stem] = path
