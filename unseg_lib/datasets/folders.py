@@ -16,7 +16,6 @@ import yaml
 from unseg_lib.datasets.segmentation_set import (
     TEST_SHARE,
     SegmentationSet,
-    check_all_masks,
     cut,
     group_of,
     image_files,
@@ -182,13 +181,11 @@ def read_hqseg(name: str, root: Path, split: str, seed: int) -> SegmentationSet:
         if place != folder:
             files = mask_files(root / folder, f"masks of {part}", get, of=image_files(root / place))
         else:
-            need_folder(root / folder, f"masks of {part}", get)
-            files, beside = (image_files(root / folder, end) for end in (".png", ".jpg"))
-            if beside:  # not in a copy
-                check_all_masks(beside, files, root / folder)
-                files = {stem: files[stem] for stem in files if stem in beside}  # SAM-HQ too goes by the images
+            beside, place = image_files(root / folder, ".jpg"), folder / "im"
+            files = mask_files(root / folder, f"masks of {part}", get, beside, ".png")
+            if beside:  # not in a copy; SAM-HQ too goes by the images
+                files = {stem: files[stem] for stem in files if stem in beside}
             originals |= {prefix + stem: path.relative_to(root) for stem, path in beside.items()}
-            place = folder / "im"
         images |= {prefix + stem: place / stem for stem in files}
         masks |= {prefix + stem: file for stem, file in files.items()}
     return label_set(name, root, split, OBJECT, images, masks, _soft_label, originals=originals)

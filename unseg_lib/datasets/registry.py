@@ -49,7 +49,7 @@ DATASETS: dict[str, DataSet] = {
     "thinobject5k": DataSet(partial(read_hqseg, "thinobject5k"), SOURCES["thinobject5k"]),
     "scenes": DataSet(read_scenes, words="generated when first used; needs no download"),
     "folder": DataSet(
-        read_folder, words="any folder with im/ (images), gt/ (masks of the same names)", takes_place=True
+        read_folder, words="any folder with im/ (images) and gt/ (masks of the same names)", takes_place=True
     ),
 }
 

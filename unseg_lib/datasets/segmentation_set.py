@@ -171,9 +171,9 @@ def need_folder(folder: Path, what: str, name: str) -> Path:
     return folder
 
 
-def mask_files(folder: Path, what: str, name: str, of: Iterable[str] = ()) -> dict[str, Path]:
+def mask_files(folder: Path, what: str, name: str, of: Iterable[str] = (), suffixes=IMAGE_SUFFIXES) -> dict[str, Path]:
     """The mask files of a folder (see `need_folder`) by stem, in order; each of the stems `of` must have one."""
-    files = image_files(need_folder(folder, what, name))
+    files = image_files(need_folder(folder, what, name), suffixes)
     check_all_masks(of, files, folder)
     return files
 
