@@ -8,16 +8,12 @@ import numpy as np
 import pytest
 import tiny_sets
 from PIL import Image
-from tiny_sets import drawn, edit_json, label, refused
+from tiny_sets import drawn, edit_json, label, refused, write_mask
 
 from unseg_lib.datasets import check, data_root, load_dataset
 from unseg_lib.images import write_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-def write_mask(path, mask: np.ndarray) -> None:
-    write_image(path, mask[..., None], gray=True)
 
 
 def truncate(path, size: int) -> None:
@@ -81,14 +77,6 @@ def test_data_root_is_given_or_from_the_environment(monkeypatch, tmp_path):
 
 # images and masks
 
-MASKS = {
-    "voc": "VOCdevkit/VOC2012/SegmentationClassAug",
-    "camvid": "CamVid/trainannot",
-    "folder": "own/ccp/gt",
-    "scenes": "scenes/labels",
-    "lung": "LungSegmentation/masks",
-}
-
 
 @pytest.mark.parametrize("kind", ["voc", "camvid", "folder", "ade20k", "cityscapes", "dis5k", "coco-panoptic"])
 def test_missing_mask_is_named(kind, tmp_path):
@@ -100,24 +88,21 @@ def test_missing_mask_is_named(kind, tmp_path):
         load_dataset(name, tmp_path, "train")
 
 
-@pytest.mark.parametrize("kind", MASKS)
-def test_mask_of_another_size_is_named(kind, tmp_path):
+@pytest.mark.parametrize("kind", ["voc", "camvid", "folder", "scenes", "lung"])
+def test_mask_of_another_size_and_unknown_class_are_named(kind, tmp_path):
     name = tiny_sets.ALL[kind](tmp_path)
     found = load_dataset(name, tmp_path, "train")
-    for mask in (tmp_path / MASKS[kind]).iterdir():
+    id, masks = found.ids[-1], [tmp_path / file for file in found.annotation_files if file.suffix == ".png"]
+    for mask in masks:
         write_mask(mask, np.zeros((5, 7), np.uint8))
-    with refused(f"for {found.ids[-1]} of .*, the size of its image, found 7x5"):
-        found.label(found.ids[-1])
+    with refused(f"for {id} of .*, the size of its image, found 7x5"):
+        found.label(id)
     with refused("found 7x5"):
         check(name, tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["voc", "camvid"])
-def test_unknown_class_is_named(kind, tmp_path):
-    found = load_dataset(tiny_sets.ALL[kind](tmp_path), tmp_path, "train")
-    write_mask(tmp_path / MASKS[kind] / f"{found.ids[0]}.png", label(77))
-    with refused(f"in the mask of {found.ids[0]} of {kind}, found class 77"):
-        found.label(found.ids[0])
+    if kind in ("voc", "camvid", "scenes"):
+        write_mask(next(mask for mask in masks if mask.stem == id), np.full(found.image(id).shape[:2], 77, np.uint8))
+        with refused(f"in the mask of {id} of {kind}, found class 77"):
+            found.label(id)
 
 
 @pytest.mark.parametrize("kind", tiny_sets.WITH_TRAIN)
@@ -173,14 +158,6 @@ def test_voc_lists(tmp_path, capsys):
 
 # COCO's json
 
-NOTES = {
-    "coco": "coco/annotations/instances_val2017.json",
-    "nwpu": "NWPU_VHR-10/annotations/NWPU_instances_val.json",
-    "coco-panoptic": "coco/annotations/panoptic_val2017.json",
-    "whu": "WHU/annotations/WHU_building_val.json",
-    "ssdd": "SSDD/annotations/SSDD_instances_val.json",
-}
-
 
 def update(*where, **changes):
     """A change of the entry at `where` of a json."""
@@ -224,8 +201,7 @@ def one_more_class(content):
     ],
 )
 def test_a_json_that_lacks_what_is_needed_is_refused(name, change, words, tmp_path):
-    tiny_sets.ALL[name](tmp_path)
-    path = tmp_path / NOTES[name]
+    path = tmp_path / load_dataset(tiny_sets.ALL[name](tmp_path), tmp_path, "val").annotation_files[0]
     edit_json(path, change)
     with refused(f"^Expected .*{words}"):
         load_dataset(name, tmp_path, "val")
@@ -237,7 +213,7 @@ def test_a_json_that_lacks_what_is_needed_is_refused(name, change, words, tmp_pa
 def test_undecodable_shape_is_named(tmp_path):
     tiny_sets.coco(tmp_path)
     for change in (of_annotation(segmentation=[[1, 2]]), drop("annotations", 0, "segmentation")):
-        edit_json(tmp_path / NOTES["coco"], change)
+        edit_json(tmp_path / "coco/annotations/instances_val2017.json", change)
         with refused(r"Expected a polygon or RLE in annotation 1000 of val0\.jpg"):
             load_dataset("coco", tmp_path, "val").label("val0")
 

@@ -3,7 +3,6 @@
 import json
 import pickle
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import tiny_sets
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_sets import BOX, LEFT, RIGHT, drawn, edit_json, label, refused
+from tiny_sets import BOX, LEFT, RIGHT, drawn, edit_json, label, palette, refused
 
 from unseg_lib.datasets import (
     DATASETS,
@@ -218,13 +217,6 @@ def test_compressed_rle_is_read_and_no_object_is_background(tmp_path):
 
 
 # folders of one's own
-
-
-def palette(numbers: np.ndarray, colours: Sequence[int] = (0, 0, 0, *(37 * i % 256 for i in range(3, 768)))):
-    """As VOC's masks: the background black, all else in colours."""
-    image = Image.fromarray(numbers, "P")
-    image.putpalette(colours)
-    return image
 
 
 CONTOUR = np.pad(np.zeros((4, 6), bool), 1, constant_values=True)  # of BOX

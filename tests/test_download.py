@@ -36,7 +36,7 @@ from unseg_lib.datasets import (
     unpack,
 )
 from unseg_lib.files import read_json
-from unseg_lib.images import read_label, write_image
+from unseg_lib.images import read_label
 
 CONTENT = np.random.default_rng(0).bytes(3 * 2**20)
 
@@ -366,7 +366,7 @@ def test_sbd_is_merged_into_voc(served, tmp_path):
     folder = tmp_path / "data/VOCdevkit/VOC2012"
     for split, name, value in (("train", "2007_000001", 1), ("val", "2009_000003", 2)):
         tiny_sets.write_text(folder / f"ImageSets/Segmentation/{split}.txt", f"{name}\n")
-        write_image(folder / f"SegmentationClass/{name}.png", tiny_sets.label(value)[..., None], gray=True)
+        tiny_sets.write_mask(folder / f"SegmentationClass/{name}.png", tiny_sets.label(value))
     served("voc-aug", sbd_archive(tmp_path / "b").read_bytes())
     get("voc-aug", tmp_path / "data")
     assert load_dataset("voc", tmp_path / "data", "train").ids == ("2007_000001", "2008_000002")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_sets import refused
+from tiny_sets import palette, refused
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_bytes, write_csv, write_json
@@ -59,12 +59,6 @@ def test_labels_of_a_palette_of_one_bit_and_of_three_channels(tmp_path):
 
 
 # what a mask means
-
-
-def palette(numbers: np.ndarray, colours: list[int]) -> Image.Image:
-    image = Image.fromarray(numbers, "P")
-    image.putpalette(colours)
-    return image
 
 
 def test_one_rule_of_what_a_mask_means(tmp_path):

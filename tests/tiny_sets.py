@@ -34,9 +34,20 @@ def label(inside: int, outside: int = 0) -> np.ndarray:
     return drawn((BOX, inside), outside=outside)
 
 
+def palette(numbers: np.ndarray, colours=(0, 0, 0, *(37 * i % 256 for i in range(3, 768)))) -> Image.Image:
+    """As VOC's masks: the background black, all else in colours."""
+    image = Image.fromarray(numbers, "P")
+    image.putpalette(colours)
+    return image
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    write_image(path, mask[..., None], gray=True)
+
+
 def write_pair(folder: Path, stem: str, number: int, mask: np.ndarray, places: tuple[str, str], suffix: str = ".jpg"):
     write_image(folder / places[0] / f"{stem}{suffix}", image(number))
-    write_image(folder / places[1] / f"{stem}.png", mask[..., None], gray=True)
+    write_mask(folder / places[1] / f"{stem}.png", mask)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,7 +94,7 @@ def kvasir(root: Path) -> str:
     for i in range(10):
         write_image(root / f"Kvasir-SEG/images/p{i}.jpg", image(i))
         # masks are JPEG there: 255 comes as 253, 0 as 2
-        write_image(root / f"Kvasir-SEG/masks/p{i}.jpg", label(255)[..., None], gray=True)
+        write_mask(root / f"Kvasir-SEG/masks/p{i}.jpg", label(255))
     return "kvasir"
 
 
