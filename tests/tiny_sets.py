@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from unseg_lib.errors import UnsegError
 from unseg_lib.images import write_image
 
 HEIGHT, WIDTH = 12, 16
@@ -31,14 +34,29 @@ def label(inside: int, outside: int = 0) -> np.ndarray:
     return drawn((BOX, inside), outside=outside)
 
 
+def palette(numbers: np.ndarray, colours=(0, 0, 0, *(37 * i % 256 for i in range(3, 768)))) -> Image.Image:
+    """As VOC's masks: the background black, all else in colours."""
+    image = Image.fromarray(numbers, "P")
+    image.putpalette(colours)
+    return image
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    write_image(path, mask[..., None], gray=True)
+
+
 def write_pair(folder: Path, stem: str, number: int, mask: np.ndarray, places: tuple[str, str], suffix: str = ".jpg"):
     write_image(folder / places[0] / f"{stem}{suffix}", image(number))
-    write_image(folder / places[1] / f"{stem}.png", mask[..., None], gray=True)
+    write_mask(folder / places[1] / f"{stem}.png", mask)
 
 
 def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def refused(words: str):
+    return pytest.raises(UnsegError, match=words)
 
 
 def edit_json(path: Path, change: Callable[[dict], object]) -> None:
@@ -75,7 +93,7 @@ def kvasir(root: Path) -> str:
     for i in range(10):
         write_image(root / f"Kvasir-SEG/images/p{i}.jpg", image(i))
         # masks are JPEG there: 255 comes as 253, 0 as 2
-        write_image(root / f"Kvasir-SEG/masks/p{i}.jpg", label(255)[..., None], gray=True)
+        write_mask(root / f"Kvasir-SEG/masks/p{i}.jpg", label(255))
     return "kvasir"
 
 
@@ -95,9 +113,7 @@ def scenes(root: Path) -> str:
     return "scenes"
 
 
-def _json_set(
-    name: str, images: str, notes: str, root: Path, one_class: str = "", counts: tuple = (("train", 8), ("val", 3))
-) -> str:
+def _json_set(name: str, images: str, notes: str, root: Path, one_class: str = "", counts=(("train", 8), ("val", 3))):
     """A large square, a small one on it and a crowd, in each image; category numbers with gaps, in disorder.
 
     {} in the places is the split. one_class: the only category. Of three splits, the images' names are in each.
@@ -113,13 +129,11 @@ def _json_set(
         size = {"height": HEIGHT, "width": WIDTH, "license": 0}
         files = [f"{100 + i}.tif" if len(counts) > 2 else f"{split}{i}.jpg" for i in range(count)]
         pictures = [{"id": 100 + i, "file_name": file} | size for i, file in enumerate(files)]
-        annotations = [
-            {"id": 10 * (100 + i) + j, "image_id": 100 + i, "category_id": 1 if one_class else kind, "area": 1}
-            | {"segmentation": shape, "iscrowd": is_crowd, "bbox": [0, 0, 1, 1]}
-            for i in range(count)
-            for j, (kind, shape, is_crowd) in enumerate(shapes)
-        ]
-        content = {"images": pictures, "annotations": annotations, "categories": kinds, "info": {}, "licenses": []}
+        annotations = []
+        for i, (j, (kind, shape, crowd)) in product(range(100, 100 + count), enumerate(shapes)):
+            number = {"id": 10 * i + j, "image_id": i, "category_id": 1 if one_class else kind}
+            annotations.append(number | {"segmentation": shape, "iscrowd": crowd, "area": 1, "bbox": [0, 0, 1, 1]})
+        content = {"images": pictures, "annotations": annotations, "categories": kinds}
         write_text(root / notes.format(split), json.dumps(content))
         for i, file in enumerate(files):
             write_image(root / images.format(split) / file, image(i))
@@ -176,12 +190,14 @@ def cityscapes(root: Path) -> str:
 
 def _hqseg(name: str, root: Path) -> str:
     """Two images of each training part (of a set of one part eight), one of each test part."""
-    from unseg_lib.datasets.folders import HQSEG, HQSEG_PARTS, HQSEG_SETS
+    from unseg_lib.datasets import DATASETS
+    from unseg_lib.datasets.folders import HQSEG, hqseg_parts
 
-    for split, parts in HQSEG_SETS[name].items():
-        for part in parts:
+    for split in DATASETS[name].splits:
+        parts = hqseg_parts(name, split)
+        for _, _, *places in parts.values():
             for i in range(1 if split != "train" else 2 if len(parts) > 1 else 8):
-                write_pair(root / HQSEG, f"{split}{i}", i, label(255), HQSEG_PARTS[part][:2])
+                write_pair(root / HQSEG, f"{split}{i}", i, label(255), places)
     return name
 
 

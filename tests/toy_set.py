@@ -33,17 +33,8 @@ def boxes(root: Path, split: str, count: int, shape=(32, 48), dim: int = 0) -> S
         colour = np.where(label[..., None] == 1, (220, 200, 60), (30, 60, 90)) + rng.integers(-20, 20, (*shape, 3))
         write_image(root / "im" / f"{split}{i}.png", (colour - dim).clip(0, 255).astype(np.uint8))
         labels[f"{split}{i}"] = label
-    return SegmentationSet(
-        name="boxes",
-        root=root,
-        split=split,
-        classes=("background", "object"),
-        background=0,
-        ids=tuple(labels),
-        images={name: Path("im") / name for name in labels},
-        read_label=labels.__getitem__,
-        annotation_files=(),
-    )
+    images = {name: Path("im") / name for name in labels}
+    return SegmentationSet("boxes", root, split, ("background", "object"), tuple(labels), images, labels.__getitem__)
 
 
 def after_saving(act):

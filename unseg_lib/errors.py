@@ -2,9 +2,8 @@
 
 
 class UnsegError(Exception):
-    """Something the user can mend.
+    """Something the user can mend, in one sentence: what was expected, what was found, what to do.
 
-    The message is one sentence: what was expected, what was found, what to do.
     The command line prints it without a traceback and exits with code 2.
     """
 

@@ -29,11 +29,24 @@ def hold(file: IO | int, busy: str, *, shared: bool = False) -> None:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it there only if the block ends well.
+def told_if_full(what: str) -> Iterator[None]:
+    """A full disk becomes one sentence; `what` could not be done, such as "write a.csv"."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UnsegError(
+            f"Could not {what}: the disk is full; free some space and run the same command again, "
+            "finished work is kept."
+        ) from error
 
-    A full disk becomes one sentence. The temporary file keeps the end of the name, so that libraries that
-    choose a format by its suffix still do, and it is removed on every failure.
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it there only if the block ends well, else it is removed.
+
+    It keeps the end of the name, so that libraries that choose a format by its suffix still do.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,15 +54,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     # (255 bytes) not all fits behind that
     partial = path.with_name(f".partial-{os.getpid()}x{secrets.token_hex(4)}-{path.name[-50:]}")
     try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UnsegError(
-                f"Could not write {path}: the disk is full; free some space and run the same command again, "
-                "finished work is kept."
-            ) from error
-        raise
+        with told_if_full(f"write {path}"):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -68,9 +75,7 @@ def read_json(path: str | Path) -> dict:
     try:
         return json.loads(Path(path).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UnsegError(
-            f"Expected JSON in {path}, found something else ({error}); delete it and run again."
-        ) from error
+        raise UnsegError(f"Expected JSON in {path}, found something else ({error}); delete it, run again.") from error
 
 
 def write_csv(path: str | Path, rows: list[dict], columns: list[str] | None = None) -> None:
@@ -92,15 +97,8 @@ def append_line(path: str | Path, cells: list) -> None:
     """Append a line to a CSV file in a single write, so that a kill tears it at most once and never its neighbours."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
-    try:
-        with open(path, "ab", buffering=0) as file:
-            file.write(text.getvalue().encode())
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UnsegError(
-                f"Could not write {path}: the disk is full; free some space and run the same command again."
-            ) from error
-        raise
+    with told_if_full(f"write {path}"), open(path, "ab", buffering=0) as file:
+        file.write(text.getvalue().encode())
 
 
 def sha256_of(path: str | Path) -> str:
@@ -126,14 +124,10 @@ def claim(
     they are. What older versions called pictures are images.
     """
     path = Path(folder) / note
-    if not path.exists():
-        write_json(path, mine)
-        return
-    found = read_json(path)
-    theirs = _named_today(found)
+    found = read_json(path) if path.exists() else None
+    theirs = mine if found is None else _named_today(found)
     known = {key for key in mine | theirs if key in theirs or key not in later}
-    other = sorted(key for key in known if theirs.get(key) != mine.get(key))
-    if other:
+    if other := sorted(key for key in known if theirs.get(key) != mine.get(key)):
         told = "; ".join(f"{key} {theirs.get(key)} there, {mine.get(key)} asked" for key in other)
         raise UnsegError(
             f"Expected an empty folder or one of the same {what}, found another one in {folder} ({told}); "

@@ -79,12 +79,10 @@ def read_image(path: str | Path) -> np.ndarray:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width of the upright image as the header says, without decoding the pixels."""
     with _opened(path) as image:
-        if image.format == "TIFF":  # Pillow gives the upright one's
-            return image.height, image.width
         if image.format == "PNG" and "exif" not in image.info and b"eXIf" in Path(path).read_bytes():
             image.load()  # EXIF may lie behind the pixels
-        turned = _orientation(image) > 4
-        return (image.width, image.height) if turned else (image.height, image.width)
+        turned = image.format != "TIFF" and _orientation(image) > 4  # of TIFF Pillow gives the upright one's
+        return image.size if turned else image.size[::-1]
 
 
 def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -109,11 +107,10 @@ def has_colours(pixels: np.ndarray) -> bool:
 
 def read_label(path: str | Path) -> np.ndarray:
     """Read a label map as uint8 `(H,W)`: palette indices as they are, of several channels the first."""
-    return label_of(open_image(path))
+    return _label_of(open_image(path))
 
 
-def label_of(image: Image.Image) -> np.ndarray:
-    """The label map that an open image holds, as `read_label` gives it."""
+def _label_of(image: Image.Image) -> np.ndarray:
     label = np.asarray(image.convert("L") if image.mode == "1" else image)
     return label if label.ndim == 2 else np.ascontiguousarray(label[..., 0])
 
@@ -135,7 +132,7 @@ def read_mask(path: str | Path, classes: Sequence[int] = ()) -> np.ndarray:
                 f"Expected a label map, one number a pixel, in {path} for classes {','.join(map(str, classes))}, "
                 f"found the colours {found}; save it with a palette or in gray, or leave the classes out."
             )
-        return np.isin(label_of(image), classes)
+        return np.isin(_label_of(image), classes)
 
 
 def read_objects(path: str | Path) -> np.ndarray:
@@ -157,11 +154,6 @@ def read_objects(path: str | Path) -> np.ndarray:
         return objects_of(brightest, soft=soft)
 
 
-def mask_of(label: np.ndarray, *, indexed: bool = False, soft: bool = False) -> np.ndarray:
-    """The pixels of the object, bool `(H,W)`, as `objects_of` finds them."""
-    return objects_of(label, indexed=indexed, soft=soft) == 1
-
-
 def objects_of(label: np.ndarray, *, indexed: bool = False, soft: bool = False) -> np.ndarray:
     """What the numbers of a mask, uint8 `(H,W)`, mean: 1 = object, 0 = background, 255 = ignored; the one rule.
 
@@ -180,23 +172,19 @@ def objects_of(label: np.ndarray, *, indexed: bool = False, soft: bool = False) 
 @contextmanager
 def _one_mask(path: str | Path) -> Iterator[Image.Image]:
     with _opened(path, "mask") as image:
-        if (pages := pages_of(image)) > 1:
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a telephone's MPO counts as its first
+        if pages > 1:
             raise UnsegError(f"Expected one mask in {path}, found {pages} pages; save them as one.")
         yield _decoded(image, path)
 
 
-def pages_of(image: Image.Image) -> int:
-    """How many images an open file holds; of a telephone's MPO only the first one counts."""
-    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+def encode_image(image: np.ndarray, suffix: str, *, gray: bool = False) -> bytes:
+    """The file of uint8 RGB `(H,W,3)`, its format chosen by the suffix; gray: with one channel.
 
-
-def encode_image(image: np.ndarray, suffix: str, *, gray: bool = False, quality: int = 95) -> bytes:
-    """The file of uint8 RGB `(H,W,3)`; the suffix chooses the format, `gray=True` stores one channel.
-
-    PNG is lossless. JPEG uses `quality` with 4:2:0 chroma subsampling, as OpenCV's default does.
+    JPEG is of quality 95 with 4:2:0 chroma subsampling, as OpenCV's default is.
     """
     suffix, file = suffix.lower(), io.BytesIO()
-    options = {".jpg": {"quality": quality, "subsampling": 2}, ".png": {"compress_level": PNG_LEVEL}}
+    options = {".jpg": {"quality": 95, "subsampling": 2}, ".png": {"compress_level": PNG_LEVEL}}
     format = Image.registered_extensions()[suffix]
     Image.fromarray(image[..., 0] if gray else image).save(file, format, **options.get(suffix, {}))
     return file.getvalue()
@@ -208,22 +196,17 @@ def decode_image(content: bytes) -> np.ndarray:
         return np.asarray(file.convert("RGB"))
 
 
-def write_image(path: str | Path, image: np.ndarray, *, gray: bool = False, quality: int = 95) -> None:
+def write_image(path: str | Path, image: np.ndarray, *, gray: bool = False) -> None:
     """Write uint8 RGB `(H,W,3)` as `encode_image` says."""
-    write_bytes(path, encode_image(image, Path(path).suffix, gray=gray, quality=quality))
+    write_bytes(path, encode_image(image, Path(path).suffix, gray=gray))
 
 
 def find_image(folder: str | Path, stem: str) -> Path:
-    """The image called `stem` in `folder`, whatever its suffix.
-
-    A poisoned set keeps the stems of the original but writes PNG, so readers search by stem.
-    """
-    folder = Path(folder)
+    """The image called `stem` in `folder`, whatever its suffix: a poisoned set keeps the stems but writes PNG."""
     for suffix in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)):  # cameras write IMG.JPG
-        if (path := folder / f"{stem}{suffix}").exists():
+        if (path := Path(folder, f"{stem}{suffix}")).exists():
             return path
-    others = folder.glob(f"{escape(stem)}.*") if folder.is_dir() else ()  # of mixed case, such as IMG.Jpg
-    for path in sorted(others):
+    for path in sorted(Path(folder).glob(f"{escape(stem)}.*")):  # of mixed case, such as IMG.Jpg
         if path.stem == stem and path.suffix.lower() in IMAGE_SUFFIXES:
             return path
     raise UnsegError(f"Expected an image called {stem} in {folder}, found none; is the download complete?")

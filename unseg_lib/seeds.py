@@ -1,7 +1,6 @@
-"""Randomness is explicit: every stream is derived from a seed and the names of what it is for.
+"""Randomness is explicit: every stream is derived from a seed and the names of what it is for, on every machine alike.
 
-Two streams with different names are independent; the same names give the same numbers on every
-machine. Nothing here touches torch's or numpy's global state.
+Streams of different names are independent. Nothing here touches torch's or numpy's global state.
 """
 
 import hashlib

@@ -1,9 +1,7 @@
-"""Data sets: `load_dataset("voc", data_root(), "train")` gives images and label maps; DATASETS lists them.
-
-The face of the package: what others import from it.
-"""
+"""Data sets: `load_dataset("voc", data_root(), "train")` gives images and label maps; DATASETS lists them."""
 # ruff: noqa: I001, RUF022 - by noun
 
+# the face of the package: what others import from it
 from unseg_lib.datasets.archives import fetch, name_of, unpack
 from unseg_lib.datasets.coco import check_sizes, coco_json, decode, read_notes
 from unseg_lib.datasets.download import CHECKSUMS, DOWNLOADS, check, get, list_sets
@@ -15,17 +13,7 @@ from unseg_lib.datasets.segmentation_set import label_set, shuffled, subset
 from unseg_lib.datasets.sources import SOURCES, Archive, Source, read_sources
 
 __all__ = ["DATASETS", "IGNORE", "SOURCES", "DataSet", "Instance", "MaskPairs", "SegmentationSet", "Source", "Archive"]
-__all__ += [
-    "data_root",
-    "load_dataset",
-    "splits_of",
-    "sources",
-    "read_sources",
-    "label_set",
-    "check",
-    "get",
-    "list_sets",
-]
+__all__ += ["data_root", "load_dataset", "splits_of", "sources", "read_sources", "label_set", "check", "get"]
 __all__ += ["CLASSES", "CONTOURS", "COUNTS", "INDEX", "SURFACES", "draw_scene", "natural_fields", "palette"]
 __all__ += ["list_sets", "write_scenes", "check_sizes", "coco_json", "decode", "read_notes", "CHECKSUMS", "DOWNLOADS"]
 __all__ += ["fetch", "name_of", "unpack", "cut", "group_of", "shuffled", "subset"]

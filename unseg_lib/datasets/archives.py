@@ -1,8 +1,7 @@
 """Files from the network and archives from strangers: whole, checked, and nothing leaves its folder.
 
-A download is resumed where it broke off and in its place only when it is whole. Of an archive all names and sizes are
-checked before the first byte is written, and only plain files are written, by us: stricter than tarfile's data
-filter, which lets links inside the archive through (and is not in Python 3.11.2).
+Of an archive all names and sizes are checked before the first byte is written, and only plain files are written, by us:
+stricter than tarfile's data filter, which lets links inside the archive through (and is not in Python 3.11.2).
 """
 
 import errno
@@ -14,12 +13,13 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_json, sha256_of, write_json
+from unseg_lib.files import read_json, sha256_of, told_if_full, write_json
 from unseg_lib.runtime import progress
 
 CHUNK = 2**16  # bytes; at most so many are lost when a connection breaks
@@ -28,13 +28,14 @@ MOST_FILES = 1_000_000
 FREE_GROWTH, GROWTH = 100 * 2**20, 30  # bytes an archive may grow by anyway, and times its own size
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
 BROKEN += (NotImplementedError, RuntimeError)  # zipfile: unknown compression, a password
+KEPT = "what came is kept, the same command goes on from there"
 
 
 def fetch(url: str, path: str | Path, checksum: str, checksums: str | Path) -> Path:
     """Download `url` to `path` through pooch, which checks `checksum` ("sha256:..." or "md5:...").
 
-    Without a checksum the one of the first download is remembered in the file `checksums` and enforced
-    later. A download that broke off is kept as `path`.part and continued by the next call.
+    Without a checksum the one of the first download is remembered in the file `checksums` and enforced later. What
+    broke off is kept as NAME.part and continued by the next call.
     """
     import pooch
 
@@ -45,10 +46,9 @@ def fetch(url: str, path: str | Path, checksum: str, checksums: str | Path) -> P
     try:
         pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=_resume)
     except ValueError as error:
-        raise UnsegError(
-            f"Expected {path.name} with checksum {known} from {url}, found another file; try again later, and if that "
-            f"does not help, {'ask the publisher' if checksum else f'compare it with {checksums}'}."
-        ) from error
+        advice = "ask the publisher" if checksum else f"compare it with {checksums}"
+        found = f"found another file; try again later, and if that does not help, {advice}."
+        raise UnsegError(f"Expected {path.name} with checksum {known} from {url}, {found}") from error
     if known is None:
         found = f"sha256:{sha256_of(path)}"
         write_json(checksums, remembered | {url: found})
@@ -62,55 +62,42 @@ def _resume(url: str, output: str, pooch: object) -> None:
 
     # pooch's own temporary file has another name each time
     target = Path(output).with_name(name_of(url) + ".part")
-    note = target.with_name(target.name + ".json")
+    note = target.with_name(target.name + ".json")  # which version of the file it is a part of
     start = target.stat().st_size if target.is_file() and note.is_file() else 0
-    headers = {"Accept-Encoding": "identity"}
-    if start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": read_json(note)["version"]}
+    headers = {"Range": f"bytes={start}-", "If-Range": read_json(note)["version"]} if start else {}
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=WAIT) as answer:
+        with requests.get(url, headers={"Accept-Encoding": "identity"} | headers, stream=True, timeout=WAIT) as answer:
             if start and answer.status_code == 416:  # nothing is left to send, but the part was not moved: start again
                 note.unlink()
                 return _resume(url, output, pooch)
             answer.raise_for_status()
-            _receive(answer, url, target, note, start if answer.status_code == 206 else 0)
+            _receive(answer, target, note, start if answer.status_code == 206 else 0)
     except requests.RequestException as error:
-        answer, reason = getattr(error, "response", None), type(error).__name__
-        if answer is not None:
-            reason = f"the server says {answer.status_code} {answer.reason}"
-        raise UnsegError(
-            f"Could not download {url} ({reason}); what came is kept, the same command goes on from there."
-        ) from error
+        answer = error.response
+        reason = type(error).__name__ if answer is None else f"the server says {answer.status_code} {answer.reason}"
+        raise UnsegError(f"Could not download {url} ({reason}); {KEPT}.") from error
     except OSError as error:
-        raise UnsegError(
-            f"Could not write {target} ({error.strerror}); free some space and run the same command again."
-        ) from error
+        found = f"({error.strerror}); free some space and run the same command again."
+        raise UnsegError(f"Could not write {target} {found}") from error
     os.replace(target, output)
     note.unlink(missing_ok=True)
 
 
-def _receive(answer, url: str, target: Path, note: Path, start: int) -> None:
-    """Append the body of an answer to `target`, of which `start` bytes are kept."""
+def _receive(answer, target: Path, note: Path, start: int) -> None:
+    """Append the body of an answer to `target`, of which `start` bytes are kept; requests checks its length."""
     tag = answer.headers.get("ETag", "W/")  # a weak tag does not promise equal bytes
     version = answer.headers.get("Last-Modified") if tag.startswith("W/") else tag
     if version:  # without one a changed file could not be told from the old one: no resume
-        write_json(note, {"version": version, "url": url})
+        write_json(note, {"version": version})
     else:
         note.unlink(missing_ok=True)
-    length = answer.headers.get("Content-Length")
-    total = start + int(length) if length else None
+    chunks = answer.iter_content(CHUNK)
+    if length := answer.headers.get("Content-Length"):
+        total = -(-(start + int(length)) // CHUNK)
+        chunks = progress(chunks, f"download {target.stem}", total, start // CHUNK)
     with open(target, "ab" if start else "wb") as file:
-        chunks = answer.iter_content(CHUNK)
-        if total:
-            chunks = progress(chunks, f"download {target.stem}", -(-total // CHUNK), start // CHUNK)
         for chunk in chunks:
             file.write(chunk)
-            file.flush()
-    size = target.stat().st_size
-    if total is not None and size != total:
-        raise UnsegError(
-            f"Expected {total} bytes from {url}, found {size}; what came is kept, the same command goes on from there."
-        )
 
 
 def name_of(url: str) -> str:
@@ -124,19 +111,14 @@ def unpack(archive: str | Path, into: str | Path, folder: str = "") -> int:
     A hostile or broken archive is refused with one sentence; what is in `into` then is for the caller to remove.
     """
     archive, into = Path(archive), Path(into)
+    zipped = zipfile.is_zipfile(archive)
+    opened, members = (zipfile.ZipFile, _zip_members) if zipped else (tarfile.open, _tar_members)
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
-                count = _write_all(archive, into, folder, _zip_members(file))
-        elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive, "r:*") as file:
-                count = _write_all(archive, into, folder, _tar_members(file))
-        else:
-            raise UnsegError(f"Expected a tar or zip archive in {archive}, found something else; download it again.")
+        with told_if_full(f"unpack {archive}"), opened(archive) as file:
+            count = _write_all(archive, into, folder, members(file))
     except BROKEN as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UnsegError(_full(archive)) from error
-        raise UnsegError(f"Expected a whole archive in {archive}, found a broken one ({error}).") from error
+        found = f"found something else or a broken one ({error}); download it again."
+        raise UnsegError(f"Expected a whole tar or zip archive in {archive}, {found}") from error
     if not count:
         raise UnsegError(f"Expected files in '{folder}' of {archive}, found none; is it the right archive?")
     return count
@@ -150,13 +132,13 @@ def _zip_members(file: zipfile.ZipFile) -> Iterator[Member]:
     for member in file.infolist():
         plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)
         if not member.is_dir():
-            yield member.filename, member.file_size, (lambda member=member: file.open(member)) if plain else None
+            yield member.filename, member.file_size, partial(file.open, member) if plain else None
 
 
 def _tar_members(file: tarfile.TarFile) -> Iterator[Member]:
     for member in file:
         if not member.isdir():
-            yield member.name, member.size, (lambda member=member: file.extractfile(member)) if member.isreg() else None
+            yield member.name, member.size, partial(file.extractfile, member) if member.isreg() else None
 
 
 def _write_all(archive: Path, into: Path, folder: str, members: Iterator[Member]) -> int:
@@ -172,7 +154,7 @@ def _write_all(archive: Path, into: Path, folder: str, members: Iterator[Member]
                 f"Expected a data set in {archive}, found one that grows to an absurd size; do not trust it."
             )
         if free < 0:
-            raise UnsegError(_full(archive))
+            raise OSError(errno.ENOSPC, "the disk is full")
         if place is not None and open_it is None:
             raise UnsegError(f"Expected plain files in {archive}, found a link or device '{name}'; do not trust it.")
         if place is not None:
@@ -189,13 +171,6 @@ def _place(archive: Path, name: str, folder: str) -> Path | None:
     """Where a member goes, below the target; None if it is not in `folder`. Names that leave the target are refused."""
     path, windows = PurePosixPath(name), PureWindowsPath(name)
     if path.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in name:
-        raise UnsegError(
-            f"Expected names inside the archive {archive}, found '{name}' that leaves it; do not trust it."
-        )
-    if not path.is_relative_to(folder) or path == PurePosixPath(folder):
-        return None
-    return Path(path.relative_to(folder))
-
-
-def _full(archive: Path) -> str:
-    return f"Could not unpack {archive}: the disk is full; free some space and run the same command again."
+        raise UnsegError(f"Expected names inside {archive}, found '{name}' that leaves it; do not trust it.")
+    inside = path.is_relative_to(folder) and path != PurePosixPath(folder)
+    return Path(path.relative_to(folder)) if inside else None

@@ -22,21 +22,20 @@ def read_instances(
 ) -> SegmentationSet:
     """Read the images in `root/place` with the json `root/notes`, in both of which {} is the split; no effect of seed.
 
-    categories: how many the json must have, 0 = any number. own_test: there is an official test, and ids begin
-    with the split, because images of one name are in train and test.
+    categories: how many the json must have, 0 = any number. own_test: there is an official test, and ids begin with the
+    split, because images of one name are in train and test.
     """
-    part = split if own_test else SPLITS[split]
-    prefix = f"{split}-" if own_test else ""
+    part, prefix = (split, f"{split}-") if own_test else (SPLITS[split], "")
     found = read_notes(root, name, Path(place.format(part)), Path(notes.format(part)), categories, prefix)
     with coco_json(found.path):
         check_sizes(found)
         objects = defaultdict(list)
         for note in found.annotations:
             objects[found.ids[note["image_id"]]].append(note | {"class_index": 1 + found.class_of(note)})
-        names = [category["name"] for category in found.categories]
-    classes, ids, files = ("background", *names), tuple(found.images), (found.path.relative_to(root),)
-    read_label, read_objects = (partial(read, found.images, dict(objects)) for read in (_label, _instances))
-    return SegmentationSet(name, root, split, classes, 0, ids, found.places, read_label, files, read_objects)
+        classes = ("background", *(category["name"] for category in found.categories))
+    content = tuple(found.images), found.places, partial(_label, found.images, dict(objects))
+    more = {"read_instances": partial(_instances, found.images, dict(objects))}
+    return SegmentationSet(name, root, split, classes, *content, (found.path.relative_to(root),), **more)
 
 
 # the json of WHU and SSDD are RSPrompter's
@@ -61,12 +60,11 @@ class CocoNotes:
 
     def class_of(self, note: dict) -> int:
         """The place in `categories` of an annotation's or a segment's class."""
-        if note["category_id"] not in self.index:
-            raise UnsegError(
-                f"Expected one of the {len(self.index)} categories of {self.path} in annotation {note['id']}, "
-                f"found unknown class {note['category_id']}; replace the file."
-            )
-        return self.index[note["category_id"]]
+        number = note["category_id"]
+        if number not in self.index:
+            what = f"one of the {len(self.index)} categories of {self.path} in annotation {note['id']}"
+            raise UnsegError(f"Expected {what}, found unknown class {number}; replace the file.")
+        return self.index[number]
 
 
 @contextmanager
@@ -101,9 +99,8 @@ def read_notes(root: Path, name: str, folder: Path, notes: Path, classes: int = 
     if outside := [place for place in places.values() if place.is_absolute() or ".." in place.parts]:
         raise UnsegError(f"Expected images below {root / folder} in {path}, found {outside[0]}.")
     if classes and len(categories) != classes:
-        raise UnsegError(
-            f"Expected {classes} classes in {path}, found {len(categories)}; is it the json of this data set?"
-        )
+        found = f"found {len(categories)}; is it the json of this data set?"
+        raise UnsegError(f"Expected {classes} classes in {path}, {found}")
     return found
 
 
@@ -112,10 +109,8 @@ def check_sizes(notes: CocoNotes) -> None:
     for image in notes.images.values():
         sides = image["height"], image["width"]
         if not all(type(side) is int and side > 0 for side in sides):
-            raise UnsegError(
-                f"Expected height and width of {image['file_name']} in {notes.path} in whole pixels, "
-                f"found {sides[0]!r} and {sides[1]!r}; mend the json."
-            )
+            what = f"height and width of {image['file_name']} in {notes.path} in whole pixels"
+            raise UnsegError(f"Expected {what}, found {sides[0]!r} and {sides[1]!r}; mend the json.")
 
 
 def decode(note: dict, image: dict) -> np.ndarray:
@@ -125,7 +120,10 @@ def decode(note: dict, image: dict) -> np.ndarray:
     try:
         height, width, shape = image["height"], image["width"], note["segmentation"]
         if isinstance(shape, list):
-            _check_corners(shape, max(height, width))
+            # pycocotools walks along every edge: one that leads far away, or nowhere, takes all memory
+            corners = np.concatenate([np.asarray(polygon, float).ravel() for polygon in shape])
+            if not (np.isfinite(corners).all() and np.abs(corners).max(initial=0) <= 10 * max(height, width)):
+                raise ValueError("corners far outside the image")
             shape = mask.merge(mask.frPyObjects(shape, height, width))
         elif list(shape["size"]) != [height, width]:
             raise ValueError(f"of the size {shape['size']}, not {[height, width]}")
@@ -138,17 +136,9 @@ def decode(note: dict, image: dict) -> np.ndarray:
             raise ValueError("counts of too few pixels")
         return found.astype(bool)
     except Exception as error:  # pycocotools raises bare Exceptions
-        raise UnsegError(
-            f"Expected a polygon or RLE in annotation {note.get('id')} of {image['file_name']}, "
-            f"found none that can be decoded ({error!r}); mend the json."
-        ) from error
-
-
-def _check_corners(polygons: list, side: int) -> None:
-    """pycocotools walks along every edge: one that leads far away, or nowhere, takes all memory."""
-    corners = np.concatenate([np.asarray(polygon, float).ravel() for polygon in polygons])
-    if not (np.isfinite(corners).all() and np.abs(corners).max(initial=0) <= 10 * side):
-        raise ValueError("corners far outside the image")
+        found = f"found none that can be decoded ({error!r}); mend the json."
+        what = f"a polygon or RLE in annotation {note.get('id')} of {image['file_name']}"
+        raise UnsegError(f"Expected {what}, {found}") from error
 
 
 def _label(images: dict, objects: dict, id: str) -> np.ndarray:

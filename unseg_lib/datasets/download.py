@@ -21,12 +21,12 @@ DOWNLOADS = ".downloads"  # below the data root: archives on their way
 CHECKSUMS = ".checksums.json"  # in the data root: address -> sha256 found by the first download
 SMALLEST, LARGEST = 0.001, 0.9  # shares of object pixels beyond which a set's masks are hardly masks
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".zip")
+UNKNOWN = "nothing is known of its origin"
 
 
 def list_sets(root: str | Path | None = None) -> None:
     """Print every data set: whether it is there, its size, how to get it, its licence."""
-    root = Path(root) if root else data_root()
-    known = sources()
+    root, known = data_root(root), sources()
     wide = max(map(len, known))
     print(f"data root: {root}\n")
     for name, source in known.items():
@@ -39,21 +39,20 @@ def list_sets(root: str | Path | None = None) -> None:
         print(f"{'':{wide + 6}} in {source.place}; {source.licence}\n{'':{wide + 6}} {how}\n")
     for name, one in DATASETS.items():
         if one.source is None:
-            print(f"{name + ':SUB' * one.takes_place:{wide}} {'-':5} {one.words or 'nothing is known of its origin'}")
+            print(f"{name + ':SUB' * one.takes_place:{wide}} {'-':5} {one.words or UNKNOWN}")
 
 
 def get(name: str, root: str | Path) -> Path:
     """Download and unpack a data set below `root`, or say in an error what must be done by hand.
 
-    It is unpacked beside its place and moved there as a whole: what is there is complete. Interrupted,
-    the same call goes on with the download.
+    It is moved to its place as a whole: what is there is complete. Interrupted, the same call goes on.
     """
     root, known = Path(root), sources()
     if name == "scenes":
         load_dataset("scenes", root, "train")
         return root / "scenes"
     if name in DATASETS and name not in known:
-        words = DATASETS[name].words or "nothing is known of its origin"
+        words = DATASETS[name].words or UNKNOWN
         raise UnsegError(f"{name} cannot be downloaded ({words}); put it below the data root {root}.")
     source = pick(known, name, "data set")
     target = root / source.place
@@ -61,15 +60,11 @@ def get(name: str, root: str | Path) -> Path:
         print(f"{source.title} is there: {target} (delete it to download it again).")
         return target
     if not source.archives:
-        raise UnsegError(
-            f"{source.title} cannot be downloaded without a person: {source.by_hand}, below the data root {root} "
-            f"(licence: {source.licence})."
-        )
+        place = f"below the data root {root} (licence: {source.licence})"
+        raise UnsegError(f"{source.title} cannot be downloaded without a person: {source.by_hand}, {place}.")
     if source.needs and not (root / known[source.needs].place).is_dir():
-        raise UnsegError(
-            f"Expected {known[source.needs].title} in {root} before {source.title}, found none; "
-            f"get {source.needs} first."
-        )
+        what = f"{known[source.needs].title} in {root} before {source.title}"
+        raise UnsegError(f"Expected {what}, found none; get {source.needs} first.")
     with _alone(root, name):
         _download(root, name, source)
     print(f"{source.title}: {target} ({source.licence}; cite {source.paper}).")
@@ -83,9 +78,8 @@ def _alone(root: Path, name: str) -> Iterator[None]:
         (root / DOWNLOADS).mkdir(parents=True, exist_ok=True)
         file = open(root / DOWNLOADS / f"{name}.lock", "w")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise UnsegError(
-            f"Expected a data root that can be written, found {root} ({error.strerror}); name another with --data."
-        ) from error
+        found = f"found {root} ({error.strerror}); name another with --data."
+        raise UnsegError(f"Expected a data root that can be written, {found}") from error
     with file:
         hold(file, f"Expected no other download of {name} into {root}, found one running; wait for it.")
         yield
@@ -117,26 +111,27 @@ def _download(root: Path, name: str, source: Source) -> None:
 
 def check(name: str, root: str | Path) -> dict[str, int]:
     """Read every image and mask of a data set; how many each split has. The first fault is an error."""
-    root, known, counts, ids, shares = Path(root), sources(), {}, {}, []  # shares: of object pixels, by image
+    known = sources()
     if name in known and name not in DATASETS:
         place = known[name].place
         way = f"; check folder:{place}" if place.startswith("interactive/") else ""
         raise UnsegError(f"Expected one of {', '.join(DATASETS)} to check, found {name}, which has no reader{way}.")
+    ids, shares = {}, []  # shares: of object pixels, by image
     for split in (split for split in splits_of(name) if split not in PARTS):
         found = load_dataset(name, root, split)
         if found.ids in ids.values():  # of many sets "test" is val
             continue
+        ids[split] = found.ids
         for id in progress(found.ids, f"checking {name} {split}"):
             _, label = found.image(id), found.label(id)
             if found.background is not None:
                 shares.append(np.mean((label != found.background) & (label != IGNORE)))
             if found.things is not None:  # has masks of objects in files of their own
                 found.instances(id)
-        ids[split], counts[split] = found.ids, len(found)
     others = {id for split, part in ids.items() if split != "train" for id in part}
-    shared = others.intersection(ids.get("train", ()))
-    if shared:
+    if shared := others.intersection(ids.get("train", ())):
         raise UnsegError(f"Expected no image of {name} both in train and test, found {min(shared)}.")
+    counts = {split: len(part) for split, part in ids.items()}
     has = ", ".join(f"{split} {count}" for split, count in counts.items())
     whole = f" (the whole set: {known[name].official})" if name in known and known[name].official else ""
     print(f"{name}: every image and mask can be read: {has}{whole}.")

@@ -1,17 +1,21 @@
-"""Sets that are two folders of the same names, images and masks: CamVid, one object against its background, and yours.
+"""Sets of images and of label maps in folders: Pascal VOC, CamVid, one object against its background, and yours.
 
-Of HQSeg-44K, which UnSeg's generator and SAM-HQ are trained on, and the four sets that SAM-HQ is tested on, the layout
-is that of SAM-HQ's training data (Ke et al., NeurIPS 2023). An image there has one object and no class.
+The layout of HQSeg-44K, which UnSeg's generator and SAM-HQ are trained on, and of the four sets that SAM-HQ is tested
+on, is that of SAM-HQ's training data (Ke et al., NeurIPS 2023). An image there has one object and no class.
 """
 
+import os
+import shutil
+import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from unseg_lib.datasets.segmentation_set import (
     TEST_SHARE,
     SegmentationSet,
-    check_all_masks,
     cut,
     group_of,
     image_files,
@@ -21,9 +25,77 @@ from unseg_lib.datasets.segmentation_set import (
 )
 from unseg_lib.datasets.sources import SOURCES
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import IGNORE, objects_of, read_label, read_objects
+from unseg_lib.files import whole_file, write_bytes
+from unseg_lib.images import IGNORE, objects_of, read_label, read_objects, write_image
+from unseg_lib.runtime import progress
 
 OBJECT = ("background", "object")
+
+VOC = Path("VOCdevkit/VOC2012")
+# "train" is the list with SBD's images where it is there, as all papers mean it; "test" is val: test masks are secret
+VOC_LISTS = {"train": ("train_aug", "train"), "val": ("val",), "test": ("val",)}
+VOC_MASKS = ("SegmentationClassAug", "SegmentationClass")
+
+
+def read_voc(root: Path, split: str, seed: int) -> SegmentationSet:
+    """Read `root/VOCdevkit/VOC2012`; no effect of seed. The palette's indices are the classes, 255 the contour."""
+    folder = need_folder(root / VOC, "Pascal VOC 2012", "voc")
+    lists = [folder / "ImageSets/Segmentation" / f"{name}.txt" for name in VOC_LISTS[split]]
+    chosen = next((path for path in lists if path.is_file()), None)
+    if chosen is None:
+        raise UnsegError(f"Expected the list of images {lists[-1]}, found none; complete the data set.")
+    ids = _names(chosen)
+    if chosen != lists[0]:
+        _tell_of_fallback(chosen, len(ids))
+    place = next((folder / name for name in VOC_MASKS if (folder / name).is_dir()), folder / VOC_MASKS[-1])
+    found = mask_files(place, "masks of Pascal VOC 2012", "voc", of=ids)
+    masks, images = {id: found[id] for id in ids}, {id: VOC / "JPEGImages" / id for id in ids}
+    return label_set("voc", root, split, SOURCES["voc"].classes, images, masks, files=(chosen, *masks.values()))
+
+
+def _names(path: Path) -> list[str]:
+    """The names of images in a list of the data set."""
+    try:
+        return path.read_text().split()
+    except UnicodeDecodeError as error:
+        raise UnsegError(f"Expected names of images in {path}, found no text ({error}); replace it.") from error
+
+
+@cache  # once: a notebook asks for the set several times
+def _tell_of_fallback(chosen: Path, count: int) -> None:
+    print(
+        f"voc: there is no train_aug.txt beside {chosen.name}, so train is VOC's own {count} images, not the 10,582 "
+        "with SBD's that papers mean; `unseg data get voc-aug` adds them",
+        file=sys.stderr,
+    )
+
+
+def merge_sbd(sbd: Path, folder: Path) -> None:
+    """Add SBD's masks ("aug") to VOC 2012 in `folder`: all masks in SegmentationClassAug, then the list train_aug.
+
+    sbd holds `cls/*.mat` and the lists train.txt, val.txt. VOC's own masks are preferred; the list is every image with
+    a mask but VOC's val: 10,582.
+    """
+    masks, official = folder / VOC_MASKS[0], image_files(folder / VOC_MASKS[1])
+    if not masks.is_dir():  # else an earlier call was killed just before it wrote the list
+        _write_masks(sbd, official, masks.with_name(f".{masks.name}"))
+        os.replace(masks.with_name(f".{masks.name}"), masks)
+    lists = folder / "ImageSets/Segmentation"
+    ids = {id for name in (sbd / "train.txt", sbd / "val.txt", lists / "train.txt") for id in _names(name)}
+    chosen = sorted(ids - set(_names(lists / "val.txt")))
+    write_bytes(lists / "train_aug.txt", ("\n".join(chosen) + "\n").encode())
+
+
+def _write_masks(sbd: Path, official: dict[str, Path], masks: Path) -> None:
+    from scipy.io import loadmat
+
+    for path in progress(sorted((sbd / "cls").glob("*.mat")), "SBD masks"):
+        if path.stem not in official:
+            classes = loadmat(path)["GTcls"][0, 0]["Segmentation"].astype(np.uint8)
+            write_image(masks / f"{path.stem}.png", np.ascontiguousarray(classes)[..., None], gray=True)
+    for path in official.values():
+        with whole_file(masks / path.name) as partial:
+            shutil.copyfile(path, partial)
 
 
 def read_camvid(root: Path, split: str, seed: int) -> SegmentationSet:
@@ -87,53 +159,33 @@ def _find_pairs(root: Path, name: str) -> list[Path]:
 
 
 HQSEG = Path("interactive/hqseg44k")
-_DIS, _CASCADE, _THIN = "DIS5K", "cascade_psp", "thin_object_detection"
-# part -> its folders of images and of masks below HQSEG, and the set that `unseg data get` gets it with
-HQSEG_PARTS = {
-    "DIS5K-TR": (f"{_DIS}/DIS-TR/im", f"{_DIS}/DIS-TR/gt", "dis5k"),
-    "ThinObject5K-TR": (f"{_THIN}/ThinObject5K/images_train", f"{_THIN}/ThinObject5K/masks_train", "thinobject5k"),
-    "FSS": (f"{_CASCADE}/fss_all", f"{_CASCADE}/fss_all", "hqseg44k"),
-    "DUTS-TR": (f"{_CASCADE}/DUTS-TR", f"{_CASCADE}/DUTS-TR", "hqseg44k"),
-    "DUTS-TE": (f"{_CASCADE}/DUTS-TE", f"{_CASCADE}/DUTS-TE", "hqseg44k"),
-    "ECSSD": (f"{_CASCADE}/ecssd", f"{_CASCADE}/ecssd", "hqseg44k"),
-    "MSRA10K": (f"{_CASCADE}/MSRA_10K", f"{_CASCADE}/MSRA_10K", "hqseg44k"),
-    "DIS5K-VD": (f"{_DIS}/DIS-VD/im", f"{_DIS}/DIS-VD/gt", "dis5k"),
-    "COIFT": (f"{_THIN}/COIFT/images", f"{_THIN}/COIFT/masks", "coift"),
-    "HRSOD": (f"{_THIN}/HRSOD/images", f"{_THIN}/HRSOD/masks_max255", "hrsod"),
-    "ThinObject5K-TE": (f"{_THIN}/ThinObject5K/images_test", f"{_THIN}/ThinObject5K/masks_test", "thinobject5k"),
-}
-# set -> the parts of each split; DIS5K's "test" is its val, as SAM-HQ and the paper test on it
-HQSEG_SETS = {
-    "hqseg44k": {"train": tuple(HQSEG_PARTS)[:7], "test": tuple(HQSEG_PARTS)[7:]},
-    "dis5k": {"train": ("DIS5K-TR",), "val": ("DIS5K-VD",), "test": ("DIS5K-VD",)},
-    "coift": {"test": ("COIFT",)},
-    "hrsod": {"test": ("HRSOD",)},
-    "thinobject5k": {"train": ("ThinObject5K-TR",), "test": ("ThinObject5K-TE",)},
-}
+
+
+def hqseg_parts(name: str, split: str) -> dict[str, list[str]]:
+    """What hqseg.yaml says of the parts in a split of HQSeg-44K, or of one of the sets in it."""
+    split = "test" if split == "val" else split
+    parts = yaml.safe_load(Path(__file__).with_name("hqseg.yaml").read_text())
+    return {part: row for part, row in parts.items() if row[1] == split and name in (row[0], "hqseg44k")}
 
 
 def read_hqseg(name: str, root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read a split of one of HQSEG_SETS; the seed has no effect. Ids of several parts begin with their part's name.
+    """Read a split of HQSeg-44K or of a set in it; no effect of seed. Ids of several parts begin with the part's name.
 
     Where image and mask lie in one folder (CascadePSP's layout: `x.jpg` is the image and `x.png` its mask), a copy has
     its images in `im/`.
     """
-    images, masks, originals = {}, {}, {}
-    for part in HQSEG_SETS[name][split]:
-        place, folder, get = HQSEG_PARTS[part]
-        place, folder = HQSEG / place, HQSEG / folder
-        prefix = f"{part}-" if len(HQSEG_SETS[name][split]) > 1 else ""
+    images, masks, originals, parts = {}, {}, {}, hqseg_parts(name, split)
+    for part, (get, _, *places) in parts.items():
+        place, folder = (HQSEG / place for place in places)
+        prefix = f"{part}-" if len(parts) > 1 else ""
         if place != folder:
             files = mask_files(root / folder, f"masks of {part}", get, of=image_files(root / place))
         else:
-            need_folder(root / folder, f"masks of {part}", get)
-            files = {path.stem: path for path in sorted((root / folder).glob("*.png"))}
-            beside = {path.stem: path.relative_to(root) for path in sorted((root / folder).glob("*.jpg"))}
-            if beside:  # not in a copy
-                check_all_masks(beside, files, root / folder)
-                files = {stem: files[stem] for stem in files if stem in beside}  # SAM-HQ too goes by the images
-            originals |= {prefix + stem: path for stem, path in beside.items()}
-            place = folder / "im"
+            beside, place = image_files(root / folder, ".jpg"), folder / "im"
+            files = mask_files(root / folder, f"masks of {part}", get, beside, ".png")
+            if beside:  # not in a copy; SAM-HQ too goes by the images
+                files = {stem: files[stem] for stem in files if stem in beside}
+            originals |= {prefix + stem: path.relative_to(root) for stem, path in beside.items()}
         images |= {prefix + stem: place / stem for stem in files}
         masks |= {prefix + stem: file for stem, file in files.items()}
     return label_set(name, root, split, OBJECT, images, masks, _soft_label, originals=originals)

@@ -1,7 +1,7 @@
 """Sets that tell things, which can be counted, from stuff: ADE20K, Cityscapes, COCO 2017 panoptic.
 
-ADE20K is the scene parsing benchmark of 2016: 150 classes, 100 of them things. Cityscapes with fine annotations has 19
-classes of a street, 8 of them things; COCO 80 things and 53 stuff classes.
+Of ADE20K, the scene parsing benchmark of 2016, 100 of the 150 classes are things, of Cityscapes 8 of 19, of COCO 80 of
+133.
 """
 
 import os
@@ -71,27 +71,21 @@ def _ade_instances(folder: Path, id: str) -> list[Instance]:
         mask = number == one
         kinds = np.unique(kind[mask])
         if len(kinds) > 1 or not 1 <= kinds[0] <= len(ADE_THINGS):
-            raise UnsegError(
-                f"Expected one class from 1 to {len(ADE_THINGS)} for object {one} in {file}, found "
-                f"{', '.join(map(str, kinds))}; get ade20k-instances again."
-            )
+            strange = f"found {', '.join(map(str, kinds))}; get ade20k-instances again."
+            raise UnsegError(f"Expected one class from 1 to {len(ADE_THINGS)} for object {one} in {file}, {strange}")
         found.append(Instance(mask, ADE_THINGS[kinds[0] - 1]))
     return found
 
 
 CITY = Path("cityscapes")
 CITY_IMAGE, CITY_MASK = "_leftImg8bit", "_gtFine_instanceIds.png"  # ends of the files' names
-# name -> label id in the files; the other labels (void, caravan ...) are ignored, as the benchmark does
-CITY_LABELS = {
-    **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19},
-    **{"traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26},
-    **{"truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33},
-}
-CITY_HIGHEST = 33
-CITY_THINGS = tuple(i for i, label in enumerate(CITY_LABELS.values()) if label >= CITY_LABELS["person"])
+# label id in the files of each class; the other labels (void, caravan ...) are ignored, as the benchmark does
+CITY_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITY_LABELS = dict(zip(SOURCES["cityscapes"].classes, CITY_IDS, strict=True))
+CITY_THINGS = tuple(i for i, name in enumerate(CITY_LABELS) if name not in SOURCES["cityscapes"].stuff)
 # label id -> class index
-CITY_INDEX = np.full(CITY_HIGHEST + 1, IGNORE, np.uint8)
-CITY_INDEX[list(CITY_LABELS.values())] = range(len(CITY_LABELS))
+CITY_INDEX = np.full(max(CITY_IDS) + 1, IGNORE, np.uint8)
+CITY_INDEX[list(CITY_IDS)] = range(len(CITY_IDS))
 
 
 def read_cityscapes(root: Path, split: str, seed: int) -> SegmentationSet:
@@ -112,28 +106,23 @@ def read_cityscapes(root: Path, split: str, seed: int) -> SegmentationSet:
 
 def _city_label(path: Path) -> np.ndarray:
     """Class indices, uint8 `(H,W)`. A group of objects that were not told apart counts, as the benchmark does."""
-    return CITY_INDEX[_city_labels(_city_numbers(path))]
+    return _city_numbers(path)[1]
 
 
 def _city_instances(masks: dict[str, Path], id: str) -> list[Instance]:
-    numbers = _city_numbers(masks[id])
-    known = {number: (int(CITY_INDEX[_city_labels(number)]), number < 1000) for number in np.unique(numbers).tolist()}
-    return _objects(numbers, known, CITY_THINGS)
+    numbers, label = _city_numbers(masks[id])
+    found, places = np.unique(numbers, return_index=True)
+    kinds = zip(found.tolist(), label.ravel()[places].tolist())
+    return _objects(numbers, {number: (index, number < 1000) for number, index in kinds}, CITY_THINGS)
 
 
-def _city_labels(numbers: np.ndarray) -> np.ndarray:
-    """Label ids of numbers: `1000 label + object`, or the label alone where objects are not told apart."""
-    return np.where(numbers < 1000, numbers, numbers // 1000)
-
-
-def _city_numbers(file: Path) -> np.ndarray:
-    """The 16-bit numbers of a file, int32 `(H,W)`."""
-    numbers = read_numbers(file)
-    if numbers.ndim != 2 or numbers.min() < 0 or _city_labels(numbers).max() > CITY_HIGHEST:
-        raise UnsegError(
-            f"Expected Cityscapes' labels 0 to {CITY_HIGHEST} in {file}, found others; is it an _instanceIds.png?"
-        )
-    return numbers
+def _city_numbers(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A file's numbers: `1000 label + object`, or the label alone where objects are not told apart; and its classes."""
+    numbers, most = read_numbers(file), max(CITY_IDS)
+    labels = np.where(numbers < 1000, numbers, numbers // 1000)
+    if numbers.ndim != 2 or numbers.min() < 0 or labels.max() > most:
+        raise UnsegError(f"Expected Cityscapes' labels 0 to {most} in {file}, found others; is it an _instanceIds.png?")
+    return numbers, CITY_INDEX[labels]
 
 
 COCO_CLASSES = 133
@@ -157,19 +146,17 @@ def read_coco_panoptic(root: Path, split: str, seed: int) -> SegmentationSet:
         things = tuple(i for i, category in enumerate(found.categories) if category["isthing"])
     classes, ids = tuple(category["name"] for category in found.categories), tuple(found.images)
     files = (notes, *(masks[id].relative_to(root) for id in ids))
-    read_label, read_objects = partial(_coco_label, masks, segments), partial(_coco_instances, masks, segments, things)
-    content = (ids, found.places, read_label, files, read_objects, things)
-    return SegmentationSet("coco-panoptic", root, split, classes, None, *content)
+    content = (ids, found.places, partial(_coco_label, masks, segments), files, None)
+    read_objects = partial(_coco_instances, masks, segments, things)
+    return SegmentationSet("coco-panoptic", root, split, classes, *content, read_objects, things)
 
 
 def _coco_segments(notes: CocoNotes) -> dict[str, Segments]:
     """id -> the segments of the image; every image must have an annotation."""
-    found = {
-        notes.ids[note["image_id"]]: {
-            segment["id"]: (notes.class_of(segment), bool(segment["iscrowd"])) for segment in note["segments_info"]
-        }
-        for note in notes.annotations
-    }
+    found = {}
+    for note in notes.annotations:
+        segments = {one["id"]: (notes.class_of(one), bool(one["iscrowd"])) for one in note["segments_info"]}
+        found[notes.ids[note["image_id"]]] = segments
     if missing := sorted(set(notes.images) - set(found)):
         raise UnsegError(f"Expected an annotation of every image in {notes.path}, found none of {missing[0]}.")
     return found
@@ -179,11 +166,8 @@ def _coco_numbers(file: Path, segments: Segments) -> np.ndarray:
     """The segments' numbers, int64 `(H,W)`: red + 256 green + 256² blue."""
     numbers = read_image(file).astype(np.int64) @ (1, 256, 256**2)
     if strange := (set(np.unique(numbers).tolist()) - {VOID}) ^ set(segments):
-        where = "json" if min(strange) in segments else "png"
-        raise UnsegError(
-            f"Expected the same segments in {file} and in the json, found {min(strange)} in the {where} only; "
-            "get the set again."
-        )
+        found = f"found {min(strange)} in the {'json' if min(strange) in segments else 'png'} only; get the set again."
+        raise UnsegError(f"Expected the same segments in {file} and in the json, {found}")
     return numbers
 
 

@@ -7,17 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from unseg_lib.datasets.coco import read_coco, read_nwpu, read_ssdd, read_whu
-from unseg_lib.datasets.folders import read_camvid, read_folder, read_halves, read_hqseg
+from unseg_lib.datasets.folders import read_camvid, read_folder, read_halves, read_hqseg, read_voc
 from unseg_lib.datasets.panoptic import read_ade20k, read_cityscapes, read_coco_panoptic
 from unseg_lib.datasets.scenes import read_scenes
 from unseg_lib.datasets.segmentation_set import HOLDOUT_SHARE, SegmentationSet, as_objects, cut, group_of, subset
 from unseg_lib.datasets.sources import SOURCES, Source
-from unseg_lib.datasets.voc import read_voc
 from unseg_lib.errors import UnsegError, pick
 
 WITH_VAL = ("train", "val", "test")
 PARTS = ("fit", "holdout")  # a seeded 85/15 cut of "train", for tuning
-TASKS = ("semantic", "object")
 
 
 @dataclass(frozen=True)
@@ -93,22 +91,20 @@ def load_dataset(
     """
     kind, _, where = name.partition(":")
     pick(dict.fromkeys(splits_of(name)), split, f"split of {kind}:")
-    pick(dict.fromkeys(TASKS), task, "task")
+    pick(dict.fromkeys(("semantic", "object")), task, "task")
     known = DATASETS[kind]
     if where and not known.takes_place:
         raise UnsegError(f"Expected '{kind}' without ':{where}'; only folder:SUB takes a place.")
-    read = partial(known.read, where=where) if where else known.read
-    found = read(Path(root), "train" if split in PARTS else split, seed)
-    changes = {"split": split}
-    if working_size:
-        if len(working_size) != 2 or min(working_size) < 1:
-            raise UnsegError(f"Expected a working size of height and width, found {list(working_size)}.")
-        changes["working_size"] = tuple(map(int, working_size))
+    if working_size and (len(working_size) != 2 or min(working_size) < 1):
+        raise UnsegError(f"Expected a working size of height and width, found {list(working_size)}.")
+    place = {"where": where} if where else {}
+    found = known.read(Path(root), "train" if split in PARTS else split, seed, **place)
+    ids, size = found.ids, tuple(map(int, working_size)) or None
     if split in PARTS:
         # only in folders a name says which video an image is from; VOC's begin with the year
         group = group_of if known.takes_place else str
-        parts = cut(found.ids, HOLDOUT_SHARE, seed, name, "holdout", group=group)
-        changes["ids"] = parts[PARTS.index(split)]
+        ids = cut(ids, HOLDOUT_SHARE, seed, name, "holdout", group=group)[PARTS.index(split)]
     if limit is not None:
-        changes["ids"] = subset(changes.get("ids", found.ids), limit, seed, name, split, "limit")
-    return replace(found, **changes, **(as_objects(found) if task == "object" else {}))
+        ids = subset(ids, limit, seed, name, split, "limit")
+    found = replace(found, split=split, ids=ids, working_size=size)
+    return replace(found, **as_objects(found)) if task == "object" else found

@@ -1,11 +1,8 @@
 """Generated images with labels: for a machine without data, for tests, and for the smoke profile.
 
-Six classes of things lie on a ground, each known by its outline and its surface, none by its colour:
-things, ground and clutter draw their colours from one distribution. Light comes from one side, things
-cast soft shadows and hide each other, and litter without a class is strewn below and above them.
-
-A thing has coordinates u, v (float arrays, radius 1). A contour is how far inside a point is, in radii,
-negative outside; a surface is a relief of about -1 to 1.
+Six classes of things lie on a ground, each known by its outline and its surface, none by its colour, which things,
+ground and litter draw from one distribution. A thing has coordinates u, v (float arrays, radius 1). A contour is how
+far inside a point is, in radii, negative outside; a surface is a relief of about -1 to 1.
 """
 
 from collections.abc import Callable
@@ -31,10 +28,7 @@ SIZE, COUNTS = 96, {"train": 240, "test": 60}
 
 
 def read_scenes(root: Path, split: str, seed: int) -> SegmentationSet:
-    """Read `root/scenes`, which is generated if it is not there (96 pixels, 240 + 60 images, seed 0).
-
-    The argument `seed` has no effect: the splits are the written ones.
-    """
+    """Read `root/scenes`, generated if it is not there (96 pixels, 240 + 60 images, seed 0); the seed has no effect."""
     index = root / FOLDER / INDEX
     if not index.is_file():
         if (root / POISONED).exists():
@@ -50,14 +44,11 @@ def read_scenes(root: Path, split: str, seed: int) -> SegmentationSet:
 def _read_index(index: Path) -> dict:
     """Version and ids of the scenes beside it, as `write_scenes` left them."""
     found = read_json(index)
-    version = found.get("version") if isinstance(found, dict) else f"a {type(found).__name__}"
-    if version != VERSION:
-        raise UnsegError(
-            f"Expected scenes of version {VERSION} in {index.parent}, found {version}; delete that folder."
-        )
+    kind = found.get("version") if isinstance(found, dict) else f"a {type(found).__name__}"
+    if kind != VERSION:
+        raise UnsegError(f"Expected scenes of version {VERSION} in {index.parent}, found {kind}; delete that folder.")
     for part in COUNTS:
-        ids = found.get(part)
-        if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+        if not (isinstance(ids := found.get(part), list) and all(isinstance(id, str) for id in ids)):
             raise UnsegError(f"Expected names of images under '{part}' in {index}, found none; delete that folder.")
     return found
 
@@ -69,9 +60,8 @@ def _instances(masks: dict[str, Path], id: str) -> list[Instance]:
     label, found = read_label(masks[id]), []
     for index in np.unique(label[label > 0]):
         parts, count = parts_of(label == index)
-        masks_of_parts = (parts == number for number in range(1, count + 1))
-        found += [Instance(mask, int(index)) for mask in masks_of_parts if mask.sum() >= SPECK]
-    return found
+        found += [Instance(parts == number, int(index)) for number in range(1, count + 1)]
+    return [one for one in found if one.mask.sum() >= SPECK]
 
 
 def write_scenes(root: str | Path, size: int = SIZE, counts: dict[str, int] | None = None, seed: int = 0) -> Path:
@@ -85,10 +75,8 @@ def write_scenes(root: str | Path, size: int = SIZE, counts: dict[str, int] | No
             write_image(folder / "labels" / f"{id}.png", label[..., None], gray=True)
         write_json(folder / INDEX, {"version": VERSION, "size": size, "seed": seed, **ids})
     except OSError as error:
-        raise UnsegError(
-            f"Expected a folder that can be written for the scenes, found {root} ({error.strerror}); "
-            "name another data root with --data or UNSEG_DATA."
-        ) from error
+        found = f"found {root} ({error.strerror}); name another data root with --data or UNSEG_DATA."
+        raise UnsegError(f"Expected a folder that can be written for the scenes, {found}") from error
     return folder
 
 
@@ -99,15 +87,19 @@ def draw_scene(size: int, seed: int, id: str) -> tuple[np.ndarray, np.ndarray]:
     rough, smooth = natural_fields(rng, size, rng.uniform(1.0, 1.4)), natural_fields(rng, size, rng.uniform(1.7, 2.2))
     image = _ground(rng, rough[0], smooth)
     label = np.zeros((size, size), np.uint8)
-    _strew(rng, image, label, rough[1], light, rng.integers(4, 8))
+    place = partial(_place, rng, image, label, rough[1], light)
+    # litter below the things, and above them
+    for _ in range(rng.integers(4, 8)):
+        place(0)
     for _ in range(rng.integers(3, 6)):
-        _place_thing(rng, image, label, rough[1], light)
-    _strew(rng, image, label, rough[1], light, rng.integers(1, 4))
+        place(int(rng.integers(1, len(CLASSES))))
+    for _ in range(rng.integers(1, 4)):
+        place(0)
     return _photograph(rng, image, smooth[1], light), label
 
 
 def _direction(rng: np.random.Generator) -> tuple[float, float]:
-    """Where the light comes from, (down, right)."""
+    """Of the light or of a border: (down, right)."""
     angle = rng.uniform(0, 2 * np.pi)
     return float(np.sin(angle)), float(np.cos(angle))
 
@@ -136,69 +128,48 @@ class _Window:
 
     def __init__(self, rng: np.random.Generator, size: int, radius: float, reach: float):
         self.radius = radius
-        row, column = rng.uniform(0.05 * size, 0.95 * size, 2)
-        top, left = (max(0, int(at - reach * radius)) for at in (row, column))
-        bottom, right = (min(size, int(at + reach * radius) + 2) for at in (row, column))
-        self.at = np.s_[top:bottom, left:right]
-        self.rows = ((np.arange(top, bottom, dtype=np.float32) + 0.5 - row) / radius)[:, None]
-        self.columns = ((np.arange(left, right, dtype=np.float32) + 0.5 - column) / radius)[None]
-        self.angle = rng.uniform(0, 2 * np.pi)
+        middle = rng.uniform(0.05 * size, 0.95 * size, 2)
+        sides = [(max(0, int(at - reach * radius)), min(size, int(at + reach * radius) + 2)) for at in middle]
+        self.at = tuple(slice(*side) for side in sides)
+        rows, columns = ((np.arange(*side, dtype=np.float32) + 0.5 - at) / radius for side, at in zip(sides, middle))
+        self.rows, self.columns, self.angle = rows[:, None], columns[None], rng.uniform(0, 2 * np.pi)
 
-    def turned(self, shift: tuple[float, float] = (0, 0)) -> tuple[np.ndarray, np.ndarray]:
-        """Coordinates (u, v) turned by the thing's angle, with its middle shifted by (down, right) radii."""
-        down, right = self.rows - shift[0], self.columns - shift[1]
+    def turned(self, down: float = 0, right: float = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (u, v) turned by the thing's angle, with its middle shifted (in radii)."""
+        down, right = self.rows - down, self.columns - right
         sine, cosine = float(np.sin(self.angle)), float(np.cos(self.angle))
         return cosine * right + sine * down, cosine * down - sine * right
 
 
-def _place_thing(rng, image: np.ndarray, label: np.ndarray, rough: np.ndarray, light: tuple[float, float]) -> None:
-    """Put one thing of a random class into the image and the label."""
-    size = len(label)
-    index = int(rng.integers(1, len(CLASSES)))
-    window = _Window(rng, size, size * rng.uniform(0.14, 0.27), reach=1.6)
-    contour = CONTOURS[CLASSES[index]](rng)
-    inside = contour(*window.turned())
-    _shade_below(rng, image, window, contour, light)
-    field = rough[window.at]
-    surface = SURFACES[CLASSES[index]](rng, *window.turned(), field) + 0.35 * field
-    dome = 1 - 0.3 * (light[0] * window.rows + light[1] * window.columns) - 0.12 * inside.clip(-1, 0.2)
-    dark, bright = palette(rng, 2)
-    mixed = dark + (bright - dark) * (0.5 + 0.5 * surface.clip(-1.2, 1.2))[..., None]
-    _paint(image, window, mixed * (1 + 0.22 * surface.clip(-1, 1) * dome)[..., None] * dome[..., None], inside)
-    label[window.at][inside > 0] = index
-
-
-def _shade_below(rng, image: np.ndarray, window: _Window, contour, light: tuple[float, float]) -> None:
-    """The soft shadow: the outline again, away from the light, with a wide edge."""
+def _place(rng, image: np.ndarray, label: np.ndarray, rough: np.ndarray, light: tuple, index: int) -> None:
+    """Put a thing of class `index` into image and label; 0 is litter, in the colours of everything else."""
+    size, name = len(label), CLASSES[index]
+    (least, most), reach = ((0.14, 0.27), 1.6) if index else ((0.04, 0.12), 1.9)
+    window = _Window(rng, size, size * rng.uniform(least, most), reach)
+    contour = CONTOURS[name](rng) if index else litter(rng)
+    inside, part, field = contour(*window.turned()), image[window.at], rough[window.at]
+    # the soft shadow: the outline again, away from the light, with a wide edge
     far, soft = rng.uniform(0.12, 0.35), rng.uniform(0.15, 0.4)
-    shadow = contour(*window.turned((light[0] * far, light[1] * far)))
-    image[window.at] *= 1 - rng.uniform(0.25, 0.5) * np.clip(shadow / soft + 0.5, 0, 1)[..., None]
-
-
-def _paint(image: np.ndarray, window: _Window, colours: np.ndarray, inside: np.ndarray) -> None:
-    cover = coverage(inside * window.radius)[..., None]
-    image[window.at] += (colours - image[window.at]) * cover
-
-
-def _strew(rng, image: np.ndarray, label: np.ndarray, rough: np.ndarray, light, count: int) -> None:
-    """Litter without a class: pebbles, twigs and shards in the colours of everything else."""
-    size = len(label)
-    for _ in range(count):
-        window = _Window(rng, size, size * rng.uniform(0.04, 0.12), reach=1.9)
-        contour = litter(rng)
-        inside = contour(*window.turned())
-        _shade_below(rng, image, window, contour, light)
-        dark, bright = palette(rng, 2)
-        colours = dark + (bright - dark) * (0.5 + 0.3 * rough[window.at])[..., None]
-        _paint(image, window, colours, inside)
-        label[window.at][inside > 0] = 0
+    shadow = contour(*window.turned(light[0] * far, light[1] * far))
+    part *= 1 - rng.uniform(0.25, 0.5) * np.clip(shadow / soft + 0.5, 0, 1)[..., None]
+    # a thing has the surface of its class on a dome, litter the relief of the ground
+    surface = SURFACES[name](rng, *window.turned(), field) + 0.35 * field if index else None
+    dark, bright = palette(rng, 2)
+    weight = 0.5 + 0.5 * surface.clip(-1.2, 1.2) if index else 0.5 + 0.3 * field
+    colours = dark + (bright - dark) * weight[..., None]
+    if index:
+        dome = 1 - 0.3 * (light[0] * window.rows + light[1] * window.columns) - 0.12 * inside.clip(-1, 0.2)
+        colours = colours * (1 + 0.22 * surface.clip(-1, 1) * dome)[..., None] * dome[..., None]
+    # a pixel at the edge is covered in part
+    part += (colours - part) * np.clip(inside * window.radius + 0.5, 0, 1)[..., None]
+    label[window.at][inside > 0] = index
 
 
 def _photograph(rng, image: np.ndarray, smooth: np.ndarray, light: tuple[float, float]) -> np.ndarray:
     """Light that falls off across the image and through leaves, then a camera; uint8.
 
-    A camera's colours are muted and coarser than its brightness (its sensor and JPEG share them among pixels). Without
-    that a scene holds more fine contrast of colours than any photograph, and hides noise that no photograph could.
+    A camera's colours are muted and coarser than its brightness. Without that a scene holds more fine contrast of
+    colours than any photograph, and hides noise that no photograph could.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -213,9 +184,6 @@ def _photograph(rng, image: np.ndarray, smooth: np.ndarray, light: tuple[float, 
     return np.round(255 * np.clip(sharp + colour, 0, 1)).astype(np.uint8)
 
 
-Contour = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
 def natural_fields(rng: np.random.Generator, size: int, exponent: float) -> np.ndarray:
     """Two fields `(2,size,size)`, mean 0, deviation 1, whose amplitude falls as 1/f^exponent (1: as in photographs)."""
     down, right = np.fft.fftfreq(size)[:, None] * size, np.fft.fftfreq(size)[None] * size
@@ -227,65 +195,31 @@ def natural_fields(rng: np.random.Generator, size: int, exponent: float) -> np.n
     return (fields / fields.std(axis=(1, 2), keepdims=True)).astype(np.float32)
 
 
-# hue from, hue to (degrees), saturation from, to, share: earth, leaves, water and sky, stone, flowers
-COLOURS = np.array(
-    [
-        [10, 45, 0.15, 0.5, 0.3],
-        [70, 125, 0.15, 0.45, 0.25],
-        [190, 230, 0.15, 0.45, 0.15],
-        [0, 360, 0.02, 0.1, 0.2],
-        [0, 360, 0.3, 0.6, 0.1],
-    ]
-)
+# earth, leaves, water and sky, stone, flowers: hues (degrees) and saturations from, to, and how often they come
+HUES = np.array([[10, 45], [70, 125], [190, 230], [0, 360], [0, 360]])
+SATURATIONS = np.array([[0.15, 0.5], [0.15, 0.45], [0.15, 0.45], [0.02, 0.1], [0.3, 0.6]])
+SHARES = np.array([0.3, 0.25, 0.15, 0.2, 0.1])
 
 
 def palette(rng: np.random.Generator, count: int) -> np.ndarray:
     """`count` colours `(count,3)` in 0..1 as nature has them; the same for things, ground and litter."""
-    kinds = COLOURS[np.searchsorted(COLOURS[:, 4].cumsum(), rng.random(count) * COLOURS[:, 4].sum())]
-    hue = np.radians(rng.uniform(kinds[:, 0], kinds[:, 1]))[:, None] - np.radians([0, 120, 240])
-    saturation, luminance = rng.uniform(kinds[:, 2], kinds[:, 3])[:, None], rng.uniform(0.2, 0.8, (count, 1))
+    kinds = np.searchsorted(SHARES.cumsum(), rng.random(count) * SHARES.sum())
+    hue = np.radians(rng.uniform(*HUES[kinds].T))[:, None] - np.radians([0, 120, 240])
+    saturation, luminance = rng.uniform(*SATURATIONS[kinds].T)[:, None], rng.uniform(0.2, 0.8, (count, 1))
     return np.clip(luminance * (1 + saturation * np.cos(hue)), 0, 1).astype(np.float32)
 
 
-def coverage(pixels_inside: np.ndarray) -> np.ndarray:
-    """How much of a pixel is covered, 0 to 1, from how many pixels it lies inside."""
-    return np.clip(pixels_inside + 0.5, 0, 1)
+Contour = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def shell(rng: np.random.Generator) -> Contour:
-    """An egg."""
-    narrow, pointed = rng.uniform(0.7, 0.85), rng.uniform(0.1, 0.3)
-    return lambda u, v: 1 - np.hypot(u, v / (narrow * (1 - pointed * u.clip(-1, 1))))
+def _drawn(shape: Callable[..., np.ndarray], *ranges: tuple) -> Callable[[np.random.Generator], Contour]:
+    """A class's outline: each thing of it has the parameters of `shape` drawn anew from these ranges."""
 
+    def draw(rng: np.random.Generator) -> Contour:
+        parameters = [rng.uniform(*bounds) for bounds in ranges]
+        return lambda u, v: shape(u, v, *parameters)
 
-def leaf(rng: np.random.Generator) -> Contour:
-    """Two arcs that meet in points."""
-    narrow = rng.uniform(0.32, 0.5)
-    return lambda u, v: narrow * (1 - u**2) - np.abs(v)
-
-
-def star(rng: np.random.Generator) -> Contour:
-    """Five rounded arms."""
-    depth = rng.uniform(0.28, 0.4)
-    return lambda u, v: 1 - depth + depth * np.cos(5 * np.arctan2(v, u)) - np.hypot(u, v)
-
-
-def crate(rng: np.random.Generator) -> Contour:
-    """A rectangle with blunt corners."""
-    narrow = rng.uniform(0.55, 0.9)
-    return lambda u, v: 0.92 * narrow - (np.abs(u * narrow) ** 8 + np.abs(v) ** 8) ** (1 / 8)
-
-
-def ring(rng: np.random.Generator) -> Contour:
-    """A ring with a wide hole."""
-    middle, half = 0.76, rng.uniform(0.2, 0.26)
-    return lambda u, v: half - np.abs(np.hypot(u, v) - middle)
-
-
-def hide(rng: np.random.Generator) -> Contour:
-    """An irregular blot."""
-    waves = list(zip((2, 3, 4), rng.uniform(0.05, 0.13, 3), rng.uniform(0, 2 * np.pi, 3)))
-    return lambda u, v: 0.8 + sum(a * np.cos(k * np.arctan2(v, u) + p) for k, a, p in waves) - np.hypot(u, v)
+    return draw
 
 
 def litter(rng: np.random.Generator) -> Contour:
@@ -299,7 +233,32 @@ def litter(rng: np.random.Generator) -> Contour:
     return lambda u, v: np.minimum(np.minimum(0.5 + v, narrow - 0.9 * u - 0.5 * v), narrow + 0.9 * u - 0.5 * v)
 
 
-CONTOURS = {"shell": shell, "leaf": leaf, "star": star, "crate": crate, "ring": ring, "hide": hide}
+def _blot(u: np.ndarray, v: np.ndarray, heights: np.ndarray, phases: np.ndarray) -> np.ndarray:
+    waves = zip((2, 3, 4), heights, phases)
+    return 0.8 + sum(height * np.cos(k * np.arctan2(v, u) + phase) for k, height, phase in waves) - np.hypot(u, v)
+
+
+# class -> its outline, with the ranges of the shape's parameters
+CONTOURS = {
+    # an egg
+    "shell": _drawn(
+        lambda u, v, narrow, pointed: 1 - np.hypot(u, v / (narrow * (1 - pointed * u.clip(-1, 1)))),
+        (0.7, 0.85),
+        (0.1, 0.3),
+    ),
+    # two arcs that meet in points
+    "leaf": _drawn(lambda u, v, narrow: narrow * (1 - u**2) - np.abs(v), (0.32, 0.5)),
+    # five rounded arms
+    "star": _drawn(lambda u, v, depth: 1 - depth + depth * np.cos(5 * np.arctan2(v, u)) - np.hypot(u, v), (0.28, 0.4)),
+    # a rectangle with blunt corners
+    "crate": _drawn(
+        lambda u, v, narrow: 0.92 * narrow - (np.abs(u * narrow) ** 8 + np.abs(v) ** 8) ** (1 / 8), (0.55, 0.9)
+    ),
+    # a ring with a wide hole
+    "ring": _drawn(lambda u, v, half: half - np.abs(np.hypot(u, v) - 0.76), (0.2, 0.26)),
+    # an irregular blot
+    "hide": _drawn(_blot, (0.05, 0.13, 3), (0, 2 * np.pi, 3)),
+}
 CLASSES = ("background", *CONTOURS)
 # class -> relief of its surface, from (rng, u, v, a natural field)
 SURFACES = {

@@ -1,11 +1,10 @@
 """What every data set becomes: ids, images, label maps, and the files a poisoned copy must carry; how ids are cut."""
 
 import re
-from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +26,14 @@ from unseg_lib.seeds import numpy_rng
 
 TEST_SHARE = 0.2  # of a set without official splits, as the paper cuts Lung
 HOLDOUT_SHARE = 0.15  # of a train split, for tuning
+Paths = Mapping[str, Path]  # id -> file, or place without suffix
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One object of an image: mask bool `(H,W)` and the index of its class.
+    """One object of an image, or a crowd: many that nobody told apart, neither learnt nor scored (COCO's `iscrowd`)."""
 
-    crowd: many objects that nobody told apart; they are neither learnt nor scored (COCO's `iscrowd`).
-    """
-
-    mask: np.ndarray
+    mask: np.ndarray  # bool (H,W)
     class_index: int
     crowd: bool = False
 
@@ -45,24 +42,23 @@ class Instance:
 class SegmentationSet:
     """One split of a data set.
 
-    The ids come from the annotation files, never from which images exist: a poisoned copy, which holds
-    the images of one split and the annotations of all, has the same splits as its original.
+    Ids come from annotation files, never from which images exist: a poisoned copy, which holds the images of one split
+    and the annotations of all, has the same splits as its original.
     """
 
     name: str
     root: Path  # the data root
     split: str
     classes: tuple[str, ...]  # index -> name
-    background: int | None  # index of the background; None where every class is of interest
     ids: tuple[str, ...]
-    images: Mapping[str, Path]  # id -> image below root, without suffix
+    images: Paths  # id -> image below root, without suffix
     read_label: Callable[[str], np.ndarray]  # id -> uint8 (H,W), class indices and 255 = ignore
-    annotation_files: tuple[Path, ...]  # below root: label maps, split lists, json
+    annotation_files: tuple[Path, ...] = ()  # below root: label maps, split lists, json
+    background: int | None = 0  # index of the background; None where every class is of interest
     read_instances: Callable[[str], list[Instance]] | None = None  # with crowds
     things: tuple[int, ...] | None = None  # indices of the countable classes; None = all but the background
-    # id -> image below root, where the original has it beside its mask of the same name, which a copy, being PNG,
-    # cannot: it has it at its place in `images`
-    originals: Mapping[str, Path] = field(default_factory=dict)
+    # id -> image below root, beside its mask of the same name; a copy, being PNG, has it at its place in `images`
+    originals: Paths = field(default_factory=dict)
     # (height, width) of the working copies that are read in place of the files' own pixels; None: as the files are
     working_size: tuple[int, int] | None = None
 
@@ -76,9 +72,7 @@ class SegmentationSet:
     def image_path(self, id: str) -> Path:
         """The file of an image, found by stem: a poisoned copy has .png where the original has .jpg."""
         place = self.root / self._place(id)
-        if id in self.originals:
-            return self.root / self.originals[id]
-        return find_image(place.parent, place.name)
+        return self.root / self.originals[id] if id in self.originals else find_image(place.parent, place.name)
 
     def relative_image(self, id: str) -> Path:
         """Where a copy of the set has the image, below its root; nearly always where this set has it."""
@@ -97,10 +91,8 @@ class SegmentationSet:
         label = resize_label(label, self.working_size) if self.working_size else label
         highest = int(label[label != IGNORE].max(initial=0))
         if highest >= len(self.classes):
-            raise UnsegError(
-                f"Expected classes 0 to {len(self.classes) - 1} or 255 in the mask of {id} of {self.name}, "
-                f"found class {highest}; is it a mask of this data set?"
-            )
+            where = f"in the mask of {id} of {self.name}, found class {highest}; is it a mask of this data set?"
+            raise UnsegError(f"Expected classes 0 to {len(self.classes) - 1} or 255 {where}")
         return label
 
     def instances(self, id: str) -> list[Instance]:
@@ -114,14 +106,13 @@ class SegmentationSet:
     @property
     def stuff(self) -> tuple[int, ...]:
         """Indices of the uncountable classes: neither things nor background."""
-        things = range(len(self.classes)) if self.things is None else self.things
-        return tuple(i for i in range(len(self.classes)) if i not in things and i != self.background)
+        countable = range(len(self.classes)) if self.things is None else (*self.things, self.background)
+        return tuple(i for i in range(len(self.classes)) if i not in countable)
 
     def segments(self, id: str) -> list[Instance]:
         """The segments of an image for panoptic segmentation: its objects and one for every stuff class in it.
 
-        Where an object lies on stuff (in ADE20K's masks they overlap), its pixels are the object's. A set
-        without `things` has no stuff: its segments are its objects.
+        Where an object lies on stuff (in ADE20K's masks they overlap), its pixels are the object's.
         """
         segments = self.instances(id)
         if not self.stuff:
@@ -146,10 +137,9 @@ class SegmentationSet:
         size = image_size(self.image_path(id))
         # a poisoned working copy carries the original's masks
         if mask.shape != size and size != self.working_size:
-            raise UnsegError(
-                f"Expected a mask of {size[1]}x{size[0]} pixels for {id} of {self.name}, the size of its image, "
-                f"found {mask.shape[1]}x{mask.shape[0]}; replace one of the two."
-            )
+            found = f"found {mask.shape[1]}x{mask.shape[0]}; replace one of the two."
+            what = f"a mask of {size[1]}x{size[0]} pixels for {id} of {self.name}, the size of its image"
+            raise UnsegError(f"Expected {what}, {found}")
 
     def _place(self, id: str) -> Path:
         if id not in self.images:
@@ -159,13 +149,9 @@ class SegmentationSet:
 
 def as_objects(source: SegmentationSet) -> dict:
     """The fields that turn a set into object (1, any class but the background) against background; 255 stays."""
-    return {
-        "classes": ("background", "object"),
-        "background": 0,
-        "read_label": partial(_object_label, source),
-        "read_instances": source.read_instances and partial(_object_instances, source),
-        "things": None,
-    }
+    instances = source.read_instances and partial(_object_instances, source)
+    fields = {"classes": ("background", "object"), "background": 0, "things": None, "read_instances": instances}
+    return fields | {"read_label": partial(_object_label, source)}
 
 
 def _object_label(source: SegmentationSet, id: str) -> np.ndarray:
@@ -178,69 +164,53 @@ def _object_instances(source: SegmentationSet, id: str) -> list[Instance]:
 
 
 def label_set(
-    name: str,
-    root: Path,
-    split: str,
-    classes: Sequence[str],
-    images: Mapping[str, Path],
-    masks: Mapping[str, Path],
-    read: Callable[[Path], np.ndarray] = read_label,
-    *,
-    background: int | None = 0,
-    files: Iterable[Path] | None = None,
-    **more,
+    name: str, root: Path, split: str, classes: Iterable[str], images: Paths, masks: Paths, read=read_label, **more
 ) -> SegmentationSet:
     """The set of `images` (id -> place below root, without suffix) with a mask file each.
 
     masks: id -> file, those of other splits too where the splits are cut from them. read: makes a file a label map.
-    files: what a copy must carry besides the images; None: the masks. more: other fields of the set.
+    more: other fields of the set, and `files`, which a copy must carry besides the images, else the masks.
     """
-    places = tuple(path.relative_to(root) for path in (masks.values() if files is None else files))
-    reader = partial(_read_mask, read, masks)
-    return SegmentationSet(name, root, split, tuple(classes), background, tuple(images), images, reader, places, **more)
+    files = tuple(path.relative_to(root) for path in more.pop("files", masks.values()))
+    reader = partial(_read, read, masks)
+    return SegmentationSet(name, root, split, tuple(classes), tuple(images), images, reader, files, **more)
 
 
-def _read_mask(read: Callable[[Path], np.ndarray], masks: Mapping[str, Path], id: str) -> np.ndarray:
+def _read(read: Callable[[Path], np.ndarray], masks: Paths, id: str) -> np.ndarray:
     return read(masks[id])
 
 
 def need_folder(folder: Path, what: str, name: str) -> Path:
     """The folder, or a sentence on how to get the data set called `name`."""
     if not folder.is_dir():
-        raise UnsegError(
-            f"Expected {what} in {folder}, found no such folder; get it with `unseg data get {name}`, "
-            "or name the data root with --data or UNSEG_DATA."
-        )
+        advice = f"get it with `unseg data get {name}`, or name the data root with --data or UNSEG_DATA."
+        raise UnsegError(f"Expected {what} in {folder}, found no such folder; {advice}")
     return folder
 
 
-def mask_files(folder: Path, what: str, name: str, of: Iterable[str] = ()) -> dict[str, Path]:
+def mask_files(folder: Path, what: str, name: str, of: Iterable[str] = (), suffixes=IMAGE_SUFFIXES) -> dict[str, Path]:
     """The mask files of a folder (see `need_folder`) by stem, in order; each of the stems `of` must have one."""
-    files = image_files(need_folder(folder, what, name))
+    files = image_files(need_folder(folder, what, name), suffixes)
     check_all_masks(of, files, folder)
     return files
 
 
-def image_files(folder: Path) -> dict[str, Path]:
+def image_files(folder: Path, suffixes: str | tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """The images in a folder by stem, in order; none where there is no folder. Two of one stem are refused."""
-    found = {}
-    files = folder.iterdir() if folder.is_dir() else ()
-    for path in sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."):
+    found, files = {}, folder.iterdir() if folder.is_dir() else ()
+    for path in sorted(path for path in files if path.name.lower().endswith(suffixes) and path.name[0] != "."):
         if path.stem in found:
             raise UnsegError(f"Expected one image called {path.stem} in {folder}, found two; remove one.")
         found[path.stem] = path
     return found
 
 
-def check_all_masks(stems: Iterable[str], masks: Mapping[str, Path], folder: Path) -> None:
+def check_all_masks(stems: Iterable[str], masks: Paths, folder: Path) -> None:
     """Every stem has a mask in `folder`, or a sentence that names the first without."""
-    missing = sorted(set(stems) - set(masks))
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UnsegError(
-            f"Expected a mask called {missing[0]}{more} in {folder}, found none; "
-            "complete the data set or take the image out."
-        )
+    if missing := sorted(set(stems) - set(masks)):
+        what = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
+        advice = "complete the data set or take the image out."
+        raise UnsegError(f"Expected a mask called {what} in {folder}, found none; {advice}")
 
 
 def shuffled(ids: Sequence[str], *names: object) -> list[str]:
@@ -249,19 +219,17 @@ def shuffled(ids: Sequence[str], *names: object) -> list[str]:
     return [ids[i] for i in numpy_rng(*names).permutation(len(ids))]
 
 
-def cut(
-    ids: Sequence[str], share: float, *names: object, group: Callable[[str], str] = str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def cut(ids: Sequence[str], share: float, *names: object, group=str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Cut ids into (rest, share of them), both in the order they came in; each part gets at least one.
 
-    Ids of one `group` stay together (`group_of`: the frames of a video); a group that does not fit into the share any
-    more stays in the rest. Where all ids are one group, it says nothing about videos and the ids are cut one by one.
+    Ids of one `group` stay together (`group_of`: the frames of a video); one that does not fit into the share any more
+    stays in the rest. Where all ids are one group, they are cut one by one.
     """
     if len(ids) < 2:
         raise UnsegError(f"Expected at least two images to split, found {len(ids)}; complete the data set.")
-    groups: dict[str, list[str]] = {}
+    groups = defaultdict(list)
     for id in ids:
-        groups.setdefault(group(id), []).append(id)
+        groups[group(id)].append(id)
     if len(groups) < 2:
         return cut(ids, share, *names)
     wanted, taken = min(len(ids) - 1, max(1, round(share * len(ids)))), set()
@@ -288,39 +256,36 @@ def subset(ids: Sequence[str], limit: int, *names: object) -> tuple[str, ...]:
 class MaskPairs:
     """Pairs (image uint8 `(H,W,3)`, mask uint8 `(H,W)` of 0 and 255) from data sets read with task "object".
 
-    long_side > 0: images are shrunk to it once and kept in memory, and those without an object are
-    left out; it should be the generator's input times the largest scale of its jitter. 0: every image
-    is decoded each time it is asked for, which suits loaders with worker processes.
-    Ignored pixels (255) count as background.
+    long_side > 0: images are shrunk to it once and kept in memory, and those without an object are left out; it should
+    be the generator's input times the largest scale of its jitter. 0: every image is decoded each time it is asked for,
+    which suits loaders with worker processes. Ignored pixels (255) count as background.
     """
 
     def __init__(self, sets: list, long_side: int = 0):
-        self.sets = sets
-        self.ends = list(accumulate(len(one) for one in sets))
-        self.kept = None
+        from torch.utils.data import ConcatDataset
+
+        self.labelled, self.kept = ConcatDataset(sets), None
         if long_side:
-            everything = (self._read(i) for i in progress(range(self.ends[-1]), "reading pairs"))
+            everything = map(self._read, progress(range(len(self.labelled)), "reading pairs"))
             shrunk = (_shrink(image, mask, long_side) for image, mask in everything)
             self.kept = [pair for pair in shrunk if pair[1].any()]
             if not self.kept:
                 raise UnsegError("Expected images with at least one object, found only empty masks.")
 
     def __len__(self) -> int:
-        return self.ends[-1] if self.kept is None else len(self.kept)
+        return len(self.labelled if self.kept is None else self.kept)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         return self._read(i) if self.kept is None else self.kept[i]
 
     def _read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        which = bisect_right(self.ends, i)
-        image, label = self.sets[which][i - (self.ends[which - 1] if which else 0)]
+        image, label = self.labelled[i]
         return image, np.where(label == 1, 255, 0).astype(np.uint8)
 
 
 def _shrink(image: np.ndarray, mask: np.ndarray, long_side: int) -> tuple[np.ndarray, np.ndarray]:
-    height, width = mask.shape
-    ratio = long_side / max(height, width)
+    ratio = long_side / max(mask.shape)
     if ratio >= 1:
         return image, mask
-    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    size = [max(1, round(side * ratio)) for side in mask.shape[::-1]]
     return tuple(np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in (image, mask))

@@ -1,5 +1,6 @@
 """Where the data sets come from, read from sources.yaml: addresses, checksums, licences, what is done by hand."""
 
+import re
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import get_origin
@@ -45,11 +46,10 @@ def read_sources(path: str | Path) -> dict[str, Source]:
 def _source(content: dict, where: str) -> Source:
     archives = tuple(_record(Archive, one, f"an archive of {where}") for one in content.get("archives", ()))
     found = _record(Source, content | {"archives": archives}, where)
-    if bool(found.archives) == bool(found.by_hand):
+    if bool(archives) == bool(found.by_hand):
         raise UnsegError(f"Expected either archives or by_hand for {where}, found {'both' if archives else 'neither'}.")
-    for checksum in (archive.checksum for archive in archives if archive.checksum):
-        kind, _, digits = checksum.partition(":")
-        if len(digits) != {"sha256": 64, "md5": 32}.get(kind):
+    for checksum in (archive.checksum for archive in archives):
+        if not re.fullmatch(r"(sha256:\w{64}|md5:\w{32})?", checksum):
             raise UnsegError(f"Expected sha256: or md5: and its digits for {where}, found checksum '{checksum}'.")
     return found
 
