@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
+from unseg_lib.images import resize_image, resize_label
 from unseg_lib.runtime import progress
 from unseg_lib.seeds import torch_rng
 
@@ -57,13 +57,12 @@ def tensors(
 
 def resized_image(pixels: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Pixels uint8 `(h,w,3)` to `(3,H,W)`, bilinearly with antialiasing."""
-    image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)  # Pillow has the width first
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.from_numpy(resize_image(pixels, size)).permute(2, 0, 1)
 
 
 def resized_label(label: np.ndarray, size: tuple[int, int]) -> Tensor:
     """A map or mask `(h,w)` to `(H,W)`, each pixel from the nearest one."""
-    return torch.from_numpy(np.array(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST)))
+    return torch.from_numpy(resize_label(label, size))
 
 
 def mixed(
