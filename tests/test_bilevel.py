@@ -1,11 +1,13 @@
 """The game: whose turn it is, who is trained, both targets, and a resume that changes nothing."""
 
 import math
+import os
 import signal
 import subprocess
 import sys
 import time
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import psutil
 import pytest
 import torch
 from lightning.fabric import Fabric
+from torch import multiprocessing
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
@@ -39,13 +42,17 @@ DIVERGING = dict(surrogate_lr=1e30, generator_lr=1e30)
 
 
 def pairs(n=6):
-    rng = np.random.default_rng(0)
-    made = []
-    for i in range(n):
-        mask = np.zeros((24, 30), bool)
+    images, masks = (
+        np.random.default_rng(0).integers(0, 256, (n, 24, 30, 3), dtype=np.uint8),
+        np.zeros((n, 24, 30), bool),
+    )
+    for i, mask in enumerate(masks):
         mask[4 : 10 + i, 6:20] = True
-        made.append((rng.integers(0, 256, (24, 30, 3), dtype=np.uint8), mask))
-    return made
+    return list(zip(images, masks))
+
+
+def interrupt():
+    raise KeyboardInterrupt
 
 
 def test_whose_turn_it_is():
@@ -158,22 +165,18 @@ def test_random_sizes_can_be_halved_and_reach_both_ends():
     assert sizes == {48, 64, 80, 96} and variants.random_size(50, 1.0, torch_rng(0)) == 50
 
 
-class Killed(Exception):
-    pass
-
-
 class Pairs(list):
-    """Pairs that note in a file what is read, as each process has its own copy, and die after so many reads."""
+    """Pairs that note in a file what is read, as each process has its own copy; after so many reads they act."""
 
-    def __init__(self, path, dies_after=10**9):
+    def __init__(self, path, reads=10**9, act=interrupt):
         super().__init__(pairs())
-        self.path, self.dies_after = path, dies_after
+        self.path, self.reads, self.act = path, reads, act
 
     def __getitem__(self, i):
         with open(self.path, "a") as file:
             file.write(f"{i}\n")
-        if self.read() > self.dies_after:
-            raise Killed
+        if self.read() > self.reads:
+            self.act()
         return super().__getitem__(i)
 
     def read(self):
@@ -184,7 +187,7 @@ class Pairs(list):
 def test_a_killed_run_continues_from_its_checkpoint_to_the_same_bytes(tmp_path, older):
     config, how, out = BilevelConfig(**TINY), {"device": "cpu", "checkpoint_every": 2}, tmp_path / "killed"
     whole = train_generator(config, pairs(), tmp_path / "whole", **how)
-    with pytest.raises(Killed):  # in step 5; two pairs are read for the note, and two in a step
+    with pytest.raises(KeyboardInterrupt):  # in step 5; two pairs are read for the note, and two in a step
         train_generator(config, Pairs(tmp_path / "first", 2 + 2 * 5), out, **how)
     assert not (out / "generator.safetensors").exists() and step_of(out) == 4
     note = read_json(out / "training.json")
@@ -199,29 +202,30 @@ def test_a_killed_run_continues_from_its_checkpoint_to_the_same_bytes(tmp_path, 
     assert not list(out.glob("checkpoint*"))
 
 
-STEPS = 40
 SCRIPT = f"""
 import sys, unseg_lib; sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_bilevel as t
-config = t.BilevelConfig(**t.TINY | dict(steps={STEPS}))
-t.train_generator(config, t.pairs(), OUT, device="cpu", checkpoint_every=1, devices=2)
+t.train_generator(t.BilevelConfig(**t.TINY), t.pairs(), "script", device="cpu", devices=2)
 """
 
 
 def step_of(out):
-    return torch.load(out / "checkpoint.pt", weights_only=True)["step"]
+    return torch.load(out / "checkpoint.pt", weights_only=True)["step"] if (out / "checkpoint.pt").exists() else 0
 
 
-def killed_after_a_step(out):
-    """A notebook, killed with -9 as soon as there is a checkpoint; returns the processes that it has started."""
-    code = f"import sys; sys.ps1, OUT = 'In : ', {str(out)!r}\n{SCRIPT}"
-    process = subprocess.Popen([sys.executable, "-c", code])
+def killed_in_step(step, out):
+    """Kill a notebook with -9 in the middle of its training; the processes that it has started."""
+    given = BilevelConfig(**TINY), Pairs(out.with_suffix(".read"), 2 + 2 * 2 * step, partial(time.sleep, 600)), out
+    how = {"device": "cpu", "checkpoint_every": 1, "devices": 2}
+    killed = multiprocessing.get_context("fork").Process(target=train_generator, args=given, kwargs=how)
+    killed.start()
     deadline = time.monotonic() + 240
-    while not (out / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    others = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and (out / "checkpoint.pt").exists()
+    while step_of(out) < step and time.monotonic() < deadline and killed.is_alive():
+        time.sleep(0.05)
+    others = psutil.Process(killed.pid).children(recursive=True)
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL and step_of(out) == step
     return others
 
 
@@ -232,33 +236,41 @@ def notebook(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "1")  # as in a notebook that Slurm has started
 
 
-def test_two_processes_train_one_generator_from_a_script_or_a_notebook_that_may_die(
-    tmp_path, notebook, capfd, monkeypatch
-):
+@pytest.fixture
+def forking(monkeypatch):
+    """Processes that start at once, instead of importing everything again; where CUDA is, autograd refuses to fork."""
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    start = partial(multiprocessing.start_processes, start_method=method)
+    return lambda: monkeypatch.setattr(multiprocessing, "start_processes", start)
+
+
+def test_two_processes_train_one_generator_from_a_script_or_a_notebook_that_may_die(tmp_path, notebook, forking, capfd):
     out, noting = tmp_path / "notebook", Pairs(tmp_path / "read.txt")
-    others = killed_after_a_step(out)
-    assert len(others) >= 2 and not psutil.wait_procs(others, timeout=10)[1]  # they die with their notebook
-    capfd.readouterr()
-    left, config = STEPS - step_of(out), BilevelConfig(**TINY | dict(steps=STEPS))
-    path = train_generator(config, noting, out, device="cpu", devices=2)
-    assert noting.read() == 2 + 2 * 2 * left and left < STEPS  # here for the note, and by both
-    assert [int(row["step"]) for row in read_csv(out / "log.csv")] == list(range(STEPS))
-    said = capfd.readouterr().err
-    assert said.count(f"generator: {STEPS}/{STEPS}") == 1 and "distributed_backend" not in said  # shown, and once
+    # a script in a file, meanwhile: each process starts it again
+    (tmp_path / "two.py").write_text(SCRIPT)
+    environment = {name: value for name, value in os.environ.items() if name != "SLURM_NTASKS"}
+    command = {"args": [sys.executable, "two.py"], "cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE}
+    with subprocess.Popen(**command) as script:
+        others = killed_in_step(3, out)
+        assert len(others) >= 2 and not psutil.wait_procs(others, timeout=10)[1]  # they die with their notebook
+        capfd.readouterr()
+        forking()
+        path = train_generator(BilevelConfig(**TINY), noting, out, device="cpu", devices=2)
+        said = capfd.readouterr().err
+        assert script.wait(240) == 0, script.stderr.read()
+    assert noting.read() == 2 + 2 * 2 * 3  # here for the note, and by both in the three steps that were left
+    assert said.count("generator: 6/6") == 1 and "distributed_backend" not in said  # shown, and once
     assert {file.name for file in out.iterdir()} == {path.name, "log.csv", "speed.json", "training.json"}
-    # a script in a file: each process starts it again
-    (tmp_path / "two.py").write_text(f"OUT = {str(tmp_path / 'script')!r}\n{SCRIPT}")
-    monkeypatch.delenv("SLURM_NTASKS")
-    subprocess.run([sys.executable, tmp_path / "two.py"], check=True, timeout=240, cwd=tmp_path)
-    assert len(read_csv(tmp_path / "script/log.csv")) == STEPS
+    for folder in (out, tmp_path / "script"):
+        assert [int(row["step"]) for row in read_csv(folder / "log.csv")] == list(range(6))
     one, two = (load_generator(file).state_dict() for file in (path, tmp_path / "script/generator.safetensors"))
     assert all(torch.allclose(one[key], two[key], atol=1e-3) for key in one)  # others may use other threads
 
 
-def test_an_error_of_several_processes_is_one_sentence_in_the_notebook(tmp_path, notebook):
-    config = BilevelConfig(**TINY | DIVERGING)
+def test_an_error_of_several_processes_is_one_sentence_in_the_notebook(tmp_path, notebook, forking):
+    forking()
     with pytest.raises(UnsegError, match=r"^Expected a finite loss and gradient[^\n]*full precision\.$"):
-        train_generator(config, pairs(), tmp_path, device="cpu", devices=2)
+        train_generator(BilevelConfig(**TINY | DIVERGING), pairs(), tmp_path, device="cpu", devices=2)
 
 
 def test_pairs_that_no_other_process_can_read_are_refused_before_one_is_started(tmp_path, notebook):

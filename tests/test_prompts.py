@@ -55,8 +55,8 @@ def test_an_empty_mask_keeps_only_its_mask_prompt():
 
 def test_by_kind_covers_every_image_once():
     drawn, rows = subset(all_prompts(RECTANGLE.repeat(40, 1, 1, 1), 32, torch_rng(0)), torch_rng(3)), []
-    for index, points, boxes, masks in drawn.by_kind():
-        assert [boxes is not None, points is not None, masks is not None] == drawn.use[index[0]].tolist()
+    for index, kinds in drawn.by_kind():
+        assert [kinds[kind] is not None for kind in ("boxes", "points", "masks")] == drawn.use[index[0]].tolist()
         rows += index.tolist()
     assert sorted(rows) == list(range(40))
 
