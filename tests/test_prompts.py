@@ -11,10 +11,7 @@ EMPTY = torch.zeros(1, 1, 16, 16)
 
 
 def pixels(*places):
-    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
-    for y, x in places:
-        mask[0, y, x] = True
-    return mask
+    return torch.tensor([[[(y, x) in places for x in range(16)] for y in range(16)]])
 
 
 def test_box_is_tight_with_inclusive_corners():

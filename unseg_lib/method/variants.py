@@ -69,10 +69,10 @@ def through_a_file(noise: Tensor, size: int) -> Tensor:
     return resize(resize(noise, 2 * max(size, noise.shape[-1])), size)
 
 
-def random_size(size: int, smallest: float, rng: torch.Generator, multiple: int = 16) -> int:
+def random_size(size: int, smallest: float, rng: torch.Generator) -> int:
     """A side from about smallest * size to size, in multiples that a U-Net can halve: 0.75 of 96 is 64, 80 or 96."""
-    low, high = max(1, round(smallest * size / multiple)), size // multiple
-    return size if low >= high else multiple * int(torch.randint(low, high + 1, (), generator=rng))
+    low, high = max(1, round(smallest * size / 16)), size // 16
+    return size if low >= high else 16 * int(torch.randint(low, high + 1, (), generator=rng))
 
 
 def noise_of(logits: Tensor, mean_free: int = 0, mean_of: str = "noise") -> Tensor:

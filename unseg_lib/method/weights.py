@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseg_lib.errors import UnsegError, pick
-from unseg_lib.files import sha256_of, whole_file
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import whole_file
 from unseg_lib.method.generator import Generator
 from unseg_lib.method.sam import LAYOUTS, SamLayout
 from unseg_lib.runtime import device_called
@@ -57,7 +57,7 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
     """Rebuild a generator, in eval mode, by name ("small") or path: of `save_generator`, or a `.pth` as the paper's."""
     device, path = device_called(device), generator_path(name_or_path)
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
-        generator = load_released_generator(path) if path.suffix == ".pth" else _read_own(path)
+        generator = _read_released(path) if path.suffix == ".pth" else _read_own(path)
     return generator.to(device).eval()
 
 
@@ -79,12 +79,39 @@ def _read_own(path: Path) -> Generator:
     return generator
 
 
-def read_foreign(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read a foreign `.pth` state dict. With `sha256`, a file of other content is refused unread."""
+def _read_released(path: Path) -> Generator:
+    """Load the paper's released `Generator_unseg_final.pth`, which reads the released token slice.
+
+    It has SAM's names for SAM's parts, and "noise" in every new name. The new parts are recognised by their shapes,
+    module by module in the file's order, so their exact names do not matter.
+    """
+    state = {key.removeprefix("module."): value for key, value in read_foreign(path).items()}
+    generator = Generator(LAYOUTS["vit_b"], tokens="released")
+    ours = _modules({k: v for k, v in generator.state_dict().items() if k.startswith("noise_")})
+    theirs = _modules({k: v for k, v in state.items() if "noise" in k})
+    found = {k: v for k, v in state.items() if "noise" not in k}
+    # pair each of our modules with the first unused one of theirs that has the same shapes in the same order
+    for group in ours:
+        shapes = [value.shape for value in group.values()]
+        twin = next((other for other in theirs if [value.shape for value in other.values()] == shapes), None)
+        if twin is None:
+            name, value = next(iter(group.items()))
+            raise UnsegError(f"Expected a part shaped like {name} {tuple(value.shape)} in {path}, found none.")
+        theirs = [other for other in theirs if other is not twin]
+        found |= zip(group, twin.values())
+    _load(generator, found, path, "the released generator")
+    return generator
+
+
+def _modules(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Group parameters by the module that holds their layers: `a.0.weight`, `a.1.bias` -> one group."""
+    return [dict(group) for _, group in groupby(state.items(), lambda item: item[0].rsplit(".", 2)[0])]
+
+
+def read_foreign(path: str | Path) -> dict[str, Tensor]:
+    """Read a foreign `.pth` state dict, without unpickling anything."""
     if not Path(path).is_file():
         raise UnsegError(f"Expected weights at {path}, found no such file; download them or give another path.")
-    if sha256 and (found := sha256_of(path)) != sha256:
-        raise UnsegError(f"Expected {path} to have sha256 {sha256}, found {found}; download it again.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each raise their own
@@ -92,19 +119,19 @@ def read_foreign(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
     return state.get("model", state) if isinstance(state, dict) else state
 
 
-def load_sam(module: nn.Module, path: str | Path, sha256: str | None = None) -> None:
+def load_sam(module: nn.Module, path: str | Path) -> None:
     """Load SAM's official checkpoint into the SAM parts of a generator (or any module with SAM's part names)."""
-    state = {k: v for k, v in read_foreign(path, sha256).items() if k not in ("pixel_mean", "pixel_std")}
+    state = {k: v for k, v in read_foreign(path).items() if k not in ("pixel_mean", "pixel_std")}
     _load(module, state, path, "SAM weights", spared=lambda key: key.startswith("noise_"))
 
 
-def load_mae(encoder: nn.Module, path: str | Path, sha256: str | None = None) -> None:
+def load_mae(encoder: nn.Module, path: str | Path) -> None:
     """Start a SAM image encoder from MAE's pretrained ViT (CC BY-NC 4.0), the surrogate's published start.
 
     Its 14x14 position embedding is resized bicubically to the token grid; its class token, final norm and decoder are
     dropped. Relative positions and the neck have no counterpart and keep their initial values.
     """
-    state = read_foreign(path, sha256)
+    state = read_foreign(path)
     kept = {k.replace("mlp.fc", "mlp.lin"): v for k, v in state.items() if k.startswith(("blocks.", "patch_embed."))}
     if "pos_embed" in state:
         # `(1,1+k*k,C)`, class token first, -> SAM's `(1,t,t,C)`
@@ -130,32 +157,3 @@ def _load(module: nn.Module, state: dict, path: str | Path, what: str, spared=la
             f"Expected {what} of this layout in {path}, found {len(missing)} parameters missing (first: {missing[:1]}) "
             f"and {len(unexpected)} unknown (first: {unexpected[:1]}){remedy}"
         )
-
-
-def load_released_generator(path: str | Path, sha256: str | None = None, layout: str = "vit_b") -> Generator:
-    """Load the paper's released `Generator_unseg_final.pth`, which reads the released token slice.
-
-    It has SAM's names for SAM's parts, and "noise" in every new name. The new parts are recognised by their shapes,
-    module by module in the file's order, so their exact names do not matter.
-    """
-    state = {key.removeprefix("module."): value for key, value in read_foreign(path, sha256).items()}
-    generator = Generator(pick(LAYOUTS, layout, "layout"), tokens="released")
-    ours = _modules({k: v for k, v in generator.state_dict().items() if k.startswith("noise_")})
-    theirs = _modules({k: v for k, v in state.items() if "noise" in k})
-    found = {k: v for k, v in state.items() if "noise" not in k}
-    # pair each of our modules with the first unused one of theirs that has the same shapes in the same order
-    for group in ours:
-        shapes = [value.shape for value in group.values()]
-        twin = next((other for other in theirs if [value.shape for value in other.values()] == shapes), None)
-        if twin is None:
-            name, value = next(iter(group.items()))
-            raise UnsegError(f"Expected a part shaped like {name} {tuple(value.shape)} in {path}, found none.")
-        theirs = [other for other in theirs if other is not twin]
-        found |= zip(group, twin.values())
-    _load(generator, found, path, "the released generator")
-    return generator.eval()
-
-
-def _modules(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Group parameters by the module that holds their layers: `a.0.weight`, `a.1.bias` -> one group."""
-    return [dict(group) for _, group in groupby(state.items(), lambda item: item[0].rsplit(".", 2)[0])]
