@@ -208,18 +208,17 @@ def killed_in_step(step, out):
 
 @pytest.fixture
 def notebook(monkeypatch):
-    """What IPython does to the interpreter of a notebook."""
-    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
-    monkeypatch.setenv("SLURM_NTASKS", "1")  # as in a notebook that Slurm has started
+    """What IPython and Slurm do to a notebook, whose processes start at once: they need not import everything again.
 
-
-def fork(monkeypatch):
-    """Processes that start at once, without importing everything again; where CUDA is, autograd refuses to fork."""
+    The notebook test of 01 starts them as users do; so does this where CUDA is, because autograd refuses to fork then.
+    """
     start = partial(multiprocessing.start_processes, start_method="spawn" if torch.cuda.is_available() else "fork")
     monkeypatch.setattr(multiprocessing, "start_processes", start)
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
 
 
-def test_two_processes_train_one_generator_from_a_script_or_a_dying_notebook(tmp_path, notebook, capfd, monkeypatch):
+def test_two_processes_train_one_generator_from_a_script_or_a_dying_notebook(tmp_path, notebook, capfd):
     out, noting = tmp_path / "notebook", Pairs(tmp_path / "read.txt")
     # a script in a file, meanwhile: each process starts it again
     (tmp_path / "two.py").write_text(SCRIPT)
@@ -229,7 +228,6 @@ def test_two_processes_train_one_generator_from_a_script_or_a_dying_notebook(tmp
         others = killed_in_step(3, out)
         assert len(others) >= 2 and not psutil.wait_procs(others, timeout=10)[1]  # they die with their notebook
         capfd.readouterr()
-        fork(monkeypatch)
         path = train_generator(BilevelConfig(**TINY), noting, out, device="cpu", devices=2)
         said = capfd.readouterr().err
         assert script.wait(240) == 0, script.stderr.read()
@@ -242,8 +240,7 @@ def test_two_processes_train_one_generator_from_a_script_or_a_dying_notebook(tmp
     assert all(torch.allclose(one[key], two[key], atol=1e-3) for key in one)  # others may use other threads
 
 
-def test_an_error_of_several_processes_is_one_sentence_in_the_notebook(tmp_path, notebook, monkeypatch):
-    fork(monkeypatch)
+def test_an_error_of_several_processes_is_one_sentence_in_the_notebook(tmp_path, notebook):
     with pytest.raises(UnsegError, match=r"^Expected a finite loss and gradient[^\n]*full precision\.$"):
         train_generator(BilevelConfig(**TINY | DIVERGING), pairs(), tmp_path, device="cpu", devices=2)
 
