@@ -2,8 +2,8 @@
 
 import math
 import os
+import runpy
 import signal
-import subprocess
 import sys
 import time
 from copy import deepcopy
@@ -190,12 +190,25 @@ def step_of(out):
     return torch.load(out / "checkpoint.pt", weights_only=True)["step"] if (out / "checkpoint.pt").exists() else 0
 
 
+def forked(function, *arguments, **more):
+    """A process that need not import everything again."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments, kwargs=more)
+    process.start()
+    return process
+
+
+def run_script(path):
+    """What Python does to a script in a file."""
+    del sys.ps1, os.environ["SLURM_NTASKS"]
+    sys.argv = [str(path)]
+    os.chdir(path.parent)
+    runpy.run_path(str(path), run_name="__main__")
+
+
 def killed_in_step(step, out):
     """Kill a notebook with -9 in the middle of its training; the processes that it has started."""
     given = BilevelConfig(**TINY), Pairs(out.with_suffix(".read"), 2 + 2 * 2 * step, partial(time.sleep, 600)), out
-    how = {"device": "cpu", "checkpoint_every": 1, "devices": 2}
-    killed = multiprocessing.get_context("fork").Process(target=train_generator, args=given, kwargs=how)
-    killed.start()
+    killed = forked(train_generator, *given, device="cpu", checkpoint_every=1, devices=2)
     deadline = time.monotonic() + 240
     while step_of(out) < step and time.monotonic() < deadline and killed.is_alive():
         time.sleep(0.05)
@@ -220,17 +233,17 @@ def notebook(monkeypatch):
 
 def test_two_processes_train_one_generator_from_a_script_or_a_dying_notebook(tmp_path, notebook, capfd):
     out, noting = tmp_path / "notebook", Pairs(tmp_path / "read.txt")
-    # a script in a file, meanwhile: each process starts it again
+    # Lightning starts the file of a script again
     (tmp_path / "two.py").write_text(SCRIPT)
-    environment = {name: value for name, value in os.environ.items() if name != "SLURM_NTASKS"}
-    command = {"args": [sys.executable, "two.py"], "cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE}
-    with subprocess.Popen(**command) as script:
-        others = killed_in_step(3, out)
-        assert len(others) >= 2 and not psutil.wait_procs(others, timeout=10)[1]  # they die with their notebook
-        capfd.readouterr()
-        path = train_generator(BilevelConfig(**TINY), noting, out, device="cpu", devices=2)
-        said = capfd.readouterr().err
-        assert script.wait(240) == 0, script.stderr.read()
+    script = forked(run_script, tmp_path / "two.py")
+    script.join(240)
+    assert script.exitcode == 0
+    # and those of a notebook die with it
+    others = killed_in_step(3, out)
+    assert len(others) >= 2 and not psutil.wait_procs(others, timeout=10)[1]
+    capfd.readouterr()
+    path = train_generator(BilevelConfig(**TINY), noting, out, device="cpu", devices=2)
+    said = capfd.readouterr().err
     assert noting.read() == 2 + 2 * 2 * 3  # here for the note, and by both in the three steps that were left
     assert said.count("generator: 6/6") == 1 and "distributed_backend" not in said  # shown, and once
     assert {file.name for file in out.iterdir()} == {path.name, "log.csv", "speed.json", "training.json"}

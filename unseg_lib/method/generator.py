@@ -99,7 +99,7 @@ class Generator(nn.Module):
         """Prompts in pixels of an image -> prompts in pixels of the model's padded square; a mask without noise."""
         size, grid = self.layout.image_size, self.layout.grid
         # as the released code: nearest to the input square, then bilinear to the prompt grid and rounded
-        given = np.zeros(shape) if mask is None else np.array(mask)
+        given = np.zeros((1, 1)) if mask is None else np.array(mask)
         whole = square(torch.from_numpy(given)[None, None].float(), size, "nearest")
         masks = 255.0 * F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=False).round()
         boxes = torch.as_tensor((0, 0, 0, 0) if box is None else box).float().reshape(1, 4)
