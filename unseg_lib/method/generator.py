@@ -59,7 +59,7 @@ class Generator(nn.Module):
         self.mask_decoder.iou_prediction_head.requires_grad_(False)
 
     def forward(self, x: Tensor, prompts: Prompts) -> Tensor:
-        """x `(N,3,S,S)` in [0,1], padded black to a square, with N prompts -> noise `(N,3,g,g)` in (-1,1), g = S/4."""
+        """x `(N,3,S,S)` in [0,1], padded black to a square, with N prompts -> noise `(N,3,grid,grid)` in (-1,1)."""
         # run SAM with the noise tokens behind its own
         embedding, early = self.encode(self.image_encoder, x)
         decoder = self.mask_decoder
