@@ -1,11 +1,13 @@
 """The game: whose turn it is, who is trained, both targets, and a resume that changes nothing."""
 
 import math
+import os
+import runpy
 import signal
-import subprocess
 import sys
 import time
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +15,12 @@ import psutil
 import pytest
 import torch
 from lightning.fabric import Fabric
+from torch import multiprocessing
 
+from unseg_lib import method
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
-from unseg_lib.method import (
-    LATER,
-    BilevelConfig,
-    Game,
-    all_prompts,
-    bilevel,
-    keys_of,
-    load_generator,
-    phase_of,
-    segmentation_loss,
-    subset,
-    train_generator,
-    train_step,
-    variants,
-)
+from unseg_lib.method import BilevelConfig, bilevel, subset, train_generator, variants
 from unseg_lib.seeds import torch_rng
 
 TINY = dict(layout="tiny", batch_size=2, steps=6, alternation="steps", surrogate_turn=1, generator_turn=1)
@@ -39,62 +29,60 @@ DIVERGING = dict(surrogate_lr=1e30, generator_lr=1e30)
 
 
 def pairs(n=6):
-    rng = np.random.default_rng(0)
-    made = []
-    for i in range(n):
-        mask = np.zeros((24, 30), bool)
+    images, masks = (
+        np.random.default_rng(0).integers(0, 256, (n, 24, 30, 3), dtype=np.uint8),
+        np.zeros((n, 24, 30), bool),
+    )
+    for i, mask in enumerate(masks):
         mask[4 : 10 + i, 6:20] = True
-        made.append((rng.integers(0, 256, (24, 30, 3), dtype=np.uint8), mask))
-    return made
+    return list(zip(images, masks))
+
+
+def interrupt():
+    raise KeyboardInterrupt
 
 
 def test_whose_turn_it_is():
-    published = [phase_of(BilevelConfig(), epoch * 1385, 1385) for epoch in range(27)]  # one epoch in four
+    published = [method.phase_of(BilevelConfig(), epoch * 1385, 1385) for epoch in range(27)]  # one epoch in four
     assert [e for e, turn in enumerate(published) if turn == "surrogate"] == [0, 4, 8, 12, 16, 20, 24]
     assert published.count("generator") == 20
     config = BilevelConfig(alternation="steps", surrogate_turn=2, generator_turn=3)
-    assert "".join(phase_of(config, step, 100)[0] for step in range(10)) == "ssgggssggg"
+    assert "".join(method.phase_of(config, step, 100)[0] for step in range(10)) == "ssgggssggg"
 
 
 def test_every_image_once_per_epoch_and_shared_between_ranks():
     config = BilevelConfig(**TINY)
-    ranks = [list(keys_of(8, config, 0, 2, rank, 2)) for rank in range(2)]
+    ranks = [list(method.keys_of(8, config, 0, 2, rank, 2)) for rank in range(2)]
     assert sorted(i for batch in (*ranks[0], *ranks[1]) for _, i in batch) == list(range(8))
-    assert list(keys_of(8, config, 1, 2, 0, 2)) == ranks[0][1:]  # starting at a step gives that step's batch
+    assert list(method.keys_of(8, config, 1, 2, 0, 2)) == ranks[0][1:]  # starting at a step gives that step's batch
 
 
 def new_game(**settings):
     """A game, and `step(phase)`, one step of it on two images whose upper half is the object."""
     config, fabric = BilevelConfig(**TINY | settings), Fabric(accelerator="cpu")
-    game, x, y = Game(config, fabric), torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
+    game, x, y = method.Game(config, fabric), torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
     y[..., :16, :] = 1
-    return game, lambda phase, number=0: train_step(config, fabric, game, (x, y), phase, number)
+    return game, lambda phase, number=0: method.train_step(config, fabric, game, (x, y), phase, number)
 
 
-def largest_change(game, name, before):
-    now = game.bare(name).state_dict()
-    return max((now[key].float() - value.float()).abs().max().item() for key, value in before[name].items())
-
-
-def weights_of(game):
-    return {name: deepcopy(game.bare(name).state_dict()) for name in game.players}
+def largest_changes(game, step, *when):
+    """How far a step moves each of the players."""
+    before = {name: deepcopy(game.bare(name).state_dict()) for name in game.players}
+    row, now = step(*when), {name: game.bare(name).state_dict() for name in game.players}
+    far = lambda name: max((now[name][key] - old).abs().max().item() for key, old in before[name].items())  # noqa: E731
+    return row, {name: far(name) for name in game.players}
 
 
 @pytest.mark.parametrize("phase", ["surrogate", "generator"])
 @pytest.mark.parametrize("target", ["ones", "true"])
 def test_a_step_moves_one_player_only_and_asks_the_generator_for_ones(phase, target, monkeypatch):
-    asked = []
-
-    def spy(logits, target, rng, count):
-        asked.append(target.mean().item())
-        return segmentation_loss(logits, target, rng, count)
-
+    asked, loss = [], method.segmentation_loss
+    spy = lambda logits, target, *rest: asked.append(target.mean().item()) or loss(logits, target, *rest)  # noqa: E731
     monkeypatch.setattr(bilevel, "segmentation_loss", spy)
     game, step = new_game(target=target)
-    before = weights_of(game)
-    row = step(phase)
+    row, moved = largest_changes(game, step, phase)
     assert math.isfinite(row["loss"]) and row["gradient"] > 0
-    assert {name for name in game.players if largest_change(game, name, before)} == {phase}
+    assert {name for name, far in moved.items() if far} == {phase}
     assert all(p.requires_grad for p in game.bare("surrogate").parameters())
     assert asked == [pytest.approx(1.0 if (phase, target) == ("generator", "ones") else 0.5, abs=0.02)]
 
@@ -103,41 +91,39 @@ def test_a_step_moves_one_player_only_and_asks_the_generator_for_ones(phase, tar
 def test_a_waiting_player_drifts_only_where_its_momentum_leaks(leaking):
     """Adam after one gradient g, then one of zero: the step is lr * 0.9 / (1 + 0.9) over sqrt(0.999 / 1.999)."""
     game, step = new_game(optimiser="adam_leaking" if leaking else "adam", surrogate_lr=0.01)
-    before = weights_of(game)
-    step("surrogate")
-    assert largest_change(game, "generator", before) == 0  # no momentum yet
-    before = weights_of(game)
-    step("generator", 1)
-    expected = 0.01 * (0.9 / 1.9) / (0.999 / 1.999) ** 0.5
-    assert largest_change(game, "surrogate", before) == pytest.approx(expected if leaking else 0, rel=0.01)
+    assert largest_changes(game, step, "surrogate")[1]["generator"] == 0  # no momentum yet
+    expected = 0.01 * (0.9 / 1.9) / (0.999 / 1.999) ** 0.5 if leaking else 0
+    assert largest_changes(game, step, "generator", 1)[1]["surrogate"] == pytest.approx(expected, rel=0.01)
 
 
 def test_noise_obeys_the_training_budget_inside_and_outside():
-    x, y, noise = torch.full((1, 3, 32, 32), 0.5), torch.zeros(1, 1, 32, 32), torch.ones(1, 3, 32, 32)
-    y[..., :16] = 1
-    result, _ = bilevel.noised(BilevelConfig(**TINY), x, y, noise, 32)
-    change = (result - x)[0, 0] * 255
+    x, y = torch.full((1, 3, 32, 32), 0.5), (torch.arange(32) < 16).float().expand(1, 1, 32, 32)
+    change = (bilevel.noised(BilevelConfig(**TINY), x, y, torch.ones_like(x), 32)[0] - x)[0, 0] * 255
     assert change[:, :16].allclose(torch.tensor(8.0)) and change[:, 16:].allclose(torch.tensor(2.0), atol=1e-4)
 
 
-def hooked(noise, x=None, **settings):
-    """What the hook of the variants makes of images, of what the generator is shown, and of noise and its size."""
-    put = lambda config, x, y, noise, size: (noise, size)  # noqa: E731
-    config = BilevelConfig(**TINY | {"surrogate": "unet"} | settings)
-    x, show, put = variants.hook(config, torch.rand(4, 3, 32, 32) if x is None else x, subset, put, torch_rng(0))
+X = torch.rand(4, 3, 32, 32, generator=torch_rng("images"))
+
+
+def hooked(noise, **settings):
+    """What the hook of the variants makes of X, of what the generator is shown, and of noise and its size."""
+    put, config = (
+        lambda config, x, y, noise, size: (noise, size),
+        BilevelConfig(**TINY | {"surrogate": "unet"} | settings),
+    )
+    x, show, put = variants.hook(config, X, subset, put, torch_rng(0))
     return x, show, *put(config, x, None, noise, 32)
 
 
 def test_with_the_papers_settings_the_hook_gives_back_what_it_is_given():
-    noise, x = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 32, 32)
-    same, show, worn, size = hooked(noise, x)
-    assert torch.equal(same, x) and torch.equal(worn, noise) and (show, size) == (subset, 32)
+    noise = torch.rand(4, 3, 8, 8)
+    same, show, worn, size = hooked(noise)
+    assert torch.equal(same, X) and torch.equal(worn, noise) and (show, size) == (subset, 32)
 
 
 def test_variants_change_what_is_shown_and_how_noise_arrives():
-    noise = torch.rand(1, 3, 8, 8).repeat(4, 1, 1, 1)
-    mask = torch.zeros(4, 1, 32, 32)
-    assert hooked(noise, shown="mask")[1](all_prompts(mask + 1, 32, torch_rng(0)), None).use.sum() == 4
+    noise, everything = torch.rand(1, 3, 8, 8).repeat(4, 1, 1, 1), torch.ones(4, 1, 32, 32)
+    assert hooked(noise, shown="mask")[1](method.all_prompts(everything, 32, torch_rng(0)), None).use.sum() == 4
     assert hooked(noise, shared_removed=1.0)[2].abs().max() < 1e-6  # the same noise for all: nothing is left
     x, _, worn, _ = hooked(noise, gray=1.0)
     assert all(torch.allclose(one, one.mean(dim=1, keepdim=True), atol=1e-6) for one in (x, worn))
@@ -147,33 +133,27 @@ def test_variants_change_what_is_shown_and_how_noise_arrives():
     assert hooked(noise, smallest=0.5)[2].shape[-1] == hooked(noise, smallest=0.5)[3] in (16, 32)
 
 
-def test_a_file_wears_fine_noise_more_than_coarse_noise():
-    fine, coarse = ((torch.arange(32) // cell % 2 * 2.0 - 1).expand(1, 3, 32, 32) for cell in (1, 8))
-    left = [variants.through_a_file(noise, 32).std().item() for noise in (fine, coarse)]
-    assert left[0] < 0.6 < 0.9 < left[1]
-
-
-def test_random_sizes_can_be_halved_and_reach_both_ends():
+def test_a_file_wears_fine_noise_more_than_coarse_noise_at_any_size():
+    stripes = [(torch.arange(32) // cell % 2 * 2.0 - 1).expand(1, 3, 32, 32) for cell in (1, 8)]
+    fine, coarse = (variants.through_a_file(noise, 32).std().item() for noise in stripes)
+    assert fine < 0.6 < 0.9 < coarse
+    # and random sizes can be halved, and reach both ends
     sizes = {variants.random_size(96, 0.5, torch_rng(i)) for i in range(100)}
     assert sizes == {48, 64, 80, 96} and variants.random_size(50, 1.0, torch_rng(0)) == 50
 
 
-class Killed(Exception):
-    pass
-
-
 class Pairs(list):
-    """Pairs that note in a file what is read, as each process has its own copy, and die after so many reads."""
+    """Pairs that note in a file what is read, as each process has its own copy; after so many reads they act."""
 
-    def __init__(self, path, dies_after=10**9):
+    def __init__(self, path, reads=10**9, act=interrupt):
         super().__init__(pairs())
-        self.path, self.dies_after = path, dies_after
+        self.path, self.reads, self.act = path, reads, act
 
     def __getitem__(self, i):
         with open(self.path, "a") as file:
             file.write(f"{i}\n")
-        if self.read() > self.dies_after:
-            raise Killed
+        if self.read() > self.reads:
+            self.act()
         return super().__getitem__(i)
 
     def read(self):
@@ -184,13 +164,13 @@ class Pairs(list):
 def test_a_killed_run_continues_from_its_checkpoint_to_the_same_bytes(tmp_path, older):
     config, how, out = BilevelConfig(**TINY), {"device": "cpu", "checkpoint_every": 2}, tmp_path / "killed"
     whole = train_generator(config, pairs(), tmp_path / "whole", **how)
-    with pytest.raises(Killed):  # in step 5; two pairs are read for the note, and two in a step
+    with pytest.raises(KeyboardInterrupt):  # in step 5; two pairs are read for the note, and two in a step
         train_generator(config, Pairs(tmp_path / "first", 2 + 2 * 5), out, **how)
     assert not (out / "generator.safetensors").exists() and step_of(out) == 4
     note = read_json(out / "training.json")
-    assert set(LATER) < set(note)
+    assert set(method.LATER) < set(note)
     if older:  # what an older version began is continued, but not with another seed
-        write_json(out / "training.json", {key: value for key, value in note.items() if key not in LATER})
+        write_json(out / "training.json", {key: value for key, value in note.items() if key not in method.LATER})
     with pytest.raises(UnsegError, match="seed 42 there, 1 asked"):
         train_generator(BilevelConfig(**TINY | dict(seed=1)), pairs(), out, **how)
     resumed = train_generator(config, Pairs(tmp_path / "second", 2 + 2 * 2), out, **how)
@@ -199,66 +179,83 @@ def test_a_killed_run_continues_from_its_checkpoint_to_the_same_bytes(tmp_path, 
     assert not list(out.glob("checkpoint*"))
 
 
-STEPS = 40
 SCRIPT = f"""
 import sys, unseg_lib; sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_bilevel as t
-config = t.BilevelConfig(**t.TINY | dict(steps={STEPS}))
-t.train_generator(config, t.pairs(), OUT, device="cpu", checkpoint_every=1, devices=2)
+t.train_generator(t.BilevelConfig(**t.TINY), t.pairs(), "script", device="cpu", devices=2)
 """
 
 
 def step_of(out):
-    return torch.load(out / "checkpoint.pt", weights_only=True)["step"]
+    return torch.load(out / "checkpoint.pt", weights_only=True)["step"] if (out / "checkpoint.pt").exists() else 0
 
 
-def killed_after_a_step(out):
-    """A notebook, killed with -9 as soon as there is a checkpoint; returns the processes that it has started."""
-    code = f"import sys; sys.ps1, OUT = 'In : ', {str(out)!r}\n{SCRIPT}"
-    process = subprocess.Popen([sys.executable, "-c", code])
+def forked(function, *arguments, **more):
+    """A process that need not import everything again."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments, kwargs=more)
+    process.start()
+    return process
+
+
+def run_script(path):
+    """What Python does to a script in a file."""
+    del sys.ps1, os.environ["SLURM_NTASKS"]
+    sys.argv = [str(path)]
+    os.chdir(path.parent)
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def killed_in_step(step, out):
+    """Kill a notebook with -9 in the middle of its training; the processes that it has started."""
+    given = BilevelConfig(**TINY), Pairs(out.with_suffix(".read"), 2 + 2 * 2 * step, partial(time.sleep, 600)), out
+    killed = forked(train_generator, *given, device="cpu", checkpoint_every=1, devices=2)
     deadline = time.monotonic() + 240
-    while not (out / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    others = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and (out / "checkpoint.pt").exists()
+    while step_of(out) < step and time.monotonic() < deadline and killed.is_alive():
+        time.sleep(0.05)
+    others = psutil.Process(killed.pid).children(recursive=True)
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL and step_of(out) == step
     return others
 
 
 @pytest.fixture
 def notebook(monkeypatch):
-    """What IPython does to the interpreter of a notebook."""
+    """What IPython and Slurm do to a notebook, whose processes start at once: they need not import everything again.
+
+    The notebook test of 01 starts them as users do; so does this where CUDA is, because autograd refuses to fork then.
+    """
+    start = partial(multiprocessing.start_processes, start_method="spawn" if torch.cuda.is_available() else "fork")
+    monkeypatch.setattr(multiprocessing, "start_processes", start)
     monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
-    monkeypatch.setenv("SLURM_NTASKS", "1")  # as in a notebook that Slurm has started
+    monkeypatch.setenv("SLURM_NTASKS", "1")
 
 
-def test_two_processes_train_one_generator_from_a_script_or_a_notebook_that_may_die(
-    tmp_path, notebook, capfd, monkeypatch
-):
+def test_two_processes_train_one_generator_from_a_script_or_a_dying_notebook(tmp_path, notebook, capfd):
     out, noting = tmp_path / "notebook", Pairs(tmp_path / "read.txt")
-    others = killed_after_a_step(out)
-    assert len(others) >= 2 and not psutil.wait_procs(others, timeout=10)[1]  # they die with their notebook
+    # Lightning starts the file of a script again
+    (tmp_path / "two.py").write_text(SCRIPT)
+    script = forked(run_script, tmp_path / "two.py")
+    script.join(240)
+    assert script.exitcode == 0
+    # and those of a notebook die with it
+    others = killed_in_step(3, out)
+    assert len(others) >= 2 and not psutil.wait_procs(others, timeout=10)[1]
     capfd.readouterr()
-    left, config = STEPS - step_of(out), BilevelConfig(**TINY | dict(steps=STEPS))
-    path = train_generator(config, noting, out, device="cpu", devices=2)
-    assert noting.read() == 2 + 2 * 2 * left and left < STEPS  # here for the note, and by both
-    assert [int(row["step"]) for row in read_csv(out / "log.csv")] == list(range(STEPS))
+    path = train_generator(BilevelConfig(**TINY), noting, out, device="cpu", devices=2)
     said = capfd.readouterr().err
-    assert said.count(f"generator: {STEPS}/{STEPS}") == 1 and "distributed_backend" not in said  # shown, and once
+    assert noting.read() == 2 + 2 * 2 * 3  # here for the note, and by both in the three steps that were left
+    assert said.count("generator: 6/6") == 1 and "distributed_backend" not in said  # shown, and once
     assert {file.name for file in out.iterdir()} == {path.name, "log.csv", "speed.json", "training.json"}
-    # a script in a file: each process starts it again
-    (tmp_path / "two.py").write_text(f"OUT = {str(tmp_path / 'script')!r}\n{SCRIPT}")
-    monkeypatch.delenv("SLURM_NTASKS")
-    subprocess.run([sys.executable, tmp_path / "two.py"], check=True, timeout=240, cwd=tmp_path)
-    assert len(read_csv(tmp_path / "script/log.csv")) == STEPS
-    one, two = (load_generator(file).state_dict() for file in (path, tmp_path / "script/generator.safetensors"))
+    for folder in (out, tmp_path / "script"):
+        assert [int(row["step"]) for row in read_csv(folder / "log.csv")] == list(range(6))
+    one, two = (method.load_generator(file).state_dict() for file in (path, tmp_path / "script/generator.safetensors"))
     assert all(torch.allclose(one[key], two[key], atol=1e-3) for key in one)  # others may use other threads
 
 
 def test_an_error_of_several_processes_is_one_sentence_in_the_notebook(tmp_path, notebook):
-    config = BilevelConfig(**TINY | DIVERGING)
     with pytest.raises(UnsegError, match=r"^Expected a finite loss and gradient[^\n]*full precision\.$"):
-        train_generator(config, pairs(), tmp_path, device="cpu", devices=2)
+        train_generator(BilevelConfig(**TINY | DIVERGING), pairs(), tmp_path, device="cpu", devices=2)
 
 
 def test_pairs_that_no_other_process_can_read_are_refused_before_one_is_started(tmp_path, notebook):
@@ -269,16 +266,13 @@ def test_pairs_that_no_other_process_can_read_are_refused_before_one_is_started(
         train_generator(BilevelConfig(**TINY), Mine(pairs()), tmp_path, device="cpu", devices=2)
 
 
-def test_a_finished_run_is_not_done_again_and_a_folder_belongs_to_one_way_of_training_on_one_set(
-    tmp_path, bf16_everywhere
-):
+def test_a_folder_belongs_to_one_way_of_training_on_one_set_and_is_trained_in_once(tmp_path, bf16_everywhere):
     config, how = BilevelConfig(**TINY | dict(steps=2)), {"device": "cpu", "precision": "bf16-mixed"}
     path = train_generator(config, pairs(), tmp_path, **how)
     stamp = path.stat().st_mtime_ns
     assert train_generator(config, pairs(), tmp_path, **how).stat().st_mtime_ns == stamp
-    another = BilevelConfig(**TINY | dict(steps=2, seed=1))
     with pytest.raises(UnsegError, match=r"same training, found another one in .* \(seed 42 there, 1 asked\)"):
-        train_generator(another, pairs(), tmp_path, **how)
+        train_generator(BilevelConfig(**TINY | dict(steps=2, seed=1)), pairs(), tmp_path, **how)
     pixel, shape = pairs(), [(image[:, :20], mask[:, :20]) for image, mask in pairs()]
     pixel[-1][0][0, 0] ^= 1  # of the last image
     for changed in (pixel, shape):
@@ -295,28 +289,18 @@ def test_bf16_that_the_device_has_not_is_noted_as_what_it_became(tmp_path, monke
     assert read_json(tmp_path / "training.json")["precision"] == "32-true"
 
 
-def test_a_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
-    with pytest.raises(UnsegError, match=r"finite loss and gradient.*at step \d.*phase"):
-        train_generator(BilevelConfig(**TINY | DIVERGING), pairs(), tmp_path, device="cpu")
-
-
-@pytest.mark.parametrize(
-    "wrong,message",
-    [
-        (dict(layout="vitb"), "did you mean 'vit_b'"),
-        (dict(target="all"), "Expected target to be one of ones, true"),
-        (dict(train_eps=1.0, train_eps_bg=2.0), "train_eps_bg <= train_eps"),
-        (dict(batch_size=0), "at least 1"),
-        (dict(mean_free=4), "odd window"),
-        (dict(smallest=0.5), "Expected smallest = 1 with the surrogate 'sam'"),
-    ],
-)
-def test_wrong_settings_are_refused(wrong, message):
-    with pytest.raises(UnsegError, match=message):
-        BilevelConfig(**wrong)
-
-
-def test_too_few_images_and_wrong_masks(tmp_path):
-    for wrong, message in ((pairs(1), "at least 2 images"), ([(p, m[:5]) for p, m in pairs()], "Expected mask")):
+def test_wrong_settings_are_refused():
+    wrong = {"did you mean 'vit_b'": dict(layout="vitb"), "Expected target to be one of ones, true": dict(target="all")}
+    wrong |= {"train_eps_bg <= train_eps": dict(train_eps=1.0, train_eps_bg=2.0), "at least 1": dict(batch_size=0)}
+    wrong |= {"odd window": dict(mean_free=4), "smallest = 1 with the surrogate 'sam'": dict(smallest=0.5)}
+    for message, settings in wrong.items():
         with pytest.raises(UnsegError, match=message):
-            train_generator(BilevelConfig(**TINY), wrong, tmp_path / message[:3], device="cpu")
+            BilevelConfig(**settings)
+
+
+def test_too_few_images_wrong_masks_and_a_loss_that_is_not_finite(tmp_path):
+    wrong = {"at least 2 images": (pairs(1), {}), "Expected mask": ([(image, mask[:5]) for image, mask in pairs()], {})}
+    wrong[r"finite loss and gradient.*at step \d.*phase"] = pairs(), DIVERGING
+    for i, (message, (given, settings)) in enumerate(wrong.items()):
+        with pytest.raises(UnsegError, match=message):
+            train_generator(BilevelConfig(**TINY | settings), given, tmp_path / str(i), device="cpu")

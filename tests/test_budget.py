@@ -17,43 +17,33 @@ def full(value, shape=(2, 2, 3), dtype=np.uint8):
 
 
 def test_budget_map_divides_once():
-    found = budget_map(torch.tensor([[True, False]]), 8, 2)
-    assert torch.allclose(found, torch.tensor([[8 / 255, 2 / 255]]))
+    assert torch.allclose(budget_map(torch.tensor([[True, False]]), 8, 2), torch.tensor([[8 / 255, 2 / 255]]))
 
 
-@pytest.mark.parametrize(
-    ("before", "noise", "eps", "eps_bg", "inside", "outside"),
-    [
-        (100, 1.0, 8, 2, 108, 102),
-        (100, -0.5, 8, 2, 96, 99),
-        (252, 1.0, 8, 8, 255, 255),  # clipped to 8 bits
-        (3, -1.0, 8, 8, 0, 0),
-        (100, 1.0, 2.7, 0.25, 102, 100),  # a fractional budget is never rounded up
-    ],
-)
-def test_add_noise_by_hand(before, noise, eps, eps_bg, inside, outside):
-    result = add_noise(full(before), full(noise, dtype=np.float32), HALF, eps, eps_bg)
-    assert (result[HALF] == inside).all() and (result[~HALF] == outside).all()
+def test_add_noise_by_hand():
+    plain = [(100, 1.0, 8, 2, 108, 102), (100, -0.5, 8, 2, 96, 99)]
+    clipped, fractional = [(252, 1.0, 8, 8, 255, 255), (3, -1.0, 8, 8, 0, 0)], [(100, 1.0, 2.7, 0.25, 102, 100)]
+    for before, noise, eps, eps_bg, inside, outside in plain + clipped + fractional:
+        result = add_noise(full(before), full(noise, dtype=np.float32), HALF, eps, eps_bg)
+        assert (result[HALF] == inside).all() and (result[~HALF] == outside).all()
 
 
 def test_gray_noise_keeps_channels_equal_and_is_the_mean():
-    noise = np.zeros((2, 2, 3), np.float32) + np.array([1.0, 0.5, 0.0], np.float32)
+    noise = full([1.0, 0.5, 0.0], dtype=np.float32)
     assert (add_noise(full(100), noise, EVERYWHERE, 8, 2, gray=True) == 104).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("gray", [False, True])
-def test_noise_that_is_not_finite_is_refused_and_never_a_black_pixel(value, gray):
+def test_noise_that_is_not_finite_is_refused_and_never_a_black_pixel(value):
     noise = full(0.5, dtype=np.float32)
     noise[0, 1, 2] = value
-    with pytest.raises(UnsegError, match="found 1 of 12 values that are not"):
-        add_noise(full(100), noise, EVERYWHERE, 8, 2, gray=gray)
+    for gray in (False, True):
+        with pytest.raises(UnsegError, match="found 1 of 12 values that are not"):
+            add_noise(full(100), noise, EVERYWHERE, 8, 2, gray=gray)
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**31), eps=st.floats(0, 40), ratio=st.floats(0, 1), gray=st.booleans(), share=st.floats(0, 1)
-)
+@given(st.integers(0, 2**31), st.floats(0, 40), st.floats(0, 1), st.booleans(), st.floats(0, 1))
 def test_no_pixel_leaves_its_budget(seed, eps, ratio, gray, share):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)

@@ -1,47 +1,37 @@
 """The fast way through the generator against the reference: same numbers to rounding, same written pixels to a step."""
 
-from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from unseg_lib import method
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import (
-    LAYOUTS,
-    Generator,
-    Inference,
-    add_noise,
-    attend,
-    build_image_encoder,
-    encode,
-    encode_fused,
-    load_generator,
-    place_noise,
-    sam,
-    shipped,
-    square,
-    square_of_bytes,
-)
+from unseg_lib.method import LAYOUTS, Generator, Inference, attend, encode, encode_fused, load_generator, sam
 from unseg_lib.runtime import has_bf16
 from unseg_lib.seeds import torch_rng
 
 TINY = LAYOUTS["tiny"]
 
 
-def lively(module, seed=0):
+def lively(module):
     """Biases and positions start at zero, where a mistake in them would not show."""
-    rng = torch_rng(seed)
+    rng = torch_rng(0)
     for name, parameter in module.named_parameters():
         if name.endswith(("bias", "pos_embed", "rel_pos_h", "rel_pos_w")):
             torch.nn.init.normal_(parameter, std=0.3, generator=rng)
     return module
 
 
+def lively_generator():
+    torch.manual_seed(0)
+    return lively(Generator(TINY)).eval()
+
+
 def encoder(**changes):
     torch.manual_seed(0)
-    return lively(build_image_encoder(replace(TINY, **changes))).eval()
+    return lively(method.build_image_encoder(replace(TINY, **changes))).eval()
 
 
 def test_attend_is_softmax_with_a_bias_for_every_pair_with_and_without_gradients():
@@ -106,10 +96,10 @@ def images():
 
 
 def written(pixels, mask, raw):
-    return add_noise(pixels, place_noise(raw, *mask.shape), mask, 8, 2).astype(int)
+    return method.add_noise(pixels, method.place_noise(raw, *mask.shape), mask, 8, 2).astype(int)
 
 
-@pytest.mark.parametrize("name", list(shipped()))
+@pytest.mark.parametrize("name", list(method.shipped()))
 def test_written_pixels_differ_by_at_most_one_step_and_rarely(name):
     reference, fast = Inference(load_generator(name), reference=True), Inference(load_generator(name))
     together = fast([fast.prepare(pixels, mask=mask) for pixels, mask in images()])
@@ -121,9 +111,7 @@ def test_written_pixels_differ_by_at_most_one_step_and_rarely(name):
 
 
 def test_the_reference_is_the_generators_own_noise_bit_for_bit():
-    torch.manual_seed(0)
-    generator = lively(Generator(TINY)).eval()
-    pixels, mask = next(images())
+    generator, (pixels, mask) = lively_generator(), next(images())
     expected = generator.noise(pixels, mask=mask)
     found = Inference(generator, reference=True)
     assert torch.equal(found.noise(pixels, mask=mask), expected)
@@ -131,9 +119,7 @@ def test_the_reference_is_the_generators_own_noise_bit_for_bit():
 
 
 def test_boxes_and_points_reach_the_model():
-    torch.manual_seed(0)
-    generator = lively(Generator(TINY))
-    reference, fast = Inference(deepcopy(generator), reference=True), Inference(generator)
+    reference, fast = Inference(lively_generator(), reference=True), Inference(lively_generator())
     pixels, mask = next(images())
     box = {"box": (3, 4, 90, 60)}
     prompts = [box, {"points": [(10, 20), (60, 50)]}, {"mask": mask} | box]
@@ -149,16 +135,13 @@ def test_preparing_bytes_is_the_square_of_the_image():
     for shape in ((30, 50), (50, 30), (32, 32), (20, 20)):
         pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-        assert torch.allclose(square_of_bytes(pixels, 32), square(x, 32), atol=1e-6)
+        assert torch.allclose(method.square_of_bytes(pixels, 32), method.square(x, 32), atol=1e-6)
 
 
 def test_bf16_only_where_asked_or_where_large_layouts_meet_hardware():
-    small = Generator(TINY)
+    small, large = Generator(TINY), Generator(replace(TINY, embed_dim=768, heads=12))
     assert not Inference(small).half and Inference(small, precision="bf16").half
-    large = Generator(replace(TINY, embed_dim=768, heads=12))
-    assert Inference(large).half == has_bf16("cpu")
-    assert not Inference(large, precision="32").half
-    twice = {"reference": True}
-    for wrong in ({"precision": "fp8"}, twice | {"compiled": True}, twice | {"precision": "bf16"}):
+    assert Inference(large).half == has_bf16("cpu") and not Inference(large, precision="32").half
+    for wrong in (dict(precision="fp8"), dict(reference=True, compiled=True), dict(reference=True, precision="bf16")):
         with pytest.raises(UnsegError):
             Inference(small, **wrong)

@@ -25,8 +25,8 @@ def test_dice_and_constant_maps_give_the_closed_form():
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_loss_is_cross_entropy_plus_dice_on_the_sampled_points(bf16):
-    logits, target = torch.randn(2, 1, 8, 8, generator=torch_rng(1)), torch.rand(2, 1, 16, 16, generator=torch_rng(2))
-    logits = logits.bfloat16() if bf16 else logits
+    logits = torch.randn(2, 1, 8, 8, generator=torch_rng(1)).to(torch.bfloat16 if bf16 else torch.float32)
+    target = torch.rand(2, 1, 16, 16, generator=torch_rng(2))
     points = surrogate.uncertain_points(logits.float(), 64, torch_rng(0))
     guess, t = (sample_at(maps.float(), points).double() for maps in (logits, target))
     p = 1 / (1 + (-guess).exp())
@@ -56,7 +56,7 @@ def test_jitter_keeps_image_and_mask_together():
     """The first channel is what the mask is not, the second is white: mask and first add up to it, padding included."""
     mask = torch.zeros(40, 60, dtype=torch.uint8)
     mask[10:30, 20:50] = 255
-    image = torch.stack([255 - mask, torch.full_like(mask, 255), mask // 3])
+    image = torch.stack([~mask, mask | 255, mask // 3])
     for seed in range(20):
         x, y = large_scale_jitter(image, mask, 32, torch_rng(seed))
         assert x.shape == (3, 32, 32) and y.shape == (1, 32, 32) and x.min() >= 0 and x.max() <= 1 + 1e-5

@@ -11,10 +11,7 @@ EMPTY = torch.zeros(1, 1, 16, 16)
 
 
 def pixels(*places):
-    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
-    for y, x in places:
-        mask[0, y, x] = True
-    return mask
+    return torch.tensor([[[(y, x) in places for x in range(16)] for y in range(16)]])
 
 
 def test_box_is_tight_with_inclusive_corners():
@@ -55,8 +52,8 @@ def test_an_empty_mask_keeps_only_its_mask_prompt():
 
 def test_by_kind_covers_every_image_once():
     drawn, rows = subset(all_prompts(RECTANGLE.repeat(40, 1, 1, 1), 32, torch_rng(0)), torch_rng(3)), []
-    for index, points, boxes, masks in drawn.by_kind():
-        assert [boxes is not None, points is not None, masks is not None] == drawn.use[index[0]].tolist()
+    for index, kinds in drawn.by_kind():
+        assert [kinds[kind] is not None for kind in ("boxes", "points", "masks")] == drawn.use[index[0]].tolist()
         rows += index.tolist()
     assert sorted(rows) == list(range(40))
 

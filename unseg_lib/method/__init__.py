@@ -8,7 +8,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bilevel": ["LATER", "BilevelConfig", "Game", "phase_of", "train_generator", "train_step"],
-        "budget": ["add_noise", "add_raw_noise", "budget_map", "check_finite", "measure", "strips"],
+        "budget": ["add_noise", "add_raw_noise", "budget_map", "check_finite", "measure"],
         "devices": ["accelerate"],
         "generator": ["Generator", "noise_statistics", "place_noise", "square"],
         "inference": ["Inference", "Prepared", "square_of_bytes"],

@@ -7,19 +7,21 @@ G-phase: minimise L_seg(S(x + δ, p'), 1) over G; the noise, not the image, beco
 that is used later is "epsilon generalisation". What is not published is in variants.py and enters at one hook.
 §: sections of docs/method.md, the facts of the paper and of its released code.
 
-Everything random is derived from (seed, step) or (seed, epoch, image), so a run that was killed continues from its last
-checkpoint with the same numbers: to the bit on a CPU, to rounding on a GPU, whose sums have no fixed order.
+Everything random is derived from (seed, step) or (seed, epoch, image): a killed run continues from its last checkpoint
+with the same numbers, to the bit on a CPU, to rounding on a GPU, whose sums have no fixed order.
 """
 
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from unseg_lib.errors import UnsegError, pick
-from unseg_lib.files import claim, read_csv, sha256_of, whole_file, write_csv, write_json
+from unseg_lib.files import claim, read_csv, sha256_if_readable, whole_file, write_csv, write_json
 from unseg_lib.method import devices as several
 from unseg_lib.method import variants
 from unseg_lib.method.budget import budget_map
@@ -98,10 +100,11 @@ class Game:
 
     def __init__(self, config: BilevelConfig, fabric):
         layout = LAYOUTS[config.layout]
-        with torch.random.fork_rng():
-            torch.manual_seed(seed_for(config.seed, "weights"))  # construction draws from the global generator
-            unpublished = {name: getattr(config, name) for name in ("mean_free", "mean_of", "logit_scale")}
-            generator = Generator(layout, **unpublished)
+        with torch.random.fork_rng():  # construction draws from the global generator
+            torch.manual_seed(seed_for(config.seed, "weights"))
+            generator = Generator(
+                layout, mean_free=config.mean_free, mean_of=config.mean_of, logit_scale=config.logit_scale
+            )
             surrogate = build_surrogate(config.surrogate, layout, config.surrogate_size)
         # published: G is a frozen SAM with a new head, S starts from MAE's encoder and learns as a whole (§ 2.1, 3)
         if config.sam_weights:
@@ -113,24 +116,20 @@ class Game:
         # official code: one Adam, which keeps moving the idle player; here two, see `drift`
         self.rates = {"generator": config.generator_lr, "surrogate": config.surrogate_lr}
         self.players, self.optimisers = {"generator": generator, "surrogate": surrogate}, {}
-        self.seen_by_surrogate = {"size": surrogate.size, "grid": surrogate.grid}
         for name, player in self.players.items():
-            learning = [p for p in player.parameters() if p.requires_grad]
+            learning = [parameter for parameter in player.parameters() if parameter.requires_grad]
             optimiser = OPTIMISERS[config.optimiser](learning, lr=self.rates[name])
             self.players[name], self.optimisers[name] = fabric.setup(player, optimiser)
 
     def bare(self, name: str) -> torch.nn.Module:
         """A player without Fabric's and DDP's wrappers."""
-        module = self.players[name].module
-        return getattr(module, "module", module)
+        return self.players[name].module
 
     def drift(self, name: str) -> None:
         """Step a waiting player on gradients of zero: what moves it is the momentum of its last turn (§ 4.6)."""
         optimiser = self.optimisers[name]
-        for group in optimiser.param_groups:
-            for parameter in group["params"]:
-                if parameter in optimiser.state:  # before its first turn it has no momentum, and stays
-                    parameter.grad = torch.zeros_like(parameter)
+        for parameter in optimiser.state:  # before its first turn it has no momentum, and stays
+            parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
         optimiser.zero_grad()
 
@@ -140,8 +139,8 @@ class Game:
                 group["lr"] = self.rates[name] * factor
 
     def state(self) -> dict:
-        players = {name: self.bare(name).state_dict() for name in self.players}
-        return {"players": players, "optimisers": {k: v.state_dict() for k, v in self.optimisers.items()}}
+        held = {"players": {name: self.bare(name) for name in self.players}, "optimisers": self.optimisers}
+        return {kind: {name: part.state_dict() for name, part in parts.items()} for kind, parts in held.items()}
 
     def load_state(self, state: dict) -> None:
         for name in self.players:
@@ -149,24 +148,22 @@ class Game:
             self.optimisers[name].load_state_dict(state["optimisers"][name])
 
 
-def noised(config: BilevelConfig, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, size: int) -> tuple:
-    """x + δ at the size at which the surrogate sees images (§ 2.3).
+def noised(config: BilevelConfig, x: Tensor, y: Tensor, noise: Tensor, size: int) -> tuple:
+    """x + δ `(N,3,size,size)`, as the surrogate sees it (§ 2.3), and the masks at that size.
 
     x `(N,3,S,S)` in [0,1], y `(N,1,S,S)` soft mask, noise `(N,3,g,g)` in (-1,1).
-    Returns the noised images `(N,3,size,size)` and the masks at that size.
     """
     x, y = resize(x, size), resize(y, size)
     budget = budget_map(y > 0.5, config.train_eps, config.train_eps_bg)
     return (x + resize(noise, size) * budget).clamp(0, 1), y
 
 
-def play(config: BilevelConfig, players: dict, seen_by: dict, batch, phase: str, rng: torch.Generator) -> tuple:
+def play(config: BilevelConfig, players: dict, batch, phase: str, rng: torch.Generator) -> tuple:
     """One move: the loss of the player whose turn it is (§ 4.4), and the noise for the log.
 
-    players: "generator" and "surrogate"; seen_by: the surrogate's input "size" and prompt "grid";
-    batch: x `(N,3,S,S)` and y `(N,1,S,S)` in [0,1] at the generator's size.
+    players: "generator" and "surrogate"; batch: x `(N,3,S,S)` and y `(N,1,S,S)` in [0,1] at the generator's size.
     """
-    x, y = batch
+    (x, y), surrogate = batch, players["surrogate"]
     # the one hook of what is not published: with the paper's settings it gives back what it is given
     x, show, put = variants.hook(config, x, subset, noised, rng)
 
@@ -176,8 +173,8 @@ def play(config: BilevelConfig, players: dict, seen_by: dict, batch, phase: str,
         noise = players["generator"](x, prompts)
 
     # S(x + δ, p'): the surrogate's answer to one kind of prompt, at half the size (§ 3, 4.3)
-    x, y = put(config, x, y, noise, seen_by["size"])
-    logits = players["surrogate"](x, one_kind(all_prompts(y, seen_by["grid"], rng), rng))
+    x, y = put(config, x, y, noise, surrogate.size)
+    logits = surrogate(x, one_kind(all_prompts(y, surrogate.grid, rng), rng))
 
     # S-phase: the true mask; G-phase: "object everywhere", label modification (§ 4.4)
     target = torch.ones_like(y) if phase == "generator" and config.target == "ones" else y
@@ -192,16 +189,15 @@ def train_step(config: BilevelConfig, fabric, game: Game, batch, phase: str, ste
     # S-phase: gradients of S alone; G-phase: gradients of G, through a fixed S
     with frozen(players[idle]):
         with fabric.autocast():
-            loss, noise = play(config, players, game.seen_by_surrogate, batch, phase, rng)
+            loss, noise = play(config, players, batch, phase, rng)
         optimiser.zero_grad()
         fabric.backward(loss)
     # a step on a loss that is not finite would spoil the weights for good
     norm = torch.nn.utils.get_total_norm([p.grad for p in players[phase].parameters() if p.grad is not None])
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+    if not (loss.isfinite() and norm.isfinite()):
         raise UnsegError(
-            f"Expected a finite loss and gradient, found loss {loss.item():g} and gradient norm {norm.item():g} at "
-            f"step {step} ({phase} phase, learning rate {optimiser.param_groups[0]['lr']:g}); lower the learning rate "
-            "or use full precision."
+            f"Expected a finite loss and gradient, found loss {loss:g} and gradient norm {norm:g} at step {step} "
+            f"({phase} phase, learning rate {optimiser.param_groups[0]['lr']:g}); lower it or use full precision."
         )
     # move the player whose turn it is; official code: the other one drifts on
     optimiser.step()
@@ -213,13 +209,12 @@ def train_step(config: BilevelConfig, fabric, game: Game, batch, phase: str, ste
 @contextmanager
 def frozen(module: torch.nn.Module):
     """Let gradients pass through a module without computing those of its parameters."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
+    thawed = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in trainable:
+        for parameter in thawed:
             parameter.requires_grad_(True)
 
 
@@ -240,30 +235,26 @@ def train_generator(
     """Train a generator on image-mask pairs and return the path of its weights in `out`.
 
     pairs: a sequence of (image uint8 `(H,W,3)`, mask bool or 0..255 `(H,W)`). `out` receives generator.safetensors,
-    log.csv (one row per step), speed.json (images a second and the share of time spent waiting for them, of the last
-    call) and, until the end, a checkpoint every `checkpoint_every` steps from which the same call continues.
-    device: auto, cpu, cuda, mps; devices: how many, each with a process, which Lightning starts from a script, and
-    devices.py from a notebook; precision: Lightning Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no
-    bf16). fast, and with it checkpointed and compiled: see `accelerate`; it also reads ahead.
+    log.csv (a row per step), speed.json (images a second, share of time spent waiting for them, of the last call) and,
+    until the end, a checkpoint every `checkpoint_every` steps from which the same call continues.
+    device: auto, cpu, cuda, mps; devices: how many, each with a process of Lightning's, or of devices.py in a notebook;
+    precision: Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no bf16). fast, and with it checkpointed and
+    compiled: see `accelerate`; it also reads ahead.
     """
     if (checkpointed or compiled) and not fast:
         raise UnsegError("Expected fast=True beside checkpointed or compiled, found fast=False.")
-    out = Path(out)
-    way = {"devices": devices, "precision": usable_precision(precision, choose_device(device))}
-    way |= {"fast": fast, "checkpointed": checkpointed, "compiled": compiled}
+    out, precision = Path(out), usable_precision(precision, choose_device(device))
+    way = dict(devices=devices, precision=precision, fast=fast, checkpointed=checkpointed, compiled=compiled)
     # the folder belongs to this training: to its settings, its data, and what else changes the numbers
     mine = asdict(config) | {"scales": list(config.scales), "images": len(pairs), "data": digest(pairs)} | way
-    for name in ("sam_weights", "mae_weights"):
-        if mine[name] and Path(mine[name]).is_file():
-            mine[name] = sha256_of(mine[name])
+    mine |= {name: sha256_if_readable(mine[name]) or mine[name] for name in ("sam_weights", "mae_weights")}
     claim(out, mine, "training", later=LATER)
     if not (out / GENERATOR).exists():
-        how = way | {"device": device, "checkpoint_every": checkpoint_every, "workers": workers}
+        how = way | dict(device=device, checkpoint_every=checkpoint_every, workers=workers)
         # a notebook or a prompt has no script that Lightning could start again for each device
-        if devices > 1 and (hasattr(sys, "ps1") or sys.flags.interactive):
-            several.train_beside(_train, config, pairs, out, how)
-        else:
-            _train(config, pairs, out, how)
+        in_notebook = devices > 1 and (hasattr(sys, "ps1") or sys.flags.interactive)
+        train = partial(several.train_beside, _train) if in_notebook else _train
+        train(config, pairs, out, how)
     return out / GENERATOR
 
 
@@ -274,8 +265,7 @@ def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
 
     # set up the devices and the players
     strategy = DDPStrategy(find_unused_parameters=True) if how["devices"] > 1 else "auto"
-    where = {"accelerator": how["device"], "devices": how["devices"], "strategy": strategy}
-    fabric = Fabric(**where, precision=how["precision"])
+    fabric = Fabric(accelerator=how["device"], devices=how["devices"], strategy=strategy, precision=how["precision"])
     fabric.launch()
     keep_freed_memory()
     game = Game(config, fabric)

@@ -6,59 +6,50 @@ and breaks both by JPEG and rounding (§ 5.4). Here noise is quantised before it
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.method.generator import place_noise
 
+Array = np.ndarray
 STRIP = 1 << 22  # pixels of a large image that are worked on at once
 WINDOWS = 1 << 17  # windows of SSIM at once: what they need stays in the processor's cache
 
 
-def budget_map(mask: torch.Tensor, eps: float, eps_bg: float) -> torch.Tensor:
-    """Budget per pixel for training: mask bool `(...,H,W)` -> float in units of the [0,1] image range.
-
-    `eps` holds where the mask is True, `eps_bg` elsewhere; both are numbers over 255.
-    """
+def budget_map(mask: Tensor, eps: float, eps_bg: float) -> Tensor:
+    """Budget per pixel for images in [0,1]: mask bool `(...,H,W)` -> eps where it is True, else eps_bg; over 255."""
     return torch.where(mask, eps / 255, eps_bg / 255)
 
 
-def check_finite(noise: np.ndarray) -> None:
+def check_finite(noise: Array) -> None:
     """Raise `UnsegError` on noise with NaN or infinities, of any shape, before it becomes whole numbers."""
-    finite = np.isfinite(noise)
-    if not finite.all():
-        raise UnsegError(
-            f"Expected finite noise, found {(~finite).sum()} of {noise.size} values that are not; "
-            "take another generator, or full precision."
-        )
+    wrong = noise.size - np.isfinite(noise).sum()
+    if wrong:
+        found = f"found {wrong} of {noise.size} values that are not; take another generator, or full precision."
+        raise UnsegError(f"Expected finite noise, {found}")
 
 
-def add_noise(
-    image: np.ndarray, noise: np.ndarray, mask: np.ndarray, eps: float, eps_bg: float, *, gray: bool = False
-) -> np.ndarray:
+def add_noise(image: Array, noise: Array, mask: Array, eps: float, eps_bg: float, *, gray: bool = False) -> Array:
     """Add noise to an 8-bit image so that no pixel of the result leaves its budget.
 
-    image: uint8 `(H,W,3)`; noise: float `(H,W,3)` in [-1,1]; mask: bool `(H,W)`, True = protected. gray: for images
-    with equal channels, which stay equal: the noise is replaced by its mean over channels, the projection on R=G=B.
+    image: uint8 `(H,W,3)`; noise: float `(H,W,3)` in [-1,1]; mask: bool `(H,W)`, True = protected. gray: the noise's
+    mean over channels, for images with equal channels, which stay equal.
     Returns uint8 `(H,W,3)` with |result - image| <= floor(eps) inside and <= floor(eps_bg) outside.
     Raises `UnsegError` on noise that is not finite: NaN would be black in 8 bits, out of every budget.
     """
     check_finite(noise)
-    if gray:
-        noise = np.broadcast_to(noise.mean(axis=2, keepdims=True), noise.shape)
+    noise = noise.mean(axis=2, keepdims=True) if gray else noise
 
-    def steps(budget: float) -> np.ndarray:
+    def steps(budget: float) -> Array:
         limit = np.floor(budget)  # steps are whole: a budget of 2.5 allows 2
         return np.clip(np.rint(noise * np.float64(budget)), -limit, limit)
 
     # both for every pixel: numpy is faster at that than at a limit of each pixel's own
-    step = np.where(mask[..., None], steps(eps), steps(eps_bg))
-    step += image
+    step = image + np.where(mask[..., None], steps(eps), steps(eps_bg))
     return np.clip(step, 0, 255, out=step).astype(np.uint8)
 
 
-def add_raw_noise(
-    pixels: np.ndarray, raw: torch.Tensor, mask: np.ndarray, eps: float, eps_bg: float, *, gray: bool = False
-) -> np.ndarray:
+def add_raw_noise(pixels: Array, raw: Tensor, mask: Array, eps: float, eps_bg: float, *, gray: bool = False) -> Array:
     """The image uint8 `(H,W,3)` with raw noise `(3,g,g)` of its padded square within its budget, in strips if large."""
     parts = strips(*mask.shape)
     if len(parts) == 1:
@@ -72,14 +63,14 @@ def add_raw_noise(
     return done
 
 
-def _upsampling(shape: tuple[int, int], grid: int, places: slice) -> np.ndarray:
+def _upsampling(shape: tuple[int, int], grid: int, places: slice) -> Array:
     """What some places of a padded square's side take from each cell of a grid: bilinear, float32 `(places,grid)`."""
     centres = (np.arange(places.start or 0, places.stop) + 0.5) * (grid / max(shape)) - 0.5
     distance = np.clip(centres, 0, grid - 1)[:, None] - np.arange(grid)
     return np.maximum(1 - np.abs(distance), 0).astype(np.float32)
 
 
-def measure(original: np.ndarray, poisoned: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+def measure(original: Array, poisoned: Array, mask: Array) -> dict[str, float]:
     """What the noise did to an image: both uint8 `(H,W,3)`, mask bool `(H,W)`.
 
     Returns `linf_inside` and `linf_outside` (the largest change, whole steps over 255; 0 for an empty region), `rms`
@@ -105,7 +96,7 @@ def strips(height: int, width: int, pixels: int | None = None) -> list[slice]:
     return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
-def _ssim(original: np.ndarray, poisoned: np.ndarray) -> float:
+def _ssim(original: Array, poisoned: Array) -> float:
     """SSIM over all windows that fit into the image, mean over channels: scikit-image's, in single precision.
 
     That differs from double precision in the sixth decimal and takes half the time.

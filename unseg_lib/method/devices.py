@@ -1,9 +1,8 @@
 """How a training uses its devices: fused kernels on one, and from a notebook a process for each of several.
 
-Lightning's own way in a notebook, `fabric.launch(function)` with "ddp_notebook", forks the kernel: it refuses once CUDA
-is in use there, and on a CPU it hangs behind OpenMP's threads. From a script Lightning starts that script once more for
-each device, and a notebook has none. So here torch spawns the processes, which end with the kernel (torch asks Linux
-for that), and each of them trains as one that was started from outside.
+Lightning starts a script once more for each device, but forks the kernel of a notebook, which fails once CUDA is in
+use there, and hangs behind OpenMP's threads. So here torch spawns processes, which end with the kernel (Linux sees to
+that), and each of them trains as one that was started from outside.
 """
 
 import logging
@@ -28,9 +27,8 @@ UNREADABLE = (
 def accelerate(game, *, checkpointed: bool = False, compiled: bool = False) -> None:
     """Change the players of a `bilevel.Game` in place, before the first step; their numbers differ by rounding.
 
-    Fused attention wherever no gradient is wanted (the frozen encoder, the idle generator), and on GPUs everywhere;
-    one kernel for all parameters of an optimiser's step. checkpointed: blocks that learn keep no activations and run
-    twice, for memory. compiled: the surrogate by torch.compile (once per size at which it sees images).
+    Fused attention (on a CPU where no gradient is wanted), one kernel for an optimiser's step. checkpointed: blocks
+    that learn keep no activations and run twice. compiled: the surrogate by torch.compile, once per image size.
     """
     for name in game.players:
         player = game.bare(name)
@@ -45,8 +43,7 @@ def accelerate(game, *, checkpointed: bool = False, compiled: bool = False) -> N
 def train_beside(train, config, pairs, out: Path, how: dict) -> None:
     """`train(config, pairs, out, how)` in a process for each of how["devices"], which end with this one.
 
-    pairs: picklable, of a class in a file; each process has its copy. Raises the `UnsegError` of any process, and one
-    with the last line of the error where they stop in another way.
+    pairs: picklable, of a class in a file. Raises the `UnsegError` of any process, or one with another's last line.
     """
     try:
         call = pickle.dumps((train, config, pairs, out.resolve(), how))
@@ -62,12 +59,12 @@ def train_beside(train, config, pairs, out: Path, how: dict) -> None:
         while not started.join():
             pass
     except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
-        last = str(error).strip().splitlines()[-1]
+        if not told.empty():
+            raise UnsegError(told.get()) from error
         raise UnsegError(
-            f"Expected the training on {how['devices']} devices to reach its end, found that it stopped ({last}); mend "
-            "what the lines above say, and the same call goes on from its last checkpoint."
-            if told.empty()
-            else told.get()
+            f"Expected the training on {how['devices']} devices to reach its end, found that it stopped "
+            f"({str(error).strip().splitlines()[-1]}); mend what the lines above say, and the same call goes on from "
+            "its last checkpoint."
         ) from error
     finally:  # the notebook's stop button, too
         for process in started.processes:
@@ -84,10 +81,11 @@ def _train_one(rank: int, call: bytes, port: int, told) -> None:
         return
     logging.disable(logging.INFO)  # Lightning's lines, whose order would differ from run to run
     try:
-        try:
-            train, *given = pickle.loads(call)
-        except (AttributeError, ImportError) as error:
-            raise UnsegError(UNREADABLE.format(error)) from error
+        train, *given = pickle.loads(call)
+    except (AttributeError, ImportError) as error:
+        told.put(UNREADABLE.format(error))
+        raise
+    try:
         train(*given)
     except UnsegError as error:
         told.put(str(error))

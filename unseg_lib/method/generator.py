@@ -1,16 +1,15 @@
 """The noise generator G: SAM with three noise tokens and three feature branches (§ 2, Eq. 1).
 
-delta = tanh(F * T) * budget, where T are the projected noise tokens, one per colour channel, and F is the sum of three
-feature maps at a quarter of the input: from an early ViT block, from the image embedding and from the decoder's
-up-scaled feature. The generator returns tanh(F * T), free of any budget; `budget.py` multiplies. That is what lets it
-train at one budget and be used at another.
+delta = tanh(F * T) * budget: T are the projected noise tokens, one per colour channel, F is the sum of three feature
+maps, of an early ViT block, of the image embedding and of the decoder's up-scaled feature. G returns tanh(F * T), and
+`budget.py` multiplies: so it can be trained at one budget and used at another.
 """
 
 import numpy as np
 import torch
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MLP
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseg_lib.method import sam
@@ -24,25 +23,13 @@ FIRST_NOISE_TOKEN = {"corrected": 5, "released": 4}
 
 
 class Generator(nn.Module):
-    """Noise generator on a SAM of any layout; see `forward`.
+    """Noise generator on a SAM of any layout; tokens: of `FIRST_NOISE_TOKEN`; the rest: see `variants.Variants`."""
 
-    tokens: "corrected" reads the three noise tokens, "released" the slice of the released weights.
-    mean_free, mean_of, logit_scale: not published, see `variants.Variants`.
-    """
-
-    def __init__(
-        self,
-        layout: sam.SamLayout,
-        *,
-        tokens: str = "corrected",
-        mean_free: int = 0,
-        mean_of: str = "noise",
-        logit_scale: float = 1.0,
-    ):
+    def __init__(self, layout: sam.SamLayout, *, tokens="corrected", mean_free=0, mean_of="noise", logit_scale=1.0):
         super().__init__()
         self.layout, self.tokens = layout, tokens
         self.mean_free, self.mean_of, self.logit_scale = mean_free, mean_of, logit_scale
-        # how the encoder is run and what is known of positions; `inference.Inference` has faster ways
+        # how the encoder is run and what is known of positions; `Inference` has faster ways
         self.encode, self.position = sam.encode, None
         # SAM, frozen where its weights are pretrained
         self.image_encoder = sam.build_image_encoder(layout)
@@ -71,11 +58,8 @@ class Generator(nn.Module):
         self.mask_decoder.output_hypernetworks_mlps.requires_grad_(False)
         self.mask_decoder.iou_prediction_head.requires_grad_(False)
 
-    def forward(self, x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        """x `(N,3,S,S)` in [0,1], padded black to a square, with N prompts -> noise `(N,3,S/4,S/4)` in (-1,1).
-
-        (A quarter of the input for SAM's patch of 16; in general the grid is four times the token grid.)
-        """
+    def forward(self, x: Tensor, prompts: Prompts) -> Tensor:
+        """x `(N,3,S,S)` in [0,1], padded black to a square, with N prompts -> noise `(N,3,grid,grid)` in (-1,1)."""
         # run SAM with the noise tokens behind its own
         embedding, early = self.encode(self.image_encoder, x)
         decoder = self.mask_decoder
@@ -99,11 +83,10 @@ class Generator(nn.Module):
         return {name: getattr(self, name) for name in ("tokens", "mean_free", "mean_of", "logit_scale")}
 
     @torch.inference_mode()
-    def noise(self, image: np.ndarray, *, mask=None, box=None, points=None) -> torch.Tensor:
-        """Noise for one 8-bit image, raw: float `(3,g,g)` in [-1,1] on the padded square.
+    def noise(self, image: np.ndarray, *, mask=None, box=None, points=None) -> Tensor:
+        """Raw noise for one image uint8 `(H,W,3)`: float `(3,g,g)` in [-1,1] on the padded square, see `place_noise`.
 
-        image uint8 `(H,W,3)`; at least one prompt in its pixels: mask bool `(H,W)`, box xyxy, points `(k,2)` xy.
-        `place_noise` brings the result to the image's size.
+        At least one prompt in the image's pixels: mask bool `(H,W)`, box xyxy, points `(k,2)` xy.
         """
         device, was_training = self.noise_tokens.weight.device, self.training
         x = square_of_image(image, self.layout.image_size).to(device)
@@ -115,14 +98,13 @@ class Generator(nn.Module):
     def prompts_of(self, shape: tuple[int, int], mask, box, points) -> Prompts:
         """Prompts in pixels of an image -> prompts in pixels of the model's padded square; a mask without noise."""
         size, grid = self.layout.image_size, self.layout.grid
-        masks = torch.zeros(1, 1, grid, grid)
-        if mask is not None:
-            # as the released code: nearest to the input square, then bilinear to the prompt grid and rounded
-            whole = square(torch.from_numpy(np.array(mask))[None, None].float(), size, "nearest")
-            masks = 255.0 * F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=False).round()
+        # as the released code: nearest to the input square, then bilinear to the prompt grid and rounded
+        given = np.zeros((1, 1)) if mask is None else np.array(mask)
+        whole = square(torch.from_numpy(given)[None, None].float(), size, "nearest")
+        masks = 255.0 * F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=False).round()
         boxes = torch.as_tensor((0, 0, 0, 0) if box is None else box).float().reshape(1, 4)
         xy = torch.as_tensor([(0, 0)] if points is None else points).float().reshape(1, -1, 2)
-        use = torch.tensor([[given is not None for given in (box, points, mask)]])
+        use = torch.tensor([[prompt is not None for prompt in (box, points, mask)]])
         scale = size / max(shape)
         return Prompts(boxes * scale, xy * scale, masks, use)
 
@@ -134,34 +116,31 @@ def upscaling_branch(channels: int, hidden: int, middle: int, out: int) -> nn.Se
     return nn.Sequential(mix, LayerNorm2d(hidden), nn.GELU(), up, LayerNorm2d(middle), nn.GELU(), up_again)
 
 
-def square(x: torch.Tensor, size: int, mode: str = "bilinear") -> torch.Tensor:
-    """Pad `(N,C,H,W)` with 0 right and below to a square, then resize it to `size`.
-
-    Bilinear shrinking is antialiased (official code: it is not, which aliases large images).
-    """
+def square(x: Tensor, size: int, mode: str = "bilinear") -> Tensor:
+    """Pad `(N,C,H,W)` with 0 right and below to a square, then `resize` it, or take the nearest pixels."""
     side = max(x.shape[2:])
     x = F.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
     return F.interpolate(x, (size, size), mode="nearest") if mode == "nearest" else resize(x, size)
 
 
-def square_of_image(image: np.ndarray, size: int) -> torch.Tensor:
+def square_of_image(image: np.ndarray, size: int) -> Tensor:
     """An image uint8 `(H,W,3)` as the model takes it: `(1,3,size,size)` in [0,1]."""
     return square(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255, size)
 
 
-def place_noise(raw: torch.Tensor, height: int, width: int) -> np.ndarray:
+def place_noise(raw: Tensor, height: int, width: int) -> np.ndarray:
     """Raw noise `(3,g,g)` of the padded square -> float32 `(height,width,3)`: bilinear, then cropped."""
     side = max(height, width)
     full = F.interpolate(raw[None].float(), (side, side), mode="bilinear", align_corners=False)
     return full[0, :, :height, :width].permute(1, 2, 0).numpy()
 
 
-def noise_statistics(noise: torch.Tensor) -> dict[str, float]:
+def noise_statistics(noise: Tensor) -> dict[str, float]:
     """Signs of a degenerate generator, for noise `(N,3,g,g)`.
 
     rms: strength, 1 = saturated. spatial_std: 0 = one constant colour. image_std: 0 = one noise for all (needs N > 1).
     """
     noise = noise.float()
-    across = noise.std(dim=0).mean() if len(noise) > 1 else noise.new_zeros(())
-    spatial = noise.std(dim=(2, 3)).mean()
-    return {"rms": noise.square().mean().sqrt().item(), "spatial_std": spatial.item(), "image_std": across.item()}
+    across = noise.std(dim=0).mean().item() if len(noise) > 1 else 0.0
+    spatial = noise.std(dim=(2, 3)).mean().item()
+    return {"rms": noise.square().mean().sqrt().item(), "spatial_std": spatial, "image_std": across}

@@ -1,14 +1,10 @@
-"""A generator made ready to protect many images fast: fused attention, bf16 where the hardware has it, batches.
+"""A generator made ready to protect many images fast: fused attention, bf16 where the hardware has it, batches."""
 
-`reference=True` leaves it as the paper's numbers were made: fp32, eager, segment-anything's own attention, one image
-at a time. The noise of the two differs by rounding; `speed.compare` measures what is left of it in written pixels.
-"""
-
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
@@ -22,26 +18,21 @@ PRECISIONS = ("auto", "32", "bf16")
 LARGE = 768  # channels of ViT-B
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """An image as the model takes it: x `(1,3,S,S)` in [0,1] and its prompts, still on the CPU."""
-
-    x: torch.Tensor
-    prompts: Prompts
+# an image as the model takes it: x `(1,3,S,S)` in [0,1] and its prompts, still on the CPU
+Prepared = tuple[Tensor, Prompts]
 
 
 class Inference:
     """A generator with one way to run it; it becomes this object's own, and its weights must not change any more.
 
+    reference: as the paper's numbers were made, fp32, eager, segment-anything's own attention, one image at a time; the
+    noise of the other ways differs by rounding.
     precision: "32", "bf16" (autocast; the noise is still read out in fp32), or "auto": bf16 where the device has it in
-    hardware and the layout is at least SAM's ViT-B. Smaller ones, such as those shipped, gain little, and their noise
-    is too steep: bf16 moves written pixels by up to three steps.
+    hardware and the layout is at least ViT-B; smaller ones gain little, and their pixels move by up to three steps.
     compiled: by torch.compile, which takes minutes at first and needs a C++ compiler.
     """
 
-    def __init__(
-        self, generator: Generator, *, reference: bool = False, precision: str = "auto", compiled: bool = False
-    ):
+    def __init__(self, generator: Generator, *, reference: bool = False, precision="auto", compiled=False):
         if precision not in PRECISIONS:
             raise UnsegError(f"Expected the precision {', '.join(PRECISIONS)}, found '{precision}'.")
         if reference and (precision == "bf16" or compiled):
@@ -66,26 +57,26 @@ class Inference:
         """The processor's share for one image uint8 `(H,W,3)`, prompts as of `Generator.noise`; for any thread."""
         prompts = self.generator.prompts_of(image.shape[:2], mask, box, points)
         make = square_of_image if self.reference else square_of_bytes
-        return Prepared(make(image, self.generator.layout.image_size), prompts)
+        return make(image, self.generator.layout.image_size), prompts
 
     @torch.inference_mode()
-    def __call__(self, prepared: list[Prepared]) -> torch.Tensor:
+    def __call__(self, prepared: list[Prepared]) -> Tensor:
         """Raw noise of N images, float `(N,3,g,g)` in [-1,1], on the CPU."""
         if self.reference and len(prepared) > 1:
             return torch.cat([self([one]) for one in prepared])
-        x = torch.cat([one.x for one in prepared]).to(self.device, non_blocking=True)
-        if len({one.prompts.points.shape[1] for one in prepared}) > 1:
+        images, prompts = zip(*prepared)
+        if len({one.points.shape[1] for one in prompts}) > 1:
             raise UnsegError("Expected the same number of points for all images of a batch; use batches of one.")
-        prompts = Prompts(*(torch.cat(parts) for parts in zip(*(vars(one.prompts).values() for one in prepared))))
+        prompts = Prompts(*map(torch.cat, zip(*(vars(one).values() for one in prompts)))).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            return self.generator(x, prompts.to(self.device)).float().cpu()
+            return self.generator(torch.cat(images).to(self.device, non_blocking=True), prompts).float().cpu()
 
-    def noise(self, image: np.ndarray, **prompt) -> torch.Tensor:
+    def noise(self, image: np.ndarray, **prompt) -> Tensor:
         """What `Generator.noise` returns for one image, this way."""
         return self([self.prepare(image, **prompt)])[0]
 
 
-def square_of_bytes(image: np.ndarray, size: int) -> torch.Tensor:
+def square_of_bytes(image: np.ndarray, size: int) -> Tensor:
     """`square_of_image`, but padded as bytes and divided by 255 when small: equal to rounding, and faster."""
     height, width = image.shape[:2]
     side = max(height, width)

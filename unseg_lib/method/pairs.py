@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,21 +15,19 @@ from unseg_lib.method.sam import LAYOUTS
 from unseg_lib.seeds import torch_rng
 
 
-def resize(x: torch.Tensor, size: int) -> torch.Tensor:
+def resize(x: Tensor, size: int) -> Tensor:
     """Bilinear, `(N,C,S,S)` -> `(N,C,size,size)`; antialiased when it shrinks (official code: it is not)."""
     if x.shape[-1] == size:
         return x
     return F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=x.shape[-1] > size)
 
 
-def large_scale_jitter(
-    image: torch.Tensor, mask: torch.Tensor, size: int, rng: torch.Generator, scales: tuple[float, float] = (0.1, 2.0)
-) -> tuple[torch.Tensor, torch.Tensor]:
+def large_scale_jitter(image: Tensor, mask: Tensor, size: int, rng: torch.Generator, scales=(0.1, 2.0)) -> tuple:
     """Flip, rescale by a large factor, crop, pad: one image and its mask to `size` x `size` (SAM-HQ's, § 4.2).
 
-    image uint8 `(3,H,W)`, mask uint8 `(H,W)` of 0..255 -> image float `(3,size,size)` and mask float `(1,size,size)`
-    with soft edges, in [0,1]. The long side becomes s * size with s uniform in `scales`; what is larger is cropped at
-    random, what is smaller padded right and below with 0. Shrinking is antialiased (official code: it is not).
+    image uint8 `(3,H,W)`, mask uint8 `(H,W)` of 0..255 -> image `(3,size,size)` and mask `(1,size,size)` with soft
+    edges, in [0,1]. The long side becomes s * size with s uniform in `scales`; what is larger is cropped at random, and
+    what is smaller padded right and below with 0. Shrinking is antialiased (official code: it is not).
     """
     both = torch.cat([image, mask[None]])[None].float() / 255
     if torch.rand((), generator=rng) < 0.5:
@@ -51,24 +50,23 @@ class JitteredPairs(Dataset):
     def __init__(self, pairs, config):
         self.pairs, self.config, self.size = pairs, config, LAYOUTS[config.layout].image_size
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, i = key
         image, mask = self.pairs[i]
         if mask.shape != image.shape[:2]:
             raise UnsegError(f"Expected mask {i} of size {image.shape[:2]}, found {mask.shape}.")
-        mask = mask.astype(np.uint8) * 255 if mask.dtype == bool else mask
-        x = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        x, y = torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.from_numpy(np.array(mask))
+        y = 255 * y.byte() if y.dtype == torch.bool else y
         rng = torch_rng(self.config.seed, "jitter", epoch, i)
-        return large_scale_jitter(x, torch.from_numpy(np.array(mask)), self.size, rng, tuple(self.config.scales))
+        return large_scale_jitter(x, y, self.size, rng, self.config.scales)
 
 
 def steps_per_epoch(images: int, config, world_size: int = 1) -> int:
     """Full batches in one pass over the images; the rest is dropped, as published (§ 4.5)."""
     batch = config.batch_size * world_size
     if images < batch:
-        raise UnsegError(
-            f"Expected at least {batch} images (one batch), found {images}; lower batch_size or add images."
-        )
+        remedy = "lower batch_size or add images."
+        raise UnsegError(f"Expected at least {batch} images (one batch), found {images}; {remedy}")
     return images // batch
 
 

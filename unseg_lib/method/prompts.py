@@ -1,12 +1,10 @@
-"""Visual prompts: box, points and boundary-noised mask, drawn from a true mask (§ 4.3, SAM-HQ's recipe).
-
-The generator sees a random non-empty subset of the three kinds, the surrogate exactly one kind.
-"""
+"""Visual prompts: box, points and boundary-noised mask, drawn from a true mask (§ 4.3, SAM-HQ's recipe)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 KINDS = ("box", "points", "mask")
@@ -21,30 +19,25 @@ class Prompts:
     masks: float `(N,1,g,g)` of values 0 and 255; use: bool `(N,3)` in the order of `KINDS`.
     """
 
-    boxes: torch.Tensor
-    points: torch.Tensor
-    masks: torch.Tensor
-    use: torch.Tensor
+    boxes: Tensor
+    points: Tensor
+    masks: Tensor
+    use: Tensor
 
-    def by_kind(self) -> Iterator[tuple[torch.Tensor, tuple | None, torch.Tensor | None, torch.Tensor | None]]:
-        """Yield (rows, points, boxes, masks) for every combination of kinds that occurs."""
+    def by_kind(self) -> Iterator[tuple[Tensor, dict]]:
+        """Yield (rows, {"points", "boxes", "masks"}, None where unused) for every combination of kinds that occurs."""
         code = self.use.long() @ torch.tensor([1, 2, 4], device=self.use.device)
         for value in code.unique().tolist():
             rows = (code == value).nonzero().flatten()
-            points = self.points[rows]
-            labels = torch.ones(points.shape[:2], device=points.device)
-            yield (
-                rows,
-                (points, labels) if value & 2 else None,
-                self.boxes[rows] if value & 1 else None,
-                self.masks[rows] if value & 4 else None,
-            )
+            points = self.points[rows], torch.ones_like(self.points[rows, :, 0])  # with labels: inside
+            kinds = {"boxes": (1, self.boxes[rows]), "points": (2, points), "masks": (4, self.masks[rows])}
+            yield rows, {kind: given if value & bit else None for kind, (bit, given) in kinds.items()}
 
     def to(self, device: str | torch.device) -> "Prompts":
         return Prompts(*(part.to(device) for part in vars(self).values()))
 
 
-def boxes_of(mask: torch.Tensor) -> torch.Tensor:
+def boxes_of(mask: Tensor) -> Tensor:
     """Tight boxes, xyxy with inclusive corners, of bool masks `(N,H,W)` -> float `(N,4)`; zeros for an empty mask."""
     flags = (mask.any(dim=1), mask.any(dim=2))  # which columns, which rows
     first = [some.long().argmax(dim=1) for some in flags]
@@ -52,27 +45,25 @@ def boxes_of(mask: torch.Tensor) -> torch.Tensor:
     return (torch.stack(first + last, dim=1) * mask.flatten(1).any(dim=1, keepdim=True)).float()
 
 
-def points_of(mask: torch.Tensor, rng: torch.Generator, k: int = POINTS) -> torch.Tensor:
+def points_of(mask: Tensor, rng: torch.Generator, k: int = POINTS) -> Tensor:
     """k random pixels xy inside each bool mask `(N,H,W)` -> float `(N,k,2)`; zeros for an empty mask.
 
-    A mask with fewer than k pixels repeats some. official code: there the stacking fails and points
-    are switched off for the whole batch.
+    A mask with fewer than k pixels repeats some. official code: it switches points off for the whole batch.
     """
     points = torch.zeros(len(mask), k, 2)
     for i, one in enumerate(mask.cpu()):
-        inside = one.nonzero()
-        if len(inside) >= k:
-            points[i] = inside[torch.randperm(len(inside), generator=rng)[:k]].flip(1).float()
-        elif len(inside):
-            points[i] = inside[torch.randint(len(inside), (k,), generator=rng)].flip(1).float()
+        inside = one.nonzero().flip(1)
+        n = len(inside)
+        if n:
+            drawn = torch.randperm(n, generator=rng) if n >= k else torch.randint(n, (k,), generator=rng)
+            points[i] = inside[drawn[:k]].float()
     return points.to(mask.device)
 
 
-def noisy_mask(mask: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Disturb the boundary of masks `(N,1,g,g)` in [0,1], returning a map of 0 and 255.
+def noisy_mask(mask: Tensor, rng: torch.Generator) -> Tensor:
+    """Disturb the boundary of masks `(N,1,g,g)` in [0,1] -> a map of 0 and 255.
 
-    Mask-Transfiner's noise: where a cycle of eight-fold down- and up-sampling changes the mask,
-    N(0,1) is added before thresholding at one half.
+    Mask-Transfiner's noise: N(0,1) is added where eight-fold down- and up-sampling changes the mask, then thresholded.
     """
     size = mask.shape[-2:]
     coarse = F.interpolate(mask, [max(1, side // 8) for side in size], mode="bilinear", align_corners=False)
@@ -81,11 +72,8 @@ def noisy_mask(mask: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     return 255.0 * (mask + noise * (residue >= 0.01) > 0.5)
 
 
-def all_prompts(mask: torch.Tensor, grid: int, rng: torch.Generator) -> Prompts:
-    """All three kinds for soft masks `(N,1,S,S)` in [0,1]; the mask prompt on a `grid`-sided map.
-
-    Box and points are switched off for an image whose mask is empty.
-    """
+def all_prompts(mask: Tensor, grid: int, rng: torch.Generator) -> Prompts:
+    """All kinds for soft masks `(N,1,S,S)` in [0,1], the mask on a `grid`-sided map; for an empty one only the mask."""
     hard = mask[:, 0] > 0.5  # paper: mask > 128 of 255
     soft = F.interpolate(mask, (grid, grid), mode="bilinear", align_corners=False)
     there = hard.flatten(1).any(dim=1)
@@ -105,11 +93,10 @@ def one_kind(prompts: Prompts, rng: torch.Generator) -> Prompts:
 
 def only(prompts: Prompts, kind: str) -> Prompts:
     """Keep one named kind for every image that has it."""
-    wanted = torch.tensor([k == kind for k in KINDS], device=prompts.use.device)
-    return replace(prompts, use=prompts.use & wanted)
+    return replace(prompts, use=prompts.use & prompts.use.new_tensor([k == kind for k in KINDS]))
 
 
-def _keep(prompts: Prompts, rng: torch.Generator, count: torch.Tensor) -> Prompts:
+def _keep(prompts: Prompts, rng: torch.Generator, count: Tensor) -> Prompts:
     """Keep `count` `(N,1)` of each image's available kinds, chosen uniformly."""
     lottery = torch.rand(prompts.use.shape, generator=rng).to(prompts.use.device)
     lottery = lottery.masked_fill(~prompts.use, 2.0)  # kinds that are not there are drawn last, and dropped

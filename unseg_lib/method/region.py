@@ -1,13 +1,14 @@
 """What to protect: the region of an image that gets the full budget, from a mask, a box, points, or nothing.
 
-The generator is always shown the region as a mask prompt: that is what the shipped ones have learnt from, and the
-budget needs a region anyway. The released code generates from masks alone, too.
+The generator is always shown the region as a mask prompt, from which the shipped ones have learnt; so does the
+released code.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from unseg_lib.errors import UnsegError
 
@@ -24,49 +25,44 @@ class Region:
     found_by: str
 
 
-def region_of(
-    pixels: np.ndarray, mask: np.ndarray | None = None, box: Box | None = None, points: Sequence[Box] | None = None
-) -> Region:
+def region_of(pixels: np.ndarray, mask: np.ndarray | None = None, box=None, points=None) -> Region:
     """The region that the given prompt means in an image uint8 `(H,W,3)`; without a prompt what stands out.
 
     mask: `(H,W)`, anything but 0 is protected. box: one box or several. points: `(k,2)` x, y.
     """
-    given = [name for name, value in (("mask", mask), ("box", box), ("points", points)) if value is not None]
+    kinds = {"mask": (checked_mask, mask), "box": (inside_boxes, box), "points": (around_points, points)}
+    given = [kind for kind, (_, value) in kinds.items() if value is not None]
     if len(given) > 1:
         raise UnsegError(f"Expected one of mask, box and points, found {' and '.join(given)}; give one of them.")
-    shape = pixels.shape[:2]
-    if mask is not None:
-        return Region(checked_mask(mask, shape), "mask")
-    if box is not None:
-        return Region(inside_boxes(box, shape), "box")
-    if points is not None:
-        return Region(around_points(pixels, points), "points")
+    for kind in given:
+        find, value = kinds[kind]
+        return Region(find(pixels, value), kind)
     salient = salient_objects(pixels)
-    return Region(salient, "salient objects") if salient.any() else Region(np.ones(shape, bool), "whole image")
+    return Region(salient, "salient objects") if salient.any() else Region(~salient, "whole image")
 
 
-def checked_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def checked_mask(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A mask as bool `(H,W)`, or a sentence where it does not fit the image."""
-    mask = np.asarray(mask)
+    mask, (height, width) = np.asarray(mask), pixels.shape[:2]
     if mask.ndim != 2 or mask.dtype.kind not in "biuf":
         raise UnsegError(f"Expected a mask of numbers, (H,W), found {mask.dtype} of the shape {mask.shape}.")
-    if mask.shape != shape:
-        (height, width), (h, w) = shape, mask.shape
-        raise UnsegError(f"Expected a mask of {width}x{height} pixels, found {w}x{h}; draw it on the image itself.")
-    return mask if mask.dtype == bool else mask != 0
+    if mask.shape != (height, width):
+        found = "{1}x{0}".format(*mask.shape)
+        raise UnsegError(f"Expected a mask of {width}x{height} pixels, found {found}; draw it on the image itself.")
+    return mask != 0
 
 
-def inside_boxes(box: Box | Sequence[Box], shape: tuple[int, int]) -> np.ndarray:
+def inside_boxes(pixels: np.ndarray, box: Box | Sequence[Box]) -> np.ndarray:
     """All pixels of one box or several: what is near an object's edge is protected with it."""
-    mask = np.zeros(shape, bool)
+    mask, (height, width) = np.zeros(pixels.shape[:2], bool), pixels.shape[:2]
     for x0, y0, x1, y1 in _numbers(box, 4, "boxes", "x0,y0,x1,y1"):
-        if not (x0 <= x1 and y0 <= y1 and x1 >= 0 and y1 >= 0 and x0 < shape[1] and y0 < shape[0]):
+        if not (x0 <= x1 and y0 <= y1 and x1 >= 0 and y1 >= 0 and x0 < width and y0 < height):
             raise UnsegError(
                 f"Expected a box x0,y0,x1,y1 with x0 <= x1 and y0 <= y1 that meets the image of "
-                f"{shape[1]}x{shape[0]} pixels, found {x0:g},{y0:g},{x1:g},{y1:g}."
+                f"{width}x{height} pixels, found {x0:g},{y0:g},{x1:g},{y1:g}."
             )
-        rows = slice(max(0, int(np.floor(y0))), int(np.ceil(y1)) + 1)
-        mask[rows, max(0, int(np.floor(x0))) : int(np.ceil(x1)) + 1] = True
+        rows, columns = (slice(max(0, int(low)), int(np.ceil(high)) + 1) for low, high in ((y0, y1), (x0, x1)))
+        mask[rows, columns] = True
     return mask
 
 
@@ -81,14 +77,12 @@ def around_points(pixels: np.ndarray, points: Sequence[Sequence[float]]) -> np.n
     given = _numbers(points, 2, "points", "x,y")
     for x, y in given:
         if not (0 <= x < width and 0 <= y < height):
-            raise UnsegError(
-                f"Expected points inside the image of {width}x{height} pixels, found {x:g},{y:g}; x comes first."
-            )
+            sentence = f"Expected points inside the image of {width}x{height} pixels, found {x:g},{y:g}; x comes first."
+            raise UnsegError(sentence)
     # the areas of like colour, in a small image
     small = shrunk(pixels)
     parts = felzenszwalb(small, scale=200, sigma=0.8, min_size=small.shape[0] * small.shape[1] // 100)
-    rows = (given[:, 1] * small.shape[0] / height).astype(int)
-    columns = (given[:, 0] * small.shape[1] / width).astype(int)
+    columns, rows = (given * parts.shape[::-1] / (width, height)).astype(int).T
     mask = enlarged(np.isin(parts, parts[rows, columns]), (height, width))
     # and the discs
     y, x = np.ogrid[:height, :width]
@@ -100,8 +94,8 @@ def around_points(pixels: np.ndarray, points: Sequence[Sequence[float]]) -> np.n
 def salient_objects(pixels: np.ndarray) -> np.ndarray:
     """What stands out by its colour, bool `(H,W)`; nothing where the answer would be next to nothing or everything.
 
-    Frequency-tuned saliency (Achanta et al., CVPR 2009), the distance of the smoothed image in Lab from its mean
-    colour; Otsu's threshold; specks are dropped and holes filled. It knows colours, not objects.
+    Frequency-tuned saliency (Achanta et al., CVPR 2009): how far the smoothed image is in Lab from its mean colour,
+    by Otsu's threshold. It knows colours, not objects.
     """
     from scipy.ndimage import binary_fill_holes, binary_opening
     from skimage.color import rgb2lab
@@ -124,8 +118,6 @@ def salient_objects(pixels: np.ndarray) -> np.ndarray:
 
 def shrunk(pixels: np.ndarray, longest: int = SIDE) -> np.ndarray:
     """The image uint8 `(H,W,3)` with its longer side at most `longest`."""
-    from PIL import Image
-
     ratio = min(1, longest / max(pixels.shape[:2]))
     size = tuple(max(1, round(side * ratio)) for side in pixels.shape[1::-1])
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
@@ -133,8 +125,6 @@ def shrunk(pixels: np.ndarray, longest: int = SIDE) -> np.ndarray:
 
 def enlarged(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A mask brought to another size, nearest neighbour."""
-    from PIL import Image
-
     return np.array(Image.fromarray(mask).resize(shape[::-1], Image.Resampling.NEAREST))
 
 
@@ -143,8 +133,8 @@ def _numbers(values: object, width: int, what: str, form: str) -> np.ndarray:
     values = values.detach().cpu() if hasattr(values, "detach") else values
     try:
         found = np.asarray(values, float).reshape(-1, width)
+        if found.size and np.isfinite(found).all():
+            return found
     except (TypeError, ValueError):
-        found = np.empty(0)
-    if not found.size or not np.isfinite(found).all():
-        raise UnsegError(f"Expected {what} as {form}, found {values!r}.")
-    return found
+        pass
+    raise UnsegError(f"Expected {what} as {form}, found {values!r}.")

@@ -1,7 +1,7 @@
 """SAM's parts from segment-anything, in any size, and the two passes that UnSeg takes through them.
 
-`encode` also returns the early feature (SAM-HQ's change to the encoder); `encode_fused` gives the same numbers to
-rounding, faster; `decoder_trunk` runs the two-way transformer with extra tokens, each image with its own prompt.
+`encode` also returns the early feature (SAM-HQ's change); `encode_fused` does so faster, to rounding; `decoder_trunk`
+runs the two-way transformer with extra tokens, each image with its own prompt.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,12 +11,14 @@ from functools import cache, partial
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.image_encoder import get_rel_pos, window_partition, window_unpartition
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0,1]; SAM's 0-255 constants are the same numbers
-IMAGE_STD = (0.229, 0.224, 0.225)
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0,1], also SAM's
+
+
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,9 @@ class SamLayout:
     decoder_heads: int = 8
     decoder_mlp: int = 2048
 
-    @property
-    def tokens(self) -> int:
-        """Side of the token grid."""
-        return self.image_size // self.patch_size
-
-    @property
-    def grid(self) -> int:
-        """Side of the mask, prompt-mask and noise grids: four times the token grid."""
-        return 4 * self.tokens
+    # sides of the token grid, and of the grid of masks, prompt masks and noise
+    tokens = property(lambda self: self.image_size // self.patch_size)
+    grid = property(lambda self: 4 * self.tokens)
 
 
 LAYOUTS = {
@@ -56,10 +52,10 @@ LAYOUTS = {
 
 
 def build_image_encoder(layout: SamLayout) -> ImageEncoderViT:
-    blocks = {"depth": layout.depth, "num_heads": layout.heads, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}
-    windows = {"window_size": layout.window, "global_attn_indexes": layout.global_blocks, "use_rel_pos": True}
-    sizes = {"embed_dim": layout.embed_dim, "out_chans": layout.width}
-    return ImageEncoderViT(layout.image_size, layout.patch_size, **sizes, **blocks, **windows)
+    sizes = dict(embed_dim=layout.embed_dim, depth=layout.depth, num_heads=layout.heads, out_chans=layout.width)
+    windows = dict(window_size=layout.window, global_attn_indexes=layout.global_blocks, use_rel_pos=True)
+    norm = partial(nn.LayerNorm, eps=1e-6)
+    return ImageEncoderViT(layout.image_size, layout.patch_size, norm_layer=norm, **sizes, **windows)
 
 
 def build_prompt_encoder(layout: SamLayout) -> PromptEncoder:
@@ -70,21 +66,17 @@ def build_prompt_encoder(layout: SamLayout) -> PromptEncoder:
 def build_mask_decoder(layout: SamLayout, num_multimask_outputs: int = 3) -> MaskDecoder:
     c = layout.width
     two_way = TwoWayTransformer(2, c, mlp_dim=layout.decoder_mlp, num_heads=layout.decoder_heads)
-    heads = {"num_multimask_outputs": num_multimask_outputs, "iou_head_hidden_dim": c}
+    heads = dict(num_multimask_outputs=num_multimask_outputs, iou_head_hidden_dim=c)
     return MaskDecoder(transformer_dim=c, transformer=two_way, **heads)
 
 
-def normalise(x: torch.Tensor) -> torch.Tensor:
+def normalise(x: Tensor) -> Tensor:
     """RGB in [0,1] `(N,3,H,W)` -> zero mean, unit variance on ImageNet."""
     mean, std = (x.new_tensor(numbers).view(3, 1, 1) for numbers in (IMAGE_MEAN, IMAGE_STD))
     return (x - mean) / std
 
 
-def encode(
-    encoder: ImageEncoderViT,
-    x: torch.Tensor,
-    run: Callable[[nn.Module, torch.Tensor], torch.Tensor] = nn.Module.__call__,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(encoder: ImageEncoderViT, x: Tensor, run: Callable = nn.Module.__call__) -> Pair:
     """Run the image encoder on `(N,3,S,S)` in [0,1]; `run(block, x)` says how a block is run.
 
     Returns the embedding `(N,width,t,t)` and the early feature `(N,embed_dim,t,t)`: what the first global block gives.
@@ -99,28 +91,21 @@ def encode(
 
 
 def decoder_trunk(
-    decoder: MaskDecoder,
-    prompt_encoder: PromptEncoder,
-    embedding: torch.Tensor,
-    tokens: torch.Tensor,
-    prompts,
-    position: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    decoder: MaskDecoder, prompt_encoder: PromptEncoder, embedding, tokens, prompts, position=None
+) -> Pair:
     """Run the two-way transformer and the up-scaling for images with a prompt each.
 
-    embedding `(N,width,t,t)`; tokens `(k,width)`, the output tokens that stand before the prompt's; prompts:
-    `Prompts` of N images; position: the prompt encoder's `get_dense_pe()`, where it is known already.
+    embedding `(N,width,t,t)`; tokens `(k,width)`, the output tokens that stand before the prompt's; prompts: `Prompts`
+    of N images; position: the prompt encoder's `get_dense_pe()`, where it is known already.
     Returns the output tokens `(N,k,width)` and the up-scaled feature `(N,width/8,4t,4t)`.
     """
     position = prompt_encoder.get_dense_pe() if position is None else position
     outputs, features, order = [], [], []
     # images prompted by the same kinds go through together: the number of prompt tokens differs between kinds
-    for rows, points, boxes, masks in prompts.by_kind():
-        sparse, dense = prompt_encoder(points=points, boxes=boxes, masks=masks)
-        n = len(rows)
-        if len(sparse) != n:  # no prompt at all: segment-anything answers for one image
-            sparse, dense = sparse.expand(n, -1, -1), dense.expand(n, -1, -1, -1)
-        query = torch.cat([tokens.expand(n, -1, -1), sparse], dim=1)
+    for rows, kinds in prompts.by_kind():
+        sparse, dense = prompt_encoder(**kinds)
+        n = len(rows)  # without any prompt, segment-anything answers for one image
+        query = torch.cat([tokens.expand(n, -1, -1), sparse.expand(n, -1, -1)], dim=1)
         hs, image = decoder.transformer(embedding[rows] + dense, position.expand(n, -1, -1, -1), query)
         outputs.append(hs[:, : len(tokens)])
         features.append(image.transpose(1, 2).reshape(embedding[rows].shape))
@@ -132,37 +117,31 @@ def decoder_trunk(
 
 # ---- fused attention ------------------------------------------------------------------------------------------------
 # segment-anything writes the attention weights of all heads to memory several times (800 MB each for a global block of
-# ViT-B in fp32). Here they never get there, a slice of the queries at a time: on a GPU by scaled_dot_product_attention,
-# for which only the bias is made. On a CPU that kernel takes up to twice as long once it has a bias, so where no
-# gradient is wanted the formula is written out, and the scores of a slice fit the cache.
+# ViT-B in fp32). Here they never get there: a slice of the queries at a time goes to scaled_dot_product_attention, for
+# which only the bias is made. A CPU's takes twice as long with a bias: there, where no gradient is wanted, the formula
+# is written out, and the scores of a slice fit the cache.
 
 # of the scores, or of the bias, that are made at once: what a processor's cache holds, what a GPU keeps busy with
 SLICE_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28, "mps": 1 << 27}
 
-Maps = tuple[torch.Tensor, torch.Tensor]  # relative positions of queries and keys, down `(H,H,d)` and across `(W,W,d)`
 
+def encode_fused(encoder: ImageEncoderViT, x: Tensor, maps: list[Pair] | None = None, compiled: bool = False) -> Pair:
+    """What `encode` returns, with gradients too.
 
-def encode_fused(
-    encoder: ImageEncoderViT, x: torch.Tensor, maps: list[Maps] | None = None, compiled: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `encode` returns for `(N,3,S,S)` in [0,1]: embedding and early feature; with gradients too.
-
-    maps: `position_maps`, where the weights do not change. compiled: what surrounds the attention by torch.compile;
-    all blocks share the result. The attention itself is a loop over slices that compiling would unroll.
+    maps: `position_maps`, where the weights do not change. compiled: what surrounds the attention by torch.compile,
+    once for all blocks; the attention itself is a loop that compiling would unroll.
     """
     before, after = (_compiled(_before), _compiled(_after)) if compiled else (_before, _after)
     known = dict(zip(encoder.blocks, maps or position_maps(encoder)))
 
-    def run(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def run(block: nn.Module, x: Tensor) -> Tensor:
         x = x.contiguous()  # patches come with their channels far apart, and every block would keep it so
         return after(block, x, _attention(block, before(block, x), known[block]))
 
     return encode(encoder, x, run)
 
 
-def encode_learning(
-    encoder: ImageEncoderViT, x: torch.Tensor, checkpointed: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_learning(encoder: ImageEncoderViT, x: Tensor, checkpointed: bool = False) -> Pair:
     """`encode` by the fastest way that still gives the gradients that are wanted."""
     learns = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in encoder.parameters()))
     if learns and checkpointed:
@@ -173,31 +152,28 @@ def encode_learning(
         return encode_fused(encoder, x)
 
 
-def position_maps(encoder: ImageEncoderViT) -> list[Maps]:
-    """What each block's table of relative positions says of every pair of rows, and of columns."""
-    maps = []
-    for block in encoder.blocks:
-        height, width = (block.window_size or side for side in encoder.pos_embed.shape[1:3])
-        down, across = block.attn.rel_pos_h, block.attn.rel_pos_w
-        maps.append((get_rel_pos(height, height, down), get_rel_pos(width, width, across)))
-    return maps
+def position_maps(encoder: ImageEncoderViT) -> list[Pair]:
+    """Each block's relative positions of queries and keys, down `(H,H,d)` and across `(W,W,d)`."""
+    side = encoder.pos_embed.shape[1]
+    tables = [(b.window_size or side, (b.attn.rel_pos_h, b.attn.rel_pos_w)) for b in encoder.blocks]
+    return [tuple(get_rel_pos(rows, rows, table) for table in pair) for rows, pair in tables]
 
 
 _compiled = cache(partial(torch.compile, dynamic=False))
 
 
-def _before(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _before(block: nn.Module, x: Tensor) -> Tensor:
     """Queries, keys and values `(N,H,W,3C)` of a block's input `(N,H,W,C)`."""
     return block.attn.qkv(block.norm1(x))
 
 
-def _after(block: nn.Module, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def _after(block: nn.Module, x: Tensor, seen: Tensor) -> Tensor:
     """A block's output, from its input and what its heads have seen."""
     x = x + block.attn.proj(seen)
     return x + block.mlp(block.norm2(x))
 
 
-def _attention(block: nn.Module, qkv: torch.Tensor, maps: Maps) -> torch.Tensor:
+def _attention(block: nn.Module, qkv: Tensor, maps: Pair) -> Tensor:
     """What the heads of a block see, `(N,H,W,3C)` -> `(N,H,W,C)`, all of them or within windows."""
     window, (n, h, w, _) = block.window_size, qkv.shape
     if window:
@@ -211,7 +187,7 @@ def _attention(block: nn.Module, qkv: torch.Tensor, maps: Maps) -> torch.Tensor:
     return window_unpartition(seen, window, padded, (h, w)) if window else seen
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """softmax(q k / sqrt(d) + bias) v for `(N,heads,H,W,d)` and the `position_maps` -> `(N,H,W,heads*d)`.
 
     bias of query (y,x) and key (v,u) = q . down[y,v] + q . across[x,u] (decomposed relative positions, MViTv2).
@@ -222,7 +198,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, down: torch.Tensor
     return (_in_cache if in_cache else _by_kernel)(q, k, v, to_rows, to_columns)
 
 
-def _by_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *bias_to: torch.Tensor) -> torch.Tensor:
+def _by_kernel(q: Tensor, k: Tensor, v: Tensor, *bias_to: Tensor) -> Tensor:
     """By torch's kernel, which is given the bias of some queries at a time."""
     entries, heads, h, w, _ = q.shape
     (to_rows, to_columns), k, v, parts = bias_to, k.flatten(2, 3), v.flatten(2, 3), []
@@ -234,11 +210,8 @@ def _by_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *bias_to: torc
     return torch.cat(parts).unflatten(0, (entries, h))
 
 
-def _in_cache(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *bias_to: torch.Tensor) -> torch.Tensor:
-    """By the formula, for so many queries at a time that their scores never leave the cache.
-
-    Bias and softmax are in fp32, whatever the products are in: in bf16 they would cost digits, and no less time.
-    """
+def _in_cache(q: Tensor, k: Tensor, v: Tensor, *bias_to: Tensor) -> Tensor:
+    """By the formula, for so many queries at a time that their scores stay in the cache; bias and softmax in fp32."""
     n, heads, h, w, d = q.shape
     q, k, v, to_rows, to_columns = (part.flatten(0, 1) for part in (q * d**-0.5, k, v, *bias_to))  # (N*heads,H,W,-)
     k, v, seen = k.flatten(1, 2).mT.contiguous(), v.flatten(1, 2), torch.empty_like(q)
@@ -252,7 +225,7 @@ def _in_cache(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *bias_to: torch
 
 
 def _slices(entries: int, rows: int, row_bytes: int, device: str) -> Iterator[tuple[slice, slice]]:
-    """Which entries and which of their rows to work on at once, so that a row's `row_bytes` fit `SLICE_BYTES`."""
+    """Which entries and which of their rows to work on at once, rows of `row_bytes` within `SLICE_BYTES`."""
     fit = max(1, SLICE_BYTES[device] // row_bytes)
     many, some = max(1, fit // rows), min(fit, rows)
     for first in range(0, entries, many):

@@ -1,14 +1,13 @@
 """The surrogate S, the segmentation model that the generator plays against (§ 3), and the loss of its answer (§ 4.4).
 
-Every surrogate maps a noised image `(N,3,s,s)` in [0,1] and prompts to mask logits `(N,1,h,w)`; it is discarded
-after the game. The loss L_seg of both players is binary cross entropy plus Dice, 1 : 1, on points sampled where the
-answer is unsure: PointRend's sampling, as SAM-HQ and Mask2Former use it.
+Every surrogate maps a noised image `(N,3,s,s)` in [0,1] and prompts to mask logits `(N,1,h,w)`. L_seg of both players
+is binary cross entropy plus Dice, 1 : 1, on points where the answer is unsure (PointRend's sampling, as SAM-HQ's).
 """
 
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseg_lib.errors import pick
@@ -16,8 +15,7 @@ from unseg_lib.method import sam
 from unseg_lib.method.prompts import Prompts
 
 POINTS = 112 * 112
-OVERSAMPLE = 3.0
-IMPORTANT = 0.75  # share of the points taken where |logit| is smallest
+OVERSAMPLE, IMPORTANT = 3, 0.75  # share of the points taken where |logit| is smallest, among three times as many
 
 
 class SamSurrogate(nn.Module):
@@ -32,7 +30,7 @@ class SamSurrogate(nn.Module):
         self.mask_decoder = sam.build_mask_decoder(layout, num_multimask_outputs=2)
         del self.mask_decoder.iou_token, self.mask_decoder.iou_prediction_head
 
-    def forward(self, x: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+    def forward(self, x: Tensor, prompts: Prompts) -> Tensor:
         decoder = self.mask_decoder
         embedding, _ = self.encode(self.image_encoder, x)
         hs, upscaled = sam.decoder_trunk(decoder, self.prompt_encoder, embedding, decoder.mask_tokens.weight, prompts)
@@ -43,17 +41,17 @@ class SamSurrogate(nn.Module):
 class ResNetSurrogate(nn.Module):
     """A U-Net on a ResNet-50, without prompts: the ablation's second kind (Table 10; its architecture is unknown).
 
-    It starts from random weights, the paper's from ImageNet's ("ImageNet R50"), which nothing here loads.
+    It starts from random weights; the paper's is an "ImageNet R50".
     """
 
-    def __init__(self, size: int, encoder: str = "resnet50"):
+    def __init__(self, size: int):
         super().__init__()
         import segmentation_models_pytorch as smp
 
         self.size, self.grid = size, size // 4
-        self.net = smp.Unet(encoder, encoder_weights=None, classes=1)
+        self.net = smp.Unet("resnet50", encoder_weights=None, classes=1)
 
-    def forward(self, x: torch.Tensor, prompts: Prompts | None = None) -> torch.Tensor:
+    def forward(self, x: Tensor, prompts: Prompts | None = None) -> Tensor:
         return self.net(sam.normalise(x))
 
 
@@ -71,7 +69,7 @@ class UNetSurrogate(nn.Module):
         self.up = nn.ModuleList(two_convs(a + b, b) for a, b in zip(channels[:0:-1], channels[-2::-1]))
         self.head = nn.Conv2d(width, 1, 1)
 
-    def forward(self, x: torch.Tensor, prompts: Prompts | None = None) -> torch.Tensor:
+    def forward(self, x: Tensor, prompts: Prompts | None = None) -> Tensor:
         x, skips = sam.normalise(x), []
         for i, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if i else x)
@@ -86,24 +84,19 @@ def two_convs(inside: int, outside: int) -> nn.Sequential:
     return nn.Sequential(*(part for conv in convs for part in (conv, nn.GroupNorm(8, outside), nn.ReLU(inplace=True))))
 
 
+SURROGATES = {"sam": SamSurrogate, "resnet50": ResNetSurrogate, "unet": UNetSurrogate}
+
+
 def build_surrogate(kind: str, layout: sam.SamLayout, size: int = 0) -> nn.Module:
     """A surrogate by name ("sam", "resnet50", "unet") beside a generator of `layout`, with random weights.
 
     size: side of its input in pixels; 0 = half the generator's, as published (512 of 1024, § 3).
     """
-    return pick(SURROGATES, kind, "surrogate")(layout, size or layout.image_size // 2)
+    make, size = pick(SURROGATES, kind, "surrogate"), size or layout.image_size // 2
+    return make(replace(layout, image_size=size) if make is SamSurrogate else size)
 
 
-SURROGATES = {
-    "sam": lambda layout, size: SamSurrogate(replace(layout, image_size=size)),
-    "resnet50": lambda layout, size: ResNetSurrogate(size),
-    "unet": lambda layout, size: UNetSurrogate(size),
-}
-
-
-def segmentation_loss(
-    logits: torch.Tensor, target: torch.Tensor, rng: torch.Generator, count: int = POINTS
-) -> torch.Tensor:
+def segmentation_loss(logits: Tensor, target: Tensor, rng: torch.Generator, count: int = POINTS) -> Tensor:
     """BCE + Dice of logits `(N,1,h,w)` against soft targets `(N,1,H,W)` in [0,1], on `count` sampled points."""
     logits = logits.float()  # losses stay in full precision under bf16
     with torch.no_grad():
@@ -113,25 +106,22 @@ def segmentation_loss(
     return F.binary_cross_entropy_with_logits(guess, truth) + dice_loss(guess, truth)
 
 
-def uncertain_points(logits: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
-    """Draw `(N,count,2)` points in [0,1] for logits `(N,1,H,W)`.
-
-    Three quarters lie where the logits are nearest to zero, among three times as many; the rest is uniform.
-    """
+def uncertain_points(logits: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Draw points `(N,count,2)` in [0,1]: 3/4 where logits `(N,1,H,W)` are nearest to zero, the rest uniformly."""
     n, important = len(logits), int(IMPORTANT * count)
-    candidates = torch.rand(n, int(OVERSAMPLE * count), 2, generator=rng).to(logits.device)
+    candidates = torch.rand(n, OVERSAMPLE * count, 2, generator=rng).to(logits.device)
     chosen = sample_at(logits, candidates).abs().topk(important, dim=1, largest=False).indices
     unsure = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
     uniform = torch.rand(n, count - important, 2, generator=rng).to(logits.device)
     return torch.cat([unsure, uniform], dim=1)
 
 
-def sample_at(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+def sample_at(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear values of `(N,1,H,W)` maps at `(N,P,2)` points, xy in [0,1] -> `(N,P)`."""
     return F.grid_sample(maps, 2 * points.unsqueeze(2) - 1, align_corners=False)[:, 0, :, 0]
 
 
-def dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """1 - Dice of `(N,P)` logits against targets in [0,1], smoothed by one, mean over images."""
     p = logits.sigmoid()
     overlap = 2 * (p * target).sum(dim=1) + 1

@@ -1,27 +1,23 @@
-"""Weights in and out: our safetensors, SAM's and MAE's checkpoints, the paper's released generator.
-
-Foreign `.pth` files are never unpickled (`weights_only=True`); where the sha256 is known, they are read if it matched.
-"""
+"""Weights in and out: our safetensors, SAM's and MAE's checkpoints, the paper's released generator; no pickles."""
 
 import json
 import os
-from collections import defaultdict
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unseg_lib.errors import UnsegError, pick
-from unseg_lib.files import sha256_of, whole_file
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import whole_file
 from unseg_lib.method.generator import Generator
 from unseg_lib.method.sam import LAYOUTS, SamLayout
 from unseg_lib.runtime import device_called
 
-SHIPPED = Path(__file__).parent / "shipped"
 # "vit_b": the authors' own, below the data root; no sha256 is published and no address that stays: fetched by hand
 RELEASED = "weights/Generator_unseg_final.pth"
 
@@ -37,38 +33,31 @@ def save_generator(generator: Generator, path: str | Path, about: dict | None = 
 
 def shipped() -> dict[str, Path]:
     """{name: file} of the generators inside the package, by name."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
+    return {path.stem: path for path in sorted(Path(__file__).parent.glob("shipped/*.safetensors"))}
 
 
 def generator_path(name_or_path: str | Path) -> Path:
     """The file of a generator: the name of a shipped one, "vit_b" for the one that the paper released, or a path."""
-    known = shipped()
-    if str(name_or_path) in known:
-        return known[str(name_or_path)]
-    if str(name_or_path) == "vit_b":
-        path = Path(os.environ.get("UNSEG_DATA") or "data") / RELEASED
-        if not path.is_file():
-            raise UnsegError(
-                f"Expected the paper's released generator at {path}, found no such file; download {path.name} by hand "
-                "from the link in the README of github.com/sunye23/UnSeg and put it there."
-            )
+    known = shipped() | {"vit_b": Path(os.environ.get("UNSEG_DATA") or "data") / RELEASED}
+    path = known.get(str(name_or_path), Path(name_or_path))
+    if path.is_file():
         return path
-    if Path(name_or_path).is_file():
-        return Path(name_or_path)
+    if path == known["vit_b"]:
+        raise UnsegError(
+            f"Expected the paper's released generator at {path}, found no such file; download {path.name} by hand "
+            "from the link in the README of github.com/sunye23/UnSeg and put it there."
+        )
     raise UnsegError(
-        f"Expected a generator's name ({', '.join(known)}, vit_b) or the path of its .safetensors or .pth "
+        f"Expected a generator's name ({', '.join(known)}) or the path of its .safetensors or .pth "
         f"file, found '{name_or_path}'; train one with notebooks/01_train_generator.ipynb."
     )
 
 
 def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu") -> Generator:
-    """Rebuild a generator by name ("small") or path: one of `save_generator`'s, or a `.pth` as the paper released.
-
-    In eval mode.
-    """
+    """Rebuild a generator, in eval mode, by name ("small") or path: of `save_generator`, or a `.pth` as the paper's."""
     device, path = device_called(device), generator_path(name_or_path)
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
-        generator = load_released_generator(path) if path.suffix == ".pth" else _read_own(path)
+        generator = _read_released(path) if path.suffix == ".pth" else _read_own(path)
     return generator.to(device).eval()
 
 
@@ -78,83 +67,26 @@ def _read_own(path: Path) -> Generator:
             options = json.loads((file.metadata() or {}).get("unseg_generator", "null"))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no dict
     except SafetensorError as error:
-        raise UnsegError(
-            f"Expected a generator in {path}, found a broken file ({error}); copy or train it again."
-        ) from error
+        found = f"found a broken file ({error}); copy or train it again."
+        raise UnsegError(f"Expected a generator in {path}, {found}") from error
     if options is None:
         raise UnsegError(f"Expected a generator written by this library in {path}, found other weights.")
     options = {"mean_of": "logits"} | options["options"]  # files older than the choice know the first way alone
     layout = options.pop("layout")
-    layout["global_blocks"] = tuple(layout["global_blocks"])
-    generator = Generator(SamLayout(**layout), **options)
+    layout = SamLayout(**layout | {"global_blocks": tuple(layout["global_blocks"])})
+    generator = Generator(layout, **options)
     generator.load_state_dict(state)
     return generator
 
 
-def read_foreign(path: str | Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
-    """Read a foreign `.pth` state dict. With `sha256`, a file of other content is refused unread."""
-    if not Path(path).is_file():
-        raise UnsegError(f"Expected weights at {path}, found no such file; download them or give another path.")
-    if sha256 and (found := sha256_of(path)) != sha256:
-        raise UnsegError(f"Expected {path} to have sha256 {sha256}, found {found}; download it again.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch each raise their own
-        raise UnsegError(f"Expected a state dict of tensors in {path}, found something else ({error}).") from error
-    return state.get("model", state) if isinstance(state, dict) else state
+def _read_released(path: Path) -> Generator:
+    """Load the paper's released `Generator_unseg_final.pth`, which reads the released token slice.
 
-
-def load_sam(module: nn.Module, path: str | Path, sha256: str | None = None) -> None:
-    """Load SAM's official checkpoint into the SAM parts of a generator (or any module with SAM's part names)."""
-    state = {k: v for k, v in read_foreign(path, sha256).items() if k not in ("pixel_mean", "pixel_std")}
-    _load(module, state, path, "SAM weights", spared=lambda key: key.startswith("noise_"))
-
-
-def load_mae(encoder: nn.Module, path: str | Path, sha256: str | None = None) -> None:
-    """Start a SAM image encoder from MAE's pretrained ViT (the surrogate's published start).
-
-    MAE's keys are renamed (mlp.fc1/fc2 -> mlp.lin1/lin2), its class token, final norm and decoder are dropped, its
-    14x14 position embedding is resized bicubically to the token grid. Relative positions and the neck have no
-    counterpart and keep their initial values. MAE's weights are CC BY-NC 4.0.
+    It has SAM's names for SAM's parts, and "noise" in every new name. The new parts are recognised by their shapes,
+    module by module in the file's order, so their exact names do not matter.
     """
-    state = read_foreign(path, sha256)
-    kept = {k.replace("mlp.fc", "mlp.lin"): v for k, v in state.items() if k.startswith(("blocks.", "patch_embed."))}
-    if "pos_embed" in state:
-        # `(1,1+k*k,C)`, class token first, -> SAM's `(1,t,t,C)`
-        patches = state["pos_embed"][:, 1:]
-        side = round(patches.shape[1] ** 0.5)
-        grid = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        grid = F.interpolate(grid, encoder.pos_embed.shape[1:3], mode="bicubic", align_corners=False)
-        kept["pos_embed"] = grid.permute(0, 2, 3, 1)
-    _load(encoder, kept, path, "MAE's ViT weights", lambda key: "rel_pos" in key or key.startswith("neck."))
-
-
-def _load(module: nn.Module, state: dict, path: str | Path, what: str, spared=lambda key: False) -> None:
-    """Load a foreign state dict; one sentence where it does not fit, except for keys that the file may lack."""
-    own = module.state_dict()
-    for key in own.keys() & state.keys():
-        if own[key].shape != state[key].shape:
-            raise UnsegError(
-                f"Expected {key} of shape {tuple(own[key].shape)} in {path}, found {tuple(state[key].shape)}; "
-                "choose the layout that the file was made for."
-            )
-    missing, unexpected = module.load_state_dict(state, strict=False)
-    missing = [key for key in missing if not spared(key)]
-    if missing or unexpected:
-        raise UnsegError(
-            f"Expected {what} of this layout in {path}, found {len(missing)} parameters missing (first: {missing[:1]}) "
-            f"and {len(unexpected)} unknown (first: {unexpected[:1]}); choose the layout that the file was made for."
-        )
-
-
-def load_released_generator(path: str | Path, sha256: str | None = None, layout: str = "vit_b") -> Generator:
-    """Load the paper's released `Generator_unseg_final.pth`: SAM's names for SAM's parts, "noise" in every new name.
-
-    The new parts are recognised by their shapes, module by module in the file's order, so their exact names do not
-    matter. The result reads the released token slice (see `FIRST_NOISE_TOKEN`).
-    """
-    state = {key.removeprefix("module."): value for key, value in read_foreign(path, sha256).items()}
-    generator = Generator(pick(LAYOUTS, layout, "layout"), tokens="released")
+    state = {key.removeprefix("module."): value for key, value in read_foreign(path).items()}
+    generator = Generator(LAYOUTS["vit_b"], tokens="released")
     ours = _modules({k: v for k, v in generator.state_dict().items() if k.startswith("noise_")})
     theirs = _modules({k: v for k, v in state.items() if "noise" in k})
     found = {k: v for k, v in state.items() if "noise" not in k}
@@ -168,12 +100,60 @@ def load_released_generator(path: str | Path, sha256: str | None = None, layout:
         theirs = [other for other in theirs if other is not twin]
         found |= zip(group, twin.values())
     _load(generator, found, path, "the released generator")
-    return generator.eval()
+    return generator
 
 
-def _modules(state: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+def _modules(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """Group parameters by the module that holds their layers: `a.0.weight`, `a.1.bias` -> one group."""
-    groups = defaultdict(dict)
-    for key, value in state.items():
-        groups[key.rsplit(".", 2)[0] if key.count(".") > 1 else key][key] = value
-    return list(groups.values())
+    return [dict(group) for _, group in groupby(state.items(), lambda item: item[0].rsplit(".", 2)[0])]
+
+
+def read_foreign(path: str | Path) -> dict[str, Tensor]:
+    """Read a foreign `.pth` state dict, without unpickling anything."""
+    if not Path(path).is_file():
+        raise UnsegError(f"Expected weights at {path}, found no such file; download them or give another path.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each raise their own
+        raise UnsegError(f"Expected a state dict of tensors in {path}, found something else ({error}).") from error
+    return state.get("model", state) if isinstance(state, dict) else state
+
+
+def load_sam(module: nn.Module, path: str | Path) -> None:
+    """Load SAM's official checkpoint into the SAM parts of a generator (or any module with SAM's part names)."""
+    state = {k: v for k, v in read_foreign(path).items() if k not in ("pixel_mean", "pixel_std")}
+    _load(module, state, path, "SAM weights", spared=lambda key: key.startswith("noise_"))
+
+
+def load_mae(encoder: nn.Module, path: str | Path) -> None:
+    """Start a SAM image encoder from MAE's pretrained ViT (CC BY-NC 4.0), the surrogate's published start.
+
+    Its 14x14 position embedding is resized bicubically to the token grid; its class token, final norm and decoder are
+    dropped. Relative positions and the neck have no counterpart and keep their initial values.
+    """
+    state = read_foreign(path)
+    kept = {k.replace("mlp.fc", "mlp.lin"): v for k, v in state.items() if k.startswith(("blocks.", "patch_embed."))}
+    if "pos_embed" in state:
+        # `(1,1+k*k,C)`, class token first, -> SAM's `(1,t,t,C)`
+        patches = state["pos_embed"][:, 1:]
+        side = round(patches.shape[1] ** 0.5)
+        grid = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, encoder.pos_embed.shape[1:3], mode="bicubic", align_corners=False)
+        kept["pos_embed"] = grid.permute(0, 2, 3, 1)
+    _load(encoder, kept, path, "MAE's ViT weights", lambda key: "rel_pos" in key or key.startswith("neck."))
+
+
+def _load(module: nn.Module, state: dict, path: str | Path, what: str, spared=lambda key: False) -> None:
+    """Load a foreign state dict; one sentence where it does not fit, except for keys that the file may lack."""
+    remedy = "; choose the layout that the file was made for."
+    for key, own in module.state_dict().items():
+        if key in state and own.shape != state[key].shape:
+            shapes = f"of shape {tuple(own.shape)} in {path}, found {tuple(state[key].shape)}"
+            raise UnsegError(f"Expected {key} {shapes}{remedy}")
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    missing = [key for key in missing if not spared(key)]
+    if missing or unexpected:
+        raise UnsegError(
+            f"Expected {what} of this layout in {path}, found {len(missing)} parameters missing (first: {missing[:1]}) "
+            f"and {len(unexpected)} unknown (first: {unexpected[:1]}){remedy}"
+        )
