@@ -14,13 +14,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "book": words("INSTEAD PAGES publish strip_images write_pdf write_report"),
         "commands": words("BEGIN END results_table write_results"),
         "figures": words(
-            "AGREEMENT REDS STYLE Drawing agreement bars curve_panels curves dots draw heat_map "
+            "AGREEMENT REDS STYLE Drawing agreement bars curve_panels curves dots draw "
             "learning_curve magnify numbered paint show show_prompts show_rows"
         ),
         "pixels": words("common_share frequencies gray_share histogram radial_spectrum separability spectrum"),
         "published": words("beside deviations deviations_of nearest needs paper_numbers value_of"),
         "rows": words(
-            "HEADINGS MAIN Results against_strongest curves_of differences holds is_own is_plain load mode_of "
+            "HEADINGS Results against_strongest curves_of differences holds is_own is_plain load mode_of "
             "of_settings ordered origin paired repeated repetition scores waiting"
         ),
         "tables": words(
