@@ -15,13 +15,8 @@ COLUMNS = {
     "VOC objects, IoU": ("voc-object", "iou_object", ""),
     "CamVid, protected classes, mean IoU": ("camvid", "iou_protected", "-things"),
 }
-LINES = {
-    "clean": "clean images",
-    "random": "random noise",
-    "": "the strongest control",
-    "unseg": "UnSeg, generator `small`",
-}
-LINES |= {f"unseg-{name}": f"UnSeg, generator `{name}`" for name in ("colour", "texture")}
+LINES = {"clean": "clean images", "random": "random noise", "": "the strongest control"}
+LINES |= {f"unseg{end}": f"UnSeg, generator `{end[1:] or 'small'}`" for end in ("", "-colour", "-texture")}
 
 
 def report(
@@ -69,7 +64,9 @@ def publish(results: Path) -> None:
 
 
 def results_table(results: str | Path) -> str:
-    """README's table in Markdown: what a victim scores on clean images, mean ± std over seeds in percent."""
+    """README's table in Markdown: what the first victim of a data set scores on clean images, mean ± std over seeds in
+    percent; a heading says its start unless all start at random.
+    """
     import pandas as pd
 
     from unseg_lib.reporting.rows import is_own, is_plain, load, scores
@@ -78,17 +75,19 @@ def results_table(results: str | Path) -> str:
     known, lines = scores(load(results)), pd.DataFrame({"trained on": LINES})
     known = known[is_plain(known) & (known.label == "")]
     for heading, (setting, metric, end) in COLUMNS.items():
-        own = known[(known.setting == setting) & (known.metric == metric)].set_index("recipe")
+        own = known[(known.setting == setting) & (known.metric == metric)]
+        own = own[own.who == own.who.head(1).max()].set_index("recipe")
         if own.empty:
             continue
         cells = pd.Series(list(map(spread, own["mean"], own["std"])), own.index, dtype=object)
         # as many seeds as the others, and of the same mode
-        controls = own.index[(own.n == own.n.max()) & own.index.str.endswith(end) & (own.index != "clean")]
-        controls = own["mean"][[name for name in controls if not is_own(name)]]
-        lines[heading] = [cells.get(name if name == "clean" else name + end) for name in LINES]
-        if len(controls):
-            best = controls.idxmin()
-            lines.loc["", heading] = f"{cells[best]} ({best.removesuffix(end)})"
+        rivals = own[(own.n == own.n.max()) & own.index.str.endswith(end) & (own.index != "clean")]["mean"]
+        rivals = rivals[[not is_own(name) for name in rivals.index]]
+        column = pd.Series([cells.get(name if name == "clean" else name + end) for name in LINES], lines.index)
+        if len(rivals):
+            best = rivals.idxmin()
+            column[""] = f"{cells[best]} ({best.removesuffix(end)})"
+        lines[heading + own.start.iloc[0]] = column
     return table(lines.dropna(thresh=2)).markdown()
 
 

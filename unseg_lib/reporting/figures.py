@@ -276,13 +276,13 @@ def curve_panels(groups: dict[str, dict[str, list]], *, xlabel: str, ylabel: str
             for name, values in group.items():
                 stroke = strokes.get(name, {"color": PALE, "zorder": 1})
                 axis.plot(range(1, len(values) + 1), values, **{"linewidth": 1.4} | stroke)
-            # names at the ends of their lines, pushed apart where they would touch, none above the top
-            names, step, place = sorted(strokes, key=lambda name: group[name][-1]), 0.085 * top, -np.inf
-            for left, name in zip(range(len(names), 0, -1), names):
-                place = max(min(group[name][-1], 1.05 * top - step * left), place + step)
-                at = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7.5}
-                axis.annotate(name.replace("_", " "), (1.02, place), color=strokes[name]["color"], **at)
+            # names beside their lines, in the order of the ends
             _quiet(axis, xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.05 * top))
+            lines = dict(zip(group, axis.lines))
+            names = sorted(strokes, key=lambda name: -group[name][-1])
+            axis.legend(
+                [lines[name] for name in names], names, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5
+            )
             axis.xaxis.get_major_locator().set_params(integer=True)
 
     return draw(4.4 * columns, lines * 2.5 + 0.2, "svg", plot, lines, columns)
@@ -292,12 +292,11 @@ def bars(
     groups: dict[str, dict[str, tuple[float, float] | None]],
     *,
     xlabel: str,
-    reference: float = 100,
     colours: dict[str, str] | None = None,
 ) -> Drawing:
     """Horizontal bars, one panel per group: {group: {name: (value, std), or None or NaN for a run that is missing}}.
 
-    A thin line marks `reference`; values are written at the bars, so that nobody has to read an axis. With `colours`
+    A thin line marks 100; values are written at the bars, so that nobody has to read an axis. With `colours`
     of its own, a figure has long names and is wider.
     """
     columns, width = min(3, len(groups)), 6.4 if colours else 2.9
@@ -313,8 +312,8 @@ def bars(
                 axis.barh(place, mean, 0.66, color=colours[name], xerr=std or None, ecolor="#6b7079")
                 text, colour = (f"{mean:.0f}", INK) if there else ("not run", "#9aa0a8")
                 axis.text(mean + std + 2, place, text, va="center", fontsize=8, color=colour)
-            axis.axvline(reference, color="#9aa0a8", linewidth=0.7)
-            axis.set(xlabel=xlabel, xlim=(0, 1.22 * reference), ylim=(longest - 0.4, -0.6))
+            axis.axvline(100, color="#9aa0a8", linewidth=0.7)
+            axis.set(xlabel=xlabel, xlim=(0, 122), ylim=(longest - 0.4, -0.6))
             axis.set_yticks(range(len(group)), [name.replace("_", " ") for name in group])
         axes[0, 0].figure.get_layout_engine().set(h_pad=0.12)
 

@@ -53,12 +53,10 @@ def spectrum(noise: np.ndarray) -> np.ndarray:
 
 
 def gray_share(noise: np.ndarray) -> float:
-    """Share of the noise's energy that is left when its image is turned gray: 1 = gray noise, 0 = pure colour.
-
-    noise: `(H,W,3)`; gray means the channel mean.
+    """Share of the noise's energy that is left when its image `(H,W,3)` is turned gray, the mean over its channels:
+    1 = gray noise, 0 = pure colour.
     """
-    energy = np.square(noise, dtype=np.float64).mean()
-    return float(np.square(noise.mean(axis=2, dtype=np.float64)).mean() / energy) if energy else 0.0
+    return _share(noise, axis=2)
 
 
 def common_share(noises: Sequence[np.ndarray]) -> float:
@@ -67,9 +65,14 @@ def common_share(noises: Sequence[np.ndarray]) -> float:
     noises: n arrays `(H,W,3)`; compared on their common top left part, since tiles and grids start there.
     """
     height, width = (min(noise.shape[axis] for noise in noises) for axis in (0, 1))
-    stack = np.stack([noise[:height, :width] for noise in noises]).astype(np.float64)
-    energy = np.square(stack).mean()
-    return float(np.square(stack.mean(axis=0)).mean() / energy) if energy else 0.0
+    stack = np.stack([noise[:height, :width] for noise in noises])
+    return _share(stack, axis=0)
+
+
+def _share(values: np.ndarray, axis: int) -> float:
+    """Share of the energy that the mean over an axis has."""
+    energy = np.square(values, dtype=np.float64).mean()
+    return float(np.square(values.mean(axis=axis, dtype=np.float64)).mean() / energy) if energy else 0.0
 
 
 def separability(feature: np.ndarray, mask: np.ndarray) -> float:

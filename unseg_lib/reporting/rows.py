@@ -175,7 +175,7 @@ def title_of(one) -> str:
 
 def scores(results: Results) -> pd.DataFrame:
     """A line for each score: the columns of `SCORE`, mean and std over seeds in percent (std NaN for one), peak, n,
-    tuples of seeds, stages, finals and cleans, who (the victim, with its start unless all start at random), block (its
+    tuples of seeds, stages, finals and cleans, start (in words, unless all start at random), who (victim and start), block (its
     heading), of_clean and of_clean_std, and of its metric `judged` (its field judges by it, or it is of the protected
     classes) and `headline` (the same, but where a background is scored, without it: found nearly everywhere, it holds
     a mean up that has lost all else).
@@ -200,8 +200,8 @@ def scores(results: Results) -> pd.DataFrame:
     found["judged"], found["headline"] = main | protected, protected | ground | (main & ~floor)
     # the start of a victim is told unless all of its data set start at random
     told = (found.init != "random").groupby(found.setting).transform("any")
-    start = " (" + found.init.replace("imagenet", "ImageNet") + " start)"
-    found["who"] = found.victim_key + start.where(told, "")
+    found["start"] = (" (" + found.init.replace("imagenet", "ImageNet") + " start)").where(told, "")
+    found["who"] = found.victim_key + found.start
     return found.assign(block=[title_of(one) for one in found.itertuples()])
 
 

@@ -43,8 +43,9 @@ class Table:
         if any("|" in name for name in self.frame):
             made = made.tab_spanner_delim("|")
         # its style is eight times as long as ours, and the cells name their headings one by one
-        start, begin, rest = re.sub(r' headers="[^"]*"', "", made.as_raw_html()).partition("<style>")
-        return start + begin + Path(__file__).with_name("table.css").read_text() + rest[rest.index("</style>") :]
+        style = "".join(Path(__file__).with_name("table.css").read_text().splitlines())
+        plain = re.sub(r' headers="[^"]*"', "", made.as_raw_html())
+        return re.sub("(?<=<style>).*?(?=</style>)", lambda _: style, plain, count=1, flags=re.DOTALL)
 
     def _repr_html_(self) -> str:
         return self._text if len(self.frame) else "<p>(nothing to list)</p>"
@@ -108,9 +109,9 @@ def effect(results: Results) -> pd.DataFrame:
     shown |= {"ours|score": list(map(spread, own["mean"], own["std"])), "ours|of clean": own.of_clean}
     shown |= {"ours|difference": own.of_clean - beside.percent, "ours|peak": own.peak}
     shown |= {"seeds": list(map(runs_of, own.itertuples())), "without background|mean": own.mean_ground}
-    shown |= {"without background|of clean": own.of_clean_ground, "the files|rms": own.rms}
-    shown |= {"the files|max in / out": largest.where(own.linf_inside.notna())}
-    shown |= {f"the files|{name}": own[column] for name, column in (("rms", "rms"), ("PSNR", "psnr"), ("SSIM", "ssim"))}
+    shown |= {"without background|of clean": own.of_clean_ground}
+    shown |= {"the files|max in / out": largest.where(own.linf_inside.notna()), "the files|rms": own.rms}
+    shown |= {"the files|PSNR": own.psnr, "the files|SSIM": own.ssim}
     # what has no result
     late = rows.waiting(results)
     late = late[is_plain(late)].merge(own[[*rows.KEY, "block"]].drop_duplicates(), "left", rows.KEY)
