@@ -181,15 +181,6 @@ def show_prompts(
 # lines and bars
 
 
-def _panels(axes, groups: dict, letters: int = 30):
-    """The axes of each group with its title, broken after so many letters, and content; those left over are hidden."""
-    for axis in axes.flat[len(groups) :]:
-        axis.set_axis_off()
-    for axis, (title, group) in zip(axes.flat, groups.items()):
-        axis.set_title("\n".join(wrap(title, letters)))
-        yield axis, group
-
-
 def _quiet(axis, legend: bool = False, **settings) -> None:
     """Labels and limits of an axis, its faint grid, and a legend beside it."""
     axis.set(**settings)
@@ -198,20 +189,27 @@ def _quiet(axis, legend: bool = False, **settings) -> None:
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def curves(
-    series: dict[str, list], *, x: list, xlabel: str, ylabel: str, log: bool = False, steps: bool = False
-) -> Drawing:
+def coloured(group: dict[str, list]) -> list[str]:
+    """The lines worth a colour where there are many: clean, at most three of UnSeg's, then whose end is lowest."""
+    by_end = sorted(group, key=lambda name: group[name][-1])
+    own = [name for name in by_end if name.startswith("unseg")][:3]
+    return list(dict.fromkeys([*(name for name in group if name == "clean"), *own, *by_end]))[:COLOURED]
+
+
+def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, few=False, log=False, steps=False) -> Drawing:
     """One line per name over the abscissae `x`, a shorter one over the first of them.
 
-    `log` draws y logarithmically, `steps` as a histogram.
+    `log` draws y logarithmically, `steps` as a histogram; with `few`, all but `COLOURED` lines are gray and nameless.
     """
-    strokes, style = strokes_of(list(series)), "steps-mid" if steps else "default"
+    named = coloured(series) if few else list(series)
+    strokes, style = strokes_of([name for name in series if name in named]), "steps-mid" if steps else "default"
 
     def plot(axes):
         axis = axes[0, 0]
         for name, values in series.items():
-            label = name.replace("_", " ")
-            axis.plot(list(x)[: len(values)], values, label=label, drawstyle=style, **strokes[name])
+            stroke = strokes.get(name, {"color": PALE, "zorder": 1})
+            label = name.replace("_", " ") if name in strokes else None
+            axis.plot(list(x)[: len(values)], values, label=label, drawstyle=style, **stroke)
         limits = {"yscale": "log"} if log else {"ylim": (0, None)}
         _quiet(axis, len(series) > 1, xlabel=xlabel, ylabel=ylabel, **limits)
         axis.margins(x=0.01)
@@ -253,47 +251,7 @@ def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel:
     return draw(6.4, 2.5, "svg", plot, 1, 2)
 
 
-def coloured(group: dict[str, list]) -> list[str]:
-    """The lines of a panel that are worth a colour: clean, at most three of UnSeg's, then whose end is lowest."""
-    by_end = sorted(group, key=lambda name: group[name][-1])
-    own = [name for name in by_end if name.startswith("unseg")][:3]
-    return list(dict.fromkeys([*(name for name in group if name == "clean"), *own, *by_end]))[:COLOURED]
-
-
-def curve_panels(groups: dict[str, dict[str, list]], *, xlabel: str, ylabel: str) -> Drawing:
-    """Learning curves, one panel per group: {group: {name: [value of epoch 1, 2, ...]}}.
-
-    At most `COLOURED` lines have a colour and their name at their end (`coloured`); the others are gray.
-    """
-    columns = min(2, len(groups))
-    lines = -(-len(groups) // columns)
-
-    def plot(axes):
-        for axis, group in _panels(axes, groups, 50):
-            named = coloured(group)
-            strokes = strokes_of([name for name in group if name in named])
-            top = max(max(values) for values in group.values()) or 1.0
-            for name, values in group.items():
-                stroke = strokes.get(name, {"color": PALE, "zorder": 1})
-                axis.plot(range(1, len(values) + 1), values, **{"linewidth": 1.4} | stroke)
-            # names beside their lines, in the order of the ends
-            _quiet(axis, xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.05 * top))
-            lines = dict(zip(group, axis.lines))
-            names = sorted(strokes, key=lambda name: -group[name][-1])
-            axis.legend(
-                [lines[name] for name in names], names, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5
-            )
-            axis.xaxis.get_major_locator().set_params(integer=True)
-
-    return draw(4.4 * columns, lines * 2.5 + 0.2, "svg", plot, lines, columns)
-
-
-def bars(
-    groups: dict[str, dict[str, tuple[float, float] | None]],
-    *,
-    xlabel: str,
-    colours: dict[str, str] | None = None,
-) -> Drawing:
+def bars(groups: dict[str, dict[str, tuple]], *, xlabel: str, colours: dict[str, str] | None = None) -> Drawing:
     """Horizontal bars, one panel per group: {group: {name: (value, std), or None or NaN for a run that is missing}}.
 
     A thin line marks 100; values are written at the bars, so that nobody has to read an axis. With `colours`
@@ -305,7 +263,10 @@ def bars(
     colours = colours or {name: stroke["color"] for name, stroke in strokes.items()}
 
     def plot(axes):
-        for axis, group in _panels(axes, groups, 30 if width < 6 else 90):
+        for axis in axes.flat[len(groups) :]:
+            axis.set_axis_off()
+        for axis, (title, group) in zip(axes.flat, groups.items()):
+            axis.set_title("\n".join(wrap(title, 30 if width < 6 else 90)))
             for place, (name, value) in enumerate(group.items()):
                 there = value is not None and not np.isnan(value[0])
                 mean, std = np.nan_to_num(value) if there else (0.0, 0.0)

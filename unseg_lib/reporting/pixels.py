@@ -7,13 +7,6 @@ import numpy as np
 RANGE = 40  # dB from black to white in `spectrum`
 
 
-def histogram(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Share of pixels at each value, float `(3,256)`, each channel summing to 1; images uint8 `(H,W,3)`."""
-    pixels = np.concatenate([image.reshape(-1, 3) for image in images])
-    counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])
-    return counts / counts.sum(axis=1, keepdims=True)
-
-
 def _power(image: np.ndarray) -> np.ndarray:
     """Power of every wave, the mean over channels; the mean of the image is left out. (H,W[,C]) -> (H,W)."""
     image = np.atleast_3d(np.asarray(image, np.float64))

@@ -1,6 +1,5 @@
 """The published numbers and settings, read from data/published/*.csv. An unknown number is NaN, never a guess."""
 
-from collections.abc import Iterable
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -68,31 +67,14 @@ def deviations(config, data: str, precision: str = "32-true") -> pd.DataFrame:
     return found[["setting", "published", "here", "why"]].reset_index(drop=True)
 
 
-def deviations_of(trainings: Iterable[dict]) -> pd.DataFrame:
-    """`deviations` of all generators at once, from their lines in stages.jsonl.gz; who deviates alike shares a line."""
-    from dataclasses import fields
-
-    from unseg_lib.method import BilevelConfig
-
-    names = ["setting", "published", "here", "generators", "why"]
-    found = [pd.DataFrame(columns=names)]
-    for one in trainings:
-        ran = {"mean_of": "logits"} | one["parameters"]  # runs from before the choice took that way
-        chosen = {field.name: ran[field.name] for field in fields(BilevelConfig)} | {"scales": tuple(ran["scales"])}
-        found.append(deviations(BilevelConfig(**chosen), ran["data"], ran["precision"]).assign(generators=one["name"]))
-    shared = pd.concat(found).groupby(["setting", "published", "here", "why"], sort=False, as_index=False).agg(list)
-    everyone = len(found) - 1
-    shared["generators"] = ["all" if len(who) == everyone else ", ".join(who) for who in shared.generators]
-    order = _read("training.csv").setting.tolist()
-    return shared.sort_values("setting", key=lambda names: names.map(order.index), kind="stable")[names]
-
-
 def beside(table: str, results: Results) -> pd.DataFrame:
     """The paper's Table 1, 2 or 3, a line for each model and metric: the published numbers by method, ours under
     "METHOD|ours" where the very same system was run, and where not whose images it needs.
 
     Table 1 names no backbone: a number of the same model in another table stands for it.
     """
+    from unseg_lib.datasets import SOURCES
+
     known, paper, lines = scores(results), paper_numbers(), []
     known, systems = known[is_plain(known)], _read("systems.csv")
     for one in systems[systems.table == table].itertuples():
@@ -105,15 +87,10 @@ def beside(table: str, results: Results) -> pd.DataFrame:
         for method in ("clean", "unseg") if table == "1" else ("clean", "synper", "ar", "cuda", "unseg"):
             line[f"{method}|paper"] = same.value[same.method == method].dropna().head(1).max()
             line[f"{method}|ours"] = ours["mean"][ours.recipe == method].head(1).max()
-        lines.append(line | ({} if len(ours) else needs(one.source)))
+        if ours.empty:  # what it would take: its data set, and how large a download that is
+            own = SOURCES[one.source]
+            archives = own.archives + (SOURCES[own.needs].archives if own.needs else ())
+            size = "fetched by hand" if own.by_hand else f"{sum(each.megabytes or 0 for each in archives):,} MB"
+            line |= {"needs|all of": own.title.partition(",")[0], "needs|to download": size}
+        lines.append(line)
     return pd.DataFrame(lines).dropna(axis="columns", how="all")
-
-
-def needs(source: str) -> dict[str, str]:
-    """What a system of the paper would take that was not run: its data set, and how large a download that is."""
-    from unseg_lib.datasets import SOURCES
-
-    own = SOURCES[source]
-    archives = own.archives + (SOURCES[own.needs].archives if own.needs else ())
-    size = "fetched by hand" if own.by_hand else f"{sum(one.megabytes or 0 for one in archives):,} MB"
-    return {"needs|all of": own.title.partition(",")[0], "needs|to download": size}

@@ -7,7 +7,7 @@ order of the images and the test images of two runs of one seed are the same.
 import gzip
 import hashlib
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -75,14 +75,6 @@ def load(results: str | Path) -> Results:
     return Results(folder, rows, stages, _looks(stages), hashlib.sha256(path.read_bytes() + lines).hexdigest()[:12])
 
 
-def of_settings(results: Results, beside: Results) -> Results:
-    """`results` with the rows that another profile has of the same settings put before its own."""
-    more = beside.rows[beside.rows.setting.isin(results.rows.setting)]
-    looks = pd.concat([beside.looks, results.looks])
-    rows = pd.concat([more, results.rows]).drop_duplicates([*SCORE, "seed"], keep="last")
-    return replace(results, rows=rows, looks=looks[~looks.index.duplicated(keep="last")])
-
-
 def waiting(results: Results) -> pd.DataFrame:
     """The planned victims without a result: the columns of `KEY`, recipe, seed, state, defense, clean_fraction."""
     own = results.stages[(results.stages.kind == "victim") & (results.stages.state != "done")]
@@ -97,23 +89,6 @@ def curves_of(stages: pd.DataFrame) -> pd.DataFrame:
     each = zip(victims.stage, (metrics.get("curves", {}) for metrics in victims.metrics))
     found = [(stage, *line) for stage, curves in each for line in curves.items()]
     return pd.DataFrame(found, columns=["stage", "metric", "curve"])
-
-
-def origin(results: Results) -> pd.DataFrame:
-    """Machines, code and minutes of the runs: a line a fact, each value with the number of its runs."""
-    runs = results.stages[results.stages.provenance.map(bool)]
-    world, victims = pd.DataFrame(runs.provenance.tolist()), results.rows.drop_duplicates("stage")
-    facts = {"victims' devices": victims.device, "victims' precision": victims.precision.replace("", "not recorded")}
-    if len(world):
-        named = ("python", "torch", "torchvision", "numpy")
-        versions = world.versions.map(lambda has: ", ".join(f"{name} {has[name]}" for name in named if name in has))
-        facts |= {"processors": world.cpu + ", " + world.cores.astype(str) + " cores", "versions": versions}
-        facts |= {"GPUs": world.gpus.map(lambda gpus: ", ".join(gpus) or "none"), "commits": world.commit.str[:12]}
-        facts["uncommitted changes"] = world.dirty.map({True: "yes", False: "no"})
-    lines = {name: values.value_counts(sort=False).items() for name, values in facts.items()}
-    found = [(name, "; ".join(f"{value} ({count})" for value, count in values)) for name, values in lines.items()]
-    minutes = world.minutes.groupby(runs.kind.to_numpy()).sum() if len(world) else {}
-    return pd.DataFrame([*found, *((f"minutes, {kind}", f"{total:.0f}") for kind, total in minutes.items())])
 
 
 def _foreground(rows: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
@@ -146,11 +121,6 @@ def _looks(stages: pd.DataFrame) -> pd.DataFrame:
     return looks.astype(dict.fromkeys(LOOK, float))
 
 
-def mode_of(results: Results, setting: str, recipe: str) -> str:
-    """The mode of a recipe (see `Results`): only recipes of one mode are rivals."""
-    return results.looks["mode"].get((setting, recipe), "")
-
-
 def is_plain(rows: pd.DataFrame) -> pd.Series:
     """Of victims trained as usual: no defence, and no clean images among the protected ones."""
     return (rows.defense == "none") & (rows.clean_fraction == 0)
@@ -175,10 +145,10 @@ def title_of(one) -> str:
 
 def scores(results: Results) -> pd.DataFrame:
     """A line for each score: the columns of `SCORE`, mean and std over seeds in percent (std NaN for one), peak, n,
-    tuples of seeds, stages, finals and cleans, start (in words, unless all start at random), who (victim and start), block (its
-    heading), of_clean and of_clean_std, and of its metric `judged` (its field judges by it, or it is of the protected
-    classes) and `headline` (the same, but where a background is scored, without it: found nearly everywhere, it holds
-    a mean up that has lost all else).
+    tuples of seeds, stages, finals and cleans, mode (see `Results`; only recipes of one mode are rivals), start (in
+    words, unless all victims start at random), who (victim and start), block (its heading), of_clean and of_clean_std,
+    and of its metric `judged` (its field judges by it, or it is of the protected classes) and `headline` (the same,
+    but where a background is scored, without it: found nearly everywhere, it holds a mean up that has lost all else).
 
     of_clean is in percent of the clean-trained score of the same victim without a defence (and under the same label
     where there is one), over the seeds that both ran: one lucky seed more on one side is no effect. NaN where the
@@ -194,7 +164,7 @@ def scores(results: Results) -> pd.DataFrame:
     full = full.where(full > 0)
     found["of_clean"] = 100 * common.final.mean() / full
     found["of_clean_std"] = 100 * common.final.std() / full
-    found = found.reset_index()
+    found = found.reset_index().join(results.looks["mode"], on=["setting", "recipe"]).fillna({"mode": ""})
     main, protected, ground = (found.metric == one for one in (found.task.map(main_metric), PROTECTED, FOREGROUND))
     floor = ground.groupby([found[name] for name in [*VICTIM, *WAY, "recipe"]]).transform("any")
     found["judged"], found["headline"] = main | protected, protected | ground | (main & ~floor)
@@ -218,8 +188,9 @@ def _with_clean(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.join(means, on=[*key, "clean_label"]).join(finals, on=[*key, "clean_label", "seed"])
 
 
-def paired(one: pd.Series, other: pd.Series) -> dict[str, float]:
-    """`one` minus `other`, both final scores by seed: difference in points, low and high of Student's t interval, n.
+def paired(one: pd.Series, other: pd.Series) -> dict[str, float | str]:
+    """`one` minus `other`, both final scores by seed: difference in points, low and high of Student's t interval, n,
+    and how `one` protects in a `word`: a low score is a strong protection, and the interval must lie on one side.
 
     Only seeds that both ran count; fewer than `ENOUGH` have no interval, none no difference (NaN).
     """
@@ -227,14 +198,10 @@ def paired(one: pd.Series, other: pd.Series) -> dict[str, float]:
 
     gap = (one - other).dropna()
     half = t.ppf((1 + CONFIDENCE) / 2, len(gap) - 1) * gap.std() / np.sqrt(len(gap)) if len(gap) >= ENOUGH else np.nan
-    return {"difference": gap.mean(), "low": gap.mean() - half, "high": gap.mean() + half, "n": len(gap)}
-
-
-def word_of(difference: dict[str, float]) -> str:
-    """How the first of a pair protects: a low score is a strong protection, and an interval must lie on one side."""
-    if not difference["n"] or np.isnan(difference["low"]):
-        return "too few seeds"
-    return "better" if difference["high"] < 0 else "worse" if difference["low"] > 0 else "no difference shown"
+    low, high = gap.mean() - half, gap.mean() + half
+    word = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
+    word = "too few seeds" if np.isnan(half) else word
+    return {"difference": gap.mean(), "low": low, "high": high, "n": len(gap), "word": word}
 
 
 def holds(value: float, side: str, limit: float) -> str:
@@ -256,8 +223,7 @@ def differences(results: Results) -> pd.DataFrame:
     """
     known = scores(results)
     known = known[is_plain(known) & known.headline]
-    mode = [mode_of(results, *names) for names in zip(known.setting, known.recipe)]
-    known = known.assign(mode=mode, own=known.recipe.map(is_own))
+    known = known.assign(own=known.recipe.map(is_own))
     known = known.iloc[np.lexsort((known.own, known.recipe != "clean", pd.factorize(known.block)[0]))]
     # where classes are scored that some recipes protect alone, these recipes are judged by them, and no other is
     some = (known.metric == PROTECTED).groupby(known.setting).transform("any")
@@ -267,8 +233,7 @@ def differences(results: Results) -> pd.DataFrame:
     gaps = [paired(finals_of(one), finals_of(one, "_other")) for one in pairs.itertuples()]
     names = {"recipe": "ours", "recipe_other": "other", "of_clean": "share", "of_clean_other": "other_share"}
     pairs = pairs.rename(columns=names)[["block", "setting", *names.values()]]
-    pairs[["difference", "low", "high", "n"]] = pd.DataFrame(gaps, columns=["difference", "low", "high", "n"])
-    return pairs.assign(word=list(map(word_of, gaps)))
+    return pairs.join(pd.DataFrame(gaps, columns=["difference", "low", "high", "n", "word"]))
 
 
 def against_strongest(results: Results, strong: tuple[str, ...]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -14,9 +15,10 @@ from unseg_lib.evaluation import METRICS, main_metric
 from unseg_lib.reporting import rows
 from unseg_lib.reporting.figures import QUIET, REDS, Drawing, agreement, bars
 from unseg_lib.reporting.published import nearest, value_of
-from unseg_lib.reporting.rows import Results, is_own, is_plain, mode_of, ordered, scores
+from unseg_lib.reporting.rows import Results, is_own, is_plain, ordered, scores
 
 
+@dataclass
 class Table:
     """A DataFrame as a notebook, the report and README show it.
 
@@ -25,10 +27,10 @@ class Table:
     column of headings, `html` those whose cells hold HTML.
     """
 
-    def __init__(
-        self, frame: pd.DataFrame, group: str | None = None, digits: dict | None = None, html: Sequence[str] = ()
-    ):
-        self.frame, self.group, self.digits, self.html = frame, group, digits or {}, html
+    frame: pd.DataFrame
+    group: str | None = None
+    digits: dict[str, int] = field(default_factory=dict)
+    html: Sequence[str] = ()
 
     @cached_property
     def _text(self) -> str:
@@ -96,7 +98,7 @@ def effect(results: Results) -> pd.DataFrame:
     known = known[is_plain(known)]
     own, ground = known[known.judged], known[known.metric == rows.FOREGROUND].assign(metric="miou")
     own = own.merge(ground[[*rows.SCORE, "mean", "of_clean"]], "left", rows.SCORE, suffixes=("", "_ground"))
-    own = own.join(results.looks, on=["setting", "recipe"])
+    own = own.join(results.looks[rows.LOOK], on=["setting", "recipe"])
     found = [nearest(one.task, one.dataset, one.victim, one.metric, one.recipe) or {} for one in own.itertuples()]
     beside = pd.DataFrame(found, columns=["value", "percent", "note"]).astype({"value": float, "percent": float})
     largest = pd.Series([f"{inside:.0f} / {outside:.0f}" for inside, outside in zip(own.linf_inside, own.linf_outside)])
@@ -195,10 +197,9 @@ def _ours(source: Results, one, reference) -> dict:
             pair = [100 * finals / each.cleans for finals, each in zip(pair, (one, reference))]
         gap = rows.paired(*pair)
         interval = " to ".join(f"{round(gap[end], 1) + 0.0:+.1f}" for end in ("low", "high")).replace("-", "−")
-        found = {"difference": gap["difference"], "interval": interval if gap["low"] == gap["low"] else "–"}
-        cells |= {
-            f"against the first|{name}": value for name, value in (found | {"protects": rows.word_of(gap)}).items()
-        }
+        interval = "–" if np.isnan(gap["low"]) else interval
+        found = {"difference": gap["difference"], "interval": interval, "protects": gap["word"]}
+        cells |= {f"against the first|{name}": value for name, value in found.items()}
     if usual and (one.setting, one.recipe) in source.looks.index:  # a defence changes the files once more
         look = source.looks.loc[one.setting, one.recipe]
         cells |= {"the files|PSNR": look.psnr, "the files|SSIM": look.ssim}
@@ -227,7 +228,7 @@ def defence_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
     known = known[(known.clean_fraction == 0) & known.headline]
     for (setting, who), own in known.groupby(["setting", "who"], sort=False):
         tried = own[own.defense != "none"]
-        some = {mode_of(results, setting, recipe) for recipe in tried.recipe if recipe != "clean"} == {"classes"}
+        some = set(tried["mode"][tried.recipe != "clean"]) == {"classes"}
         metric = min(own.metric, key=lambda name: (name == rows.PROTECTED) != some)
         own = own[(own.metric == metric) & ((own.defense != "none") | (own.label == ""))]
         clean = own[(own.recipe == "clean") & (own.defense == "none")]
@@ -307,7 +308,8 @@ def transfer(results: Results, beside: Results) -> pd.DataFrame:
     """Scores by recipe and defence (lines), data set and metric (columns). What `beside` has of the same data sets,
     victims, recipes and defences is not run again: it is taken from there.
     """
-    asked, known = scores(results), scores(rows.of_settings(results, beside))
+    asked, both = scores(results), pd.concat([beside.rows, results.rows])
+    known = scores(replace(results, rows=both.drop_duplicates([*rows.SCORE, "seed"], keep="last")))
     known = known[known.headline & (known.clean_fraction == 0)]
     for name in ("setting", "victim_key", "init", "recipe", "defense"):
         known = known[known[name].isin(asked[name])]
@@ -315,21 +317,6 @@ def transfer(results: Results, beside: Results) -> pd.DataFrame:
     places = known.setting + (", " + known.who).where(several, "") + "|" + known.metric.map(rows.HEADINGS)
     wide = known.assign(place=places).pivot(index=["recipe", "defense"], columns="place", values="mean")
     return wide.rename_axis(columns=None).loc[ordered(wide.index.get_level_values("recipe"))].reset_index()
-
-
-def words_of(poison: str) -> str:
-    """What a poison is, in a few words; of one that is no longer registered its name."""
-    from unseg_lib.poisons import POISONS
-
-    return POISONS[poison].words if poison in POISONS else poison.replace("_", " ")
-
-
-def legend(results: Results) -> pd.DataFrame:
-    """What the recipes are: recipe, its poison in words, the generator of those that have one, and the mode."""
-    looks = results.looks.reset_index().drop_duplicates("recipe").set_index("recipe")
-    looks = looks.loc[ordered(looks.index)].reset_index()
-    own = looks.generator.where(looks.poison.str.match("unseg|untrained"), "")
-    return looks.assign(words=looks.poison.map(words_of), generator=own)[["recipe", "words", "generator", "mode"]]
 
 
 def predictions(results: Results, setting: str, victim: str, recipes: Sequence[str]) -> list[dict[str, np.ndarray]]:
