@@ -1,6 +1,7 @@
 """Runs that differ in one thing, notebooks 04 and 11 on made-up rows, and the report as a book that drops nothing."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ from made_results import late, made, rows_of, stages_of, write_results
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, write_json
+from unseg_lib.method import BilevelConfig
 from unseg_lib.pipeline import run_notebook
 from unseg_lib.reporting import answer, book, load, matched, paper_numbers, write_report
 
@@ -133,6 +135,9 @@ def told(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("told") / "made-up"
     more = [late("a", 0, "failed", **VOC), late("b", 7, "not run", **VOC)]
     more += [{"stage": "generator/small", "kind": "generator", "name": "small", "state": "failed"}]
+    for name, steps in {"one": 0, "two": 9}.items():
+        how = asdict(BilevelConfig(train_eps=8.0, steps=steps)) | {"data": "scenes", "precision": "32-true"}
+        more += [{"stage": f"generator/{name}", "kind": "generator", "name": name, "state": "done", "parameters": how}]
     write_results(folder, ROWS, stages_of(ROWS) + more)
     write_results(folder.with_name("made-up-again"), ROWS[:6])
     return write_report(folder)
@@ -151,6 +156,8 @@ def test_the_report_is_one_file_that_needs_no_other(told):
     assert "does not hold" in html and "Some CPU" in html and "01234567" in html and str(told.parents[1]) not in html
     assert html.count("<details") == html.count("<summary>code</summary>") > 10  # code folds away
     assert "of the second run" in html  # a second run beside the first one
+    told = [re.sub("<[^>]+>", "", line) for line in re.findall(r"<tr>.*?</tr>", html, re.S)]
+    told = {tuple(line.split("\n")[i].strip() for i in range(1, 5)) for line in told if line.count("\n") > 4}
 
 
 @pytest.mark.notebook

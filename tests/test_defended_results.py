@@ -10,7 +10,7 @@ from made_results import made, rows_of, write_results
 from unseg_lib.defenses import cost, noise_left
 from unseg_lib.files import read_json
 from unseg_lib.pipeline import run_notebook
-from unseg_lib.reporting import defence_grids, heat_map, mixture_grids, scores
+from unseg_lib.reporting import defence_grids, mixture_grids, scores
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 JPEG = {"defense": "jpeg quality=10", "label": "jpeg-quality-10"}
@@ -32,8 +32,6 @@ def test_the_grid_is_in_percent_of_the_undefended_clean_score(tmp_path):
     assert list(grids) == [("lung", "IoU of the object", "unet")]
     want = {"clean": {"none": 100, "jpeg quality=10": 90}, "unseg": {"none": 10, "jpeg quality=10": 50}}
     assert grid_of(tmp_path, FOUND) == want
-    drawn = heat_map(grids.popitem()[1])
-    assert drawn.kind == "svg" and b"data:image" not in drawn.content and not drawn.dataset_image
 
 
 def test_what_a_defence_gives_back_is_seen_seed_by_seed(tmp_path):

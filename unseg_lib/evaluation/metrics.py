@@ -13,9 +13,7 @@ BORDER = 0.02  # width of a mask's border, as a share of the image's diagonal
 
 @dataclass(frozen=True)
 class Metric:
-    """What is said of a metric.
-
-    words: for headings. short: for narrow columns. tasks: those whose victims are judged by it. published: its names
+    """words: for headings. short: for narrow columns. tasks: those whose victims are judged by it. published: its names
     in the published tables. least: percent; a victim below it has learnt nothing from clean images.
     """
 
@@ -70,8 +68,8 @@ def intersection_over_union(matrix: torch.Tensor) -> list[float | None]:
     """
     matrix = matrix.cpu().double()
     hit, true, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    union = true + predicted - hit
-    return [(hit[i] / union[i]).item() if true[i] > 0 else None for i in range(len(matrix))]
+    iou = (hit / (true + predicted - hit)).tolist()
+    return [share if there else None for share, there in zip(iou, (true > 0).tolist())]
 
 
 def mean_iou(iou: list[float | None]) -> float:
