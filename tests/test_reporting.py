@@ -320,11 +320,3 @@ def test_shares_of_noise():
     gray = np.repeat(tile[..., :1], 3, axis=2)
     assert pixels.gray_share(gray) == pytest.approx(1) and pixels.gray_share(gray * [1, -2, 1]) == pytest.approx(0)
     assert pixels.gray_share(np.zeros((2, 2, 3))) == pixels.common_share([np.zeros((2, 2, 3))]) == 0
-
-
-@pytest.mark.parametrize(
-    ("values", "area"), [((3, 4, 1, 2), 1), ((1, 2, 3, 4), 0), ((1, 1, 1, 1), 0.5), ((1, 4, 2, 3), 0.5)]
-)
-def test_separability_is_the_area_under_the_curve(values, area):
-    assert pixels.separability(np.array([values]), np.array([[True, True, False, False]])) == area
-    assert pixels.separability(np.array([[1.0]]), np.array([[True]])) == 0.5

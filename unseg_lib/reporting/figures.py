@@ -163,21 +163,6 @@ def show_rows(
     return draw(columns * width, height, "png", plot, len(rows), columns, dataset_image=not free)
 
 
-def show_prompts(
-    image: np.ndarray, mask: np.ndarray, box: np.ndarray, points: np.ndarray, *, free: bool = False
-) -> Drawing:
-    """An image with its prompts: mask bool `(H,W)` tinted, box xyxy, points `(k,2)` xy, one panel each."""
-    from matplotlib.patches import Rectangle
-
-    tinted = np.where(mask[..., None], 0.45 * image + 0.55 * np.array([192, 57, 43]), image).astype(np.uint8)
-
-    def prompts(axes):
-        axes[0, 1].add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), fill=False, color=REDS[0], linewidth=2))
-        axes[0, 2].plot(*points.T, "o", color=REDS[0], markersize=5, markeredgecolor="white")
-
-    return show_rows([{"mask": tinted, "box": image, "points": image}], free=free, over=prompts)
-
-
 # lines and bars
 
 

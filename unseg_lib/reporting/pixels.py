@@ -66,16 +66,3 @@ def _share(values: np.ndarray, axis: int) -> float:
     """Share of the energy that the mean over an axis has."""
     energy = np.square(values, dtype=np.float64).mean()
     return float(np.square(values.mean(axis=axis, dtype=np.float64)).mean() / energy) if energy else 0.0
-
-
-def separability(feature: np.ndarray, mask: np.ndarray) -> float:
-    """How well one number per pixel tells object from background: the area under the ROC curve.
-
-    feature `(H,W)`, mask bool `(H,W)`; 0.5 = not at all, 1 = perfectly (0 = perfectly, but inverted).
-    """
-    from scipy.stats import mannwhitneyu
-
-    inside, outside = feature[mask], feature[~mask]
-    if not inside.size or not outside.size:
-        return 0.5
-    return float(mannwhitneyu(inside, outside, method="asymptotic").statistic / (inside.size * outside.size))

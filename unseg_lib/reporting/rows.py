@@ -284,16 +284,8 @@ def repetition(pairs: pd.DataFrame, planned: int) -> pd.Series:
     """
     judged, alone = pairs[pairs.bar.notna()], pairs.difference[pairs.bar.isna()].abs()
     half, most = np.quantile(alone, (0.5, 0.9), method="inverted_cdf") if len(alone) else (np.nan, np.nan)
-    return pd.Series(
-        {
-            "scores of the first run": planned,
-            "repeated": len(pairs),
-            "with an error bar": len(judged),
-            "the same within it": (judged.word == "same").sum(),
-            "outside by chance alone": (1 - CONFIDENCE) * len(judged),
-            "of one seed, without a bar": len(alone),
-            "half of them moved by at most": half,
-            "nine of ten by at most": most,
-            "largest difference": pairs.difference.abs().max(),
-        }
-    )
+    found = {"scores of the first run": planned, "repeated": len(pairs), "with an error bar": len(judged)}
+    found |= {"the same within it": (judged.word == "same").sum()}
+    found |= {"outside by chance alone": (1 - CONFIDENCE) * len(judged), "of one seed, without a bar": len(alone)}
+    found |= {"half of them moved by at most": half, "nine of ten by at most": most}
+    return pd.Series(found | {"largest difference": pairs.difference.abs().max()})
