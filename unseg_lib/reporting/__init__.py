@@ -13,13 +13,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "book": words("INSTEAD PAGES copies_in publish strip_images write_pdf write_report"),
         "commands": words("BEGIN END results_table write_results"),
-        "figures": words("AGREEMENT REDS STYLE Drawing agreement bars curves dots draw learning_curve magnify numbered")
-        + words("paint show show_rows"),
+        "figures": words("AGREEMENT QUIET REDS STYLE Drawing agreement bars curves draw learning_curve magnify paint")
+        + words("show show_rows strokes_of"),
         "pixels": words("common_share frequencies gray_share radial_spectrum spectrum"),
         "published": words("beside deviations nearest paper_numbers value_of"),
         "rows": words("HEADINGS Results against_strongest curves_of differences holds is_own is_plain load ordered")
         + words("paired repeated repetition scores waiting"),
-        "tables": words("Table answer defence_grids effect matched mixture_grids predictions records")
+        "tables": words("Table defence_grids effect matched predictions records")
         + words("repetition_table spread stand_ins table transfer verdicts"),
     },
 )

@@ -96,14 +96,6 @@ def magnify(original: np.ndarray, changed: np.ndarray, times: float = 10) -> np.
     return np.clip(127.5 + times * (changed.astype(np.float32) - original), 0, 255).astype(np.uint8)
 
 
-def numbered(masks: list[np.ndarray]) -> np.ndarray:
-    """Objects, bool masks `(H,W)`, as one label map: each its number from 1, small ones on top; 0 is none of them."""
-    found = np.zeros(masks[0].shape, np.uint8)
-    for number in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
-        found[masks[number]] = 1 + number % 254
-    return found
-
-
 def agreement(truth: np.ndarray, prediction: np.ndarray, background: bool = True) -> np.ndarray:
     """Where a prediction agrees with the truth, both label maps `(H,W)`, as uint8 RGB in the colours of `AGREEMENT`.
 
@@ -181,20 +173,23 @@ def coloured(group: dict[str, list]) -> list[str]:
     return list(dict.fromkeys([*(name for name in group if name == "clean"), *own, *by_end]))[:COLOURED]
 
 
+def _lines(axis, series: dict[str, list], x, **style) -> None:
+    for name, stroke in strokes_of(list(series)).items():
+        axis.plot(list(x)[: len(series[name])], series[name], label=name.replace("_", " "), **style, **stroke)
+
+
 def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, few=False, log=False, steps=False) -> Drawing:
     """One line per name over the abscissae `x`, a shorter one over the first of them.
 
     `log` draws y logarithmically, `steps` as a histogram; with `few`, all but `COLOURED` lines are gray and nameless.
     """
     named = coloured(series) if few else list(series)
-    strokes, style = strokes_of([name for name in series if name in named]), "steps-mid" if steps else "default"
 
     def plot(axes):
-        axis = axes[0, 0]
-        for name, values in series.items():
-            stroke = strokes.get(name, {"color": PALE, "zorder": 1})
-            label = name.replace("_", " ") if name in strokes else None
-            axis.plot(list(x)[: len(values)], values, label=label, drawstyle=style, **stroke)
+        axis, style = axes[0, 0], "steps-mid" if steps else "default"
+        for name in (name for name in series if name not in named):
+            axis.plot(list(x)[: len(series[name])], series[name], color=PALE, zorder=1)
+        _lines(axis, {name: values for name, values in series.items() if name in named}, x, drawstyle=style)
         limits = {"yscale": "log"} if log else {"ylim": (0, None)}
         _quiet(axis, len(series) > 1, xlabel=xlabel, ylabel=ylabel, **limits)
         axis.margins(x=0.01)
@@ -202,36 +197,15 @@ def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, few=False, l
     return draw(6.4, 2.7, "svg", plot)
 
 
-def dots(series: dict[str, list[tuple[float, float]]], *, xlabel: str, ylabel: str) -> Drawing:
-    """Measured points (x, y) as faint dots, with a running mean over a twentieth of them as a line."""
-    strokes = strokes_of(list(series))
-
-    def plot(axes):
-        axis = axes[0, 0]
-        for name, points in series.items():
-            x, y = np.array(points, float).T
-            weights = np.ones(max(1, len(y) // 20))
-            smooth = np.convolve(y, weights, "same") / np.convolve(np.ones_like(y), weights, "same")
-            axis.plot(x, y, ".", color=strokes[name]["color"], markersize=3, alpha=0.35)
-            axis.plot(x, smooth, label=name.replace("_", " "), **strokes[name])
-        _quiet(axis, True, xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
-
-    return draw(6.4, 2.7, "svg", plot)
-
-
 def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel: str) -> Drawing:
     """Training loss on the left, test scores on the right, both by epoch."""
-    strokes, epochs = strokes_of(list(scores)), range(1, len(loss) + 1)
 
     def plot(axes):
-        left, right = axes[0]
-        left.plot(epochs, loss, color=QUIET[0], marker="o", markersize=3)
-        for name, values in scores.items():
-            right.plot(epochs, values, marker="o", markersize=3, label=name.replace("_", " "), **strokes[name])
-        right.legend(loc="upper left" if len(scores) == 1 else "best")
-        for axis, label, top in ((left, "training loss", None), (right, ylabel, 100)):
+        for axis, series, label, top in zip(axes[0], ({"loss": loss}, scores), ("training loss", ylabel), (None, 100)):
+            _lines(axis, series, range(1, len(loss) + 1), marker="o", markersize=3)
             _quiet(axis, xlabel="epoch", ylabel=label, ylim=(0, top))
             axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(loc="upper left" if len(scores) == 1 else "best")
 
     return draw(6.4, 2.5, "svg", plot, 1, 2)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import METRICS, main_metric
 from unseg_lib.reporting import rows
-from unseg_lib.reporting.figures import QUIET, REDS, Drawing, agreement, bars
+from unseg_lib.reporting.figures import agreement
 from unseg_lib.reporting.published import nearest, value_of
 from unseg_lib.reporting.rows import Results, is_own, is_plain, ordered, scores
 
@@ -194,7 +194,8 @@ def _ours(source: Results, one, reference) -> dict:
     if reference is not None:
         pair = [rows.finals_of(each) for each in (one, reference)]
         if one.label != reference.label and usual:
-            pair = [100 * finals / each.cleans for finals, each in zip(pair, (one, reference))]
+            cleans = [pd.Series(each.cleans, each.seeds) for each in (one, reference)]
+            pair = [100 * finals / clean for finals, clean in zip(pair, cleans)]
         gap = rows.paired(*pair)
         interval = " to ".join(f"{round(gap[end], 1) + 0.0:+.1f}" for end in ("low", "high")).replace("-", "−")
         interval = "–" if np.isnan(gap["low"]) else interval
@@ -204,16 +205,6 @@ def _ours(source: Results, one, reference) -> dict:
         look = source.looks.loc[one.setting, one.recipe]
         cells |= {"the files|PSNR": look.psnr, "the files|SSIM": look.ssim}
     return cells
-
-
-def answer(arms: pd.DataFrame, title: str) -> tuple[Table, Drawing]:
-    """What a notebook displays of `matched`: the table, and what each arm leaves of the clean-trained score as bars."""
-    own = arms[1:]
-    shares = dict(zip(own[""], zip(own["ours|of clean"], own["std"])))
-    colours = {name: REDS[0] if is_own(recipe) else QUIET[0] for name, recipe in zip(own[""], own.recipe)}
-    shown = table(arms.drop(columns=["recipe", "std"]), html=["seeds"], digits={"the files|SSIM": 3})
-    title = f"{title} · from the profile {arms.attrs['source']}"
-    return shown, bars({title: shares}, xlabel="% of clean-trained score", colours=colours)
 
 
 def defence_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
@@ -254,22 +245,6 @@ def _share(finals: pd.Series, shared: list[int], full: pd.Series) -> float:
     common = finals.index.intersection(full.index)
     finals, full = (finals[common], full[common]) if len(common) else (finals, full)
     return 100 * finals.mean() / full.mean() if full.mean() > 0 else np.nan
-
-
-def mixture_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """By (setting, metric's heading, victim): the score of every recipe that was run in mixtures (index) by the
-    share of clean images in percent (columns). The recipe "clean" is the same clean images alone: without a share, all.
-    """
-    known, grids = scores(results), {}
-    known = known[known.headline & (known.defense == "none") & ((known.label == "") | (known.clean_fraction > 0))]
-    share = known.clean_fraction.where((known.recipe != "clean") | (known.clean_fraction > 0), 1.0)
-    known = known.assign(share=(100 * share).round())
-    for (setting, metric, who), own in known.groupby(["setting", "metric", "who"], sort=False):
-        mixed = own.recipe[own.clean_fraction.between(0, 1, inclusive="neither")]
-        if len(mixed):
-            grid = own[own.recipe.isin([*mixed, "clean"])].pivot_table("mean", "recipe", "share")
-            grids[setting, rows.HEADINGS[metric], who] = grid.loc[ordered(grid.index)]
-    return grids
 
 
 def stand_ins(results: Results) -> pd.DataFrame:
