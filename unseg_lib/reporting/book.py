@@ -27,10 +27,8 @@ INSTEAD = "[an image was here: the terms of the data set do not allow to pass it
 
 
 def write_report(results: str | Path) -> Path:
-    """Write `results/report.html` from the executed pages; return its path. Raises `UnsegError` without rows.
-
-    A page that was not executed for the rows that are there is executed first: 04 always, the others where the profile
-    names them or an earlier run of them lies there.
+    """Write `results/report.html` from the executed pages; its path. Raises `UnsegError` without rows. A page that was
+    not executed for these rows is executed first: 04 always, the others where the profile names them or one lies there.
     """
     from unseg_lib.pipeline import profile_of, run_notebook
 
@@ -73,9 +71,8 @@ def _book(profile: str, pages: list[Path]) -> str:
 
 
 def write_pdf(results: str | Path) -> Path:
-    """Print `results/report.html` to report.pdf beside it, A4; raises `UnsegError` without a report or a browser.
-
-    Links to other files are left out: a browser writes them with the whole path of this machine.
+    """Print `results/report.html` to report.pdf beside it, A4, without the links to other files, which would hold this
+    machine's paths; raises `UnsegError` without a report or a browser.
     """
     results = Path(results)
     html, pdf = results / "report.html", results / "report.pdf"
@@ -97,9 +94,8 @@ def write_pdf(results: str | Path) -> Path:
 
 
 def publish(results: str | Path) -> Path:
-    """Strip the images of data sets from the executed notebooks below `results` and write its report anew; its path.
-
-    Of what victims predict the masks stay. Results on generated scenes keep everything.
+    """Strip the images of data sets from the executed notebooks below `results` and write its report anew; its path. Of
+    what victims predict the masks stay. Results on generated scenes keep everything.
     """
     results = Path(results)
     for notebook in sorted(path for level in ("*", "*/*") for path in results.glob(f"{level}/*.ipynb")):
@@ -128,9 +124,8 @@ def _own(folder: Path) -> bool:
 
 
 def strip_images(notebook: dict) -> int:
-    """Replace every image of a data set in the outputs of a notebook by a sentence; returns how many there were.
-
-    Our figures say themselves whether they show one (`figures.Drawing`); of others only line drawings stay.
+    """Replace every image of a data set in the outputs of a notebook by a sentence; returns how many there were. Our
+    figures say themselves whether they show one (`figures.Drawing`); of others only line drawings stay.
     """
     found = 0
     for output in (output for cell in notebook["cells"] for output in cell.get("outputs", ())):

@@ -97,8 +97,7 @@ def magnify(original: np.ndarray, changed: np.ndarray, times: float = 10) -> np.
 
 
 def agreement(truth: np.ndarray, prediction: np.ndarray, background: bool = True) -> np.ndarray:
-    """Where a prediction agrees with the truth, both label maps `(H,W)`, as uint8 RGB in the colours of `AGREEMENT`.
-
+    """Where a prediction agrees with the truth, both label maps `(H,W)`, as uint8 RGB in the colours of `AGREEMENT`:
     "missed" is an object that was taken for background, "wrong" any other error; background that was found is pale.
     background: whether 0 is one, not a class like the others.
     """
@@ -128,10 +127,9 @@ def show(*, free: bool = False, **images: np.ndarray) -> Drawing:
 def show_rows(
     rows: list[dict[str, np.ndarray]], *, free: bool = False, key: dict[str, str] | None = None, over=None
 ) -> Drawing:
-    """Rows of images, the names of the first row above, the colours of `key` (name -> colour) explained below.
-
-    `free`: nothing in it is an image of a data set; masks, charts, generated scenes and free photos may be published.
-    `over` may draw more on the grid of axes.
+    """Rows of images, the names of the first row above, the colours of `key` (name -> colour) explained below. `free`:
+    nothing in it is an image of a data set; masks, charts, generated scenes and free photos may be published. `over`
+    may draw more on the grid of axes.
     """
     from matplotlib.patches import Patch
 
@@ -179,9 +177,8 @@ def _lines(axis, series: dict[str, list], x, **style) -> None:
 
 
 def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, few=False, log=False, steps=False) -> Drawing:
-    """One line per name over the abscissae `x`, a shorter one over the first of them.
-
-    `log` draws y logarithmically, `steps` as a histogram; with `few`, all but `COLOURED` lines are gray and nameless.
+    """One line per name over the abscissae `x`, a shorter one over the first of them. `log` draws y logarithmically,
+    `steps` as a histogram; with `few`, all but `COLOURED` lines are gray and nameless.
     """
     named = coloured(series) if few else list(series)
 
@@ -211,10 +208,8 @@ def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel:
 
 
 def bars(groups: dict[str, dict[str, tuple]], *, xlabel: str, colours: dict[str, str] | None = None) -> Drawing:
-    """Horizontal bars, one panel per group: {group: {name: (value, std), or None or NaN for a run that is missing}}.
-
-    A thin line marks 100; values are written at the bars, so that nobody has to read an axis. With `colours`
-    of its own, a figure has long names and is wider.
+    """Horizontal bars, one panel per group: {group: {name: (value, std), or None or NaN for a run that is missing}}. A
+    thin line marks 100. With `colours` of its own, a figure has long names and is wider.
     """
     columns, width = min(3, len(groups)), 6.4 if colours else 2.9
     lines, longest = -(-len(groups) // columns), max(map(len, groups.values()))

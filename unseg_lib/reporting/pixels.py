@@ -14,10 +14,8 @@ def _power(image: np.ndarray) -> np.ndarray:
 
 
 def radial_spectrum(image: np.ndarray, bins: int = 32) -> np.ndarray:
-    """Power at each spatial frequency, `(bins,)` from 0 to 0.5 cycles per pixel, averaged over directions.
-
-    image: float `(H,W)` or `(H,W,C)` (then the mean over channels). The mean of the image is left out. White
-    noise of variance v has power v in every bin, so a curve shows where noise is stronger than that.
+    """Power of an image `(H,W)` or `(H,W,C)` at each spatial frequency, `(bins,)` from 0 to 0.5 cycles per pixel, mean
+    over directions and channels, without that of its mean. White noise of variance v has power v in every bin.
     """
     power = _power(image) / (image.shape[0] * image.shape[1])
     radius = np.hypot(np.fft.fftfreq(power.shape[0])[:, None], np.fft.fftfreq(power.shape[1])[None])
@@ -33,10 +31,8 @@ def frequencies(bins: int = 32) -> np.ndarray:
 
 
 def spectrum(noise: np.ndarray) -> np.ndarray:
-    """Power by frequency and direction, gray float32 `(H,W,3)` in [-1,1]: 1 = strongest, -1 = 40 dB below or less.
-
-    noise `(H,W,C)`, the mean over channels of each one's power. Slow changes are in the middle, a checkerboard
-    of single pixels in the corners; the mean of the noise is left out.
+    """Power of noise `(H,W,C)` by frequency and direction, gray float32 `(H,W,3)` in [-1,1]: 1 = strongest, -1 = 40 dB
+    below or less. Slow changes are in the middle, a checkerboard of single pixels in the corners; no mean.
     """
     power = np.fft.fftshift(_power(noise))
     floor = power.max() * 10 ** (-RANGE / 10)
@@ -53,9 +49,8 @@ def gray_share(noise: np.ndarray) -> float:
 
 
 def common_share(noises: Sequence[np.ndarray]) -> float:
-    """Share of the noises' energy that is the same in all: 1 = one universal pattern, about 1/n = independent.
-
-    noises: n arrays `(H,W,3)`; compared on their common top left part, since tiles and grids start there.
+    """Share of the energy of n noises `(H,W,3)` that is the same in all: 1 = one universal pattern, about 1/n =
+    independent; on their common top left part, since tiles and grids start there.
     """
     height, width = (min(noise.shape[axis] for noise in noises) for axis in (0, 1))
     stack = np.stack([noise[:height, :width] for noise in noises])

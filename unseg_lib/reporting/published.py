@@ -39,10 +39,8 @@ def value_of(table: str, dataset: str, victim: str, method: str, metric: str) ->
 
 
 def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> dict | None:
-    """The published number to print beside one of ours, or None.
-
-    Returns value (percent), percent (of its own clean-trained number), note (what it is) and same (whether it
-    is the same experiment, or only the nearest one).
+    """The published number to print beside one of ours, or None: value (percent), percent (of its own clean-trained
+    number), note (what it is) and same (whether it is the same experiment, or only the nearest one).
     """
     key = (task, dataset, metric, poison)
     for line in _read("nearest.csv").itertuples():

@@ -1,7 +1,7 @@
 """What the runs of a profile left behind, as tables: rows.csv (runs and metrics) and stages.jsonl.gz (runs).
 
-A score is one experiment under several seeds. Every comparison is made seed by seed, because the first weights, the
-order of the images and the test images of two runs of one seed are the same.
+A score is one experiment under several seeds, and comparisons are made seed by seed: two runs of one seed have the
+first weights, the order of the images and the test images in common.
 """
 
 import gzip
@@ -138,32 +138,30 @@ def ordered(recipes) -> list[str]:
 
 def title_of(one) -> str:
     """The heading of a block of scores: data set, metric, victim, and how it was trained where that is unusual."""
-    by_hand = [one.defense if one.defense != "none" else "", f"{one.clean_fraction:g}" if one.clean_fraction else ""]
-    way = one.label or " ".join(filter(None, by_hand))
+    way = one.label or " ".join(str(part) for part in (one.defense, one.clean_fraction) if part not in ("none", 0))
     return " · ".join(filter(None, [one.setting, HEADINGS.get(one.metric, one.metric), one.who, way]))
 
 
 def scores(results: Results) -> pd.DataFrame:
     """A line for each score: the columns of `SCORE`, mean and std over seeds in percent (std NaN for one), peak, n,
     tuples of seeds, stages, finals and cleans, mode (see `Results`; only recipes of one mode are rivals), start (in
-    words, unless all victims start at random), who (victim and start), block (its heading), of_clean and of_clean_std,
-    and of its metric `judged` (its field judges by it, or it is of the protected classes) and `headline` (the same,
-    but where a background is scored, without it: found nearly everywhere, it holds a mean up that has lost all else).
-
-    of_clean is in percent of the clean-trained score of the same victim without a defence (and under the same label
-    where there is one), over the seeds that both ran: one lucky seed more on one side is no effect. NaN where the
-    clean-trained victim learnt nothing, or nobody ran it.
+    words, unless all victims start at random), who (victim and start), block (its heading), of_clean and of_clean_std
+    (percent of the clean-trained score of the same victim without a defence, and of the same label where there is
+    one, over the seeds that both ran; NaN where it learnt nothing, or nobody ran it), judged (its field judges by its
+    metric, or it is of the protected classes) and headline (the same, but where a background is scored, without it:
+    found nearly everywhere, it holds a mean up that has lost all else).
     """
     rows = _with_clean(results.rows)
     by = rows.groupby(SCORE, sort=False)
-    named = {"mean": ("final", "mean"), "std": ("final", "std"), "n": ("seed", "size"), "peak": ("peak", "mean")}
-    found = by.agg(**named, **{f"{name}s": (name, tuple) for name in ("seed", "stage", "final", "clean")})
+    found = by.agg(mean=("final", "mean"), std=("final", "std"), n=("seed", "size"), peak=("peak", "mean"))
+    found[["seeds", "stages", "finals", "cleans"]] = by[["seed", "stage", "final", "clean"]].agg(tuple)
     common = rows[rows.clean.notna() | (by.clean.transform("count") == 0)].groupby(SCORE, sort=False)
     # without a common seed, the means of all
     full = common.clean.mean().fillna(common.clean_mean.mean())
     full = full.where(full > 0)
-    found["of_clean"] = 100 * common.final.mean() / full
-    found["of_clean_std"] = 100 * common.final.std() / full
+    found["of_clean"], found["of_clean_std"] = (
+        100 * value / full for value in (common.final.mean(), common.final.std())
+    )
     found = found.reset_index().join(results.looks["mode"], on=["setting", "recipe"]).fillna({"mode": ""})
     main, protected, ground = (found.metric == one for one in (found.task.map(main_metric), PROTECTED, FOREGROUND))
     floor = ground.groupby([found[name] for name in [*VICTIM, *WAY, "recipe"]]).transform("any")
@@ -237,10 +235,9 @@ def differences(results: Results) -> pd.DataFrame:
 
 
 def against_strongest(results: Results, strong: tuple[str, ...]) -> pd.DataFrame:
-    """Of `differences` the line with the strongest rival, and `verdict`: whether UnSeg works, and better than it.
-
-    It holds where all of the interval lies on UnSeg's side, and the poisons `strong` were among the rivals: who has
-    not met them has beaten nobody. "open": more rivals or seeds would tell.
+    """Of `differences` the line with the strongest rival, and `verdict`: whether UnSeg works, and better than it. It
+    holds where all of the interval lies on UnSeg's side, and the poisons `strong` were among the rivals: who has not
+    met them has beaten nobody. "open": more rivals or seeds would tell.
     """
     every = differences(results)
     every = every[every.other != "clean"]
@@ -266,9 +263,8 @@ def repeated(first: Results, second: Results) -> pd.DataFrame:
     one, two = (known[known.judged] for known in map(scores, (first, second)))
     pairs = one.merge(two[[*SCORE, "mean", "std", "n"]], on=SCORE, suffixes=("", "_again"))
     if pairs.empty:
-        raise UnsegError(
-            f"Expected scores in {second.folder} that {first.folder} has, too, found none; are both of one profile?"
-        )
+        scored = f"scores in {second.folder} that {first.folder} has, too"
+        raise UnsegError(f"Expected {scored}, found none; are both of one profile?")
     several, free = pairs[["n", "n_again"]].min(axis=1) > 1, (pairs.n + pairs.n_again - 2).clip(lower=1)
     squares = (pairs.n - 1) * pairs["std"] ** 2 + (pairs.n_again - 1) * pairs.std_again**2
     bar = t.ppf((1 + CONFIDENCE) / 2, free) * np.sqrt(squares / free * (1 / pairs.n + 1 / pairs.n_again))

@@ -142,11 +142,10 @@ def matched(
     """Runs that differ in one thing, the first as the reference: of the one victim in one source that met most of them.
 
     arms: (label, recipe, published method or nothing); "" for a recipe that the kit cannot have, columns of rows.csv
-    and their values where more than the recipe tells the runs; without a defence or a share of clean images, victims
-    trained as usual are meant. paper: table, data set, victim and metric of the published numbers. metric: else the
-    setting's own. The index is the label, the clean-trained victims first. An arm is compared with the reference seed
-    by seed, under another label in percent of each one's own clean-trained victim. Two sources are never mixed: they
-    may be from different machines. Nor are two victims.
+    and their values where more than the recipe tells the runs (else victims trained as usual are meant). paper: table,
+    data set, victim and metric of the published numbers. metric: else the setting's own. The index is the label, the
+    clean-trained victims first. An arm is compared with the reference seed by seed, under another label in percent of
+    each one's own clean-trained victim. Two sources, which may be two machines, are never mixed, nor two victims.
     """
     arms = [("trained on clean images", "clean", "clean"), *((*arm, "")[:3] for arm in arms)]
     arms = [(words, {"recipe": one} if one and isinstance(one, str) else one or {}, how) for words, one, how in arms]
@@ -210,10 +209,9 @@ def _ours(source: Results, one, reference) -> dict:
 def defence_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
     """By (setting, metric's heading, victim): what each recipe (columns) leaves under each defence (index).
 
-    In percent of the score of the victim trained on clean images without a defence, over the seeds that both ran,
-    so the recipe "clean" shows what a defence costs. A recipe's column, "none" too, is over the seeds that all its
-    defences ran: compare within it. Recipes that nobody defended against are left out. Where every recipe protects
-    only some classes, those are scored.
+    In percent of the score of the undefended victim trained on clean images, so the recipe "clean" shows what a defence
+    costs. A column, "none" too, is over the seeds that all defences of its recipe ran: compare within it. Recipes that
+    nobody defended against are left out. Where every recipe protects only some classes, those are scored.
     """
     known, grids = scores(results), {}
     known = known[(known.clean_fraction == 0) & known.headline]
@@ -280,9 +278,7 @@ def stand_ins(results: Results) -> pd.DataFrame:
 
 
 def transfer(results: Results, beside: Results) -> pd.DataFrame:
-    """Scores by recipe and defence (lines), data set and metric (columns). What `beside` has of the same data sets,
-    victims, recipes and defences is not run again: it is taken from there.
-    """
+    """Scores by recipe and defence (lines), data set and metric (columns), also those that another profile has."""
     asked, both = scores(results), pd.concat([beside.rows, results.rows])
     known = scores(replace(results, rows=both.drop_duplicates([*rows.SCORE, "seed"], keep="last")))
     known = known[known.headline & (known.clean_fraction == 0)]
@@ -295,10 +291,9 @@ def transfer(results: Results, beside: Results) -> pd.DataFrame:
 
 
 def predictions(results: Results, setting: str, victim: str, recipes: Sequence[str]) -> list[dict[str, np.ndarray]]:
-    """What victims make of three test images: those that the clean-trained one gets best, middling and worst.
-
-    Rows {name: uint8 RGB} of the image (where it may be shown), the true objects, and for each recipe how its
-    prediction agrees with them (`figures.agreement`). [] where the runs left no predictions.
+    """What victims make of three test images, which the clean-trained one gets best, middling and worst: rows {name:
+    uint8 RGB} of the image (where it may be shown), the true objects, and for each recipe how its prediction agrees
+    with them (`figures.agreement`). [] where the runs left no predictions.
     """
     own, seen, shown = results.rows, {}, []
     own = own[is_plain(own) & (own.label == "") & (own.setting == setting) & (own.victim_key == victim)]
