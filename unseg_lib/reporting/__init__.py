@@ -11,7 +11,7 @@ words = str.split  # names in a row, where a list would take a line each
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "book": words("INSTEAD PAGES copies_in publish strip_images write_pdf write_report"),
+        "book": words("PAGES write_pdf write_report"),
         "commands": words("BEGIN END results_table write_results"),
         "figures": words("AGREEMENT QUIET REDS STYLE Drawing agreement bars curves draw learning_curve magnify paint")
         + words("show show_rows strokes_of"),

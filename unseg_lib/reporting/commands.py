@@ -50,8 +50,11 @@ def pdf(results: Path) -> None:
 
 def publish(results: Path) -> None:
     """Take the data sets' images out of notebooks, predictions and report, so that RESULTS may be passed on."""
-    print(f"Without images: {reporting.publish(results)}")
-    if left := reporting.copies_in(results):
+    from unseg_lib.pipeline import copies_in, strip_results
+
+    strip_results(results)
+    print(f"Without images: {reporting.write_report(results)}")
+    if left := copies_in(results):
         print(f"Not to be passed on, as they hold images: {', '.join(map(str, left))}")
 
 

@@ -17,6 +17,7 @@ STYLE = Path(__file__).with_name("house.mplstyle")
 INK, REDS, PALE = "#2b2f36", ("#c0392b", "#e08a7e", "#8c2a20", "#d9a29b"), "#d5d8dc"
 QUIET = ("#4c78a8", "#72a98f", "#b59f3b", "#8f7bb0", "#7f8c8d", "#c58b6b", "#5aa2b5")
 DASHES = ("-", "--", ":", "-.")
+MIME = {"svg": "image/svg+xml", "png": "image/png"}
 MOST = 100_000  # bytes; a larger SVG is drawn as PNG
 COLOURED = 6  # lines of a panel that have a colour and a name
 # how a prediction agrees with the truth, on light ground
@@ -34,24 +35,21 @@ class Drawing:
     content: bytes
     dataset_image: bool = False
 
-    @property
-    def _mime(self) -> str:
-        return "image/svg+xml" if self.kind == "svg" else "image/png"
-
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         text = self.content if self.kind == "svg" else base64.b64encode(self.content)
-        return {self._mime: text.decode()}, {"dataset_image": self.dataset_image}
+        return {MIME[self.kind]: text.decode()}, {"dataset_image": self.dataset_image}
 
     def html(self, alt: str) -> str:
         """An HTML element that needs no other file; `alt` is read out in place of the image."""
-        return f'<img alt="{escape(alt)}" src="data:{self._mime};base64,{base64.b64encode(self.content).decode()}">'
+        return (
+            f'<img alt="{escape(alt)}" src="data:{MIME[self.kind]};base64,{base64.b64encode(self.content).decode()}">'
+        )
 
 
 def draw(
     width: float, height: float, kind: str, plot, rows: int = 1, columns: int = 1, dataset_image: bool | None = None
 ) -> Drawing:
     """Give `plot` a grid of axes `(rows,columns)` in the house style and render what it drew; sizes in inches.
-
     dataset_image: see `Drawing`; None takes a "png" for one.
     """
     import matplotlib

@@ -42,9 +42,7 @@ def spectrum(noise: np.ndarray) -> np.ndarray:
 
 
 def gray_share(noise: np.ndarray) -> float:
-    """Share of the noise's energy that is left when its image `(H,W,3)` is turned gray, the mean over its channels:
-    1 = gray noise, 0 = pure colour.
-    """
+    """Share of the energy of noise `(H,W,3)` that is left in the mean of its channels: 1 = gray, 0 = pure colour."""
     return _share(noise, axis=2)
 
 

@@ -23,9 +23,7 @@ def _read(name: str) -> pd.DataFrame:
 
 @cache
 def paper_numbers() -> pd.DataFrame:
-    """Every published number: table, page_or_source, task, dataset, victim, method, metric, and value in percent, NaN
-    where it is not known to us.
-    """
+    """Every published number as its table's file has it; value is in percent, NaN where it is not known to us."""
     rows = pd.concat([_read(path.name) for path in sorted(FOLDER.glob("table*.csv"))], ignore_index=True)
     return rows.assign(value=pd.to_numeric(rows.value))
 

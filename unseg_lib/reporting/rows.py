@@ -275,9 +275,7 @@ def repeated(first: Results, second: Results) -> pd.DataFrame:
 
 
 def repetition(pairs: pd.DataFrame, planned: int) -> pd.Series:
-    """What `repeated` found in numbers. `planned`: how many scores the first run has. Of single seeds nothing is
-    judged, so it says how far they moved: as much may be expected of the next one.
-    """
+    """What `repeated` found in numbers, of single seeds how far they moved; the first run has `planned` scores."""
     judged, alone = pairs[pairs.bar.notna()], pairs.difference[pairs.bar.isna()].abs()
     half, most = np.quantile(alone, (0.5, 0.9), method="inverted_cdf") if len(alone) else (np.nan, np.nan)
     found = {"scores of the first run": planned, "repeated": len(pairs), "with an error bar": len(judged)}

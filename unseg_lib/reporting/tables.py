@@ -90,9 +90,8 @@ def verdicts(claims: Sequence[tuple], more: Sequence[str] = ()) -> Table:
 
 
 def effect(results: Results) -> pd.DataFrame:
-    """The main table: what victims score on clean test images, by what they were trained on, and how visible that is.
-
-    One line per recipe, clean first, UnSeg's last; what was planned and has no result says "failed" or "not run".
+    """The main table: what victims score on clean test images, by what they were trained on, and how visible that is. A
+    line per recipe, clean first, UnSeg's last; what was planned and has no result says "failed" or "not run".
     """
     known = scores(results)
     known = known[is_plain(known)]
@@ -102,12 +101,8 @@ def effect(results: Results) -> pd.DataFrame:
     found = [nearest(one.task, one.dataset, one.victim, one.metric, one.recipe) or {} for one in own.itertuples()]
     beside = pd.DataFrame(found, columns=["value", "percent", "note"]).astype({"value": float, "percent": float})
     largest = pd.Series([f"{inside:.0f} / {outside:.0f}" for inside, outside in zip(own.linf_inside, own.linf_outside)])
-    shown = {
-        "block": own.block,
-        "trained on": own.recipe,
-        "paper|score": beside.value,
-        "paper|of clean": beside.percent,
-    }
+    shown = {"block": own.block, "trained on": own.recipe}
+    shown |= {"paper|score": beside.value, "paper|of clean": beside.percent}
     shown |= {"ours|score": list(map(spread, own["mean"], own["std"])), "ours|of clean": own.of_clean}
     shown |= {"ours|difference": own.of_clean - beside.percent, "ours|peak": own.peak}
     shown |= {"seeds": list(map(runs_of, own.itertuples())), "without background|mean": own.mean_ground}
@@ -119,18 +114,14 @@ def effect(results: Results) -> pd.DataFrame:
     late = late[is_plain(late)].merge(own[[*rows.KEY, "block"]].drop_duplicates(), "left", rows.KEY)
     late["block"] = late.block.fillna(late.setting + " · " + late.victim_key)
     late["late"] = [f" ({one.seed}: {one.state})" for one in late.itertuples()]
-    missing = late.groupby(["block", "recipe"], as_index=False).agg(late=("late", "sum"), state=("state", "min"))
-    shown = pd.DataFrame(shown).merge(
-        missing.rename(columns={"recipe": "trained on"}), "outer", ["block", "trained on"]
-    )
+    key, late = ["block", "trained on"], late.rename(columns={"recipe": "trained on"})
+    missing = late.groupby(key, as_index=False).agg(late=("late", "sum"), state=("state", "min"))
+    shown = pd.DataFrame(shown).merge(missing, "outer", key)
     shown["ours|score"] = shown["ours|score"].astype(object).fillna(shown.state)
     shown["seeds"] = shown.seeds.astype(object).fillna("") + shown.late.astype(object).fillna("")
     # in the order of the rows, and what stands beside it in the paper
-    places = (
-        shown["trained on"].map(ordered(shown["trained on"]).index),
-        shown.block.map([*own.block, *late.block].index),
-    )
-    shown = shown.iloc[np.lexsort(places)]
+    recipes, blocks = ordered(shown["trained on"]), [*own.block, *late.block]
+    shown = shown.iloc[np.lexsort((shown["trained on"].map(recipes.index), shown.block.map(blocks.index)))]
     notes = dict(zip(own.block[beside.note.notna()], beside.note.dropna()))
     shown["block"] = [f"{block} (paper: {notes[block]})" if block in notes else block for block in shown.block]
     return shown.drop(columns=["late", "state"]).dropna(axis="columns", how="all").reset_index(drop=True)
@@ -246,10 +237,9 @@ def _share(finals: pd.Series, shared: list[int], full: pd.Series) -> float:
 
 
 def stand_ins(results: Results) -> pd.DataFrame:
-    """A line for each system and generator: clean, random and UnSeg, and what the paper's model beside it kept.
-
-    Where some classes are protected, only they count. A victim that learns too little from clean images is judged by
-    the one class that it knows best; where that is none (`learnt` is "no"), nothing is said of what is left.
+    """A line for each system and generator: clean, random and UnSeg, and what the paper's model beside it kept. Where
+    some classes are protected, only they count. A victim that learns too little from clean images is judged by the one
+    class that it knows best; where that is none (`learnt` is "no"), nothing is said of what is left.
     """
     known, lines = scores(results), []
     for _, own in known[is_plain(known)].groupby(["setting", "who", "label"], sort=False):
