@@ -55,15 +55,16 @@ def test_a_defended_victim_is_compared_with_the_plain_clean_one(tmp_path):
     assert alone.of_clean == pytest.approx(100 * 17 / 80)
 
 
-def test_a_label_has_its_own_clean_victim(tmp_path):
-    rows = LUNG + rows_of("clean", 40, label="64px") + rows_of("unseg", 10, label="64px")
-    assert score(made(tmp_path, rows), "unseg", label="64px").of_clean == 25
-
-
-def test_without_a_common_seed_the_means_are_compared_and_nothing_learnt_is_no_share(tmp_path):
-    rows = rows_of("clean", 80) + rows_of("unseg", 20, first=1)
-    assert score(made(tmp_path, rows), "unseg").of_clean == 25
-    assert pd.isna(score(made(tmp_path, rows_of("clean", 0) + rows_of("unseg", 0)), "unseg").of_clean)
+@pytest.mark.parametrize(
+    ("rows", "label", "share"),
+    [
+        (LUNG + rows_of("clean", 40, label="64px") + rows_of("unseg", 10, label="64px"), "64px", 25),
+        (rows_of("clean", 80) + rows_of("unseg", 20, first=1), "", 25),  # no common seed: the means are compared
+        (rows_of("clean", 0) + rows_of("unseg", 0), "", np.nan),  # nothing learnt is no share
+    ],
+)
+def test_a_label_has_its_own_clean_victim(tmp_path, rows, label, share):
+    assert score(made(tmp_path, rows), "unseg", label=label).of_clean == pytest.approx(share, nan_ok=True)
 
 
 def test_paper_ours_difference_and_what_was_done_to_the_files(results):

@@ -21,8 +21,7 @@ LINES |= {f"unseg{end}": f"UnSeg, generator `{end[1:] or 'small'}`" for end in (
 
 
 def report(
-    results: Path,
-    readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None,
+    results: Path, readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None
 ) -> None:
     """Write RESULTS/report.html: one file with tables, curves, images and provenance."""
     print(f"Report: {reporting.write_report(results)}")
