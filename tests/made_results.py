@@ -4,19 +4,13 @@ import gzip
 import json
 from pathlib import Path
 
+from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import write_csv
 from unseg_lib.reporting import Results, load
-from unseg_lib.reporting.rows import COLUMNS
 
 USUAL = {"task": "object", "dataset": "lung", "setting": "lung", "recipe": "clean", "victim_key": "unet", "label": ""}
-USUAL |= {
-    "victim": "unet-resnet18",
-    "init": "random",
-    "eps": 8.0,
-    "eps_bg": 2.0,
-    "defense": "none",
-    "clean_fraction": 0.0,
-}
+USUAL |= {"victim": "unet-resnet18", "init": "random", "eps": 8.0, "eps_bg": 2.0, "defense": "none"}
+USUAL |= {"clean_fraction": 0.0}
 USUAL |= {"epochs": 4, "minutes": 1.5, "device": "cpu", "precision": "32", "commit": "0123456789abcdef", "seed": 0}
 WORLD = {"cpu": "Some CPU", "cores": 2, "gpus": [], "dirty": False, "minutes": 1.5, "commit": "0123456789abcdef"}
 WORLD["versions"] = {"torch": "2.13.0", "numpy": "2.4.6", "pillow": "13.0.0"}

@@ -1,6 +1,7 @@
 """Runs that differ in one thing, notebooks 04 and 11 on made-up rows, and the report as a book that drops nothing."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -9,8 +10,9 @@ from made_results import late, made, rows_of, stages_of, write_results
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, write_json
+from unseg_lib.method import BilevelConfig
 from unseg_lib.pipeline import run_notebook
-from unseg_lib.reporting import answer, book, load, matched, paper_numbers, write_report
+from unseg_lib.reporting import book, load, matched, paper_numbers, table, write_report
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 VOC = {"dataset": "voc", "setting": "voc-object"}
@@ -64,8 +66,9 @@ def test_published_and_ours_and_the_difference_seed_by_seed(results):
     assert lines["noisy"]["against the first|protects"] == "no difference shown"
     assert pd.isna(lines["saved again"]["the files|PSNR"])  # nobody measured the files that were saved once more
     assert lines["only theirs"]["paper|score"] == 6.0 and lines["only theirs"]["ours|score"] == "not run"
-    shown, bars = answer(matched([results], "voc-object", ARMS, paper=PAPER), "Toy")
-    assert "#victim/voc-object-unseg-unet-s0" in shown._repr_html_() and b"from the profile made-up" in bars.content
+    shown = matched([results], "voc-object", ARMS, paper=PAPER)
+    assert "#victim/voc-object-unseg-unet-s0" in table(shown, html=["seeds"])._repr_html_()
+    assert shown.attrs["source"] == "made-up"
 
 
 def test_a_comparison_is_never_made_across_two_profiles(results, tmp_path):
@@ -133,6 +136,9 @@ def told(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("told") / "made-up"
     more = [late("a", 0, "failed", **VOC), late("b", 7, "not run", **VOC)]
     more += [{"stage": "generator/small", "kind": "generator", "name": "small", "state": "failed"}]
+    for name, steps in {"one": 0, "two": 9}.items():
+        how = asdict(BilevelConfig(train_eps=8.0, steps=steps)) | {"data": "scenes", "precision": "32-true"}
+        more += [{"stage": f"generator/{name}", "kind": "generator", "name": name, "state": "done", "parameters": how}]
     write_results(folder, ROWS, stages_of(ROWS) + more)
     write_results(folder.with_name("made-up-again"), ROWS[:6])
     return write_report(folder)
@@ -151,6 +157,11 @@ def test_the_report_is_one_file_that_needs_no_other(told):
     assert "does not hold" in html and "Some CPU" in html and "01234567" in html and str(told.parents[1]) not in html
     assert html.count("<details") == html.count("<summary>code</summary>") > 10  # code folds away
     assert "of the second run" in html  # a second run beside the first one
+    assert (
+        "Some CPU, 2 cores (" in html and "none (" in html
+    )  # and of the two generators that were trained, one with more steps
+    assert re.search(r">steps</td>\s*<td[^>]*>0</td>\s*<td[^>]*>9</td>\s*<td[^>]*>two</td>", html)
+    assert re.search(r">train_eps</td>\s*<td[^>]*>1.0</td>\s*<td[^>]*>8.0</td>\s*<td[^>]*>all</td>", html)
 
 
 @pytest.mark.notebook

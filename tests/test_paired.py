@@ -5,7 +5,6 @@ import pytest
 from made_results import made, rows_of
 
 from unseg_lib.reporting import against_strongest, differences, holds, paired
-from unseg_lib.reporting.rows import word_of
 
 STRONG = ("colour_offset", "colour_grating")
 
@@ -19,20 +18,20 @@ def test_the_interval_by_hand():
     found = paired(finals(9, 18, 27), finals(10, 20, 30))
     assert (found["difference"], found["n"]) == (-2, 3)
     assert (found["low"], found["high"]) == pytest.approx((-2 - 4.30265 / 3**0.5, -2 + 4.30265 / 3**0.5), abs=1e-4)
-    assert word_of(found) == "no difference shown"
+    assert found["word"] == "no difference shown"
 
 
 def test_what_the_seeds_share_cancels():
     """Scores that differ much from seed to seed, and by nearly the same amount from one another."""
     found = paired(finals(10, 50, 90), finals(15, 54.9, 95.1))
-    assert -5.3 < found["low"] < found["high"] < -4.7 and word_of(found) == "better"
+    assert -5.3 < found["low"] < found["high"] < -4.7 and found["word"] == "better"
 
 
 def test_only_common_seeds_count_and_two_are_too_few():
     found = paired(finals(1, 2, 3), finals(5, 5, first=1))
-    assert (found["n"], found["difference"], word_of(found)) == (2, -2.5, "too few seeds")
+    assert (found["n"], found["difference"], found["word"]) == (2, -2.5, "too few seeds")
     none = paired(finals(1), finals(5, first=1))
-    assert none["n"] == 0 and pd.isna(none["difference"]) and word_of(none) == "too few seeds"
+    assert none["n"] == 0 and pd.isna(none["difference"]) and none["word"] == "too few seeds"
 
 
 @pytest.mark.parametrize(
@@ -63,12 +62,8 @@ def test_the_table_says_who_protects_better(tmp_path):
 def test_class_wise_protection_is_judged_by_the_protected_classes(tmp_path):
     """Over all classes the two are alike; on the protected ones UnSeg is far better. Other modes are no rivals."""
     street, rows = {"dataset": "camvid", "task": "semantic"}, []
-    for recipe, whole, some in (
-        ("random", 35, 12),
-        ("random-things", 35, 12),
-        ("unseg-things", 35, 3),
-        ("unseg", 20, 9),
-    ):
+    scored = {"random": (35, 12), "random-things": (35, 12), "unseg-things": (35, 3), "unseg": (20, 9)}
+    for recipe, (whole, some) in scored.items():
         for metric, value in (("miou", whole), ("iou_protected", some)):
             rows += rows_of(recipe, value, value + 1, value, metric=metric, **street)
     one = differences(made(tmp_path, rows))

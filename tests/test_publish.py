@@ -7,7 +7,7 @@ import pytest
 from made_results import rows_of, write_results
 
 from unseg_lib.files import write_json
-from unseg_lib.reporting import INSTEAD, book, strip_images
+from unseg_lib.pipeline import INSTEAD, copies_in, strip_images, strip_results
 
 
 def output(dataset_image: bool | None = None, **data) -> dict:
@@ -39,8 +39,7 @@ def test_images_of_data_sets_go_and_all_else_stays(one, stays):
     assert json.dumps(one) == before if stays else one["data"] == {"text/plain": INSTEAD}
 
 
-def test_only_notebooks_on_data_sets_are_stripped(tmp_path, monkeypatch):
-    monkeypatch.setattr(book, "write_report", lambda results: results / "report.html")
+def test_only_notebooks_on_data_sets_are_stripped(tmp_path):
     write_results(tmp_path, rows_of("clean", 90))
     for name, dataset in {"real": "voc", "own": "scenes"}.items():
         folder = tmp_path / "victim" / name
@@ -52,11 +51,11 @@ def test_only_notebooks_on_data_sets_are_stripped(tmp_path, monkeypatch):
     masks = np.ones((1, 4, 4), np.uint8)
     shown = {"image": np.zeros((1, 4, 4, 3), np.uint8), "truth": masks, "prediction": masks * 2}
     np.savez(tmp_path / "victim/real/predictions.npz", **shown)
-    assert book.publish(tmp_path) == tmp_path / "report.html"
+    strip_results(tmp_path)
     kept = {name: "AAAA" in (tmp_path / "victim" / name / "run.ipynb").read_text() for name in ("real", "own")}
     assert kept == {"real": False, "own": True}
     assert "AAAA" not in (tmp_path / "victim/real/failed.ipynb").read_text()
     assert not (tmp_path / "victim/real/predictions.npz").exists()
-    assert book.copies_in(tmp_path) == [tmp_path / "poison/real/dataset"]
+    assert copies_in(tmp_path) == [tmp_path / "poison/real/dataset"]
     with np.load(tmp_path / "victim/real/masks.npz") as left:  # the report of a clone shows what victims predict
         assert sorted(left) == ["prediction", "truth"] and (left["prediction"] == 2).all()

@@ -1,19 +1,16 @@
-"""Scores of a victim, and the rows that every table is made from."""
+"""Scores of a victim, and the rows that every table is made from; loaded when asked for, since scores take torch."""
 
-from unseg_lib.evaluation.instances import average_precision, pack, panoptic_quality, unpack
-from unseg_lib.evaluation.metrics import (
-    METRICS,
-    Metric,
-    boundary_iou,
-    confusion,
-    intersection_over_union,
-    main_metric,
-    mask_iou,
-    mean_iou,
+import lazy_loader
+
+words = str.split
+
+# the face of the package: what others import from it
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "instances": words("average_precision pack panoptic_quality unpack"),
+        "metrics": words("METRICS Metric boundary_iou confusion intersection_over_union main_metric mask_iou mean_iou"),
+        "perceptual": words("lpips"),
+        "rows": words("COLUMNS curves victim_rows"),
+    },
 )
-from unseg_lib.evaluation.perceptual import lpips
-from unseg_lib.evaluation.rows import COLUMNS, curves, victim_rows
-
-__all__ = ["COLUMNS", "METRICS", "Metric", "average_precision", "boundary_iou", "confusion", "curves"]
-__all__ += ["intersection_over_union", "lpips", "main_metric", "mask_iou", "mean_iou", "pack", "panoptic_quality"]
-__all__ += ["unpack", "victim_rows"]

@@ -25,26 +25,22 @@ def average_precision(
     truths: for every image (masks bool `(K,H,W)`, class indices `(K,)`), with a third array, bool `(K,)`, where
     some are crowds: what is found in these counts neither for nor against. predictions: for every image (masks,
     class indices, scores `(K,)`); of every class the 100 best count. kind "box": predictions have boxes `(K,4)`,
-    left, top, right, bottom in pixels, instead of masks; truths have boxes or masks, and of a mask the area, not
-    that of its box, says whether it is small, as with COCO. Both may be generators: every image is packed at once.
-
-    Areas are pixels; COCO's json has those of polygons, which moves single objects between APs and APm.
+    left, top, right, bottom in pixels; truths have boxes or masks, and a mask is as small as its own area in pixels
+    (COCO's json has that of polygons). Both may be generators: every image is packed at once.
     """
     iou_type, images, notes, found = pick(KINDS, kind, "kind of average precision"), [], [], []
     for number, truth, prediction in _pairs(truths, predictions):
         for what, arrays in {"truth": truth, "prediction": prediction}.items():
-            if len({len(array) for array in arrays}) > 1:  # pycocotools would accept it or crash on it
-                lengths = ", ".join(str(len(array)) for array in arrays)
-                raise UnsegError(
-                    f"Expected arrays of one length in the {what} of image {number}, found lengths {lengths}."
-                )
-            _check_classes(arrays[1], len(classes), f"the {what} of image {number}")
+            where, lengths = f"the {what} of image {number}", [str(len(array)) for array in arrays]
+            if len(set(lengths)) > 1:  # pycocotools would accept it or crash on it
+                raise UnsegError(f"Expected arrays of one length in {where}, found lengths {', '.join(lengths)}.")
+            _check_classes(arrays[1], len(classes), where)
         if kind == "mask" and len(truth[0]) and len(prediction[0]):
             _check_size("predicted masks", number, truth[0], prediction[0])
         images.append({"id": number, "height": 0, "width": 0})  # packed masks know their size
         crowds = truth[2] if len(truth) > 2 else np.zeros(len(truth[1]))
-        notes += _annotations(number, *truth[:2], kind, "iscrowd", crowds)
-        found += _annotations(number, *prediction[:2], kind, "score", prediction[2])
+        notes += _annotations(number, *truth[:2], kind, iscrowd=crowds)
+        found += _annotations(number, *prediction[:2], kind, score=prediction[2])
     precision = _precision(images, notes, found, len(classes), iou_type)
     return {
         "AP": _mean(precision[..., 0]),
@@ -70,10 +66,8 @@ def _check_classes(labels: Sequence[int], classes: int, where: str) -> None:
 def _check_size(what: str, number: int, true: np.ndarray, found: np.ndarray) -> None:
     sizes = ["x".join(map(str, np.shape(masks)[1:])) for masks in (true, found)]
     if sizes[0] != sizes[1]:
-        raise UnsegError(
-            f"Expected {what} of {sizes[0]} pixels for image {number}, as its true ones are, found {sizes[1]}; "
-            "scale them to its size."
-        )
+        size = f"{sizes[0]} pixels for image {number}, as its true ones are"
+        raise UnsegError(f"Expected {what} of {size}, found {sizes[1]}; scale them to its size.")
 
 
 def pack(masks: np.ndarray) -> list[dict]:
@@ -90,12 +84,11 @@ def unpack(packed: list[dict], size: tuple[int, int]) -> np.ndarray:
     return np.moveaxis(mask.decode(packed), 2, 0).astype(bool) if packed else np.zeros((0, *size), bool)
 
 
-def _annotations(
-    number: int, objects: np.ndarray, labels: np.ndarray, kind: str, name: str, values: np.ndarray
-) -> list[dict]:
-    """COCO's annotations of the masks or boxes of one image; `name`: a further entry, `values` of each object."""
+def _annotations(number: int, objects: np.ndarray, labels: np.ndarray, kind: str, **more: np.ndarray) -> list[dict]:
+    """COCO's annotations of the masks or boxes of one image; more: a further entry, with its value of each object."""
     from pycocotools import mask
 
+    ((name, values),) = more.items()
     if np.ndim(objects) == 3:
         packed = pack(objects)
         areas, boxes = (mask.area(packed), mask.toBbox(packed)) if packed else ([], [])
@@ -116,12 +109,11 @@ def _precision(images: list, notes: list, found: list, classes: int, iou_type: s
     from pycocotools.cocoeval import COCOeval
 
     pair = COCO(), COCO()
+    common = {"images": images, "categories": [{"id": i} for i in range(classes)]}
     with redirect_stdout(StringIO()):  # pycocotools prints what it does
         for one, annotations in zip(pair, (notes, found)):
             # numbers from 1: COCOeval takes 0 for "not matched"
-            numbered = [annotation | {"id": i} for i, annotation in enumerate(annotations, start=1)]
-            categories = [{"id": i} for i in range(classes)]
-            one.dataset = {"images": images, "annotations": numbered, "categories": categories}
+            one.dataset = common | {"annotations": [each | {"id": i} for i, each in enumerate(annotations, start=1)]}
             one.createIndex()
         evaluation = COCOeval(*pair, iou_type)
         evaluation.evaluate()
@@ -143,10 +135,8 @@ def panoptic_quality(
     A truth may have a third part, bool `(K,)`: crowds, which nobody need find, and where what is found of their own
     class is no mistake. Pixels without a true segment (void) are ignored. Means are over the classes that are true
     or predicted somewhere, None where there is none. Both may be generators.
-
-    Not torchmetrics' PanopticQuality: it takes 30 seconds for an image of Cityscapes, and does not count what a
-    victim misses where the victim says nothing.
     """
+    # not torchmetrics': 30 seconds for an image of Cityscapes, and what a silent victim misses does not count there
     counts = np.zeros((4, len(classes)))  # sum of IoU, true positives, false positives, false negatives
     for number, truth, prediction in _pairs(truths, predictions):
         _check_size("segments", number, truth[0], prediction[0])
@@ -165,12 +155,10 @@ def panoptic_quality(
     }
 
 
-def _numbered(
-    masks: np.ndarray, labels: np.ndarray, things: Sequence[int], crowds: Sequence[bool] | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _numbered(masks: np.ndarray, labels: np.ndarray, things: Sequence[int], crowds=()) -> tuple[np.ndarray, ...]:
     """(number of the segment of each pixel, 0 = none, `(H,W)`; class of each, -1 for number 0; whether a crowd)."""
     numbers, kinds, many = np.zeros(np.shape(masks)[1:], np.int64), [-1], [False]
-    for mask, label, crowd in zip(masks, labels, [False] * len(labels) if crowds is None else crowds, strict=True):
+    for mask, label, crowd in zip(masks, labels, crowds if len(crowds) else [False] * len(labels), strict=True):
         own = crowd or label in things
         if own or label not in kinds:
             kinds.append(int(label))

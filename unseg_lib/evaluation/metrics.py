@@ -13,37 +13,33 @@ BORDER = 0.02  # width of a mask's border, as a share of the image's diagonal
 
 @dataclass(frozen=True)
 class Metric:
-    """What is said of a metric.
-
-    words: for headings. short: for narrow columns. tasks: those whose victims are judged by it. published: its names
-    in the published tables. least: percent; a victim below it has learnt nothing from clean images.
+    """words: for headings. tasks: those whose victims are judged by it. least: percent; a victim below it has learnt
+    nothing from clean images.
     """
 
     words: str
-    short: str
     tasks: tuple[str, ...] = ()
-    published: tuple[str, ...] = ()
     least: float = 10.0
 
 
 # "iou:NAME", "AP:NAME" and "PQ:NAME" are of one class, "miou_pictures:PART" and "biou:PART" of a part of the test set
 METRICS = {
-    "miou": Metric("mean IoU", "mIoU", ("semantic",), ("miou",)),
-    "iou": Metric("IoU", "IoU"),
-    "iou_object": Metric("IoU of the object", "IoU", ("object",), ("iou_object",)),
-    "iou_protected": Metric("mean IoU of the protected classes", "IoU of the protected classes"),
-    "iou_foreground": Metric("mean IoU without the background", "mIoU without the background"),
-    "miou_pictures": Metric("IoU, mean over images", "IoU, mean of images", ("interactive",)),
-    "biou": Metric("boundary IoU, mean over images", "boundary IoU"),
-    "AP": Metric("average precision", "AP", ("instance", "detection"), ("ap", "map"), least=5.0),
-    "AP50": Metric("average precision at IoU 0.50", "AP 50"),
-    "AP75": Metric("average precision at IoU 0.75", "AP 75"),
-    "APs": Metric("average precision of small objects", "AP S", published=("ap_s",)),
-    "APm": Metric("average precision of medium objects", "AP M", published=("ap_m",)),
-    "APl": Metric("average precision of large objects", "AP L", published=("ap_l",)),
-    "PQ": Metric("panoptic quality", "PQ", ("panoptic",), ("pq",), least=5.0),
-    "AP_pan": Metric("average precision of the things of a panoptic model", "AP of things", published=("ap_pan",)),
-    "mIoU_pan": Metric("mean IoU of the label maps of a panoptic model", "mIoU", published=("miou_pan",)),
+    "miou": Metric("mean IoU", ("semantic",)),
+    "iou": Metric("IoU"),
+    "iou_object": Metric("IoU of the object", ("object",)),
+    "iou_protected": Metric("mean IoU of the protected classes"),
+    "iou_foreground": Metric("mean IoU without the background"),
+    "miou_pictures": Metric("IoU, mean over images", ("interactive",)),
+    "biou": Metric("boundary IoU, mean over images"),
+    "AP": Metric("average precision", ("instance", "detection"), least=5.0),
+    "AP50": Metric("average precision at IoU 0.50"),
+    "AP75": Metric("average precision at IoU 0.75"),
+    "APs": Metric("average precision of small objects"),
+    "APm": Metric("average precision of medium objects"),
+    "APl": Metric("average precision of large objects"),
+    "PQ": Metric("panoptic quality", ("panoptic",), least=5.0),
+    "AP_pan": Metric("average precision of the things of a panoptic model"),
+    "mIoU_pan": Metric("mean IoU of the label maps of a panoptic model"),
 }
 
 
@@ -70,8 +66,8 @@ def intersection_over_union(matrix: torch.Tensor) -> list[float | None]:
     """
     matrix = matrix.cpu().double()
     hit, true, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    union = true + predicted - hit
-    return [(hit[i] / union[i]).item() if true[i] > 0 else None for i in range(len(matrix))]
+    iou = (hit / (true + predicted - hit)).tolist()
+    return [share if there else None for share, there in zip(iou, (true > 0).tolist())]
 
 
 def mean_iou(iou: list[float | None]) -> float:

@@ -23,9 +23,8 @@ def lpips(original: np.ndarray, protected: np.ndarray, weights: str | Path) -> f
     """
     if original.shape != protected.shape or min(original.shape[:2]) < SMALLEST:
         sizes = " and ".join(f"{x.shape[1]}x{x.shape[0]}" for x in (original, protected))
-        raise UnsegError(
-            f"Expected two images of one size for LPIPS, {SMALLEST} pixels a side at least, found {sizes}."
-        )
+        size = f"one size for LPIPS, {SMALLEST} pixels a side at least"
+        raise UnsegError(f"Expected two images of {size}, found {sizes}.")
     network = _network(Path(weights))
     pair = (torch.from_numpy(x / np.float32(255)).permute(2, 0, 1)[None] for x in (original, protected))
     with torch.inference_mode():
@@ -40,9 +39,8 @@ def _network(weights: Path) -> torch.nn.Module:
 
     state = read_foreign(weights)
     if not sha256_of(weights).startswith(SHA256):
-        raise UnsegError(
-            f"Expected torchvision's AlexNet in {weights} (sha256 {SHA256}...), found another file; get {ADDRESS}."
-        )
+        alexnet = f"torchvision's AlexNet in {weights} (sha256 {SHA256}...)"
+        raise UnsegError(f"Expected {alexnet}, found another file; get {ADDRESS}.")
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
         network = _LPIPS(net="alex", pnet_rand=True)
     # "slice2.3.weight" there is "features.3.weight" here

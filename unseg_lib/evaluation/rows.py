@@ -11,16 +11,14 @@ COLUMNS = (
 
 
 def victim_rows(run: dict, result: dict, protected: tuple[str, ...] = ()) -> list[dict]:
-    """The rows of one victim, scores in percent; what of `COLUMNS` a run does not know is filled in when rows are
-    collected: setting, victim_key, label, precision, commit and stage.
+    """The rows of one victim, scores in percent; the other `COLUMNS` are filled in when rows are collected.
 
     run: exactly the columns of `RUN`. result: as `train_victim` returns it. protected: classes whose mean
     is the metric iou_protected. Metrics: miou, iou_object (task "object"), iou_protected, iou:<class>; where the
     result has "scores", those.
     """
-    for name in run:
-        if name not in RUN:
-            raise UnsegError(f"Unknown column '{name}' in a run; {closest(name, list(RUN))}")
+    for name in run.keys() - set(RUN):
+        raise UnsegError(f"Unknown column '{name}' in a run; {closest(name, list(RUN))}")
     if missing := [name for name in RUN if name not in run]:
         raise UnsegError(f"Expected every column of a run, found none called {', '.join(missing)}.")
     last = {"epochs": len(result["epochs"]), "minutes": round(result["minutes"], 2), "device": result["device"]}

@@ -258,7 +258,7 @@ class Panel:
         """An interactive figure of three axes, of which the first listens."""
         from ipympl.backend_nbagg import Canvas, FigureManager
 
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(fname=STYLE):
             self.figure = Figure(figsize=(self.WIDTH, _height(self.desk, self.WIDTH)), dpi=100, layout="constrained")
             self.axes = self.figure.subplots(1, 3)
         self.canvas = Canvas(self.figure)
@@ -314,7 +314,7 @@ class Panel:
         return saved_sentence(self.desk.save(free_name(self.out, self.desk.name)))
 
     def _draw(self) -> None:
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(fname=STYLE):
             _plot(self.axes, self.desk)
             self.axes[0].set_title("region: click, or drag a box")
         self.canvas.draw_idle()

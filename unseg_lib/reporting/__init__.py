@@ -11,21 +11,15 @@ words = str.split  # names in a row, where a list would take a line each
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "book": words("INSTEAD PAGES publish strip_images write_pdf write_report"),
+        "book": words("PAGES write_pdf write_report"),
         "commands": words("BEGIN END results_table write_results"),
-        "figures": words(
-            "AGREEMENT REDS STYLE Drawing agreement bars curve_panels curves dots draw heat_map "
-            "learning_curve magnify numbered paint show show_prompts show_rows"
-        ),
-        "pixels": words("common_share frequencies gray_share histogram radial_spectrum separability spectrum"),
-        "published": words("beside deviations deviations_of nearest needs paper_numbers value_of"),
-        "rows": words(
-            "HEADINGS MAIN Results against_strongest curves_of differences holds is_own is_plain load mode_of "
-            "of_settings ordered origin paired repeated repetition scores waiting"
-        ),
-        "tables": words(
-            "Table answer defence_grids effect legend matched mixture_grids predictions records "
-            "repetition_table spread stand_ins table transfer verdicts words_of"
-        ),
+        "figures": words("AGREEMENT QUIET REDS STYLE Drawing agreement bars curves draw learning_curve magnify paint")
+        + words("show show_rows strokes_of"),
+        "pixels": words("common_share frequencies gray_share radial_spectrum spectrum"),
+        "published": words("beside deviations nearest paper_numbers value_of"),
+        "rows": words("HEADINGS Results against_strongest curves_of differences holds is_own is_plain load ordered")
+        + words("paired repeated repetition scores waiting"),
+        "tables": words("Table defence_grids effect matched predictions records")
+        + words("repetition_table spread stand_ins table transfer verdicts"),
     },
 )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from unseg_lib import reporting
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
 
@@ -15,23 +16,15 @@ COLUMNS = {
     "VOC objects, IoU": ("voc-object", "iou_object", ""),
     "CamVid, protected classes, mean IoU": ("camvid", "iou_protected", "-things"),
 }
-LINES = {
-    "clean": "clean images",
-    "random": "random noise",
-    "": "the strongest control",
-    "unseg": "UnSeg, generator `small`",
-}
-LINES |= {f"unseg-{name}": f"UnSeg, generator `{name}`" for name in ("colour", "texture")}
+LINES = {"clean": "clean images", "random": "random noise", "": "the strongest control"}
+LINES |= {f"unseg{end}": f"UnSeg, generator `{end[1:] or 'small'}`" for end in ("", "-colour", "-texture")}
 
 
 def report(
-    results: Path,
-    readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None,
+    results: Path, readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None
 ) -> None:
     """Write RESULTS/report.html: one file with tables, curves, images and provenance."""
-    from unseg_lib.reporting.book import write_report
-
-    print(f"Report: {write_report(results)}")
+    print(f"Report: {reporting.write_report(results)}")
     if readme:
         write_results(readme, results)
 
@@ -41,55 +34,52 @@ def compare(first: Path, second: Path) -> None:
 
     Scores of one seed have no error bar: they are shown, not judged.
     """
-    from unseg_lib.reporting.rows import load, repeated, repetition, scores
-    from unseg_lib.reporting.tables import repetition_table
-
-    one = load(first)
-    pairs = repeated(one, load(second))
-    print(repetition_table(pairs).markdown())
-    found = repetition(pairs, scores(one).judged.sum()).dropna()
+    one = reporting.load(first)
+    pairs = reporting.repeated(one, reporting.load(second))
+    print(reporting.repetition_table(pairs).markdown())
+    found = reporting.repetition(pairs, reporting.scores(one).judged.sum()).dropna()
     print("", *(f"{name}: {value:g}" for name, value in found.round(1).items()), sep="\n")
     raise typer.Exit(int((pairs.word == "outside").any()))
 
 
 def pdf(results: Path) -> None:
     """Print RESULTS/report.html to RESULTS/report.pdf with Debian's chromium."""
-    from unseg_lib.reporting.book import write_pdf
-
-    print(f"On paper: {write_pdf(results)}")
+    print(f"On paper: {reporting.write_pdf(results)}")
 
 
 def publish(results: Path) -> None:
     """Take the data sets' images out of notebooks, predictions and report, so that RESULTS may be passed on."""
-    from unseg_lib.reporting import book
+    from unseg_lib.pipeline import copies_in, strip_results
 
-    print(f"Without images: {book.publish(results)}")
-    if left := book.copies_in(results):
+    strip_results(results)
+    print(f"Without images: {reporting.write_report(results)}")
+    if left := copies_in(results):
         print(f"Not to be passed on, as they hold images: {', '.join(map(str, left))}")
 
 
 def results_table(results: str | Path) -> str:
-    """README's table in Markdown: what a victim scores on clean images, mean ± std over seeds in percent."""
+    """README's table in Markdown: what the first victim of a data set scores on clean images, mean ± std over seeds in
+    percent; a heading says its start unless all start at random.
+    """
     import pandas as pd
 
-    from unseg_lib.reporting.rows import is_own, is_plain, load, scores
-    from unseg_lib.reporting.tables import spread, table
-
-    known, lines = scores(load(results)), pd.DataFrame({"trained on": LINES})
-    known = known[is_plain(known) & (known.label == "")]
+    known, lines = reporting.scores(reporting.load(results)), pd.DataFrame({"trained on": LINES})
+    known = known[reporting.is_plain(known) & (known.label == "")]
     for heading, (setting, metric, end) in COLUMNS.items():
-        own = known[(known.setting == setting) & (known.metric == metric)].set_index("recipe")
+        own = known[(known.setting == setting) & (known.metric == metric)]
+        own = own[own.who == own.who.head(1).max()].set_index("recipe")
         if own.empty:
             continue
-        cells = pd.Series(list(map(spread, own["mean"], own["std"])), own.index, dtype=object)
+        cells = pd.Series(list(map(reporting.spread, own["mean"], own["std"])), own.index, dtype=object)
         # as many seeds as the others, and of the same mode
-        controls = own.index[(own.n == own.n.max()) & own.index.str.endswith(end) & (own.index != "clean")]
-        controls = own["mean"][[name for name in controls if not is_own(name)]]
-        lines[heading] = [cells.get(name if name == "clean" else name + end) for name in LINES]
-        if len(controls):
-            best = controls.idxmin()
-            lines.loc["", heading] = f"{cells[best]} ({best.removesuffix(end)})"
-    return table(lines.dropna(thresh=2)).markdown()
+        rivals = own[(own.n == own.n.max()) & own.index.str.endswith(end) & (own.index != "clean")]["mean"]
+        rivals = rivals[[not reporting.is_own(name) for name in rivals.index]]
+        column = pd.Series([cells.get(name if name == "clean" else name + end) for name in LINES], lines.index)
+        if len(rivals):
+            best = rivals.idxmin()
+            column[""] = f"{cells[best]} ({best.removesuffix(end)})"
+        lines[heading + own.start.iloc[0]] = column
+    return reporting.table(lines.dropna(thresh=2)).markdown()
 
 
 def write_results(readme: str | Path, results: str | Path) -> None:

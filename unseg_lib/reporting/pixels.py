@@ -7,13 +7,6 @@ import numpy as np
 RANGE = 40  # dB from black to white in `spectrum`
 
 
-def histogram(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Share of pixels at each value, float `(3,256)`, each channel summing to 1; images uint8 `(H,W,3)`."""
-    pixels = np.concatenate([image.reshape(-1, 3) for image in images])
-    counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])
-    return counts / counts.sum(axis=1, keepdims=True)
-
-
 def _power(image: np.ndarray) -> np.ndarray:
     """Power of every wave, the mean over channels; the mean of the image is left out. (H,W[,C]) -> (H,W)."""
     image = np.atleast_3d(np.asarray(image, np.float64))
@@ -21,10 +14,8 @@ def _power(image: np.ndarray) -> np.ndarray:
 
 
 def radial_spectrum(image: np.ndarray, bins: int = 32) -> np.ndarray:
-    """Power at each spatial frequency, `(bins,)` from 0 to 0.5 cycles per pixel, averaged over directions.
-
-    image: float `(H,W)` or `(H,W,C)` (then the mean over channels). The mean of the image is left out. White
-    noise of variance v has power v in every bin, so a curve shows where noise is stronger than that.
+    """Power of an image `(H,W)` or `(H,W,C)` at each spatial frequency, `(bins,)` from 0 to 0.5 cycles per pixel, mean
+    over directions and channels, without that of its mean. White noise of variance v has power v in every bin.
     """
     power = _power(image) / (image.shape[0] * image.shape[1])
     radius = np.hypot(np.fft.fftfreq(power.shape[0])[:, None], np.fft.fftfreq(power.shape[1])[None])
@@ -40,10 +31,8 @@ def frequencies(bins: int = 32) -> np.ndarray:
 
 
 def spectrum(noise: np.ndarray) -> np.ndarray:
-    """Power by frequency and direction, gray float32 `(H,W,3)` in [-1,1]: 1 = strongest, -1 = 40 dB below or less.
-
-    noise `(H,W,C)`, the mean over channels of each one's power. Slow changes are in the middle, a checkerboard
-    of single pixels in the corners; the mean of the noise is left out.
+    """Power of noise `(H,W,C)` by frequency and direction, gray float32 `(H,W,3)` in [-1,1]: 1 = strongest, -1 = 40 dB
+    below or less. Slow changes are in the middle, a checkerboard of single pixels in the corners; no mean.
     """
     power = np.fft.fftshift(_power(noise))
     floor = power.max() * 10 ** (-RANGE / 10)
@@ -53,33 +42,20 @@ def spectrum(noise: np.ndarray) -> np.ndarray:
 
 
 def gray_share(noise: np.ndarray) -> float:
-    """Share of the noise's energy that is left when its image is turned gray: 1 = gray noise, 0 = pure colour.
-
-    noise: `(H,W,3)`; gray means the channel mean.
-    """
-    energy = np.square(noise, dtype=np.float64).mean()
-    return float(np.square(noise.mean(axis=2, dtype=np.float64)).mean() / energy) if energy else 0.0
+    """Share of the energy of noise `(H,W,3)` that is left in the mean of its channels: 1 = gray, 0 = pure colour."""
+    return _share(noise, axis=2)
 
 
 def common_share(noises: Sequence[np.ndarray]) -> float:
-    """Share of the noises' energy that is the same in all: 1 = one universal pattern, about 1/n = independent.
-
-    noises: n arrays `(H,W,3)`; compared on their common top left part, since tiles and grids start there.
+    """Share of the energy of n noises `(H,W,3)` that is the same in all: 1 = one universal pattern, about 1/n =
+    independent; on their common top left part, since tiles and grids start there.
     """
     height, width = (min(noise.shape[axis] for noise in noises) for axis in (0, 1))
-    stack = np.stack([noise[:height, :width] for noise in noises]).astype(np.float64)
-    energy = np.square(stack).mean()
-    return float(np.square(stack.mean(axis=0)).mean() / energy) if energy else 0.0
+    stack = np.stack([noise[:height, :width] for noise in noises])
+    return _share(stack, axis=0)
 
 
-def separability(feature: np.ndarray, mask: np.ndarray) -> float:
-    """How well one number per pixel tells object from background: the area under the ROC curve.
-
-    feature `(H,W)`, mask bool `(H,W)`; 0.5 = not at all, 1 = perfectly (0 = perfectly, but inverted).
-    """
-    from scipy.stats import mannwhitneyu
-
-    inside, outside = feature[mask], feature[~mask]
-    if not inside.size or not outside.size:
-        return 0.5
-    return float(mannwhitneyu(inside, outside, method="asymptotic").statistic / (inside.size * outside.size))
+def _share(values: np.ndarray, axis: int) -> float:
+    """Share of the energy that the mean over an axis has."""
+    energy = np.square(values, dtype=np.float64).mean()
+    return float(np.square(values.mean(axis=axis, dtype=np.float64)).mean() / energy) if energy else 0.0

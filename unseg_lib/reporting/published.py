@@ -1,6 +1,5 @@
 """The published numbers and settings, read from data/published/*.csv. An unknown number is NaN, never a guess."""
 
-from collections.abc import Iterable
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,6 @@ import pandas as pd
 from unseg_lib.errors import UnsegError
 from unseg_lib.reporting.rows import Results, is_plain, scores
 
-COLUMNS = ["table", "page_or_source", "task", "dataset", "victim", "method", "metric", "value"]
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
 
 
@@ -25,7 +23,7 @@ def _read(name: str) -> pd.DataFrame:
 
 @cache
 def paper_numbers() -> pd.DataFrame:
-    """Every published number: `COLUMNS`, value in percent, NaN where it is not known to us."""
+    """Every published number as its table's file has it; value is in percent, NaN where it is not known to us."""
     rows = pd.concat([_read(path.name) for path in sorted(FOLDER.glob("table*.csv"))], ignore_index=True)
     return rows.assign(value=pd.to_numeric(rows.value))
 
@@ -39,62 +37,30 @@ def value_of(table: str, dataset: str, victim: str, method: str, metric: str) ->
 
 
 def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> dict | None:
-    """The published number to print beside one of ours, or None.
-
-    Returns value (percent), percent (of its own clean-trained number), note (what it is) and same (whether it
-    is the same experiment, or only the nearest one).
+    """The published number to print beside one of ours, or None: value (percent), percent (of its own clean-trained
+    number), note (what it is) and same (whether it is the same experiment, or only the nearest one).
     """
-    wanted = {"task": task, "dataset": dataset, "metric": metric, "poison": poison}
-    for line in _read("nearest.csv").to_dict("records"):
-        if all(line[name] == value for name, value in wanted.items()) and fnmatch(victim, line["victim"]):
-            place = (line["table"], line["paper_dataset"], line["paper_victim"])
-            value, clean = (
-                value_of(*place, method, line["paper_metric"]) for method in (line["paper_method"], "clean")
-            )
-            if np.isnan(value) or not clean > 0:
-                return None
-            same = line["same_experiment"] == "yes"
-            return {"value": value, "percent": 100 * value / clean, "note": line["note"], "same": same}
+    key = (task, dataset, metric, poison)
+    for line in _read("nearest.csv").itertuples():
+        if (line.task, line.dataset, line.metric, line.poison) == key and fnmatch(victim, line.victim):
+            place, same = (line.table, line.paper_dataset, line.paper_victim), line.same_experiment == "yes"
+            value, clean = (value_of(*place, one, line.paper_metric) for one in (line.paper_method, "clean"))
+            known = not np.isnan(value) and clean > 0
+            return {"value": value, "percent": 100 * value / clean, "note": line.note, "same": same} if known else None
     return None
 
 
 def deviations(config, data: str, precision: str = "32-true") -> pd.DataFrame:
     """Where a training differs from the published one: setting, published, here, why. `config`: a `BilevelConfig`."""
-    fields = {name: getattr(config, name) for name in config.__dataclass_fields__}
-    here = {"data": data, "precision": precision} | fields
+    here = {"data": data, "precision": precision} | vars(config)
     here |= {name: here[name] or "random weights" for name in ("sam_weights", "mae_weights")}
     here["mean_of"] = config.mean_of if config.mean_free else "nothing"
     here["train_eps / train_eps_bg"] = f"{config.train_eps / config.train_eps_bg:g}"
-    rows = []
-    for line in _read("training.csv").to_dict("records"):
-        name = line["setting"]
-        value = str(list(here[name]) if isinstance(here[name], tuple) else here[name])
-        given = name.endswith("_weights") and value != "random weights"
-        if value != line["published"] and not given:
-            rows.append((name, line["published"], value, line["reason"]))
-    return pd.DataFrame(rows, columns=["setting", "published", "here", "why"])
-
-
-def deviations_of(trainings: Iterable[dict]) -> pd.DataFrame:
-    """`deviations` of all generators at once, from their lines in stages.jsonl.gz; who deviates alike shares a line."""
-    from dataclasses import fields
-
-    from unseg_lib.method import BilevelConfig
-
-    found = []
-    for one in trainings:
-        ran = {"mean_of": "logits"} | one["parameters"]  # runs from before the choice took that way
-        chosen = {field.name: ran[field.name] for field in fields(BilevelConfig)} | {"scales": tuple(ran["scales"])}
-        found.append(deviations(BilevelConfig(**chosen), ran["data"], ran["precision"]).assign(generators=one["name"]))
-    if not found:
-        return pd.DataFrame(columns=["setting", "published", "here", "generators", "why"])
-    by = pd.concat(found).groupby(["setting", "published", "here", "why"], sort=False)
-    shared = by.generators.agg(list).reset_index()
-    shared["generators"] = ["all" if len(names) == len(found) else ", ".join(names) for names in shared.generators]
-    order = {name: place for place, name in enumerate(_read("training.csv").setting)}
-    return shared.sort_values("setting", key=lambda names: names.map(order), kind="stable")[
-        ["setting", "published", "here", "generators", "why"]
-    ]
+    found = _read("training.csv").rename(columns={"reason": "why"})
+    found["here"] = [str(list(one) if isinstance(one, tuple) else one) for one in found.setting.map(here)]
+    given = found.setting.str.endswith("_weights") & (found.here != "random weights")
+    found = found[(found.here != found.published) & ~given]
+    return found[["setting", "published", "here", "why"]].reset_index(drop=True)
 
 
 def beside(table: str, results: Results) -> pd.DataFrame:
@@ -103,6 +69,8 @@ def beside(table: str, results: Results) -> pd.DataFrame:
 
     Table 1 names no backbone: a number of the same model in another table stands for it.
     """
+    from unseg_lib.datasets import SOURCES
+
     known, paper, lines = scores(results), paper_numbers(), []
     known, systems = known[is_plain(known)], _read("systems.csv")
     for one in systems[systems.table == table].itertuples():
@@ -115,15 +83,10 @@ def beside(table: str, results: Results) -> pd.DataFrame:
         for method in ("clean", "unseg") if table == "1" else ("clean", "synper", "ar", "cuda", "unseg"):
             line[f"{method}|paper"] = same.value[same.method == method].dropna().head(1).max()
             line[f"{method}|ours"] = ours["mean"][ours.recipe == method].head(1).max()
-        lines.append(line | ({} if len(ours) else needs(one.source)))
+        if ours.empty:  # what it would take: its data set, and how large a download that is
+            own = SOURCES[one.source]
+            archives = own.archives + (SOURCES[own.needs].archives if own.needs else ())
+            size = "fetched by hand" if own.by_hand else f"{sum(each.megabytes or 0 for each in archives):,} MB"
+            line |= {"needs|all of": own.title.partition(",")[0], "needs|to download": size}
+        lines.append(line)
     return pd.DataFrame(lines).dropna(axis="columns", how="all")
-
-
-def needs(source: str) -> dict[str, str]:
-    """What a system of the paper would take that was not run: its data set, and how large a download that is."""
-    from unseg_lib.datasets import SOURCES
-
-    own = SOURCES[source]
-    archives = own.archives + (SOURCES[own.needs].archives if own.needs else ())
-    size = "fetched by hand" if own.by_hand else f"{sum(one.megabytes or 0 for one in archives):,} MB"
-    return {"needs|all of": own.title.partition(",")[0], "needs|to download": size}

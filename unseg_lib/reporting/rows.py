@@ -1,21 +1,20 @@
 """What the runs of a profile left behind, as tables: rows.csv (runs and metrics) and stages.jsonl.gz (runs).
 
-A score is one experiment under several seeds. Every comparison is made seed by seed, because the first weights, the
-order of the images and the test images of two runs of one seed are the same.
+A score is one experiment under several seeds, and comparisons are made seed by seed: two runs of one seed have the
+first weights, the order of the images and the test images in common.
 """
 
 import gzip
 import hashlib
 import io
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation import COLUMNS, METRICS
+from unseg_lib.evaluation import COLUMNS, METRICS, main_metric
 
 NUMBERS = {"eps": float, "eps_bg": float, "clean_fraction": float, "seed": int, "final": float, "peak": float}
 NUMBERS |= {"epochs": int, "minutes": float}
@@ -23,17 +22,10 @@ VICTIM = ["task", "dataset", "setting", "victim_key", "victim", "init"]  # one m
 KEY = ["setting", "victim_key", "label"]  # what a profile calls a victim and the way to train it
 WAY = ["label", "defense", "clean_fraction"]  # how it was trained
 SCORE = [*VICTIM, *WAY, "recipe", "metric"]
-STAGE = ["stage", "kind", "name", "setting", "recipe", "victim_key", "label", "seed", "state"]
-STAGE += ["parameters", "metrics", "speed", "provenance"]
-LOOK = [
-    "linf_inside",
-    "linf_outside",
-    "rms",
-    "psnr",
-    "ssim",
-]  # what a poison did to the files, in steps of 1/255 and dB
+RECORDS = ["parameters", "metrics", "speed", "provenance"]
+STAGE = ["stage", "kind", "name", "setting", "recipe", "victim_key", "label", "seed", "state", *RECORDS]
+LOOK = ["linf_inside", "linf_outside", "rms", "psnr", "ssim"]  # what a poison did to the files, in 1/255 and dB
 PROTECTED, FOREGROUND = "iou_protected", "iou_foreground"
-MAIN = {task: name for name, metric in METRICS.items() for task in metric.tasks}
 HEADINGS = {name: metric.words for name, metric in METRICS.items()}
 CONFIDENCE = 0.95
 ENOUGH = 3  # seeds below which an interval says nothing: for two, Student's t is 12.7 standard errors wide
@@ -60,35 +52,27 @@ class Results:
 def load(results: str | Path) -> Results:
     """Read `results/rows.csv` and, where it is, `results/stages.jsonl.gz`; raises `UnsegError` without rows.
 
-    A data set with a background class gets rows of the metric `FOREGROUND`: the mean IoU of all other classes.
+    Of a data set first come the victims that start from ImageNet, then those that were run most. A data set with a
+    background class gets rows of the metric `FOREGROUND`: the mean IoU of all other classes.
     """
-    folder = Path(results)
-    path = folder / "rows.csv"
+    folder, path, file = Path(results), Path(results, "rows.csv"), Path(results, "stages.jsonl.gz")
     if not path.is_file():
         raise UnsegError(f"Expected rows in {path}, found no such file; run `unseg reproduce` first.")
-    texts = dict.fromkeys(set(COLUMNS) - set(NUMBERS), str)
     try:
-        rows = pd.read_csv(path, usecols=COLUMNS, dtype=texts | NUMBERS, keep_default_na=False)
+        types = dict.fromkeys(COLUMNS, str) | NUMBERS
+        rows = pd.read_csv(path, usecols=COLUMNS, dtype=types, keep_default_na=False)
     except ValueError as error:
         raise UnsegError(f"Expected the columns of the kit in {path}, found a damaged file ({error}).") from error
     if rows.empty:
         raise UnsegError(f"Expected rows in {path}, found only the header; run `unseg reproduce` first.")
-    file = folder / "stages.jsonl.gz"
     lines = gzip.decompress(file.read_bytes()) if file.is_file() else b""
     stages = pd.read_json(io.BytesIO(lines), lines=True, dtype=False) if lines else pd.DataFrame()
     stages = stages.reindex(columns=STAGE).astype(dict.fromkeys(STAGE, object))
-    for name in ("parameters", "metrics", "speed", "provenance"):
-        stages[name] = [value if isinstance(value, dict) else {} for value in stages[name]]
-    rows = pd.concat([rows, _foreground(rows, stages)]).sort_values("seed", kind="stable", ignore_index=True)
+    stages[RECORDS] = stages[RECORDS].map(lambda value: value if isinstance(value, dict) else {})
+    rows = pd.concat([rows, _foreground(rows, stages)])
+    most, places = rows.groupby(VICTIM).stage.transform("size"), pd.factorize(rows.setting)[0]
+    rows = rows.iloc[np.lexsort((rows.seed, -most, rows.init != "imagenet", places))].reset_index(drop=True)
     return Results(folder, rows, stages, _looks(stages), hashlib.sha256(path.read_bytes() + lines).hexdigest()[:12])
-
-
-def of_settings(results: Results, beside: Results) -> Results:
-    """`results` with the rows that another profile has of the same settings put before its own."""
-    more = beside.rows[beside.rows.setting.isin(results.rows.setting)]
-    looks = pd.concat([beside.looks, results.looks])
-    rows = pd.concat([more, results.rows]).drop_duplicates([*SCORE, "seed"], keep="last")
-    return replace(results, rows=rows, looks=looks[~looks.index.duplicated(keep="last")])
 
 
 def waiting(results: Results) -> pd.DataFrame:
@@ -99,32 +83,12 @@ def waiting(results: Results) -> pd.DataFrame:
     return own[[*KEY, "recipe", "seed", "state"]].assign(**more).astype({"seed": int})
 
 
-def curves_of(results: Results) -> pd.DataFrame:
+def curves_of(stages: pd.DataFrame) -> pd.DataFrame:
     """Clean test score after every epoch, in percent: columns stage, metric, curve; empty where nobody noted them."""
-    victims = results.stages[results.stages.kind == "victim"]
-    found = [
-        (stage, metric, curve)
-        for stage, metrics in zip(victims.stage, victims.metrics)
-        for metric, curve in metrics.get("curves", {}).items()
-    ]
+    victims = stages[stages.kind == "victim"]
+    each = zip(victims.stage, (metrics.get("curves", {}) for metrics in victims.metrics))
+    found = [(stage, *line) for stage, curves in each for line in curves.items()]
     return pd.DataFrame(found, columns=["stage", "metric", "curve"])
-
-
-def origin(results: Results) -> pd.DataFrame:
-    """Machines, code and minutes of the runs: a line a fact, each value with the number of its runs."""
-    runs = results.stages[results.stages.provenance.map(bool)]
-    world, victims = pd.DataFrame(runs.provenance.tolist()), results.rows.drop_duplicates("stage")
-    facts = {"victims' devices": victims.device, "victims' precision": victims.precision.replace("", "not recorded")}
-    if len(world):
-        named = ("python", "torch", "torchvision", "numpy")
-        versions = world.versions.map(lambda has: ", ".join(f"{name} {has[name]}" for name in named if name in has))
-        facts |= {"processors": world.cpu + ", " + world.cores.astype(str) + " cores", "versions": versions}
-        facts |= {"GPUs": world.gpus.map(lambda gpus: ", ".join(gpus) or "none"), "commits": world.commit.str[:12]}
-        facts["uncommitted changes"] = world.dirty.map({True: "yes", False: "no"})
-    lines = {name: values.value_counts(sort=False).items() for name, values in facts.items()}
-    found = [(name, "; ".join(f"{value} ({count})" for value, count in values)) for name, values in lines.items()]
-    minutes = world.minutes.groupby(runs.kind.to_numpy()).sum() if len(world) else {}
-    return pd.DataFrame([*found, *((f"minutes, {kind}", f"{total:.0f}") for kind, total in minutes.items())])
 
 
 def _foreground(rows: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
@@ -132,17 +96,11 @@ def _foreground(rows: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
     classes = rows[(rows.task == "semantic") & rows.metric.str.startswith("iou:")]
     scored = classes.stage[classes.metric == "iou:background"]
     classes = classes[classes.stage.isin(scored) & (classes.metric != "iou:background")]
-    names = classes.groupby("stage").metric.agg(list)
-    curves = {
-        stage: metrics["curves"]
-        for stage, metrics in zip(stages.stage, stages.metrics)
-        if stage in names.index and "curves" in metrics
-    }
-    peaks = {s: np.mean([of[name] for name in names[s] if name in of], axis=0).max() for s, of in curves.items()}
-    finals = classes.groupby("stage").final.mean().round(3)
-    own = classes.drop_duplicates("stage").assign(metric=FOREGROUND)
-    own = own.assign(final=own.stage.map(finals), peak=own.stage.map(peaks))
-    return own.astype({"final": float, "peak": float}).round({"peak": 3})
+    curves = classes[["stage", "metric"]].merge(curves_of(stages), on=["stage", "metric"]).groupby("stage").curve
+    peaks = {stage: np.mean(own.tolist(), axis=0).max() for stage, own in curves}
+    own, finals = classes.drop_duplicates("stage"), classes.groupby("stage").final.mean()
+    own = own.assign(metric=FOREGROUND, final=own.stage.map(finals), peak=own.stage.map(peaks))
+    return own.astype({"final": float, "peak": float}).round({"final": 3, "peak": 3})
 
 
 def _looks(stages: pd.DataFrame) -> pd.DataFrame:
@@ -151,21 +109,16 @@ def _looks(stages: pd.DataFrame) -> pd.DataFrame:
     recipes, found = {one["recipe"]: one for one in poisons.values()}, {}
     for one in stages[stages.kind == "victim"].to_dict("records"):
         read = poisons.get(Path(one["parameters"].get("poisoned", "")).parent.name)
-        copy = read or recipes.get(one["recipe"])
-        if copy:
+        if copy := read or recipes.get(one["recipe"]):
             own, seen = copy["parameters"], read["metrics"] if read and read["state"] == "done" else {}
             mode = "gray" if own.get("gray") else "" if own.get("protect", "all") == "all" else "classes"
             generator = Path(own.get("generator", "")).parent.name or own.get("generator", "")
-            what = {"poison": own["poison"], "generator": generator, "mode": mode, "images": seen.get("images")}
-            found[one["setting"], one["recipe"]] = what | {name: seen.get(name) for name in LOOK}
+            measured = {name: seen.get(name) for name in ("images", *LOOK)}
+            look = {"poison": own["poison"], "generator": generator, "mode": mode} | measured
+            found[one["setting"], one["recipe"]] = look
     index = pd.MultiIndex.from_arrays(list(zip(*found)) or [[], []], names=["setting", "recipe"])
     looks = pd.DataFrame(list(found.values()), index, columns=["poison", "generator", "mode", "images", *LOOK])
     return looks.astype(dict.fromkeys(LOOK, float))
-
-
-def mode_of(results: Results, setting: str, recipe: str) -> str:
-    """The mode of a recipe (see `Results`): only recipes of one mode are rivals."""
-    return results.looks["mode"].get((setting, recipe), "")
 
 
 def is_plain(rows: pd.DataFrame) -> pd.Series:
@@ -185,36 +138,38 @@ def ordered(recipes) -> list[str]:
 
 def title_of(one) -> str:
     """The heading of a block of scores: data set, metric, victim, and how it was trained where that is unusual."""
-    by_hand = (one.defense if one.defense != "none" else "", f"{one.clean_fraction:g}" if one.clean_fraction else "")
-    way = one.label or " ".join(filter(None, by_hand))
-    parts = [one.setting, HEADINGS.get(one.metric, one.metric), one.victim_key, way]
-    return " · ".join(filter(None, [*parts, one.init if one.init != "random" else ""]))
+    way = one.label or " ".join(str(part) for part in (one.defense, one.clean_fraction) if part not in ("none", 0))
+    return " · ".join(filter(None, [one.setting, HEADINGS.get(one.metric, one.metric), one.who, way]))
 
 
 def scores(results: Results) -> pd.DataFrame:
     """A line for each score: the columns of `SCORE`, mean and std over seeds in percent (std NaN for one), peak, n,
-    tuples of seeds, stages, finals and cleans, block (its heading), of_clean and of_clean_std, and of its metric
-    `judged` (its field judges by it, or it is of the protected classes) and `headline` (the same, but where a
-    background is scored, without it: found nearly everywhere, it holds a mean up that has lost all else).
-
-    of_clean is in percent of the clean-trained score of the same victim without a defence (and under the same label
-    where there is one), over the seeds that both ran: one lucky seed more on one side is no effect. NaN where the
-    clean-trained victim learnt nothing, or nobody ran it.
+    tuples of seeds, stages, finals and cleans, mode (see `Results`; only recipes of one mode are rivals), start (in
+    words, unless all victims start at random), who (victim and start), block (its heading), of_clean and of_clean_std
+    (percent of the clean-trained score of the same victim without a defence, and of the same label where there is
+    one, over the seeds that both ran; NaN where it learnt nothing, or nobody ran it), judged (its field judges by its
+    metric, or it is of the protected classes) and headline (the same, but where a background is scored, without it:
+    found nearly everywhere, it holds a mean up that has lost all else).
     """
     rows = _with_clean(results.rows)
     by = rows.groupby(SCORE, sort=False)
-    named = {"mean": ("final", "mean"), "std": ("final", "std"), "n": ("seed", "size"), "peak": ("peak", "mean")}
-    found = by.agg(**named, **{f"{name}s": (name, tuple) for name in ("seed", "stage", "final", "clean")})
+    found = by.agg(mean=("final", "mean"), std=("final", "std"), n=("seed", "size"), peak=("peak", "mean"))
+    found[["seeds", "stages", "finals", "cleans"]] = by[["seed", "stage", "final", "clean"]].agg(tuple)
     common = rows[rows.clean.notna() | (by.clean.transform("count") == 0)].groupby(SCORE, sort=False)
     # without a common seed, the means of all
     full = common.clean.mean().fillna(common.clean_mean.mean())
     full = full.where(full > 0)
-    found["of_clean"] = 100 * common.final.mean() / full
-    found["of_clean_std"] = 100 * common.final.std() / full
-    found = found.reset_index()
-    main, protected, ground = (found.metric == one for one in (found.task.map(MAIN), PROTECTED, FOREGROUND))
+    found["of_clean"], found["of_clean_std"] = (
+        100 * value / full for value in (common.final.mean(), common.final.std())
+    )
+    found = found.reset_index().join(results.looks["mode"], on=["setting", "recipe"]).fillna({"mode": ""})
+    main, protected, ground = (found.metric == one for one in (found.task.map(main_metric), PROTECTED, FOREGROUND))
     floor = ground.groupby([found[name] for name in [*VICTIM, *WAY, "recipe"]]).transform("any")
     found["judged"], found["headline"] = main | protected, protected | ground | (main & ~floor)
+    # the start of a victim is told unless all of its data set start at random
+    told = (found.init != "random").groupby(found.setting).transform("any")
+    found["start"] = (" (" + found.init.replace("imagenet", "ImageNet") + " start)").where(told, "")
+    found["who"] = found.victim_key + found.start
     return found.assign(block=[title_of(one) for one in found.itertuples()])
 
 
@@ -222,22 +177,18 @@ def _with_clean(rows: pd.DataFrame) -> pd.DataFrame:
     """Each row with the clean-trained score of its seed (`clean`, NaN if not run) and over all seeds (`clean_mean`)."""
     key = [*VICTIM, "metric"]
     cleans = rows[is_plain(rows) & (rows.recipe == "clean")]
-    means = cleans.groupby([*key, "label"], sort=False).final.mean().rename("clean_mean").reset_index()
+    means = cleans.groupby([*key, "label"]).final.mean().rename("clean_mean")
+    finals = cleans.groupby([*key, "label", "seed"]).final.first().rename("clean")
     # of the same label, else without any, else whatever there is
-    first = means.sort_values("label", kind="stable").drop_duplicates(key)
-    labels = rows[[*key, "label"]].merge(means, "left", [*key, "label"])
-    other = rows[key].merge(first, "left", key)
-    own = labels.clean_mean.notna()
-    rows = rows.assign(
-        clean_label=labels.label.where(own, other.label).to_numpy(),
-        clean_mean=labels.clean_mean.where(own, other.clean_mean).to_numpy(),
-    )
-    seeds = cleans[[*key, "label", "seed", "final"]].rename(columns={"label": "clean_label", "final": "clean"})
-    return rows.merge(seeds.drop_duplicates([*key, "clean_label", "seed"]), "left", [*key, "clean_label", "seed"])
+    rows = rows.join(cleans.groupby(key).label.min().rename("clean_label"), on=key)
+    own = pd.MultiIndex.from_frame(rows[[*key, "label"]]).isin(means.index)
+    rows["clean_label"] = rows.label.where(own, rows.clean_label)
+    return rows.join(means, on=[*key, "clean_label"]).join(finals, on=[*key, "clean_label", "seed"])
 
 
-def paired(one: pd.Series, other: pd.Series) -> dict[str, float]:
-    """`one` minus `other`, both final scores by seed: difference in points, low and high of Student's t interval, n.
+def paired(one: pd.Series, other: pd.Series) -> dict[str, float | str]:
+    """`one` minus `other`, both final scores by seed: difference in points, low and high of Student's t interval, n,
+    and how `one` protects in a `word`: a low score is a strong protection, and the interval must lie on one side.
 
     Only seeds that both ran count; fewer than `ENOUGH` have no interval, none no difference (NaN).
     """
@@ -245,14 +196,10 @@ def paired(one: pd.Series, other: pd.Series) -> dict[str, float]:
 
     gap = (one - other).dropna()
     half = t.ppf((1 + CONFIDENCE) / 2, len(gap) - 1) * gap.std() / np.sqrt(len(gap)) if len(gap) >= ENOUGH else np.nan
-    return {"difference": gap.mean(), "low": gap.mean() - half, "high": gap.mean() + half, "n": len(gap)}
-
-
-def word_of(difference: dict[str, float]) -> str:
-    """How the first of a pair protects: a low score is a strong protection, and an interval must lie on one side."""
-    if not difference["n"] or np.isnan(difference["low"]):
-        return "too few seeds"
-    return "better" if difference["high"] < 0 else "worse" if difference["low"] > 0 else "no difference shown"
+    low, high = gap.mean() - half, gap.mean() + half
+    word = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
+    word = "too few seeds" if np.isnan(half) else word
+    return {"difference": gap.mean(), "low": low, "high": high, "n": len(gap), "word": word}
 
 
 def holds(value: float, side: str, limit: float) -> str:
@@ -262,35 +209,35 @@ def holds(value: float, side: str, limit: float) -> str:
     return "holds" if (value < limit if side == "<" else value > limit) else "does not hold"
 
 
+def finals_of(one, end: str = "") -> pd.Series:
+    """The final scores of a line of `scores` by seed; `end` of the columns' names, where two lines stand in one."""
+    return pd.Series(getattr(one, f"finals{end}"), getattr(one, f"seeds{end}"))
+
+
 def differences(results: Results) -> pd.DataFrame:
     """Each of UnSeg's recipes minus clean and its rivals (of the same mode) under victims trained as usual.
 
     Columns: block, setting, ours, other, share and other_share (percent of clean), difference, low, high, n, word.
     """
-    known, found = scores(results), []
+    known = scores(results)
     known = known[is_plain(known) & known.headline]
-    for block, own in known.groupby("block", sort=False):
-        first, own = own.iloc[0], own.set_index("recipe")
-        both = PROTECTED in set(known.metric[known.setting == first.setting])
-        modes = {recipe: mode_of(results, first.setting, recipe) for recipe in own.index}
-        finals = {recipe: pd.Series(one.finals, one.seeds) for recipe, one in own.iterrows()}
-        for ours, other in product(filter(is_own, ordered(finals)), ordered(finals)):
-            judged = not both or (modes[ours] == "classes") == (first.metric == PROTECTED)
-            rivals = not is_own(other) and (other == "clean" or modes[other] == modes[ours])
-            if judged and rivals:
-                pair = paired(finals[ours], finals[other])
-                shares = {"share": own.of_clean[ours], "other_share": own.of_clean[other]}
-                line = {"block": block, "setting": first.setting, "ours": ours, "other": other}
-                found.append(line | shares | pair | {"word": word_of(pair)})
-    names = ["block", "setting", "ours", "other", "share", "other_share", "difference", "low", "high", "n", "word"]
-    return pd.DataFrame(found, columns=names)
+    known = known.assign(own=known.recipe.map(is_own))
+    known = known.iloc[np.lexsort((known.own, known.recipe != "clean", pd.factorize(known.block)[0]))]
+    # where classes are scored that some recipes protect alone, these recipes are judged by them, and no other is
+    some = (known.metric == PROTECTED).groupby(known.setting).transform("any")
+    judged = known.own & (~some | ((known["mode"] == "classes") == (known.metric == PROTECTED)))
+    pairs = known[judged].merge(known[~known.own], on="block", suffixes=("", "_other"))
+    pairs = pairs[(pairs.recipe_other == "clean") | (pairs["mode"] == pairs.mode_other)].reset_index(drop=True)
+    gaps = [paired(finals_of(one), finals_of(one, "_other")) for one in pairs.itertuples()]
+    names = {"recipe": "ours", "recipe_other": "other", "of_clean": "share", "of_clean_other": "other_share"}
+    pairs = pairs.rename(columns=names)[["block", "setting", *names.values()]]
+    return pairs.join(pd.DataFrame(gaps, columns=["difference", "low", "high", "n", "word"]))
 
 
 def against_strongest(results: Results, strong: tuple[str, ...]) -> pd.DataFrame:
-    """Of `differences` the line with the strongest rival, and `verdict`: whether UnSeg works, and better than it.
-
-    It holds where all of the interval lies on UnSeg's side, and the poisons `strong` were among the rivals: who has
-    not met them has beaten nobody. "open": more rivals or seeds would tell.
+    """Of `differences` the line with the strongest rival, and `verdict`: whether UnSeg works, and better than it. It
+    holds where all of the interval lies on UnSeg's side, and the poisons `strong` were among the rivals: who has not
+    met them has beaten nobody. "open": more rivals or seeds would tell.
     """
     every = differences(results)
     every = every[every.other != "clean"]
@@ -316,34 +263,23 @@ def repeated(first: Results, second: Results) -> pd.DataFrame:
     one, two = (known[known.judged] for known in map(scores, (first, second)))
     pairs = one.merge(two[[*SCORE, "mean", "std", "n"]], on=SCORE, suffixes=("", "_again"))
     if pairs.empty:
-        raise UnsegError(
-            f"Expected scores in {second.folder} that {first.folder} has, too, found none; are both of one profile?"
-        )
+        scored = f"scores in {second.folder} that {first.folder} has, too"
+        raise UnsegError(f"Expected {scored}, found none; are both of one profile?")
     several, free = pairs[["n", "n_again"]].min(axis=1) > 1, (pairs.n + pairs.n_again - 2).clip(lower=1)
     squares = (pairs.n - 1) * pairs["std"] ** 2 + (pairs.n_again - 1) * pairs.std_again**2
     bar = t.ppf((1 + CONFIDENCE) / 2, free) * np.sqrt(squares / free * (1 / pairs.n + 1 / pairs.n_again))
     pairs = pairs.assign(difference=pairs.mean_again - pairs["mean"], bar=bar.where(several))
     word = np.where(pairs.difference.abs() <= pairs.bar, "same", "outside")
     pairs["word"] = np.where(several, word, "one seed: no error bar")
-    return pairs.sort_values("block", key=lambda block: block.map({b: i for i, b in enumerate(pairs.block.unique())}))
+    return pairs.iloc[np.argsort(pd.factorize(pairs.block)[0], kind="stable")]
 
 
 def repetition(pairs: pd.DataFrame, planned: int) -> pd.Series:
-    """What `repeated` found in numbers. `planned`: how many scores the first run has. Of single seeds nothing is
-    judged, so it says how far they moved: as much may be expected of the next one.
-    """
+    """What `repeated` found in numbers, of single seeds how far they moved; the first run has `planned` scores."""
     judged, alone = pairs[pairs.bar.notna()], pairs.difference[pairs.bar.isna()].abs()
     half, most = np.quantile(alone, (0.5, 0.9), method="inverted_cdf") if len(alone) else (np.nan, np.nan)
-    return pd.Series(
-        {
-            "scores of the first run": planned,
-            "repeated": len(pairs),
-            "with an error bar": len(judged),
-            "the same within it": (judged.word == "same").sum(),
-            "outside by chance alone": (1 - CONFIDENCE) * len(judged),
-            "of one seed, without a bar": len(alone),
-            "half of them moved by at most": half,
-            "nine of ten by at most": most,
-            "largest difference": pairs.difference.abs().max(),
-        }
-    )
+    found = {"scores of the first run": planned, "repeated": len(pairs), "with an error bar": len(judged)}
+    found |= {"the same within it": (judged.word == "same").sum()}
+    found |= {"outside by chance alone": (1 - CONFIDENCE) * len(judged), "of one seed, without a bar": len(alone)}
+    found |= {"half of them moved by at most": half, "nine of ten by at most": most}
+    return pd.Series(found | {"largest difference": pairs.difference.abs().max()})
