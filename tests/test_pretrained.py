@@ -49,8 +49,8 @@ def test_the_libraries_own_registries_say_the_same():
 
     for known in WEIGHTS.values():
         for victim in known.imagenet:
-            encoder = victim.partition(":")[2]
-            if encoder in smp.encoders.encoders:
+            family, _, encoder = victim.partition(":")
+            if family == "smp" and encoder in smp.encoders.encoders:
                 settings = smp.encoders.encoders[encoder]["pretrained_settings"]["imagenet"]
                 assert (known.hub, known.revision) == (settings["repo_id"], settings["revision"])
             if encoder.startswith("tu-"):

@@ -149,7 +149,7 @@ def _load(module: nn.Module, state: dict, path: str | Path, what: str, spared=la
         if key in state and own.shape != state[key].shape:
             shapes = f"of shape {tuple(own.shape)} in {path}, found {tuple(state[key].shape)}"
             raise UnsegError(f"Expected {key} {shapes}{remedy}")
-    missing, unexpected = module.load_state_dict(state, strict=False)
+    missing, unexpected = nn.Module.load_state_dict(module, state, strict=False)  # smp's own returns nothing
     missing = [key for key in missing if not spared(key)]
     if missing or unexpected:
         raise UnsegError(

@@ -26,8 +26,8 @@ def bench(
 ) -> None:
     """Measure how fast this machine protects and trains, against the plain reference, in one run.
 
-    needs: hours, memory and disk of a profile's trainings and tables, from some steps of each kind. poisons: milliseconds of
-    those that need no training, on one core.
+    needs: hours, memory and disk of a profile's trainings and tables, from some steps of each kind. poisons:
+    milliseconds of those that need no training, on one core.
     """
     import torch
 

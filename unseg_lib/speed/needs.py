@@ -85,17 +85,10 @@ def table_row(table: str, stages: dict[str, Stage], measured: dict[str, tuple[fl
     missing = sum(stage.key not in measured for stage in trained)
     disk = sum(map(_copy, copies)) + max((_decoded(stage) for stage in trained if stage.kind == "victim"), default=0)
     memory = max((megabytes for _, megabytes in known if megabytes), default=None)
-    return {
-        **{
-            "table": table,
-            "trainings": len(trained),
-            "copies": len(copies),
-            "disk_gb": disk / 1e9,
-            "megabytes": memory,
-        },
-        "hours": sum(hours for hours, _ in known) if known or not trained else None,
-        "problem": f"without {missing} trainings that could not be measured" if missing else "",
-    }
+    hours = sum(hours for hours, _ in known) if known or not trained else None
+    row = {"table": table, "trainings": len(trained), "copies": len(copies), "hours": hours, "megabytes": memory}
+    problem = f"without {missing} trainings that could not be measured" if missing else ""
+    return row | {"disk_gb": disk / 1e9, "problem": problem}
 
 
 def _copy(stage: Stage) -> float:
