@@ -47,7 +47,8 @@ class Validation:
         for name, source in self.sets.items():
             share = range(fabric.global_rank, len(source), fabric.world_size)
             found = [one for i in share if (one := self.scores(source, i, game, fabric))]
-            sums = torch.tensor([len(found), *np.sum(found or [(0, 0)], axis=0)], device=fabric.device)
+            sums = [float(one) for one in (len(found), *np.sum(found or [(0, 0)], axis=0))]
+            sums = torch.tensor(sums, device=fabric.device)
             images, iou, border = fabric.all_reduce(sums, reduce_op="sum").tolist()
             row = {"step": step, "set": name, "images": round(images)}
             self.rows.append(row | {"iou": iou / images, "boundary_iou": border / images})
