@@ -151,7 +151,7 @@ def test_the_command_measures_a_profile(tmp_path, capsys):
 
 
 def test_a_table_needs_what_its_entries_of_the_grid_build_on(paper):
-    entries = [{**paper.grid[0], "table": "11"}, {**paper.grid[1], "table": "Fig. 5"}, paper.grid[2]]
+    entries = [{**paper.grid[0], "table": "11"}, {**paper.grid[1], "for": "Fig. 5"}, paper.grid[2]]
     found = stages_of_tables(replace(paper, grid=entries))
     assert set(found) == {"11", "Fig. 5", "data set voc", "in all"}
     assert "generator/random-vit-b" in found["11"] and "generator/random-vit-b" not in found["Fig. 5"]
