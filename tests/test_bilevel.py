@@ -7,8 +7,10 @@ import signal
 import sys
 import time
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -20,7 +22,9 @@ from torch import multiprocessing
 from unseg_lib import method
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
+from unseg_lib.images import write_image
 from unseg_lib.method import BilevelConfig, bilevel, subset, train_generator, variants
+from unseg_lib.method.validation import Validation
 from unseg_lib.seeds import torch_rng
 
 TINY = dict(layout="tiny", batch_size=2, steps=6, alternation="steps", surrogate_turn=1, generator_turn=1)
@@ -304,3 +308,68 @@ def test_too_few_images_wrong_masks_and_a_loss_that_is_not_finite(tmp_path):
     for i, (message, (given, settings)) in enumerate(wrong.items()):
         with pytest.raises(UnsegError, match=message):
             train_generator(BilevelConfig(**TINY | settings), given, tmp_path / str(i), device="cpu")
+
+
+def validation_set(root, n=3):
+    """Images of `pairs` as a folder below the data root."""
+    for i, (image, mask) in enumerate(pairs(n)):
+        write_image(root / f"val/im/{i}.png", image)
+        write_image(root / f"val/gt/{i}.png", 255 * np.repeat(mask[..., None], 3, 2).astype(np.uint8))
+
+
+def test_looking_at_the_surrogate_after_every_epoch_changes_no_byte_and_goes_on_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNSEG_DATA", str(tmp_path))
+    validation_set(tmp_path, 15)
+    how, plain = {"device": "cpu", "checkpoint_every": 2}, BilevelConfig(**TINY | {"steps": 7})  # epochs of 3 steps
+    looking = replace(plain, validation="folder:val")
+    bare, seen = (
+        train_generator(one, pairs(), tmp_path / name, **how) for name, one in {"a": plain, "b": looking}.items()
+    )
+    assert bare.read_bytes() == seen.read_bytes() and not (bare.parent / "validation.csv").exists()
+    assert read_csv(bare.parent / "log.csv") == read_csv(seen.parent / "log.csv")
+    rows = read_csv(seen.parent / "validation.csv")
+    assert [(row["step"], row["set"], row["images"]) for row in rows] == [(s, "folder:val", "3") for s in "256"]
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("iou", "boundary_iou"))
+    with pytest.raises(KeyboardInterrupt):
+        train_generator(looking, Pairs(tmp_path / "first", 2 + 2 * 5), tmp_path / "killed", **how)
+    train_generator(looking, pairs(), tmp_path / "killed", **how)
+    assert read_csv(tmp_path / "killed/validation.csv") == rows
+    with pytest.raises(UnsegError, match="nowhere"):
+        train_generator(replace(plain, validation="folder:nowhere"), pairs(), tmp_path / "other", **how)
+
+
+class Answers(torch.nn.Module):
+    """A player that notes what it is asked, and gives `answer(prompts)`."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer, self.asked, self.size, self.grid = answer, [], 32, 8
+
+    def forward(self, x, prompts):
+        self.asked.append((x, prompts))
+        return self.answer(prompts)
+
+
+def left_half(prompts):
+    (left, top, right, bottom), y = prompts.boxes[0].int().tolist(), -torch.ones(1, 1, 32, 32)
+    y[..., top : bottom + 1, left : (left + right + 1) // 2] = 1
+    return y
+
+
+def test_the_surrogate_is_asked_by_the_box_about_images_with_the_trainings_noise(tmp_path):
+    label = np.zeros((32, 32), np.uint8)
+    label[8:24, 8:24] = 1
+    source = SimpleNamespace(ids=("one", "none"), name="toy", image=lambda id: np.full((32, 32, 3), 100, np.uint8))
+    source.label = lambda id: label * (id == "one")
+    players = {"generator": Answers(lambda _: torch.ones(1, 3, 8, 8)), "surrogate": Answers(left_half)}
+    validation = Validation(BilevelConfig(**TINY), bilevel.noised, tmp_path)
+    given = source, SimpleNamespace(bare=players.__getitem__), Fabric(accelerator="cpu")
+    assert validation.scores(given[0], 1, *given[1:]) is None  # no object: nothing to ask for
+    iou, border = validation.scores(given[0], 0, *given[1:])
+    # borders are 1 pixel wide: 44 of the answer's 16 x 8 and 60 of the mask's 16 x 16, 30 of them in common
+    assert (iou, border) == (0.5, 30 / (44 + 60 - 30))
+    ((_, shown),), ((x, asked),) = (player.asked for player in players.values())
+    assert shown.use.tolist() == [[False, False, True]] and asked.use.tolist() == [[True, False, False]]
+    assert set(shown.masks.unique().tolist()) == {0, 255} and asked.boxes.tolist() == [[8, 8, 23, 23]]
+    steps = torch.where(torch.from_numpy(label == 1), 8.0, 2.0)
+    torch.testing.assert_close(255 * x[0], (100 + steps).expand(3, -1, -1), atol=1e-3, rtol=0)

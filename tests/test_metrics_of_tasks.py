@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import load_dataset
-from unseg_lib.evaluation import average_precision, boundary_iou, panoptic_quality
+from unseg_lib.evaluation import average_precision, panoptic_quality
+from unseg_lib.images import boundary_iou
 
 # of pycocotools with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -1,5 +1,7 @@
 """What a profile needs: every training of it is counted once, and its arithmetic as by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,7 +13,16 @@ from unseg_lib.pipeline import load_profile
 from unseg_lib.poisons import POISONS
 from unseg_lib.speed.bench import bench
 from unseg_lib.speed.measure import flop_counter
-from unseg_lib.speed.needs import OFFICIAL, Trial, alone, cost_of_steps, trials, victim_step
+from unseg_lib.speed.needs import (
+    OFFICIAL,
+    Trial,
+    alone,
+    cost_of_steps,
+    stages_of_tables,
+    table_row,
+    trials,
+    victim_step,
+)
 
 CPU = torch.device("cpu")
 
@@ -130,6 +141,34 @@ def test_the_command_measures_a_profile(tmp_path, capsys):
     assert victim["hours"] == pytest.approx(4 * victim["hours_a_stage"]) and victim["flop"] > 1e6
     assert generator["samples"] == 12 and generator["flop"] > 0 and rows["noise of tiny"]["samples"] == 20
     assert not any(row["problem"] for row in rows.values()) and "noise of tiny" in said
+    # both data sets' tables need the same generator, whose hours count once in all
+    one, whole = read_json(tmp_path / "needs.json")["tables"]
+    assert one["table"] == "data set scenes" and whole["table"] == "in all" and "disk, GB" in said
+    assert one | {"table": "in all"} == whole and (whole["trainings"], whole["copies"]) == (5, 1)
+    assert whole["hours"] == pytest.approx(sum(row["hours"] for row in rows.values()))
+    assert whole["disk_gb"] == pytest.approx(20 * 128 * 128 * 2.0 / 1e9)
+    assert whole["megabytes"] == max(filter(None, (row["megabytes"] for row in rows.values())), default=None)
+
+
+def test_a_table_needs_what_its_entries_of_the_grid_build_on(paper):
+    entries = [{**paper.grid[0], "table": "11"}, {**paper.grid[1], "for": "Fig. 5"}, paper.grid[2]]
+    found = stages_of_tables(replace(paper, grid=entries))
+    assert set(found) == {"11", "Fig. 5", "data set voc", "in all"}
+    assert "generator/random-vit-b" in found["11"] and "generator/random-vit-b" not in found["Fig. 5"]
+    assert "victim/voc-unseg-deeplabv1-s0" in found["data set voc"] and "poison/voc-unseg" in found["data set voc"]
+    parts = {key for name, stages in found.items() if name != "in all" for key in stages}
+    assert parts == {
+        key for key, one in found["in all"].items() if one.kind != "pixels" and one.kind not in paper.pages
+    }
+
+
+def test_disk_is_that_of_the_copies_and_of_the_largest_training_and_gaps_are_told(paper):
+    found = stages_of_tables(paper)["data set coco-panoptic"]
+    row = table_row("2", found, {key: (1.0, 5.0) for key in found if not key.endswith("swin-t-lsj-s0")})
+    copies, decoded = 4 * 118_287 * 0.28e6 * 2.0, 118_287 * 3 * 1024 * 1024
+    assert row["disk_gb"] == pytest.approx((copies + decoded) / 1e9) and (row["copies"], row["megabytes"]) == (4, 5.0)
+    assert row["trainings"] == 11 and row["problem"] == "without 5 trainings that could not be measured"
+    assert row["hours"] == len([key for key in found if not key.endswith("swin-t-lsj-s0")])
 
 
 FAMILIES = [("mask2former:tiny", "panoptic", 64), ("mask2former:tiny", "instance", 64)]

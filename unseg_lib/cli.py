@@ -1,4 +1,4 @@
-"""The command line: `unseg doctor | data | run | reproduce | protect | inspect | bench | report | compare`."""
+"""The command line: `unseg doctor | data | weights | run | reproduce | protect | inspect | bench | report | ...`."""
 
 import os
 import re
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sets: what there is, downloading, checking.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+weights_app = typer.Typer(help="Weights by others: which there are, downloading, checking.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
 
 Root = Annotated[str, Option("--data", help="data root (default: UNSEG_DATA, else data/)")]
 PROFILES = "smoke, small, systems, transfer, ablations, paper, or a YAML file (default: small where its data is)"
@@ -77,6 +79,41 @@ def data_check(name: str, data: Root = "") -> None:
     from unseg_lib.datasets import check, data_root
 
     check(name, data_root(data))
+
+
+@weights_app.command("list")
+def weights_list(data: Root = "") -> None:
+    """List the files: what needs each, address, size, checksum, licence, where to put it."""
+    _weights(data).list_weights()
+
+
+@weights_app.command("get")
+def weights_get(name: str, data: Root = "") -> None:
+    """Download a file to its place, checked and resumable, or say how to get it by hand."""
+    _weights(data).get(name)
+
+
+@weights_app.command("check")
+def weights_check(
+    profile: Annotated[str, Option(help="say what this profile, by name or path, lacks: exit code 2 if anything")] = "",
+    data: Root = "",
+) -> None:
+    """Say of each file whether it is there and right."""
+    pretrained = _weights(data)
+    if not profile:
+        return pretrained.check()
+    if lacking := pretrained.lacking(one.values for one in pipeline.load_profile(profile).stages.values()):
+        print(*(f"{name}: {what}" for name, what in lacking.items()), sep="\n")
+        raise UnsegError(f"Expected all weights of profile {profile}, found {len(lacking)} lacking, listed above.")
+    print(f"All weights of profile {profile} are here.")
+
+
+def _weights(data: str):
+    from unseg_lib import pretrained
+
+    if data:  # where the errors of all who miss a file look, too
+        os.environ["UNSEG_DATA"] = data
+    return pretrained
 
 
 @app.command()

@@ -10,10 +10,10 @@ from unseg_lib.datasets.scenes import CLASSES, CONTOURS, COUNTS, INDEX, SURFACES
 from unseg_lib.datasets.scenes import write_scenes
 from unseg_lib.datasets.segmentation_set import IGNORE, Instance, MaskPairs, SegmentationSet, cut, group_of
 from unseg_lib.datasets.segmentation_set import label_set, shuffled, subset
-from unseg_lib.datasets.sources import SOURCES, Archive, Source, read_sources
+from unseg_lib.datasets.sources import SOURCES, Archive, Source, read_sources, record_of
 
 __all__ = ["DATASETS", "IGNORE", "SOURCES", "DataSet", "Instance", "MaskPairs", "SegmentationSet", "Source", "Archive"]
 __all__ += ["data_root", "load_dataset", "splits_of", "sources", "read_sources", "label_set", "check", "get"]
 __all__ += ["CLASSES", "CONTOURS", "COUNTS", "INDEX", "SURFACES", "draw_scene", "natural_fields", "palette"]
 __all__ += ["list_sets", "write_scenes", "check_sizes", "coco_json", "decode", "read_notes", "CHECKSUMS", "DOWNLOADS"]
-__all__ += ["fetch", "name_of", "unpack", "cut", "group_of", "shuffled", "subset"]
+__all__ += ["record_of", "fetch", "name_of", "unpack", "cut", "group_of", "shuffled", "subset"]

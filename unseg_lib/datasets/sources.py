@@ -44,8 +44,8 @@ def read_sources(path: str | Path) -> dict[str, Source]:
 
 
 def _source(content: dict, where: str) -> Source:
-    archives = tuple(_record(Archive, one, f"an archive of {where}") for one in content.get("archives", ()))
-    found = _record(Source, content | {"archives": archives}, where)
+    archives = tuple(record_of(Archive, one, f"an archive of {where}") for one in content.get("archives", ()))
+    found = record_of(Source, content | {"archives": archives}, where)
     if bool(archives) == bool(found.by_hand):
         raise UnsegError(f"Expected either archives or by_hand for {where}, found {'both' if archives else 'neither'}.")
     for checksum in (archive.checksum for archive in archives):
@@ -54,7 +54,8 @@ def _source(content: dict, where: str) -> Source:
     return found
 
 
-def _record(kind: type, content: dict, where: str):
+def record_of(kind: type, content: dict, where: str):
+    """A dataclass from a mapping of YAML; `UnsegError` where a key is missing, unknown or of another type."""
     types = {field.name: get_origin(field.type) or field.type for field in fields(kind)}
     content = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
     wrong = [key for key, value in content.items() if not isinstance(value, types.get(key, ()))]

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "instances": words("average_precision pack panoptic_quality unpack"),
-        "metrics": words("METRICS Metric boundary_iou confusion intersection_over_union main_metric mask_iou mean_iou"),
+        "metrics": words("METRICS Metric confusion intersection_over_union main_metric mean_iou"),
         "perceptual": words("lpips"),
         "rows": words("COLUMNS curves victim_rows"),
     },

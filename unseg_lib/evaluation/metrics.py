@@ -1,14 +1,11 @@
-"""Which metrics there are and how tables name them; intersection over union of label maps, masks and their borders."""
+"""Which metrics there are and how tables name them; intersection over union of label maps."""
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from unseg_lib.datasets import IGNORE
-from unseg_lib.errors import UnsegError, pick
-
-BORDER = 0.02  # width of a mask's border, as a share of the image's diagonal
+from unseg_lib.errors import pick
 
 
 @dataclass(frozen=True)
@@ -74,29 +71,3 @@ def mean_iou(iou: list[float | None]) -> float:
     """Mean over the classes present in the test labels; 0 where every pixel is ignored."""
     present = [value for value in iou if value is not None]
     return sum(present) / len(present) if present else 0.0
-
-
-def mask_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union of two masks, bool of one shape, in [0,1]; 1 where both are empty."""
-    either = int((prediction | truth).sum())
-    return float((prediction & truth).sum() / either) if either else 1.0
-
-
-def boundary_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Boundary IoU of two masks, bool `(H,W)`, in [0,1]: that of their borders, which fine details decide.
-
-    The border of a mask is what of it lies within 2 % of the diagonal of its outline, and the edge of the image
-    is outline (Cheng et al., CVPR 2021, in the way of their code, which SAM-HQ is evaluated with).
-    """
-    if prediction.shape != truth.shape:
-        sizes = " and ".join("x".join(map(str, mask.shape)) for mask in (prediction, truth))
-        raise UnsegError(f"Expected masks of one size, found {sizes}; scale the prediction to the image's size.")
-    return mask_iou(_border(prediction), _border(truth))
-
-
-def _border(mask: np.ndarray) -> np.ndarray:
-    """The mask without its erosion by a square of `2 d + 1` pixels, which is `d` erosions by 3x3 pixels."""
-    from scipy.ndimage import minimum_filter
-
-    width = max(1, round(BORDER * float(np.hypot(*mask.shape))))
-    return mask & ~minimum_filter(mask, 2 * width + 1, mode="constant", cval=0)

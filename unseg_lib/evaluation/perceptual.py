@@ -9,17 +9,16 @@ import numpy as np
 import torch
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import sha256_of
+from unseg_lib.pretrained import WEIGHTS, located
 
-ADDRESS = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
-SHA256 = "7be5be79"  # its first digits, as torchvision publishes them
 SMALLEST = 32  # pixels a side, below which AlexNet has nothing left to look at
 
 
 def lpips(original: np.ndarray, protected: np.ndarray, weights: str | Path) -> float:
     """The distance of two images of one size, both (H, W, 3) uint8; 0 for equal ones, about 0.5 for unlike ones.
 
-    weights: the file of `ADDRESS`. Raises `UnsegError` for other weights, two sizes, or less than 32 pixels a side.
+    weights: the file of the record "alexnet", see `unseg weights list`.
+    Raises `UnsegError` for other weights, two sizes, or less than 32 pixels a side.
     """
     if original.shape != protected.shape or min(original.shape[:2]) < SMALLEST:
         sizes = " and ".join(f"{x.shape[1]}x{x.shape[0]}" for x in (original, protected))
@@ -37,10 +36,10 @@ def _network(weights: Path) -> torch.nn.Module:
 
     from unseg_lib.method import read_foreign
 
+    weights, alexnet = located(weights), WEIGHTS["alexnet"]
     state = read_foreign(weights)
-    if not sha256_of(weights).startswith(SHA256):
-        alexnet = f"torchvision's AlexNet in {weights} (sha256 {SHA256}...)"
-        raise UnsegError(f"Expected {alexnet}, found another file; get {ADDRESS}.")
+    if fault := alexnet.fault(weights):
+        raise UnsegError(f"Expected {alexnet.title} in {weights}, found another file ({fault}); {alexnet.how()}.")
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
         network = _LPIPS(net="alex", pnet_rand=True)
     # "slice2.3.weight" there is "features.3.weight" here

@@ -29,8 +29,10 @@ from unseg_lib.method.generator import Generator, noise_statistics
 from unseg_lib.method.pairs import ahead, batches, digest, resize, steps_per_epoch
 from unseg_lib.method.prompts import all_prompts, one_kind, subset
 from unseg_lib.method.sam import LAYOUTS
-from unseg_lib.method.surrogate import POINTS, build_surrogate, segmentation_loss
-from unseg_lib.method.weights import load_mae, load_sam, save_generator
+from unseg_lib.method.surrogate import POINTS, SURROGATES, build_surrogate, segmentation_loss
+from unseg_lib.method.validation import Validation
+from unseg_lib.method.weights import load_sam, save_generator
+from unseg_lib.pretrained import located
 from unseg_lib.runtime import Stopwatch, choose_device, keep_freed_memory, progress, usable_precision
 from unseg_lib.seeds import seed_for, torch_rng
 
@@ -53,7 +55,7 @@ class BilevelConfig(variants.Variants):
     sam_weights: str = ""  # SAM checkpoint for the generator ("" = random, then all of it is trained)
     surrogate: str = "sam"
     surrogate_size: int = 0  # side of its input in pixels; 0 = half the generator's
-    mae_weights: str = ""  # MAE checkpoint for the surrogate's encoder ("" = random)
+    mae_weights: str = ""  # of the surrogate's encoder: MAE's for sam, ImageNet's for resnet50 ("" = random)
     # the schedule (§ 4.5)
     epochs: int = 27
     steps: int = 0  # > 0: stop after that many steps, whatever the epochs
@@ -72,6 +74,8 @@ class BilevelConfig(variants.Variants):
     scales: tuple[float, float] = (0.1, 2.0)  # large-scale jitter
     loss_points: int = POINTS
     seed: int = 42
+    # the surrogate is tested on these sets after every epoch, see `Validation`; it changes nothing
+    validation: str = ""
 
     def __post_init__(self):
         pick(LAYOUTS, self.layout, "layout")
@@ -85,6 +89,8 @@ class BilevelConfig(variants.Variants):
             raise UnsegError("Expected surrogate_turn, generator_turn and batch_size of at least 1.")
         if self.smallest < 1 and self.surrogate == "sam":
             raise UnsegError("Expected smallest = 1 with the surrogate 'sam', which has one size; use 'unet'.")
+        if self.mae_weights and not hasattr(pick(SURROGATES, self.surrogate, "surrogate"), "start"):
+            raise UnsegError(f"Expected no mae_weights for the surrogate '{self.surrogate}', found {self.mae_weights}.")
         super().__post_init__()
 
 
@@ -93,6 +99,11 @@ def phase_of(config: BilevelConfig, step: int, steps_per_epoch: int) -> str:
     unit = step // steps_per_epoch if config.alternation == "epoch" else step
     turn = config.surrogate_turn + config.generator_turn
     return "surrogate" if unit % turn < config.surrogate_turn else "generator"
+
+
+def settings(config: BilevelConfig) -> dict:
+    """All that the weights depend on."""
+    return {name: value for name, value in asdict(config).items() if name != "validation"}
 
 
 class Game:
@@ -111,7 +122,7 @@ class Game:
             load_sam(generator, config.sam_weights)
             generator.train_only_noise_head()
         if config.mae_weights:
-            load_mae(surrogate.image_encoder, config.mae_weights)
+            surrogate.start(config.mae_weights)
         generator.freeze_unused()
         # official code: one Adam, which keeps moving the idle player; here two, see `drift`
         self.rates = {"generator": config.generator_lr, "surrogate": config.surrogate_lr}
@@ -235,8 +246,9 @@ def train_generator(
     """Train a generator on image-mask pairs and return the path of its weights in `out`.
 
     pairs: a sequence of (image uint8 `(H,W,3)`, mask bool or 0..255 `(H,W)`). `out` receives generator.safetensors,
-    log.csv (a row per step), speed.json (images a second, share of time spent waiting for them, of the last call) and,
-    until the end, a checkpoint every `checkpoint_every` steps from which the same call continues.
+    log.csv (a row per step), validation.csv (see `Validation`), speed.json (images a second, share of time spent
+    waiting for them, of the last call) and, until the end, a checkpoint every `checkpoint_every` steps from which the
+    same call continues.
     device: auto, cpu, cuda, mps; devices: how many, each with a process of Lightning's, or of devices.py in a notebook;
     precision: Fabric's ("32-true", "bf16-mixed"; fp32 where the device has no bf16). fast, and with it checkpointed and
     compiled: see `accelerate`; it also reads ahead.
@@ -246,8 +258,9 @@ def train_generator(
     out, precision = Path(out), usable_precision(precision, choose_device(device))
     way = dict(devices=devices, precision=precision, fast=fast, checkpointed=checkpointed, compiled=compiled)
     # the folder belongs to this training: to its settings, its data, and what else changes the numbers
-    mine = asdict(config) | {"scales": list(config.scales), "images": len(pairs), "data": digest(pairs)} | way
-    mine |= {name: sha256_if_readable(mine[name]) or mine[name] for name in ("sam_weights", "mae_weights")}
+    mine = settings(config) | {"scales": list(config.scales), "images": len(pairs), "data": digest(pairs)} | way
+    for name in ("sam_weights", "mae_weights"):
+        mine[name] = mine[name] and (sha256_if_readable(located(mine[name])) or mine[name])
     claim(out, mine, "training", later=LATER)
     if not (out / GENERATOR).exists():
         how = way | dict(device=device, checkpoint_every=checkpoint_every, workers=workers)
@@ -284,7 +297,7 @@ def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
     total = config.steps or config.epochs * per_epoch
     stream, watch = batches(pairs, config, start, total, fabric, how["workers"]), Stopwatch()
     stream = watch.watch(ahead(stream) if how["fast"] else stream, config.batch_size * fabric.world_size)
-    moves = enumerate(stream, start)
+    moves, validation = enumerate(stream, start), Validation(config, noised, out, start)
     if fabric.is_global_zero:
         moves = progress(moves, "generator", total=total, initial=start)
 
@@ -294,6 +307,7 @@ def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
         game.scale_learning_rates(0.1 if dropped else 1.0)
         phase = phase_of(config, step, per_epoch)
         log.append({"step": step, "phase": phase} | train_step(config, fabric, game, batch, phase, step))
+        validation.after(step, per_epoch, total, game, fabric)
         if (step + 1) % how["checkpoint_every"] == 0 and step + 1 < total and fabric.is_global_zero:
             write_csv(out / "log.csv", log)  # first the log: a checkpoint never knows more than it
             with whole_file(out / CHECKPOINT) as partial:
@@ -303,6 +317,6 @@ def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
     if fabric.is_global_zero:
         write_csv(out / "log.csv", log)
         write_json(out / "speed.json", watch.report())
-        save_generator(game.bare("generator"), out / GENERATOR, {"config": asdict(config), "images": len(pairs)})
+        save_generator(game.bare("generator"), out / GENERATOR, {"config": settings(config), "images": len(pairs)})
         (out / CHECKPOINT).unlink(missing_ok=True)
     fabric.barrier()

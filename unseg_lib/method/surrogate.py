@@ -5,6 +5,7 @@ is binary cross entropy plus Dice, 1 : 1, on points where the answer is unsure (
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from unseg_lib.errors import pick
 from unseg_lib.method import sam
 from unseg_lib.method.prompts import Prompts
+from unseg_lib.method.weights import load_mae, load_resnet
 
 POINTS = 112 * 112
 OVERSAMPLE, IMPORTANT = 3, 0.75  # share of the points taken where |logit| is smallest, among three times as many
@@ -30,6 +32,10 @@ class SamSurrogate(nn.Module):
         self.mask_decoder = sam.build_mask_decoder(layout, num_multimask_outputs=2)
         del self.mask_decoder.iou_token, self.mask_decoder.iou_prediction_head
 
+    def start(self, path: str | Path) -> None:
+        """Start the encoder from MAE's weights, as published."""
+        load_mae(self.image_encoder, path)
+
     def forward(self, x: Tensor, prompts: Prompts) -> Tensor:
         decoder = self.mask_decoder
         embedding, _ = self.encode(self.image_encoder, x)
@@ -41,7 +47,7 @@ class SamSurrogate(nn.Module):
 class ResNetSurrogate(nn.Module):
     """A U-Net on a ResNet-50, without prompts: the ablation's second kind (Table 10; its architecture is unknown).
 
-    It starts from random weights; the paper's is an "ImageNet R50".
+    The paper's is an "ImageNet R50": `start` takes torchvision's.
     """
 
     def __init__(self, size: int):
@@ -50,6 +56,10 @@ class ResNetSurrogate(nn.Module):
 
         self.size, self.grid = size, size // 4
         self.net = smp.Unet("resnet50", encoder_weights=None, classes=1)
+
+    def start(self, path: str | Path) -> None:
+        """Start the encoder from ImageNet's weights."""
+        load_resnet(self.net.encoder, path)
 
     def forward(self, x: Tensor, prompts: Prompts | None = None) -> Tensor:
         return self.net(sam.normalise(x))

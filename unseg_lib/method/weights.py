@@ -1,7 +1,6 @@
 """Weights in and out: our safetensors, SAM's and MAE's checkpoints, the paper's released generator; no pickles."""
 
 import json
-import os
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -16,10 +15,8 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file
 from unseg_lib.method.generator import Generator
 from unseg_lib.method.sam import LAYOUTS, SamLayout
+from unseg_lib.pretrained import WEIGHTS, located
 from unseg_lib.runtime import device_called
-
-# "vit_b": the authors' own, below the data root; no sha256 is published and no address that stays: fetched by hand
-RELEASED = "weights/Generator_unseg_final.pth"
 
 
 def save_generator(generator: Generator, path: str | Path, about: dict | None = None) -> None:
@@ -38,15 +35,10 @@ def shipped() -> dict[str, Path]:
 
 def generator_path(name_or_path: str | Path) -> Path:
     """The file of a generator: the name of a shipped one, "vit_b" for the one that the paper released, or a path."""
-    known = shipped() | {"vit_b": Path(os.environ.get("UNSEG_DATA") or "data") / RELEASED}
-    path = known.get(str(name_or_path), Path(name_or_path))
+    known = shipped() | {"vit_b": WEIGHTS["unseg"].path()}
+    path = located(known.get(str(name_or_path), name_or_path))
     if path.is_file():
         return path
-    if path == known["vit_b"]:
-        raise UnsegError(
-            f"Expected the paper's released generator at {path}, found no such file; download {path.name} by hand "
-            "from the link in the README of github.com/sunye23/UnSeg and put it there."
-        )
     raise UnsegError(
         f"Expected a generator's name ({', '.join(known)}) or the path of its .safetensors or .pth "
         f"file, found '{name_or_path}'; train one with notebooks/01_train_generator.ipynb."
@@ -109,8 +101,9 @@ def _modules(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
-    """Read a foreign `.pth` state dict, without unpickling anything."""
-    if not Path(path).is_file():
+    """Read a foreign `.pth` state dict, found by `located`, without unpickling anything."""
+    path = located(path)
+    if not path.is_file():
         raise UnsegError(f"Expected weights at {path}, found no such file; download them or give another path.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -143,6 +136,12 @@ def load_mae(encoder: nn.Module, path: str | Path) -> None:
     _load(encoder, kept, path, "MAE's ViT weights", lambda key: "rel_pos" in key or key.startswith("neck."))
 
 
+def load_resnet(encoder: nn.Module, path: str | Path) -> None:
+    """Start smp's ResNet-50 encoder from torchvision's file (record "resnet50"), without its classifier."""
+    state = {k: v for k, v in read_foreign(path).items() if not k.startswith("fc.")}
+    _load(encoder, state, path, "torchvision's ResNet-50 weights", lambda key: key.endswith("num_batches_tracked"))
+
+
 def _load(module: nn.Module, state: dict, path: str | Path, what: str, spared=lambda key: False) -> None:
     """Load a foreign state dict; one sentence where it does not fit, except for keys that the file may lack."""
     remedy = "; choose the layout that the file was made for."
@@ -150,7 +149,7 @@ def _load(module: nn.Module, state: dict, path: str | Path, what: str, spared=la
         if key in state and own.shape != state[key].shape:
             shapes = f"of shape {tuple(own.shape)} in {path}, found {tuple(state[key].shape)}"
             raise UnsegError(f"Expected {key} {shapes}{remedy}")
-    missing, unexpected = module.load_state_dict(state, strict=False)
+    missing, unexpected = nn.Module.load_state_dict(module, state, strict=False)  # smp's own returns nothing
     missing = [key for key in missing if not spared(key)]
     if missing or unexpected:
         raise UnsegError(

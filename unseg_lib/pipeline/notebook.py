@@ -25,6 +25,7 @@ from unseg_lib.pipeline.parameters import check_parameters, notebook_code_hash
 
 # parameters that say where or how fast, not what: changing them asks for no new result
 PLACES = ("out", "data_root", "cache", "jobs", "threads", "device", "workers", "checkpoint_every")
+PLACES += ("validation",)  # or only look on
 OWNER, RESULT = ".run", ("metrics.json", "provenance.json", "run.ipynb")
 
 

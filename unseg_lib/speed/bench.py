@@ -26,8 +26,8 @@ def bench(
 ) -> None:
     """Measure how fast this machine protects and trains, against the plain reference, in one run.
 
-    needs: hours and memory of every kind of training in a profile, from some steps of each. poisons: milliseconds of
-    those that need no training, on one core.
+    needs: hours, memory and disk of a profile's trainings and tables, from some steps of each kind. poisons:
+    milliseconds of those that need no training, on one core.
     """
     import torch
 
@@ -62,5 +62,7 @@ def bench(
         print(found["machine"])
     if what != "memory":
         print(speed.table(rows, what).to_string())
+    if what == "needs":
+        print(f"\n{speed.table(found['tables'], 'tables').to_string()}")
     if json and found:
         write_json(json, found)

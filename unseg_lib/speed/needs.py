@@ -1,4 +1,4 @@
-"""`unseg bench needs`: hours and memory of a profile's stages here, from some steps of each kind that are run.
+"""`unseg bench needs`: hours, memory and disk of a profile's stages and tables here, from some steps that are run.
 
 Images and first weights are made up, since only their sizes matter; tests after each epoch come on top.
 """
@@ -14,6 +14,7 @@ from contextlib import ExitStack, redirect_stderr, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from itertools import pairwise
+from math import prod
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,15 +24,18 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from unseg_lib.datasets import CLASSES, COUNTS, SegmentationSet, data_root, load_dataset, write_scenes
 from unseg_lib.defenses import defenses_of
 from unseg_lib.errors import UnsegError
+from unseg_lib.images import image_size
 from unseg_lib.method import BilevelConfig, Inference
 from unseg_lib.pipeline import Profile, Stage, load_profile
 from unseg_lib.poisons import POISONS
 from unseg_lib.runtime import keep_freed_memory, progress, provenance, usable_precision
 from unseg_lib.speed.ladder import DATA, mean_step, step_of
 from unseg_lib.speed.measure import Cost, cost, flop_counter, forget_peak, generator_of, image, peak, resident
-from unseg_lib.victims import one_object, train_victim
+from unseg_lib.victims import MEMORY, one_object, train_victim
 
-OFFICIAL = DATA["official"]  # name -> training images and classes
+OFFICIAL = DATA["official"]  # name -> training images, classes, megapixels
+DECODED = ("smp", "mask2former", "rsprompter")  # families that hold all images decoded, beyond `MEMORY` in a file
+SAMPLED = 50  # images of a set whose size is read from their headers
 SIDE = 128  # pixels of the scenes, which a training then brings to its own size
 UNKNOWN = dict.fromkeys(("samples_per_second", "hours_a_stage", "hours", "megabytes", "flop", "tflop"))
 
@@ -39,7 +43,7 @@ UNKNOWN = dict.fromkeys(("samples_per_second", "hours_a_stage", "hours", "megaby
 def measured_needs(profile: str, device: str, batch: int = 0, steps: int = 2) -> dict:
     """A row for each kind of training in a profile, by name or path, with at most `batch` images a step (0: as planned;
     else a planned step needs more); flop is of a sample, problem why there are no numbers."""
-    plan, rows = load_profile(profile), []
+    plan, rows, hours_of = load_profile(profile), [], {}
     for trial, stages in progress(trials(plan).items(), f"needs of {plan.name}"):
         here, samples = min(batch or trial.batch_size, trial.batch_size), sum(number for _, number in stages)
         row = {"training": trial.name, "stages": len(stages), "samples": samples, "batch": here, **UNKNOWN}
@@ -52,9 +56,57 @@ def measured_needs(profile: str, device: str, batch: int = 0, steps: int = 2) ->
         hours = samples / speed / 3600
         rows[-1] |= {"samples_per_second": speed, "hours_a_stage": hours / len(stages), "hours": hours}
         rows[-1] |= {"megabytes": step.megabytes, "flop": flop, "tflop": 1e-12 * flop}
+        hours_of |= {stage.key: (number / speed / 3600, step.megabytes) for stage, number in stages}
     origin = provenance(plan.root)
     machine = origin["gpus"][0] if device == "cuda" else f"{origin['cpu']}, {torch.get_num_threads()} threads"
-    return {"profile": plan.name, "machine": machine, "rows": rows, "provenance": origin}
+    tables = [table_row(name, stages, hours_of) for name, stages in stages_of_tables(plan).items()]
+    return {"profile": plan.name, "machine": machine, "rows": rows, "tables": tables, "provenance": origin}
+
+
+def stages_of_tables(profile: Profile) -> dict[str, dict[str, Stage]]:
+    """All stages that each of the paper's tables needs, by key, and those of all; stages that several tables need are
+    in each. An entry of the grid names its table, under `for` ("table 4") or `table`; where it does not, the stages of
+    a data set are together.
+    """
+    found = defaultdict(dict)
+    for entry in profile.grid:
+        for setting in entry["datasets"]:
+            part = replace(profile, grid=[entry | {"datasets": [setting]}], pixels=[], pages={})
+            found[str(entry.get("for") or entry.get("table") or f"data set {setting}")] |= part.stages
+    return found | {"in all": profile.stages}
+
+
+def table_row(table: str, stages: dict[str, Stage], measured: dict[str, tuple[float, float | None]]) -> dict:
+    """What a table needs; measured: hours and megabytes of stages by key. disk_gb: of all poisoned copies, and of the
+    decoded images of the one training that has most of them, which are gone when it ends.
+    """
+    known = [measured[key] for key in stages if key in measured]
+    trained = [stage for stage in stages.values() if stage.kind in ("generator", "victim")]
+    copies = [stage for stage in stages.values() if stage.kind == "poison"]
+    missing = sum(stage.key not in measured for stage in trained)
+    disk = sum(map(_copy, copies)) + max((_decoded(stage) for stage in trained if stage.kind == "victim"), default=0)
+    memory = max((megabytes for _, megabytes in known if megabytes), default=None)
+    hours = sum(hours for hours, _ in known) if known or not trained else None
+    row = {"table": table, "trainings": len(trained), "copies": len(copies), "hours": hours, "megabytes": memory}
+    problem = f"without {missing} trainings that could not be measured" if missing else ""
+    return row | {"disk_gb": disk / 1e9, "problem": problem}
+
+
+def _copy(stage: Stage) -> float:
+    """About how many bytes a poisoned copy takes, beside annotations."""
+    values = stage.values
+    images, _, pixels = _set(values["dataset"], values["limit"])
+    size, kind = values.get("working_size"), values["file_format"]
+    pixels = size[0] * size[1] if size else pixels
+    return images * pixels * DATA["bytes_a_pixel"]["jpeg" if kind.startswith("jp") else "png"]
+
+
+def _decoded(stage: Stage) -> float:
+    """Bytes of the file in which a victim's training holds its images, 0 where they fit in memory."""
+    values = stage.values
+    family = values["victim"].partition(":")[0] if ":" in values["victim"] else "smp"
+    held = 3 * _set(values["dataset"], values["limit"])[0] * values["size"][0] * values["size"][1]
+    return held if family in DECODED and held > MEMORY else 0
 
 
 @dataclass(frozen=True)
@@ -184,7 +236,7 @@ def _noise(stage: Stage) -> tuple[Trial, int] | None:
 def _victim(stage: Stage) -> tuple[Trial, int]:
     values = stage.values
     task, defense = values.get("task", "interactive"), values["defense"]
-    images, classes = _set(values["dataset"], values["limit"])
+    images, classes, _ = _set(values["dataset"], values["limit"])
     if not values["poisoned"] and values["clean_fraction"]:  # the clean part of a mixture alone
         images = round(values["clean_fraction"] * images)
     # a defence that changes the images once takes no part in the steps
@@ -197,20 +249,22 @@ def _victim(stage: Stage) -> tuple[Trial, int]:
     return Trial(name, values["batch_size"], victim_step, given), images * values["epochs"]
 
 
-def _set(name: str, limit: int) -> tuple[int, int]:
-    """Training images and classes of a data set, at most `limit` images unless that is 0."""
-    images, classes = _whole_set(name, data_root())
-    return min(limit or images, images), classes
+def _set(name: str, limit: int) -> tuple[int, int, float]:
+    """Training images, classes and mean pixels of a data set, at most `limit` images unless that is 0."""
+    images, classes, pixels = _whole_set(name, data_root())
+    return min(limit or images, images), classes, pixels
 
 
 @cache  # read once for the hundreds of stages of a profile
-def _whole_set(name: str, root: Path) -> tuple[int, int]:
+def _whole_set(name: str, root: Path) -> tuple[int, int, float]:
     if name == "scenes":  # reading them would draw them
-        return COUNTS["train"], len(CLASSES)
+        return COUNTS["train"], len(CLASSES), SIDE**2
     try:
         found = load_dataset(name, root, "train")
     except UnsegError:
         if name not in OFFICIAL:
             raise
-        return OFFICIAL[name]
-    return len(found), len(found.classes)
+        images, classes, megapixels = OFFICIAL[name]
+        return images, classes, 1e6 * megapixels
+    sizes = [prod(image_size(found.image_path(id))) for id in found.ids[:: max(1, len(found) // SAMPLED)]]
+    return len(found), len(found.classes), sum(sizes) / len(sizes)

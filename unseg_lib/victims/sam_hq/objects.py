@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.evaluation import boundary_iou, mask_iou
+from unseg_lib.images import boundary_iou, mask_iou
 from unseg_lib.method import boxes_of
 from unseg_lib.runtime import progress
 from unseg_lib.victims.data import MEMORY, resized_image
