@@ -121,8 +121,8 @@ def test_a_dry_run_does_not_wait_for_a_run_at_work(toys, unseg):
 
 def test_help_names_every_profile(project):
     profiles = {path.stem for path in (project / "notebooks" / "profiles").glob("*.yaml")}
-    assert profiles <= set(re.findall(r"\w+", cli.PROFILES))
-    assert profiles == set(re.search(r"PROFILE=([\w|]+)", (project / "Makefile").read_text())[1].split("|"))
+    assert profiles <= set(re.findall(r"[\w-]+", cli.PROFILES))
+    assert profiles == set(re.search(r"PROFILE=([\w|-]+)", (project / "Makefile").read_text())[1].split("|"))
 
 
 def test_help_is_there_without_heavy_imports():
