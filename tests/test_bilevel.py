@@ -227,7 +227,7 @@ def killed_in_step(step, out):
 def notebook(monkeypatch):
     """What IPython and Slurm do to a notebook, whose processes start at once: they need not import everything again.
 
-    The notebook test of 01 starts them as users do; so does this where CUDA is, because autograd refuses to fork then.
+    The notebook test of 01b starts them as users do; so does this where CUDA is, because autograd refuses to fork then.
     """
     start = partial(multiprocessing.start_processes, start_method="spawn" if torch.cuda.is_available() else "fork")
     monkeypatch.setattr(multiprocessing, "start_processes", start)

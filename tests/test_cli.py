@@ -41,13 +41,13 @@ def refused(told: tuple[int, str, str], sentence: str) -> None:
     assert (code, said.count("\n")) == (2, 1) and said.startswith(sentence), said
 
 
-TRAIN = ("run", "notebooks/01_train_generator.ipynb")
+TRAIN = ("run", "notebooks/01b_train_generator.ipynb")
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ((*TRAIN, "-p", "stepss=3"), "Unknown parameter 'stepss' of 01_train_generator.ipynb; did you mean 'steps'?"),
+        ((*TRAIN, "-p", "stepss=3"), "Unknown parameter 'stepss' of 01b_train_generator.ipynb; did you mean 'steps'?"),
         ((*TRAIN, "-p", "steps=3.5"), "Expected int for the parameter 'steps', found '3.5'"),
         ((*TRAIN, "-p", "steps"), "Expected -p name=value, found 'steps'"),
         (("run", "notebooks/07.ipynb"), "Expected a notebook at notebooks/07.ipynb"),

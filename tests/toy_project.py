@@ -33,7 +33,7 @@ row = {name: globals()[name] for name in names} | {"recipe": poison, "metric": "
 save({"rows": [row], "noise": noise})
 """
 TABLES = 'save({"rows": len((pathlib.Path(results) / "rows.csv").read_text().splitlines()) - 1})'
-BODIES = {"01_train_generator": GENERATOR, "02_poison_dataset": POISON, "03_train_victim": VICTIM}
+BODIES = {"01b_train_generator": GENERATOR, "02_poison_dataset": POISON, "03_train_victim": VICTIM}
 BODIES |= {"04_results": TABLES, "06_pixel_distributions": "save({})", "08_mixed_data": TABLES}
 PROFILE = """
 about: toys

@@ -41,7 +41,7 @@ def generator_path(name_or_path: str | Path) -> Path:
         return path
     raise UnsegError(
         f"Expected a generator's name ({', '.join(known)}) or the path of its .safetensors or .pth "
-        f"file, found '{name_or_path}'; train one with notebooks/01_train_generator.ipynb."
+        f"file, found '{name_or_path}'; train one with notebooks/01b_train_generator.ipynb."
     )
 
 

@@ -1,7 +1,7 @@
 """A profile: one YAML file that says what to run; here it becomes a table of stages, each with its parameters.
 
 Keys, all checked: about, shares (a profile whose stages are not done twice), jobs, threads, data (places under the
-data root; empty = generated scenes), resources {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01},
+data root; empty = generated scenes), resources {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01b},
 datasets {name: parameters of 02 and 03}, recipes {name: parameters of 02}, victims {name: parameters of 03}, grid
 [{datasets, recipes, victims, seeds, label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {kind:
 parameters of its notebook}.

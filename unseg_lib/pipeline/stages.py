@@ -11,7 +11,7 @@ from unseg_lib.pipeline.notebook import fingerprint, is_done, marker_of, run_not
 from unseg_lib.pipeline.parameters import check_parameters
 from unseg_lib.pipeline.results import collect
 
-BUILD = {"generator": "01_train_generator", "poison": "02_poison_dataset", "victim": "03_train_victim"}
+BUILD = {"generator": "01b_train_generator", "poison": "02_poison_dataset", "victim": "03_train_victim"}
 # one of each at most; they read rows.csv, so the tables come before them
 PAGES = {"defenses": "05_defenses", "poisons": "07_poisons", "mixture": "08_mixed_data", "ablations": "11_ablations"}
 NOTEBOOKS = BUILD | {"pixels": "06_pixel_distributions", "tables": "04_results"} | PAGES
