@@ -34,8 +34,9 @@ executor plugins.
 import shlex
 import sys
 
-from unseg_lib.files import read_csv
-from unseg_lib.pipeline import collect, load_profile
+from pathlib import Path
+
+from unseg_lib.pipeline import gather, load_profile
 
 PROFILE = load_profile(config.get("profile", "smoke"))
 RESULTS = PROFILE.results.as_posix()
@@ -97,9 +98,5 @@ rule report:
 
 
 onerror:
-    # a report of what is there names what failed and what was not run; rows of runs that are not here, as those of a
-    # fresh clone, are not given up for it
-    here = {stage.seen_from(PROFILE.results) for stage in STAGES.values() if stage.kind == "victim" and stage.done()}
-    rows = PROFILE.results / "rows.csv"
-    if here and (not rows.exists() or here >= {row["stage"] for row in read_csv(rows)}):
-        collect(RESULTS, STAGES.values())
+    # a report of what is there names what failed and what was not run
+    gather(PROFILE, Path())

@@ -129,10 +129,15 @@ def reproduce(
     profile: Annotated[str, Option(help=PROFILES)] = "",
     data: Root = "",
     jobs: Annotated[int, Option(help="notebooks side by side; 0: the profile's")] = 0,
-    dry_run: Annotated[bool, Option("--dry-run", "-n", help="only list what would be done")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", "-n", help="only list what would be done, and what is missing")
+    ] = False,
+    only: Annotated[str, Option(help="what runs are for, as the profile says: 'table 4' of profile paper")] = "",
 ) -> None:
     """Run a whole profile up to its report; the same command again goes on where it stopped."""
-    pipeline.reproduce(profile, data, jobs, dry_run)
+    rows = pipeline.reproduce(profile, data, jobs, dry_run, only)
+    if only and not dry_run:
+        print(reports.beside_paper(rows.parent, only))
 
 
 @app.command()
