@@ -25,7 +25,9 @@ data_app = typer.Typer(help="Data sets: what there is, downloading, checking.", 
 app.add_typer(data_app, name="data")
 
 Root = Annotated[str, Option("--data", help="data root (default: UNSEG_DATA, else data/)")]
-PROFILES = "smoke, small, systems, transfer, ablations, paper, or a YAML file (default: small where its data is)"
+PROFILES = (
+    "smoke, small, systems, transfer, ablations, paper, paper-tiny, or a YAML file (default: small where its data is)"
+)
 
 
 def main() -> None:

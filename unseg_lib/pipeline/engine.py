@@ -44,7 +44,8 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
     # without targets Snakemake makes the report
     targets = [stage.marker for stage in stages if stage.kind == "victim"] if only else []
     with at_rest(root / chosen.results) if dry_run else locked(root / chosen.results):
-        status = subprocess.run([*snakemake_command(chosen, jobs, dry_run), *targets], cwd=root, check=False).returncode
+        command = snakemake_command(chosen, jobs, dry_run, targets)
+        status = subprocess.run(command, cwd=root, check=False).returncode
     if status:
         raise UnsegError("The run stopped before its end (the reason is above); the same command goes on from there.")
     result = chosen.results / ("rows.csv" if only else "report.html")
@@ -133,7 +134,7 @@ def how_to_get(places: list[str]) -> str:
     return ", ".join(dict.fromkeys(commands))
 
 
-def snakemake_command(profile: Profile, jobs: int, dry_run: bool) -> list[str]:
+def snakemake_command(profile: Profile, jobs: int, dry_run: bool, targets: Collection[str] = ()) -> list[str]:
     """The engine's command line. Its own lock, which a kill leaves behind, is replaced by ours, which dies with us."""
     from unseg_lib.runtime import visible_gpus
 
@@ -141,7 +142,7 @@ def snakemake_command(profile: Profile, jobs: int, dry_run: bool) -> list[str]:
     # without a GPU the count must not hold jobs back
     gpus = max(len(visible_gpus()) or cores, *(profile.resources_of(kind)["gpu"] for kind in NOTEBOOKS))
     return [
-        *(sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"profile={profile.source}"),
+        *(sys.executable, "-m", "snakemake", *targets, "--cores", str(cores), "--config", f"profile={profile.source}"),
         *("--resources", f"gpu={gpus}", "--nolock", "--latency-wait", "10"),
         *("--rerun-triggers", "mtime", "--rerun-incomplete"),
         *(["--dry-run"] if dry_run else ["--quiet", "host", "reason"]),

@@ -226,6 +226,8 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
         raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
     if base := content.pop("extends", ""):
         _check(base, str, "extends", path)
+        if base == path.stem:
+            raise UnsegError(f"Expected another profile in `extends` of {base}, found itself.")
         content = _changed(vars(_read(base, root)), content, f"{path}, which extends {base}")
     _check(content, dict.fromkeys(set(Profile.__dataclass_fields__) - {"name", "root", "source"}), "", path)
     return Profile(path.stem, root, source, **content)

@@ -10,6 +10,7 @@ import pandas as pd
 from unseg_lib.errors import UnsegError
 from unseg_lib.reporting.rows import Results, scores
 
+PURPOSES = [*(f"table {number}" for number in range(1, 12)), "figure 4", "figure 5"]  # whose runs are planned
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
 
 
