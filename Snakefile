@@ -1,7 +1,7 @@
 """The grid: train the generator, poison data sets, train victims, look at pixels, make tables and the report.
 
     make reproduce [PROFILE=small] [DATA=/data]      the usual way (it calls `unseg reproduce`)
-    snakemake -n --config profile=paper              what would be done, and why
+    snakemake -n --config profile=paper              what would be done, and why (of one table: only="table 4")
     snakemake --cores 8 --config profile=small --rerun-triggers mtime --rerun-incomplete
 
 One job runs one notebook (`unseg stage PROFILE KIND/NAME`). Which there are, and with which parameters, is the table of
@@ -44,6 +44,7 @@ UNSEG = f"{shlex.quote(sys.executable)} -m unseg_lib.cli"
 # by marker: some are in the folder of another profile, whose results are shared
 STAGES = {stage.marker: stage for stage in PROFILE.stages.values()}
 DONE = {marker for marker, stage in STAGES.items() if stage.settle()}
+ONLY = [stage for stage in PROFILE.only(config["only"]).values() if stage.kind == "victim"] if "only" in config else []
 
 
 def stage_of(wildcards):
@@ -65,9 +66,9 @@ def resource(name, unit=1):
 
 rule all:
     input:
-        f"{RESULTS}/report.html",
-        # named here, because a report of fewer stages would hide that others are missing
-        [marker for marker, stage in STAGES.items() if stage.gathers],
+        # tables are named here, because a report of fewer stages would hide that others are missing
+        [stage.marker for stage in ONLY]
+        or [f"{RESULTS}/report.html", *(marker for marker, stage in STAGES.items() if stage.gathers)],
 
 
 rule stage:

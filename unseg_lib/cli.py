@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from unseg_lib import pipeline
+from unseg_lib import pipeline, reporting
 from unseg_lib.errors import UnsegError, closest, no_access, pick
 from unseg_lib.reporting import commands as reports
 from unseg_lib.speed.bench import bench
@@ -138,8 +138,8 @@ def reproduce(
 ) -> None:
     """Run a whole profile up to its report; the same command again goes on where it stopped."""
     rows = pipeline.reproduce(profile, data, jobs, dry_run, only)
-    if only and not dry_run:
-        print(reports.beside_paper(rows.parent, only))
+    if only in reporting.PURPOSES and not dry_run:
+        print(reporting.table(reporting.beside(only.removeprefix("table "), reporting.load(rows.parent))).markdown())
 
 
 @app.command()

@@ -41,11 +41,8 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
         raise UnsegError(f"Expected {', '.join(places)} under {folder} for profile {chosen.name}, found none; {said}")
     elif weights:
         raise UnsegError(f"Expected the weights {', '.join(weights)} for profile {chosen.name}, found none; get them.")
-    # without targets Snakemake makes the report
-    targets = [stage.marker for stage in stages if stage.kind == "victim"] if only else []
     with at_rest(root / chosen.results) if dry_run else locked(root / chosen.results):
-        command = snakemake_command(chosen, jobs, dry_run, targets)
-        status = subprocess.run(command, cwd=root, check=False).returncode
+        status = subprocess.run(snakemake_command(chosen, jobs, dry_run, only), cwd=root, check=False).returncode
     if status:
         raise UnsegError("The run stopped before its end (the reason is above); the same command goes on from there.")
     result = chosen.results / ("rows.csv" if only else "report.html")
@@ -134,7 +131,7 @@ def how_to_get(places: list[str]) -> str:
     return ", ".join(dict.fromkeys(commands))
 
 
-def snakemake_command(profile: Profile, jobs: int, dry_run: bool, targets: Collection[str] = ()) -> list[str]:
+def snakemake_command(profile: Profile, jobs: int, dry_run: bool, only: str = "") -> list[str]:
     """The engine's command line. Its own lock, which a kill leaves behind, is replaced by ours, which dies with us."""
     from unseg_lib.runtime import visible_gpus
 
@@ -142,7 +139,8 @@ def snakemake_command(profile: Profile, jobs: int, dry_run: bool, targets: Colle
     # without a GPU the count must not hold jobs back
     gpus = max(len(visible_gpus()) or cores, *(profile.resources_of(kind)["gpu"] for kind in NOTEBOOKS))
     return [
-        *(sys.executable, "-m", "snakemake", *targets, "--cores", str(cores), "--config", f"profile={profile.source}"),
+        *(sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"profile={profile.source}"),
+        *([f"only={only}"] if only else []),
         *("--resources", f"gpu={gpus}", "--nolock", "--latency-wait", "10"),
         *("--rerun-triggers", "mtime", "--rerun-incomplete"),
         *(["--dry-run"] if dry_run else ["--quiet", "host", "reason"]),

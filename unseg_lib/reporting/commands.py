@@ -42,12 +42,6 @@ def compare(first: Path, second: Path) -> None:
     raise typer.Exit(int((pairs.word == "outside").any()))
 
 
-def beside_paper(results: Path, purpose: str) -> str:
-    """What runs for "table 4" scored, in Markdown beside the published numbers; of other purposes nothing."""
-    found = reporting.beside(purpose.removeprefix("table "), reporting.load(results))
-    return reporting.table(found.round(1)).markdown() if len(found) else ""
-
-
 def pdf(results: Path) -> None:
     """Print RESULTS/report.html to RESULTS/report.pdf with Debian's chromium."""
     print(f"On paper: {reporting.write_pdf(results)}")
