@@ -43,11 +43,11 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
         raise UnsegError(f"Expected the weights {', '.join(weights)} for profile {chosen.name}, found none; get them.")
     with at_rest(root / chosen.results) if dry_run else locked(root / chosen.results):
         status = subprocess.run(snakemake_command(chosen, jobs, dry_run, only), cwd=root, check=False).returncode
+        if only and not (dry_run or status):
+            gather(chosen, root)
     if status:
         raise UnsegError("The run stopped before its end (the reason is above); the same command goes on from there.")
     result = chosen.results / ("rows.csv" if only else "report.html")
-    if only and not dry_run:
-        gather(chosen, root)
     if not dry_run:
         print(f"{'Rows' if only else 'Report'}: {result}")
     return result
@@ -75,27 +75,23 @@ def choose(name: str, folder: Path, root: Path) -> Profile:
 
 
 def missing_data(profile: Profile, folder: Path, stages: Collection[Stage] = ()) -> list[str]:
-    """The places of a profile that are not below `folder`; with `stages` only those of data sets that they read."""
-    read = _read_by(stages)
-    return [name for name in profile.data if not (folder / name).exists() and (not stages or _owner(name) & read)]
-
-
-def _read_by(stages: Collection[Stage]) -> set[str]:
-    """The names of the data sets that stages read, and of those that these complete."""
+    """The places of a profile that are not below `folder`; with `stages` only those that these need."""
     from unseg_lib.datasets import sources
 
     lists = [str(stage.values.get("dataset") or stage.values.get("data")).split(",") for stage in stages]
     read = {name.strip().partition("@")[0] for names in lists for name in names}
-    return read | {sources()[name].needs for name in read & sources().keys()}
+    read |= {sources()[name].needs for name in read & sources().keys()} - {""}
+    return [name for name in profile.data if not (folder / name).exists() and (not stages or _needed(name, read))]
 
 
-def _owner(place: str) -> set[str]:
-    """The data set whose place this is, by the longest beginning of it; of what only completes a set also that one."""
+def _needed(place: str, read: set[str]) -> bool:
+    """Whether a place belongs to these data sets: by the longest known beginning; what nobody knows is needed."""
     from unseg_lib.datasets import DATASETS, sources
 
-    known = sources()
-    name = max((one for one in known if place.startswith(known[one].place)), key=lambda one: len(known[one].place))
-    return {name} if name in DATASETS else {name, known[name].needs}
+    known = {one.place: name for name, one in sources().items() if place.startswith(one.place)}
+    name = known[max(known, key=len)] if known else ""
+    whole = name if name in DATASETS or not known else sources()[name].needs
+    return not whole or whole in read
 
 
 def missing_weights(stages: Collection[Stage], root: Path) -> list[str]:
