@@ -11,7 +11,7 @@ import pytest
 from unseg_lib import UnsegError
 from unseg_lib.datasets import SOURCES
 from unseg_lib.evaluation import METRICS
-from unseg_lib.pipeline import Profile, Stage, load_profile
+from unseg_lib.pipeline import Profile, Stage, load_profile, missing_data
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "data/published"
 TABLES = sorted(file.name for part in ("table", "figure") for file in PUBLISHED.glob(f"{part}*.csv"))
@@ -212,3 +212,17 @@ def test_the_rehearsal_has_the_same_stages_and_other_sizes(paper, project):
                 n: v for n, v in whole.values.items() if n not in moved
             }
     assert all(tiny.resources_of(kind)["gpu"] == 0 for kind in ("generator", "poison", "victim"))
+
+
+@pytest.mark.parametrize(
+    ("purpose", "places"),
+    [
+        ("table 3", ["coco"]),
+        ("table 4", ["VOCdevkit/VOC2012", "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"]),
+        ("table 9", ["Kvasir-SEG"]),
+    ],
+)
+def test_a_table_lacks_its_own_data_and_its_generators(paper, purpose, places):
+    found = missing_data(paper, Path("/nowhere"), paper.only(purpose).values())
+    assert found == ["interactive/hqseg44k/cascade_psp", *places]
+    assert set(missing_data(paper, Path("/nowhere"))) > set(found)
