@@ -25,8 +25,7 @@ def _read(name: str) -> pd.DataFrame:
 @cache
 def paper_numbers() -> pd.DataFrame:
     """Every published number as its table's file has it; value is in percent, NaN where it is not known to us."""
-    files = [path.name for part in ("table", "figure") for path in sorted(FOLDER.glob(f"{part}*.csv"))]
-    rows = pd.concat(map(_read, files), ignore_index=True)
+    rows = pd.concat([_read(path.name) for path in sorted(FOLDER.glob("*[0-9]_*.csv"))], ignore_index=True)
     return rows.assign(value=pd.to_numeric(rows.value))
 
 
@@ -75,15 +74,13 @@ def beside(table: str, results: Results) -> pd.DataFrame:
 
     known, paper, systems, lines = scores(results), paper_numbers(), _read("systems.csv"), []
     runs = _read("methods.csv").astype({"clean_fraction": float}).set_index("method").T
-    methods = ["clean", "unseg"] if table == "1" else paper.method[paper.table == table].unique()
     for one in systems[systems.table == table].itertuples():
-        same = paper[(paper.task == one.task) & (paper.dataset == one.dataset) & (paper.metric == one.metric)]
-        same = same[same.victim.str.startswith(one.victim) if table == "1" else same.table == table]
-        same = same[(same.victim == one.victim) | (table == "1")]
+        same = paper[paper.victim.str.startswith(one.victim) & ((paper.table == table) | (table == "1"))]
+        same = same[(same.task == one.task) & (same.dataset == one.dataset) & (same.metric == one.metric)]
         ours = known[(known.task == one.task) & (known.dataset == one.our_dataset) & (known.metric == one.our_metric)]
         ours = ours[np.array([fnmatch(name, one.our_victim) for name in ours.victim], bool)]
         line = {"task": one.task, "data set": one.dataset, "model": one.victim, "metric": one.metric}
-        for method in methods:
+        for method in ("clean", "unseg") if table == "1" else paper.method[paper.table == table].unique():
             run = runs[method].copy()
             run.recipe += one.recipe_end if run.recipe != "clean" else ""
             line[f"{method}|paper"] = same.value[same.method == method].dropna().head(1).max()
