@@ -2,6 +2,7 @@
 #
 #   make reproduce [PROFILE=smoke|small|random-start|systems|transfer|ablations|paper] [DATA=/folder/of/data/sets] [JOBS=2]
 #   make test [DATA=...]      make setup      make lab      make report PROFILE=small
+#   make rehearse                      every stage of `paper` on generated images of 12 x 16 pixels, hours
 #   make shape                         lines, files and imports beside their limits
 #   make report-pdf PROFILE=small      prints the report.html that is there, with chromium
 
@@ -18,7 +19,7 @@ ifneq ($(strip $(DATA)),)
 export UNSEG_DATA := $(if $(filter /%,$(firstword $(DATA))),,$(CURDIR)/)$(DATA)
 endif
 
-.PHONY: setup test shape reproduce lab report report-pdf
+.PHONY: setup test shape reproduce rehearse lab report report-pdf
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -43,6 +44,10 @@ shape:
 
 reproduce: $(STAMP)
 	$(BIN)/unseg reproduce $(if $(PROFILE),--profile $(PROFILE)) $(if $(JOBS),--jobs $(JOBS))
+
+rehearse: $(STAMP)
+	$(BIN)/python tests/tiny_sets.py data/tiny
+	$(BIN)/unseg reproduce --profile paper-tiny --data data/tiny $(if $(JOBS),--jobs $(JOBS))
 
 lab: $(STAMP)
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --notebook-dir . notebooks/00_quickstart.ipynb

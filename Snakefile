@@ -1,7 +1,7 @@
 """The grid: train the generator, poison data sets, train victims, look at pixels, make tables and the report.
 
     make reproduce [PROFILE=small] [DATA=/data]      the usual way (it calls `unseg reproduce`)
-    snakemake -n --config profile=paper              what would be done, and why
+    snakemake -n --config profile=paper              what would be done, and why (of one table: only="table 4")
     snakemake --cores 8 --config profile=small --rerun-triggers mtime --rerun-incomplete
 
 One job runs one notebook (`unseg stage PROFILE KIND/NAME`). Which there are, and with which parameters, is the table of
@@ -34,8 +34,9 @@ executor plugins.
 import shlex
 import sys
 
-from unseg_lib.files import read_csv
-from unseg_lib.pipeline import collect, load_profile
+from pathlib import Path
+
+from unseg_lib.pipeline import gather, load_profile
 
 PROFILE = load_profile(config.get("profile", "smoke"))
 RESULTS = PROFILE.results.as_posix()
@@ -43,6 +44,7 @@ UNSEG = f"{shlex.quote(sys.executable)} -m unseg_lib.cli"
 # by marker: some are in the folder of another profile, whose results are shared
 STAGES = {stage.marker: stage for stage in PROFILE.stages.values()}
 DONE = {marker for marker, stage in STAGES.items() if stage.settle()}
+ONLY = [stage for stage in PROFILE.only(config["only"]).values() if stage.kind == "victim"] if "only" in config else []
 
 
 def stage_of(wildcards):
@@ -64,9 +66,9 @@ def resource(name, unit=1):
 
 rule all:
     input:
-        f"{RESULTS}/report.html",
-        # named here, because a report of fewer stages would hide that others are missing
-        [marker for marker, stage in STAGES.items() if stage.gathers],
+        # tables are named here, because a report of fewer stages would hide that others are missing
+        [stage.marker for stage in ONLY]
+        or [f"{RESULTS}/report.html", *(marker for marker, stage in STAGES.items() if stage.gathers)],
 
 
 rule stage:
@@ -97,9 +99,5 @@ rule report:
 
 
 onerror:
-    # a report of what is there names what failed and what was not run; rows of runs that are not here, as those of a
-    # fresh clone, are not given up for it
-    here = {stage.seen_from(PROFILE.results) for stage in STAGES.values() if stage.kind == "victim" and stage.done()}
-    rows = PROFILE.results / "rows.csv"
-    if here and (not rows.exists() or here >= {row["stage"] for row in read_csv(rows)}):
-        collect(RESULTS, STAGES.values())
+    # a report of what is there names what failed and what was not run
+    gather(PROFILE, Path())

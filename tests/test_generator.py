@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from segment_anything.build_sam import sam_model_registry
+from toy_instances import mae_checkpoint
 
 from unseg_lib import method
 from unseg_lib.errors import UnsegError
@@ -187,15 +188,6 @@ def test_wrong_checkpoints_are_refused_in_a_sentence_and_run_no_code(tmp_path, m
         with pytest.raises(UnsegError, match=sentence):
             weights.load_sam(tiny_generator(), name)
     assert not Path("pwned").exists()
-
-
-def mae_checkpoint(encoder, side):
-    """What MAE publishes: timm's ViT keys, class token first in the position embedding, a decoder beside."""
-    state = {k.replace("mlp.lin", "mlp.fc"): v + 1 for k, v in encoder.state_dict().items() if "rel_pos" not in k}
-    state = {k: v for k, v in state.items() if k.startswith(("blocks", "patch_embed"))}
-    ramp = torch.arange(side * side, dtype=torch.float32).reshape(1, -1, 1).repeat(1, 1, TINY.embed_dim)
-    state["pos_embed"] = torch.cat([torch.full((1, 1, TINY.embed_dim), -99.0), ramp], dim=1)
-    return state | {"cls_token": torch.zeros(1), "norm.weight": torch.zeros(1), "decoder_blocks.0.x": torch.zeros(1)}
 
 
 def test_mae_weights_start_the_surrogate(tmp_path):

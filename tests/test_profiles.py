@@ -122,15 +122,18 @@ def test_the_paper_profile_has_every_system_with_its_recipe_and_leaves_no_image_
     runs = {(stage.values["victim"], stage.values["dataset"], stage.notebook.stem[:3]) for stage in victims}
     assert {(victim.partition(":")[0], data, notebook) for victim, data, notebook in runs} >= {
         *(("mask2former", name, "03_") for name in ("ade20k", "cityscapes")),
-        *(("mask2former", name, "03b") for name in ("ade20k", "cityscapes", "coco-panoptic")),
+        *(("mask2former", name, "03b") for name in ("ade20k", "cityscapes", "coco", "coco-panoptic")),
         *(("rsprompter", name, "03b") for name in ("whu", "nwpu", "ssdd")),
         *(("unetplusplus-resnet50", name, "03_") for name in ("lung", "kvasir")),
-        *(("deeplabv1", "voc", "03_"), ("mmseg", "voc", "03_"), ("sam-hq", "hqseg44k", "03c"), ("dino", "coco", "03b")),
+        *(("deeplabv1", "voc", "03_"), ("sam-hq", "hqseg44k", "03c"), ("dino", "coco", "03b")),
+        ("deeplabv3", "voc", "03_"),
     }
     of = lambda *names: {victim for victim, data, _ in runs if data in names}  # noqa: E731
-    assert of("cityscapes") == {"mask2former:resnet50 crop=0.5", "mask2former:swin-tiny crop=0.5"}
-    assert {victim.partition(" ")[2] for victim in of("coco-panoptic")} == {"scale_low=0.1 colour=False"}
-    assert of("whu", "ssdd") == {"rsprompter:vit_h queries=100", "rsprompter:vit_h queries=30"}
+    assert of("cityscapes") == {f"mask2former:{name} crop=0.5 norm=trained" for name in ("resnet50", "swin-tiny")}
+    assert {victim.partition(" ")[2] for victim in of("coco-panoptic")} == {
+        "fit=lsj scale_low=0.1 colour=False schedule=steps"
+    }
+    assert of("whu", "ssdd") == {"rsprompter:vit_b queries=100", "rsprompter:vit_b queries=30"}
 
 
 @pytest.mark.parametrize(
@@ -163,6 +166,7 @@ def test_the_paper_profile_has_every_system_with_its_recipe_and_leaves_no_image_
         (("grid", 0, "datasets"), [["scenes"]], r"one text for grid.datasets.*found \['scenes'\]; "),
         (("grid", 0, "recipes"), [8], "Expected one text for grid.recipes.*found 8; "),
         (("grid", 0, "label"), 8, "Expected one text for grid.label of profile toy, found 8; "),
+        (("grid", 0, "for"), 4, "Expected one text for grid.for of profile toy, found 4; "),
         (("pixels", 0, "recipe"), None, "Expected one text for pixels.recipe.*found None; "),
     ],
 )
@@ -220,6 +224,98 @@ def finish(root: Path, key: str) -> None:
     for path in (*(stage.folder / name for name in (*RESULT, *PRODUCTS.get(stage.kind, ()))), Path(stage.marker)):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).touch()
+
+
+def purposes(root: Path, profile: str = "toy") -> None:
+    """Give the toy profile two purposes that share the clean victim, and a profile that extends it."""
+    entry = {"datasets": ["scenes"], "victims": ["unet"], "seeds": [0, 1]}
+    grid = [{"recipes": ["clean", "unseg"], "for": "table 1"}, {"recipes": ["clean", "random"], "for": "figure 2"}]
+    change(root, "grid", value=[entry | one for one in grid])
+
+
+def test_only_one_purpose_is_run(toys, monkeypatch, capfd):
+    monkeypatch.chdir(toys)
+    monkeypatch.setenv("UNSEG_DATA", str(toys))
+    purposes(toys)
+    assert reproduce("toy", only="figure 2", dry_run=True) == Path("results/toy/rows.csv")
+    said = capfd.readouterr().out
+    assert "victim/scenes-random-unet-s1" in said and "unseg" not in said and "tables" not in said
+    assert "Missing data: nothing\nMissing weights: nothing\nMissing GPUs: nothing" in said
+    assert not (toys / "results/toy/rows.csv").exists()
+    reproduce("toy", only="figure 2")
+    rows = read_csv(toys / "results/toy/rows.csv")
+    assert sorted(row["recipe"] for row in rows) == ["clean", "clean", "random", "random"]
+    assert not (toys / "results/toy/generator").exists() and not (toys / "results/toy/tables").exists()
+    with pytest.raises(UnsegError, match="Unknown purpose of profile toy: 'figure 3'; did you mean 'figure 2'"):
+        reproduce("toy", only="figure 3")
+
+
+def test_what_is_missing_is_of_what_is_asked_for(toys, monkeypatch, capfd):
+    monkeypatch.chdir(toys)
+    monkeypatch.setattr("unseg_lib.runtime.visible_gpus", lambda: ["0"])
+    purposes(toys)
+    change(toys, "generators", "own", "sam_weights", value="weights/sam.pth")
+    change(toys, "resources", value={"generator": {"gpu": 8}, "victim": {"gpu": 1}})
+    change(toys, "datasets", "scenes", "dataset", value="voc")
+    listed = "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"
+    change(toys, "data", value=["coco", "VOCdevkit/VOC2012", listed])
+    reproduce("toy", str(toys), dry_run=True, only="table 1")
+    said = capfd.readouterr().out
+    assert f"Missing data: VOCdevkit/VOC2012, {listed} under {toys}; get it with `unseg data get voc`" in said
+    assert "Missing weights: weights/sam.pth\nMissing GPUs: 8 for a generator, found 1\n" in said
+    (toys / listed).mkdir(parents=True)
+    with pytest.raises(UnsegError, match=r"Expected the weights weights/sam\.pth for profile toy, found none"):
+        reproduce("toy", str(toys), only="table 1")
+    with pytest.raises(UnsegError, match=r"Expected coco under .* for profile toy, found none; get it"):
+        reproduce("toy", str(toys))
+    (toys / "weights").mkdir()
+    (toys / "weights/sam.pth").touch()
+    assert missing_data(load_profile("toy", toys), toys) == ["coco"]
+    reproduce("toy", str(toys), dry_run=True, only="figure 2")
+    said = capfd.readouterr().out
+    assert (
+        "Missing data: nothing\nMissing weights: nothing\nMissing GPUs: nothing\n" in said
+    )  # no generator is asked for
+
+
+def extend(root: Path, **content) -> Profile:
+    file = root / "notebooks/profiles/less.yaml"
+    file.write_text(yaml.safe_dump({"extends": "toy"} | content))
+    return load_profile("less", root)
+
+
+def test_a_profile_extends_another_one(toys):
+    purposes(toys)
+    less = extend(
+        toys, victims={"*": {"epochs": 1, "lr": 0.5}, "unet": {"epochs": 3}}, grid={"*": {"seeds": [7]}}, jobs=1
+    )
+    toy, stages = load_profile("toy", toys), less.stages
+    assert {key for key in stages if key.startswith("victim")} == {
+        f"victim/scenes-{recipe}-unet-s7" for recipe in ("clean", "unseg", "random")
+    }
+    values = stages["victim/scenes-unseg-unet-s7"].values
+    assert (values["epochs"], values["lr"], values["eps"]) == (3, 0.5, 8)
+    assert (less.jobs, toy.jobs, less.results, less.recipes) == (1, 2, Path("results/less"), toy.recipes)
+    assert extend(toys, pixels=[]).pixels == [] and toy.victims["unet"]["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            {"victims": {"unett": {}}},
+            "Unknown entry of victims in .*less.yaml, which extends toy: 'unett'; did you mean 'u",
+        ),
+        ({"grid": {"first": {}}}, "Unknown entry of grid in .*less.yaml, which extends toy: 'first'"),
+        ({"victims": {"*": {"epoch": 1}}}, "Unknown key 'epoch' in victims.unet"),
+        ({"extends": "toyy"}, "Unknown profile 'toyy'"),
+        ({"extends": ["toy"]}, "Expected one text for extends"),
+        ({"extends": "less"}, "Expected another profile in `extends` of less"),
+    ],
+)
+def test_a_mistake_in_what_extends_is_one_sentence(toys, content, sentence):
+    with pytest.raises(UnsegError, match=sentence):
+        extend(toys, **content)
 
 
 def test_snakemake_lists_every_stage_and_skips_what_is_done(toys):
@@ -356,7 +452,7 @@ def test_a_shared_name_has_one_meaning(toys, changes, sentence):
         load_profile("toy", toys)
 
 
-@pytest.mark.parametrize("name", ["smoke", "small", "paper", "ablations", "systems", "transfer"])
+@pytest.mark.parametrize("name", ["smoke", "small", "paper", "paper-tiny", "ablations", "systems", "transfer"])
 def test_the_projects_profiles_are_valid(project, name):
     profile = load_profile(name, project)
     stages = list(profile.stages.values())

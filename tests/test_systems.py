@@ -50,10 +50,30 @@ def test_tables_2_and_3_are_whole(ran):
     assert line["cuda|ours"] == 7 and pd.isna(line["needs|all of"])  # something was run: no reason why not
 
 
+def test_defences_shares_and_five_classes_stand_beside_theirs(ran):
+    three, one = ("deeplabv3-resnet50", "semantic", "voc", "miou"), ("deeplabv1:wideresnet38", "semantic", "voc")
+    own = victim(*three, clean=70, unseg=6)
+    own += [row | {"defense": "jpeg quality=10"} for row in victim(*three, clean=60, unseg=40)]
+    own += [row | {"clean_fraction": 0.2} for row in victim(*three, clean=65, unseg=66)]
+    own += victim(*one, "iou:boat", clean=61, unseg=2, unseg_five=19, unseg_box_five=23)
+    results = ran(own)
+    (four,), (five,) = (beside(table, results).to_dict("records") for table in ("4", "5"))
+    assert (four["unseg+jpeg|paper"], four["unseg+jpeg|ours"]) == (44.8, 40)
+    assert (four["clean|ours"], four["unseg|ours"]) == (70, 6) and "unseg+at|ours" not in four
+    assert (five["clean-only 20%|ours"], five["mixed 20%|ours"]) == (65, 66) and "mixed 20%|paper" not in five
+    seven = beside("7", results).set_index("metric").loc["iou:boat"]
+    assert list(seven[["clean|ours", "unseg|ours", "unseg prompt=box|ours", "unseg prompt=box|paper"]]) == [
+        61,
+        19,
+        23,
+        23.7,
+    ]
+
+
 @pytest.mark.parametrize(
     ("task", "dataset", "found"),
     [
-        ("instance", "coco", ["COCO 2017 panoptic", "21,266 MB"]),  # the panoptic masks, and the images they belong to
+        ("panoptic", "coco", ["COCO 2017 panoptic", "21,266 MB"]),  # the panoptic masks, and the images they belong to
         ("interactive", "coift", ["HQSeg-44K", "fetched by hand"]),
         ("object", "kvasir", ["Kvasir-SEG", "46 MB"]),
     ],

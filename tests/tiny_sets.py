@@ -1,6 +1,10 @@
-"""Tiny data sets in the official layouts, for tests: a few images of 12 x 16 pixels each."""
+"""Tiny data sets in the official layouts, for tests: a few images of 12 x 16 pixels each.
+
+python tests/tiny_sets.py FOLDER      those of the profile paper, and weights, for the profile paper-tiny
+"""
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -65,12 +69,15 @@ def edit_json(path: Path, change: Callable[[dict], object]) -> None:
     path.write_text(json.dumps(content))
 
 
-def voc(root: Path) -> str:
+def voc(root: Path, five: bool = False) -> str:
+    """An object of one class in each image; five: the first five classes instead, side by side in all of them."""
+    stripes = [((BOX[0], slice(BOX[1].start + i, BOX[1].start + i + 1)), 1 + i) for i in range(5)]
     folder = root / "VOCdevkit/VOC2012"
     for split, years in {"train_aug": range(2007, 2017), "val": range(2017, 2020)}.items():
         write_text(folder / f"ImageSets/Segmentation/{split}.txt", "".join(f"{year}_000001\n" for year in years))
         for year in years:
-            mask = drawn((BOX, year % 20 + 1), (BOX[0].start, 255))
+            shapes = stripes if five else [(BOX, year % 20 + 1), (BOX[0].start, 255)]
+            mask = drawn(*shapes)
             write_pair(folder, f"{year}_000001", year, mask, ("JPEGImages", "SegmentationClassAug"))
     return "voc"
 
@@ -210,3 +217,24 @@ ALL = {make.__name__: make for make in (voc, camvid, lung, kvasir, folder, scene
 ALL |= {"nwpu": nwpu, "coco": coco, "whu": whu, "ssdd": ssdd, "coco-panoptic": coco_panoptic}
 ALL |= {name: partial(_hqseg, name) for name in ("hqseg44k", "dis5k", "coift", "hrsod", "thinobject5k")}
 WITH_TRAIN = sorted(set(ALL) - {"coift", "hrsod"})
+
+
+def rehearsal(root: Path) -> None:
+    """Write what the profile paper reads, and random weights in SAM's and MAE's formats; nothing where it is whole."""
+    import torch
+    from toy_instances import mae_checkpoint, save_sam
+
+    from unseg_lib.method import LAYOUTS, build_surrogate
+
+    if (done := root / "weights/mae_tiny.pth").exists():
+        return
+    voc(root, five=True)
+    for name in ("lung", "kvasir", "ade20k", "cityscapes", "coco", "coco-panoptic", "hqseg44k", "nwpu", "whu", "ssdd"):
+        ALL[name](root)
+    done.parent.mkdir(parents=True, exist_ok=True)
+    save_sam(done.with_name("sam_tiny.pth"))
+    torch.save({"model": mae_checkpoint(build_surrogate("sam", LAYOUTS["tiny"]).image_encoder, 7)}, done)
+
+
+if __name__ == "__main__":
+    rehearsal(Path(sys.argv[1]))

@@ -74,3 +74,13 @@ def save_sam(path: Path) -> None:
     state = sam_hq.build("tiny", (32, 32), "random", 5).state_dict()
     sam = {name: value for name, value in state.items() if name.split(".")[1] not in sam_hq.model.ADDED}
     torch.save(sam | {"pixel_mean": torch.zeros(3, 1, 1)}, path)
+
+
+def mae_checkpoint(encoder: torch.nn.Module, side: int) -> dict:
+    """What MAE publishes: timm's ViT keys, class token first in the position embedding, a decoder beside."""
+    state = {k.replace("mlp.lin", "mlp.fc"): v + 1 for k, v in encoder.state_dict().items() if "rel_pos" not in k}
+    state = {k: v for k, v in state.items() if k.startswith(("blocks", "patch_embed"))}
+    width = encoder.pos_embed.shape[-1]
+    ramp = torch.arange(side * side, dtype=torch.float32).reshape(1, -1, 1).repeat(1, 1, width)
+    state["pos_embed"] = torch.cat([torch.full((1, 1, width), -99.0), ramp], dim=1)
+    return state | {"cls_token": torch.zeros(1), "norm.weight": torch.zeros(1), "decoder_blocks.0.x": torch.zeros(1)}

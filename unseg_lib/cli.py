@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from unseg_lib import pipeline
+from unseg_lib import pipeline, reporting
 from unseg_lib.errors import UnsegError, closest, no_access, pick
 from unseg_lib.reporting import commands as reports
 from unseg_lib.speed.bench import bench
@@ -27,7 +27,7 @@ weights_app = typer.Typer(help="Weights by others: which there are, downloading,
 app.add_typer(weights_app, name="weights")
 
 Root = Annotated[str, Option("--data", help="data root (default: UNSEG_DATA, else data/)")]
-PROFILES = "smoke, small, random-start, systems, transfer, ablations, paper, or a YAML file (default: small, or smoke)"
+PROFILES = "smoke, small, random-start, systems, transfer, ablations, paper, paper-tiny, or a YAML file (default: small)"
 
 
 def main() -> None:
@@ -166,10 +166,15 @@ def reproduce(
     profile: Annotated[str, Option(help=PROFILES)] = "",
     data: Root = "",
     jobs: Annotated[int, Option(help="notebooks side by side; 0: the profile's")] = 0,
-    dry_run: Annotated[bool, Option("--dry-run", "-n", help="only list what would be done")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", "-n", help="only list what would be done, and what is missing")
+    ] = False,
+    only: Annotated[str, Option(help="what runs are for, as the profile says: 'table 4' of profile paper")] = "",
 ) -> None:
     """Run a whole profile up to its report; the same command again goes on where it stopped."""
-    pipeline.reproduce(profile, data, jobs, dry_run)
+    rows = pipeline.reproduce(profile, data, jobs, dry_run, only)
+    if only in reporting.PURPOSES and not dry_run:
+        print(reporting.table(reporting.beside(only.removeprefix("table "), reporting.load(rows.parent))).markdown())
 
 
 @app.command()

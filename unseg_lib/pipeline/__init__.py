@@ -1,6 +1,6 @@
 """How a run flows: profile -> Snakefile -> strict notebook runner -> results. Nobody needs it to read the method."""
 
-from unseg_lib.pipeline.engine import choose, missing_data, reproduce
+from unseg_lib.pipeline.engine import choose, gather, missing_data, reproduce
 from unseg_lib.pipeline.notebook import locked, project_root, run_notebook
 from unseg_lib.pipeline.parameters import check_parameters, check_value, notebook_parameters, parse_value
 from unseg_lib.pipeline.profiles import Profile, load_profile, profile_of
@@ -8,6 +8,6 @@ from unseg_lib.pipeline.results import INSTEAD, collect, copies_in, save_result,
 from unseg_lib.pipeline.stages import Stage
 
 __all__ = ["INSTEAD", "Profile", "Stage", "check_parameters", "check_value", "choose", "collect", "copies_in"]
-__all__ += ["load_profile", "locked", "strip_images", "strip_results"]
+__all__ += ["gather", "load_profile", "locked", "strip_images", "strip_results"]
 __all__ += ["missing_data", "notebook_parameters", "parse_value", "profile_of", "project_root", "reproduce"]
 __all__ += ["run_notebook", "save_result"]

@@ -1,21 +1,28 @@
 """The main command: choose the profile, then let Snakemake do what is not done yet."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_csv
 from unseg_lib.pipeline.notebook import at_rest, locked, project_root
 from unseg_lib.pipeline.profiles import Profile, load_profile
-from unseg_lib.pipeline.stages import NOTEBOOKS
+from unseg_lib.pipeline.results import collect
+from unseg_lib.pipeline.stages import NOTEBOOKS, Stage
+
+WEIGHTS = ("sam_weights", "mae_weights", "init", "generator")  # parameters that may be files of weights
 
 
-def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = False) -> Path:
+def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = False, only: str = "") -> Path:
     """Run a profile (default: as `choose` says) up to its report; return the report's path.
 
-    `data`: the data root (default: UNSEG_DATA, else data/); `jobs`: notebooks side by side (default: the profile's).
-    The same command again goes on where a killed one stopped.
+    `data`: the data root (default: UNSEG_DATA, else data/); `jobs`: notebooks side by side (default: the profile's);
+    `only`: what the runs are for, as "table 4", then nothing else is run and rows.csv is where it ends. A dry run says
+    what is missing of data, weights and GPUs. The same command again goes on where a killed one stopped.
     """
     from unseg_lib.datasets import data_root
 
@@ -25,16 +32,34 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
     chosen = choose(profile, folder, root)
     # generated scenes are written: into the checkout, never into a folder of real data
     os.environ["UNSEG_DATA"] = str((folder if chosen.data else root / "data").resolve())
-    if (missing := missing_data(chosen, folder)) and not dry_run:
-        said = f"get it with {how_to_get(missing)}, or name another folder with DATA= (--data)."
-        raise UnsegError(f"Expected {', '.join(missing)} under {folder} for profile {chosen.name}, found none; {said}")
+    stages = (chosen.only(only) if only else chosen.stages).values()
+    places, weights = missing_data(chosen, folder, stages if only else ()), missing_weights(stages, root)
+    if dry_run:
+        print(*missing(chosen, stages, folder, places, weights), sep="\n", flush=True)
+    elif places:
+        said = f"get it with {how_to_get(places)}, or name another folder with DATA= (--data)."
+        raise UnsegError(f"Expected {', '.join(places)} under {folder} for profile {chosen.name}, found none; {said}")
+    elif weights:
+        raise UnsegError(f"Expected the weights {', '.join(weights)} for profile {chosen.name}, found none; get them.")
     with at_rest(root / chosen.results) if dry_run else locked(root / chosen.results):
-        status = subprocess.run(snakemake_command(chosen, jobs, dry_run), cwd=root, check=False).returncode
+        status = subprocess.run(snakemake_command(chosen, jobs, dry_run, only), cwd=root, check=False).returncode
+        if only and not (dry_run or status):
+            gather(chosen, root)
     if status:
         raise UnsegError("The run stopped before its end (the reason is above); the same command goes on from there.")
+    result = chosen.results / ("rows.csv" if only else "report.html")
     if not dry_run:
-        print(f"Report: {chosen.results / 'report.html'}")
-    return chosen.results / "report.html"
+        print(f"{'Rows' if only else 'Report'}: {result}")
+    return result
+
+
+def gather(profile: Profile, root: Path) -> None:
+    """Write rows.csv of what is there; rows of runs that are not here, as those of a fresh clone, are not given up."""
+    with contextlib.chdir(root):
+        victims = [stage for stage in profile.stages.values() if stage.kind == "victim" and stage.done()]
+        here, rows = {stage.seen_from(profile.results) for stage in victims}, profile.results / "rows.csv"
+        if here and (not rows.exists() or here >= {row["stage"] for row in read_csv(rows)}):
+            collect(profile.results, profile.stages.values())
 
 
 def choose(name: str, folder: Path, root: Path) -> Profile:
@@ -49,8 +74,48 @@ def choose(name: str, folder: Path, root: Path) -> Profile:
     return load_profile("smoke", root)
 
 
-def missing_data(profile: Profile, folder: Path) -> list[str]:
-    return [name for name in profile.data if not (folder / name).exists()]
+def missing_data(profile: Profile, folder: Path, stages: Collection[Stage] = ()) -> list[str]:
+    """The places of a profile that are not below `folder`; with `stages` only those that these need."""
+    from unseg_lib.datasets import sources
+
+    lists = [str(stage.values.get("dataset") or stage.values.get("data")).split(",") for stage in stages]
+    read = {name.strip().partition("@")[0] for names in lists for name in names}
+    read |= {sources()[name].needs for name in read & sources().keys()} - {""}
+    return [name for name in profile.data if not (folder / name).exists() and (not stages or _needed(name, read))]
+
+
+def _needed(place: str, read: set[str]) -> bool:
+    """Whether a place belongs to these data sets: by the longest known beginning; what nobody knows is needed."""
+    from unseg_lib.datasets import DATASETS, sources
+
+    known = {one.place: name for name, one in sources().items() if place.startswith(one.place)}
+    name = known[max(known, key=len)] if known else ""
+    whole = name if name in DATASETS or not known else sources()[name].needs
+    return not whole or whole in read
+
+
+def missing_weights(stages: Collection[Stage], root: Path) -> list[str]:
+    """The files of first weights that stages name and that no other stage makes, where they are not there."""
+    made = {stage.folder for stage in stages}
+    named = [str(stage.values.get(name, "")) for stage in stages for name in WEIGHTS]
+    files = [name for name in dict.fromkeys(named) if "/" in name and Path(name).parent not in made]
+    return [name for name in files if not (root / name).exists()]
+
+
+def missing(
+    profile: Profile, stages: Collection[Stage], folder: Path, places: list[str], weights: list[str]
+) -> list[str]:
+    """What these stages lack here, a line each for data, weights and GPUs; of the last as many as one job takes."""
+    from unseg_lib.runtime import visible_gpus
+
+    found, wanted = len(visible_gpus()), {stage.kind: profile.resources_of(stage.kind)["gpu"] for stage in stages}
+    gpus = ", ".join(f"{count} for a {kind}" for kind, count in wanted.items() if count > found)
+    data = f"{', '.join(places)} under {folder}; get it with {how_to_get(places)}" if places else "nothing"
+    return [
+        f"Missing data: {data}",
+        f"Missing weights: {', '.join(weights) or 'nothing'}",
+        f"Missing GPUs: {f'{gpus}, found {found}' if gpus else 'nothing'}",
+    ]
 
 
 def how_to_get(places: list[str]) -> str:
@@ -62,7 +127,7 @@ def how_to_get(places: list[str]) -> str:
     return ", ".join(dict.fromkeys(commands))
 
 
-def snakemake_command(profile: Profile, jobs: int, dry_run: bool) -> list[str]:
+def snakemake_command(profile: Profile, jobs: int, dry_run: bool, only: str = "") -> list[str]:
     """The engine's command line. Its own lock, which a kill leaves behind, is replaced by ours, which dies with us."""
     from unseg_lib.runtime import visible_gpus
 
@@ -71,6 +136,7 @@ def snakemake_command(profile: Profile, jobs: int, dry_run: bool) -> list[str]:
     gpus = max(len(visible_gpus()) or cores, *(profile.resources_of(kind)["gpu"] for kind in NOTEBOOKS))
     return [
         *(sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"profile={profile.source}"),
+        *([f"only={only}"] if only else []),
         *("--resources", f"gpu={gpus}", "--nolock", "--latency-wait", "10"),
         *("--rerun-triggers", "mtime", "--rerun-incomplete"),
         *(["--dry-run"] if dry_run else ["--quiet", "host", "reason"]),

@@ -3,8 +3,10 @@
 Keys, all checked: about, shares (a profile whose stages are not done twice), jobs, threads, data (places under the
 data root; empty = generated scenes), resources {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01b},
 datasets {name: parameters of 02 and 03}, recipes {name: parameters of 02}, victims {name: parameters of 03}, grid
-[{datasets, recipes, victims, seeds, label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {kind:
-parameters of its notebook}.
+[{datasets, recipes, victims, seeds, for, label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {kind:
+parameters of its notebook}; extends (a profile that this one changes, see `_changed`).
+
+A grid entry's `for` says what its runs are for, as "table 4", by which they can be asked for alone (`Profile.only`).
 
 A more special value wins: dataset < recipe < victim < grid `set` (then `label` ends the stage's name) < `vary`, which
 lists several values of one or more parameters of 03 (each gives a stage, whose name ends in its value).
@@ -63,7 +65,7 @@ class Profile:
         """The table of runs: every stage by its key, what is needed first coming first."""
         # tables need only what they read: images that were deleted to save space are not made again for them
         here = {"results": self.results.as_posix()}
-        tables = self._stage("tables", "", here, [*self._victims(), *self._pixels()])
+        tables = self._stage("tables", "", here, [*self._victims(self.grid), *self._pixels()])
         wanted = {kind: given | (here if "results" in self._known(kind) else {}) for kind, given in self.pages.items()}
         return built_on([tables, *(self._stage(kind, "", given, [tables]) for kind, given in wanted.items())])
 
@@ -93,10 +95,16 @@ class Profile:
         other = load_profile(self.shares, self.root)
         return {key: stage for key, stage in other.stages.items() if not stage.gathers}
 
-    def _victims(self) -> Iterator[Stage]:
-        """The job that trains a victim on a recipe, e.g. victim/lung-unseg-unet-s0, for every run of the grid."""
+    def only(self, purpose: str) -> dict[str, Stage]:
+        """What the grid's entries for a purpose need, by key: their victims and all that these build on."""
+        known = {entry["for"]: None for entry in self.grid if "for" in entry}
+        pick(known, purpose, f"purpose of profile {self.name}:")
+        return built_on(self._victims([entry for entry in self.grid if entry.get("for") == purpose]))
+
+    def _victims(self, grid: list[dict]) -> Iterator[Stage]:
+        """The job that trains a victim on a recipe, e.g. victim/lung-unseg-unet-s0, for every run of these entries."""
         runs = {}
-        for entry in self.grid:
+        for entry in grid:
             lists = [entry[key] for key in ("datasets", "recipes", "victims", "seeds")]
             for setting, recipe, victim, seed, (label, values) in product(*lists, variants(entry)):
                 task, noise = self.datasets[setting].get("task", ""), self._noises[setting, recipe]
@@ -216,8 +224,30 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
         raise UnsegError(f"Expected YAML in {path}, found {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
+    if base := content.pop("extends", ""):
+        _check(base, str, "extends", path)
+        if base == path.stem:
+            raise UnsegError(f"Expected another profile in `extends` of {base}, found itself.")
+        content = _changed(vars(_read(base, root)), content, f"{path}, which extends {base}")
     _check(content, dict.fromkeys(set(Profile.__dataclass_fields__) - {"name", "root", "source"}), "", path)
     return Profile(path.stem, root, source, **content)
+
+
+def _changed(base: dict, changes: dict, where: str) -> dict:
+    """A profile's content with changes: of a section the named entries get other values under their keys, "*" first,
+    which means every entry; anything else is replaced.
+    """
+    found = {key: base[key] for key in set(Profile.__dataclass_fields__) - {"name", "root", "source"}}
+    for key, change in changes.items():
+        if not isinstance(change, dict) or not isinstance(found.get(key), dict | list):
+            found[key] = change
+            continue
+        old = found[key] if isinstance(found[key], dict) else {f"{i + 1}.": one for i, one in enumerate(found[key])}
+        for name in change:
+            pick({"*": None} | old, name, f"entry of {key} in {where}:")
+        new = {name: one | change.get("*", {}) | change.get(name, {}) for name, one in old.items()}
+        found[key] = new if isinstance(found[key], dict) else list(new.values())
+    return found
 
 
 def _shape(profile: Profile) -> dict:
@@ -229,7 +259,7 @@ def _shape(profile: Profile) -> dict:
     pages = [profile._known(kind) for kind in profile.pages if kind in PAGES]
     settings = dict.fromkeys(victim - {"dataset", "task", "limit", "seed", "poison", "eps", "eps_bg"})
     names = {key: set(map(str, getattr(profile, key))) for key in ("datasets", "recipes", "victims")}
-    grid = {f"{key}!": [names[key]] for key in names} | {"seeds!": [None], "label": str, "set": settings}
+    grid = {f"{key}!": [names[key]] for key in names} | {"seeds!": [None], "for": str, "label": str, "set": settings}
     return {
         **{"about": str, "shares": str, "jobs": 1, "threads": 1, "data": [str]},
         "resources": {kind: {"mem_gb": 1, "minutes": 1, "gpu": 0} for kind in NOTEBOOKS},

@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "figures": words("AGREEMENT QUIET REDS STYLE Drawing agreement bars curves draw learning_curve magnify paint")
         + words("show show_rows strokes_of"),
         "pixels": words("common_share frequencies gray_share radial_spectrum spectrum"),
-        "published": words("beside deviations nearest paper_numbers value_of"),
+        "published": words("PURPOSES beside deviations nearest paper_numbers value_of"),
         "rows": words("HEADINGS Results against_strongest curves_of differences holds is_own is_plain load ordered")
         + words("paired repeated repetition scores waiting"),
         "tables": words("Table defence_grids effect matched predictions records")

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.reporting.rows import Results, is_plain, scores
+from unseg_lib.reporting.rows import Results, scores
 
+PURPOSES = [*(f"table {number}" for number in range(1, 12)), "figure 4", "figure 5"]  # whose runs are planned
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
 
 
@@ -24,7 +25,7 @@ def _read(name: str) -> pd.DataFrame:
 @cache
 def paper_numbers() -> pd.DataFrame:
     """Every published number as its table's file has it; value is in percent, NaN where it is not known to us."""
-    rows = pd.concat([_read(path.name) for path in sorted(FOLDER.glob("table*.csv"))], ignore_index=True)
+    rows = pd.concat([_read(path.name) for path in sorted(FOLDER.glob("*[0-9]_*.csv"))], ignore_index=True)
     return rows.assign(value=pd.to_numeric(rows.value))
 
 
@@ -64,25 +65,26 @@ def deviations(config, data: str, precision: str = "32-true") -> pd.DataFrame:
 
 
 def beside(table: str, results: Results) -> pd.DataFrame:
-    """The paper's Table 1, 2 or 3, a line for each model and metric: the published numbers by method, ours under
-    "METHOD|ours" where the very same system was run, and where not whose images it needs.
+    """A table of the paper ("1" to "11", "figure 4"), a line for each model and metric: the published numbers by
+    method, ours under "METHOD|ours" where the very same system was run, and where not whose images it needs.
 
     Table 1 names no backbone: a number of the same model in another table stands for it.
     """
     from unseg_lib.datasets import SOURCES
 
-    known, paper, lines = scores(results), paper_numbers(), []
-    known, systems = known[is_plain(known)], _read("systems.csv")
+    known, paper, systems, lines = scores(results), paper_numbers(), _read("systems.csv"), []
+    runs = _read("methods.csv").astype({"clean_fraction": float}).set_index("method").T
     for one in systems[systems.table == table].itertuples():
-        same = paper[(paper.task == one.task) & (paper.dataset == one.dataset) & (paper.metric == one.metric)]
-        same = same[same.victim.str.startswith(one.victim) if table == "1" else same.table == table]
-        same = same[(same.victim == one.victim) | (table == "1")]
+        same = paper[paper.victim.str.startswith(one.victim) & ((paper.table == table) | (table == "1"))]
+        same = same[(same.task == one.task) & (same.dataset == one.dataset) & (same.metric == one.metric)]
         ours = known[(known.task == one.task) & (known.dataset == one.our_dataset) & (known.metric == one.our_metric)]
         ours = ours[np.array([fnmatch(name, one.our_victim) for name in ours.victim], bool)]
         line = {"task": one.task, "data set": one.dataset, "model": one.victim, "metric": one.metric}
-        for method in ("clean", "unseg") if table == "1" else ("clean", "synper", "ar", "cuda", "unseg"):
+        for method in ("clean", "unseg") if table == "1" else paper.method[paper.table == table].unique():
+            run = runs[method].copy()
+            run.recipe += one.recipe_end if run.recipe != "clean" else ""
             line[f"{method}|paper"] = same.value[same.method == method].dropna().head(1).max()
-            line[f"{method}|ours"] = ours["mean"][ours.recipe == method].head(1).max()
+            line[f"{method}|ours"] = ours["mean"][(ours[list(run.index)] == run).all(axis=1)].head(1).max()
         if ours.empty:  # what it would take: its data set, and how large a download that is
             own = SOURCES[one.source]
             archives = own.archives + (SOURCES[own.needs].archives if own.needs else ())
