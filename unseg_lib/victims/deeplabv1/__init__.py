@@ -62,7 +62,10 @@ def train(run: VictimRun) -> dict:
 
 
 def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
-    """The model with seeded first weights, or those of a file and its normalisation frozen, as published."""
+    """The model with seeded first weights, or those of a file and its stem and normalisation frozen, as published.
+
+    The head starts as published from Xavier's weights; of "-tiny" as Chen et al. their last layer, and its stem learns.
+    """
     if init == "imagenet":
         raise UnsegError(
             "Expected init=random or a file for DeepLabV1, found imagenet, which no hub has for WideResNet-38; "
@@ -73,11 +76,13 @@ def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.normal_(model.head.weight, std=0.01)  # as Chen et al. their last layer
+        if model.encoder.plain:
+            nn.init.normal_(model.head.weight, std=0.01)
         for layer in (model.decoder.conv, model.head):
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias) if model.encoder.plain else nn.init.xavier_uniform_(layer.weight)
     if init != "random":
         load_deeplab(model, Path(init))
+        model.encoder.stem.requires_grad_(model.encoder.plain)
         for layer in model.encoder.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 training.kept_as_it_is(layer)
