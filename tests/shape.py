@@ -19,18 +19,17 @@ LAYERS = (
     {"method", "datasets"},
     {"images", "files", "runtime", "seeds", "errors", "options", "torchvision_cpu", "unseg_lib"},
 )
-# what it may be today: lower a limit with every step towards 12,500 lines in 105 files, 1,200 of reporting, 1,400 of
-# protection, 600 of speed, and 11,000 of tests; never raise one
+# what it may be; the aims for the library are 12,500 lines and for the tests 11,000: lower these with every step there
 LIMITS = {
-    "lines of unseg_lib": 15_900,
-    "files of unseg_lib": 107,
+    "lines of unseg_lib": 14_200,
+    "files of unseg_lib": 105,
     "lines of reporting": 1_200,
-    "lines of protection": 1_450,
-    "lines of speed": 825,
+    "lines of protection": 1_400,
+    "lines of speed": 600,
     "import cycles of files": 0,
     "import cycles of packages": 0,
     "imports upwards": 0,
-    "lines of tests": 12_450,
+    "lines of tests": 11_900,
     "files in results": 80,
     "MB in results": 15,
     "words of README": 1_000,

@@ -15,7 +15,7 @@ from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import mask2former, quiet, with_options
 from unseg_lib.victims.mask2former import data as instances
 from unseg_lib.victims.mask2former import outputs
-from unseg_lib.victims.mask2former.model import LAYOUTS, Layout, build, untrained
+from unseg_lib.victims.mask2former.model import LAYOUTS, STAGES, Layout, build, untrained
 
 TASKS = ("semantic", "instance", "panoptic")
 LAYOUT = with_options(MASK2FORMER.partition(":")[2], LAYOUTS, "Mask2Former")[1]
@@ -57,7 +57,7 @@ def test_it_is_built_as_published(name, backbone, whole, published):
 
 def test_the_published_recipe():
     layout = LAYOUTS["resnet50"]
-    assert layout == Layout(("ResNetConfig", {}), "microsoft/resnet-50")
+    assert layout == Layout(("ResNetConfig", STAGES), "microsoft/resnet-50")
     assert (layout.backbone_lr, mask2former.CLIP, mask2former.WEIGHT_DECAY) == (0.1, 0.01, 0.05)
     assert (layout.scale_low, layout.scale_high, layout.colour) == (0.5, 2.0, True)
     assert LAYOUTS["swin-tiny"].backbone[1]["drop_path_rate"] == 0.3

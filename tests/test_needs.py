@@ -107,7 +107,7 @@ def test_a_larger_batch_and_more_classes_are_more_arithmetic():
 
 def test_a_trial_that_fails_is_a_sentence():
     given = ("unet-resnet999", "object", 2, (32, 32), 1e-3, "32", "none")
-    assert "unet-resnet999" in alone(Trial("none", 4, victim_step, given), 2, 1, "cpu")
+    assert "resnet999" in alone(Trial("none", 4, victim_step, given), 2, 1, "cpu")
 
 
 PROFILE = """

@@ -28,7 +28,7 @@ def toy_at(root) -> SegmentationSet:
     notes = Path("train.txt"), *(Path("lab", f"{id}.png") for id in ids)
     images, classes = {id: Path("pic", id) for id in ids}, ("background", "disc", "bar")
     return SegmentationSet(
-        "toy", root, "train", classes, 0, ids, images, lambda id: read_label(root / "lab" / f"{id}.png"), notes
+        "toy", root, "train", classes, ids, images, lambda id: read_label(root / "lab" / f"{id}.png"), notes
     )
 
 

@@ -11,6 +11,7 @@ from unseg_lib.reporting import write_results as write_table
 
 ROOT = Path(__file__).parent.parent
 ROWS = rows_of("clean", 80, 90) + rows_of("colour-offset", 4, 5) + rows_of("grating", 1) + rows_of("unseg", 8, 9)
+ROWS += rows_of("random", 2, 3) + rows_of("unseg", 7, 7, defense="shrunk", label="shrunk")
 
 
 def test_the_table_holds_mean_and_deviation_and_the_strongest_control_of_as_many_seeds(tmp_path):
@@ -20,8 +21,10 @@ def test_the_table_holds_mean_and_deviation_and_the_strongest_control_of_as_many
     assert table[0] == "| trained on | Lung, IoU | CamVid, protected classes, mean IoU |"
     assert table[2:] == [
         "| clean images | 85.0 ± 7.1 | 50.0 |",
+        "| random noise, UnSeg's two budgets | 2.5 ± 0.7 | – |",
         "| the strongest control | 4.5 ± 0.7 (colour-offset) | – |",
-        "| UnSeg, generator `small` | 8.5 ± 0.7 | 5.0 |",
+        "| UnSeg | 8.5 ± 0.7 | 5.0 |",
+        "| UnSeg, published large | 7.0 ± 0.0 | – |",
     ]
 
 

@@ -10,14 +10,17 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
 
 BEGIN, END = "<!-- results: written by `unseg report` -->", "<!-- end of results -->"
-# README's table: its columns as (setting, metric, end of the recipes' names), its lines by recipe
+# README's table: its columns as (setting, metric, end of the recipes' names), its lines as (recipe, defence)
 COLUMNS = {
     "Lung, IoU": ("lung", "iou_object", ""),
     "VOC objects, IoU": ("voc-object", "iou_object", ""),
+    "NWPU objects, IoU": ("nwpu-object", "iou_object", ""),
     "CamVid, protected classes, mean IoU": ("camvid", "iou_protected", "-things"),
 }
-LINES = {"clean": "clean images", "random": "random noise", "": "the strongest control"}
-LINES |= {f"unseg{end}": f"UnSeg, generator `{end[1:] or 'small'}`" for end in ("", "-colour", "-texture")}
+STRONGEST = "the strongest control"
+LINES = {"clean images": ("clean", "none"), "random noise, everywhere alike": ("random-flat", "none")}
+LINES |= {"random noise, UnSeg's two budgets": ("random", "none"), STRONGEST: ("", "none"), "UnSeg": ("unseg", "none")}
+LINES |= {"random noise, published large": ("random", "shrunk"), "UnSeg, published large": ("unseg", "shrunk")}
 
 
 def report(
@@ -63,22 +66,24 @@ def results_table(results: str | Path) -> str:
     """
     import pandas as pd
 
-    known, lines = reporting.scores(reporting.load(results)), pd.DataFrame({"trained on": LINES})
-    known = known[reporting.is_plain(known) & (known.label == "")]
+    known, lines = reporting.scores(reporting.load(results)), pd.DataFrame({"trained on": list(LINES)})
+    known = known[(known.clean_fraction == 0) & known.label.isin(["", "shrunk"])]
     for heading, (setting, metric, end) in COLUMNS.items():
         own = known[(known.setting == setting) & (known.metric == metric)]
-        own = own[own.who == own.who.head(1).max()].set_index("recipe")
+        own = own[own.who == own.who.head(1).max()].set_index(["recipe", "defense"])
         if own.empty:
             continue
         cells = pd.Series(list(map(reporting.spread, own["mean"], own["std"])), own.index, dtype=object)
+        names = [(recipe if recipe == "clean" else recipe + end, defense) for recipe, defense in LINES.values()]
+        column = pd.Series([cells.get(name) for name in names], list(LINES))
         # as many seeds as the others, and of the same mode
-        rivals = own[(own.n == own.n.max()) & own.index.str.endswith(end) & (own.index != "clean")]["mean"]
-        rivals = rivals[[not reporting.is_own(name) for name in rivals.index]]
-        column = pd.Series([cells.get(name if name == "clean" else name + end) for name in LINES], lines.index)
+        plain = own.xs("none", level="defense")
+        rivals = plain[(plain.n == plain.n.max()) & plain.index.str.endswith(end)]["mean"]
+        rivals = rivals[[not (reporting.is_own(name) or name.startswith(("clean", "random"))) for name in rivals.index]]
         if len(rivals):
             best = rivals.idxmin()
-            column[""] = f"{cells[best]} ({best.removesuffix(end)})"
-        lines[heading + own.start.iloc[0]] = column
+            column[STRONGEST] = f"{cells[best, 'none']} ({best.removesuffix(end)})"
+        lines[heading + own.start.iloc[0]] = column.to_numpy()
     return reporting.table(lines.dropna(thresh=2)).markdown()
 
 

@@ -122,7 +122,7 @@ def working_folder(name: str, device: torch.device, count: int, side: int) -> It
         folder = Path(place)
         for i in range(count):
             pixels, mask = image(i, side)
-            write_image(folder / f"images/{i:05d}.jpg", pixels, quality=90)
+            write_image(folder / f"images/{i:05d}.jpg", pixels)
             write_image(folder / f"masks/{i:05d}.png", np.uint8(255) * mask[..., None], gray=True)
         save_generator(generator_of(name, torch.device("cpu")), folder / "generator.safetensors")
         options = {"masks": f"{folder}/masks", "generator": f"{folder}/generator.safetensors", "device": device.type}
