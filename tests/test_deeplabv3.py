@@ -93,7 +93,10 @@ def test_crops_move_images_and_labels_together():
         one, label = deeplabv3.crop(x, y, (97, 97), torch_rng(seed))
         assert one.shape == (3, 97, 97) and label.shape == (97, 97) and one.dtype == label.dtype == torch.uint8
         assert set(label.unique().tolist()) <= {0, 1, 255}
+        border = torch.ones(97, 97, dtype=torch.bool)
+        border[6:-6, 6:-6] = False  # what lies beyond is blurred in
         away = F.max_pool2d((label[None].float() - F.avg_pool2d(label[None].float(), 7, 1, 3)).abs(), 7, 1, 3)[0] == 0
+        away &= ~border
         for value, (red, green) in {0: (100, 100), 1: (200, 200), 255: (124, 116)}.items():
             seen = one[:2, away & (label == value)].float() - torch.tensor([[red], [green]])
             assert not seen.numel() or seen.abs().max() <= 1  # turning rounds
