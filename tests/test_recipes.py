@@ -77,7 +77,11 @@ def test_rsprompter_warms_up_and_falls_by_half_a_wave():
 
 
 def test_a_recipe_s_schedule_reaches_the_optimiser(sets):
-    run, seen, model = run_of(MASK2FORMER, sets, epochs=1, batch_size=2, lr=1.0), [], torch.nn.Conv2d(3, 1, 1)
+    run, seen, model = (
+        run_of(MASK2FORMER, sets, size=(32, 32), epochs=1, batch_size=2, lr=1.0),
+        [],
+        torch.nn.Conv2d(3, 1, 1),
+    )
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     optimiser.step = lambda: seen.append(optimiser.param_groups[0]["lr"])
     loss = lambda run, model, *_: model(torch.zeros(1, 3, 2, 2)).sum()  # noqa: E731
@@ -171,7 +175,7 @@ def test_windows_of_images_that_keep_their_ratio():
     large, small = (
         instances.augment(x.clone(), [mask], [torch.zeros(1)], (s, s), torch_rng(0), **how)[0][0, 0] for s in (2, 0.5)
     )
-    assert (large > 0.99).float().mean() > 0.95 and abs(float((small > 0.5).sum()) - 300) < 45
+    assert (large > 0.99).float().mean() > 0.9 and abs(float((small > 0.5).sum()) - 300) < 45
 
 
 @pytest.mark.parametrize("fit", ["lsj", "shorter", "pad"])

@@ -82,6 +82,7 @@ def search_tiles(classes: int = CLASSES) -> list[list[list[float]]]:
     rng, found = numpy_rng(SEED, "ar_search", "tiles"), []
     taps = rng.standard_normal((DRAWN, 8))
     taps = np.round(taps / taps.sum(axis=1, keepdims=True), DECIMALS)
+    taps[:, 0] = np.round(1 - taps[:, 1:].sum(axis=1), DECIMALS)
     windows = np.pad(taps, ((0, 0), (0, 1))).reshape(-1, 3, 3)
     with np.errstate(over="ignore", invalid="ignore"):
         fields = [[process(one[None], PUBLISHED, PUBLISHED, rng)[0] for _ in range(STARTS)] for one in windows]

@@ -23,9 +23,9 @@ from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import confusion
 from unseg_lib.options import with_options
-from unseg_lib.runtime import progress
-from unseg_lib.victims import training
-from unseg_lib.victims.data import MEAN, normalise, resized_image, resized_label
+from unseg_lib.victims import deeplabv1, training
+from unseg_lib.victims.data import MEAN, normalise
+from unseg_lib.victims.deeplabv1 import Data
 from unseg_lib.victims.mask2former.data import recolour
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import Recipe, Rng, own_randomness
@@ -49,9 +49,6 @@ class Variant:
     """colour: whether colours are changed, too, as SSD does, which is a defence of its own; published: not."""
 
     colour: bool = False
-
-
-Data = tuple[list[Tensor], list[Tensor]]  # images uint8 (3,h,w) and labels uint8 (h,w), sizes differ
 
 
 def train(run: VictimRun) -> dict:
@@ -140,23 +137,13 @@ def enlarged(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def sgd(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
-    """All that is not the encoder learns ten times as fast."""
-    encoder, every = {id(p) for p in model.encoder.parameters()}, list(model.parameters())
-    parts = {1.0: [p for p in every if id(p) in encoder], HEAD_LR: [p for p in every if id(p) not in encoder]}
-    groups = [{"params": params, "factor": factor} for factor, params in parts.items()]
-    return torch.optim.SGD(groups, lr=run.lr, momentum=MOMENTUM, weight_decay=DECAY)
+    return training.sgd(run, model, HEAD_LR, momentum=MOMENTUM, weight_decay=DECAY)
 
 
 def read(run: VictimRun, source: SegmentationSet, what: str) -> Data:
-    """All images and label maps; for VOC at the published size that is 8 GB. In the test labels keep their size."""
-    images, labels, learnt = [], [], what == "training"
-    longer = round(max(run.size) * (LONGER_SIDE if learnt else LONGER_IN_TEST))
-    for id in progress(source.ids, f"reading {what} images"):
-        pixels, label = source.image(id), source.label(id)
-        size = tuple(max(1, round(side * longer / max(label.shape))) for side in label.shape)
-        images.append(resized_image(pixels, size))
-        labels.append(resized_label(label, size if learnt else label.shape))
-    return images, labels
+    """All images and label maps, as DeepLabV1's; in the test labels keep their size."""
+    learnt = what == "training"
+    return deeplabv1.read(run, source, what, LONGER_SIDE if learnt else LONGER_IN_TEST, full=not learnt)
 
 
 def batch_loss(variant: Variant, run: VictimRun, model: nn.Module, data: Data, chosen: Tensor, rng: Rng) -> Tensor:

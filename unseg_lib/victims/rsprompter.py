@@ -239,28 +239,20 @@ class Pyramid(nn.Module):
         width, self.channels = layout.width, PYRAMID
         # the levels
         half, quarter = PYRAMID // 2, PYRAMID // 4
-        up, up_again = nn.ConvTranspose2d(PYRAMID, half, 2, stride=2), nn.ConvTranspose2d(half, quarter, 2, stride=2)
-        finest = nn.Sequential(up, LayerNorm2d(half), nn.GELU(), up_again)
-        finer = nn.ConvTranspose2d(PYRAMID, half, 2, stride=2)
+        finest, finer = upscaling(PYRAMID, half, quarter), nn.ConvTranspose2d(PYRAMID, half, 2, stride=2)
         self.levels = nn.ModuleList([finest, finer, nn.Identity(), nn.MaxPool2d(2)])
-        self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(before, PYRAMID, 1, bias=False), LayerNorm2d(PYRAMID))
-            for before in (quarter, half, PYRAMID, PYRAMID)
-        )
-        self.smooth = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(PYRAMID, PYRAMID, 3, padding=1, bias=False), LayerNorm2d(PYRAMID)) for _ in range(4)
-        )
+        channels = (quarter, half, PYRAMID, PYRAMID)
+        self.lateral = nn.ModuleList(nn.Sequential(*_convolution(one, PYRAMID, 1)[:2]) for one in channels)
+        self.smooth = nn.ModuleList(nn.Sequential(*_convolution(PYRAMID, PYRAMID, 3)[:2]) for _ in channels)
         # attention on three of them
         attention = {"embed_dims": width, "num_heads": layout.heads, "num_levels": 3, "num_points": 4}
         thinking = {"embed_dims": width, "feedforward_channels": layout.feedforward, "num_fcs": 2, "ffn_drop": 0.0}
         layer = {"self_attn_cfg": attention | {"dropout": 0.0, "batch_first": True}, "ffn_cfg": thinking}
         place = {"num_feats": width // 2, "normalize": True}
-        self.decoder = MSDeformAttnPixelDecoder(
-            **{"in_channels": [PYRAMID] * 5, "strides": [4, 8, 16, 32, 64], "feat_channels": width},
-            **{"out_channels": PYRAMID, "num_outs": 3, "norm_cfg": {"type": "GN", "num_groups": 32}},
-            encoder=ConfigDict(num_layers=layout.encoder_layers, layer_cfg=layer),
-            positional_encoding=ConfigDict(place),
-        )
+        how = {"in_channels": [PYRAMID] * 5, "strides": [4, 8, 16, 32, 64], "feat_channels": width, "num_outs": 3}
+        how |= {"out_channels": PYRAMID, "norm_cfg": {"type": "GN", "num_groups": 32}}
+        encoder = ConfigDict(num_layers=layout.encoder_layers, layer_cfg=layer)
+        self.decoder = MSDeformAttnPixelDecoder(**how, encoder=encoder, positional_encoding=ConfigDict(place))
         self.decoder.init_weights()
         self.position, self.level = SinePositionalEncoding(**place), nn.Embedding(3, width)
 
@@ -270,11 +262,10 @@ class Pyramid(nn.Module):
         levels.append(F.max_pool2d(levels[-1], 1, stride=2))
         with torch.autocast(features.device.type, enabled=False):  # the places it looks at need all digits
             canvas, scales = self.decoder([one.float() for one in levels])
-        found = []
-        for one, level in zip(scales, self.level.weight):
-            place = self.position(one.new_zeros(1, *one.shape[2:], dtype=torch.bool))
-            found.append(((one.flatten(2).transpose(1, 2) + level), place.flatten(2).transpose(1, 2)[0], one.shape[2:]))
-        return found, canvas
+        places = (self.position(one.new_zeros(1, *one.shape[2:], dtype=torch.bool)) for one in scales)
+        flat = ([one.flatten(2).transpose(1, 2) for one in both] for both in zip(scales, places))
+        every = zip(flat, self.level.weight, scales)
+        return [(seen + level, place[0], one.shape[2:]) for (seen, place), level, one in every], canvas
 
 
 class QueryPrompter(nn.Module):

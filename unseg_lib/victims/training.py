@@ -28,6 +28,7 @@ from unseg_lib.victims.data import augment, batches, normalise, resized_image, r
 from unseg_lib.victims.run import VictimRun, summary
 
 WEIGHT_DECAY, POLY_POWER = 1e-2, 0.9
+DROPS = 327_778 / 368_750, 355_092 / 368_750  # of Mask2Former's steps on COCO
 WARM_UP, LOWEST = 50, 1e-3  # steps, and share of the learning rate at their start and at the end, of `cosine`
 SHOWN = 4  # test images whose predictions are kept
 
@@ -40,11 +41,8 @@ def poly(step: int, total: int, epochs: int) -> float:
 
 
 def steps(step: int, total: int, epochs: int) -> float:
-    """A tenth after 8/9 and again after 26/27 of the steps: of COCO's 368,750 steps after 327,778 and 355,092.
-
-    Mask2Former's Base-COCO-InstanceSegmentation.yaml; its ten steps of warm-up have WARMUP_FACTOR 1, which is none.
-    """
-    return 0.1 ** sum(step >= round(total * part) for part in (8 / 9, 26 / 27))
+    """A tenth at each of DROPS; Mask2Former's ten steps of warm-up on COCO have WARMUP_FACTOR 1, which is none."""
+    return 0.1 ** sum(step >= round(total * part) for part in DROPS)
 
 
 def cosine(step: int, total: int, epochs: int) -> float:
@@ -59,6 +57,13 @@ SCHEDULES = {"poly": poly, "steps": steps, "cosine": cosine}
 
 def adamw(run: VictimRun, model: nn.Module) -> Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
+
+
+def sgd(run: VictimRun, model: nn.Module, head_lr: float, **how: float) -> Optimizer:
+    """SGD in which all that is not the encoder learns `head_lr` times as fast."""
+    encoder, every = {id(p) for p in model.encoder.parameters()}, list(model.parameters())
+    parts = {1.0: [p for p in every if id(p) in encoder], head_lr: [p for p in every if id(p) not in encoder]}
+    return torch.optim.SGD([{"params": params, "factor": factor} for factor, params in parts.items()], lr=run.lr, **how)
 
 
 def read_labelled(run: VictimRun, source: SegmentationSet, what: str) -> tuple[Tensor, Tensor]:

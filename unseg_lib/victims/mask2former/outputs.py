@@ -154,7 +154,8 @@ def _drawings(run: VictimRun, data: MaskedImages, i: int, one: Logits, layout: L
     if run.task in LABEL_TASKS:
         return {"prediction": label_map(*one, run.size).cpu()}
     (masks,), (classes,) = data.learnt([i])
-    masks = torch.stack([resized_label(one.numpy(), run.size) for one in masks]) if len(masks) else masks
+    resized = [resized_label(one.numpy(), run.size) for one in masks]
+    masks = torch.stack(resized) if resized else masks.new_zeros(0, *run.size)
     if run.task == "panoptic":
         found = segments(*one, run.size, things(run.test), layout)
     else:
