@@ -15,6 +15,7 @@ and loss are 2 x class + 5 x cross entropy + 5 x dice, at sampled points, as in 
 section 3.3).
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -260,7 +261,9 @@ class Pyramid(nn.Module):
         parts = [lateral(level(features)) for level, lateral in zip(self.levels, self.lateral)]
         levels = [smooth(part) for part, smooth in zip(parts, self.smooth)]
         levels.append(F.max_pool2d(levels[-1], 1, stride=2))
-        with torch.autocast(features.device.type, enabled=False):  # the places it looks at need all digits
+        # the places it looks at need all digits
+        with torch.autocast(features.device.type, enabled=False), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.meshgrid")  # mmdetection's calls, which nobody will mend
             canvas, scales = self.decoder([one.float() for one in levels])
         places = (self.position(one.new_zeros(1, *one.shape[2:], dtype=torch.bool)) for one in scales)
         flat = ([one.flatten(2).transpose(1, 2) for one in both] for both in zip(scales, places))
