@@ -198,13 +198,12 @@ def predict(run: VictimRun, model: nn.Module, x: Tensor, shape: tuple[int, int])
     """
     model.eval()
     whole = normalise(padded(x.to(run.device), run.size, GRAY)[None])
-    total = count = 0
+    total, count = [], whole.new_zeros(whole.shape[2:])
     for window in windows(whole.shape[2:], run.size):
         seen = whole[:, :, *window]
         with training.autocast(run):
             one, mirrored = model(torch.cat([seen, seen.flip(3)])).float().softmax(dim=1)
-        if isinstance(total, int):
-            total, count = one.new_zeros(len(one), *whole.shape[2:]), one.new_zeros(whole.shape[2:])
+        total = total if len(total) else one.new_zeros(len(one), *whole.shape[2:])
         total[:, *window] += (one + mirrored.flip(2)) / 2
         count[window] += 1
     top, left = (max(0, wanted - own) // 2 for wanted, own in zip(run.size, x.shape[1:]))
