@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from unseg_lib.defenses import defenses_of
 from unseg_lib.options import with_options
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import deeplabv1, normalise, training
-from unseg_lib.victims.deeplabv1.model import WIDTHS, DeepLabV1, WideResNet38, units
+from unseg_lib.victims.deeplabv1.model import WIDTHS, DeepLabV1, Residual, WideResNet38, units
 from unseg_lib.victims.deeplabv1.weights import load_encoder, names_of, read_params, read_weights
 
 TINY = "wideresnet38-tiny"
@@ -57,7 +58,7 @@ def test_wideresnet38_is_that_of_the_paper():
     assert sum(p.numel() for p in encoder.parameters()) == convolutions + norms + shortcuts == 105_070_912
     layers = {name for name, one in encoder.named_modules() if isinstance(one, torch.nn.Conv2d)}
     assert len({name for name in layers if "shortcut" not in name}) + 1 == 38
-    assert [one.p for one in encoder.modules() if isinstance(one, torch.nn.Dropout)][-2:] == [0.3, 0.5]
+    assert [one.p for one in encoder.modules() if isinstance(one, torch.nn.Dropout2d)][-2:] == [0.3, 0.5]
 
 
 def test_dilations_replace_strides():
@@ -78,6 +79,33 @@ def test_a_unit_by_hand():
     second = F.relu(unit.norms[1](F.conv2d(first, unit.convs[0].weight, stride=2, padding=1)))
     expected = F.conv2d(second, unit.convs[1].weight, padding=1) + F.conv2d(first, unit.shortcut.weight, stride=2)
     assert torch.allclose(unit(x), expected, atol=1e-6)
+
+
+def test_dropout_of_channels_before_all_but_the_first_convolution():
+    """Published: Dropout2d before the 3x3 and before the last 1x1 of levels 6 and 7 (resnet38d's dropout_2b1, _2b2)."""
+    unit = Residual(8, (8, 16, 32), (1, 3, 1), dropout=0.5)
+    seen = []
+    for conv in unit.convs:
+        conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    unit(torch.rand(4, 8, 9, 9, generator=torch_rng("x")))
+    empty = [(one.abs().amax(dim=(2, 3)) == 0).float().mean().item() for one in seen]
+    assert empty[0] == 0 and all(0.2 < share < 0.8 for share in empty[1:])
+    assert all(((one == 0).float().mean(dim=(2, 3)) < 1).any() for one in seen)
+
+
+def test_the_head_starts_from_xavier_and_pretrained_stems_stay(tmp_path, monkeypatch):
+    """Published: xavier_uniform_ for both convolutions of the head; `conv1a` does not learn (MCTformer's resnet38)."""
+    monkeypatch.setitem(WIDTHS, "wideresnet38", partial(WideResNet38, 16, (1, 1, 2, 1)))
+    model = deeplabv1.build("wideresnet38", 3, "random", 0)
+    for layer in (model.decoder.conv, model.head):
+        bound = (6 / (9 * (layer.in_channels + layer.out_channels))) ** 0.5
+        assert bound * 0.98 < layer.weight.abs().max() <= bound and layer.bias.abs().max() > 0
+    torch.save(model.encoder.state_dict(), tmp_path / "e.pth")
+    assert model.encoder.stem.weight.requires_grad  # what nobody has trained learns
+    model = deeplabv1.build("wideresnet38", 3, str(tmp_path / "e.pth"), 0)
+    still = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert "encoder.stem.weight" in still and all("norm" in name or "stem" in name for name in still)
 
 
 def test_features_have_an_eighth_of_the_size_and_the_head_is_dilated():

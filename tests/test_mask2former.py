@@ -241,7 +241,7 @@ def test_label_maps_of_panoptic_segments_are_scored_where_no_segment_is_learnt(t
     whole = replace(crowded, read_label={id: label}.__getitem__)
     run = m2f_run((whole, whole), task="panoptic", size=(48, 64))
     nothing = torch.zeros(1, len(CLASSES) + 1), torch.zeros(1, *run.size)
-    counted = outputs._confusion(run, 0, nothing)
+    counted = outputs._confusion(run, 0, nothing, run.size)
     assert counted.sum(dim=1).tolist() == np.bincount(label.ravel(), minlength=len(CLASSES)).tolist()
 
 

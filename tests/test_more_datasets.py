@@ -69,6 +69,39 @@ def test_cityscapes_by_hand(tmp_path):
     assert [one.class_index for one in found.segments(id)] == [13, 13, 0]
 
 
+def test_crowds_are_protected_outside_the_mask(tmp_path):
+    """Published: the mask is the union of the segments that are no crowd; a group of persons is only background."""
+    root = tmp_path / "data"
+    found = load_dataset(tiny_sets.cityscapes(root), root, "val")
+    id = found.ids[0]
+    (crowd,) = found.crowds(id)
+    assert crowd.mask.any() and (found.label(id)[crowd.mask] == 11).all()  # it counts in the label map
+    row = poison_dataset(found, "gray_offset", tmp_path / "out", PoisonSettings(eps=8, eps_bg=2))[0]
+    copy = load_dataset("cityscapes", tmp_path / "out", "val")
+    change = abs(copy.image(id).astype(int) - found.image(id)).max(axis=2)
+    protected = (found.label(id) != 255) & ~crowd.mask
+    assert change[crowd.mask].max() == 2 and change[protected].max() == 8
+    assert row["protected"] == pytest.approx(protected.mean(), abs=1e-6)
+
+
+def test_coco_instances_by_hand(tmp_path):
+    """The panoptic set's images, labels and things; objects that overlap, and a crowd, of the other file."""
+    found = load_dataset(tiny_sets.coco_instances(tmp_path), tmp_path, "val")
+    other = load_dataset("coco-panoptic", tmp_path, "val")
+    assert (found.classes, found.things, found.ids) == (other.classes, other.things, other.ids)
+    assert np.array_equal(found.label("val1"), other.label("val1"))
+    assert told(found.instances("val1")) == [(2, 80), (0, 9)] and told(found.crowds("val1"))[0][0] == 4
+    large, small = (one.mask for one in found.instances("val1"))
+    assert not (small & ~large).any()
+    assert set(map(str, found.annotation_files)) - set(map(str, other.annotation_files)) == {
+        "coco/annotations/instances_val2017.json"
+    }
+    path = tmp_path / "coco/annotations/instances_val2017.json"
+    tiny_sets.edit_json(path, lambda content: content["categories"][0].update(name="unicorn"))
+    with refused("things of the panoptic set in .* found unicorn"):
+        load_dataset("coco-instances", tmp_path, "val")
+
+
 def test_coco_panoptic_by_hand(tmp_path):
     found = load_dataset(tiny_sets.coco_panoptic(tmp_path), tmp_path, "val")
     assert len(found.classes) == 133 and found.things == tuple(range(80)) and found.stuff == tuple(range(80, 133))
@@ -156,8 +189,10 @@ def test_things_or_stuff_can_be_protected(panoptic, tmp_path):
     both = sorted(protected_classes(found, "things") + protected_classes(found, "stuff"))
     assert both == protected_classes(found, "all")
     rows = poison_dataset(found, "random", tmp_path / "out", PoisonSettings(seed=1), protect="things")
-    label = found.label(found.ids[0])
-    assert rows[0]["protected"] == pytest.approx(np.isin(label, found.things).mean(), abs=1e-6)
+    protected = np.isin(found.label(found.ids[0]), found.things)
+    for crowd in found.crowds(found.ids[0]):
+        protected &= ~crowd.mask
+    assert rows[0]["protected"] == pytest.approx(protected.mean(), abs=1e-6)
     (tmp_path / "ssdd").mkdir()
     plain = load_dataset(tiny_sets.ssdd(tmp_path / "ssdd"), tmp_path / "ssdd", "train")
     with refused("tells things from stuff for protect=things, found ssdd"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
@@ -273,6 +273,23 @@ def test_jpeg_is_measured_as_written(toy, tmp_path):
     change, mask = change_of(toy, tmp_path / "out")
     assert toy_at(tmp_path / "out").image_path("p0").suffix == ".jpg"
     assert rows[0]["linf_inside"] == change[mask].max() > 8  # JPEG breaks the budget, and the manifest says so
+
+
+def test_jpeg_files_are_those_of_the_released_code(toy, tmp_path):
+    """cv2.imwrite("x.jpg"): quality 95, and chroma of half the height and width (4:2:0)."""
+    import cv2
+
+    poison_dataset(toy, "clean", tmp_path / "out", PLAIN, file_format="jpg")
+    standard = [16, 11, 10, 16, 24, 40, 51, 61]  # first row of the standard's table for brightness, Annex K
+    by_hand = [max(1, (value * (200 - 2 * 95) + 50) // 100) for value in standard]
+    cv2.imwrite(str(tmp_path / "theirs.jpg"), np.ascontiguousarray(toy.image("p0")[..., ::-1]))
+    pixels = []
+    for path in (toy_at(tmp_path / "out").image_path("p0"), tmp_path / "theirs.jpg"):
+        with Image.open(path) as file:
+            assert file.format == "JPEG" and JpegImagePlugin.get_sampling(file) == 2  # 0: 4:4:4, 1: 4:2:2, 2: 4:2:0
+            assert list(file.quantization[0][:8]) == by_hand
+            pixels.append((file.quantization, np.asarray(file).astype(int)))
+    assert pixels[0][0] == pixels[1][0] and np.array_equal(pixels[0][1], pixels[1][1])
 
 
 def test_two_images_of_one_name_are_refused(toy, tmp_path):

@@ -22,7 +22,7 @@ from unseg_lib.poisons import (
     with_fit,
 )
 from unseg_lib.poisons.ar_search import RESPONSE, neighbourhoods, response, search
-from unseg_lib.poisons.autoregressive import ar_noise, coefficients, process, recursion
+from unseg_lib.poisons.autoregressive import ar_noise, ar_tiles_noise, coefficients, process, recursion
 from unseg_lib.poisons.by_class import SYNPER_RMS, class_vector, cluster, filtered, kernel_of, regions, synper_noise
 from unseg_lib.reporting import spectrum
 
@@ -31,6 +31,7 @@ BY_CLASS = [name for name, poison in POISONS.items() if poison.by_class]
 FITTED = [name for name, poison in POISONS.items() if poison.fit]
 SIMPLE = (*BY_CLASS, "random_class")
 BY_RMS = {"synper": (synper_noise, SYNPER_RMS), "ar": (ar_noise, autoregressive.RMS)}
+BY_RMS["ar_tiles"] = ar_tiles_noise, autoregressive.RMS
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +156,47 @@ def test_ar_repeats_beyond_512_and_knows_how_many_classes_it_has():
 def test_ar_coefficients_are_those_of_our_search():
     assert search(classes=2) == [[b.ravel()[:8].tolist() for b in coefficients(index)] for index in range(2)]
     assert all(coefficients(index).sum(axis=(1, 2)) == pytest.approx(1) for index in range(150))
+
+
+def test_ar_tiles_keep_the_published_criterion():
+    """Sandoval-Segura et al., section 3.2 and their search: a filter is silent on its own class and answers another's
+    noise, 32 pixels of L2 norm 1, with 10 among ten classes, with 3 among a hundred.
+    """
+    table = [coefficients(index, autoregressive.TILES) for index in range(150)]
+    some = table[:10] + table[10::20]
+    # by hand: correlate with the filter whose last entry is -1, add up the channels, and what is above 0
+    rng, found = np.random.default_rng(0), np.zeros((len(some), len(some)))
+    for j, windows in enumerate(some):
+        noise = process(windows, 32, 32, rng)  # from another start than the search's
+        noise = noise / np.sqrt(np.square(noise).sum())
+        for i, filters in enumerate(some):
+            filters = filters.copy()
+            filters[:, 2, 2] = -1
+            left = sum(
+                noise[c, a : a + 30, b : b + 30] * filters[c, a, b]
+                for c in range(3)
+                for a in range(3)
+                for b in range(3)
+            )
+            found[i, j] = np.maximum(left, 0).sum()
+    others = ~np.eye(len(some), dtype=bool)
+    assert found.diagonal().max() < 1e-9
+    # the criterion was met by the starts of the search; other starts of the same processes differ a little
+    assert found[:10, :10][others[:10, :10]].min() > 7.5 and found[others].min() > 1
+    assert (found[:10, :10][others[:10, :10]] >= 10).mean() > 0.7 and (found[others] >= 3).mean() > 0.95
+    assert all(np.allclose(windows.sum(axis=(1, 2)), 1) for windows in table)
+
+
+def test_ar_tiles_are_of_32_pixels_and_silent_inside():
+    label = np.ones((70, 80), np.uint8)
+    image = Sample("a", np.full((70, 80, 3), 128, np.uint8), label == 1, label)
+    noise, windows = ar_tiles_noise(image, PLAIN), coefficients(1, autoregressive.TILES)
+    assert rms(noise) == pytest.approx(autoregressive.RMS, rel=1e-4)
+    tiles = [noise[a : a + 32, b : b + 32] for a in (0, 32) for b in (0, 32)]
+    assert max(response(windows[c], neighbourhoods(one[..., c])) for one in tiles for c in range(3)) < 1e-4
+    assert not np.array_equal(tiles[0], tiles[1])  # each has a start of its own
+    across = max(response(windows[c], neighbourhoods(noise[:32, 16:48, c])) for c in range(3))
+    assert across > 0.05
 
 
 def test_cuda_by_hand():

@@ -35,9 +35,18 @@ def test_it_is_built_as_published(name, sam, aggregated):
         model = RSPrompter(LAYOUTS[name], 11)
     assert parameters(model.encoder) + parameters(model.prompt_encoder) + parameters(model.mask_decoder) == sam
     assert len(model.aggregator.reduce) == aggregated  # outputs of blocks 1, 3, 5, ...
-    assert parameters(model.prompter) == 4_025_100
-    assert len(model.prompter.layers) == 6 and len(model.prompter.encoder.layers) == 3
-    assert model.prompter.queries.weight.shape == (70, 128)
+    assert len(model.prompter.layers) == 6 and model.prompter.queries.weight.shape == (70, 128)
+    # the pyramid: two ways up, a convolution of one and one of three pixels for each of four levels, all with norms
+    pyramid, ways = model.prompter.scales, 2 * (4 * 256 * 128 + 128) + 2 * 128 + 4 * 128 * 64 + 64
+    convolutions = (64 + 128 + 256 + 256) * 256 + 4 * 9 * 256 * 256 + 8 * 2 * 256
+    assert sum(parameters(part) for part in (pyramid.levels, pyramid.lateral, pyramid.smooth)) == ways + convolutions
+    attention = pyramid.decoder.encoder.layers
+    assert len(attention) == 3 and {one.self_attn.num_levels for one in attention} == {3}
+    assert {(one.self_attn.num_heads, one.self_attn.num_points, one.self_attn.embed_dims) for one in attention} == {
+        (8, 4, 128)
+    }
+    assert all(one.ffn.feedforward_channels == 512 for one in attention)
+    assert pyramid.decoder.strides == [4, 8, 16, 32, 64] and pyramid.decoder.mask_feature.out_channels == 256
 
 
 def test_the_published_recipe():
@@ -46,6 +55,17 @@ def test_the_published_recipe():
     assert (one.scale_low, one.scale_high, one.sam.image_size) == (0.1, 2.0, 1024)
     assert (rsprompter.CLIP, rsprompter.WEIGHT_DECAY) == (0.1, 0.05)
     assert (rsprompter.CLASS, rsprompter.MASK, rsprompter.NO_OBJECT) == (2, 5, 0.1)
+
+
+def test_queries_see_three_scales_in_turn_the_coarsest_first():
+    layout, seen = replace(LAYOUT, pyramid=True, width=32, layers=4), []
+    model = build(layout, 4, (64, 64), "random", 0).eval()
+    for layer in model.prompter.layers:
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2].shape[1]))
+    with torch.inference_mode():
+        _, guesses, prompts = model.guess(torch.rand(2, 3, 64, 64))
+    assert seen == [4 * 4, 8 * 8, 16 * 16, 4 * 4]  # strides 64, 32 and 16 of a patch's 4 are 16, 8, 4 pixels
+    assert all(masks.shape == (2, 6, 64, 64) for _, masks in guesses) and prompts.shape == (2, 6, 5, 32)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (24, 40)])

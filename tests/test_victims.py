@@ -21,6 +21,7 @@ CASES = {
     "smp": (VICTIM, {}),
     "deeplabv1": (DEEPLAB, {"lr": 0.02}),
     "deeplabv1, weights of a file": (DEEPLAB, {"lr": 1e-3, "init": "e.pth"}),
+    "deeplabv3": ("deeplabv3:tiny", {"lr": 0.01}),
     "mmseg": (SMALL_MMSEG, {"lr": 0.01}),
 }
 
@@ -234,6 +235,7 @@ def test_a_corrupt_image_and_a_mask_of_another_size_are_one_sentence(tmp_path):
     [
         ("unet-resnet18", "lung", "test", "", {"miou"}),
         (DEEPLAB, "voc", "val", "", {"miou"}),
+        ("deeplabv3:tiny", "voc", "val", "", {"miou"}),
         (MASK2FORMER, "nwpu", "val", "instance", {"AP"}),
         (SAM_HQ, "folder:interactive/davis+interactive/ccp", "test", "object", {"biou", "biou:interactive-ccp"}),
     ],

@@ -168,6 +168,24 @@ def coco_panoptic(root: Path) -> str:
     return "coco-panoptic"
 
 
+def coco_instances(root: Path) -> str:
+    """The same, with other objects: a square of class 2 that overlaps one of class 0, and a crowd of class 4."""
+    coco_panoptic(root)
+    square = [[2, 1, 12, 1, 12, 9, 2, 9]]
+    shapes = [(3, square, 0), (1, [[4, 3, 7, 3, 7, 6, 4, 6]], 0)]
+    shapes.append((5, {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT, HEIGHT * (WIDTH - 1)]}, 1))
+    for split in ("train", "val"):
+        content = json.loads((root / f"coco/annotations/panoptic_{split}2017.json").read_text())
+        content["categories"] = [one for one in content["categories"] if one["isthing"]]
+        content["annotations"] = [
+            {"id": j, "image_id": one["id"], "category_id": kind, "segmentation": shape, "iscrowd": crowd}
+            for one in content["images"]
+            for j, (kind, shape, crowd) in enumerate(shapes)
+        ]
+        (root / f"coco/annotations/instances_{split}2017.json").write_text(json.dumps(content))
+    return "coco-instances"
+
+
 def ade20k(root: Path) -> str:
     """Two beds (class 7, thing 1) on a floor (class 3), the right one with a pillow's mask on the floor beside it."""
     for part, count in {"training": 8, "validation": 3}.items():
@@ -215,6 +233,7 @@ whu = partial(_json_set, "whu", "WHU/imgs/{}/image", "WHU/annotations/WHU_buildi
 whu = partial(whu, counts=(("train", 8), ("val", 3), ("test", 2)))
 ALL = {make.__name__: make for make in (voc, camvid, lung, kvasir, folder, scenes, ade20k, cityscapes)}
 ALL |= {"nwpu": nwpu, "coco": coco, "whu": whu, "ssdd": ssdd, "coco-panoptic": coco_panoptic}
+ALL["coco-instances"] = coco_instances
 ALL |= {name: partial(_hqseg, name) for name in ("hqseg44k", "dis5k", "coift", "hrsod", "thinobject5k")}
 WITH_TRAIN = sorted(set(ALL) - {"coift", "hrsod"})
 

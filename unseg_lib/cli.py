@@ -27,7 +27,7 @@ weights_app = typer.Typer(help="Weights by others: which there are, downloading,
 app.add_typer(weights_app, name="weights")
 
 Root = Annotated[str, Option("--data", help="data root (default: UNSEG_DATA, else data/)")]
-PROFILES = "smoke, small, random-start, systems, transfer, ablations, paper, paper-tiny, or a YAML file (default: small)"
+PROFILES = "smoke, small, random-start, systems, transfer, ablations, paper, paper-tiny, or a YAML (default: small)"
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Instances in COCO's json: COCO 2017, NWPU VHR-10, WHU building, SSDD. pycocotools decodes polygons and RLE."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,13 +28,10 @@ def read_instances(
     part, prefix = (split, f"{split}-") if own_test else (SPLITS[split], "")
     found = read_notes(root, name, Path(place.format(part)), Path(notes.format(part)), categories, prefix)
     with coco_json(found.path):
-        check_sizes(found)
-        objects = defaultdict(list)
-        for note in found.annotations:
-            objects[found.ids[note["image_id"]]].append(note | {"class_index": 1 + found.class_of(note)})
+        objects = objects_of(found, lambda place: 1 + place)
         classes = ("background", *(category["name"] for category in found.categories))
-    content = tuple(found.images), found.places, partial(_label, found.images, dict(objects))
-    more = {"read_instances": partial(_instances, found.images, dict(objects))}
+    content = tuple(found.images), found.places, partial(_label, found.images, objects)
+    more = {"read_instances": partial(instances_of, found.images, objects)}
     return SegmentationSet(name, root, split, classes, *content, (found.path.relative_to(root),), **more)
 
 
@@ -104,6 +101,15 @@ def read_notes(root: Path, name: str, folder: Path, notes: Path, classes: int = 
     return found
 
 
+def objects_of(notes: CocoNotes, class_index: Callable[[int], int]) -> dict[str, list[dict]]:
+    """id -> the annotations of an image, with the index of the class that has a place in `categories`."""
+    check_sizes(notes)
+    objects = defaultdict(list)
+    for note in notes.annotations:
+        objects[notes.ids[note["image_id"]]].append(note | {"class_index": class_index(notes.class_of(note))})
+    return dict(objects)
+
+
 def check_sizes(notes: CocoNotes) -> None:
     """Raise `UnsegError` where masks could not be drawn; panoptic segments are images and need no sizes."""
     for image in notes.images.values():
@@ -144,12 +150,12 @@ def decode(note: dict, image: dict) -> np.ndarray:
 def _label(images: dict, objects: dict, id: str) -> np.ndarray:
     """Class indices, uint8 `(H,W)`: crowds are ignored, small objects lie on top of large ones."""
     label = np.zeros((images[id]["height"], images[id]["width"]), np.uint8)
-    for one in sorted(_instances(images, objects, id), key=lambda one: (not one.crowd, -int(one.mask.sum()))):
+    for one in sorted(instances_of(images, objects, id), key=lambda one: (not one.crowd, -int(one.mask.sum()))):
         label[one.mask] = IGNORE if one.crowd else one.class_index
     return label
 
 
-def _instances(images: dict, objects: dict, id: str) -> list[Instance]:
+def instances_of(images: dict, objects: dict, id: str) -> list[Instance]:
     return [
         Instance(decode(note, images[id]), note["class_index"], bool(note.get("iscrowd", 0)))
         for note in objects.get(id, [])

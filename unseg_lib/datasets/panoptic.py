@@ -6,13 +6,14 @@ Of ADE20K, the scene parsing benchmark of 2016, 100 of the 150 classes are thing
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from unseg_lib.datasets.archives import unpack
-from unseg_lib.datasets.coco import SPLITS, CocoNotes, coco_json, read_notes
+from unseg_lib.datasets.coco import SPLITS, CocoNotes, coco_json, instances_of, objects_of, read_notes
 from unseg_lib.datasets.segmentation_set import (
     IGNORE,
     Instance,
@@ -100,7 +101,7 @@ def read_cityscapes(root: Path, split: str, seed: int) -> SegmentationSet:
     found = (root / place).glob(f"*/*{CITY_IMAGE}.*")
     check_all_masks((path.stem.removesuffix(CITY_IMAGE) for path in found), masks, folder)
     images = {id: place / masks[id].parent.name / f"{id}{CITY_IMAGE}" for id in masks}
-    more = {"read_instances": partial(_city_instances, masks), "things": CITY_THINGS}
+    more = {"read_instances": partial(_city_instances, masks), "things": CITY_THINGS, "labelled_crowds": True}
     return label_set("cityscapes", root, split, CITY_LABELS, images, masks, _city_label, background=None, **more)
 
 
@@ -149,6 +150,25 @@ def read_coco_panoptic(root: Path, split: str, seed: int) -> SegmentationSet:
     content = (ids, found.places, partial(_coco_label, masks, segments), files, None)
     read_objects = partial(_coco_instances, masks, segments, things)
     return SegmentationSet("coco-panoptic", root, split, classes, *content, read_objects, things)
+
+
+def read_coco_instances(root: Path, split: str, seed: int) -> SegmentationSet:
+    """The same images and label maps with the objects of `annotations/instances_*2017.json`, which models of instances
+    are trained and scored with: masks from polygons, which may overlap, and crowds. The seed has no effect.
+    """
+    found, year = read_coco_panoptic(root, split, seed), f"{SPLITS[split]}2017"
+    notes = Path(f"coco/annotations/instances_{year}.json")
+    own = read_notes(root, "coco", Path("coco") / year, notes)
+    with coco_json(own.path):
+        names = [category["name"] for category in own.categories]
+        if strange := sorted(set(names) - {found.classes[i] for i in found.things}):
+            raise UnsegError(
+                f"Expected the things of the panoptic set in {own.path}, found {strange[0]}; get coco again."
+            )
+        objects = objects_of(own, lambda place: found.classes.index(names[place]))
+    files = (*found.annotation_files, notes)
+    reader = partial(instances_of, own.images, objects)
+    return replace(found, name="coco-instances", annotation_files=files, read_instances=reader)
 
 
 def _coco_segments(notes: CocoNotes) -> dict[str, Segments]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unseg_lib.datasets.coco import read_coco, read_nwpu, read_ssdd, read_whu
 from unseg_lib.datasets.folders import read_camvid, read_folder, read_halves, read_hqseg, read_voc
-from unseg_lib.datasets.panoptic import read_ade20k, read_cityscapes, read_coco_panoptic
+from unseg_lib.datasets.panoptic import read_ade20k, read_cityscapes, read_coco_instances, read_coco_panoptic
 from unseg_lib.datasets.scenes import read_scenes
 from unseg_lib.datasets.segmentation_set import HOLDOUT_SHARE, SegmentationSet, as_objects, cut, group_of, subset
 from unseg_lib.datasets.sources import SOURCES, Source
@@ -38,6 +38,7 @@ DATASETS: dict[str, DataSet] = {
     "nwpu": DataSet(read_nwpu, SOURCES["nwpu"], WITH_VAL),
     "coco": DataSet(read_coco, SOURCES["coco"], WITH_VAL),
     "coco-panoptic": DataSet(read_coco_panoptic, SOURCES["coco-panoptic"], WITH_VAL),
+    "coco-instances": DataSet(read_coco_instances, None, WITH_VAL, "coco-panoptic with the objects of coco"),
     "ade20k": DataSet(read_ade20k, SOURCES["ade20k"], WITH_VAL),
     "cityscapes": DataSet(read_cityscapes, SOURCES["cityscapes"], WITH_VAL),
     "whu": DataSet(read_whu, SOURCES["whu"], WITH_VAL),

@@ -59,6 +59,7 @@ class SegmentationSet:
     things: tuple[int, ...] | None = None  # indices of the countable classes; None = all but the background
     # id -> image below root, beside its mask of the same name; a copy, being PNG, has it at its place in `images`
     originals: Paths = field(default_factory=dict)
+    labelled_crowds: bool = False  # whether its label maps count crowds, which nobody protects
     # (height, width) of the working copies that are read in place of the files' own pixels; None: as the files are
     working_size: tuple[int, int] | None = None
 

@@ -25,7 +25,7 @@ from unseg_lib.files import claim, read_csv, sha256_if_readable, whole_file, wri
 from unseg_lib.method import devices as several
 from unseg_lib.method import variants
 from unseg_lib.method.budget import budget_map
-from unseg_lib.method.generator import Generator, noise_statistics
+from unseg_lib.method.generator import FIRST_NOISE_TOKEN, Generator, noise_statistics
 from unseg_lib.method.pairs import ahead, batches, digest, resize, steps_per_epoch
 from unseg_lib.method.prompts import all_prompts, one_kind, subset
 from unseg_lib.method.sam import LAYOUTS
@@ -37,13 +37,22 @@ from unseg_lib.runtime import Stopwatch, choose_device, keep_freed_memory, progr
 from unseg_lib.seeds import seed_for, torch_rng
 
 GENERATOR, CHECKPOINT = "generator.safetensors", "checkpoint.pt"
-LATER = ("data", "devices", "precision", "fast", "checkpointed", "compiled")  # not in the notes of older versions
+LATER = (
+    "data",
+    "devices",
+    "precision",
+    "fast",
+    "checkpointed",
+    "compiled",
+    "tokens",
+)  # not in the notes of older versions
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 # the same, but the player who waits keeps moving on its momentum, as in the released code (§ 4.6)
 LEAKING = {f"{name}_leaking": optimiser for name, optimiser in OPTIMISERS.items()}
 OPTIMISERS |= LEAKING
 CHOICES = variants.CHOICES | {"target": ("ones", "true"), "alternation": ("epoch", "steps")}
+CHOICES |= {"tokens": tuple(FIRST_NOISE_TOKEN)}
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class BilevelConfig(variants.Variants):
     # the players (§ 2, 3)
     layout: str = "vit_b"
     sam_weights: str = ""  # SAM checkpoint for the generator ("" = random, then all of it is trained)
+    tokens: str = "corrected"  # read out: its own three, or the "released" code's slice of them (§ 2.2)
     surrogate: str = "sam"
     surrogate_size: int = 0  # side of its input in pixels; 0 = half the generator's
     mae_weights: str = ""  # of the surrogate's encoder: MAE's for sam, ImageNet's for resnet50 ("" = random)
@@ -113,9 +123,8 @@ class Game:
         layout = LAYOUTS[config.layout]
         with torch.random.fork_rng():  # construction draws from the global generator
             torch.manual_seed(seed_for(config.seed, "weights"))
-            generator = Generator(
-                layout, mean_free=config.mean_free, mean_of=config.mean_of, logit_scale=config.logit_scale
-            )
+            how = {name: getattr(config, name) for name in ("tokens", "mean_free", "mean_of", "logit_scale")}
+            generator = Generator(layout, **how)
             surrogate = build_surrogate(config.surrogate, layout, config.surrogate_size)
         # published: G is a frozen SAM with a new head, S starts from MAE's encoder and learns as a whole (§ 2.1, 3)
         if config.sam_weights:
@@ -317,6 +326,7 @@ def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
     if fabric.is_global_zero:
         write_csv(out / "log.csv", log)
         write_json(out / "speed.json", watch.report())
-        save_generator(game.bare("generator"), out / GENERATOR, {"config": settings(config), "images": len(pairs)})
+        own = {name: value for name, value in settings(config).items() if name != "tokens"}  # the generator's own
+        save_generator(game.bare("generator"), out / GENERATOR, {"config": own, "images": len(pairs)})
         (out / CHECKPOINT).unlink(missing_ok=True)
     fabric.barrier()

@@ -61,6 +61,7 @@ POISONS = {
     "colour_grating": Poison(simple.colour_grating, "two-coloured stripes"),
     "synper": Poison(by_class.synper, "coarse coloured cells for each class", **CLASSES),
     "ar": Poison(autoregressive.ar, "an autoregressive pattern for each class", **CLASSES),
+    "ar_tiles": Poison(autoregressive.ar_tiles, "the same by the published criterion, in small tiles", **CLASSES),
     "cuda": Poison(by_class.cuda, "a blur for each class, and stretched brightness", **CLASSES),
     "cuda_blur": Poison(partial(by_class.cuda, stretched=False), "a blur for each class", **CLASSES),
     "error_min": Poison(error_min.error_min, "noise fitted to each image", error_min.fit_samples),

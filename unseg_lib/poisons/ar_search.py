@@ -1,7 +1,8 @@
-"""The search for autoregressive processes that stay alive at 512 pixels and differ from class to class.
+"""The search for autoregressive processes that differ from class to class: alive at 512 pixels, or as published at 32.
 
 `python -m unseg_lib.poisons.ar_search` writes `ar_coefficients.json` anew: the same file, some minutes later. With a
-number behind it there are so many classes; the first stay what they are.
+number behind it there are so many classes; the first stay what they are. With `tiles` behind it, `ar_tiles.json`, by
+the criterion of Sandoval-Segura et al.: `published_response` of at least 10 among ten classes, at least 3 among more.
 """
 
 import sys
@@ -11,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from unseg_lib.files import write_bytes
-from unseg_lib.poisons.autoregressive import LARGEST, TABLE, process
+from unseg_lib.poisons.autoregressive import LARGEST, PUBLISHED, TABLE, TILES, process
 from unseg_lib.runtime import progress
 from unseg_lib.seeds import numpy_rng
 
@@ -72,6 +73,45 @@ def response(window: np.ndarray, views: np.ndarray) -> float:
     return float(np.sqrt(np.square(views @ np.append(window.ravel()[:8], -1)).mean()))
 
 
+ENOUGH, FEW, ENOUGH_FOR_MANY = 10.0, 10, 3.0  # responses that are published for so few classes, and for a hundred
+DRAWN, LOUDEST = 8000, 80  # windows that are tried, and how many of the living ones serve the first few classes
+
+
+def search_tiles(classes: int = CLASSES) -> list[list[list[float]]]:
+    """As `search`, by the published criterion: all pairs of classes, each in the noise of the other."""
+    rng, found = numpy_rng(SEED, "ar_search", "tiles"), []
+    taps = rng.standard_normal((DRAWN, 8))
+    taps = np.round(taps / taps.sum(axis=1, keepdims=True), DECIMALS)
+    taps[:, 0] = np.round(1 - taps[:, 1:].sum(axis=1), DECIMALS)
+    windows = np.pad(taps, ((0, 0), (0, 1))).reshape(-1, 3, 3)
+    with np.errstate(over="ignore", invalid="ignore"):
+        fields = [[process(one[None], PUBLISHED, PUBLISHED, rng)[0] for _ in range(STARTS)] for one in windows]
+        strength = np.sqrt(np.square(fields).mean(axis=(2, 3)))
+    alive = np.isfinite(strength).all(1) & (strength.max(1) <= 1) & (strength.min(1) >= WEAKEST)  # they start at 1
+    windows, views = windows[alive], [neighbourhoods(one[0]) for one, lives in zip(fields, alive) if lives]
+    # what answers others loudly, and is answered loudly, first
+    loud = np.array([[response(window, view) for window in windows[:200]] for view in views]).mean(axis=1)
+    loud = np.minimum(loud, [np.mean([response(window, view) for view in views[:200]]) for window in windows])
+    order = np.argsort(-loud)
+    for number in progress(range(classes), "autoregressive processes in tiles"):
+        least, some = (ENOUGH, order[:LOUDEST]) if number < FEW else (ENOUGH_FOR_MANY, order)
+        while len(found) == number:
+            one = rng.choice(some, 3, replace=False)
+            mine = windows[one], [views[i] for i in one]
+            pairs = ((mine, (windows[other], [views[i] for i in other])) for other in found)
+            if all(min(published_response(a[0], b[1]), published_response(b[0], a[1])) >= least for a, b in pairs):
+                found.append(one)
+    return [windows[one].reshape(3, 9)[:, :8].tolist() for one in found]
+
+
+def published_response(windows: np.ndarray, views: list[np.ndarray]) -> float:
+    """What three channels' filters leave of a noise of 32 pixels and L2 norm 1, in all: the sum of what is above 0."""
+    left = sum(view @ np.append(window.ravel()[:8], -1) for window, view in zip(windows, views))
+    return float(np.maximum(left, 0).sum() / np.sqrt(3 * PUBLISHED**2))
+
+
 if __name__ == "__main__":
-    lines = ",\n".join(f"  {windows}" for windows in search(*map(int, sys.argv[1:])))
-    write_bytes(TABLE, f'{{\n "seed": {SEED},\n "windows": [\n{lines}\n ]\n}}\n'.encode())
+    tiles = sys.argv[1:2] == ["tiles"]
+    found = search_tiles() if tiles else search(*map(int, sys.argv[1:]))
+    lines = ",\n".join(f"  {windows}" for windows in found)
+    write_bytes(TILES if tiles else TABLE, f'{{\n "seed": {SEED},\n "windows": [\n{lines}\n ]\n}}\n'.encode())

@@ -1,7 +1,9 @@
 """AR: autoregressive patterns, one process per class and channel (Sandoval-Segura et al., NeurIPS 2022).
 
-Written anew from the paper's description, with coefficients of our own (see `ar_search`): those published are
-only stable on tiny images, and at 512 pixels put all their energy into one corner.
+Written anew from the paper's description, with coefficients of our own (see `ar_search`): those published are only
+stable on tiny images, and at 512 pixels put all their energy into one corner. Either they are stable at 512 pixels, as
+`ar`'s, but then smooth, and weaker than published; or they keep the published criterion at its own 32 pixels, and
+larger regions are tiles of that size, each with a start of its own: `ar_tiles`.
 """
 
 from functools import cache
@@ -20,7 +22,8 @@ RMS = 4.6  # over 255; the paper's L2 norms 1 at 32 pixels and 3 at 96 are both 
 CROP = 4  # rows and columns of the random start that are cut off
 TILE = 12  # side of what is computed at once; the fastest for 512 pixels
 LARGEST = 512  # pixels; the coefficients are stable up to here, larger regions repeat the pattern
-TABLE = Path(__file__).with_name("ar_coefficients.json")
+PUBLISHED = 32  # pixels along what the published processes fill
+TABLE, TILES = (Path(__file__).with_name(f"ar_{name}.json") for name in ("coefficients", "tiles"))
 
 
 def ar_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
@@ -34,7 +37,20 @@ def ar_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
     return class_noise(image, settings, RMS, pattern)
 
 
-ar = in_steps(ar_noise)
+def ar_tiles_noise(image: Sample, settings: PoisonSettings) -> np.ndarray:
+    """The same by the published criterion (see `ar_search`), in tiles of 32 pixels."""
+
+    def pattern(index: int, box: Box) -> np.ndarray:
+        rng, windows = numpy_rng(settings.seed, "ar_tiles", index, image.id), coefficients(index, TILES)
+        height, width = (side.stop - side.start for side in box)
+        rows, columns = (-(-side // PUBLISHED) for side in (height, width))
+        tiles = [[process(windows, PUBLISHED, PUBLISHED, rng) for _ in range(columns)] for _ in range(rows)]
+        return np.block(tiles)[:, :height, :width]
+
+    return class_noise(image, settings, RMS, pattern)
+
+
+ar, ar_tiles = in_steps(ar_noise), in_steps(ar_tiles_noise)
 
 
 def process(windows: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -86,9 +102,9 @@ def tile_map(window: bytes) -> np.ndarray:
 
 
 @cache
-def coefficients(index: int) -> np.ndarray:
+def coefficients(index: int, table: Path = TABLE) -> np.ndarray:
     """The windows of a class: `(3,3,3)`, channel first, then row and column."""
-    windows = read_json(TABLE)["windows"]
+    windows = read_json(table)["windows"]
     if index >= len(windows):
         raise UnsegError(
             f"Expected a class below {len(windows)}, for so many there are autoregressive processes, found {index}; "

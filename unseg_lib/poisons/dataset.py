@@ -189,6 +189,8 @@ class _Work:
         if self.gray and has_colours(pixels):
             raise UnsegError(f"Expected gray images, found colours in {self.source.image_path(id)}; use gray=False.")
         mask = np.isin(label, self.classes) & (label != IGNORE)
+        for one in self.source.crowds(id) if self.source.labelled_crowds else ():
+            mask &= ~one.mask  # published: what is protected are the segments that are no crowd (§ 2.5)
         return Sample(id, pixels, mask, label, self.gray, self.source.background)
 
     def write(self, image: Sample, pixels: np.ndarray) -> dict:

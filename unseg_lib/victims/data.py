@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -116,12 +117,26 @@ def augment(x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]
     return x, (y[:, 0] + IGNORE).long()
 
 
-def random_windows(x: Tensor, scale: tuple[float, float], rng: torch.Generator, crop: float = 1.0) -> Tensor:
-    """Grids `(N,h,w,2)` for `grid_sample`: of each image, enlarged by one of `scale`, a window `crop` times as high."""
-    n, (height, width) = len(x), x.shape[2:]
+def random_windows(
+    x: Tensor,
+    scale: tuple[float, float],
+    rng: torch.Generator,
+    crop: float = 1.0,
+    size: tuple[int, int] | None = None,
+    shapes: Sequence[tuple[int, int]] | None = None,
+) -> Tensor:
+    """Grids `(N,h,w,2)` for `grid_sample`: of each image, enlarged by one of `scale`, a window `crop` times as high.
+
+    size: what the window is a part of, where it is not that of x. shapes: the images are only these upper left parts.
+    """
+    n, (height, width) = len(x), size or x.shape[2:]
     flip = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
-    seen = crop / torch.empty(n).uniform_(*scale, generator=rng)  # side of the window over that of the image
-    shift = (torch.rand(n, 2, generator=rng) * 2 - 1) * (1 - seen).abs()[:, None]
+    seen = crop / torch.empty(n).uniform_(*scale, generator=rng)
+    # width and height: sides of the window over those of the image, and of the image over those of x
+    own = torch.tensor(shapes or [x.shape[2:]] * n).flip(1)
+    seen, part = seen[:, None] * (torch.tensor([width, height]) / own), own / torch.tensor(x.shape[:1:-1])
+    shift = (torch.rand(n, 2, generator=rng) * 2 - 1) * (1 - seen).abs()
     theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = flip * seen, seen, shift
+    theta[:, 0, 0], theta[:, 1, 1] = flip * seen[:, 0] * part[:, 0], seen[:, 1] * part[:, 1]
+    theta[:, :, 2] = shift * part + (part - 1)
     return F.affine_grid(theta.to(x.device), [n, 3, round(crop * height), round(crop * width)], align_corners=False)

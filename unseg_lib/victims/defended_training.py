@@ -13,18 +13,18 @@ from unseg_lib.datasets import IGNORE
 from unseg_lib.defenses import Defense, need
 from unseg_lib.errors import UnsegError
 from unseg_lib.victims.data import MEAN, STD
+from unseg_lib.victims.deeplabv3 import AUX_WEIGHT, head
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import autocast, cross_entropy, kept_as_it_is, own_randomness, plain_loss
 
 # logits (N,C,H,W), labels (N,H,W), step from 1, steps -> what the attack enlarges
 Objective = Callable[[Tensor, Tensor, int, int], Tensor]
-AUX_WEIGHT, DROPOUT = 0.4, 0.1  # of DDC-AT
 
 
 def pgd_at(seed: int, *, eps: float = 7.65, steps: int = 3) -> Defense:
     """The paper's AT with BIM as in DDC-AT's code, on half of every batch: 0.03 of the range in 3 steps. eps: over 255.
 
-    Of that code's two losses the auxiliary one is left out, as there is one head here.
+    Of that code's two losses the auxiliary one is there where the victim has such a head, as deeplabv3 has.
     """
     return _adversarial(eps, steps, cross_entropy_sum)
 
@@ -112,9 +112,9 @@ class DividedModel(nn.Module):
             except (TypeError, RuntimeError) as error:
                 reason = f"Expected a victim whose decoder takes the encoder's features for ddc_at, found {run.name}."
                 raise UnsegError(reason) from error
-        self.cls1, self.cls2 = (_head(decoded.shape[1], classes) for _ in range(2))
-        self.router = _head(decoded.shape[1], 2)
-        self.aux = _head(features[-2].shape[1], classes)  # the last stage but one, "layer3" of a ResNet
+        self.cls1, self.cls2 = (head(decoded.shape[1], classes) for _ in range(2))
+        self.router = head(decoded.shape[1], 2)
+        self.aux = head(features[-2].shape[1], classes)  # the last stage but one, "layer3" of a ResNet
 
     def forward(self, x: Tensor) -> Tensor:
         return self._at(x, self.cls1(self.decoder(self.encoder(x))))
@@ -130,11 +130,6 @@ class DividedModel(nn.Module):
     @staticmethod
     def _at(x: Tensor, logits: Tensor) -> Tensor:
         return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
-
-
-def _head(channels: int, classes: int) -> nn.Sequential:
-    first = (nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-    return nn.Sequential(*first, nn.Dropout2d(DROPOUT), nn.Conv2d(channels, classes, 1))
 
 
 def divided_loss(run: VictimRun, model: DividedModel, x: Tensor, y: Tensor, eps: float, steps: int) -> Tensor:

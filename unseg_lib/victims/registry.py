@@ -40,6 +40,7 @@ VICTIMS: dict[str, Victim] = {
     # mmengine's runner knows nothing of our training loop
     "mmseg": Victim(f"{HERE}.openmmlab.runner:train", defenses=(), words="config of mmsegmentation"),
     "deeplabv1": Victim(f"{HERE}.deeplabv1:train", files=True, words="DeepLabV1 on WideResNet-38"),
+    "deeplabv3": Victim(f"{HERE}.deeplabv3:train", files=True, words="DeepLabV3 by the recipe of DDC-AT"),
     "mask2former": Victim(f"{HERE}.mask2former:train", MASK_TASKS, ("batch", "prepare"), True, "Mask2Former"),
     "sam-hq": Victim(f"{HERE}.sam_hq:train", ("interactive",), ("batch",), True, "SAM-HQ, asked by boxes and points"),
     "rsprompter": Victim(f"{HERE}.rsprompter:train", ("instance",), ("batch", "prepare"), True, "RSPrompter-query"),
@@ -71,7 +72,7 @@ def train_victim(
     """Train `victim` on `train`, test it on `test` after every epoch, and return its scores.
 
     victim: "unet-resnet18" (architecture-encoder of segmentation-models-pytorch), or "FAMILY:NAME", as "mmseg:CONFIG";
-    see `VICTIMS` and the families' files. size: (height, width) the images are resized to; of mmseg and deeplabv1 the
+    see `VICTIMS` and the families' files. size: (height, width) the images are resized to; of mmseg and deeplab the
     training crop, of dino see there. init: first weights of the encoder, "random" or "imagenet"; of some families also
     a file. defense: of the training, as "jpeg quality=50+grayscale". clean_fraction: this share of the images of
     `train` is replaced by those of `clean`, and with clean_only the others are left out. task: "instance" and

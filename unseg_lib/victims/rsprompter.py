@@ -2,16 +2,23 @@
 
 "rsprompter:vit_b", "rsprompter:vit_l", "rsprompter:vit_h" with `init` the path of SAM's official checkpoint, and
 "rsprompter:small", "rsprompter:tiny" from random weights; the fields of `Layout` are options, as "queries=100". Written
-from the paper, with the numbers of its configs for NWPU VHR-10 (there 1024 x 1024 pixels, lr 1e-4, 600 epochs; WHU
-300), whose prompter has deformable attention on three scales and whose learning rate warms up; here it has neither.
+from the paper, with the numbers of configs/rsprompter/rsprompter_query-{nwpu,whu,ssdd}.py of
+github.com/KyanChen/RSPrompter: there ViT-B, 1024 x 1024 pixels, lr 1e-4, one image for each of several GPUs, and 70,
+100 and 30 queries for 600, 300 and 600 epochs. What differs: SAM's layer norm and not batch norm in the aggregator;
+as many images in a step as are asked for; the 100 best objects of an image, published as many as queries; bfloat16 for
+DeepSpeed's float16; a small image lies anywhere in its window, published at the upper left. small and tiny look at one
+scale, and their learning rate falls by a power.
 
-SAM's blocks -> aggregated features -> queries that look at them -> for every query a class, and prompt tokens from
-which SAM draws its mask. In training every true object goes to the query that fits it best; cost and loss are 2 x class
-+ 5 x cross entropy + 5 x dice, at sampled points, as in Mask2Former (Cheng et al., CVPR 2022, section 3.3).
+SAM's blocks -> aggregated features -> a pyramid -> queries that look at three scales of it -> for every query a class,
+and prompt tokens from which SAM draws its mask. In training every true object goes to the query that fits it best; cost
+and loss are 2 x class + 5 x cross entropy + 5 x dice, at sampled points, as in Mask2Former (Cheng et al., CVPR 2022,
+section 3.3).
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,10 +41,12 @@ from unseg_lib.victims.sam_hq.model import upscaling
 from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit, own_randomness
 
 HIDDEN = 32  # channels of the feature aggregator
+PYRAMID = 256  # of what it gives, of all levels of the pyramid, and of what guessed masks are read from
 CLIP, WEIGHT_DECAY = 0.1, 0.05
 CLASS, MASK = 2.0, 5.0  # weights of the losses
 NO_OBJECT = 0.1  # weight of a query that found nothing, for most do
 
+Seen = tuple[Tensor, Tensor, Sequence[int]]  # a scale: (N,h*w,width), places (h*w,width) or (N,...), and (h,w)
 Pairs = list[tuple[Tensor, Tensor]]  # of every image: numbers of queries, and of their objects
 
 
@@ -45,7 +54,8 @@ def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     _, layout = with_options(run.name, LAYOUTS, "RSPrompter")
     model = build(layout, len(run.train.classes), run.size, run.init, run.seed)
-    return fit(run, model, Recipe(read, adamw, batch_loss, test=scores, keep=keep, clip=CLIP))
+    how = {"test": scores, "keep": keep, "clip": CLIP, "schedule": layout.schedule}
+    return fit(run, model, Recipe(partial(read, fit=layout.fit), adamw, batch_loss, **how))
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ class Layout:
     """A SAM and its prompter, and what the training does its own way; the numbers published for NWPU VHR-10.
 
     every: of so many blocks of SAM's encoder one is aggregated. queries: 100 for WHU, 30 for SSDD. tokens: of
-    SAM's prompt for a query. points: at which masks are compared. scale_low, scale_high: of random windows.
+    SAM's prompt for a query. points: at which masks are compared. scale_low, scale_high: of random windows. fit: of
+    `mask2former.data.FITS`. schedule: of `training.SCHEDULES`. pyramid: whether queries look at three scales.
     draw_all: in training SAM draws every query and true objects go to what it drew, as in the paper; otherwise they
     go to what the prompter guessed, and SAM draws only what was chosen, in less than half the time.
     """
@@ -70,6 +81,9 @@ class Layout:
     points: int = 12544
     scale_low: float = 0.1
     scale_high: float = 2.0
+    fit: str = "pad"
+    schedule: str = "cosine"
+    pyramid: bool = True
     draw_all: bool = True
 
     def __post_init__(self):
@@ -78,6 +92,7 @@ class Layout:
 
 SMALL = {"every": 1, "heads": 4, "feedforward": 128, "encoder_layers": 1, "layers": 3, "points": 1024}
 SMALL |= {"scale_low": 0.75, "scale_high": 1.25, "draw_all": False}
+SMALL |= {"fit": "squash", "schedule": "poly", "pyramid": False}
 
 # small and tiny are for processors and tests, from random weights
 LAYOUTS = {name: Layout(method.LAYOUTS[name]) for name in ("vit_b", "vit_l", "vit_h")}
@@ -121,7 +136,8 @@ class RSPrompter(nn.Module):
             False
         )  # only its fixed positions are used
         self.mask_decoder = method.build_mask_decoder(sam)
-        self.aggregator = FeatureAggregator(sam.embed_dim, range(0, sam.depth, layout.every), layout.width)
+        channels = PYRAMID if layout.pyramid else layout.width
+        self.aggregator = FeatureAggregator(sam.embed_dim, range(0, sam.depth, layout.every), channels)
         self.prompter = QueryPrompter(layout, classes)
 
     def stretch(self, height: int, width: int) -> None:
@@ -189,33 +205,95 @@ def _convolution(before: int, after: int, kernel: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False), LayerNorm2d(after), nn.ReLU()
 
 
-class QueryPrompter(nn.Module):
-    """Features `(N,width,h,w)` to classes, masks and prompts; a query looks only at the mask it guessed before."""
+class OneScale(nn.Module):
+    """Features `(N,width,h,w)` to the scale that queries look at, and a canvas of their masks `(N,width,4h,4w)`."""
 
-    def __init__(self, layout: Layout, classes: int):
+    def __init__(self, layout: Layout):
         super().__init__()
-        width, self.tokens = layout.width, layout.tokens
+        width = self.channels = layout.width
         self.position = PositionEmbeddingRandom(width // 2)
         one = nn.TransformerEncoderLayer(width, layout.heads, layout.feedforward, dropout=0.0, batch_first=True)
         self.encoder = nn.TransformerEncoder(one, layout.encoder_layers, enable_nested_tensor=False)
         self.upscale = upscaling(width, width, width)
+
+    def forward(self, features: Tensor) -> tuple[list[Seen], Tensor]:
+        grid = features.shape[2:]
+        place = self.position(list(grid)).flatten(1).T
+        seen = self.encoder(features.flatten(2).transpose(1, 2) + place)
+        return [(seen, place, grid)], self.upscale(seen.transpose(1, 2).unflatten(2, grid))
+
+
+class Pyramid(nn.Module):
+    """The same on five levels, of strides 4 to 64, as published: a simple pyramid on features `(N,256,h,w)` of stride
+    16, deformable attention on its three coarsest levels, which queries see in turn, the coarsest first, and a canvas
+    `(N,256,4h,4w)`. The attention and what follows it are mmdetection's, as published.
+    """
+
+    def __init__(self, layout: Layout):
+        from unseg_lib.victims.openmmlab.compat import import_library
+
+        super().__init__()
+        import_library("mmdet")
+        from mmdet.models.layers import MSDeformAttnPixelDecoder, SinePositionalEncoding
+        from mmengine.config import ConfigDict
+
+        width, self.channels = layout.width, PYRAMID
+        # the levels
+        half, quarter = PYRAMID // 2, PYRAMID // 4
+        finest, finer = upscaling(PYRAMID, half, quarter), nn.ConvTranspose2d(PYRAMID, half, 2, stride=2)
+        self.levels = nn.ModuleList([finest, finer, nn.Identity(), nn.MaxPool2d(2)])
+        channels = (quarter, half, PYRAMID, PYRAMID)
+        self.lateral = nn.ModuleList(nn.Sequential(*_convolution(one, PYRAMID, 1)[:2]) for one in channels)
+        self.smooth = nn.ModuleList(nn.Sequential(*_convolution(PYRAMID, PYRAMID, 3)[:2]) for _ in channels)
+        # attention on three of them
+        attention = {"embed_dims": width, "num_heads": layout.heads, "num_levels": 3, "num_points": 4}
+        thinking = {"embed_dims": width, "feedforward_channels": layout.feedforward, "num_fcs": 2, "ffn_drop": 0.0}
+        layer = {"self_attn_cfg": attention | {"dropout": 0.0, "batch_first": True}, "ffn_cfg": thinking}
+        place = {"num_feats": width // 2, "normalize": True}
+        how = {"in_channels": [PYRAMID] * 5, "strides": [4, 8, 16, 32, 64], "feat_channels": width, "num_outs": 3}
+        how |= {"out_channels": PYRAMID, "norm_cfg": {"type": "GN", "num_groups": 32}}
+        encoder = ConfigDict(num_layers=layout.encoder_layers, layer_cfg=layer)
+        self.decoder = MSDeformAttnPixelDecoder(**how, encoder=encoder, positional_encoding=ConfigDict(place))
+        self.decoder.init_weights()
+        self.position, self.level = SinePositionalEncoding(**place), nn.Embedding(3, width)
+
+    def forward(self, features: Tensor) -> tuple[list[Seen], Tensor]:
+        parts = [lateral(level(features)) for level, lateral in zip(self.levels, self.lateral)]
+        levels = [smooth(part) for part, smooth in zip(parts, self.smooth)]
+        levels.append(F.max_pool2d(levels[-1], 1, stride=2))
+        # the places it looks at need all digits
+        with torch.autocast(features.device.type, enabled=False), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.meshgrid")  # mmdetection's calls, which nobody will mend
+            canvas, scales = self.decoder([one.float() for one in levels])
+        places = (self.position(one.new_zeros(1, *one.shape[2:], dtype=torch.bool)) for one in scales)
+        flat = ([one.flatten(2).transpose(1, 2) for one in both] for both in zip(scales, places))
+        every = zip(flat, self.level.weight, scales)
+        return [(seen + level, place[0], one.shape[2:]) for (seen, place), level, one in every], canvas
+
+
+class QueryPrompter(nn.Module):
+    """Features `(N,C,h,w)` to classes, masks and prompts; a query looks only at the mask it guessed before."""
+
+    def __init__(self, layout: Layout, classes: int):
+        super().__init__()
+        width, self.tokens = layout.width, layout.tokens
+        self.scales = (Pyramid if layout.pyramid else OneScale)(layout)
         self.queries = nn.Embedding(layout.queries, width)
         self.query_position = nn.Embedding(layout.queries, width)
         self.layers = nn.ModuleList(QueryLayer(width, layout.heads, layout.feedforward) for _ in range(layout.layers))
         self.norm = nn.LayerNorm(width)
         self.classes = nn.Linear(width, classes + 1)
-        self.masks = MLP(width, width, width, 3)
+        self.masks = MLP(width, width, self.scales.channels, 3)
         self.prompts = MLP(width, 2 * layout.sam.width, 2 * layout.tokens * layout.sam.width, 3)
 
     def forward(self, features: Tensor) -> tuple[Guesses, Tensor]:
         """Guesses before each layer and at the end, and prompts `(N,Q,tokens,C)`."""
-        n, _, *grid = features.shape
-        place = self.position(grid).flatten(1).T  # (h*w,width)
-        seen = self.encoder(features.flatten(2).transpose(1, 2) + place)
-        canvas = self.upscale(seen.transpose(1, 2).unflatten(2, grid))
-        queries, place_of_query = (table.weight.expand(n, -1, -1) for table in (self.queries, self.query_position))
+        scales, canvas = self.scales(features)
+        tables = self.queries, self.query_position
+        queries, place_of_query = (table.weight.expand(len(features), -1, -1) for table in tables)
         found = [self.predict(queries, canvas)]
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
+            seen, place, grid = scales[i % len(scales)]
             queries = layer(queries, place_of_query, seen, place, hidden=outside(found[-1][1], grid))
             found.append(self.predict(queries, canvas))
         return found, self.prompt(queries)
@@ -253,7 +331,7 @@ class QueryLayer(nn.Module):
 
 
 @torch.no_grad()
-def outside(masks: Tensor, grid: list[int]) -> Tensor:
+def outside(masks: Tensor, grid: Sequence[int]) -> Tensor:
     """Where guessed masks `(N,Q,H,W)` are not, bool `(N,Q,h*w)`; nowhere for a mask that is empty at `grid`."""
     hidden = (F.interpolate(masks, tuple(grid), mode="bilinear", align_corners=False) < 0).flatten(2)
     return hidden & ~hidden.all(dim=2, keepdim=True)
@@ -277,9 +355,10 @@ class Objects:
 def batch_loss(run: VictimRun, model: RSPrompter, data: MaskedImages, chosen: Tensor, rng: Rng) -> Tensor:
     """The loss on the images numbered `chosen`, defended and augmented, summed over the prompter's layers."""
     layout = model.layout
-    x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
-    scale = layout.scale_low, layout.scale_high
-    x, *found = augment(normalise(x), *data.learnt(chosen), scale, rng("augmentation"))
+    x, shapes = data.batch(chosen)
+    x = defended_batch(run, x.to(run.device), rng("defence"))
+    scale, how = (layout.scale_low, layout.scale_high), {"size": run.size, "shapes": shapes}
+    x, *found = augment(normalise(x), *data.learnt(chosen), scale, rng("augmentation"), **how)
     objects, drawn = Objects(*found, layout.points), rng("drawn")
     with autocast(run):
         embedding, (*earlier, last), prompts = model.guess(x)

@@ -28,13 +28,42 @@ from unseg_lib.victims.data import augment, batches, normalise, resized_image, r
 from unseg_lib.victims.run import VictimRun, summary
 
 WEIGHT_DECAY, POLY_POWER = 1e-2, 0.9
+DROPS = 327_778 / 368_750, 355_092 / 368_750  # of Mask2Former's steps on COCO
+WARM_UP, LOWEST = 50, 1e-3  # steps, and share of the learning rate at their start and at the end, of `cosine`
 SHOWN = 4  # test images whose predictions are kept
 
 Rng = Callable[[str], torch.Generator]  # what for -> a generator of this step's own
 
 
+def poly(step: int, total: int, epochs: int) -> float:
+    """The share of the learning rate at a step from 0, of `total` in so many epochs."""
+    return (1 - step / total) ** POLY_POWER
+
+
+def steps(step: int, total: int, epochs: int) -> float:
+    """A tenth at each of DROPS; Mask2Former's ten steps of warm-up on COCO have WARMUP_FACTOR 1, which is none."""
+    return 0.1 ** sum(step >= round(total * part) for part in DROPS)
+
+
+def cosine(step: int, total: int, epochs: int) -> float:
+    """Half a wave down to a thousandth, by epochs from the second on, after 50 steps of warm-up: RSPrompter's."""
+    warm = min(1.0, LOWEST + (1 - LOWEST) * step / (WARM_UP - 1))
+    wave = (1 + math.cos(math.pi * max(0, step * epochs // total - 1) / epochs)) / 2
+    return warm * (LOWEST + (1 - LOWEST) * wave)
+
+
+SCHEDULES = {"poly": poly, "steps": steps, "cosine": cosine}
+
+
 def adamw(run: VictimRun, model: nn.Module) -> Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
+
+
+def sgd(run: VictimRun, model: nn.Module, head_lr: float, **how: float) -> Optimizer:
+    """SGD in which all that is not the encoder learns `head_lr` times as fast."""
+    encoder, every = {id(p) for p in model.encoder.parameters()}, list(model.parameters())
+    parts = {1.0: [p for p in every if id(p) in encoder], head_lr: [p for p in every if id(p) not in encoder]}
+    return torch.optim.SGD([{"params": params, "factor": factor} for factor, params in parts.items()], lr=run.lr, **how)
 
 
 def read_labelled(run: VictimRun, source: SegmentationSet, what: str) -> tuple[Tensor, Tensor]:
@@ -71,7 +100,7 @@ class Recipe:
     optimiser: (run, model) -> optimiser; "factor" in a group of its parameters multiplies the learning rate.
     loss: (run, model, data, image numbers, rng) -> loss of a step; `rng("what for")` makes a generator.
     test: (run, model, data) -> scores, see `train_victim`. keep: (run, model, data) writes predictions.npz.
-    clip: the largest norm of a step's gradient.
+    clip: the largest norm of a step's gradient. schedule: of SCHEDULES.
     """
 
     read: Callable[[VictimRun, SegmentationSet, str], Any] = read_labelled
@@ -80,6 +109,7 @@ class Recipe:
     test: Callable[[VictimRun, nn.Module, Any], dict] = label_scores
     keep: Callable[[VictimRun, nn.Module, Any], None] = keep_predictions
     clip: float | None = None
+    schedule: str = "poly"
 
 
 ORDINARY = Recipe()
@@ -115,12 +145,12 @@ def train_epoch(run: VictimRun, model: nn.Module, optimiser: Optimizer, recipe: 
     """One pass over the images (epochs count from 1); returns the mean loss."""
     model.train()
     order = batches(len(run.train), run.batch_size, run.seed, epoch)
-    total, losses = run.epochs * len(order), []
+    total, losses, schedule = run.epochs * len(order), [], SCHEDULES[recipe.schedule]
     with own_randomness(run.device, run.seed, "dropout", epoch):
         for i, chosen in enumerate(order):
             step = (epoch - 1) * len(order) + i
             for group in optimiser.param_groups:
-                group["lr"] = run.lr * group.get("factor", 1.0) * (1 - step / total) ** POLY_POWER
+                group["lr"] = run.lr * group.get("factor", 1.0) * schedule(step, total, run.epochs)
             loss = recipe.loss(run, model, data, chosen, lambda what, i=i: torch_rng(run.seed, what, epoch, i))
             losses.append(train_step(model, optimiser, loss, recipe.clip))
             check_finite(losses[-1], epoch, i + 1, optimiser.param_groups[0]["lr"])
@@ -157,10 +187,12 @@ def loss_function(run: VictimRun) -> Callable[..., Tensor]:
 
 
 def plain_loss(run: VictimRun, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Cross entropy of the logits for x, normalised float `(N,3,H,W)`, with labels int64 `(N,H,W)`."""
+    """Cross entropy of the logits for x, normalised float `(N,3,H,W)`, with labels int64 `(N,H,W)`; of a model with
+    auxiliary heads, which says so by `weighted`, their weighted sum.
+    """
     with autocast(run):
-        logits = model(x)
-    return cross_entropy(logits.float(), y)
+        parts = model.weighted(x) if hasattr(model, "weighted") else [(1.0, model(x))]
+    return sum(weight * cross_entropy(logits.float(), y) for weight, logits in parts)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

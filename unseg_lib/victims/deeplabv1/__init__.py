@@ -62,7 +62,10 @@ def train(run: VictimRun) -> dict:
 
 
 def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
-    """The model with seeded first weights, or those of a file and its normalisation frozen, as published."""
+    """The model with seeded first weights, or those of a file and its stem and normalisation frozen, as published.
+
+    The head starts as published from Xavier's weights; of "-tiny" as Chen et al. their last layer, and its stem learns.
+    """
     if init == "imagenet":
         raise UnsegError(
             "Expected init=random or a file for DeepLabV1, found imagenet, which no hub has for WideResNet-38; "
@@ -73,11 +76,13 @@ def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.normal_(model.head.weight, std=0.01)  # as Chen et al. their last layer
+        if model.encoder.plain:
+            nn.init.normal_(model.head.weight, std=0.01)
         for layer in (model.decoder.conv, model.head):
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias) if model.encoder.plain else nn.init.xavier_uniform_(layer.weight)
     if init != "random":
         load_deeplab(model, Path(init))
+        model.encoder.stem.requires_grad_(model.encoder.plain)
         for layer in model.encoder.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 training.kept_as_it_is(layer)
@@ -85,20 +90,20 @@ def build(name: str, classes: int, init: str, seed: int) -> DeepLabV1:
 
 
 def sgd(variant: Variant, run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
-    encoder, every = {id(p) for p in model.encoder.parameters()}, list(model.parameters())
-    parts = {1.0: [p for p in every if id(p) in encoder], HEAD_LR: [p for p in every if id(p) not in encoder]}
-    groups = [{"params": params, "factor": factor} for factor, params in parts.items()]
-    return torch.optim.SGD(groups, lr=run.lr, **WEIGHT_DECAYS[variant.weight_decay])
+    return training.sgd(run, model, HEAD_LR, **WEIGHT_DECAYS[variant.weight_decay])
 
 
-def read(run: VictimRun, source: SegmentationSet, what: str) -> Data:
-    """All images and label maps; for VOC at the published size that is 8 GB."""
-    longer, images, labels = round(max(run.size) * LONGER_SIDE), [], []
+def read(run: VictimRun, source: SegmentationSet, what: str, longer: float = LONGER_SIDE, full: bool = False) -> Data:
+    """All images and label maps; for VOC at the published size that is 8 GB.
+
+    longer: side of an image, over that of the crop. full: labels stay as large as they are.
+    """
+    longer, images, labels = round(max(run.size) * longer), [], []
     for id in progress(source.ids, f"reading {what} images"):
         pixels, label = source.image(id), source.label(id)
         size = tuple(max(1, round(side * longer / max(label.shape))) for side in label.shape)
         images.append(resized_image(pixels, size))
-        labels.append(resized_label(label, size))
+        labels.append(resized_label(label, label.shape if full else size))
     return images, labels
 
 

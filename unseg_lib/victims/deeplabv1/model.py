@@ -32,10 +32,13 @@ class Residual(nn.Module):
     """A unit: (norm, ReLU, convolution) for each convolution, plus the shortcut.
 
     entering: channels of the image. channels, kernels: of each convolution. stride, first_dilation: of the first one.
-    dilation: of the others. dropout: before the last.
+    dilation: of the others. dropout: of whole channels, before all convolutions but the first; plain: of values, before
+    the last alone.
     """
 
-    def __init__(self, entering, channels, kernels, *, stride=1, first_dilation=1, dilation=1, dropout=0.0):
+    def __init__(
+        self, entering, channels, kernels, *, stride=1, first_dilation=1, dilation=1, dropout=0.0, plain=False
+    ):
         super().__init__()
         before = (entering, *channels)
         self.norms = nn.ModuleList(nn.BatchNorm2d(count) for count in before[:-1])
@@ -46,7 +49,8 @@ class Residual(nn.Module):
             self.convs.append(nn.Conv2d(before[i], before[i + 1], kernel, bias=False, **place))
         same = entering == before[-1] and stride == 1
         self.shortcut = None if same else nn.Conv2d(entering, before[-1], 1, stride=stride, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if plain else nn.Dropout2d(dropout)
+        self.first_dropped = len(kernels) if plain else 2
 
     def forward(self, x: Tensor) -> Tensor:
         first = F.relu(self.norms[0](x))
@@ -55,20 +59,20 @@ class Residual(nn.Module):
         x = self.convs[0](first)
         for i, (norm, conv) in enumerate(zip(self.norms[1:], self.convs[1:]), start=2):
             x = F.relu(norm(x))
-            x = conv(self.dropout(x) if i == len(self.convs) else x)
+            x = conv(self.dropout(x) if i >= self.first_dropped else x)
         return x + shortcut
 
 
 class WideResNet38(nn.Module):
-    """float `(N,3,H,W)` -> features of levels 4 to 7, the last `(N,4096,H/8,W/8)`, rounded up."""
+    """float `(N,3,H,W)` -> features of levels 4 to 7, the last `(N,4096,H/8,W/8)`; plain: see `Residual`."""
 
-    def __init__(self, narrower: int = 1, lengths: Sequence[int] = (3, 3, 6, 3)):
+    def __init__(self, narrower: int = 1, lengths: Sequence[int] = (3, 3, 6, 3), plain: bool = False):
         super().__init__()
-        channels = 64 // narrower
+        self.plain, channels = plain, 64 // narrower
         self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         self.units = nn.ModuleDict()
         for name, unit in units(narrower, lengths).items():
-            self.units[name] = Residual(channels, **unit)
+            self.units[name] = Residual(channels, **unit, plain=plain)
             channels = unit["channels"][-1]
         self.norm = nn.BatchNorm2d(channels)
 
@@ -80,7 +84,7 @@ class WideResNet38(nn.Module):
 
 
 # tiny is for tests and processors: a sixteenth of the channels, every level kept
-WIDTHS = {"wideresnet38": WideResNet38, "wideresnet38-tiny": partial(WideResNet38, 16, (1, 1, 2, 1))}
+WIDTHS = {"wideresnet38": WideResNet38, "wideresnet38-tiny": partial(WideResNet38, 16, (1, 1, 2, 1), plain=True)}
 
 
 class DeepLabV1(nn.Module):

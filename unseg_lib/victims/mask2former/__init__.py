@@ -2,7 +2,16 @@
 
 "mask2former:resnet50", "mask2former:swin-tiny", "mask2former:tiny", and with the fields of `Layout` as options, as
 "mask2former:resnet50 queries=50 colour=False". As published: AdamW, lr 1e-4, a tenth of it for the backbone.
+
+The published configs of github.com/facebookresearch/Mask2Former in these words, with size, epochs and data set:
+ADE20K "fit=shorter" (size 512 x 512, instances and panoptic 640 x 640), Cityscapes "crop=0.5 norm=trained" (size
+1024 x 2048), COCO "fit=lsj scale_low=0.1 colour=False schedule=steps" (size 1024 x 1024). What differs: ADE20K's and
+Cityscapes' scales are drawn from 0.5 to 2, published in steps of a tenth; a small image lies anywhere in its window,
+published at the upper left; images without an object are trained on, too; Hugging Face's microsoft/resnet-50 stands
+for torchvision's first weights; bfloat16 for float16.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +31,8 @@ def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     _, layout = with_options(run.name, LAYOUTS, "Mask2Former")
     model = build(layout, len(run.train.classes), run.init, run.seed)
-    return fit(run, model, Recipe(read, adamw, batch_loss, test=scores, keep=keep, clip=CLIP))
+    how = {"test": scores, "keep": keep, "clip": CLIP, "schedule": layout.schedule}
+    return fit(run, model, Recipe(partial(read, fit=layout.fit), adamw, batch_loss, **how))
 
 
 def adamw(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
@@ -42,10 +52,12 @@ def adamw(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
 def batch_loss(run: VictimRun, model: nn.Module, data: MaskedImages, chosen: Tensor, rng: Rng) -> Tensor:
     """The published loss, over all layers, in fp32: 2 x class + 5 x mask + 5 x dice of the matched queries."""
     layout = model.layout
-    x = defended_batch(run, data.x[chosen].to(run.device), rng("defence"))
+    x, shapes = data.batch(chosen)
+    x = defended_batch(run, x.to(run.device), rng("defence"))
     x = 255 * recolour(x.float() / 255, rng("colour")) if layout.colour else x
     scale = layout.scale_low, layout.scale_high
-    x, masks, classes = augment(normalise(x), *data.learnt(chosen), scale, rng("augmentation"), layout.crop)
+    how = {"crop": layout.crop, "size": run.size, "shapes": shapes}
+    x, masks, classes = augment(normalise(x), *data.learnt(chosen), scale, rng("augmentation"), **how)
     with autocast(run):
         found = model(x, output_auxiliary_logits=True)
     last = found.masks_queries_logits.float(), found.class_queries_logits.float()

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unseg_lib.errors import UnsegError
+from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import read_json
 from unseg_lib.victims.data import MEAN, STD
-from unseg_lib.victims.training import own_randomness
+from unseg_lib.victims.mask2former.data import FITS
+from unseg_lib.victims.training import SCHEDULES, kept_as_it_is, own_randomness
 from unseg_lib.victims.weights import (
     LITE0,
     first_line,
@@ -33,7 +34,9 @@ class Layout:
     backbone: class in transformers and its arguments. weights: the backbone's on Hugging Face's hub, trained on
     ImageNet, or `LITE0`, whose come with the kit. backbone_lr: factor of the backbone's learning rate. scale_low,
     scale_high: of random windows; COCO's config has 0.1 to 2. crop: sides of these windows over the image's;
-    Cityscapes' config has half. colour: whether colours are changed; COCO's config has not. threshold, overlap: see
+    Cityscapes' config has half. colour: whether colours are changed; COCO's config has not. fit: of `data.FITS`.
+    schedule: of `training.SCHEDULES`; COCO's config has steps. norm: whether the batch norms of a ResNet that somebody
+    has trained stay as they are, "frozen", or are "trained", as Cityscapes' config has it. threshold, overlap: see
     `outputs.segments`.
     """
 
@@ -52,11 +55,15 @@ class Layout:
     scale_high: float = 2.0
     crop: float = 1.0
     colour: bool = True
+    fit: str = "squash"
+    schedule: str = "poly"
+    norm: str = "frozen"
     threshold: float = 0.8
     overlap: float = 0.8
 
     def __post_init__(self):
         check_layout(self, "Mask2Former", 32)
+        pick(dict.fromkeys(("frozen", "trained")), self.norm, "norm of Mask2Former")
         if not 0 < self.crop <= 1:
             raise UnsegError(f"Expected crop of Mask2Former above 0 and to 1, found {self.crop:g}.")
         for name, value in {"threshold": self.threshold, "overlap": self.overlap}.items():
@@ -65,7 +72,9 @@ class Layout:
 
 
 def check_layout(layout: Any, what: str, divisor: int) -> None:
-    """Refuse counts below 1, a width that heads or positions do not divide, and windows of no scale."""
+    """Refuse counts below 1, a width that heads or positions do not divide, windows of no scale, unknown words."""
+    pick(FITS, layout.fit, f"fit of {what}")
+    pick(SCHEDULES, layout.schedule, f"schedule of {what}")
     for name, value in vars(layout).items():
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             raise UnsegError(f"Expected {name} of {what} from 1, found {value}.")
@@ -80,6 +89,7 @@ LITE0_STAGES = {"backbone": LITE0, "out_indices": (1, 2, 3, 4), "use_pretrained_
 SWIN_TINY = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "drop_path_rate": 0.3}
 RESNET_TINY = {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1], "layer_type": "basic"}
 TINY = {"width": 64, "feedforward": 128, "pixel_layers": 1, "pixel_feedforward": 128, "heads": 4, "layers": 2}
+TINY |= {"norm": "trained"}
 
 LAYOUTS = {
     "resnet50": Layout(("ResNetConfig", STAGES), "microsoft/resnet-50"),
@@ -114,6 +124,10 @@ def build(layout: Layout, classes: int, init: str, seed: int) -> nn.Module:
                 load_resnet(pixels.encoder, found, path)
             else:
                 load_weights(model, found | own, path, "this Mask2Former", **words)
+    if init != "random" and layout.norm == "frozen":
+        for layer in pixels.encoder.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                kept_as_it_is(layer)
     if layout.weights == LITE0:
         renormalise(pixels.encoder._backbone, MEAN, STD)
     _keep_in_fp32(pixels.decoder)

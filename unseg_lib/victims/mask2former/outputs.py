@@ -5,7 +5,7 @@ run's size before anything is decided (Cheng et al., CVPR 2022, and their code).
 masks to 384 x 384 first, weigh the panoptic threshold by the score, and mix devices.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -83,23 +83,31 @@ def scaled(masks: Tensor, size: Size) -> Tensor:
 
 
 def scores(run: VictimRun, model: nn.Module, data: MaskedImages) -> dict:
-    """Scores of the run's task, see `train_victim`; AP's areas are in pixels of the run's size."""
-    found, countable = predict(run, model, data.x), things(run.test)
+    """Scores of the run's task, see `train_victim`; AP's areas are in pixels of the masks, see `MaskedImages`."""
+    found, countable = enumerate(predict(run, model, data)), things(run.test)
     if run.task == "instance":
-        return {"scores": _precision(run, data, (instances(*one, run.size, countable) for one in found))}
+        return {"scores": _precision(run, data, (instances(*one, data.size(i), countable) for i, one in found))}
     if run.task == "panoptic":
         return {"scores": _panoptic_scores(run, data, found, model.layout)}
-    return scores_of(sum(_confusion(run, i, one) for i, one in enumerate(found)))
+    return scores_of(sum(_confusion(run, i, one, data.size(i)) for i, one in found))
 
 
 @torch.inference_mode()
-def predict(run: VictimRun, model: nn.Module, x: Tensor) -> Iterator[Logits]:
-    """What the model says of every image, uint8 `(N,3,H,W)`."""
+def predict(
+    run: VictimRun, model: nn.Module, data: MaskedImages, some: Sequence[int] | None = None
+) -> Iterator[Logits]:
+    """What the model says of every image, or of those numbered `some`."""
     model.eval()
-    for some in x.split(run.batch_size):
+    some = range(len(data.x)) if some is None else some
+    step = run.batch_size if isinstance(data.x, Tensor) else 1  # of images of many shapes one by one, as published
+    for start in range(0, len(some), step):
+        x, shapes = data.batch(list(some[start : start + step]))
         with autocast(run):
-            found = model(normalise(some.to(run.device)))
-        yield from zip(found.class_queries_logits.float(), found.masks_queries_logits.float())
+            found = model(normalise(x.to(run.device)))
+        masks = found.masks_queries_logits.float()
+        # what is around an image that keeps its ratio is cut off
+        masks = masks if shapes is None else scaled(masks[0], x.shape[2:])[None, :, : shapes[0][0], : shapes[0][1]]
+        yield from zip(found.class_queries_logits.float(), masks)
 
 
 def _truths(data: MaskedImages, only: Iterable[int]) -> Iterator[tuple[np.ndarray, ...]]:
@@ -114,29 +122,30 @@ def _precision(run: VictimRun, data: MaskedImages, found: Iterable[tuple]) -> di
     return average_precision(_truths(data, things(run.test)), found, run.test.classes)
 
 
-def _panoptic_scores(run: VictimRun, data: MaskedImages, found: Iterable[Logits], layout: Layout) -> dict:
+def _panoptic_scores(run: VictimRun, data: MaskedImages, found: Iterable[tuple], layout: Layout) -> dict:
     """PQ; "AP_pan" of the instances and "mIoU_pan" of the label maps that the same model gives, as published."""
     matrix, both, countable = 0, ([], []), things(run.test)
-    for i, one in enumerate(found):
-        matrix += _confusion(run, i, one)
-        parts = segments(*one, run.size, countable, layout), instances(*one, run.size, countable)
+    for i, one in found:
+        size = data.size(i)
+        matrix += _confusion(run, i, one, size)
+        parts = segments(*one, size, countable, layout), instances(*one, size, countable)
         for kept, (masks, *more) in zip(both, parts):
             kept.append((pack(masks), *more))  # a large test set would not fit unpacked
-    pieces, objects = (((unpack(masks, run.size), *more) for masks, *more in kept) for kept in both)
+    pieces, objects = (((unpack(masks, data.size(i)), *more) for i, (masks, *more) in enumerate(kept)) for kept in both)
     quality = panoptic_quality(_truths(data, range(len(run.test.classes))), pieces, run.test.classes, countable)
     return quality | {"AP_pan": _precision(run, data, objects)["AP"], "mIoU_pan": scores_of(matrix)["miou"]}
 
 
-def _confusion(run: VictimRun, i: int, one: Logits) -> Tensor:
+def _confusion(run: VictimRun, i: int, one: Logits, size: Size) -> Tensor:
     """Against the label map, which has what panoptic segments lack: crowds, and things without a mask."""
-    label = resized_label(run.test.label(run.test.ids[i]), run.size)
-    return confusion(label_map(*one, run.size).cpu(), label, len(run.test.classes))
+    label = resized_label(run.test.label(run.test.ids[i]), size)
+    return confusion(label_map(*one, size).cpu(), label, len(run.test.classes))
 
 
 def keep(run: VictimRun, model: nn.Module, data: MaskedImages) -> None:
     """Write predictions.npz of some test images: label maps, and of instances and segments also their numbers."""
     some = shown(len(data.x))
-    found = zip(some, predict(run, model, data.x[some]))
+    found = zip(some, predict(run, model, data, some))
     rows = [shown_image(run, run.test.ids[i]) | _drawings(run, data, i, one, model.layout) for i, one in found]
     save_predictions(run, rows)
 
@@ -145,6 +154,8 @@ def _drawings(run: VictimRun, data: MaskedImages, i: int, one: Logits, layout: L
     if run.task in LABEL_TASKS:
         return {"prediction": label_map(*one, run.size).cpu()}
     (masks,), (classes,) = data.learnt([i])
+    resized = [resized_label(one.numpy(), run.size) for one in masks]
+    masks = torch.stack(resized) if resized else masks.new_zeros(0, *run.size)
     if run.task == "panoptic":
         found = segments(*one, run.size, things(run.test), layout)
     else:

@@ -1,0 +1,264 @@
+"""The victims' recipes beside their published numbers; each source is named. DeepLabV3's are in test_deeplabv3.py."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from toy_instances import MASK2FORMER, RSPROMPTER, run_of, shapes
+
+from unseg_lib import UnsegError
+from unseg_lib.method import BilevelConfig, Generator
+from unseg_lib.method.bilevel import Game
+from unseg_lib.options import with_options
+from unseg_lib.seeds import torch_rng
+from unseg_lib.victims import mask2former, rsprompter, sam_hq, training
+from unseg_lib.victims.data import random_windows
+from unseg_lib.victims.mask2former import data as instances
+from unseg_lib.victims.mask2former import outputs
+from unseg_lib.victims.mask2former.model import LAYOUTS, build
+
+# the published configs in the words of our options, as docs of `victims.mask2former` have them
+ADE20K = "resnet50 fit=shorter"
+CITYSCAPES = "resnet50 crop=0.5 norm=trained"
+COCO = "resnet50 fit=lsj scale_low=0.1 colour=False schedule=steps"
+
+
+def layout_of(words: str):
+    return with_options(words, LAYOUTS, "Mask2Former")[1]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    return shapes(root, "train", 4), shapes(root, "test", 3)
+
+
+# learning rates and schedules
+
+
+def test_mask2former_on_coco_drops_at_the_published_steps():
+    """Base-COCO-InstanceSegmentation.yaml: STEPS (327778, 355092), MAX_ITER 368750, detectron2's GAMMA 0.1;
+    WARMUP_FACTOR 1.0 makes of its 10 warm-up iterations none.
+    """
+    at = partial(training.steps, total=368_750, epochs=50)
+    assert [at(step) for step in (0, 9, 327_777, 327_778)] == [1, 1, 1, pytest.approx(0.1)]
+    assert [at(step) for step in (355_091, 355_092, 368_749)] == pytest.approx([0.1, 0.01, 0.01])
+    assert layout_of(COCO).schedule == "steps"
+    assert {layout_of(words).schedule for words in (ADE20K, CITYSCAPES)} == {"poly"}  # WarmupPolyLR
+    assert training.POLY_POWER == 0.9  # detectron2's POLY_LR_POWER, and DDC-AT's and MCTformer's `power`
+
+
+def test_rsprompter_warms_up_and_falls_by_half_a_wave():
+    """rsprompter_query-nwpu.py: LinearLR from 0.001 in iterations 0 to 50, CosineAnnealingLR by epoch from 1 to 600
+    with eta_min 0.001 of the rate; mmengine is asked what it makes of that.
+    """
+    from mmengine.optim.scheduler import CosineAnnealingLR, LinearLR
+
+    epochs, per_epoch, rate = 6, 20, 1e-4
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+    warm = LinearLR(optimiser, start_factor=0.001, by_epoch=False, begin=0, end=50)
+    wave = CosineAnnealingLR(optimiser, eta_min=rate * 0.001, begin=1, end=epochs, T_max=epochs, by_epoch=True)
+    published, ours = [], []
+    for step in range(epochs * per_epoch):
+        published.append(optimiser.param_groups[0]["lr"])
+        ours.append(rate * training.cosine(step, epochs * per_epoch, epochs))
+        optimiser.step()
+        warm.step()
+        if (step + 1) % per_epoch == 0:
+            wave.step()
+    # in the warm-up's second and third epoch mmengine's two schedules, which work on each other's rates, mix otherwise
+    settled = slice(50, None)
+    assert ours[:20] == pytest.approx(published[:20]) and ours[0] == pytest.approx(1e-7)
+    assert ours[settled] == pytest.approx(published[settled], rel=0.02)
+    one = rsprompter.LAYOUTS["vit_b"]
+    assert (one.schedule, rsprompter.CLIP, rsprompter.WEIGHT_DECAY) == ("cosine", 0.1, 0.05)
+
+
+def test_a_recipe_s_schedule_reaches_the_optimiser(sets):
+    run, seen, model = (
+        run_of(MASK2FORMER, sets, size=(32, 32), epochs=1, batch_size=2, lr=1.0),
+        [],
+        torch.nn.Conv2d(3, 1, 1),
+    )
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimiser.step = lambda: seen.append(optimiser.param_groups[0]["lr"])
+    loss = lambda run, model, *_: model(torch.zeros(1, 3, 2, 2)).sum()  # noqa: E731
+    training.train_epoch(run, model, optimiser, training.Recipe(loss=loss, schedule="cosine"), None, 1)
+    assert seen == pytest.approx([1e-3, 1e-3 + 0.999 / 49])
+
+
+# norms
+
+
+def test_norms_of_a_pretrained_resnet_stay_except_on_cityscapes(tmp_path):
+    """Base-ADE20K-*.yaml and Base-COCO-*.yaml leave MODEL.RESNETS.NORM at detectron2's FrozenBN ("# NORM: SyncBN" is a
+    comment there), Base-Cityscapes-*.yaml has "SyncBN".
+    """
+    norms = [layout_of(words).norm for words in (ADE20K, COCO, CITYSCAPES)]
+    assert norms == ["frozen", "frozen", "trained"]
+    tiny = layout_of(MASK2FORMER.partition(":")[2])
+    build(tiny, 4, "random", 3).encoder.save_pretrained(tmp_path)
+    for norm, init, still in (
+        ("frozen", str(tmp_path), True),
+        ("trained", str(tmp_path), False),
+        ("frozen", "random", False),
+    ):
+        model = build(replace(tiny, norm=norm), 4, init, 0).train()
+        of = [layer for layer in model.encoder.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        assert len(of) > 4 and all(layer.weight.requires_grad != still for layer in of)
+        before = of[0].running_mean.clone()
+        model(torch.rand(2, 3, 64, 64, generator=torch_rng("x")))
+        assert torch.equal(before, of[0].running_mean) == still
+
+
+# sizes, crops, augmentation
+
+
+def test_published_sizes():
+    """INPUT of the configs: COCO's LSJ, IMAGE_SIZE 1024, MIN_SCALE 0.1, MAX_SCALE 2, detectron2's MIN_SIZE_TEST 800 and
+    MAX_SIZE_TEST 1333; ADE20K's MIN_SIZE_TRAIN 0.5 to 2 x 512 (640), MAX_SIZE_TRAIN 2048 (2560), MIN_SIZE_TEST 512
+    (640), CROP.SIZE the same; Cityscapes' CROP.SIZE (512, 1024) of 1024 x 2048; RSPrompter's RandomResize of
+    (1024, 1024) by 0.1 to 2 with keep_ratio, and Resize and Pad to 1024 in the test.
+    """
+    training_size, test_size = instances.FITS["lsj"]
+    assert training_size((480, 640), (1024, 1024)) == (768, 1024)
+    assert [test_size(one, (1024, 1024)) for one in ((480, 640), (640, 480), (300, 900))] == [
+        (800, 1067),
+        (1067, 800),
+        (444, 1333),
+    ]
+    for side in (512, 640):
+        for rule in instances.FITS["shorter"]:
+            assert rule((300, 400), (side, side)) == (side, round(side * 4 / 3))
+            assert max(rule((100, 1000), (side, side))) == 4 * side
+    assert [rule((500, 1000), (1024, 1024)) for rule in instances.FITS["pad"]] == [(512, 1024)] * 2
+    coco, ade, city = map(layout_of, (COCO, ADE20K, CITYSCAPES))
+    assert (coco.fit, coco.scale_low, coco.scale_high, coco.crop, coco.colour) == ("lsj", 0.1, 2.0, 1.0, False)
+    assert (ade.fit, ade.scale_low, ade.scale_high, ade.crop, ade.colour) == ("shorter", 0.5, 2.0, 1.0, True)
+    assert (city.scale_low, city.scale_high, city.crop, city.colour) == (0.5, 2.0, 0.5, True)  # COLOR_AUG_SSD
+    one = rsprompter.LAYOUTS["vit_b"]
+    assert (one.fit, one.scale_low, one.scale_high, one.sam.image_size) == ("pad", 0.1, 2.0, 1024)
+
+
+def test_what_has_no_published_numbers_stays_as_it_was():
+    """The small victims, which the other profiles train."""
+    for name in ("tiny", "lite0"):
+        one = LAYOUTS[name]
+        assert (one.fit, one.schedule, one.norm) == ("squash", "poly", "trained")
+    for name in ("small", "tiny"):
+        one = rsprompter.LAYOUTS[name]
+        assert (one.fit, one.schedule, one.pyramid) == ("squash", "poly", False)
+    x = torch.zeros(3, 3, 10, 14)
+    plain = random_windows(x, (0.5, 2.0), torch_rng("w"), 0.5)
+    whole = random_windows(x, (0.5, 2.0), torch_rng("w"), 0.5, (10, 14), [(10, 14)] * 3)
+    assert torch.equal(plain, whole)
+
+
+def test_windows_of_images_that_keep_their_ratio():
+    """A white image, 20 x 60 in the corner of a canvas: at scale 1 a window of 40 x 40 shows 20 rows and 40 columns."""
+    x = torch.zeros(1, 3, 64, 96)
+    x[:, :, :20, :60] = 1
+    mask = torch.ones(1, 20, 60, dtype=torch.bool)
+    starts = set()
+    for seed in range(12):
+        how = {"size": (40, 40), "shapes": [(20, 60)]}
+        seen, (moved,), _ = instances.augment(x.clone(), [mask], [torch.zeros(1)], (1.0, 1.0), torch_rng(seed), **how)
+        assert seen.shape == (1, 3, 40, 40)
+        rows, columns = (seen[0, 0] > 0.5).any(dim=1), (seen[0, 0] > 0.5).any(dim=0)
+        assert abs(int(rows.sum()) - 20) <= 1 and int(columns.sum()) == 40
+        assert ((seen[0, 0] > 0.5) != moved[0]).float().mean() < 0.06  # bilinear against nearest, at the edge
+        starts.add(int(rows.float().argmax()))
+    assert len(starts) > 3
+    # twice as large it fills the window, half as large it is 10 x 30
+    large, small = (
+        instances.augment(x.clone(), [mask], [torch.zeros(1)], (s, s), torch_rng(0), **how)[0][0, 0] for s in (2, 0.5)
+    )
+    assert (large > 0.99).float().mean() > 0.9 and abs(float((small > 0.5).sum()) - 300) < 45
+
+
+@pytest.mark.parametrize("fit", ["lsj", "shorter", "pad"])
+def test_images_keep_their_ratio_and_objects_are_scored_at_full_size(sets, fit):
+    """The truth as logits, at the size a model sees: masks come back to the image's own pixels with AP 1."""
+    run = run_of(MASK2FORMER, sets, task="instance", size=(96, 96))
+    learnt, test = (instances.read(run, one, what, fit) for one, what in zip(sets, ("training", "test")))
+    expected = {"lsj": ((72, 96), (75, 100)), "shorter": ((96, 128), (96, 128)), "pad": ((72, 96), (72, 96))}[fit]
+    assert [tuple(one.x[0].shape[1:]) for one in (learnt, test)] == list(expected)  # of images of 48 x 64
+    assert learnt.size(0) == expected[0] and test.size(0) == (48, 64)
+    assert learnt.masks(0).shape[1:] == expected[0] and test.masks(0).shape[1:] == (48, 64)
+    x, shapes = test.batch([0, 1])
+    assert shapes == [expected[1]] * 2 and all(side % 32 == 0 for side in x.shape[2:])
+    assert fit != "pad" or x.shape[2:] == (96, 96)
+    around = x[:, :, expected[1][0] :]
+    assert (around == instances.GRAY).all()
+
+    class Truth(torch.nn.Module):
+        """Says what is true, on a quarter of the canvas that it is shown."""
+
+        def __init__(self):
+            super().__init__()
+            self.i = -1
+
+        def forward(self, x):
+            self.i += 1
+            masks, classes = test.masks(self.i).float(), test.classes[self.i]
+            height, width = test.x[self.i].shape[1:]
+            whole = torch.full((len(masks) + 1, *x.shape[2:]), -20.0)
+            if len(masks):
+                resized = torch.nn.functional.interpolate(masks[None], (height, width), mode="bilinear")[0]
+                whole[:-1, :height, :width] = resized * 40 - 20
+            named = torch.full((1, len(whole), 5), -20.0)
+            named[0, torch.arange(len(classes)), classes], named[0, -1, -1] = 20.0, 20.0
+            return type("Found", (), {"class_queries_logits": named, "masks_queries_logits": whole[None]})
+
+    model = Truth()
+    model.layout = LAYOUTS["tiny"]
+    assert outputs.scores(run, model, test)["scores"]["AP"] == pytest.approx(1.0)
+
+
+def test_unknown_words_are_refused():
+    for words, message in (
+        ("tiny fit=square", "Unknown fit of Mask2Former 'square'; did you mean 'squash'"),
+        ("tiny schedule=step", "Unknown schedule of Mask2Former 'step'; did you mean 'steps'"),
+        ("tiny norm=sync", "Unknown norm of Mask2Former 'sync'"),
+    ):
+        with pytest.raises(UnsegError, match=message):
+            layout_of(words)
+
+
+@pytest.mark.parametrize("victim", [MASK2FORMER, RSPROMPTER])
+@pytest.mark.parametrize("words", ["fit=lsj schedule=steps", "fit=pad schedule=cosine", "fit=shorter"])
+def test_a_step_of_every_recipe(sets, tmp_path, victim, words):
+    words = words.replace("fit=lsj", "fit=pad").replace("fit=shorter", "fit=pad") if victim == RSPROMPTER else words
+    family = mask2former if victim == MASK2FORMER else rsprompter
+    run = run_of(f"{victim} {words}", sets, task="instance", size=(32, 32), epochs=1, batch_size=2, out=tmp_path)
+    result = family.train(run)
+    assert math.isfinite(result["epochs"][0]["loss"]) and set(result["final"]) >= {"AP", "APs"}
+
+
+# the others, in numbers
+
+
+def test_sam_hq_s_recipe():
+    """SysCV/sam-hq, train/train.py: lr_drop_epoch 10 of max_epoch_num 12; large_scale_jitter of 0.1 to 2."""
+    one = sam_hq.MODELS["vit_b"]
+    assert (one.drop, one.scale_low, one.scale_high) == (10 / 12, 0.1, 2.0)
+    assert (one.points, one.filled_box) == (112 * 112, False)
+
+
+# the generator
+
+
+def test_the_released_slice_of_tokens_is_a_training_option():
+    assert BilevelConfig().tokens == Generator.__init__.__kwdefaults__["tokens"] == "corrected"
+    with pytest.raises(UnsegError, match="Expected tokens to be one of corrected, released, found 'both'"):
+        BilevelConfig(tokens="both")
+
+    class Fabric:
+        def setup(self, player, optimiser):
+            return player, optimiser
+
+    how = {"layout": "tiny", "surrogate": "unet", "surrogate_size": 32, "scales": (0.5, 1.5)}
+    for tokens in ("corrected", "released"):
+        assert Game(BilevelConfig(**how, tokens=tokens), Fabric()).players["generator"].tokens == tokens
