@@ -46,7 +46,8 @@ def test_unknown_names_and_places(name, split, words, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(set(tiny_sets.ALL) - {"folder", "scenes", "hqseg44k", "thinobject5k"}))
 def test_absent_sets_say_how_to_get_them(name, tmp_path):
-    with refused(f"get it with `unseg data get {name}`"):
+    wanted = {"coco-instances": "coco-panoptic"}.get(name, name)  # which brings coco along
+    with refused(f"get it with `unseg data get {wanted}`"):
         load_dataset(name, tmp_path, "test")
 
 
@@ -64,7 +65,8 @@ def test_absent_parts_say_how_to_get_them(tmp_path):
     for part, name in {"DIS5K": "dis5k", "thin_object_detection": "thinobject5k", "cascade_psp": "hqseg44k"}.items():
         tiny_sets.ALL["hqseg44k"](tmp_path / part)
         shutil.rmtree(tmp_path / part / "interactive/hqseg44k" / part)
-        with refused(f"get it with `unseg data get {name}`"):
+        wanted = {"coco-instances": "coco-panoptic"}.get(name, name)  # which brings coco along
+    with refused(f"get it with `unseg data get {wanted}`"):
             load_dataset("hqseg44k", tmp_path / part, "train")
 
 
