@@ -65,8 +65,7 @@ def test_absent_parts_say_how_to_get_them(tmp_path):
     for part, name in {"DIS5K": "dis5k", "thin_object_detection": "thinobject5k", "cascade_psp": "hqseg44k"}.items():
         tiny_sets.ALL["hqseg44k"](tmp_path / part)
         shutil.rmtree(tmp_path / part / "interactive/hqseg44k" / part)
-        wanted = {"coco-instances": "coco-panoptic"}.get(name, name)  # which brings coco along
-    with refused(f"get it with `unseg data get {wanted}`"):
+        with refused(f"get it with `unseg data get {name}`"):
             load_dataset("hqseg44k", tmp_path / part, "train")
 
 
