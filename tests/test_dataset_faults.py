@@ -46,7 +46,8 @@ def test_unknown_names_and_places(name, split, words, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(set(tiny_sets.ALL) - {"folder", "scenes", "hqseg44k", "thinobject5k"}))
 def test_absent_sets_say_how_to_get_them(name, tmp_path):
-    with refused(f"get it with `unseg data get {name}`"):
+    wanted = {"coco-instances": "coco-panoptic"}.get(name, name)  # which brings coco along
+    with refused(f"get it with `unseg data get {wanted}`"):
         load_dataset(name, tmp_path, "test")
 
 
