@@ -1,6 +1,6 @@
 # Every target sets up what it needs, once, in .venv; an interrupted set-up goes on with the same command.
 #
-#   make reproduce [PROFILE=smoke|small|random-start|systems|transfer|ablations|paper] [DATA=/folder/of/data/sets] [JOBS=2]
+#   make reproduce [PROFILE=smoke|small|random-start|systems|transfer|ablations|paper|paper-tiny] [DATA=/folder/of/data/sets] [JOBS=2]
 #   make test [DATA=...]      make setup      make lab      make report PROFILE=small
 #   make rehearse                      every stage of `paper` on generated images of 12 x 16 pixels, hours
 #   make shape                         lines, files and imports beside their limits

@@ -231,11 +231,11 @@ def test_deviations_from_the_published_settings():
     from unseg_lib.method import BilevelConfig
     from unseg_lib.reporting.published import _read
 
-    paper = BilevelConfig(sam_weights="sam.pth", mae_weights="mae.pth")
+    paper = BilevelConfig(sam_weights="sam.pth", mae_weights="mae.pth", tokens="released")
     assert reporting.deviations(paper, "HQSeg-44K (44,320 images)").empty
     small = BilevelConfig(train_eps=8.0, scales=(0.5, 1.5))
     ratio, found = "train_eps / train_eps_bg", reporting.deviations(small, "scenes")
-    assert found.setting.tolist() == ["sam_weights", "mae_weights", "train_eps", ratio, "scales", "data"]
+    assert found.setting.tolist() == ["sam_weights", "tokens", "mae_weights", "train_eps", ratio, "scales", "data"]
     kept = reporting.deviations(replace(paper, mean_free=9), "HQSeg-44K (44,320 images)", "bf16-mixed")
     assert kept.here.tolist() == ["9", "noise", "bf16-mixed"] and found.why.all()
     settings = set(_read("training.csv").setting)

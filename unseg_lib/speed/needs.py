@@ -65,14 +65,14 @@ def measured_needs(profile: str, device: str, batch: int = 0, steps: int = 2) ->
 
 def stages_of_tables(profile: Profile) -> dict[str, dict[str, Stage]]:
     """All stages that each of the paper's tables needs, by key, and those of all; stages that several tables need are
-    in each. An entry of the grid names its table, under `for` ("table 4") or `table`; where it does not, the stages of
-    a data set are together.
+    in each. An entry of the grid names its table under `for` ("table 4"); where it does not, the stages of a data set
+    are together.
     """
     found = defaultdict(dict)
     for entry in profile.grid:
         for setting in entry["datasets"]:
             part = replace(profile, grid=[entry | {"datasets": [setting]}], pixels=[], pages={})
-            found[str(entry.get("for") or entry.get("table") or f"data set {setting}")] |= part.stages
+            found[str(entry.get("for") or f"data set {setting}")] |= part.stages
     return found | {"in all": profile.stages}
 
 
