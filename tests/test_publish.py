@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from made_results import rows_of, write_results
 
+from unseg_lib import reporting
 from unseg_lib.files import write_json
 from unseg_lib.pipeline import INSTEAD, copies_in, strip_images, strip_results
+from unseg_lib.reporting.commands import publish
 
 
 def output(dataset_image: bool | None = None, **data) -> dict:
@@ -59,3 +61,19 @@ def test_only_notebooks_on_data_sets_are_stripped(tmp_path):
     assert copies_in(tmp_path) == [tmp_path / "poison/real/dataset"]
     with np.load(tmp_path / "victim/real/masks.npz") as left:  # the report of a clone shows what victims predict
         assert sorted(left) == ["prediction", "truth"] and (left["prediction"] == 2).all()
+
+
+def test_pages_that_the_report_executes_anew_lose_their_images_too(tmp_path, monkeypatch):
+    page, executed = tmp_path / "defenses/run.ipynb", []
+    write_json(page.with_name("provenance.json"), {"parameters": {"dataset": "lung"}})
+
+    def write_report(results):
+        if not executed:  # outdated: it is executed, and shows images again
+            executed.append(page.write_text(json.dumps(notebook(output(True, image_png="AAAA")))))
+        (results / "report.html").write_text(page.read_text())
+        return results / "report.html"
+
+    monkeypatch.setattr(reporting, "write_report", write_report)
+    publish(tmp_path)
+    assert executed and INSTEAD.strip() in page.read_text()
+    assert "AAAA" not in page.read_text() + (tmp_path / "report.html").read_text()
