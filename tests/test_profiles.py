@@ -268,6 +268,11 @@ def test_what_is_missing_is_of_what_is_asked_for(toys, monkeypatch, capfd):
         reproduce("toy", str(toys), only="table 1")
     with pytest.raises(UnsegError, match=r"Expected coco under .* for profile toy, found none; get it"):
         reproduce("toy", str(toys))
+    # a file of the same name in the data root's weights, where `unseg weights get` puts it, is as good
+    (toys / "elsewhere/weights").mkdir(parents=True)
+    (toys / "elsewhere/weights/sam.pth").touch()
+    reproduce("toy", str(toys / "elsewhere"), dry_run=True, only="table 1")
+    assert "Missing weights: nothing\n" in capfd.readouterr().out
     (toys / "weights").mkdir()
     (toys / "weights/sam.pth").touch()
     assert missing_data(load_profile("toy", toys), toys) == ["coco"]

@@ -320,3 +320,11 @@ def test_shares_of_noise():
     gray = np.repeat(tile[..., :1], 3, axis=2)
     assert pixels.gray_share(gray) == pytest.approx(1) and pixels.gray_share(gray * [1, -2, 1]) == pytest.approx(0)
     assert pixels.gray_share(np.zeros((2, 2, 3))) == pixels.common_share([np.zeros((2, 2, 3))]) == 0
+
+
+def test_a_prediction_lies_over_its_image():
+    truth, prediction = np.array([[0, 1], [1, 255]]), np.array([[1, 1], [0, 0]])
+    plain, image = reporting.agreement(truth, prediction), np.full((2, 2, 3), 100, np.uint8)
+    colours = [bytes(plain[place]).hex() for place in np.ndindex(2, 2)]
+    assert colours == [reporting.AGREEMENT[name][1:] for name in ("wrong", "right", "missed", "not scored")]
+    assert (reporting.agreement(truth, prediction, over=image) == (30 + 0.7 * plain).astype(np.uint8)).all()

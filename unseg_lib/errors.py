@@ -14,6 +14,11 @@ def no_access(error: OSError, path: object = None) -> str:
     return f"Expected access to {where}, found none ({error.strerror}); check its name and permissions."
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 MOST = 40  # names that a sentence can hold
 
 

@@ -88,7 +88,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pixels uint8 `(h,w,3)` at (height, width), bilinearly with antialiasing."""
+    """Pixels uint8 `(h,w,3)` or a soft mask `(h,w)` at (height, width), bilinearly with antialiasing."""
     return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))  # Pillow has the width first
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from unseg_lib.datasets import CHECKSUMS, data_root, fetch, record_of
-from unseg_lib.errors import UnsegError, pick
+from unseg_lib.errors import UnsegError, first_line, pick
 from unseg_lib.files import read_json, sha256_of
 
 FOLDER, HUB_FILE = "weights", "model.safetensors"
@@ -98,16 +98,22 @@ def _read(path: Path) -> dict[str, Weights]:
 WEIGHTS = _read(Path(__file__).with_suffix(".yaml"))
 
 
-def located(path: str | Path) -> Path:
-    """Where the weights at `path` are: there, or in the file of the same name in `weights/` below the data root.
+def place_of(path: str | Path) -> Path:
+    """Where the weights at `path` are: there, or in the file of the same name in `weights/` below the data root."""
+    here = data_root() / FOLDER / Path(path).name
+    return here if not Path(path).exists() and here.is_file() else Path(path)
 
-    Raises `UnsegError` where neither is there and the name is that of a known file; of others the reader speaks.
+
+def located(path: str | Path) -> Path:
+    """`place_of` weights that are to be read; raises `UnsegError` where a known file is not there, the reader of others
+    speaks for itself.
     """
-    path, here = Path(path), data_root() / FOLDER / Path(path).name
-    known = next((one for one in WEIGHTS.values() if one.place == path.name and path.name), None)
-    if not path.exists() and not here.is_file() and known:
-        raise UnsegError(f"Expected {known.title} at {here}, found no such file; {known.how()}, {known.licence}.")
-    return here if not path.exists() and here.is_file() else path
+    found = place_of(path)
+    known = next((one for one in WEIGHTS.values() if one.place == found.name and found.name), None)
+    if known and not found.exists():
+        said = f"found no such file; {known.how()}, {known.licence}."
+        raise UnsegError(f"Expected {known.title} at {known.path()}, {said}")
+    return found
 
 
 def local(called: str) -> str:
@@ -140,8 +146,8 @@ def asked(values: dict) -> Iterator[tuple[str, Weights | None, Path | None]]:
     for key in PATHS:
         if (given := values.get(key, "")) and given not in ("random", "imagenet"):
             known = next((one for one in WEIGHTS.values() if one.place == Path(given).name), None)
-            there = Path(given) if Path(given).exists() or not known else known.path()
-            yield given, known, there
+            there = place_of(given)
+            yield given, known, there if there.exists() or not known else known.path()
     if values.get("generator") == "vit_b":
         yield "vit_b", WEIGHTS["unseg"], WEIGHTS["unseg"].path()
     if values.get("init") == "imagenet":
@@ -193,8 +199,8 @@ def get(name: str) -> Path:
             for file in ("config.json", HUB_FILE):
                 hf_hub_download(one.hub, file, revision=one.revision)
         except Exception as error:  # of the hub, its client and the network
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UnsegError(f"Could not download {one.hub} from huggingface.co ({reason}); try again.") from error
+            found = f"{one.hub} from huggingface.co ({first_line(error)})"
+            raise UnsegError(f"Could not download {found}; try again.") from error
     elif one.fault() == "missing":
         whole = one.checksum if len(one.checksum) == len("sha256:") + 64 else ""
         fetch(one.url, one.path(), whole, data_root() / CHECKSUMS)

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import (
@@ -288,5 +287,5 @@ def _shrink(image: np.ndarray, mask: np.ndarray, long_side: int) -> tuple[np.nda
     ratio = long_side / max(mask.shape)
     if ratio >= 1:
         return image, mask
-    size = [max(1, round(side * ratio)) for side in mask.shape[::-1]]
-    return tuple(np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in (image, mask))
+    size = [max(1, round(side * ratio)) for side in mask.shape]
+    return resize_image(image, size), resize_image(mask, size)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
+from unseg_lib.images import resize_image
 from unseg_lib.seeds import torch_rng
 
 Change = Callable[[np.ndarray, str], np.ndarray]  # pixels uint8 (H,W,3) and the image's id -> pixels, same size
@@ -83,7 +83,7 @@ def seen(source: SegmentationSet, defenses: tuple[Defense, ...], size: tuple[int
     import torch
 
     source = defended(source, defenses)
-    images = [Image.fromarray(source.image(id)).resize(size[::-1], Image.Resampling.BILINEAR) for id in source.ids]
+    images = [resize_image(source.image(id), size) for id in source.ids]
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     for number, defense in enumerate(defenses):
         if defense.batch:

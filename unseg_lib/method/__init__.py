@@ -14,7 +14,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "inference": ["Inference", "Prepared", "square_of_bytes"],
         "pairs": ["ahead", "keys_of", "large_scale_jitter"],
         "prompts": ["Prompts", "all_prompts", "boxes_of", "one_kind", "only", "points_of", "subset"],
-        "region": ["Box", "Region", "enlarged", "region_of", "salient_objects", "shrunk"],
+        "region": ["Box", "Region", "region_of", "salient_objects", "shrunk"],
         "sam": ["LAYOUTS", "SamLayout", "attend", "decoder_trunk", "encode", "encode_fused", "encode_learning"]
         + ["build_image_encoder", "build_mask_decoder", "build_prompt_encoder"],
         "surrogate": ["SURROGATES", "UNetSurrogate", "build_surrogate", "sample_at", "segmentation_loss"],

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.images import resize_label
 
 Box = Sequence[float]  # x0, y0, x1, y1 in pixels, corners included
 SIDE = 320  # pixels; regions are looked for in an image shrunk to this
@@ -83,7 +84,7 @@ def around_points(pixels: np.ndarray, points: Sequence[Sequence[float]]) -> np.n
     small = shrunk(pixels)
     parts = felzenszwalb(small, scale=200, sigma=0.8, min_size=small.shape[0] * small.shape[1] // 100)
     columns, rows = (given * parts.shape[::-1] / (width, height)).astype(int).T
-    mask = enlarged(np.isin(parts, parts[rows, columns]), (height, width))
+    mask = resize_label(np.isin(parts, parts[rows, columns]), (height, width))
     # and the discs
     y, x = np.ogrid[:height, :width]
     for px, py in given:
@@ -113,7 +114,7 @@ def salient_objects(pixels: np.ndarray) -> np.ndarray:
     for part in regionprops(candidates):
         if part.area >= SMALLEST * mask.size:
             mask[part.slice] |= binary_fill_holes(part.image)
-    return enlarged(mask & (mask.mean() <= LARGEST), pixels.shape[:2])
+    return resize_label(mask & (mask.mean() <= LARGEST), pixels.shape[:2])
 
 
 def shrunk(pixels: np.ndarray, longest: int = SIDE) -> np.ndarray:
@@ -121,11 +122,6 @@ def shrunk(pixels: np.ndarray, longest: int = SIDE) -> np.ndarray:
     ratio = min(1, longest / max(pixels.shape[:2]))
     size = tuple(max(1, round(side * ratio)) for side in pixels.shape[1::-1])
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
-
-
-def enlarged(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A mask brought to another size, nearest neighbour."""
-    return np.array(Image.fromarray(mask).resize(shape[::-1], Image.Resampling.NEAREST))
 
 
 def _numbers(values: object, width: int, what: str, form: str) -> np.ndarray:

@@ -14,8 +14,6 @@ from unseg_lib.pipeline.profiles import Profile, load_profile
 from unseg_lib.pipeline.results import collect
 from unseg_lib.pipeline.stages import NOTEBOOKS, Stage
 
-WEIGHTS = ("sam_weights", "mae_weights", "init", "generator")  # parameters that may be files of weights
-
 
 def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = False, only: str = "") -> Path:
     """Run a profile (default: as `choose` says) up to its report; return the report's path.
@@ -40,7 +38,8 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
         said = f"get it with {how_to_get(places)}, or name another folder with DATA= (--data)."
         raise UnsegError(f"Expected {', '.join(places)} under {folder} for profile {chosen.name}, found none; {said}")
     elif weights:
-        raise UnsegError(f"Expected the weights {', '.join(weights)} for profile {chosen.name}, found none; get them.")
+        said = f"`unseg weights check --profile {chosen.source}` says how to get each."
+        raise UnsegError(f"Expected the weights {', '.join(weights)} for profile {chosen.name}, found none; {said}")
     with at_rest(root / chosen.results) if dry_run else locked(root / chosen.results):
         status = subprocess.run(snakemake_command(chosen, jobs, dry_run, only), cwd=root, check=False).returncode
         if only and not (dry_run or status):
@@ -95,11 +94,13 @@ def _needed(place: str, read: set[str]) -> bool:
 
 
 def missing_weights(stages: Collection[Stage], root: Path) -> list[str]:
-    """The files of first weights that stages name and that no other stage makes, where they are not there."""
+    """The files of weights that stages name and that no other stage makes, where they are not there."""
+    from unseg_lib.pretrained import PATHS, place_of
+
     made = {stage.folder for stage in stages}
-    named = [str(stage.values.get(name, "")) for stage in stages for name in WEIGHTS]
+    named = [str(stage.values.get(name, "")) for stage in stages for name in (*PATHS, "generator")]
     files = [name for name in dict.fromkeys(named) if "/" in name and Path(name).parent not in made]
-    return [name for name in files if not (root / name).exists()]
+    return [name for name in files if not place_of(root / name).exists()]
 
 
 def missing(

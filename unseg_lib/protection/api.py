@@ -20,8 +20,8 @@ import torch
 
 from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_of
-from unseg_lib.images import decode_image
-from unseg_lib.method import Box, Inference, Prepared, Region, add_raw_noise, enlarged, measure, region_of, shrunk
+from unseg_lib.images import decode_image, resize_label
+from unseg_lib.method import Box, Inference, Prepared, Region, add_raw_noise, measure, region_of, shrunk
 from unseg_lib.poisons import Manifest, PoisonSettings, Sample, digest, open_generator, prompt_of, sweep
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
@@ -97,7 +97,7 @@ class Protector:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
         if max(mask.shape) > LARGEST:
             pixels = shrunk(pixels, LARGEST)
-            mask = enlarged(mask, pixels.shape[:2])
+            mask = resize_label(mask, pixels.shape[:2])
         name = digest(pixels) if "points" in self.settings.prompt else ""  # each image has points of its own
         return self.inference.prepare(pixels, **prompt_of(Sample(name, pixels, mask, mask), self.settings))
 

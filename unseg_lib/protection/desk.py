@@ -18,8 +18,8 @@ from matplotlib.patches import Rectangle
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
-from unseg_lib.images import decode_image
-from unseg_lib.method import Region, add_raw_noise, enlarged, measure, region_of, shipped, shrunk
+from unseg_lib.images import decode_image, resize_label
+from unseg_lib.method import Region, add_raw_noise, measure, region_of, shipped, shrunk
 from unseg_lib.poisons import PoisonSettings
 from unseg_lib.protection.api import Protector
 from unseg_lib.protection.photo import Photo, check_size, gray_remark, read_photo
@@ -97,7 +97,7 @@ class Desk:
 
     def _found(self, prompt: dict, region: Region) -> None:
         self.prompt, self.region = prompt, region
-        self.view_mask = enlarged(region.mask, self.view.shape[:2])
+        self.view_mask = resize_label(region.mask, self.view.shape[:2])
         self.raw = self.protectors[self.generator].raw_noise(self.photo.pixels, region.mask)
         self.set_budget(self.eps, self.eps_bg)
 

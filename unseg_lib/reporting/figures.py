@@ -41,9 +41,8 @@ class Drawing:
 
     def html(self, alt: str) -> str:
         """An HTML element that needs no other file; `alt` is read out in place of the image."""
-        return (
-            f'<img alt="{escape(alt)}" src="data:{MIME[self.kind]};base64,{base64.b64encode(self.content).decode()}">'
-        )
+        content = base64.b64encode(self.content).decode()
+        return f'<img alt="{escape(alt)}" src="data:{MIME[self.kind]};base64,{content}">'
 
 
 def draw(
@@ -94,17 +93,18 @@ def magnify(original: np.ndarray, changed: np.ndarray, times: float = 10) -> np.
     return np.clip(127.5 + times * (changed.astype(np.float32) - original), 0, 255).astype(np.uint8)
 
 
-def agreement(truth: np.ndarray, prediction: np.ndarray, background: bool = True) -> np.ndarray:
+def agreement(truth: np.ndarray, prediction: np.ndarray, background: bool = True, over=None) -> np.ndarray:
     """Where a prediction agrees with the truth, both label maps `(H,W)`, as uint8 RGB in the colours of `AGREEMENT`:
     "missed" is an object that was taken for background, "wrong" any other error; background that was found is pale.
-    background: whether 0 is one, not a class like the others.
+    background: whether 0 is one, not a class like the others. over: the image `(H,W,3)` that shines through, if any.
     """
     from matplotlib.colors import to_rgb
 
     none = background & (prediction == 0)
     found = np.select([truth == 255, none & (truth == 0), truth == prediction, none], [3, 4, 0, 1], default=2)
     palette = np.array([to_rgb(colour) for colour in (*AGREEMENT.values(), GROUND)])
-    return (255 * palette[found]).round().astype(np.uint8)
+    colours = (255 * palette[found]).round().astype(np.uint8)
+    return colours if over is None else (0.3 * over + 0.7 * colours).astype(np.uint8)
 
 
 def _as_image(image: np.ndarray) -> np.ndarray:

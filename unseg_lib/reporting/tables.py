@@ -255,11 +255,8 @@ def stand_ins(results: Results) -> pd.DataFrame:
         paper = nearest(one.task, one.dataset, one.victim, main, "unseg") or {}
         for recipe in list(filter(is_own, cells)) or [""]:
             line = {"task": one.task, "data set": one.dataset.rpartition(":")[2], "stand-in": one.who}
-            line |= {
-                "metric": rows.HEADINGS.get(metric, metric),
-                "clean": cells.get("clean"),
-                "random": cells.get(random),
-            }
+            line |= {"metric": rows.HEADINGS.get(metric, metric)}
+            line |= {"clean": cells.get("clean"), "random": cells.get(random)}
             line |= {"UnSeg": cells.get(recipe), "generator": results.looks.generator.get((one.setting, recipe), "")}
             line |= {"ours|of clean": shown.of_clean.get(recipe, np.nan) if learnt else np.nan}
             line |= {"paper|of clean": paper.get("percent", np.nan), "paper|of": paper.get("note", "")}

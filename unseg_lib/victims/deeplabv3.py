@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
-from unseg_lib.errors import UnsegError
+from unseg_lib.errors import UnsegError, first_line
 from unseg_lib.evaluation import confusion
 from unseg_lib.options import with_options
 from unseg_lib.victims import deeplabv1, training
@@ -29,7 +29,7 @@ from unseg_lib.victims.deeplabv1 import Data
 from unseg_lib.victims.mask2former.data import recolour
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import Recipe, Rng, own_randomness
-from unseg_lib.victims.weights import first_line, load_weights, read_tensors
+from unseg_lib.victims.weights import load_weights, read_tensors
 
 LONGER_SIDE, LONGER_IN_TEST = 500 / 473, 512 / 473  # of an image, over that of the crop
 SCALE, DEGREES = (0.5, 2.0), 10.0
@@ -184,11 +184,10 @@ def crop(x: Tensor, y: Tensor, size: tuple[int, int], rng: torch.Generator) -> t
 
 def padded(x: Tensor, size: tuple[int, int], fill: list[int]) -> Tensor:
     """`(C,h,w)` in the middle of at least `size`."""
-    missing = [max(0, wanted - own) for wanted, own in zip(size, x.shape[1:])]
-    whole = torch.tensor(fill, dtype=x.dtype, device=x.device).view(-1, 1, 1)
-    whole = whole.repeat(1, x.shape[1] + missing[0], x.shape[2] + missing[1])
-    whole[:, missing[0] // 2 :, missing[1] // 2 :][:, : x.shape[1], : x.shape[2]] = x
-    return whole
+    from torchvision.transforms.v2.functional import pad
+
+    high, wide = (max(0, wanted - own) for wanted, own in zip(size, x.shape[1:]))
+    return pad(x, [wide // 2, high // 2, wide - wide // 2, high - high // 2], fill=fill)
 
 
 @torch.inference_mode()

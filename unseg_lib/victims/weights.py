@@ -17,11 +17,6 @@ LITE0 = "tf_efficientnet_lite0"  # timm's name of the network
 SHIFT, SPREAD = 127.0, 128.0  # of values from 0 to 255
 
 
-def first_line(error: Exception) -> str:
-    """What another library's error says, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The arrays of a .safetensors or PyTorch file by name; of a checkpoint those of its "model" or "state_dict"."""
     from safetensors import SafetensorError

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unseg_lib.errors import UnsegError, pick
+from unseg_lib.errors import UnsegError, first_line, pick
 from unseg_lib.files import read_json
 from unseg_lib.victims.data import MEAN, STD
 from unseg_lib.victims.mask2former.data import FITS
 from unseg_lib.victims.training import SCHEDULES, kept_as_it_is, own_randomness
 from unseg_lib.victims.weights import (
     LITE0,
-    first_line,
     load_lite0,
     load_resnet,
     load_weights,

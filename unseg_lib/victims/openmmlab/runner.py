@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unseg_lib.datasets import SegmentationSet
-from unseg_lib.errors import UnsegError
+from unseg_lib.errors import UnsegError, first_line
 from unseg_lib.evaluation import confusion
 from unseg_lib.files import whole_file, write_json
 from unseg_lib.pretrained import hint
@@ -37,7 +37,6 @@ from unseg_lib.victims.openmmlab.compat import LIBRARIES, import_library
 from unseg_lib.victims.openmmlab.config import adapt, load_config
 from unseg_lib.victims.run import VictimRun, summary
 from unseg_lib.victims.training import check_finite, keep_label_maps, own_randomness, scores_of, shown
-from unseg_lib.victims.weights import first_line
 
 WORKERS = 8  # processes that prepare images for a GPU; a CPU is busy enough with the training
 

@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import boundary_iou, mask_iou
+from unseg_lib.images import boundary_iou, mask_iou, resize_image
 from unseg_lib.method import boxes_of
 from unseg_lib.runtime import progress
 from unseg_lib.victims.data import MEMORY, resized_image
@@ -56,9 +55,8 @@ def pair(source: SegmentationSet, id: str, longest: int) -> Pair:
     """One image and its mask; where they are scaled down, the mask gets soft edges."""
     mask = 255 * (source.label(id) == OBJECT).astype(np.uint8)
     scale = min(1, longest / max(mask.shape))
-    height, width = (max(1, round(scale * side)) for side in mask.shape)
-    soft = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
-    return resized_image(source.image(id), (height, width)), torch.from_numpy(np.array(soft))
+    size = [max(1, round(scale * side)) for side in mask.shape]
+    return resized_image(source.image(id), size), torch.from_numpy(resize_image(mask, size))
 
 
 def asked(source: SegmentationSet) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
