@@ -233,6 +233,7 @@ def notebook(monkeypatch):
     monkeypatch.setattr(multiprocessing, "start_processes", start)
     monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
     monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("UNSEG_BATCH", "1")  # lines, not a bar, even where another test has loaded ipykernel
 
 
 def test_two_processes_train_one_generator_from_a_script_or_a_dying_notebook(tmp_path, notebook, capfd):
