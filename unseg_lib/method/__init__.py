@@ -7,11 +7,13 @@ import lazy_loader
 __getattr__, __dir__, _names = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "attacks": ["ATTACKS", "attacked", "attacks_of"],
         "bilevel": ["LATER", "BilevelConfig", "Game", "phase_of", "train_generator", "train_step"],
         "budget": ["add_noise", "add_raw_noise", "budget_map", "check_finite", "measure"],
         "devices": ["accelerate"],
         "generator": ["Generator", "noise_statistics", "place_noise", "square"],
         "inference": ["Inference", "Prepared", "square_of_bytes"],
+        "lite0": ["LITE0", "load_lite0", "renormalise"],
         "pairs": ["ahead", "keys_of", "large_scale_jitter"],
         "prompts": ["Prompts", "all_prompts", "boxes_of", "one_kind", "only", "points_of", "subset"],
         "region": ["Box", "Region", "region_of", "salient_objects", "shrunk"],

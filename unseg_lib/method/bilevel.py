@@ -13,6 +13,7 @@ with the same numbers, to the bit on a CPU, to rounding on a GPU, whose sums hav
 
 import sys
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,9 @@ LATER = (
     "checkpointed",
     "compiled",
     "tokens",
+    "attacks",
+    "shifted",
+    "renew",
 )  # not in the notes of older versions
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -99,7 +103,7 @@ class BilevelConfig(variants.Variants):
             raise UnsegError("Expected surrogate_turn, generator_turn and batch_size of at least 1.")
         if self.smallest < 1 and self.surrogate == "sam":
             raise UnsegError("Expected smallest = 1 with the surrogate 'sam', which has one size; use 'unet'.")
-        if self.mae_weights and not hasattr(pick(SURROGATES, self.surrogate, "surrogate"), "start"):
+        if self.mae_weights and not hasattr(SURROGATES.get(self.surrogate), "start"):
             raise UnsegError(f"Expected no mae_weights for the surrogate '{self.surrogate}', found {self.mae_weights}.")
         super().__post_init__()
 
@@ -123,7 +127,7 @@ class Game:
         layout = LAYOUTS[config.layout]
         with torch.random.fork_rng():  # construction draws from the global generator
             torch.manual_seed(seed_for(config.seed, "weights"))
-            how = {name: getattr(config, name) for name in ("tokens", "mean_free", "mean_of", "logit_scale")}
+            how = {name: getattr(config, name) for name in ("tokens", "mean_free", "mean_of", "logit_scale", "shifted")}
             generator = Generator(layout, **how)
             surrogate = build_surrogate(config.surrogate, layout, config.surrogate_size)
         # published: G is a frozen SAM with a new head, S starts from MAE's encoder and learns as a whole (§ 2.1, 3)
@@ -135,6 +139,7 @@ class Game:
         generator.freeze_unused()
         # official code: one Adam, which keeps moving the idle player; here two, see `drift`
         self.rates = {"generator": config.generator_lr, "surrogate": config.surrogate_lr}
+        self.first = deepcopy(surrogate.state_dict()) if config.renew else None
         self.players, self.optimisers = {"generator": generator, "surrogate": surrogate}, {}
         for name, player in self.players.items():
             learning = [parameter for parameter in player.parameters() if parameter.requires_grad]
@@ -152,6 +157,11 @@ class Game:
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
         optimiser.zero_grad()
+
+    def renew(self) -> None:
+        """The surrogate starts again from its first weights (not published)."""
+        self.bare("surrogate").load_state_dict(self.first)
+        self.optimisers["surrogate"].state.clear()
 
     def scale_learning_rates(self, factor: float) -> None:
         for name, optimiser in self.optimisers.items():
@@ -315,6 +325,8 @@ def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
         dropped = config.drop_epoch and step // per_epoch >= config.drop_epoch
         game.scale_learning_rates(0.1 if dropped else 1.0)
         phase = phase_of(config, step, per_epoch)
+        if config.renew and step % config.renew == 0:
+            game.renew()
         log.append({"step": step, "phase": phase} | train_step(config, fabric, game, batch, phase, step))
         validation.after(step, per_epoch, total, game, fabric)
         if (step + 1) % how["checkpoint_every"] == 0 and step + 1 < total and fabric.is_global_zero:

@@ -5,6 +5,8 @@ maps, of an early ViT block, of the image embedding and of the decoder's up-scal
 `budget.py` multiplies: so it can be trained at one budget and used at another.
 """
 
+import zlib
+
 import numpy as np
 import torch
 from segment_anything.modeling.common import LayerNorm2d
@@ -25,10 +27,12 @@ FIRST_NOISE_TOKEN = {"corrected": 5, "released": 4}
 class Generator(nn.Module):
     """Noise generator on a SAM of any layout; tokens: of `FIRST_NOISE_TOKEN`; the rest: see `variants.Variants`."""
 
-    def __init__(self, layout: sam.SamLayout, *, tokens="corrected", mean_free=0, mean_of="noise", logit_scale=1.0):
+    def __init__(
+        self, layout: sam.SamLayout, *, tokens="corrected", mean_free=0, mean_of="noise", logit_scale=1.0, shifted=False
+    ):
         super().__init__()
         self.layout, self.tokens = layout, tokens
-        self.mean_free, self.mean_of, self.logit_scale = mean_free, mean_of, logit_scale
+        self.mean_free, self.mean_of, self.logit_scale, self.shifted = mean_free, mean_of, logit_scale, shifted
         # how the encoder is run and what is known of positions; `Inference` has faster ways
         self.encode, self.position = sam.encode, None
         # SAM, frozen where its weights are pretrained
@@ -80,7 +84,7 @@ class Generator(nn.Module):
     @property
     def options(self) -> dict:
         """What a generator of the same kind is made with, beside the layout."""
-        return {name: getattr(self, name) for name in ("tokens", "mean_free", "mean_of", "logit_scale")}
+        return {name: getattr(self, name) for name in ("tokens", "mean_free", "mean_of", "logit_scale", "shifted")}
 
     @torch.inference_mode()
     def noise(self, image: np.ndarray, *, mask=None, box=None, points=None) -> Tensor:
@@ -93,7 +97,15 @@ class Generator(nn.Module):
         prompts = self.prompts_of(image.shape[:2], mask, box, points).to(device)
         noise = self.eval()(x, prompts)[0].float().cpu()
         self.train(was_training)
-        return noise
+        return noise.roll(self.start_of(image), dims=(1, 2))
+
+    def start_of(self, image: np.ndarray) -> tuple[int, int]:
+        """Where an image's noise starts, in cells: (0, 0), or `shifted` a place that its bytes `(H,W,3)` decide.
+
+        So noises of two images have nothing in common that could be subtracted, and one image has always the same.
+        """
+        place = zlib.crc32(np.ascontiguousarray(image)) if self.shifted else 0
+        return place % self.layout.grid, place // self.layout.grid % self.layout.grid
 
     def prompts_of(self, shape: tuple[int, int], mask, box, points) -> Prompts:
         """Prompts in pixels of an image -> prompts in pixels of the model's padded square; a mask without noise."""

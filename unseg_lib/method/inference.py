@@ -18,8 +18,8 @@ PRECISIONS = ("auto", "32", "bf16")
 LARGE = 768  # channels of ViT-B
 
 
-# an image as the model takes it: x `(1,3,S,S)` in [0,1] and its prompts, still on the CPU
-Prepared = tuple[Tensor, Prompts]
+# an image as the model takes it: x `(1,3,S,S)` in [0,1] and its prompts, still on the CPU; and where its noise starts
+Prepared = tuple[Tensor, Prompts, tuple[int, int]]
 
 
 class Inference:
@@ -57,19 +57,20 @@ class Inference:
         """The processor's share for one image uint8 `(H,W,3)`, prompts as of `Generator.noise`; for any thread."""
         prompts = self.generator.prompts_of(image.shape[:2], mask, box, points)
         make = square_of_image if self.reference else square_of_bytes
-        return make(image, self.generator.layout.image_size), prompts
+        return make(image, self.generator.layout.image_size), prompts, self.generator.start_of(image)
 
     @torch.inference_mode()
     def __call__(self, prepared: list[Prepared]) -> Tensor:
         """Raw noise of N images, float `(N,3,g,g)` in [-1,1], on the CPU."""
         if self.reference and len(prepared) > 1:
             return torch.cat([self([one]) for one in prepared])
-        images, prompts = zip(*prepared)
+        images, prompts, starts = zip(*prepared)
         if len({one.points.shape[1] for one in prompts}) > 1:
             raise UnsegError("Expected the same number of points for all images of a batch; use batches of one.")
         prompts = Prompts(*map(torch.cat, zip(*(vars(one).values() for one in prompts)))).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            return self.generator(torch.cat(images).to(self.device, non_blocking=True), prompts).float().cpu()
+            noise = self.generator(torch.cat(images).to(self.device, non_blocking=True), prompts).float().cpu()
+        return torch.stack([one.roll(start, dims=(1, 2)) for one, start in zip(noise, starts)])
 
     def noise(self, image: np.ndarray, **prompt) -> Tensor:
         """What `Generator.noise` returns for one image, this way."""

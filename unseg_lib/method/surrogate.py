@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from unseg_lib.errors import pick
 from unseg_lib.method import sam
+from unseg_lib.method.lite0 import LITE0, load_lite0, renormalise
 from unseg_lib.method.prompts import Prompts
 from unseg_lib.method.weights import load_mae, load_resnet
 
@@ -65,6 +66,35 @@ class ResNetSurrogate(nn.Module):
         return self.net(sam.normalise(x))
 
 
+class Lite0Surrogate(nn.Module):
+    """A U-Net on EfficientNet-Lite0 from ImageNet, without prompts: a surrogate like the victims. Not in the paper."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        import segmentation_models_pytorch as smp
+
+        self.size, self.grid = size, size // 4
+        self.net = smp.Unet(f"tu-{LITE0}", encoder_weights=None, classes=1)
+        load_lite0(self.net.encoder.model)
+        renormalise(self.net.encoder, mean=(0, 0, 0), std=(1, 1, 1))
+        self.net.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, prompts: Prompts | None = None) -> Tensor:
+        return self.net(x)
+
+
+class Population(nn.Module):
+    """Several surrogates that share every batch, so that the noise fits no single one of them. Not in the paper."""
+
+    def __init__(self, members: list[nn.Module]):
+        super().__init__()
+        self.size, self.grid, self.members = members[0].size, members[0].grid, nn.ModuleList(members)
+
+    def forward(self, x: Tensor, prompts: Prompts | None = None) -> Tensor:
+        parts = x.tensor_split(len(self.members))
+        return torch.cat([member(part, None) for member, part in zip(self.members, parts)])
+
+
 class UNetSurrogate(nn.Module):
     """A small U-Net with group normalisation and no prompt: learns within hundreds of steps, from random weights.
 
@@ -94,7 +124,7 @@ def two_convs(inside: int, outside: int) -> nn.Sequential:
     return nn.Sequential(*(part for conv in convs for part in (conv, nn.GroupNorm(8, outside), nn.ReLU(inplace=True))))
 
 
-SURROGATES = {"sam": SamSurrogate, "resnet50": ResNetSurrogate, "unet": UNetSurrogate}
+SURROGATES = {"sam": SamSurrogate, "resnet50": ResNetSurrogate, "unet": UNetSurrogate, "lite0": Lite0Surrogate}
 
 
 def build_surrogate(kind: str, layout: sam.SamLayout, size: int = 0) -> nn.Module:
@@ -102,6 +132,10 @@ def build_surrogate(kind: str, layout: sam.SamLayout, size: int = 0) -> nn.Modul
 
     size: side of its input in pixels; 0 = half the generator's, as published (512 of 1024, § 3).
     """
+    if "+" in kind:
+        without_prompts = {name: make for name, make in SURROGATES.items() if name != "sam"}
+        size = size or layout.image_size // 2
+        return Population([pick(without_prompts, one, "surrogate of several")(size) for one in kind.split("+")])
     make, size = pick(SURROGATES, kind, "surrogate"), size or layout.image_size // 2
     return make(replace(layout, image_size=size) if make is SamSurrogate else size)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.method.attacks import attacked, attacks_of
 from unseg_lib.method.pairs import resize
 from unseg_lib.method.prompts import only
 
@@ -30,10 +31,14 @@ class Variants:
     gray: float = 0.0  # share of images shown gray, with the gray component of their noise
     shared_removed: float = 0.0  # share of steps in which what all noises have in common is taken away
     smallest: float = 1.0  # the surrogate sees images at a random size from this share of its own size
+    attacks: str = ""  # what an attacker may do to noised images, with chances: "luma=0.5 jpeg=0.3", see attacks.py
+    shifted: bool = False  # each image's noise starts at a place of its own, see `Generator`
+    renew: int = 0  # every so many steps the surrogate starts again from its first weights
 
     def __post_init__(self):
         if self.mean_free < -1 or (self.mean_free > 0 and self.mean_free % 2 == 0):
             raise UnsegError(f"Expected mean_free to be 0, -1 or an odd window, found {self.mean_free}.")
+        attacks_of(self.attacks)
 
 
 def hook(config, x: Tensor, show: Callable, put: Callable, rng: torch.Generator) -> tuple:
@@ -43,10 +48,14 @@ def hook(config, x: Tensor, show: Callable, put: Callable, rng: torch.Generator)
     It draws whatever the settings, so that all other draws of a step stay the same.
     """
     gray = (torch.rand(len(x), generator=rng) < config.gray).to(x.device)
+    chances = attacks_of(config.attacks)
     show = show if config.shown == "subset" else lambda prompts, rng: only(prompts, "mask")
 
     def put_worn(config, x: Tensor, y: Tensor, noise: Tensor, size: int) -> tuple:
         noise = gray_part(noise, gray)
+        if config.shifted:
+            starts = torch.randint(noise.shape[-1], (len(noise), 2), generator=rng).tolist()
+            noise = torch.stack([one.roll(start, dims=(1, 2)) for one, start in zip(noise, starts)])
         # what is left when somebody subtracts a universal pattern
         if torch.rand((), generator=rng) < config.shared_removed:
             noise = noise - noise.mean(dim=0, keepdim=True)
@@ -54,7 +63,8 @@ def hook(config, x: Tensor, show: Callable, put: Callable, rng: torch.Generator)
         if config.smallest < 1:
             size = random_size(size, config.smallest, rng)
             noise = through_a_file(noise, size)
-        return put(config, x, y, noise, size)
+        x, y = put(config, x, y, noise, size)
+        return (attacked(x, chances, rng) if chances else x), y
 
     return gray_part(x, gray), show, put_worn
 

@@ -59,6 +59,8 @@ POISONS = {
     "colour_offset": Poison(simple.offset(1, -1, 1), "a constant colour, stronger inside the mask"),
     "gray_offset": Poison(simple.offset(1, 1, 1), "a constant brightness, stronger inside the mask"),
     "colour_grating": Poison(simple.colour_grating, "two-coloured stripes"),
+    "brightness_grating": Poison(simple.brightness_grating, "fine stripes of brightness, inside the mask alone"),
+    "composite_grating": Poison(simple.composite_grating, "stripes of brightness, and of blue at a right angle"),
     "synper": Poison(by_class.synper, "coarse coloured cells for each class", **CLASSES),
     "ar": Poison(autoregressive.ar, "an autoregressive pattern for each class", **CLASSES),
     "ar_tiles": Poison(autoregressive.ar_tiles, "the same by the published criterion, in small tiles", **CLASSES),

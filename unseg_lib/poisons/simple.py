@@ -13,6 +13,7 @@ from unseg_lib.seeds import numpy_rng
 TILE = 8  # cells along each side of a tile
 CELLS = 96  # cells along the longer side of an image
 PERIODS = 12  # of a grating, along the longer side of an image
+FINE, COARSE = 5, 9  # cells in a period of stripes: natural images hold little brightness, or colour, that fine
 STEEPNESS = 1.5  # of its sine before it is cut at the budget: between a sine and a square wave
 
 
@@ -42,6 +43,30 @@ def colour_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
     phase = 2 * np.pi * PERIODS * np.arange(width) / max(height, width)
     wave = np.clip(STEEPNESS * np.sin(phase), -1, 1).astype(np.float32)
     return np.broadcast_to(wave[:, None] * np.float32((1, -1, 1)), image.pixels.shape)
+
+
+@within_budget
+def brightness_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
+    """Stripes brighter and darker, five cells a period, inside the mask alone: a cue that gray images keep."""
+    return _stripes(image, settings, FINE, down=False) * image.mask[..., None]
+
+
+@within_budget
+def composite_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
+    """Red and green carry stripes of brightness, blue others at a right angle: a cue in colour and one in gray.
+
+    Nothing outside the mask, and in every image they start at another place: nothing is shared that could be subtracted.
+    """
+    fine, coarse = _stripes(image, settings, FINE, down=False), _stripes(image, settings, COARSE, down=True)
+    return np.concatenate([fine, fine, coarse], axis=2) * image.mask[..., None]
+
+
+def _stripes(image: Sample, settings: PoisonSettings, period: int, *, down: bool) -> np.ndarray:
+    """Square waves of -1 and 1 `(H,W,1)` that start anywhere; period: in cells of 1/96 of the longer side."""
+    lines, across = np.indices(image.mask.shape) * (CELLS / max(image.mask.shape))
+    start = numpy_rng(settings.seed, "stripes", period, image.id).random()
+    upper = ((lines if down else across) / period + start) % 1 < 0.5
+    return np.where(upper, np.float32(1), np.float32(-1))[..., None]
 
 
 @within_budget

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from unseg_lib.errors import UnsegError, first_line, pick
+from unseg_lib.method import LITE0, load_lite0, renormalise
 from unseg_lib.pretrained import hint
 from unseg_lib.victims.data import MEAN, STD
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import fit, own_randomness
-from unseg_lib.victims.weights import LITE0, load_lite0, renormalise
 
 
 def train(run: VictimRun) -> dict:

