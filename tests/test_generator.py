@@ -103,7 +103,13 @@ def test_one_strong_logit_does_not_hide_a_constant_colour():
 
 
 def test_signs_of_a_degenerate_generator():
-    assert method.noise_statistics(torch.ones(4, 3, 8, 8)) == {"rms": 1, "spatial_std": 0, "image_std": 0}
+    flat = {"rms": 1, "spatial_std": 0, "image_std": 0, "gray": 1, "coarse": 1, "fine": 0}
+    assert method.noise_statistics(torch.ones(4, 3, 8, 8)) == pytest.approx(flat)
+    # stripes of 2 cells in red alone, of 5 in the opposites red and green
+    for period, colour, where, gray in ((2, (1, 0, 0), "fine", 1 / 3), (10, (1, -1, 0), "coarse", 0)):
+        wave = torch.cos(2 * torch.pi * torch.arange(10) / period).expand(4, 1, 10, 10)
+        found = method.noise_statistics(wave * torch.tensor(colour).view(3, 1, 1))
+        assert found[where] == pytest.approx(1, abs=1e-5) and found["gray"] == pytest.approx(gray, abs=1e-6)
     tile = method.noise_statistics(torch.rand(1, 3, 8, 8, generator=torch_rng(0)).repeat(4, 1, 1, 1))
     assert tile["spatial_std"] > 0.2 and tile["image_std"] < 1e-6
 

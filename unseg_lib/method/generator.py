@@ -148,11 +148,20 @@ def place_noise(raw: Tensor, height: int, width: int) -> np.ndarray:
 
 
 def noise_statistics(noise: Tensor) -> dict[str, float]:
-    """Signs of a degenerate generator, for noise `(N,3,g,g)`.
+    """Signs of a degenerate generator, for noise `(N,3,g,g)`, and where its energy is.
 
     rms: strength, 1 = saturated. spatial_std: 0 = one constant colour. image_std: 0 = one noise for all (needs N > 1).
+    gray: share of the energy that gray images keep, the channels' mean (a third where channels know nothing of each
+    other). coarse, fine: shares at periods above 8 cells and below 4.
     """
     noise = noise.float()
-    across = noise.std(dim=0).mean().item() if len(noise) > 1 else 0.0
+    waves = torch.fft.fft2(noise).abs().square().sum(dim=(0, 1))
+    lines, across = (torch.fft.fftfreq(side, device=noise.device).abs() for side in noise.shape[2:])
+    frequency, energy = torch.maximum(lines[:, None], across), waves.sum().clamp(min=1e-12)
+    bands = {"coarse": frequency < 1 / 8, "fine": frequency > 1 / 4}
+    shares = {name: (waves[band].sum() / energy).item() for name, band in bands.items()}
+    gray = 3 * noise.mean(dim=1).square().sum() / noise.square().sum().clamp(min=1e-12)
+    between = noise.std(dim=0).mean().item() if len(noise) > 1 else 0.0
     spatial = noise.std(dim=(2, 3)).mean().item()
-    return {"rms": noise.square().mean().sqrt().item(), "spatial_std": spatial, "image_std": across}
+    rms = noise.square().mean().sqrt().item()
+    return {"rms": rms, "spatial_std": spatial, "image_std": between, "gray": gray.item()} | shares

@@ -55,7 +55,7 @@ def brightness_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
 def composite_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
     """Red and green carry stripes of brightness, blue others at a right angle: a cue in colour and one in gray.
 
-    Nothing outside the mask, and in every image they start at another place: nothing is shared that could be subtracted.
+    Nothing outside the mask, and in every image they start elsewhere: nothing is shared that could be subtracted.
     """
     fine, coarse = _stripes(image, settings, FINE, down=False), _stripes(image, settings, COARSE, down=True)
     return np.concatenate([fine, fine, coarse], axis=2) * image.mask[..., None]
