@@ -22,6 +22,7 @@ from unseg_lib.victims.defended_training import DividedModel, attack, cross_entr
 from unseg_lib.victims.smp import build
 
 IMAGES = ["gaussian_blur", "gaussian_noise", "median", "jpeg", "grayscale", "bit_depth", "down_up", "coin"]
+IMAGES += ["wiener", "median_cut", "elastic"]
 FITTED = ["orthogonal_projection tile=8", "universal_component"]
 MILDEST = ["gaussian_blur sigma=0", "gaussian_noise sigma=0", "median size=1", "bit_depth bits=8", "down_up factor=1"]
 
@@ -77,6 +78,7 @@ REFUSED |= {
     "down_up factor=0": "factor above 0",
     "coin alpha=-1": "alpha from 0",
 }
+REFUSED |= {"wiener size=4": "odd size", "median_cut colours=1": "colours from 2", "elastic sigma=0": "sigma from"}
 REFUSED |= {"sharpen_frequency keep=0": "keep from", "orthogonal_projection tile=1": "tile from 2"}
 REFUSED |= {
     "universal_component period=1": "period from 2",
@@ -107,12 +109,14 @@ def test_every_defence_has_words_and_is_found_by_its_defaults(name):
 # images
 
 
-@pytest.mark.parametrize("text", [*MILDEST, "coin alpha=0"])
+@pytest.mark.parametrize("text", [*MILDEST, "coin alpha=0", "elastic alpha=0"])
 def test_the_mildest_setting_changes_nothing(text, tiny_image):
     assert np.array_equal(apply(text, tiny_image), tiny_image)
 
 
-@pytest.mark.parametrize("text", ["gaussian_blur sigma=3", "median size=5", "down_up factor=0.3", "coin", "grayscale"])
+@pytest.mark.parametrize(
+    "text", ["gaussian_blur sigma=3", "median size=5", "down_up factor=0.3", "coin", "grayscale", "wiener", "elastic"]
+)
 def test_a_flat_gray_image_stays(text):
     flat = np.full((20, 30, 3), 77, np.uint8)
     assert np.array_equal(apply(text, flat), flat)
@@ -127,7 +131,7 @@ def test_an_image_keeps_its_size_and_changes(name, scenes):
     assert np.array_equal(other.label(id), scenes.label(id))
 
 
-@pytest.mark.parametrize("name", ["gaussian_noise", "coin"])
+@pytest.mark.parametrize("name", ["gaussian_noise", "coin", "elastic"])
 def test_random_ones_depend_on_seed_and_image_alone(name, tiny_image):
     first, same, *others = (apply(name, tiny_image, *how) for how in ((), (), ("b",), ("a", 1)))
     assert np.array_equal(first, same) and not any(np.array_equal(first, other) for other in others)
@@ -151,10 +155,19 @@ def test_bit_depth_leaves_so_many_values_and_noise_has_its_strength(tiny_image):
     assert noise.std() == pytest.approx(8, rel=0.03) and abs(noise.mean()) < 0.3
 
 
-def test_coin_fetches_from_nearby():
+def test_coin_and_elastic_fetch_from_nearby_and_elastic_moves_neighbours_together():
     ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
-    moved = np.abs(apply("coin alpha=1.5", ramp).astype(float) - ramp)[:, 3:-3]
-    assert 2 < moved.max() <= 4 * 1.5
+    moved = {name: (apply(f"{name} alpha=1.5", ramp).astype(float) - ramp)[:, 3:-3] for name in ("coin", "elastic")}
+    assert all(2 < np.abs(one).max() <= 4 * 1.5 for one in moved.values())
+    rough = {name: np.abs(np.diff(one, axis=0)).mean() for name, one in moved.items()}
+    assert rough["elastic"] < 0.5 < 1.5 < rough["coin"]
+
+
+def test_median_cut_leaves_so_many_colours_and_wiener_takes_noise_from_flat_places(tiny_image):
+    assert len(np.unique(apply("median_cut colours=8", tiny_image).reshape(-1, 3), axis=0)) <= 8
+    step = np.where(np.arange(32) < 16, 60, 190)[None, :, None] + np.random.default_rng(0).normal(0, 6, (32, 32, 3))
+    smooth = apply("wiener", step.round().astype(np.uint8)).astype(float)
+    assert smooth[:, :10].std() < 3 and smooth[:, 20:].mean() - smooth[:, :10].mean() > 125  # and keeps the edge
 
 
 def test_purify_by_file_and_by_package(tmp_path, tiny_image, sets):

@@ -92,6 +92,48 @@ def down_up(seed: int, *, factor: float = 0.5) -> Defense:
     return by_pillow(again)
 
 
+def wiener(seed: int, *, size: int = 5) -> Defense:
+    """Wiener's filter: smooths where an image varies no more than its noise. size: of the window in pixels, odd."""
+    from scipy.signal import wiener as filtered
+
+    if size < 3 or size % 2 == 0:
+        raise UnsegError(f"Expected an odd size of at least 3 for the defence wiener, found {size}.")
+
+    def image(pixels: np.ndarray, id: str) -> np.ndarray:
+        border = size // 2  # scipy pads with black
+        padded = np.pad(pixels.astype(np.float64), ((border, border), (border, border), (0, 0)), mode="symmetric")
+        with np.errstate(divide="ignore", invalid="ignore"):  # a window of one value has no variance to divide by
+            smooth = np.stack([filtered(plane, size) for plane in np.moveaxis(padded, -1, 0)], axis=-1)
+        smooth = smooth[border:-border, border:-border]
+        return as_pixels(np.where(np.isfinite(smooth), smooth, pixels))
+
+    return Defense(image=image)
+
+
+def median_cut(seed: int, *, colours: int = 32) -> Defense:
+    """Each image with its own palette of so many colours, by median cut, as GIFs have it."""
+    need("colours", colours, 2, 256)
+    cut = Image.Quantize.MEDIANCUT
+    return by_pillow(lambda image: image.quantize(colours, cut, dither=Image.Dither.NONE).convert("RGB"))
+
+
+def elastic(seed: int, *, alpha: float = 2.0, sigma: float = 4.0) -> Defense:
+    """Elastic distortion (Simard et al., ICDAR 2003): neighbours move together, unlike in `coin`.
+
+    alpha: largest shift along each axis; sigma: how far neighbours go together; both in pixels of the file.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    need("alpha", alpha, 0, 100)
+    need("sigma", sigma, 0.1, 100)
+
+    def field(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+        smooth = [gaussian_filter(rng.uniform(-1, 1, shape), sigma, mode="mirror") for _ in range(2)]
+        return alpha * np.stack([one / max(abs(one).max(), 1e-9) for one in smooth])
+
+    return Defense(image=lambda pixels, id: fetched(pixels, field(numpy_rng(seed, "elastic", id), pixels.shape[:2])))
+
+
 def coin(seed: int, *, alpha: float = 2.0) -> Defense:
     """COIN (Li et al., AAAI 2025): every pixel is fetched from a random place nearby. Made against CUDA's blur.
 
@@ -99,16 +141,20 @@ def coin(seed: int, *, alpha: float = 2.0) -> Defense:
     Drawn once per image. Unlike published, it reflects at the border. Labels stay where they are, so up to alpha
     pixels at an object's edge are mixed.
     """
-    from scipy.ndimage import map_coordinates
-
     need("alpha", alpha, 0, 100)
 
     def image(pixels: np.ndarray, id: str) -> np.ndarray:
-        shift = numpy_rng(seed, "coin", id).uniform(-alpha, alpha, (2, *pixels.shape[:2]))
-        place, planes = np.indices(shift.shape[1:]) + shift, np.moveaxis(pixels.astype(np.float32), -1, 0)
-        return as_pixels(np.stack([map_coordinates(plane, place, order=1, mode="mirror") for plane in planes], axis=-1))
+        return fetched(pixels, numpy_rng(seed, "coin", id).uniform(-alpha, alpha, (2, *pixels.shape[:2])))
 
     return Defense(image=image)
+
+
+def fetched(pixels: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Every pixel of uint8 `(H,W,3)` from another place, `(2,H,W)` pixels down and right; reflected at the border."""
+    from scipy.ndimage import map_coordinates
+
+    place, planes = np.indices(shift.shape[1:]) + shift, np.moveaxis(pixels.astype(np.float32), -1, 0)
+    return as_pixels(np.stack([map_coordinates(plane, place, order=1, mode="mirror") for plane in planes], axis=-1))
 
 
 def purify(seed: int, *, module: str = "", function: str = "") -> Defense:

@@ -38,6 +38,9 @@ DEFENSES: dict[str, Maker] = {
     "bit_depth": Maker(images.bit_depth, "fewer bits a channel"),
     "down_up": Maker(images.down_up, "shrunk and enlarged again"),
     "coin": Maker(images.coin, "every pixel fetched from nearby"),
+    "wiener": Maker(images.wiener, "Wiener's filter"),
+    "median_cut": Maker(images.median_cut, "a palette of few colours"),
+    "elastic": Maker(images.elastic, "elastically distorted"),
     "purify": Maker(images.purify, "a purifier of one's own"),
     # fitted to all training images
     "orthogonal_projection": Maker(fitted.orthogonal_projection, "without what a linear classifier goes by"),
