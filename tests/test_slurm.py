@@ -29,26 +29,15 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
 ]
 # no control groups, no accounting (jobs are asked for with squeue), and as much memory as a job asks for
-CONFIGURATION = """
-ClusterName=unseg
-SlurmctldHost=localhost(127.0.0.1)
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
-SlurmUser=root
-AuthInfo=socket={folder}/munge.socket
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-SlurmdParameters=config_overrides
-MpiDefault=none
-MinJobAge=600
+SETTINGS = """
+ClusterName=unseg SlurmctldHost=localhost(127.0.0.1) SlurmctldPort={ports[0]} SlurmdPort={ports[1]} SlurmUser=root
+AuthInfo=socket={folder}/socket StateSaveLocation={folder} SlurmdSpoolDir={folder}/spool MinJobAge=600
+SlurmctldPidFile={folder}/slurmctld.pid SlurmdPidFile={folder}/slurmd.pid MpiDefault=none
+ProctrackType=proctrack/linuxproc TaskPlugin=task/none SlurmdParameters=config_overrides
+JobAcctGatherType=jobacct_gather/none AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres SelectTypeParameters=CR_Core
+"""
+NODE = """
 NodeName=unseg NodeAddr=127.0.0.1 NodeHostname={host} CPUs=2 RealMemory=64000
 PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=INFINITE
 """
@@ -58,28 +47,25 @@ PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=INFINITE
 def slurm(tmp_path_factory):
     """The environment in which Slurm's commands find a cluster of two cores, which ends with the test."""
     folder = tmp_path_factory.mktemp("slurm")
-    for part in ("state", "spool"):
-        (folder / part).mkdir()
-    with ExitStack() as stack:
-        free = [stack.enter_context(socket.socket()) for _ in range(2)]
-        for one in free:
-            one.bind(("127.0.0.1", 0))
-        ports, host = [one.getsockname()[1] for one in free], socket.gethostname().partition(".")[0]
-    (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, ports=ports, host=host))
-    (folder / "munge.key").write_bytes(os.urandom(1024))
-    (folder / "munge.key").chmod(0o600)
-    files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
-    files.append(f"--socket={folder}/munge.socket")
+    with socket.socket() as one, socket.socket() as other:
+        for free in (one, other):
+            free.bind(("127.0.0.1", 0))
+        ports, host = [free.getsockname()[1] for free in (one, other)], socket.gethostname().partition(".")[0]
+    (folder / "slurm.conf").write_text(
+        (SETTINGS.replace(" ", "\n") + NODE).format(folder=folder, ports=ports, host=host)
+    )
+    (folder / "key").write_bytes(os.urandom(1024))
+    (folder / "key").chmod(0o600)
+    munge = ["--foreground", "--force", f"--socket={folder}/socket"]
+    munge += [f"--{name}-file={folder}/{name}" for name in ("key", "pid", "log", "seed")]
     environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
-    commands = [["munged", "--foreground", "--force", *files], ["slurmctld", "-D"], ["slurmd", "-D", "-N", "unseg"]]
     with ExitStack() as stack:
         log = stack.enter_context(open(folder / "daemons.log", "w"))
-        for command in commands:
+        for command in (["munged", *munge], ["slurmctld", "-D"], ["slurmd", "-D", "-N", "unseg"]):
             daemon = stack.enter_context(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             stack.callback(daemon.terminate)
             time.sleep(1)
-        idle = lambda: "idle" in ask(environment, "sinfo", "-h", "-o", "%T")  # noqa: E731
-        assert wait(idle, 30), (folder / "daemons.log").read_text()
+        assert wait(lambda: "idle" in ask(environment, "sinfo", "-h", "-o", "%T"), 30), Path(log.name).read_text()
         yield environment
 
 
@@ -101,28 +87,24 @@ def rows_of(root: Path) -> list[dict]:
 
 
 def test_a_grid_on_slurm_goes_on_after_a_killed_job(slurm, tmp_path, project):
-    root = checkout(tmp_path / "cluster", project)
-    environment = slurm | {"UNSEG_DATA": str(root / "data/tiny"), "PYTHONPATH": str(project)}
-    # as the head of the Snakefile has it
+    root, log = checkout(tmp_path / "cluster", project), tmp_path / "first.log"
+    how = {"cwd": root, "env": slurm | {"UNSEG_DATA": str(root / "data/tiny"), "PYTHONPATH": str(project)}}
+    # as docs/cluster.md has it
     command = [sys.executable, "-m", "snakemake", "--executor", "slurm", "--jobs", "2", "--rerun-triggers", "mtime"]
     command += ["--config", "profile=part", "only=table 9", "--rerun-incomplete", "--latency-wait", "20"]
     command += ["--slurm-no-account", "--slurm-status-command", "squeue", "--default-resources", "slurm_partition=all"]
     command += ["--slurm-init-seconds-before-status-checks", "5"]
     running = lambda: ask(slurm, "squeue", "-h", "-t", "R", "-o", "%A")  # noqa: E731
-    with open(tmp_path / "first.log", "w") as log:
-        run = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
-        assert wait(lambda: len(running()) == 2 or run.poll() is not None, 120)
-        jobs = running()
-        assert len(jobs) == 2, (tmp_path / "first.log").read_text()
-        # their notebooks are at work
-        assert wait(lambda: len(list(root.glob("results/part/*/*"))) >= 2, 120)
-        ask(slurm, "scancel", jobs[0])
-        assert run.wait(timeout=400) != 0
-    again = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600)
+    with subprocess.Popen(command, **how, stdout=log.open("w"), stderr=subprocess.STDOUT) as run:
+        assert wait(lambda: len(running()) == 2 or run.poll() is not None, 120) and run.poll() is None, log.read_text()
+        assert wait(lambda: len(list(root.glob("results/part/*/*"))) == 2, 120)  # both are at work
+        ask(slurm, "scancel", running()[0])
+    assert run.returncode, log.read_text()
+    again = subprocess.run(command, **how, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
-    victims = [stage for stage in load_profile("part", root).only("table 9").values() if stage.kind == "victim"]
+    victims = [key for key in load_profile("part", root).only("table 9") if key.startswith("victim/")]
     on_slurm = rows_of(root)
-    assert {row["stage"] for row in on_slurm} == {stage.key for stage in victims}
+    assert {row["stage"] for row in on_slurm} == set(victims)
     ended = ask(slurm, "squeue", "-h", "-t", "all", "-o", "%T")
     assert ended.count("CANCELLED") == 1 and ended.count("COMPLETED") == len(victims) + 2
 
