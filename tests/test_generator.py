@@ -208,8 +208,7 @@ def test_mae_weights_start_the_surrogate(tmp_path):
 
 def test_sam_weights_start_the_surrogate(tmp_path):
     """At SAM's own size it gives SAM's first mask; at half of it, what segment-anything makes of its tables there."""
-    torch.manual_seed(1)
-    generator = Generator(LAYOUTS["tiny"]).eval()
+    generator = tiny_generator()
     for name, parameter in generator.named_parameters():
         if "pos" in name:  # which a new encoder has at zero
             torch.nn.init.normal_(parameter)
@@ -230,13 +229,12 @@ def test_sam_weights_start_the_surrogate(tmp_path):
         assert torch.equal(whole(x, prompts)[:, 0], first)
 
         small = F.interpolate(x, (16, 16))
-        tokens = inner.patch_embed(method.sam.normalise(small))
         positions = F.interpolate(inner.pos_embed.permute(0, 3, 1, 2), (4, 4), mode="bicubic").permute(0, 2, 3, 1)
-        tokens = tokens + positions
+        tokens = inner.patch_embed(method.sam.normalise(small)) + positions
         for block in inner.blocks:  # segment-anything's own, which resizes relative positions itself
             tokens = block(tokens)
-        expected = inner.neck(tokens.permute(0, 3, 1, 2))
-        torch.testing.assert_close(method.sam.encode(half.image_encoder, small)[0], expected)
+        found, expected = method.sam.encode(half.image_encoder, small)[0], inner.neck(tokens.permute(0, 3, 1, 2))
+        torch.testing.assert_close(found, expected)
 
     torch.save({k: v for k, v in sam.items() if "neck" not in k}, tmp_path / "less.pth")
     with pytest.raises(

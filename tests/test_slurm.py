@@ -19,15 +19,12 @@ from test_rehearsal import checkout
 from unseg_lib.files import read_csv
 from unseg_lib.pipeline import gather, load_profile
 
-DAEMONS = ("munged", "slurmctld", "slurmd")
-MISSING = [name for name in DAEMONS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
+PATH = f"{os.environ['PATH']}:/usr/sbin"
+MISSING = [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name, path=PATH)]
 MISSING += [] if find_spec("snakemake_executor_plugin_slurm") else ["snakemake-executor-plugin-slurm"]
 MISSING += [] if os.geteuid() == 0 else ["root"]
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
-]
+needed = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200), needed]
 # no control groups, no accounting (jobs are asked for with squeue), and as much memory as a job asks for
 SETTINGS = """
 ClusterName=unseg SlurmctldHost=localhost(127.0.0.1) SlurmctldPort={ports[0]} SlurmdPort={ports[1]} SlurmUser=root
@@ -51,14 +48,13 @@ def slurm(tmp_path_factory):
         for free in (one, other):
             free.bind(("127.0.0.1", 0))
         ports, host = [free.getsockname()[1] for free in (one, other)], socket.gethostname().partition(".")[0]
-    (folder / "slurm.conf").write_text(
-        (SETTINGS.replace(" ", "\n") + NODE).format(folder=folder, ports=ports, host=host)
-    )
+    settings = (SETTINGS.replace(" ", "\n") + NODE).format(folder=folder, ports=ports, host=host)
+    (folder / "slurm.conf").write_text(settings)
     (folder / "key").write_bytes(os.urandom(1024))
     (folder / "key").chmod(0o600)
     munge = ["--foreground", "--force", f"--socket={folder}/socket"]
     munge += [f"--{name}-file={folder}/{name}" for name in ("key", "pid", "log", "seed")]
-    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
+    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": PATH}
     with ExitStack() as stack:
         log = stack.enter_context(open(folder / "daemons.log", "w"))
         for command in (["munged", *munge], ["slurmctld", "-D"], ["slurmd", "-D", "-N", "unseg"]):
@@ -70,7 +66,6 @@ def slurm(tmp_path_factory):
 
 
 def ask(environment: dict, *command: str) -> list[str]:
-    """The words that one of Slurm's commands answers."""
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30).stdout.split()
 
 
@@ -83,7 +78,7 @@ def wait(until, seconds: float) -> bool:
 
 def rows_of(root: Path) -> list[dict]:
     gather(load_profile("part", root), root)
-    return [{k: v for k, v in row.items() if k != "minutes"} for row in read_csv(root / "results/part/rows.csv")]
+    return [row | {"minutes": ""} for row in read_csv(root / "results/part/rows.csv")]
 
 
 def test_a_grid_on_slurm_goes_on_after_a_killed_job(slurm, tmp_path, project):
@@ -92,8 +87,7 @@ def test_a_grid_on_slurm_goes_on_after_a_killed_job(slurm, tmp_path, project):
     # as docs/cluster.md has it
     command = [sys.executable, "-m", "snakemake", "--executor", "slurm", "--jobs", "2", "--rerun-triggers", "mtime"]
     command += ["--config", "profile=part", "only=table 9", "--rerun-incomplete", "--latency-wait", "20"]
-    command += ["--slurm-no-account", "--slurm-status-command", "squeue", "--default-resources", "slurm_partition=all"]
-    command += ["--slurm-init-seconds-before-status-checks", "5"]
+    command += ["--slurm-no-account", "--slurm-status-command=squeue", "--slurm-init-seconds-before-status-checks=5"]
     running = lambda: ask(slurm, "squeue", "-h", "-t", "R", "-o", "%A")  # noqa: E731
     with subprocess.Popen(command, **how, stdout=log.open("w"), stderr=subprocess.STDOUT) as run:
         assert wait(lambda: len(running()) == 2 or run.poll() is not None, 120) and run.poll() is None, log.read_text()
