@@ -212,7 +212,7 @@ def test_the_rehearsal_has_the_same_stages_and_other_sizes(paper, project):
         if stage.kind == "victim":
             same = ("dataset", "poison", "eps", "eps_bg", "defense", "clean_fraction", "seed", "limit", "test_split")
             assert [stage.values[name] for name in same] == [whole.values[name] for name in same]
-            assert stage.values["epochs"] == 1 and max(stage.values["size"]) <= 128
+            assert stage.values["epochs"] == 1 and max(stage.values["size"]) <= (352 if "dino" in key else 128)
             family = whole.values["victim"]
             assert stage.values["victim"] == family
         if stage.kind == "poison":
