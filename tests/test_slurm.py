@@ -99,9 +99,8 @@ def test_a_grid_on_slurm_goes_on_after_a_killed_job(slurm, tmp_path, project):
     again = subprocess.run(command, **how, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
     victims = [key for key in load_profile("part", root).only("table 9") if key.startswith("victim/")]
-    on_slurm = rows_of(root)
+    on_slurm, ended = rows_of(root), ask(slurm, "squeue", "-h", "-t", "all", "-o", "%T")
     assert {row["stage"] for row in on_slurm} == set(victims)
-    ended = ask(slurm, "squeue", "-h", "-t", "all", "-o", "%T")
     assert ended.count("CANCELLED") == 1 and ended.count("COMPLETED") == len(victims) + 2
 
     # on this machine alone, without a kill
