@@ -20,15 +20,7 @@ deleted result again, with the tables that gather it. Its own tracking is not en
   victim, is no news to the others: a job has only those inputs that it waits for, and one that is done has none;
 - its lock is left behind by a kill (`snakemake --unlock`): `unseg reproduce` holds one that ends with its process.
 
-On a Slurm cluster, with the project on a shared disk:
-
-    pip install snakemake-executor-plugin-slurm
-    export UNSEG_DATA=/nfs/data
-    snakemake --executor slurm --jobs 64 --config profile=paper --rerun-triggers mtime --rerun-incomplete \
-        --latency-wait 60 --default-resources slurm_account=ME slurm_partition=gpu
-
-Memory, minutes and GPUs of a job are under `resources` of the profile. Kubernetes and others: see Snakemake's
-executor plugins.
+On a Slurm cluster: docs/cluster.md. Memory, minutes and GPUs of a job are under `resources` of the profile.
 """
 
 import shlex

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from segment_anything.build_sam import sam_model_registry
+from torch.nn import functional as F
 from toy_instances import mae_checkpoint
 
 from unseg_lib import method
@@ -197,17 +198,55 @@ def test_wrong_checkpoints_are_refused_in_a_sentence_and_run_no_code(tmp_path, m
 
 
 def test_mae_weights_start_the_surrogate(tmp_path):
-    encoder = build_surrogate("sam", LAYOUTS["tiny"]).image_encoder  # 4x4 tokens
+    surrogate = build_surrogate("sam", LAYOUTS["tiny"])  # 4x4 tokens
+    encoder = surrogate.image_encoder
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     for side in (7, 4):  # 7x7 positions are resized to 4x4
         encoder.load_state_dict(before)
         torch.save({"model": mae_checkpoint(encoder, side)}, tmp_path / "mae.pth")
-        weights.load_mae(encoder, tmp_path / "mae.pth")
+        surrogate.start(tmp_path / "mae.pth")
         after, positions = encoder.state_dict(), encoder.pos_embed.detach()[0, :, :, 0]
         assert torch.equal(after["blocks.0.mlp.lin1.weight"], before["blocks.0.mlp.lin1.weight"] + 1)
         assert torch.equal(after["neck.0.weight"], before["neck.0.weight"])
         assert (positions.diff(dim=0) > 0).all() and (positions.diff(dim=1) > 0).all()
     assert torch.allclose(positions.flatten(), torch.arange(16.0), atol=1e-4)  # no class token
+
+
+def test_sam_weights_start_the_surrogate(tmp_path):
+    """At SAM's own size it gives SAM's first mask; at half of it, what segment-anything makes of its tables there."""
+    generator = tiny_generator()
+    for name, parameter in generator.named_parameters():
+        if "pos" in name:  # which a new encoder has at zero
+            torch.nn.init.normal_(parameter)
+    sam = {k: v for k, v in generator.state_dict().items() if not k.startswith("noise_")}
+    torch.save(sam | {"pixel_mean": torch.zeros(3)}, tmp_path / "sam.pth")
+    x, prompts = batch()
+    whole, half = (build_surrogate("sam", LAYOUTS["tiny"], size).eval() for size in (32, 16))
+    for surrogate in (whole, half):
+        surrogate.start(tmp_path / "sam.pth")
+
+    decoder, inner = generator.mask_decoder, generator.image_encoder
+    with torch.no_grad():
+        embedding, _ = method.sam.encode(inner, x)
+        # without SAM's IoU token and last mask token, which the surrogate lacks and the others attend to
+        tokens = decoder.mask_tokens.weight[:3]
+        hs, upscaled = method.sam.decoder_trunk(decoder, generator.prompt_encoder, embedding, tokens, prompts)
+        first = torch.einsum("nc,nchw->nhw", decoder.output_hypernetworks_mlps[0](hs[:, 0]), upscaled)
+        assert torch.equal(whole(x, prompts)[:, 0], first)
+
+        small = F.interpolate(x, (16, 16))
+        positions = F.interpolate(inner.pos_embed.permute(0, 3, 1, 2), (4, 4), mode="bicubic").permute(0, 2, 3, 1)
+        tokens = inner.patch_embed(method.sam.normalise(small)) + positions
+        for block in inner.blocks:  # segment-anything's own, which resizes relative positions itself
+            tokens = block(tokens)
+        found, expected = method.sam.encode(half.image_encoder, small)[0], inner.neck(tokens.permute(0, 3, 1, 2))
+        torch.testing.assert_close(found, expected)
+
+    torch.save({k: v for k, v in sam.items() if "neck" not in k}, tmp_path / "less.pth")
+    with pytest.raises(
+        UnsegError, match=r"Expected SAM weights .* 6 parameters missing \(first: \['image_encoder.neck"
+    ):
+        whole.start(tmp_path / "less.pth")
 
 
 def released_file(generator, path):

@@ -57,13 +57,20 @@ def asked(cell: dict) -> dict:
     poison, _, changed = name.partition(" ")
     if poison == "clean":
         return found | {"poison": "clean"}
-    found |= {"poison": poison, "eps": (4, 1) if cell["dataset"] == "lung" else (8, 2)}
+    found |= {"poison": {"ar": "ar_tiles"}.get(poison, poison), "eps": (4, 1) if cell["dataset"] == "lung" else (8, 2)}
     found |= {"protect": FIVE if cell["metric"].startswith("iou:") else "all"}
     found |= {"file_format": "png" if cell["dataset"] in LOSSLESS else "jpg"}
     if poison != "unseg":
         return found
     game = {"prompt": "mask", "sam_weights": True, "mae_weights": True, "surrogate": "sam", "layout": "vit_b"}
-    game |= {"target": "ones", "train_eps": (1, 0.25), "data": "hqseg44k", "epochs": 27, "alternation": "epoch"}
+    game |= {
+        "tokens": "released",
+        "target": "ones",
+        "train_eps": (1, 0.25),
+        "data": "hqseg44k",
+        "epochs": 27,
+        "alternation": "epoch",
+    }
     return found | game | CHANGES[changed]
 
 
@@ -79,7 +86,9 @@ def told(victim: Stage) -> dict:
     found["eps"] = (made["eps"], made["eps_bg"])
     for generator in poison.needs:
         game = generator.values
-        found |= {name: game[name] for name in ("surrogate", "layout", "target", "data", "epochs", "alternation")}
+        found |= {
+            name: game[name] for name in ("surrogate", "layout", "tokens", "target", "data", "epochs", "alternation")
+        }
         found |= {name: bool(game[name]) for name in ("sam_weights", "mae_weights")}
         found["train_eps"] = (game["train_eps"], game["train_eps_bg"])
     return found
@@ -203,7 +212,7 @@ def test_the_rehearsal_has_the_same_stages_and_other_sizes(paper, project):
         if stage.kind == "victim":
             same = ("dataset", "poison", "eps", "eps_bg", "defense", "clean_fraction", "seed", "limit", "test_split")
             assert [stage.values[name] for name in same] == [whole.values[name] for name in same]
-            assert stage.values["epochs"] == 1 and max(stage.values["size"]) <= 128
+            assert stage.values["epochs"] == 1 and max(stage.values["size"]) <= (352 if "dino" in key else 128)
             family = whole.values["victim"]
             assert stage.values["victim"] == family
         if stage.kind == "poison":
@@ -217,7 +226,7 @@ def test_the_rehearsal_has_the_same_stages_and_other_sizes(paper, project):
 @pytest.mark.parametrize(
     ("purpose", "places"),
     [
-        ("table 3", ["coco"]),
+        ("table 3", ["coco", "coco/annotations/panoptic_val2017.json"]),
         ("table 4", ["VOCdevkit/VOC2012", "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"]),
         ("table 9", ["Kvasir-SEG"]),
     ],

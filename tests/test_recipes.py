@@ -12,6 +12,7 @@ from unseg_lib import UnsegError
 from unseg_lib.method import BilevelConfig, Generator
 from unseg_lib.method.bilevel import Game
 from unseg_lib.options import with_options
+from unseg_lib.pipeline import load_profile
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import mask2former, rsprompter, sam_hq, training
 from unseg_lib.victims.data import random_windows
@@ -23,6 +24,48 @@ from unseg_lib.victims.mask2former.model import LAYOUTS, build
 ADE20K = "resnet50 fit=shorter"
 CITYSCAPES = "resnet50 crop=0.5 norm=trained"
 COCO = "resnet50 fit=lsj scale_low=0.1 colour=False schedule=steps"
+
+
+# what the profile paper has of them; sources are with each test below, in docs/recipes.md and in test_paper_plan.py
+MIXED = {"init": "imagenet", "batch_size": 16, "lr": 1e-4, "precision": "bf16"}
+SAM = {"init": "data/weights/sam_vit_b_01ec64.pth"}
+PLANNED = [
+    ("victims", "deeplabv1", {"size": [321, 321], "epochs": 30, "batch_size": 16, "lr": 7e-4}),
+    ("victims", "deeplabv3-r50", {"size": [473, 473], "epochs": 50, "batch_size": 16, "lr": 0.01}),
+    ("victims", "sam-hq", SAM | {"victim": "sam-hq:vit_b", "epochs": 12, "batch_size": 32, "lr": 1e-3}),
+    *(("victims", name, MIXED) for name in ("mask2former-r50", "mask2former-r50-half", "mask2former-swin-t-lsj")),
+    ("victims", "rsprompter-nwpu", MIXED | SAM | {"victim": "rsprompter:vit_b queries=70", "epochs": 600}),
+    ("victims", "rsprompter-whu", MIXED | SAM | {"victim": "rsprompter:vit_b queries=100", "epochs": 300}),
+    ("victims", "rsprompter-ssdd", MIXED | SAM | {"victim": "rsprompter:vit_b queries=30", "epochs": 600}),
+    ("datasets", "ade20k", {"size": [512, 512], "epochs": 127, "file_format": "jpg"}),
+    *(("datasets", f"ade20k-{task}", {"size": [640, 640], "epochs": 127}) for task in ("instance", "panoptic")),
+    ("datasets", "cityscapes-panoptic", {"size": [1024, 2048], "epochs": 484}),
+    ("datasets", "coco-panoptic", {"size": [1024, 1024], "epochs": 50, "file_format": "jpg"}),
+    ("datasets", "coco-instance", {"dataset": "coco-instances", "size": [1024, 1024], "epochs": 50}),
+    ("datasets", "coco-detection", {"dataset": "coco-instances", "size": [800, 1333], "file_format": "jpg"}),
+    ("recipes", "ar", {"poison": "ar_tiles"}),
+    ("generators", "sam-vit-b", {"tokens": "released", "validation": "dis5k@val,coift,hrsod,thinobject5k"}),
+    ("generators", "resnet50-surrogate", {"mae_weights": "data/weights/resnet50-0676ba61.pth"}),
+    ("generators", "sam-surrogate", {"mae_weights": SAM["init"], "sam_weights": SAM["init"], "surrogate": "sam"}),
+]
+# the options of all victims of a family, by their data set
+OPTIONS = {"ade20k": ADE20K, "cityscapes": CITYSCAPES, "coco-panoptic": COCO, "coco-instances": COCO}
+
+
+@pytest.mark.parametrize(("section", "name", "values"), PLANNED)
+def test_the_profile_paper_has_the_published_value(project, section, name, values):
+    assert values.items() <= getattr(load_profile("paper", project), section)[name].items()
+
+
+def test_every_run_of_the_profile_paper_is_by_its_set_s_recipe(project):
+    victims = [one.values for one in load_profile("paper", project).stages.values() if one.kind == "victim"]
+    for values in victims:
+        if values["victim"].startswith("mask2former"):
+            assert values["victim"].partition(" ")[2] == OPTIONS[values["dataset"]].partition(" ")[2]
+        if values["victim"].startswith("deeplabv3"):  # without its colour changes, a defence of their own
+            assert values["victim"] == "deeplabv3:resnet50"
+    defended = {one["defense"].partition(" ")[0] for one in victims if one["victim"] == "deeplabv3:resnet50"}
+    assert defended >= {"none", "gaussian_blur", "jpeg", "pgd_at", "ddc_at"}
 
 
 def layout_of(words: str):

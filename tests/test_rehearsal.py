@@ -20,15 +20,18 @@ PART["grid"][0]["victims"] = ["unetpp-resnet50"]
 PART["grid"].append(PART["grid"][0] | {"vary": {"clean_fraction": [0.4]}})
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, project) -> Path:
+def checkout(folder: Path, project: Path) -> Path:
     """A checkout with tiny images for the whole profile, and a part of it as `part`."""
-    folder = tmp_path_factory.mktemp("rehearsal")
     shutil.copytree(project / "notebooks", folder / "notebooks")
     shutil.copy(project / "Snakefile", folder)
     (folder / "notebooks/profiles/part.yaml").write_text(yaml.safe_dump(PART))
     rehearsal(folder / "data/tiny")
     return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, project) -> Path:
+    return checkout(tmp_path_factory.mktemp("rehearsal"), project)
 
 
 def test_the_tiny_images_are_all_that_the_rehearsal_reads(root):

@@ -248,9 +248,10 @@ def rehearsal(root: Path) -> None:
     if (done := root / "weights/mae_tiny.pth").exists():
         return
     voc(root, five=True)
-    for name in ("lung", "kvasir", "ade20k", "cityscapes", "coco", "coco-panoptic", "hqseg44k", "nwpu", "whu", "ssdd"):
+    for name in ("lung", "kvasir", "ade20k", "cityscapes", "coco-instances", "hqseg44k", "nwpu", "whu", "ssdd"):
         ALL[name](root)
     done.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
     save_sam(done.with_name("sam_tiny.pth"))
     torch.save({"model": mae_checkpoint(build_surrogate("sam", LAYOUTS["tiny"]).image_encoder, 7)}, done)
 

@@ -1,5 +1,6 @@
 """This machine: where to compute, how fast it is, where a number comes from, and how far a loop is.
 
+torch is imported by those functions alone that ask it: it takes seconds, and whoever only starts a notebook needs none.
 Importing `unseg_lib` also edits `sys.meta_path`, so that torchvision can be imported beside a CPU-only torch: that
 remedy is `torchvision_cpu.py`, apart from here because it must not import torch.
 """
@@ -16,15 +17,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import hold
 
+if TYPE_CHECKING:
+    import torch
 
-def choose_device(name: str | torch.device) -> str:
+
+def choose_device(name: "str | torch.device") -> str:
     """ "auto" is CUDA, else Apple's MPS, else the CPU; a device that is not there is an error."""
+    import torch
+
     name = str(name)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     usable = [kind for kind, is_there in there.items() if is_there]
@@ -36,8 +41,10 @@ def choose_device(name: str | torch.device) -> str:
     return name
 
 
-def device_called(name: str | torch.device) -> torch.device:
+def device_called(name: "str | torch.device") -> "torch.device":
     """torch's device of this name, be it there or not; a misspelt one is an error."""
+    import torch
+
     try:
         return torch.device(name)
     except RuntimeError as error:
@@ -46,12 +53,16 @@ def device_called(name: str | torch.device) -> torch.device:
 
 def device_name(device: str) -> str:
     """What a result says of where it was computed: the GPU's name, or the kind of device."""
-    return torch.cuda.get_device_name() if device == "cuda" else device
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 @cache
 def has_bf16(device: str) -> bool:
     """Whether a device ("cpu", "cuda") multiplies bf16 matrices itself: AMX, AVX-512 BF16, GPUs from Ampere on."""
+    import torch
+
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -64,7 +75,7 @@ def usable_precision(precision: str, device: str) -> str:
     if not precision.startswith("bf16") or has_bf16(device):
         return precision
     instead = "32-true" if "-" in precision else "32"
-    print(f"this {torch.device(device).type} has no bf16 of its own: precision {instead} instead", file=sys.stderr)
+    print(f"this {device_called(device).type} has no bf16 of its own: precision {instead} instead", file=sys.stderr)
     return instead
 
 
@@ -86,6 +97,8 @@ def keep_freed_memory() -> bool:
 @contextmanager
 def thread_count(threads: int) -> Iterator[None]:
     """Use so many CPU threads for a while; 0 leaves torch's number."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -97,10 +110,19 @@ def thread_count(threads: int) -> Iterator[None]:
 # GPUs for jobs side by side: each takes one for itself.
 
 
+def gpu_count() -> int:
+    """How many GPUs torch sees; asked without it where its build knows none."""
+    if metadata.version("torch").endswith("+cpu"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def visible_gpus() -> list[str]:
     """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    return named.split(",") if named else [str(i) for i in range(gpu_count())]
 
 
 @contextmanager
@@ -147,7 +169,7 @@ def provenance(root: str | Path = ".") -> dict:
         "dirty": bool(_git(root, "status", "--porcelain", "--", ":/", ":(exclude,top)results")),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": [device_name(f"cuda:{i}") for i in range(gpu_count())],
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()} | found,
     }

@@ -25,7 +25,8 @@ class DataSet:
     read: Callable[..., SegmentationSet]
     source: Source | None = None  # where it comes from
     splits: tuple[str, ...] = ("train", "test")
-    words: str = ""  # of a set without source: what it is
+    words: str = ""  # of a set without source: what it is, ...
+    of: tuple[str, ...] = ()  # ... and which sets it is made of
     takes_place: bool = False  # read as NAME:PLACE, with read(..., where=PLACE); the numbers in its names are frames
 
 
@@ -38,7 +39,9 @@ DATASETS: dict[str, DataSet] = {
     "nwpu": DataSet(read_nwpu, SOURCES["nwpu"], WITH_VAL),
     "coco": DataSet(read_coco, SOURCES["coco"], WITH_VAL),
     "coco-panoptic": DataSet(read_coco_panoptic, SOURCES["coco-panoptic"], WITH_VAL),
-    "coco-instances": DataSet(read_coco_instances, None, WITH_VAL, "coco-panoptic with the objects of coco"),
+    "coco-instances": DataSet(
+        read_coco_instances, None, WITH_VAL, "coco-panoptic with the objects of coco", of=("coco-panoptic",)
+    ),
     "ade20k": DataSet(read_ade20k, SOURCES["ade20k"], WITH_VAL),
     "cityscapes": DataSet(read_cityscapes, SOURCES["cityscapes"], WITH_VAL),
     "whu": DataSet(read_whu, SOURCES["whu"], WITH_VAL),

@@ -69,7 +69,7 @@ class BilevelConfig(variants.Variants):
     tokens: str = "corrected"  # read out: its own three, or the "released" code's slice of them (§ 2.2)
     surrogate: str = "sam"
     surrogate_size: int = 0  # side of its input in pixels; 0 = half the generator's
-    mae_weights: str = ""  # of the surrogate's encoder: MAE's for sam, ImageNet's for resnet50 ("" = random)
+    mae_weights: str = ""  # of the surrogate: MAE's or SAM's for sam, ImageNet's for resnet50 ("" = random)
     # the schedule (§ 4.5)
     epochs: int = 27
     steps: int = 0  # > 0: stop after that many steps, whatever the epochs

@@ -15,7 +15,7 @@ from unseg_lib.errors import pick
 from unseg_lib.method import sam
 from unseg_lib.method.lite0 import LITE0, load_lite0, renormalise
 from unseg_lib.method.prompts import Prompts
-from unseg_lib.method.weights import load_mae, load_resnet
+from unseg_lib.method.weights import load_resnet, load_surrogate
 
 POINTS = 112 * 112
 OVERSAMPLE, IMPORTANT = 3, 0.75  # share of the points taken where |logit| is smallest, among three times as many
@@ -34,8 +34,8 @@ class SamSurrogate(nn.Module):
         del self.mask_decoder.iou_token, self.mask_decoder.iou_prediction_head
 
     def start(self, path: str | Path) -> None:
-        """Start the encoder from MAE's weights, as published."""
-        load_mae(self.image_encoder, path)
+        """Start the encoder from MAE's weights, as published, or all of it from SAM's."""
+        load_surrogate(self, path)
 
     def forward(self, x: Tensor, prompts: Prompts) -> Tensor:
         decoder = self.mask_decoder

@@ -118,22 +118,46 @@ def load_sam(module: nn.Module, path: str | Path) -> None:
     _load(module, state, path, "SAM weights", spared=lambda key: key.startswith("noise_"))
 
 
-def load_mae(encoder: nn.Module, path: str | Path) -> None:
+def load_surrogate(surrogate: nn.Module, path: str | Path) -> None:
+    """Start a SAM-shaped surrogate: from MAE's ViT, as published, or from SAM itself, whichever the file holds.
+
+    Of SAM it takes the encoders and the decoder without what it lacks: IoU token and head, the last mask token. What
+    was made for SAM's 64 x 64 tokens comes to its own grid: positions bicubically, relative ones linearly, as
+    segment-anything reads them at another size.
+    """
+    state, own = read_foreign(path), surrogate.state_dict()
+    if not any(key.startswith("image_encoder.") for key in state):
+        return _start_from_mae(surrogate.image_encoder, state, path)
+    found, mask_tokens = {key: state[key] for key in own if key in state}, "mask_decoder.mask_tokens.weight"
+    if mask_tokens in found:
+        found[mask_tokens] = found[mask_tokens][: len(own[mask_tokens])]
+    for key, value in found.items():
+        if key.endswith("pos_embed"):
+            found[key] = _on_grid(value, own[key])
+        elif "rel_pos" in key and len(value) != len(own[key]):
+            found[key] = F.interpolate(value.T[None], len(own[key]), mode="linear")[0].T
+    _load(surrogate, found, path, "SAM weights")
+
+
+def _start_from_mae(encoder: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
     """Start a SAM image encoder from MAE's pretrained ViT (CC BY-NC 4.0), the surrogate's published start.
 
     Its 14x14 position embedding is resized bicubically to the token grid; its class token, final norm and decoder are
     dropped. Relative positions and the neck have no counterpart and keep their initial values.
     """
-    state = read_foreign(path)
     kept = {k.replace("mlp.fc", "mlp.lin"): v for k, v in state.items() if k.startswith(("blocks.", "patch_embed."))}
     if "pos_embed" in state:
         # `(1,1+k*k,C)`, class token first, -> SAM's `(1,t,t,C)`
         patches = state["pos_embed"][:, 1:]
         side = round(patches.shape[1] ** 0.5)
-        grid = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        grid = F.interpolate(grid, encoder.pos_embed.shape[1:3], mode="bicubic", align_corners=False)
-        kept["pos_embed"] = grid.permute(0, 2, 3, 1)
+        kept["pos_embed"] = _on_grid(patches.reshape(1, side, side, -1), encoder.pos_embed)
     _load(encoder, kept, path, "MAE's ViT weights", lambda key: "rel_pos" in key or key.startswith("neck."))
+
+
+def _on_grid(positions: Tensor, own: Tensor) -> Tensor:
+    """Positions `(1,k,k,C)` resized bicubically to those of `own` `(1,t,t,C)`."""
+    grid = F.interpolate(positions.permute(0, 3, 1, 2), own.shape[1:3], mode="bicubic", align_corners=False)
+    return grid.permute(0, 2, 3, 1)
 
 
 def load_resnet(encoder: nn.Module, path: str | Path) -> None:

@@ -75,10 +75,11 @@ def choose(name: str, folder: Path, root: Path) -> Profile:
 
 def missing_data(profile: Profile, folder: Path, stages: Collection[Stage] = ()) -> list[str]:
     """The places of a profile that are not below `folder`; with `stages` only those that these need."""
-    from unseg_lib.datasets import sources
+    from unseg_lib.datasets import DATASETS, sources
 
     lists = [str(stage.values.get("dataset") or stage.values.get("data")).split(",") for stage in stages]
     read = {name.strip().partition("@")[0] for names in lists for name in names}
+    read |= {one for name in read & DATASETS.keys() for one in DATASETS[name].of}
     read |= {sources()[name].needs for name in read & sources().keys()} - {""}
     return [name for name in profile.data if not (folder / name).exists() and (not stages or _needed(name, read))]
 

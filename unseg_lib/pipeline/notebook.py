@@ -66,7 +66,7 @@ def run_notebook(
     `inputs`: fingerprints of the stages it builds on; `threads`: of the CPU (0: the machine's default). Leaves RESULT;
     on failure only failed.ipynb, and raises a one-sentence `UnsegError`. A second runner of the same folder waits.
     """
-    from unseg_lib.runtime import provenance  # and torch with it
+    from unseg_lib.runtime import provenance
 
     notebook, out = Path(notebook).resolve(), Path(out)
     root, here = project_root(notebook), out.resolve()
