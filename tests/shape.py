@@ -17,12 +17,12 @@ LAYERS = (
     {"pipeline", "reporting", "speed", "protection"},
     {"evaluation", "victims", "poisons", "defenses"},
     {"method", "datasets", "pretrained"},
-    {"images", "files", "runtime", "seeds", "errors", "options", "torchvision_cpu", "unseg_lib"},
+    {"images", "outlines", "files", "runtime", "seeds", "errors", "options", "torchvision_cpu", "unseg_lib"},
 )
 # what it may be; the aims are 12,500 lines of library, 600 of speed and 11,000 of tests: lower these on the way there
 LIMITS = {
     "lines of unseg_lib": 15_250,
-    "files of unseg_lib": 106,
+    "files of unseg_lib": 107,
     "lines of reporting": 1_200,
     "lines of protection": 1_400,
     "lines of speed": 660,

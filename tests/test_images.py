@@ -117,9 +117,9 @@ def test_truncated_absurd_deep_and_absent_images_are_one_sentence(tiny_image, tm
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
     with refused("corrupt"):
         read_image(path)
-    Image.fromarray(np.zeros((2, 2), np.uint16)).save(path)
-    with refused("Expected 8 bits a channel"):
-        read_image(path)
+    Image.fromarray(np.full((2, 2), 300, np.uint16)).save(path)
+    with refused("numbers of classes from 0 to 255 in .*, found numbers from 300 to 300"):
+        read_label(path)
     for read in (read_image, image_size):
         with refused("found no such file"):
             read(tmp_path / "none.png")

@@ -266,28 +266,6 @@ def test_keep_writes_the_format_of_the_original(room, run):
         assert lossy or change_of(room, row["image"], row["written"])[disc() == 0].max() <= 2
 
 
-MASKS = {
-    "ones": Image.fromarray(disc() // 255),
-    "palette": Image.fromarray(disc() // 17).convert("P"),
-    "white first": Image.fromarray(disc()).quantize(2),
-    "colour": Image.fromarray(np.stack([0 * disc(), disc(), 0 * disc()], axis=2)),
-    "one bit": Image.fromarray(disc()).convert("1"),
-    "opaque": Image.fromarray(disc()).convert("RGBA"),
-    "jpeg": Image.fromarray(disc()),
-    "webp": Image.fromarray(disc()),
-}
-
-
-@pytest.mark.parametrize("kind", MASKS)
-def test_masks_of_any_kind_mean_the_same(room, run, kind):
-    run()
-    expected = hashes(room / "out")
-    (room / "masks" / "b.png").unlink()
-    MASKS[kind].save(room / "masks" / f"b.{kind if kind in ('jpeg', 'webp') else 'png'}")
-    run()
-    assert hashes(room / "out") == expected
-
-
 def test_classes_of_a_label_map(room, run):
     label = np.zeros((24, 32), np.uint8)
     label[2:8], label[10:20] = 1, 15
@@ -323,8 +301,7 @@ def test_classes_of_cocos_json(room, run):
 def test_a_faulty_json_is_one_sentence(room, run):
     for sentence, spoil in {
         "json without 'name'": lambda notes: notes["categories"][0].pop("name"),
-        "json without 'height'": lambda notes: notes["images"][0].pop("height"),
-        "whole pixels, found '24' and 32": lambda notes: notes["images"][0].update(height="24"),
+        "json without 'file_name'": lambda notes: notes["images"][0].pop("file_name"),
         "json of another form": lambda notes: notes["annotations"].append(3),
     }.items():
         spoil(notes := coco_notes())
@@ -458,31 +435,29 @@ def renamed(path, suffix):
     path.rename(path.with_suffix(suffix))
 
 
-DEEP, CORRUPT = Image.fromarray(np.zeros((24, 32), np.uint16)), "found a corrupt one"
+DEEP, CORRUPT = Image.fromarray(np.ones((24, 32), np.float32)), "found a corrupt one"
 SPOILT = {  # what is done to the file of an image, of its mask or of its copy: the sentence
     "no mask": (lambda i, m, o: m.unlink(), "Expected one mask called b .*found none"),
     "two masks": (lambda i, m, o: save(m.with_suffix(".bmp"), disc()), r"several \(b.bmp, b.png\)"),
     "small mask": (lambda i, m, o: save(m, disc()[:20]), "Expected a mask of 32x24 pixels.*found 32x20"),
     "corrupt mask": (lambda i, m, o: cut(m, 50), CORRUPT),
-    "transparent mask": (lambda i, m, o: save(m, pixels_of(4)), "without transparency"),
+    "transparent mask": (lambda i, m, o: save(m, np.dstack([disc()] * 3 + [disc()[::-1]])), "found both"),
     "mask of two pages": (lambda i, m, o: (renamed(m, ".tif"), pages(m.with_suffix(".tif"))), "one mask in.*found 2 p"),
     "corrupt image": (lambda i, m, o: cut(i, 300), CORRUPT),
     "no image": (lambda i, m, o: i.write_text("this is text"), CORRUPT),
-    "16 bits": (lambda i, m, o: DEEP.save(i), "Expected 8 bits"),
-    "16 bits of a tiff": (lambda i, m, o: (i.unlink(), DEEP.save(i.with_suffix(".tif"))), "Expected 8 bits"),
+    "32 bits": (lambda i, m, o: (i.unlink(), DEEP.save(i.with_suffix(".tif"))), "Expected 8 or 16 bits"),
     # reading it would never end
     "a pipe": (lambda i, m, o: (i.unlink(), os.mkfifo(i)), "Expected a file at .*found something else"),
     "a link to nothing": (lambda i, m, o: (i.unlink(), i.symlink_to("gone.png")), "Expected a readable file"),
     "TypeError": (lambda i, m, o: (i.unlink(), second_page_is_empty(i.with_suffix(".tif"))), CORRUPT),  # Pillow's
     "several frames": (lambda i, m, o: pages(i), "Expected one image in .*found 2"),
-    "unknown format": (lambda i, m, o: renamed(i, ".heic"), "b.heic; convert it"),
-    "raw": (lambda i, m, o: renamed(i, ".dng"), "b.dng; convert it"),
+    "raw": (lambda i, m, o: renamed(i, ".dng"), "b.dng; develop it"),
     "tiny": (lambda i, m, o: save(i, pixels_of(size=(15, 40))), "at least 16 pixels a side in .*found 40x15"),
     "bomb": (
         lambda i, m, o: Image.new("1", (30_000, 30_000)).save(i),
-        "at most 100 million pixels in .*found far more",
+        "at most 300 million pixels in .*found far more",
     ),
-    "large": (lambda i, m, o: Image.new("1", (11_000, 11_000)).save(i), "100 million pixels in .*found 11000x11000"),
+    "large": (lambda i, m, o: Image.new("1", (18_000, 17_000)).save(i), "300 million pixels in .*found 18000x17000"),
     "foreign file in the output": (lambda i, m, o: (o.mkdir(), (o / "b.png").write_text("mine")), "not from here"),
     "a link out of the output": (lambda i, m, o: lead_away(o, i), "a link that leads away"),
 }
@@ -662,7 +637,7 @@ def test_sub_folders_patterns_links_and_strange_names(room, monkeypatch):
     (images / "loop").symlink_to(images)
     monkeypatch.chdir(room)
     targets = lambda *given: [one.target for one in find_inputs(given, room / "out", "png")]  # noqa: E731
-    assert targets(images) == ["a.png", "b.png", "link.png", "sub/new_line.png"]
+    assert targets(images) == ["a.png", "b.png", "link.png", "sub/new_line.png", ""]  # the last is no image
     assert "b.png" in targets(f"{images}/*.png")
     # one file by several paths is protected once
     assert targets("images", images, "images/b.png", "images/loop/b.png") == targets("images")
@@ -759,10 +734,10 @@ def test_a_copy_that_is_not_known_or_of_another_image_is_left_alone(room, run, m
     assert "not from here" in run()[1]["problem"] and copy.read_bytes() == b"edited by hand"
 
 
-KINDS = {  # mode and suffix of the file -> mode of its copy; None: it cannot be protected
+KINDS = {  # mode and suffix of the file -> mode of its copy
     **{("RGB", "jpg"): "RGB", ("L", "jpg"): "L", ("CMYK", "jpg"): "RGB", ("RGB", "png"): "RGB", ("L", "png"): "L"},
-    **{("LA", "png"): "LA", ("P", "png"): "RGB", ("1", "png"): "L", ("I;16", "png"): None},
-    **{("RGBA", "webp"): "RGBA", ("RGBA", "tif"): "RGBA", ("I;16", "tif"): None},
+    **{("LA", "png"): "LA", ("P", "png"): "RGB", ("1", "png"): "L", ("I;16", "png"): "L"},
+    **{("RGBA", "webp"): "RGBA", ("RGBA", "tif"): "RGBA", ("I;16", "tif"): "L"},
 }
 
 
@@ -795,7 +770,7 @@ def test_many_mixed_images_in_one_call(room, protect_files):
     good = [row for row in rows if not row["problem"]]
     assert hashes(images) == before and len(rows) == 60
     assert {row["image"] for row in rows if row["problem"]} == {name for name, mode in expected.items() if not mode}
-    assert 40 < len(good) < 60
+    assert 50 < len(good) < 60
     for row in good:
         content = io.BytesIO((images / row["image"]).read_bytes())  # of some TIFFs by path, Pillow is wrong
         with Image.open(content) as original, Image.open(out / row["written"]) as written:
@@ -803,7 +778,8 @@ def test_many_mixed_images_in_one_call(room, protect_files):
             assert written.mode == expected[row["image"]] and written.size == upright.size
             if "A" in written.mode:
                 assert np.array_equal(written.getchannel("A"), upright.getchannel("A"))
-            change = np.asarray(written.convert("RGB")).astype(int) - np.asarray(upright.convert("RGB"))
+            before_it = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)) if "I" in upright.mode else upright
+            change = np.asarray(written.convert("RGB")).astype(int) - np.asarray(before_it.convert("RGB"))
         assert np.abs(change).max() == max(row["linf_inside"], row["linf_outside"]) <= 8
         assert row["linf_outside"] <= 2 and row["found_by"] in ("salient objects", "whole image")
     written = hashes(out)

@@ -215,7 +215,8 @@ def protect(
     if dry_run:
         found = Batch(inputs, out, **files).files
         Protector(**model)  # refuses what the run would refuse
-        print(*(shown(f"{file.path} -> {out / file.target}") for file in found), f"{len(found)} images", sep="\n")
+        images = [file for file in found if file.target]
+        print(*(shown(f"{file.path} -> {out / file.target}") for file in images), f"{len(images)} images", sep="\n")
         return
     how = files | model | {"metadata": keep_metadata, "rgb": rgb, "compiled": compiled}
     rows = protect_files(inputs, out, **how, overwrite=overwrite)

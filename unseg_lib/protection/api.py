@@ -25,7 +25,17 @@ from unseg_lib.method import Box, Inference, Prepared, Region, add_raw_noise, me
 from unseg_lib.poisons import Manifest, PoisonSettings, Sample, digest, open_generator, prompt_of, sweep
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
-from unseg_lib.protection.report import REPORT, TYPES, alone, earlier_lines, is_whole, new_line, writing
+from unseg_lib.protection.report import (
+    NO_IMAGE,
+    REPORT,
+    TYPES,
+    alone,
+    earlier_lines,
+    is_whole,
+    new_line,
+    odd_region,
+    writing,
+)
 from unseg_lib.runtime import progress, thread_count
 
 LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
@@ -273,6 +283,8 @@ class Batch:
 
     def _read(self, file: Input) -> _Ready | dict:
         """The image and its region; or its line, if its copy is there already."""
+        if not file.target:
+            return new_line(shown(file.name), remark=NO_IMAGE)
         # the file: its content decides whether a copy that is there may stay, or may be replaced
         if file.path.exists() and not file.path.is_file():
             raise UnsegError(f"Expected a file at {file.path}, found something else; take it out.")  # it may never end
@@ -312,6 +324,7 @@ class Batch:
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
         row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by)
         row["protected"] = round(float(mask.mean()), 6) or 1e-6 * bool(mask.any())  # 0 says that nothing is
+        remarks += (odd_region(row),)
         row |= {"eps": float(own.eps), "eps_bg": float(own.eps_bg), "remark": "; ".join(filter(None, remarks))}
         row |= {"bytes_before": file.path.stat().st_size, "bytes_after": len(content)}
         row |= {"source_sha256": ready.source_sha256, "settings": ready.settings}

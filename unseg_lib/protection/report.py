@@ -27,12 +27,21 @@ TYPES = dict(image=str, written=str, found_by=str, protected=float, eps=float, e
 TYPES |= dict(linf_inside=int, linf_outside=int, rms=float, psnr=float, ssim=float, bytes_before=int, bytes_after=int)
 TYPES |= dict(source_sha256=str, sha256=str, settings=str, remark=str, problem=str)
 COLUMNS = list(TYPES)
+NO_IMAGE = "no image, left alone"
+LIKELY = 0.001, 0.9  # share of an image that a region has which somebody means
 BARS, WIDTH = 9, 40  # lines of the histogram at most, characters of its longest bar
 
 
 def new_line(image: str, **columns: object) -> dict:
     """A line of protected.csv; what is not given is 0 or empty."""
     return {name: kind() for name, kind in TYPES.items()} | {"image": image} | columns
+
+
+def odd_region(line: dict) -> str:
+    """A remark where the region is hardly one that somebody means; else, or where nothing else was found, ""."""
+    if not line["protected"] or line["found_by"] == "whole image" or LIKELY[0] <= line["protected"] <= LIKELY[1]:
+        return ""
+    return f"the region is {100 * line['protected']:.3g} % of the image: is this what was meant?"
 
 
 def earlier_lines(out: Path) -> list[dict]:
@@ -89,6 +98,9 @@ WARNINGS = {
         lambda row: row["linf_inside"] > row["eps"] or row["linf_outside"] > row["eps_bg"]
     ),
     "In {} the region is empty, so no noise was added; check the masks.": lambda row: row["protected"] == 0,
+    "In {} the region is nearly nothing or nearly everything, as protected.csv remarks; is this what the masks mean?": (
+        lambda row: bool(odd_region(row))
+    ),
     "In {} nothing stood out, so the whole image was taken; better say what to protect.": (
         lambda row: row["found_by"] == "whole image"
     ),
@@ -103,7 +115,8 @@ WARNINGS = {
 
 def summary(rows: list[dict], out: Path) -> str:
     """Lines of text about the rows of `protect_files`; budgets are those of the written files."""
-    done = [row for row in rows if not row["problem"]]
+    done = [row for row in rows if row["written"]]
+    others = sum(row["remark"] == NO_IMAGE for row in rows)
     if not done:
         return f"No image was protected; {out / REPORT} says why."
     ways = ", ".join(f"{count} by {way}" for way, count in Counter(row["found_by"] for row in done).items())
@@ -117,8 +130,9 @@ def summary(rows: list[dict], out: Path) -> str:
         f"Largest change {inside} inside and {outside} outside the region, of 255 steps; {change}.",
         f"Size of the files: {before:.1f} MB before, {after:.1f} MB after.",
         *(sentence.format(count) for sentence, count in counts.items() if count),
+        *([f"Files that are no images: {others}, left alone."] if others else []),
     ]
-    return "\n".join([*lines, f"Every image has a line in {out / REPORT}."])
+    return "\n".join([*lines, f"Every file has a line in {out / REPORT}."])
 
 
 def inspect(original: str | Path, protected: str | Path, lpips_weights: str | Path | None = None) -> dict:

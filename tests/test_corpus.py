@@ -1,0 +1,350 @@
+"""What people have: every form of mask, annotation and image, by `unseg protect`, as a data set, by notebook 00."""
+
+import json
+import sys
+import types
+from functools import partial
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_sets import palette, refused
+
+from unseg_lib import protection
+from unseg_lib.datasets import check, load_dataset
+from unseg_lib.files import write_json
+from unseg_lib.images import _formats, read_image, read_mask
+from unseg_lib.protection import summary
+
+HEIGHT, WIDTH = SIZE = (40, 50)
+OBJECT, LEFT, RIM = (np.zeros(SIZE, bool) for _ in range(3))
+OBJECT[10:22, 12:32] = LEFT[10:22, 12:20] = RIM[10:22, 12:32] = True
+RIM[11:21, 13:31] = False  # the object's contour, a pixel wide
+SHARE, INSIDE = OBJECT.mean(), (OBJECT & ~RIM).mean()
+
+
+@pytest.fixture
+def protect_files(weights):
+    return partial(protection.protect_files, generator=weights, device="cpu")
+
+
+def pixels(seed=0, channels=3):
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, channels), dtype=np.uint8).squeeze()
+
+
+def gray(inside, outside=0, rim=None, left=None):
+    """Numbers of a mask: of the object, of the rest, of the contour, of the object's left part."""
+    found = np.where(OBJECT, inside, outside)
+    found = found if left is None else np.where(LEFT, left, found)
+    return (found if rim is None else np.where(RIM, rim, found)).astype(np.uint8)
+
+
+def picture(numbers, mode=None):
+    image = Image.fromarray(numbers)
+    return image.convert(mode) if mode else image
+
+
+def colour(*channels):
+    return Image.fromarray(np.stack(channels, axis=2))
+
+
+def indexed(numbers, transparent=False):
+    """A palette's as VOC's: black, then colours; PNG may say that the background is transparent."""
+    image = palette(numbers, [0, 0, 0, *(37 * i % 256 for i in range(3, 768))])
+    image.info |= {"transparency": 0} if transparent else {}
+    return image
+
+
+GRAIN = np.random.default_rng(1).integers(0, 4, SIZE)
+CORNERS = [[12, 10], [32, 10], [32, 22], [12, 22]]
+LABELME = {
+    "shapes": [{"label": "cat", "points": CORNERS, "shape_type": "polygon"}],
+    "imageHeight": 40,
+    "imageWidth": 50,
+}
+DOT = {"label": "eye", "points": [[3, 3]], "shape_type": "point"}
+CIRCLE = {"label": "sun", "points": [[25, 20], [25, 10]], "shape_type": "circle"}
+YOLO = "7 " + " ".join(f"{x / WIDTH} {y / HEIGHT}" for x, y in CORNERS)
+# name -> what is saved as p0.png and so on (or what it is called, with {}); the share that is protected
+FORMS = {
+    "white": (picture(gray(255)), SHARE),
+    "ones": (picture(gray(1)), SHARE),
+    "one bit": (picture(gray(255), "1"), SHARE),
+    "three channels": (picture(gray(255), "RGB"), SHARE),
+    "opaque": (picture(gray(255), "RGBA"), SHARE),
+    "soft edges": (picture(gray(255, rim=130)), SHARE),
+    "soft on gray": (picture(gray(255, outside=90, rim=130)), SHARE),
+    "soft everywhere": (picture(np.where(OBJECT, 255 - GRAIN - 1, GRAIN).astype(np.uint8)), SHARE),
+    "label map": (picture(gray(2, left=1)), SHARE),
+    "contour": (picture(gray(15, rim=255, left=5)), INSIDE),
+    "palette": (indexed(gray(2, left=1)), SHARE),
+    "palette with a contour": (indexed(gray(15, rim=255, left=5)), INSIDE),
+    "palette with transparency": (indexed(gray(15), transparent=True), SHARE),
+    "two black classes": (palette(gray(2, left=1), [0, 0, 0, 0, 0, 0, 9, 9, 9]), SHARE),
+    "white first": (palette(1 - gray(1), [255, 255, 255, 0, 0, 0]), SHARE),
+    "green": (colour(gray(0), gray(100), gray(0)), SHARE),
+    "colours": (colour(gray(128, left=0), gray(0, left=128), gray(64)), SHARE),
+    "cut out": (Image.fromarray(np.dstack([pixels(), gray(255)])), SHARE),
+    "white, transparent around": (Image.fromarray(np.dstack([gray(255, 255)] * 3 + [gray(255)])), SHARE),
+    "black, transparent around": (Image.fromarray(np.dstack([gray(0)] * 3 + [gray(255)])), SHARE),
+    "16 bits": (Image.fromarray(gray(255).astype(np.uint16) * 257), SHARE),
+    "16 bits, labels": (Image.fromarray(gray(7, rim=255).astype(np.uint16)), INSIDE),
+    "16 bits, instances": (Image.fromarray(np.where(OBJECT, 26001, 0).astype(np.uint16)), SHARE),
+    "p{}.jpg": (picture(gray(255)), SHARE),
+    "p{}.webp": (picture(gray(255)), SHARE),
+    "p{}.gif": (picture(gray(255), "1"), SHARE),
+    "p{}_mask.png": (picture(gray(255)), SHARE),
+    "P{}-Labels.PNG": (picture(gray(255)), SHARE),
+    "p{}.png.png": (picture(gray(255)), SHARE),
+    "p{}.json": (json.dumps(LABELME | {"shapes": [*LABELME["shapes"], DOT]}), SHARE),
+    "p{}.json, marked": ("\ufeff" + json.dumps(LABELME | {"imageHeight": None}), SHARE),
+    "p{}.json, circle": (json.dumps({"shapes": [CIRCLE]}), pytest.approx(np.pi * 100 / 2000, rel=0.03)),
+    "p{}.txt": (YOLO, SHARE),
+    "p{}.txt, box": ("0 0.44 0.4 0.4 0.3\n", SHARE),
+    "all white": (picture(gray(255, 255)), 1.0),
+    "nearly nothing": (picture((np.arange(2000) == 9).reshape(SIZE).astype(np.uint8)), 0.0005),
+}
+
+
+def write_forms(root, form):
+    """Three images in im/ and their masks in gt/; what notebook 00 would be given first."""
+    content, _ = FORMS[form]
+    name = form.partition(",")[0] if "{}" in form else "p{}.png"
+    (root / "im").mkdir(), (root / "gt").mkdir()
+    for i in range(3):
+        Image.fromarray(pixels(i)).save(root / f"im/p{i}.png")
+        path = root / "gt" / name.format(i)
+        path.write_text(content) if isinstance(content, str) else content.save(path, quality=100)
+    return root / "gt" / name.format(0)
+
+
+def change_of(root, row):
+    return np.abs(read_image(root / "out" / row["written"]).astype(int) - read_image(root / "im" / row["image"])).max(2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_mask_of_any_form_means_the_object(form, tmp_path, protect_files, capsys):
+    first, share = write_forms(tmp_path, form), FORMS[form][1]
+    rows = protect_files([tmp_path / "im"], tmp_path / "out", masks=str(tmp_path / "gt"))
+    assert [row["protected"] for row in rows] == [share] * 3 and not any(row["problem"] for row in rows)
+    mask = read_mask(first, size=SIZE)
+    for row in rows:
+        change = change_of(tmp_path, row)
+        assert change[mask].max() == row["linf_inside"] <= 8 and change.max(where=~mask, initial=0) <= 2
+    assert mask.mean() == share and (share in (1, 0.0005) or not (mask & ~OBJECT).any() or "circle" in form)
+    train, test = (load_dataset("folder", tmp_path, split) for split in ("train", "test"))
+    assert sorted(train.ids + test.ids) == ["p0", "p1", "p2"]
+    assert [np.mean(label == 1) for _, label in (*train, *test)] == [share] * 3
+    # what is hardly meant is said everywhere
+    odd = share in (1, 0.0005)
+    assert [f"the region is {100 * row['protected']:.3g} % of the image" in row["remark"] for row in rows] == [odd] * 3
+    assert ("In 3 the region is nearly nothing or nearly everything" in summary(rows, tmp_path)) == odd
+    check("folder", tmp_path)
+    assert ("of all pixels are object" in capsys.readouterr().out) == odd
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["L", "1", "P", "RGB", "RGBA", "LA", "I;16"]), st.lists(st.integers(0, 255), max_size=6), st.data()
+)
+def test_whatever_the_mask_the_file_obeys_the_budget_of_the_region_reported(
+    tmp_path, protect_files, mode, values, data
+):
+    """Pixels that change beyond the outer budget are at most those of the region; none leaves the inner one."""
+    number = data.draw(st.integers(0, 99))
+    drawn = np.random.default_rng(number).choice([*values, 0], (*SIZE, 4)).astype(np.uint8)
+    if mode == "I;16":
+        mask = Image.fromarray(drawn[..., 0].astype(np.uint16) * (1 + number))
+    else:
+        mask = Image.fromarray(drawn) if mode == "RGBA" else Image.fromarray(drawn[..., 0]).convert(mode)
+    for folder in ("im", "gt"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    Image.fromarray(pixels(number)).save(tmp_path / "im/a.png")
+    mask.save(tmp_path / "gt/a.png")
+    (row,) = protect_files([tmp_path / "im"], tmp_path / "out", masks=str(tmp_path / "gt"), overwrite=True)
+    if not row["problem"]:
+        change = change_of(tmp_path, row)
+        assert (change > 2).sum() <= round(row["protected"] * change.size)
+        assert change.max() == max(row["linf_inside"], row["linf_outside"]) <= 8 and row["linf_outside"] <= 2
+
+
+def test_masks_that_say_two_things_are_refused_with_what_was_found(tmp_path):
+    half = np.where(np.arange(WIDTH) < 25, 255, np.zeros(SIZE)).astype(np.uint8)
+    Image.fromarray(np.dstack([gray(255)] * 3 + [half])).save(tmp_path / "a.png")
+    with refused("either black or transparency as the background of .*, found both"):
+        read_mask(tmp_path / "a.png")
+    for name, content, words in (
+        ("a.json", {"shapes": [{"points": [[0, 0], [4, 4]], "shape_type": "mask"}]}, "polygons, rectangles or circles"),
+        ("a.json", {"shapes": 3}, "Expected LabelMe's shapes in .*a.json, found another form"),
+        ("a.json", LABELME | {"imageWidth": 70}, "outlines on 50x40 pixels in .*, found 70x40"),
+        ("a.txt", "cat 0.1 0.2", "as YOLO has them, in .*a.txt, found 'cat 0.1 0.2'"),
+        ("a.txt", "0 10 10 30 10 30 20", "as YOLO has them"),
+    ):
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        with refused(words):
+            read_mask(tmp_path / name, size=SIZE)
+    with refused("the size of the image beside"):
+        read_mask(tmp_path / "a.txt")
+
+
+def test_one_mask_file_classes_of_outlines_and_boxes_as_shares(tmp_path, protect_files):
+    mask = write_forms(tmp_path, "p{}.json, marked")
+    one, out = tmp_path / "im/p1.png", tmp_path / "out"
+    how = partial(protect_files, [one], out, overwrite=True)
+    shares = [how(masks=str(mask), classes=name)[0]["protected"] for name in ("cat", "dog,cat", "dog")]
+    assert shares == [SHARE, SHARE, 0]
+    (tmp_path / "a.txt").write_text(YOLO)
+    assert [how(masks=str(tmp_path / "a.txt"), classes=c)[0]["protected"] for c in ("7", "8")] == [SHARE, 0]
+    with refused("for 3 images, found the file .*a.txt; give its folder, or one image"):
+        protect_files([tmp_path / "im"], out, masks=str(tmp_path / "a.txt"))
+    # outlines beside their images, as LabelMe writes them; they are no images
+    for path in (tmp_path / "gt").iterdir():
+        path.rename(tmp_path / "im" / path.name)
+    rows = protect_files([tmp_path / "im"], tmp_path / "beside", masks=str(tmp_path / "im"))
+    assert [(row["protected"], row["remark"]) for row in rows] == 3 * [(SHARE, "")] + 3 * [(0, "no image, left alone")]
+    assert "Protected images: 3" in (said := summary(rows, out)) and "no images: 3, left alone" in said
+    assert how(boxes="0.25,0.25,0.6,0.5")[0]["protected"] == 19 * 12 / 2000  # pixels 12..30, 9..20
+    assert how(points="0.5,0.5")[0]["found_by"] == "points"
+    assert how(boxes="0,0,1,1")[0]["protected"] == 4 / 2000  # whole numbers are pixels
+
+
+# COCO's json
+
+
+def notes(*files, **changes):
+    """A json of images called so, each with the object as a polygon."""
+    images = [{"id": i, "file_name": name, "height": 40, "width": 50} for i, name in enumerate(files)]
+    polygon = [np.ravel(CORNERS).tolist()]
+    objects = [{"id": i, "image_id": i, "category_id": 1, "segmentation": polygon} | changes for i in range(len(files))]
+    return {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
+
+
+BOX = {"segmentation": [], "bbox": [12, 10, 20, 12]}
+RLE = {"size": [40, 50], "counts": [12 * 40 + 10, *(19 * [12, 28]), 12, 18 * 40 + 18 - 20 + 20]}
+RLE["counts"][-1] = 2000 - sum(RLE["counts"][:-1])
+SHAPES = {
+    "polygon": {},
+    "part of two points first": {"segmentation": [[0, 0, 9, 9], np.ravel(CORNERS).tolist()]},
+    "box": BOX,
+    "box alone": {"segmentation": None, "bbox": BOX["bbox"]},
+    "rle": {"segmentation": RLE},
+    "crowd": {"segmentation": RLE, "iscrowd": 1},
+    "class unknown": {"category_id": 9},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_of_cocos_json_is_the_object(shape, tmp_path, protect_files):
+    write_forms(tmp_path, "white")
+    content = "\ufeff" + json.dumps(notes(*(f"p{i}.png" for i in range(3)), **SHAPES[shape]))
+    (tmp_path / "a.json").write_text(content)
+    rows = protect_files([tmp_path / "im"], tmp_path / "out", masks=str(tmp_path / "a.json"))
+    assert [row["protected"] for row in rows] == [SHARE] * 3
+    if shape != "class unknown":
+        folder = tmp_path / "NWPU_VHR-10"
+        (folder / "annotations").mkdir(parents=True)
+        (tmp_path / "im").rename(folder / "images")
+        (folder / "annotations/NWPU_instances_train.json").write_text(content)
+        for _, label in load_dataset("nwpu", tmp_path, "train"):  # of a crowd nobody learns
+            assert np.mean(label == (255 if shape == "crowd" else 1)) == SHARE
+
+
+def test_one_odd_entry_of_cocos_json_costs_its_image_alone(tmp_path, protect_files):
+    entries = {  # what a json calls an image -> where the image is
+        "../up.png": "up.png",
+        "/home/me/data/far.png": "far.png",
+        "C:\\data\\back\\slash.png": "back/slash.png",
+        "day1/i.png": "day1/i.png",
+        "day2/i.png": "day2/i.png",
+        "twice.jpg": "twice.jpg",
+        "twice.png": "twice.png",
+        "suffix.tif": "suffix.jpeg",
+    }
+    content = notes(*entries, "one/unclear.png", "two/unclear.png", "wide.png", "odd.png", "unsized.png")
+    content["annotations"] += [{"id": 99, "image_id": 12345, "category_id": 1}]  # of no image
+    content["images"][-3]["width"], content["images"][-1]["width"] = 77, None
+    content["annotations"][11]["segmentation"] = [[1, 2]]
+    del content["images"][-1]["height"], content["images"][-1]["width"]
+    for path in (*entries.values(), "unclear.png", "wide.png", "odd.png", "unsized.png", "new.png"):
+        (tmp_path / "im" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels()).save(tmp_path / "im" / path)
+    write_json(tmp_path / "a.json", content)
+    rows = {row["image"]: row for row in protect_files([tmp_path / "im"], tmp_path / "out", masks=f"{tmp_path}/a.json")}
+    good = {name for name, row in rows.items() if row["protected"] == SHARE}
+    assert good == {*entries.values(), "unsized.png"}
+    for name, words in {
+        "unclear.png": "one image like unclear.png in .*found several (one/unclear.png, two/unclear.png); name its",
+        "wide.png": "to be of 50x40 pixels as the image is, found 77x40",
+        "odd.png": "in annotation 11 of odd.png, found none that can be decoded",
+        "new.png": "found no such image there",
+    }.items():
+        assert all(part in rows[name]["problem"] for part in words.split(".*")), rows[name]["problem"]
+
+
+def test_a_json_of_a_data_set_may_tell_images_apart_by_folder_or_suffix(tmp_path):
+    content = notes("day1\\i.png", "day2/i.png", "a.jpg", "a.png", "b.png")
+    folder = tmp_path / "NWPU_VHR-10"
+    for seed, image in enumerate(content["images"]):
+        path = folder / "images" / image["file_name"].replace("\\", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*SIZE, 3), 40 * seed, np.uint8)).save(path)
+    (folder / "annotations").mkdir()
+    write_json(folder / "annotations/NWPU_instances_train.json", content)
+    found = load_dataset("nwpu", tmp_path, "train")
+    seen = {id: round(found.image(id).mean() / 40) for id in found.ids}
+    assert seen == {"day1-i": 0, "day2-i": 1, "a-jpg": 2, "a-png": 3, "b": 4}
+    assert {id: found.relative_image(id).with_suffix("").name for id in ("a-jpg", "b")} == {"a-jpg": "a-jpg", "b": "b"}
+
+
+# images
+
+
+def test_images_are_known_by_their_content_and_every_file_of_a_folder_has_a_line(tmp_path, protect_files):
+    im, smooth = tmp_path / "im", np.repeat(np.linspace(0, 4095, WIDTH, dtype=np.uint16)[None], HEIGHT, 0)
+    im.mkdir()
+    for name, form in {
+        "a.jfif": "JPEG",
+        "b.jpe": "JPEG",
+        "c.heic": "PNG",
+        "d": "JPEG",
+        "e.avif": "AVIF",
+        "f.gif": "GIF",
+    }.items():
+        Image.fromarray(pixels()).save(im / name, form)
+    Image.fromarray(smooth).save(im / "g.png")
+    Image.fromarray(16 * smooth).save(im / "h.tif")
+    tifffile.imwrite(im / "i.tif", np.float32(smooth))
+    (im / "j.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (im / "k.dng").write_bytes((im / "h.tif").read_bytes())  # a raw file has a small TIFF in front
+    for name in ("notes.txt", "Thumbs.db", ".hidden"):
+        (im / name).write_bytes(b"no image")
+    rows = {row["image"]: row for row in protect_files([im], tmp_path / "out", format="keep")}
+    assert sorted(rows) == sorted(path.name for path in im.iterdir() if path.name != ".hidden")
+    assert {name for name, row in rows.items() if row["problem"]} == {"i.tif", "j.heic", "k.dng"}
+    assert [rows[name]["written"] for name in ("a.jfif", "b.jpe", "d", "f.gif")] == [
+        "a.jfif",
+        "b.jpe",
+        "d.png",
+        "f.png",
+    ]
+    assert {rows[name]["remark"] for name in ("notes.txt", "Thumbs.db")} == {"no image, left alone"}
+    assert "found HEIC; install pillow-heif" in rows["j.heic"]["problem"]
+    assert "numbers from 0.0 to 4095.0" in rows["i.tif"]["problem"] and "raw file" in rows["k.dng"]["problem"]
+    for name, bits in {"g.png": 12, "h.tif": 16}.items():
+        assert rows[name]["remark"].startswith(f"{bits} bits a channel were reduced to 8")
+        assert np.abs(read_image(tmp_path / "out" / rows[name]["written"])[..., 0] - smooth / 16).max() <= 9
+        assert np.abs(read_image(im / name)[..., 0] - smooth / 16).max() <= 1  # as data sets and notebook 00 see it
+
+
+def test_pillow_heif_is_asked_where_it_is_installed(monkeypatch):
+    asked = []
+    heif = types.SimpleNamespace(register_heif_opener=lambda: asked.append(1))
+    monkeypatch.setitem(sys.modules, "pillow_heif", heif)
+    _formats.cache_clear()
+    try:
+        assert _formats()[-1] == "HEIF" and asked == [1]
+    finally:
+        _formats.cache_clear()
