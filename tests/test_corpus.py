@@ -1,6 +1,7 @@
 """What people have: every form of mask, annotation and image, by `unseg protect`, as a data set, by notebook 00."""
 
 import json
+import subprocess
 import sys
 import types
 from functools import partial
@@ -8,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import tifffile
+from conftest import REAL_DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -265,9 +267,10 @@ def test_one_odd_entry_of_cocos_json_costs_its_image_alone(tmp_path, protect_fil
     }
     content = notes(*entries, "one/unclear.png", "two/unclear.png", "wide.png", "odd.png", "unsized.png")
     content["annotations"] += [{"id": 99, "image_id": 12345, "category_id": 1}]  # of no image
-    content["images"][-3]["width"], content["images"][-1]["width"] = 77, None
+    content["images"] += [{"id": 98}, {"id": 97, "file_name": "/"}]
+    content["images"][-5]["width"] = 77
     content["annotations"][11]["segmentation"] = [[1, 2]]
-    del content["images"][-1]["height"], content["images"][-1]["width"]
+    del content["images"][-3]["height"], content["images"][-3]["width"]
     for path in (*entries.values(), "unclear.png", "wide.png", "odd.png", "unsized.png", "new.png"):
         (tmp_path / "im" / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels()).save(tmp_path / "im" / path)
@@ -348,3 +351,27 @@ def test_pillow_heif_is_asked_where_it_is_installed(monkeypatch):
         assert _formats()[-1] == "HEIF" and asked == [1]
     finally:
         _formats.cache_clear()
+
+
+MEASURED = """
+import resource, sys
+from unseg_lib.protection import protect_files
+rows = protect_files([sys.argv[1] + "/im"], sys.argv[1] + "/out", masks=sys.argv[1] + "/gt", device="cpu")
+assert all(2 < row["linf_inside"] <= 8 and row["linf_outside"] <= 2 for row in rows), rows
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.parametrize("sizes, most", [([(16, 20_000), (16_000, 250)], 1000), ([(9_000, 12_000)], 3000)])
+def test_the_memory_of_an_image_grows_with_its_own_area(sizes, most, tmp_path):
+    """In MB. The one of 108 megapixels takes a minute: only beside the real images."""
+    if most > 1000 and not REAL_DATA:
+        pytest.skip("no real images here, beside which large ones are tried")
+    for folder in ("im", "gt"):
+        (tmp_path / folder).mkdir()
+    for i, (height, width) in enumerate(sizes):
+        small = Image.fromarray(pixels(i)).resize((width, height))
+        small.save(tmp_path / f"im/{i}.jpg")
+        picture(gray(255)).resize((width, height), 0).convert("1").save(tmp_path / f"gt/{i}.png")
+    done = subprocess.run([sys.executable, "-c", MEASURED, tmp_path], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < most

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import append_line, read_csv, sha256_of, write_json
 from unseg_lib.images import is_gray_file, read_image
 from unseg_lib.protection import COLUMNS, NO_COLOURS, ONE_CHANNEL, REPORT, find_inputs, read_photo, summary
+from unseg_lib.protection.report import Shard
 
 
 @pytest.fixture
@@ -301,7 +304,6 @@ def test_classes_of_cocos_json(room, run):
 def test_a_faulty_json_is_one_sentence(room, run):
     for sentence, spoil in {
         "json without 'name'": lambda notes: notes["categories"][0].pop("name"),
-        "json without 'file_name'": lambda notes: notes["images"][0].pop("file_name"),
         "json of another form": lambda notes: notes["annotations"].append(3),
     }.items():
         spoil(notes := coco_notes())
@@ -720,6 +722,42 @@ def test_two_runs_in_one_folder_do_not_lose_each_others_lines(room, run):
     with protection.alone(room / "out"), pytest.raises(UnsegError, match="no other run in"):
         run()
     assert len(run()) == 2
+
+
+def test_shards_protect_each_image_once_into_one_report(room, run, monkeypatch):
+    for number in range(9):
+        add(room, f"n{number}.png", pixels_of(seed=number))
+    save(room / "images" / "sub" / "odd.png", pixels_of())  # without mask: a line with a problem
+    out = room / "out"
+    whole = sorted(run(), key=lambda row: row["image"])
+    made = {path.name: sha256_of(path) for path in out.glob("*.png")}
+    shutil.rmtree(out)
+    killed = lambda path, cells: append_line(path, cells) if cells[0] != "n8.png" else pytest.fail("killed")  # noqa: E731
+    with monkeypatch.context() as context:
+        context.setattr("unseg_lib.poisons.manifest.append_line", killed)
+        with ThreadPoolExecutor(3) as pool:
+            parts = [pool.submit(run, shard=f"{k}/3") for k in range(3)]
+    (failed,) = (k for k, part in enumerate(parts) if part.exception())
+    done = [row for k, part in enumerate(parts) if k != failed for row in part.result()]
+    assert {one.name for one in out.glob("*.csv")} == {REPORT, f"protected-{failed}-of-3.csv"}
+    assert [line["image"] for line in read_csv(out / REPORT)] == sorted(row["image"] for row in done)
+    # what is left is done by the same command, or by the one without shards; nothing is made again
+    before, half = times_of(room), room / "half"
+    shutil.copytree(out, half)
+    for shard in (f"{failed}/3", ""):
+        shutil.rmtree(out)
+        shutil.copytree(half, out)
+        with protection.alone(out, Shard(failed, 3)), pytest.raises(UnsegError, match="no other run in"):
+            run(shard=shard)
+        run(shard=shard)
+        assert before.items() <= times_of(room).items()
+        lines = sorted(read_csv(out / REPORT), key=lambda line: line["image"])
+        assert lines == [{name: str(row[name]) for name in COLUMNS} for row in whole]
+        assert {path.name: sha256_of(path) for path in out.glob("*.png")} == made
+        assert not list(out.glob("protected-*")) and not list(out.glob(".*"))
+    for text in ("3/3", "1", "a/b", "-1/2"):
+        with pytest.raises(UnsegError, match="a shard k/n with k from 0 to n - 1"):
+            run(shard=text)
 
 
 def test_a_copy_that_is_not_known_or_of_another_image_is_left_alone(room, run, monkeypatch):

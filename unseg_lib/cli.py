@@ -194,6 +194,7 @@ def protect(
     rgb: Annotated[bool, Option(help="store gray images as RGB, which keeps all of the noise")] = False,
     overwrite: Annotated[bool, Option(help="replace foreign files and copies of other images in the folder")] = False,
     jobs: Annotated[int, Option(help="threads that read and write")] = 2,
+    shard: Annotated[str, Option(help="k/n, k from 0 to n - 1: one of n machines that share the images")] = "",
     device: Annotated[str, Option(help="auto, cpu, cuda or mps")] = "auto",
     batch: Annotated[int, Option(help="images that the generator is given at once; more is for GPUs")] = 1,
     reference: Annotated[bool, Option(help="the slow way of the paper's numbers; pixels differ by a step")] = False,
@@ -209,7 +210,7 @@ def protect(
     asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
     if "" in asked.values():  # of an unset variable of the shell
         raise UnsegError("Expected something behind --masks, --classes, --boxes or --points, found an empty text.")
-    files = {"format": format, "quality": quality, "batch": batch, "jobs": jobs}
+    files = {"format": format, "quality": quality, "batch": batch, "jobs": jobs, "shard": shard}
     files |= {name: text or "" for name, text in asked.items()}
     model = {"generator": generator, "eps": eps, "eps_bg": eps_bg, "device": device, "reference": reference}
     if dry_run:

@@ -71,7 +71,7 @@ def coco_json(path: Path) -> Iterator[None]:
     """Make a sentence of what is missing in a json, or something else than it should be."""
     try:
         yield
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"json without {error}" if isinstance(error, KeyError) else f"json of another form ({error})"
         raise UnsegError(f"Expected COCO annotations in {path}, found {found}; replace the file.") from error
 
@@ -92,16 +92,15 @@ def read_notes(root: Path, name: str, folder: Path, notes: Path, classes: int = 
         files = [PurePosixPath(image["file_name"].replace("\\", "/")) for image in content["images"]]
         # without suffix, but of a.jpg beside a.png with it; by the plain name, or with its folder where several have it
         doubled = Counter(file.with_suffix("") for file in files)
-        stems = [file.with_suffix("") for file in files]
-        stems = [file.with_name(file.name.replace(".", "-")) if doubled[s] > 1 else s for s, file in zip(stems, files)]
+        clear = [file.with_name(file.name.replace(".", "-")) for file in files]
+        stems = [own if doubled[own] < 2 else other for own, other in zip((f.with_suffix("") for f in files), clear)]
         counts = Counter(stem.name for stem in stems)
         names = [prefix + (stem.name if counts[stem.name] < 2 else "-".join(stem.parts)) for stem in stems]
-        images = dict(zip(names, content["images"]))
+        images = dict(sorted(dict(zip(names, content["images"])).items()))
         ids = {image["id"]: id for id, image in images.items()}
         places = {id: folder / stem for id, stem in zip(names, stems)}
-        originals = {id: folder / file for id, stem, file in zip(names, stems, files) if stem != file.with_suffix("")}
+        originals = {id: folder / file for id, stem, file in zip(names, stems, files) if stem in clear}
         originals = {id: place for id, place in originals.items() if (root / place).is_file()}  # not in a copy
-        images = dict(sorted(images.items()))
         found = CocoNotes(path, content["annotations"], categories, images, index, ids, places, originals)
         if len(ids) < len(content["images"]):
             raise UnsegError(f"Expected images of different names in {path}, found two of one name.")

@@ -27,8 +27,8 @@ from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, s
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
 from unseg_lib.protection.report import (
     NO_IMAGE,
-    REPORT,
     TYPES,
+    Shard,
     alone,
     earlier_lines,
     is_whole,
@@ -38,7 +38,9 @@ from unseg_lib.protection.report import (
 )
 from unseg_lib.runtime import progress, thread_count
 
-LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
+# pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway; that of an image a side
+# of which is THIN times the other more so, since its padded square is nearly empty
+LARGEST, LARGEST_OF_THIN, THIN = 4096, 1024, 8
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # after these, no other image would fare better
 
 
@@ -106,7 +108,8 @@ class Protector:
     def prepare(self, pixels: np.ndarray, mask: np.ndarray) -> Prepared:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
         if max(mask.shape) > LARGEST:
-            pixels = shrunk(pixels, LARGEST)
+            thin = max(mask.shape) >= THIN * min(mask.shape)
+            pixels = shrunk(pixels, LARGEST_OF_THIN if thin else LARGEST)
             mask = resize_label(mask, pixels.shape[:2])
         name = digest(pixels) if "points" in self.settings.prompt else ""  # each image has points of its own
         return self.inference.prepare(pixels, **prompt_of(Sample(name, pixels, mask, mask), self.settings))
@@ -201,6 +204,7 @@ class Batch:
     rgb: bool = False  # store gray images in three channels, which keep all of the noise
     overwrite: bool = False  # replace files in `out` that are not ours, and copies of other images
     jobs: int = 2  # threads that read, and that write
+    shard: str = ""  # "k/n": only this part of the images, see `Shard`
     batch: int = 1  # images that a GPU is given at once; an image may then differ by a step from what it is alone
 
     def __post_init__(self):
@@ -221,6 +225,8 @@ class Batch:
                 raise UnsegError(f"Expected {sentence}.")
         self.files = find_inputs(self.inputs, self.out, self.format)
         self.region_of = masks_and_prompts(self.masks, self.classes, self.boxes, self.points, self.files)
+        self.part = Shard.of(self.shard)
+        self.files = [file for file in self.files if self.part.has(shown(file.name))]
 
     def run(self, protector: Protector) -> list[dict]:
         """Write the copies and the report, see `protect_files`."""
@@ -229,18 +235,21 @@ class Batch:
         # on a CPU, reading and writing take longer than a small generator: half of torch's threads for it, 0 means all
         on_gpu = protector.inference.device.type != "cpu"
         threads = 0 if protector.inference.large or on_gpu else max(1, torch.get_num_threads() // 2)
-        with alone(self.out), thread_count(threads):
+        with alone(self.out, self.part), thread_count(threads):
             # what earlier runs have left: whole copies, and images that failed and are not tried again now
-            lines, images = earlier_lines(self.out), {shown(file.name) for file in self.files}
+            lines = [line for line in earlier_lines(self.out) if self.part.has(line["image"])]
+            images = {shown(file.name) for file in self.files}
             self.copies = {line["written"]: line for line in lines if is_whole(self.out, line)}
             failed = [line for line in lines if line["problem"] and line["image"] not in images]
-            self.protector, self.manifest = protector, Manifest(self.out / REPORT, TYPES)
+            self.protector, self.manifest = protector, Manifest(self.part.report(self.out), TYPES)
             with writing(self.manifest.path):
                 self.manifest.save([*self.copies.values(), *failed])
             # the work itself, then all lines in order
             rows = list(progress(self._rows(), "protect", total=len(self.files)))
             again = {row["written"] for row in rows}
-            self.manifest.save([line for name, line in self.copies.items() if name not in again] + failed + rows)
+            whole = [line for name, line in self.copies.items() if name not in again] + failed + rows
+            self.manifest.save(whole)
+            self.part.finish(self.out, whole)
             sweep([self.manifest.path, *(self.out / file.target for file in self.files)])
         return rows
 

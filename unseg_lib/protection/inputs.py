@@ -13,9 +13,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial, reduce
+from functools import cache, reduce
 from itertools import chain, count, product, repeat
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -198,8 +198,9 @@ def masks_and_prompts(
     if classes and not masks:
         raise UnsegError("Expected --masks beside --classes, found none; classes are those of the masks.")
     if masks:
-        of_coco = Path(masks).suffix.lower() == ".json" and "shapes" not in read_json(masks)
-        mask_of = (_coco_masks if of_coco else _mask_files)(Path(masks), classes, files)
+        place = Path(masks)
+        of_coco = place.suffix.lower() == ".json" and place.is_file() and "shapes" not in read_json(place)
+        mask_of = (_coco_masks if of_coco else _mask_files)(place, classes, files)
         return lambda file, pixels: Region(mask_of(file, pixels.shape[:2]), "mask")
     if not boxes and not points:
         return lambda file, pixels: region_of(pixels)
@@ -215,25 +216,25 @@ def _in_pixels(places: list[list[float]], shape: tuple[int, int]) -> np.ndarray:
     return found * np.tile(np.subtract(shape[::-1], 1), found.shape[1] // 2) if shares else found
 
 
+def _ways(name: str) -> list[tuple[bool, str]]:
+    """(whether it is whole, name) of all that a name may be called by: also without folders, and without suffix."""
+    parts = PurePath(name).parts
+    tails = [(start == 0, PurePath(*parts[start:])) for start in range(len(parts))]
+    return [(whole, one.as_posix()) for whole, tail in tails for one in (tail, tail.with_suffix(""))]
+
+
 class Names:
     """The names of a batch's images; one that several folders have means none of them."""
 
     def __init__(self, files: Iterable[Input]):
         self.folders = defaultdict(set)
         for file in files:
-            for way in self._ways(file.name):
+            for way in _ways(file.name):
                 self.folders[way].add(os.path.realpath(file.path.parent))
-
-    @staticmethod
-    def _ways(name: str) -> list[tuple[bool, str]]:
-        """(whether it is whole, name): below the input, then without the first folders; with and without suffix."""
-        parts = PurePath(name).parts
-        tails = [(start == 0, PurePath(*parts[start:])) for start in range(len(parts))]
-        return [(whole, one.as_posix()) for whole, tail in tails for one in (tail, tail.with_suffix(""))]
 
     def find(self, file: Input, gets: Sequence[Callable[[str], Any]], where: Path, missing: str) -> Any:
         """What the first of `gets` has of an image by one of its names; missing: the sentence where none has any."""
-        for get, (whole, name) in product(gets, self._ways(file.name)):
+        for get, (whole, name) in product(gets, _ways(file.name)):
             # macOS writes an accent as a letter of its own, most others as a part of its letter
             spellings = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
             if found := next(filter(None, map(get, spellings)), None):
@@ -269,22 +270,20 @@ def _mask_files(place: Path, classes: str, files: Sequence[Input]) -> Callable[[
                 loose[mask_key(path.stem)].append(path)
         return exact, loose
 
-    def get(way: int, name: str) -> list[Path] | None:
-        found = masks_in((place / name).parent)[way]
-        return found.get(mask_key(PurePath(name).name) if way else PurePath(name).name)
+    def exactly(name: str) -> list[Path] | None:
+        return masks_in((place / name).parent)[0].get(PurePath(name).name)
+
+    def loosely(name: str) -> list[Path] | None:
+        return masks_in((place / name).parent)[1].get(mask_key(PurePath(name).name))
 
     def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
-        wanted = f"Expected one mask called {Path(file.name).stem} in {place}, found"
-        paths = (
-            [place]
-            if place.is_file()
-            else names.find(file, (partial(get, 0), partial(get, 1)), place, f"{wanted} none.")
-        )
-        paths = [path for path in paths if not path.samefile(file.path)]  # outlines may lie beside their image
+        wanted, paths = f"Expected one mask called {Path(file.name).stem} in {place}, found", [place]
+        if place.is_dir():
+            paths = names.find(file, (exactly, loosely), place, f"{wanted} none.")
+            paths = [path for path in paths if not path.samefile(file.path)]  # outlines may lie beside their image
         if len(paths) != 1:
-            raise UnsegError(
-                f"{wanted} none." if not paths else f"{wanted} several ({', '.join(path.name for path in paths)})."
-            )
+            several = f"several ({', '.join(path.name for path in paths)})."
+            raise UnsegError(f"{wanted} {several if paths else 'none.'}")
         mask = read_mask(paths[0], chosen, shape)
         if mask.shape != shape:
             sides, size = (f"{width}x{height}" for height, width in (shape, mask.shape))
@@ -305,30 +304,25 @@ def _coco_masks(path: Path, classes: str, files: Sequence[Input]) -> Callable[[I
             if name not in known.values():
                 raise UnsegError(f"Unknown class '{name}' in {path}; {closest(name, list(known.values()))}")
         for note in content["annotations"]:
-            if not chosen or known.get(note["category_id"]) in chosen:
-                objects[note["image_id"]].append(note)
+            if not chosen or known.get(note.get("category_id")) in chosen:
+                objects[note.get("image_id")].append(note)
         for image in content["images"]:
             # of another machine's path, or one that leads elsewhere, the end counts
-            parts = PurePosixPath(image["file_name"].replace("\\", "/")).parts
-            for start in range(len(parts)):
-                name = PurePosixPath(*parts[start:])
-                for one in (name, name.with_suffix("")):
-                    (tails if start else whole)[one.as_posix()].append(image)
+            for is_whole, way in _ways(str(image.get("file_name", "")).replace("\\", "/").lstrip("/")):
+                (whole if is_whole else tails)[way].append(image)
 
     def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
         missing = f"Expected {Path(file.name).name} in {path}, found no such image there."
         found = names.find(file, (whole.get, tails.get), path, missing)
         if len(found) > 1:
-            called = ", ".join(image["file_name"] for image in found[:3])
-            raise UnsegError(
-                f"Expected one image like {file.name} in {path}, found several ({called}); name its folder."
-            )
+            called = f"found several ({', '.join(image['file_name'] for image in found[:3])}); name its folder."
+            raise UnsegError(f"Expected one image like {file.name} in {path}, {called}")
         with coco_json(path):
             image = dict(zip(("height", "width"), shape)) | found[0]
             if (image["height"], image["width"]) != shape:
-                wanted, size = f"{shape[1]}x{shape[0]} pixels as the image is", f"{image['width']}x{image['height']}"
-                where = f"{image['file_name']} in {path}"
-                raise UnsegError(f"Expected {where} to be of {wanted}, found {size}; is the json of this image?")
+                size = f"found {image['width']}x{image['height']}; is the json of this image?"
+                what = f"{image['file_name']} in {path} to be of {shape[1]}x{shape[0]} pixels as the image is"
+                raise UnsegError(f"Expected {what}, {size}")
             return reduce(np.logical_or, (decode(note, image) for note in objects[image["id"]]), np.zeros(shape, bool))
 
     return mask_of

@@ -1,10 +1,12 @@
 """The report of a batch, protected.csv, in lines and in words; and what one copy has changed (`unseg inspect`)."""
 
 import csv
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -12,13 +14,13 @@ import numpy as np
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import lpips
-from unseg_lib.files import hold, sha256_if_readable
+from unseg_lib.files import hold, sha256_if_readable, write_csv
 from unseg_lib.images import write_image
 from unseg_lib.method import measure
 from unseg_lib.poisons import read_lines
 from unseg_lib.protection.photo import NO_COLOURS, ONE_CHANNEL, read_photo
 
-REPORT = "protected.csv"
+REPORT, PARTS = "protected.csv", "protected-*-of-*.csv"
 # found_by: how the region was found; protected: its share of the image. linf_inside, linf_outside, rms: what the
 # written file changes, in steps over 255; psnr: dB. bytes_before, bytes_after: sizes of the files. source_sha256,
 # sha256: of original and copy; settings: fingerprint of everything else the copy depends on. remark: what could not
@@ -45,18 +47,21 @@ def odd_region(line: dict) -> str:
 
 
 def earlier_lines(out: Path) -> list[dict]:
-    """All lines of earlier runs, with their types; their first column may have the name of older versions.
+    """All lines of earlier runs, also of shards that have not come to their end, with their types.
 
-    Raises `UnsegError` if there is a file called protected.csv of somebody else.
+    Their first column may have the name of older versions. Raises `UnsegError` if there is a file called protected.csv
+    of somebody else.
     """
-    path = out / REPORT
-    try:
-        columns, lines = read_lines(path, TYPES, {"picture": "image"})
-    except (OSError, csv.Error) as error:
-        raise UnsegError(f"Expected a readable report at {path}, found none ({error}); move it away.") from error
-    if columns != COLUMNS and path.exists():
-        raise UnsegError(f"Expected none but our own report at {path}, found another file; move it away.")
-    return lines
+    found: dict[tuple, dict] = {}
+    for path in (out / REPORT, *sorted(out.glob(PARTS))):
+        try:
+            columns, lines = read_lines(path, TYPES, {"picture": "image"})
+        except (OSError, csv.Error) as error:
+            raise UnsegError(f"Expected a readable report at {path}, found none ({error}); move it away.") from error
+        if columns != COLUMNS and path.exists() and path.stat().st_size:
+            raise UnsegError(f"Expected none but our own report at {path}, found another file; move it away.")
+        found |= {tuple(line.values()): line for line in lines}
+    return list(found.values())
 
 
 def is_whole(out: Path, line: dict) -> bool:
@@ -64,15 +69,61 @@ def is_whole(out: Path, line: dict) -> bool:
     return bool(line["written"]) and sha256_if_readable(out / line["written"]) == line["sha256"]
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Part k of n of a batch, which the names of its images decide: n machines protect each image once.
+
+    While a shard works its lines are in a file of its own; at its end they go into protected.csv. Whoever is killed
+    goes on by the same command, or by the one without shards.
+    """
+
+    k: int = 0
+    n: int = 1
+
+    @classmethod
+    def of(cls, text: str) -> "Shard":
+        """ "k/n" with k from 0 to n - 1, or "" for all."""
+        k, slash, n = (text or "0/1").partition("/")
+        if not (slash and k.isdecimal() and n.isdecimal() and int(k) < int(n)):
+            raise UnsegError(f"Expected a shard k/n with k from 0 to n - 1, such as 0/8, found '{text}'.")
+        return cls(int(k), int(n))
+
+    def has(self, image: str) -> bool:
+        """Whether an image belongs to this shard, by its name in protected.csv."""
+        return int(hashlib.sha256(image.encode()).hexdigest(), 16) % self.n == self.k
+
+    def report(self, out: Path) -> Path:
+        return out / (REPORT if self.n == 1 else f"protected-{self.k}-of-{self.n}.csv")
+
+    def finish(self, out: Path, rows: list[dict]) -> None:
+        """Its lines replace their older ones in protected.csv; the others stay. Other shards wait meanwhile."""
+        import fcntl
+
+        if self.n == 1:  # the lines of all parts are its own
+            for part in out.glob(PARTS):
+                part.unlink(missing_ok=True)
+        while self.report(out).exists() and self.n > 1:
+            with open(out / REPORT, "ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(out / REPORT)):  # else another has replaced it
+                    others = [line for line in read_lines(out / REPORT, TYPES)[1] if not self.has(line["image"])]
+                    write_csv(out / REPORT, sorted([*others, *rows], key=lambda line: line["image"]), COLUMNS)
+                    self.report(out).unlink()
+
+
 @contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Keep a second run out of the folder: the two would lose each other's lines."""
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        hold(folder, f"Expected no other run in {out}, found one; wait for its end.")
+def alone(out: Path, shard: Shard = Shard()) -> Iterator[None]:
+    """Keep a second run out of the folder: the two would lose each other's lines. Different shards may run."""
+    busy = f"Expected no other run in {out}, found one; wait for its end."
+    lock = out / f".{shard.report(out).name}.lock"
+    with ExitStack() as stack:
+        folder = os.open(out, os.O_RDONLY)
+        stack.callback(os.close, folder)
+        hold(folder, busy, shared=shard.n > 1)
+        if shard.n > 1:
+            hold(stack.enter_context(open(lock, "wb")), busy)
+            stack.callback(lock.unlink, missing_ok=True)
         yield
-    finally:
-        os.close(folder)
 
 
 @contextmanager
@@ -117,6 +168,8 @@ def summary(rows: list[dict], out: Path) -> str:
     """Lines of text about the rows of `protect_files`; budgets are those of the written files."""
     done = [row for row in rows if row["written"]]
     others = sum(row["remark"] == NO_IMAGE for row in rows)
+    if not rows:
+        return f"No image is of this shard; those of the others are in {out}."
     if not done:
         return f"No image was protected; {out / REPORT} says why."
     ways = ", ".join(f"{count} by {way}" for way, count in Counter(row["found_by"] for row in done).items())
