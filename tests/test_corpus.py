@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
-import types
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,15 +148,13 @@ def test_a_mask_of_any_form_means_the_object(form, tmp_path, protect_files, caps
     assert ("of all pixels are object" in capsys.readouterr().out) == odd
 
 
+MODES = ("L", "1", "P", "RGB", "RGBA", "LA", "I;16")
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.sampled_from(["L", "1", "P", "RGB", "RGBA", "LA", "I;16"]), st.lists(st.integers(0, 255), max_size=6), st.data()
-)
-def test_whatever_the_mask_the_file_obeys_the_budget_of_the_region_reported(
-    tmp_path, protect_files, mode, values, data
-):
+@given(st.sampled_from(MODES), st.lists(st.integers(0, 255), max_size=6), st.integers(0, 99))
+def test_the_file_obeys_the_budget_of_the_region_reported(tmp_path, protect_files, mode, values, number):
     """Pixels that change beyond the outer budget are at most those of the region; none leaves the inner one."""
-    number = data.draw(st.integers(0, 99))
     drawn = np.random.default_rng(number).choice([*values, 0], (*SIZE, 4)).astype(np.uint8)
     if mode == "I;16":
         mask = Image.fromarray(drawn[..., 0].astype(np.uint16) * (1 + number))
@@ -224,14 +222,12 @@ def notes(*files, **changes):
     return {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
 
 
-BOX = {"segmentation": [], "bbox": [12, 10, 20, 12]}
-RLE = {"size": [40, 50], "counts": [12 * 40 + 10, *(19 * [12, 28]), 12, 18 * 40 + 18 - 20 + 20]}
-RLE["counts"][-1] = 2000 - sum(RLE["counts"][:-1])
+RLE = {"size": [40, 50], "counts": [490, *(19 * [12, 28]), 12, 2000 - 490 - 20 * 12 - 19 * 28]}
 SHAPES = {
     "polygon": {},
     "part of two points first": {"segmentation": [[0, 0, 9, 9], np.ravel(CORNERS).tolist()]},
-    "box": BOX,
-    "box alone": {"segmentation": None, "bbox": BOX["bbox"]},
+    "box": {"segmentation": [], "bbox": [12, 10, 20, 12]},
+    "box alone": {"segmentation": None, "bbox": [12, 10, 20, 12]},
     "rle": {"segmentation": RLE},
     "crowd": {"segmentation": RLE, "iscrowd": 1},
     "class unknown": {"category_id": 9},
@@ -279,12 +275,12 @@ def test_one_odd_entry_of_cocos_json_costs_its_image_alone(tmp_path, protect_fil
     good = {name for name, row in rows.items() if row["protected"] == SHARE}
     assert good == {*entries.values(), "unsized.png"}
     for name, words in {
-        "unclear.png": "one image like unclear.png in .*found several (one/unclear.png, two/unclear.png); name its",
+        "unclear.png": "found several (one/unclear.png, two/unclear.png); name its folder",
         "wide.png": "to be of 50x40 pixels as the image is, found 77x40",
         "odd.png": "in annotation 11 of odd.png, found none that can be decoded",
         "new.png": "found no such image there",
     }.items():
-        assert all(part in rows[name]["problem"] for part in words.split(".*")), rows[name]["problem"]
+        assert words in rows[name]["problem"]
 
 
 def test_a_json_of_a_data_set_may_tell_images_apart_by_folder_or_suffix(tmp_path):
@@ -308,14 +304,8 @@ def test_a_json_of_a_data_set_may_tell_images_apart_by_folder_or_suffix(tmp_path
 def test_images_are_known_by_their_content_and_every_file_of_a_folder_has_a_line(tmp_path, protect_files):
     im, smooth = tmp_path / "im", np.repeat(np.linspace(0, 4095, WIDTH, dtype=np.uint16)[None], HEIGHT, 0)
     im.mkdir()
-    for name, form in {
-        "a.jfif": "JPEG",
-        "b.jpe": "JPEG",
-        "c.heic": "PNG",
-        "d": "JPEG",
-        "e.avif": "AVIF",
-        "f.gif": "GIF",
-    }.items():
+    names, forms = ["a.jfif", "b.jpe", "c.heic", "d", "e.avif", "f.gif"], ["JPEG", "JPEG", "PNG", "JPEG", "AVIF", "GIF"]
+    for name, form in zip(names, forms):
         Image.fromarray(pixels()).save(im / name, form)
     Image.fromarray(smooth).save(im / "g.png")
     Image.fromarray(16 * smooth).save(im / "h.tif")
@@ -327,12 +317,7 @@ def test_images_are_known_by_their_content_and_every_file_of_a_folder_has_a_line
     rows = {row["image"]: row for row in protect_files([im], tmp_path / "out", format="keep")}
     assert sorted(rows) == sorted(path.name for path in im.iterdir() if path.name != ".hidden")
     assert {name for name, row in rows.items() if row["problem"]} == {"i.tif", "j.heic", "k.dng"}
-    assert [rows[name]["written"] for name in ("a.jfif", "b.jpe", "d", "f.gif")] == [
-        "a.jfif",
-        "b.jpe",
-        "d.png",
-        "f.png",
-    ]
+    assert " ".join(rows[name]["written"] for name in names) == "a.jfif b.jpe c.png d.png e.png f.png"
     assert {rows[name]["remark"] for name in ("notes.txt", "Thumbs.db")} == {"no image, left alone"}
     assert "found HEIC; install pillow-heif" in rows["j.heic"]["problem"]
     assert "numbers from 0.0 to 4095.0" in rows["i.tif"]["problem"] and "raw file" in rows["k.dng"]["problem"]
@@ -344,13 +329,8 @@ def test_images_are_known_by_their_content_and_every_file_of_a_folder_has_a_line
 
 def test_pillow_heif_is_asked_where_it_is_installed(monkeypatch):
     asked = []
-    heif = types.SimpleNamespace(register_heif_opener=lambda: asked.append(1))
-    monkeypatch.setitem(sys.modules, "pillow_heif", heif)
-    _formats.cache_clear()
-    try:
-        assert _formats()[-1] == "HEIF" and asked == [1]
-    finally:
-        _formats.cache_clear()
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=lambda: asked.append(1)))
+    assert _formats.__wrapped__()[-1] == "HEIF" and asked == [1]
 
 
 MEASURED = """

@@ -82,14 +82,14 @@ class Photo:
 
 
 def quick_png(layers: np.ndarray) -> bytes:
-    """PNG of uint8 `(H,W)`, `(H,W,3)` or `(H,W,4)` in half of Pillow's time: one filter, no search for repeated texts.
+    """PNG of uint8 `(H,W)`, `(H,W,3)` or `(H,W,4)` in half of Pillow's time: no search for texts that repeat.
 
-    Of a photograph with noise, in which nothing repeats, the file is 4 % larger; of flat areas runs are kept.
+    In photographs with noise hardly any do: the file is 6 % larger (at level 2 of Pillow's), of flat drawings smaller.
     """
     import cv2
 
     turned = {(): None, (3,): cv2.COLOR_RGB2BGR, (4,): cv2.COLOR_RGBA2BGRA}[layers.shape[2:]]
-    options = {cv2.IMWRITE_PNG_FILTER: cv2.IMWRITE_PNG_FILTER_AVG, cv2.IMWRITE_PNG_COMPRESSION: 1}
+    options = {cv2.IMWRITE_PNG_FILTER: cv2.IMWRITE_PNG_FAST_FILTERS, cv2.IMWRITE_PNG_COMPRESSION: 1}
     options |= {cv2.IMWRITE_PNG_STRATEGY: cv2.IMWRITE_PNG_STRATEGY_RLE}
     layers = np.ascontiguousarray(layers) if turned is None else cv2.cvtColor(layers, turned)
     return cv2.imencode(".png", layers, [number for pair in options.items() for number in pair])[1].tobytes()
