@@ -10,7 +10,6 @@ import pytest
 import tiny_sets
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from tiny_sets import drawn, edit_json, label, refused
 
 from unseg_lib.datasets import (
@@ -217,22 +216,6 @@ def test_compressed_rle_is_read_and_no_object_is_background(tmp_path):
 
 
 # folders of one's own
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-@pytest.mark.parametrize(("turn", "times"), [(3, 2), (6, -1), (8, 1)])
-def test_photos_on_their_side_are_read_upright_and_their_masks_fit(turn, times, suffix, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    upright = label(255)
-    for i in range(3):
-        tiny_sets.write_pair(tmp_path, f"p{i}", i, upright, ("im", "gt"))
-        (tmp_path / f"im/p{i}.jpg").unlink()
-        stored = np.rot90(np.repeat(upright[..., None], 3, 2), -times)
-        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"im/p{i}.{suffix}", exif=exif, quality=95)
-    check("folder", tmp_path)
-    for image, mask in (load_dataset("folder", tmp_path, "train")[i] for i in range(2)):
-        assert np.array_equal(image[..., 0] > 127, mask == 1) and np.array_equal(mask, label(1))
 
 
 def test_folder_finds_pairs_below_and_names_them_apart(tmp_path):

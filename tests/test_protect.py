@@ -3,7 +3,6 @@
 import errno
 import io
 import json
-import math
 import os
 import re
 import shutil
@@ -17,15 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import unseg_lib
 from unseg_lib import cli, protection
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import append_line, read_csv, sha256_of, write_json
-from unseg_lib.images import is_gray_file, read_image
+from unseg_lib.images import read_image
 from unseg_lib.protection import COLUMNS, NO_COLOURS, ONE_CHANNEL, REPORT, find_inputs, read_photo, summary
 from unseg_lib.protection.report import Shard
 
@@ -113,24 +110,6 @@ def test_images_are_protected_within_budget_and_originals_untouched(room, run):
     assert lines == [{name: str(row[name]) for name in COLUMNS} for row in rows]
 
 
-@example(8.0, 2.0, 1, 3, "png", (16, 40))
-@example(8.0, 2.0, 1, 3, "png", (40, 16))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    *(st.just(0.0) | st.floats(1, 16), st.floats(0, 16), st.integers(0, 1000), st.sampled_from([1, 2, 3, 4])),
-    *(st.sampled_from(["png", "tif", "webp"]), st.tuples(st.integers(16, 50), st.integers(16, 50))),
-)
-def test_any_budget_holds_in_the_written_file(room, run, eps, eps_bg, seed, channels, suffix, size):
-    for path in (room / "images").glob("b.*"):
-        path.unlink()
-    mask = pixels_of(1, seed, size) > 128
-    add(room, f"b.{suffix}", pixels_of(channels, seed, size), 255 * mask.astype(np.uint8))
-    row = run(eps=eps, eps_bg=eps_bg, format="keep", overwrite=True)[1]
-    change = change_of(room, f"b.{suffix}", row["written"])
-    assert change[mask].max() == row["linf_inside"] <= math.floor(eps)
-    assert change[~mask].max() == row["linf_outside"] <= math.floor(eps_bg)
-
-
 def test_a_second_call_does_nothing_and_another_budget_does_it_again(room, run, monkeypatch):
     rows, before = run(), times_of(room)
     with monkeypatch.context() as context:
@@ -198,7 +177,7 @@ def test_gray_stays_gray_and_transparency_is_kept(room, run, channels, mode):
     replace(room, "b.png", pixels_of(channels))
     run()
     with Image.open(room / "out" / "b.png") as written:
-        assert written.mode == mode and is_gray_file(room / "out" / "b.png") == (channels < 3)
+        assert written.mode == mode
         assert "A" not in mode or np.array_equal(written.getchannel("A"), pixels_of(channels)[..., -1])
 
 
@@ -443,7 +422,6 @@ SPOILT = {  # what is done to the file of an image, of its mask or of its copy: 
     "two masks": (lambda i, m, o: save(m.with_suffix(".bmp"), disc()), r"several \(b.bmp, b.png\)"),
     "small mask": (lambda i, m, o: save(m, disc()[:20]), "Expected a mask of 32x24 pixels.*found 32x20"),
     "corrupt mask": (lambda i, m, o: cut(m, 50), CORRUPT),
-    "transparent mask": (lambda i, m, o: save(m, np.dstack([disc()] * 3 + [disc()[::-1]])), "found both"),
     "mask of two pages": (lambda i, m, o: (renamed(m, ".tif"), pages(m.with_suffix(".tif"))), "one mask in.*found 2 p"),
     "corrupt image": (lambda i, m, o: cut(i, 300), CORRUPT),
     "no image": (lambda i, m, o: i.write_text("this is text"), CORRUPT),

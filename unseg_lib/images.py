@@ -30,7 +30,6 @@ MOST_PIXELS = 300_000_000  # of one image; beyond, a small file may hide an imag
 # zlib's level 2 writes noisy photographs a third faster than 4, within 8 % of its size and often smaller
 PNG_LEVEL = 2
 BORDER = 0.02  # width of a mask's border, as a share of the image's diagonal
-FULL = 0xF000  # a mask whose numbers reach it uses all 16 bits
 # what tools write behind an image's name in the name of its mask
 OF_MASK = re.compile(r"[-_. ](masks?|gt|labels?|seg|segmentation|matte|annotation)$")
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")  # leave faint ripples around every edge of a mask
@@ -70,8 +69,11 @@ def _formats() -> tuple[str, ...]:
 
 def open_header(path: str | Path) -> Image.Image:
     """An image of which only the header is read; raises `UnsegError` where it is too large, or HEIC that cannot be."""
+    most = f"at most {MOST_PIXELS // 10**6} million pixels in {path}"
     try:
         image = Image.open(path, formats=_formats())
+    except Image.DecompressionBombError as error:  # Pillow refuses the largest ones by itself
+        raise UnsegError(f"Expected {most}, found far more ({error}).") from error
     except UnidentifiedImageError:
         with open(path, "rb") as file:
             head = file.read(12)
@@ -81,7 +83,6 @@ def open_header(path: str | Path) -> Image.Image:
         raise
     if image.width * image.height > MOST_PIXELS:
         image.close()
-        most = f"at most {MOST_PIXELS // 10**6} million pixels in {path}"
         raise UnsegError(f"Expected {most}, found {image.width}x{image.height}; shrink it.")
     # else Pillow 13 maps plain TIFFs into memory, and mixes up rows and columns of those that lie on their side
     image.filename = ""
@@ -91,12 +92,10 @@ def open_header(path: str | Path) -> Image.Image:
 def is_image(path: str | Path) -> bool:
     """Whether a file is an image by its content, be it HEIC that cannot be read here."""
     try:
-        with open_header(path):
-            return True
-    except UnsegError:
+        open_header(path).close()
         return True
-    except Exception:  # of files of other kinds Pillow raises nearly anything
-        return False
+    except Exception as error:  # of files of other kinds Pillow raises nearly anything
+        return isinstance(error, UnsegError)
 
 
 def _decoded(image: Image.Image) -> Image.Image:
@@ -116,7 +115,7 @@ def _orientation(image: Image.Image) -> int:
 def eight_bits(image: Image.Image, path: str | Path) -> tuple[Image.Image, str]:
     """A decoded image with 8 bits a channel, and in a few words what that took; of 16 the lower ones are dropped.
 
-    Gray images of X-rays often use 12 bits of 16, or 8: they keep their contrast.
+    Gray images such as X-rays often use 12 bits of 16, or 8: they keep their contrast.
     """
     if not image.mode.startswith(("I", "F")):
         return image, ""
@@ -126,10 +125,7 @@ def eight_bits(image: Image.Image, path: str | Path) -> tuple[Image.Image, str]:
         raise UnsegError(f"Expected 8 or 16 bits a channel in {path}, {found}; convert it to 8 bits first.")
     bits = next(bits for bits in (8, 12, 16) if values.max() < 1 << bits)
     reduced = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
-    return (
-        reduced,
-        f"{bits} bits a channel were reduced to 8" if bits > 8 else "16 bits a channel, of which 8 were used",
-    )
+    return reduced, f"{bits} bits a channel were reduced to 8" * (bits > 8)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -156,11 +152,6 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST))
 
 
-def is_gray_file(path: str | Path) -> bool:
-    """Whether the file stores one gray channel (not whether its colours happen to be gray)."""
-    return open_image(path).mode in ("L", "LA", "1")
-
-
 def has_colours(pixels: np.ndarray) -> bool:
     """Whether the channels of an image `(H,W,3)` differ anywhere; of one in colour only some rows are read."""
     parts = (pixels[top : top + 64] for top in range(0, len(pixels), 64))
@@ -170,16 +161,12 @@ def has_colours(pixels: np.ndarray) -> bool:
 def read_label(path: str | Path) -> np.ndarray:
     """Read a label map as uint8 `(H,W)`: palette indices as they are, of several channels the first."""
     with _opened(path) as image:
-        return _label_of(_decoded(image), path)
+        return _label_of(_decoded(image))
 
 
-def _label_of(image: Image.Image, path: str | Path) -> np.ndarray:
+def _label_of(image: Image.Image) -> np.ndarray:
     label = np.asarray(image.convert("L") if image.mode == "1" else image)
-    if label.dtype != np.uint8:
-        if not 0 <= label.min() <= label.max() <= IGNORE:
-            found = f"found numbers from {label.min()} to {label.max()}"
-            raise UnsegError(f"Expected the numbers of classes from 0 to 255 in {path}, {found}; save them as such.")
-        label = label.astype(np.uint8)
+    label = label if label.max(initial=0) > IGNORE else label.astype(np.uint8)  # 16 bits may hold more than any class
     return label if label.ndim == 2 else np.ascontiguousarray(label[..., 0])
 
 
@@ -205,7 +192,7 @@ def read_mask(path: str | Path, classes: Sequence[int | str] = (), size: tuple[i
                 f"Expected a label map, one number a pixel, in {path} for classes {','.join(map(str, classes))}, "
                 f"found the colours {found}; save it with a palette or in gray, or leave the classes out."
             )
-        return np.isin(_label_of(image, path), classes)
+        return np.isin(_label_of(image), classes)
 
 
 def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -225,7 +212,7 @@ def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
             numbers = np.asarray(image)
             if numbers.max(initial=0) <= IGNORE:
                 return objects_of(numbers.astype(np.uint8))
-            return (numbers > (FULL // 2 if numbers.max() >= FULL else 0)).astype(np.uint8)
+            return (numbers > (0x7FFF if numbers.max() >= 0xF000 else 0)).astype(np.uint8)  # soft, or instances
         colours, soft = np.asarray(image.convert("RGB")), image.format in LOSSY
         opaque = np.asarray(image.convert("RGBA"))[..., 3] > 127 if image.has_transparency_data else None
         if opaque is not None and not opaque.all():

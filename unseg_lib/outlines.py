@@ -12,7 +12,6 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 
 SUFFIXES = (".json", ".txt")  # of a file of outlines of one image: LabelMe's, YOLO's
-CIRCLE = np.linspace(0, 2 * np.pi, 64, endpoint=False)  # angles of the corners that a circle is drawn by
 
 
 def decode(note: dict, image: dict) -> np.ndarray:
@@ -26,7 +25,7 @@ def decode(note: dict, image: dict) -> np.ndarray:
         height, width, shape = image["height"], image["width"], note.get("segmentation")
         if not shape and "bbox" in note:
             left, top, across, down = note["bbox"]
-            shape = [[left, top, left + across, top, left + across, top + down, left, top + down]]
+            shape = [_corners(left, top, left + across, top + down)]
         if isinstance(shape, list):
             # pycocotools walks along every edge: one that leads far away, or nowhere, takes all memory
             parts = [part for part in (np.asarray(polygon, float).ravel() for polygon in shape) if part.size >= 6]
@@ -45,15 +44,19 @@ def decode(note: dict, image: dict) -> np.ndarray:
             raise ValueError("counts of too few pixels")
         return found.astype(bool)
     except Exception as error:  # pycocotools raises bare Exceptions
-        found = f"found none that can be decoded ({error!r}); mend the {note.get('of', 'json')}."
+        found = f"found none that can be decoded ({error!r}); mend the file."
         what = f"a polygon or RLE in annotation {note.get('id')} of {image['file_name']}"
         raise UnsegError(f"Expected {what}, {found}") from error
+
+
+def _corners(left: float, top: float, right: float, bottom: float) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
 
 
 def read_outlines(path: str | Path, size: tuple[int, int] | None, classes: Sequence[str] = ()) -> np.ndarray:
     """What the outlines of an image of this (height, width) hold, bool `(H,W)`; classes: only these.
 
-    path: LabelMe's json (polygons, rectangles and circles; classes are labels), or YOLO's txt (of each line a class and
+    path: LabelMe's json (polygons and rectangles; classes are labels), or YOLO's txt (of each line a class and
     a polygon, or a box by its centre, width and height, as shares of the image; classes are numbers).
     """
     path = Path(path)
@@ -62,7 +65,7 @@ def read_outlines(path: str | Path, size: tuple[int, int] | None, classes: Seque
     mask, image = np.zeros(size, bool), {"height": size[0], "width": size[1], "file_name": path.name}
     for number, (kind, corners) in enumerate((_labelme if path.suffix.lower() == ".json" else _yolo)(path, size)):
         if not classes or kind in classes:
-            mask |= decode({"id": number, "segmentation": [corners], "of": "file"}, image)
+            mask |= decode({"id": number, "segmentation": [corners]}, image)
     return mask
 
 
@@ -76,14 +79,10 @@ def _labelme(path: Path, size: tuple[int, int]) -> Iterator[tuple[str, list[floa
         for shape in content["shapes"]:
             kind, points = shape.get("shape_type") or "polygon", np.asarray(shape["points"], float).reshape(-1, 2)
             if kind == "rectangle":
-                (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-                points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-            elif kind == "circle":
-                radius = np.hypot(*(points[1] - points[0]))
-                points = points[0] + radius * np.stack([np.cos(CIRCLE), np.sin(CIRCLE)], axis=1)
-            elif kind == "mask":
-                raise UnsegError(f"Expected polygons, rectangles or circles in {path}, found a mask; save it as PNG.")
-            if len(points) > 2 and kind in ("polygon", "rectangle", "circle"):  # points and lines have no area
+                points = np.reshape(_corners(*points.min(axis=0), *points.max(axis=0)), (4, 2))
+            elif kind not in ("polygon", "point", "points", "line", "linestrip"):
+                raise UnsegError(f"Expected polygons or rectangles in {path}, found a {kind}; draw it as a polygon.")
+            if len(points) > 2 and kind in ("polygon", "rectangle"):  # points and lines have no area
                 yield str(shape.get("label")), points.ravel().tolist()
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         found = f"found another form ({error!r}); mend the file."
@@ -96,9 +95,8 @@ def _yolo(path: Path, size: tuple[int, int]) -> Iterator[tuple[str, list[float]]
         for kind, *texts in lines:
             numbers = np.array(texts, float)
             if len(numbers) == 4:
-                x, y, across, down = numbers
-                left, right, top, bottom = x - across / 2, x + across / 2, y - down / 2, y + down / 2
-                numbers = np.array([left, top, right, top, right, bottom, left, bottom])
+                centre, half = numbers[:2], numbers[2:] / 2
+                numbers = np.array(_corners(*(centre - half), *(centre + half)))
             if len(numbers) < 6 or len(numbers) % 2 or not (np.abs(numbers - 0.5) <= 1).all():
                 raise ValueError(" ".join([kind, *texts])[:60])
             yield str(int(kind)), (numbers.reshape(-1, 2) * size[::-1]).ravel().tolist()

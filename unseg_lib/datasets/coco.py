@@ -99,9 +99,9 @@ def read_notes(root: Path, name: str, folder: Path, notes: Path, classes: int = 
         images = dict(sorted(dict(zip(names, content["images"])).items()))
         ids = {image["id"]: id for id, image in images.items()}
         places = {id: folder / stem for id, stem in zip(names, stems)}
-        originals = {id: folder / file for id, stem, file in zip(names, stems, files) if stem in clear}
-        originals = {id: place for id, place in originals.items() if (root / place).is_file()}  # not in a copy
-        found = CocoNotes(path, content["annotations"], categories, images, index, ids, places, originals)
+        other = {id: folder / file for id, stem, file in zip(names, stems, files) if stem in clear}
+        other = {id: place for id, place in other.items() if (root / place).is_file()}  # not in a copy
+        found = CocoNotes(path, content["annotations"], categories, images, index, ids, places, other)
         if len(ids) < len(content["images"]):
             raise UnsegError(f"Expected images of different names in {path}, found two of one name.")
     if outside := [place for place in places.values() if place.is_absolute() or ".." in place.parts]:
@@ -114,20 +114,15 @@ def read_notes(root: Path, name: str, folder: Path, notes: Path, classes: int = 
 
 def objects_of(notes: CocoNotes, class_index: Callable[[int], int]) -> dict[str, list[dict]]:
     """id -> the annotations of an image, with the index of the class that has a place in `categories`."""
-    check_sizes(notes)
-    objects = defaultdict(list)
-    for note in notes.annotations:
-        objects[notes.ids[note["image_id"]]].append(note | {"class_index": class_index(notes.class_of(note))})
-    return dict(objects)
-
-
-def check_sizes(notes: CocoNotes) -> None:
-    """Raise `UnsegError` where masks could not be drawn; panoptic segments are images and need no sizes."""
-    for image in notes.images.values():
+    for image in notes.images.values():  # else no masks could be drawn
         sides = image["height"], image["width"]
         if not all(type(side) is int and side > 0 for side in sides):
             what = f"height and width of {image['file_name']} in {notes.path} in whole pixels"
             raise UnsegError(f"Expected {what}, found {sides[0]!r} and {sides[1]!r}; mend the json.")
+    objects = defaultdict(list)
+    for note in notes.annotations:
+        objects[notes.ids[note["image_id"]]].append(note | {"class_index": class_index(notes.class_of(note))})
+    return dict(objects)
 
 
 def _label(images: dict, objects: dict, id: str) -> np.ndarray:

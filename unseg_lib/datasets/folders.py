@@ -7,8 +7,7 @@ on, is that of SAM-HQ's training data (Ke et al., NeurIPS 2023). An image there 
 import os
 import shutil
 import sys
-from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +27,7 @@ from unseg_lib.datasets.segmentation_set import (
 from unseg_lib.datasets.sources import SOURCES
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file, write_bytes
-from unseg_lib.images import (
-    IGNORE,
-    OUTLINES,
-    find_image,
-    image_size,
-    mask_key,
-    objects_of,
-    read_label,
-    read_objects,
-    write_image,
-)
+from unseg_lib.images import IGNORE, OUTLINES, mask_key, objects_of, read_label, read_objects, write_image
 from unseg_lib.runtime import progress
 
 OBJECT = ("background", "object")
@@ -155,8 +144,7 @@ def read_folder(root: Path, split: str, seed: int, where: str = "") -> Segmentat
         prefix = "" if len(places) == 1 else "-".join(place.parts) + "-"  # two folders may use one name
         images |= {prefix + stem: place / "im" / names.get(stem, stem) for stem in stems}
         masks |= {prefix + stem: file for stem, file in files.items()}
-    found = label_set(f"folder:{where}" if where else "folder", root, split, OBJECT, images, masks)
-    return replace(found, read_label=partial(_folder_label, root, images, masks))
+    return label_set(f"folder:{where}" if where else "folder", root, split, OBJECT, images, masks, read_objects)
 
 
 def _masks_of(folder: Path, images: dict[str, Path]) -> tuple[dict[str, Path], dict[str, str]]:
@@ -173,12 +161,6 @@ def _masks_of(folder: Path, images: dict[str, Path]) -> tuple[dict[str, Path], d
         names = {mask_key(stem): stem for stem in images}
     check_all_masks(names or images, files, folder)
     return files, names
-
-
-def _folder_label(root: Path, images: dict[str, Path], masks: dict[str, Path], id: str) -> np.ndarray:
-    place, mask = root / images[id], masks[id]
-    outlined = mask.suffix.lower() in OUTLINES  # which need the image's size
-    return read_objects(mask, image_size(find_image(place.parent, place.name)) if outlined else None)
 
 
 def _find_pairs(root: Path, name: str) -> list[Path]:

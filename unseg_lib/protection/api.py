@@ -25,22 +25,11 @@ from unseg_lib.method import Box, Inference, Prepared, Region, add_raw_noise, me
 from unseg_lib.poisons import Manifest, PoisonSettings, Sample, digest, open_generator, prompt_of, sweep
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
-from unseg_lib.protection.report import (
-    NO_IMAGE,
-    TYPES,
-    Shard,
-    alone,
-    earlier_lines,
-    is_whole,
-    new_line,
-    odd_region,
-    writing,
-)
+from unseg_lib.protection.report import TYPES, Shard, alone, earlier_lines, is_whole, new_line, odd_region, writing
 from unseg_lib.runtime import progress, thread_count
 
-# pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway; that of an image a side
-# of which is THIN times the other more so, since its padded square is nearly empty
-LARGEST, LARGEST_OF_THIN, THIN = 4096, 1024, 8
+LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
+THIN = 8  # times; an image so much longer than wide is shrunk to a quarter of that: its padded square is nearly empty
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # after these, no other image would fare better
 
 
@@ -109,7 +98,7 @@ class Protector:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
         if max(mask.shape) > LARGEST:
             thin = max(mask.shape) >= THIN * min(mask.shape)
-            pixels = shrunk(pixels, LARGEST_OF_THIN if thin else LARGEST)
+            pixels = shrunk(pixels, LARGEST // 4 if thin else LARGEST)
             mask = resize_label(mask, pixels.shape[:2])
         name = digest(pixels) if "points" in self.settings.prompt else ""  # each image has points of its own
         return self.inference.prepare(pixels, **prompt_of(Sample(name, pixels, mask, mask), self.settings))
@@ -293,7 +282,7 @@ class Batch:
     def _read(self, file: Input) -> _Ready | dict:
         """The image and its region; or its line, if its copy is there already."""
         if not file.target:
-            return new_line(shown(file.name), remark=NO_IMAGE)
+            return new_line(shown(file.name), remark="no image, left alone")
         # the file: its content decides whether a copy that is there may stay, or may be replaced
         if file.path.exists() and not file.path.is_file():
             raise UnsegError(f"Expected a file at {file.path}, found something else; take it out.")  # it may never end

@@ -189,8 +189,7 @@ def masks_and_prompts(
     masks: a folder with a mask or outlines for every image (see `images.read_mask`; sub-folders as the images'), one
     such file for a single image, or COCO's json; classes: numbers of label maps, or names in a json, separated by
     commas. boxes: "x0,y0,x1,y1" for every image (several joined by ";"), or a CSV file with the columns
-    image,x0,y0,x1,y1; points: likewise, x,y; from 0 to 1 and not all whole, they are shares of the image.
-    files: all images of the batch, see `Names`.
+    image,x0,y0,x1,y1; points: likewise, x,y; between 0 and 1 they are shares of the image. files: of the whole batch.
     """
     given = [name for name, value in (("--masks", masks), ("--boxes", boxes), ("--points", points)) if value]
     if len(given) > 1:
@@ -227,10 +226,10 @@ class Names:
     """The names of a batch's images; one that several folders have means none of them."""
 
     def __init__(self, files: Iterable[Input]):
-        self.folders = defaultdict(set)
+        self.folders, self.shared = {}, set()
         for file in files:
-            for way in _ways(file.name):
-                self.folders[way].add(os.path.realpath(file.path.parent))
+            folder = os.path.realpath(file.path.parent)
+            self.shared |= {way for way in _ways(file.name) if self.folders.setdefault(way, folder) != folder}
 
     def find(self, file: Input, gets: Sequence[Callable[[str], Any]], where: Path, missing: str) -> Any:
         """What the first of `gets` has of an image by one of its names; missing: the sentence where none has any."""
@@ -238,7 +237,7 @@ class Names:
             # macOS writes an accent as a letter of its own, most others as a part of its letter
             spellings = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
             if found := next(filter(None, map(get, spellings)), None):
-                if len(self.folders[whole, name]) > 1:
+                if (whole, name) in self.shared:
                     mend = "protect the folder above them, and name their sub-folders there, too"
                     raise UnsegError(
                         f"Expected one image called {name}, as {where} has it, found some in several folders; {mend}."
@@ -251,9 +250,9 @@ def _mask_files(place: Path, classes: str, files: Sequence[Input]) -> Callable[[
     """Masks of files, of which each must have the size of its image."""
     if not place.exists():
         raise UnsegError(f"Expected a folder of masks or COCO's json at {place}, found neither; check --masks.")
-    images, names = [file for file in files if file.target], Names(files)
-    if place.is_file() and len(images) > 1:
-        what = f"a folder of masks, or COCO's json, for {len(images)} images"
+    count, names = sum(bool(file.target) for file in files), Names(files)
+    if place.is_file() and count > 1:
+        what = f"a folder of masks, or COCO's json, for {count} images"
         raise UnsegError(f"Expected {what}, found the file {place}; give its folder, or one image.")
     chosen = [name.strip() for name in classes.split(",")] if classes else []
     labelled = place if place.is_file() else next(place.rglob("*.json"), place)  # LabelMe's classes have names
@@ -262,24 +261,20 @@ def _mask_files(place: Path, classes: str, files: Sequence[Input]) -> Callable[[
     chosen = [int(name) if name.isdecimal() else name for name in chosen]
 
     @cache  # each sub-folder once, not for every image
-    def masks_in(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-        exact, loose = defaultdict(list), defaultdict(list)
+    def masks_in(folder: Path, key: Callable[[str], str]) -> dict[str, list[Path]]:
+        found = defaultdict(list)
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.suffix.lower() in (*IMAGE_SUFFIXES, *OUTLINES) and path.is_file():
-                exact[path.stem].append(path)
-                loose[mask_key(path.stem)].append(path)
-        return exact, loose
+                found[key(path.stem)].append(path)
+        return found
 
-    def exactly(name: str) -> list[Path] | None:
-        return masks_in((place / name).parent)[0].get(PurePath(name).name)
-
-    def loosely(name: str) -> list[Path] | None:
-        return masks_in((place / name).parent)[1].get(mask_key(PurePath(name).name))
+    def called(key: Callable[[str], str]) -> Callable[[str], list[Path] | None]:
+        return lambda name: masks_in((place / name).parent, key).get(key(PurePath(name).name))
 
     def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
         wanted, paths = f"Expected one mask called {Path(file.name).stem} in {place}, found", [place]
         if place.is_dir():
-            paths = names.find(file, (exactly, loosely), place, f"{wanted} none.")
+            paths = names.find(file, (called(str), called(mask_key)), place, f"{wanted} none.")
             paths = [path for path in paths if not path.samefile(file.path)]  # outlines may lie beside their image
         if len(paths) != 1:
             several = f"several ({', '.join(path.name for path in paths)})."

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import MOST_PIXELS, PNG_LEVEL, eight_bits, has_colours, open_header
+from unseg_lib.images import PNG_LEVEL, eight_bits, has_colours, open_header
 
 SHORTEST = 16  # pixels; below, an image is smaller than the noise's own grain
 FORMATS = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "jpeg")
-# raw files of cameras: many are TIFFs, of which Pillow would read a small preview
+# raw files of cameras: many are TIFFs that begin with a small preview
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
 ORIENTATION = 0x0112  # EXIF tag
 OTHER_COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes of Pillow that become RGB
@@ -108,11 +108,10 @@ def read_photo(path: Path) -> Photo:
             if pages > 1 and not telephone:
                 raise UnsegError(f"Expected one image in {path}, found {pages}; save them one by one.")
             remarks = {
-                "16 bits a channel were reduced to 8": ";16" in str(file.tile),  # how the channels lie in the file
                 f"{file.mode} was converted to RGB": file.mode in OTHER_COLOURS,
                 f"of {pages} images in the file only the first was kept": telephone,
             }
-            deep = file.mode.startswith(("I", "F"))
+            deep = ";16" in str(file.tile)  # how the channels lie in the file
             file.load()
             # Pillow has the tags of a TIFF only as long as it is not turned, and they tell how the pixels lie, too
             lost_exif = file.format == "TIFF" and not TIFF_METADATA.isdisjoint(file.getexif())
@@ -120,7 +119,7 @@ def read_photo(path: Path) -> Photo:
             exif = Image.Exif() if file.format == "TIFF" else file.getexif()
             exif.pop(ORIENTATION, None)
             upright, reduced = eight_bits(file, path)
-            remarks = {reduced: True} if deep else remarks
+            remarks |= {reduced or "16 bits a channel were reduced to 8": deep}
             return Photo(
                 pixels=np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")),
                 gray=upright.mode in ("1", "L", "LA"),
@@ -133,9 +132,6 @@ def read_photo(path: Path) -> Photo:
             )
     except UnsegError:
         raise
-    except Image.DecompressionBombError as error:  # Pillow refuses the largest ones by itself
-        most = f"at most {MOST_PIXELS // 10**6} million pixels in {path}"
-        raise UnsegError(f"Expected {most}, found far more ({error}).") from error
     except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
         what = " ".join(str(error).split())
         raise UnsegError(f"Expected a readable image in {path}, found a corrupt one ({what}); replace it.") from error

@@ -29,7 +29,6 @@ TYPES = dict(image=str, written=str, found_by=str, protected=float, eps=float, e
 TYPES |= dict(linf_inside=int, linf_outside=int, rms=float, psnr=float, ssim=float, bytes_before=int, bytes_after=int)
 TYPES |= dict(source_sha256=str, sha256=str, settings=str, remark=str, problem=str)
 COLUMNS = list(TYPES)
-NO_IMAGE = "no image, left alone"
 LIKELY = 0.001, 0.9  # share of an image that a region has which somebody means
 BARS, WIDTH = 9, 40  # lines of the histogram at most, characters of its longest bar
 
@@ -47,21 +46,25 @@ def odd_region(line: dict) -> str:
 
 
 def earlier_lines(out: Path) -> list[dict]:
-    """All lines of earlier runs, also of shards that have not come to their end, with their types.
+    """All lines of earlier runs and unfinished shards, typed; their first column may have the name of older versions.
 
-    Their first column may have the name of older versions. Raises `UnsegError` if there is a file called protected.csv
-    of somebody else.
+    Raises `UnsegError` if there is a file called protected.csv of somebody else.
     """
     found: dict[tuple, dict] = {}
     for path in (out / REPORT, *sorted(out.glob(PARTS))):
-        try:
-            columns, lines = read_lines(path, TYPES, {"picture": "image"})
-        except (OSError, csv.Error) as error:
-            raise UnsegError(f"Expected a readable report at {path}, found none ({error}); move it away.") from error
-        if columns != COLUMNS and path.exists() and path.stat().st_size:
-            raise UnsegError(f"Expected none but our own report at {path}, found another file; move it away.")
-        found |= {tuple(line.values()): line for line in lines}
+        found |= {tuple(line.values()): line for line in _lines(path)}
     return list(found.values())
+
+
+def _lines(path: Path) -> list[dict]:
+    try:
+        size = path.stat().st_size if path.exists() else 0  # before another shard writes it
+        columns, lines = read_lines(path, TYPES, {"picture": "image"})
+    except (OSError, csv.Error) as error:
+        raise UnsegError(f"Expected a readable report at {path}, found none ({error}); move it away.") from error
+    if columns != COLUMNS and size:
+        raise UnsegError(f"Expected none but our own report at {path}, found another file; move it away.")
+    return lines
 
 
 def is_whole(out: Path, line: dict) -> bool:
@@ -71,10 +74,9 @@ def is_whole(out: Path, line: dict) -> bool:
 
 @dataclass(frozen=True)
 class Shard:
-    """Part k of n of a batch, which the names of its images decide: n machines protect each image once.
+    """Part k of n of a batch, by the names of its images; its lines go into protected.csv when it is done.
 
-    While a shard works its lines are in a file of its own; at its end they go into protected.csv. Whoever is killed
-    goes on by the same command, or by the one without shards.
+    Whoever is killed before goes on by the same command, or by the one without shards.
     """
 
     k: int = 0
@@ -106,7 +108,7 @@ class Shard:
             with open(out / REPORT, "ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(out / REPORT)):  # else another has replaced it
-                    others = [line for line in read_lines(out / REPORT, TYPES)[1] if not self.has(line["image"])]
+                    others = [line for line in _lines(out / REPORT) if not self.has(line["image"])]
                     write_csv(out / REPORT, sorted([*others, *rows], key=lambda line: line["image"]), COLUMNS)
                     self.report(out).unlink()
 
@@ -149,9 +151,7 @@ WARNINGS = {
         lambda row: row["linf_inside"] > row["eps"] or row["linf_outside"] > row["eps_bg"]
     ),
     "In {} the region is empty, so no noise was added; check the masks.": lambda row: row["protected"] == 0,
-    "In {} the region is nearly nothing or nearly everything, as protected.csv remarks; is this what the masks mean?": (
-        lambda row: bool(odd_region(row))
-    ),
+    "In {} the region is nearly nothing or nearly everything (see its remark); is this what was meant?": odd_region,
     "In {} nothing stood out, so the whole image was taken; better say what to protect.": (
         lambda row: row["found_by"] == "whole image"
     ),
@@ -167,7 +167,7 @@ WARNINGS = {
 def summary(rows: list[dict], out: Path) -> str:
     """Lines of text about the rows of `protect_files`; budgets are those of the written files."""
     done = [row for row in rows if row["written"]]
-    others = sum(row["remark"] == NO_IMAGE for row in rows)
+    others = sum(not row["written"] and not row["problem"] for row in rows)  # are no images
     if not rows:
         return f"No image is of this shard; those of the others are in {out}."
     if not done:
@@ -177,7 +177,7 @@ def summary(rows: list[dict], out: Path) -> str:
     inside, outside = (max(row[name] for row in done) for name in ("linf_inside", "linf_outside"))
     psnr = [row["psnr"] for row in done if row["psnr"] != float("inf")]
     change = f"mean PSNR {fmean(psnr):.1f} dB" if psnr else "nothing was changed"
-    counts = {sentence: sum(map(holds, done)) for sentence, holds in WARNINGS.items()}
+    counts = {sentence: sum(bool(holds(row)) for row in done) for sentence, holds in WARNINGS.items()}
     lines = [
         f"Protected images: {len(done)} in {out}; regions found: {ways}.",
         f"Largest change {inside} inside and {outside} outside the region, of 255 steps; {change}.",
