@@ -346,11 +346,12 @@ def test_pillow_heif_is_asked_where_it_is_installed(monkeypatch):
 
 
 MEASURED = """
-import resource, sys
+import sys
 from unseg_lib.protection import protect_files
+from unseg_lib.speed.measure import resident
 rows = protect_files([sys.argv[1] + "/im"], sys.argv[1] + "/out", masks=sys.argv[1] + "/gt", device="cpu")
 assert all(2 < row["linf_inside"] <= 8 and row["linf_outside"] <= 2 for row in rows), rows
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(resident("VmHWM"))
 """
 
 

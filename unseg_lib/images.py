@@ -213,17 +213,19 @@ def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
             if numbers.max(initial=0) <= IGNORE:
                 return objects_of(numbers.astype(np.uint8))
             return (numbers > (0x7FFF if numbers.max() >= 0xF000 else 0)).astype(np.uint8)  # soft, or instances
-        colours, soft = np.asarray(image.convert("RGB")), image.format in LOSSY
+        soft = image.format in LOSSY
+        if image.mode in ("L", "1") and not image.has_transparency_data:
+            return objects_of(np.asarray(image.convert("L")), soft=soft)
+        colours = np.asarray(image.convert("RGB"))
         opaque = np.asarray(image.convert("RGBA"))[..., 3] > 127 if image.has_transparency_data else None
         if opaque is not None and not opaque.all():
             if set(np.unique(colours[opaque])) == {0, 255} and not has_colours(colours):
                 found = "found both; save it as black and white without transparency."
                 raise UnsegError(f"Expected either black or transparency as the background of {path}, {found}")
             return opaque.astype(np.uint8)
-        brightest = colours.max(axis=2)
         if has_colours(colours):
-            return (brightest > (127 if soft else 0)).astype(np.uint8)
-        return objects_of(brightest, soft=soft)
+            return (colours > (127 if soft else 0)).any(axis=2).astype(np.uint8)
+        return objects_of(colours[..., 0], soft=soft)
 
 
 def objects_of(label: np.ndarray, *, indexed: bool = False, soft: bool = False) -> np.ndarray:

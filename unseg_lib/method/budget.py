@@ -16,7 +16,7 @@ from unseg_lib.method.generator import place_noise
 Array = np.ndarray
 STRIP = 1 << 22  # pixels of a large image that are worked on at once
 LONG = 4096  # pixels; of an image with a longer side the noise is never made on the whole padded square
-WINDOWS = 1 << 14  # windows of SSIM at once: what they need stays in the processor's cache
+WINDOWS = 1 << 15  # windows of SSIM at once: what they need stays in the processor's cache
 
 
 def budget_map(mask: Tensor, eps: float, eps_bg: float) -> Tensor:
