@@ -10,8 +10,7 @@ import pytest
 import tiny_sets
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from tiny_sets import BOX, LEFT, RIGHT, drawn, edit_json, label, palette, refused
+from tiny_sets import drawn, edit_json, label, refused
 
 from unseg_lib.datasets import (
     DATASETS,
@@ -29,7 +28,7 @@ from unseg_lib.datasets import (
     splits_of,
     subset,
 )
-from unseg_lib.images import read_image, read_mask, write_image
+from unseg_lib.images import read_image, write_image
 from unseg_lib.poisons import PoisonSettings, poison_dataset, protected_classes
 
 # of pycocotools with numpy 2
@@ -217,68 +216,6 @@ def test_compressed_rle_is_read_and_no_object_is_background(tmp_path):
 
 
 # folders of one's own
-
-
-CONTOUR = np.pad(np.zeros((4, 6), bool), 1, constant_values=True)  # of BOX
-CLASSES, VOC, SOFT = drawn((LEFT, 1), (RIGHT, 2)), drawn((LEFT, 5), (RIGHT, 15)), label(255)
-VOC[BOX][CONTOUR], SOFT[BOX][CONTOUR] = 255, 130
-GREEN = np.stack([0 * CLASSES, 100 * CLASSES, 0 * CLASSES], axis=2)
-FORMS = {
-    "white": Image.fromarray(label(255)),
-    "ones": Image.fromarray(label(1)),
-    "one bit": Image.fromarray(label(255)).convert("1"),
-    "three channels": Image.fromarray(label(255)).convert("RGB"),
-    "soft edges": Image.fromarray(SOFT),
-    "soft on gray": Image.fromarray(np.where(label(1) == 1, SOFT, 90)),
-    "label map": Image.fromarray(CLASSES),
-    "label map with a palette": palette(CLASSES),
-    "two black classes": palette(CLASSES, [0, 0, 0, 0, 0, 0, 9, 9, 9]),
-    "white first": palette(1 - label(1), [255, 255, 255, 0, 0, 0]),
-    "contour": Image.fromarray(VOC),
-    "contour with a palette": palette(VOC),
-    "colours": Image.fromarray(GREEN),
-    "jpg": Image.fromarray(label(255)),
-    "webp": Image.fromarray(label(255)),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_masks_of_any_form_mean_the_object(form, tmp_path, capsys):
-    """What `unseg data check` accepts is protected: the object, not the contour, and never nothing."""
-    for i in range(3):
-        tiny_sets.write_pair(tmp_path, f"p{i}", i, label(1), ("im", "gt"))
-        (tmp_path / f"gt/p{i}.png").unlink()
-        FORMS[form].save(tmp_path / f"gt/p{i}.{form if form in ('jpg', 'webp') else 'png'}", quality=100)
-    expected = label(1)
-    if "contour" in form:
-        expected[BOX][CONTOUR] = 255
-    assert np.array_equal(load_dataset("folder", tmp_path, "train")[0][1], expected)
-    assert np.array_equal(read_mask(next(tmp_path.glob("gt/p0.*"))), expected == 1)
-    assert check("folder", tmp_path) and "of all pixels" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("value", "share"), [(0, "0.00%"), (255, "100.00%")])
-def test_masks_that_mean_nothing_or_all_get_a_line(value, share, tmp_path, capsys):
-    for i in range(3):
-        tiny_sets.write_pair(tmp_path, f"p{i}", i, label(value, outside=value), ("im", "gt"))
-    check("folder", tmp_path)
-    assert f"But {share} of all pixels are object" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-@pytest.mark.parametrize(("turn", "times"), [(3, 2), (6, -1), (8, 1)])
-def test_photos_on_their_side_are_read_upright_and_their_masks_fit(turn, times, suffix, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    upright = label(255)
-    for i in range(3):
-        tiny_sets.write_pair(tmp_path, f"p{i}", i, upright, ("im", "gt"))
-        (tmp_path / f"im/p{i}.jpg").unlink()
-        stored = np.rot90(np.repeat(upright[..., None], 3, 2), -times)
-        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"im/p{i}.{suffix}", exif=exif, quality=95)
-    check("folder", tmp_path)
-    for image, mask in (load_dataset("folder", tmp_path, "train")[i] for i in range(2)):
-        assert np.array_equal(image[..., 0] > 127, mask == 1) and np.array_equal(mask, label(1))
 
 
 def test_folder_finds_pairs_below_and_names_them_apart(tmp_path):

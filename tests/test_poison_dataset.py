@@ -16,7 +16,7 @@ from PIL import Image, JpegImagePlugin
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import append_line, read_csv, read_json, sha256_of, write_json
-from unseg_lib.images import is_gray_file, read_label
+from unseg_lib.images import open_image, read_label
 from unseg_lib.poisons import COLUMNS, POISONS, PoisonSettings, poison_dataset, protected_classes, read_rows
 
 PLAIN = PoisonSettings(seed=5)
@@ -262,10 +262,10 @@ def test_full_disk_is_one_sentence_and_loses_nothing(toy, tmp_path, monkeypatch,
 def test_gray_files_hold_gray_noise_within_budget(tmp_path):
     toy, out = write_toy(tmp_path / "toy", gray=True), tmp_path / "out"
     rows = poison_dataset(toy, "random", out, PLAIN, gray=True)
-    assert all(is_gray_file(toy_at(out).image_path(id)) for id in toy.ids)
+    assert all(open_image(toy_at(out).image_path(id)).mode == "L" for id in toy.ids)
     assert 0 < rows[0]["linf_inside"] <= 8 and rows[0]["linf_outside"] <= 2
     poison_dataset(toy, "random", tmp_path / "colour", PLAIN)
-    assert not is_gray_file(toy_at(tmp_path / "colour").image_path("p0"))
+    assert open_image(toy_at(tmp_path / "colour").image_path("p0")).mode == "RGB"
 
 
 def test_jpeg_is_measured_as_written(toy, tmp_path):

@@ -95,15 +95,16 @@ def test_disk_to_disk_protects_every_file_and_leaves_none(monkeypatch):
     rows = speed.throughput("tiny", CPU, count=3, side=24, jobs=(1, 2))
     assert [row["way"] for row in rows] == ["model alone", "overlapped, 1 thread", "overlapped, 2 threads"]
     assert rows[0]["share"] == 1 and all(row["images_per_second"] > 0 for row in rows)
+    assert 0.5 < rows[1]["kilobytes"] == rows[2]["kilobytes"] < 3  # of 24 x 24 pixels
     found = speed.memory("tiny", CPU, count=4, side=24)
     assert (found["images"], found["problems"]) == (4, 0) and found["megabytes_end"] > 10
 
 
 def test_tables_are_aligned_and_know_the_unknown():
-    rows = [{"way": "a", "images_per_second": 1234.5, "share": 1}]
-    rows += [{"way": "long", "images_per_second": 2, "share": None}]
+    rows = [{"way": "a", "images_per_second": 1234.5, "share": 1, "kilobytes": 3}]
+    rows += [{"way": "long", "images_per_second": 2, "share": None, "kilobytes": None}]
     first, second, third = speed.table(rows, "disk").to_string().splitlines()
-    assert first.split()[:2] == ["way", "images/s"] and second.split() == ["a", "1,234.50", "100"]
+    assert first.split()[:2] == ["way", "images/s"] and second.split() == ["a", "1,234.50", "100", "3"]
     assert third.endswith("–") and len(second) == len(third)
     assert "long" in speed.table(rows, "disk")._repr_html_()
 

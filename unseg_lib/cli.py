@@ -194,6 +194,7 @@ def protect(
     rgb: Annotated[bool, Option(help="store gray images as RGB, which keeps all of the noise")] = False,
     overwrite: Annotated[bool, Option(help="replace foreign files and copies of other images in the folder")] = False,
     jobs: Annotated[int, Option(help="threads that read and write")] = 2,
+    shard: Annotated[str, Option(help="k/n, k from 0 to n - 1: one of n machines that share the images")] = "",
     device: Annotated[str, Option(help="auto, cpu, cuda or mps")] = "auto",
     batch: Annotated[int, Option(help="images that the generator is given at once; more is for GPUs")] = 1,
     reference: Annotated[bool, Option(help="the slow way of the paper's numbers; pixels differ by a step")] = False,
@@ -209,13 +210,14 @@ def protect(
     asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
     if "" in asked.values():  # of an unset variable of the shell
         raise UnsegError("Expected something behind --masks, --classes, --boxes or --points, found an empty text.")
-    files = {"format": format, "quality": quality, "batch": batch, "jobs": jobs}
+    files = {"format": format, "quality": quality, "batch": batch, "jobs": jobs, "shard": shard}
     files |= {name: text or "" for name, text in asked.items()}
     model = {"generator": generator, "eps": eps, "eps_bg": eps_bg, "device": device, "reference": reference}
     if dry_run:
         found = Batch(inputs, out, **files).files
         Protector(**model)  # refuses what the run would refuse
-        print(*(shown(f"{file.path} -> {out / file.target}") for file in found), f"{len(found)} images", sep="\n")
+        images = [file for file in found if file.target]
+        print(*(shown(f"{file.path} -> {out / file.target}") for file in images), f"{len(images)} images", sep="\n")
         return
     how = files | model | {"metadata": keep_metadata, "rgb": rgb, "compiled": compiled}
     rows = protect_files(inputs, out, **how, overwrite=overwrite)

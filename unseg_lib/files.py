@@ -73,9 +73,9 @@ def write_json(path: str | Path, value: object) -> None:
 
 def read_json(path: str | Path) -> dict:
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UnsegError(f"Expected JSON in {path}, found something else ({error}); delete it, run again.") from error
+        raise UnsegError(f"Expected JSON in {path}, found something else ({error}); mend or replace it.") from error
 
 
 def write_csv(path: str | Path, rows: list[dict], columns: list[str] | None = None) -> None:

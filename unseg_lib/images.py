@@ -5,29 +5,40 @@ Images are uint8 RGB `(H,W,3)`, label maps uint8 `(H,W)` with 255 = ignore.
 """
 
 import io
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from glob import escape
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
+from unseg_lib.outlines import SUFFIXES as OUTLINES
+from unseg_lib.outlines import read_outlines
 
 IGNORE = 255
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES += (".jfif", ".jpe", ".gif", ".avif", ".heic", ".heif")
+# what is read, by content and never by name; none of them starts another program
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "QOI")
+MOST_PIXELS = 300_000_000  # of one image; beyond, a small file may hide an image that fills the memory
 # zlib's level 2 writes noisy photographs a third faster than 4, within 8 % of its size and often smaller
 PNG_LEVEL = 2
 BORDER = 0.02  # width of a mask's border, as a share of the image's diagonal
-LOSSY = ("JPEG", "MPO", "WEBP")  # leave faint ripples around every edge of a mask
+# what tools write behind an image's name in the name of its mask
+OF_MASK = re.compile(r"[-_. ](masks?|gt|labels?|seg|segmentation|matte|annotation)$")
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")  # leave faint ripples around every edge of a mask
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """An image file, decoded and upright as its EXIF says; of more than 8 bits a channel it is refused."""
+    """An image file, decoded and upright as its EXIF says; of more than 8 bits a channel it is reduced to 8."""
     with _opened(path) as image:
-        return _decoded(image, path)
+        return eight_bits(_decoded(image), path)[0]
 
 
 @contextmanager
@@ -44,17 +55,51 @@ def _opened(path: str | Path, what: str = "image") -> Iterator[Image.Image]:
         raise UnsegError(f"Expected a readable {what} in {path}, found a corrupt one ({error}); replace it.") from error
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """`FORMATS`, and HEIC where the package pillow-heif is installed."""
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MOST_PIXELS)  # Pillow's own limit is lower
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
 def open_header(path: str | Path) -> Image.Image:
-    """An image of which only the header is read."""
-    image = Image.open(path)
+    """An image of which only the header is read; raises `UnsegError` where it is too large, or HEIC that cannot be."""
+    most = f"at most {MOST_PIXELS // 10**6} million pixels in {path}"
+    try:
+        image = Image.open(path, formats=_formats())
+    except Image.DecompressionBombError as error:  # Pillow refuses the largest ones by itself
+        raise UnsegError(f"Expected {most}, found far more ({error}).") from error
+    except UnidentifiedImageError:
+        with open(path, "rb") as file:
+            head = file.read(12)
+        if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf"):
+            mend = "install pillow-heif (pip install pillow-heif) or convert it"
+            raise UnsegError(f"Expected an image that can be read here in {path}, found HEIC; {mend}.") from None
+        raise
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise UnsegError(f"Expected {most}, found {image.width}x{image.height}; shrink it.")
     # else Pillow 13 maps plain TIFFs into memory, and mixes up rows and columns of those that lie on their side
     image.filename = ""
     return image
 
 
-def _decoded(image: Image.Image, path: str | Path) -> Image.Image:
+def is_image(path: str | Path) -> bool:
+    """Whether a file is an image by its content, be it HEIC that cannot be read here."""
+    try:
+        open_header(path).close()
+        return True
+    except Exception as error:  # of files of other kinds Pillow raises nearly anything
+        return isinstance(error, UnsegError)
+
+
+def _decoded(image: Image.Image) -> Image.Image:
     image.load()
-    check_depth(image, path)
     if _orientation(image) > 1:
         ImageOps.exif_transpose(image, in_place=True)
     return image
@@ -67,10 +112,20 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def check_depth(image: Image.Image, path: str | Path) -> None:
-    """Raise `UnsegError` where a channel has more than 8 bits."""
-    if image.mode.startswith(("I", "F")):
-        raise UnsegError(f"Expected 8 bits a channel in {path}, found mode {image.mode}; convert it to 8 bits first.")
+def eight_bits(image: Image.Image, path: str | Path) -> tuple[Image.Image, str]:
+    """A decoded image with 8 bits a channel, and in a few words what that took; of 16 the lower ones are dropped.
+
+    Gray images such as X-rays often use 12 bits of 16, or 8: they keep their contrast.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image, ""
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or not 0 <= values.min() <= values.max() < 1 << 16:
+        found = f"found numbers from {values.min()} to {values.max()}"
+        raise UnsegError(f"Expected 8 or 16 bits a channel in {path}, {found}; convert it to 8 bits first.")
+    bits = next(bits for bits in (8, 12, 16) if values.max() < 1 << bits)
+    reduced = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
+    return reduced, f"{bits} bits a channel were reduced to 8" * (bits > 8)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -97,23 +152,21 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST))
 
 
-def is_gray_file(path: str | Path) -> bool:
-    """Whether the file stores one gray channel (not whether its colours happen to be gray)."""
-    return open_image(path).mode in ("L", "LA", "1")
-
-
 def has_colours(pixels: np.ndarray) -> bool:
-    """Whether the channels of an image `(H,W,3)` differ anywhere; of one in colour hardly more than a row is read."""
-    return any((row != row[:, :1]).any() for row in pixels)
+    """Whether the channels of an image `(H,W,3)` differ anywhere; of one in colour only some rows are read."""
+    parts = (pixels[top : top + 64] for top in range(0, len(pixels), 64))
+    return any((part[..., i] != part[..., 0]).any() for part in parts for i in (1, 2))
 
 
 def read_label(path: str | Path) -> np.ndarray:
     """Read a label map as uint8 `(H,W)`: palette indices as they are, of several channels the first."""
-    return _label_of(open_image(path))
+    with _opened(path) as image:
+        return _label_of(_decoded(image))
 
 
 def _label_of(image: Image.Image) -> np.ndarray:
     label = np.asarray(image.convert("L") if image.mode == "1" else image)
+    label = label if label.max(initial=0) > IGNORE else label.astype(np.uint8)  # 16 bits may hold more than any class
     return label if label.ndim == 2 else np.ascontiguousarray(label[..., 0])
 
 
@@ -123,8 +176,13 @@ def read_numbers(path: str | Path) -> np.ndarray:
         return np.asarray(image).astype(np.int32)
 
 
-def read_mask(path: str | Path, classes: Sequence[int] = ()) -> np.ndarray:
-    """Which pixels a mask file means, bool `(H,W)`: as `read_objects` says, or these `classes` of a label map."""
+def read_mask(path: str | Path, classes: Sequence[int | str] = (), size: tuple[int, int] | None = None) -> np.ndarray:
+    """Which pixels a mask file means, bool `(H,W)`: as `read_objects` says, or these `classes` of a label map.
+
+    size: (height, width) of the image, which files of outlines need; their classes are `outlines.read_outlines`'s.
+    """
+    if Path(path).suffix.lower() in OUTLINES:
+        return read_outlines(path, size, list(map(str, classes)))
     if not classes:
         return read_objects(path) == 1
     with _one_mask(path) as image:
@@ -137,23 +195,37 @@ def read_mask(path: str | Path, classes: Sequence[int] = ()) -> np.ndarray:
         return np.isin(_label_of(image), classes)
 
 
-def read_objects(path: str | Path) -> np.ndarray:
-    """What a mask file means, uint8 `(H,W)`: 1 = object, 0 = background, 255 = ignored.
+def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """What a mask file means, uint8 `(H,W)`: 1 = object, 0 = background, 255 = ignored; size: as of `read_mask`.
 
     Colours mark objects, black the background. Indices of a palette are a label map, unless its first colour is not
-    black: such a file is read by its colours. One gray channel is read as `objects_of` says. Transparency and several
-    pages are refused.
+    black: such a file is read by its colours. One gray channel is read as `objects_of` says. Where a file is partly
+    transparent, what is opaque is the object, unless that itself is black and white, which is refused, as are several
+    pages. Numbers of 16 bits are a label map, or soft where they use all of them.
     """
+    if Path(path).suffix.lower() in OUTLINES:
+        return read_outlines(path, size).astype(np.uint8)
     with _one_mask(path) as image:
         if image.mode == "P" and (image.getpalette() or [0, 0, 0])[:3] == [0, 0, 0]:
             return objects_of(np.asarray(image), indexed=True)
-        if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-            raise UnsegError(f"Expected a mask without transparency in {path}, found some; save it as black and white.")
-        colours, soft = np.asarray(image.convert("RGB")), image.format in LOSSY
-        brightest = colours.max(axis=2)
+        if image.mode.startswith(("I", "F")):
+            numbers = np.asarray(image)
+            if numbers.max(initial=0) <= IGNORE:
+                return objects_of(numbers.astype(np.uint8))
+            return (numbers > (0x7FFF if numbers.max() >= 0xF000 else 0)).astype(np.uint8)  # soft, or instances
+        soft = image.format in LOSSY
+        if image.mode in ("L", "1") and not image.has_transparency_data:
+            return objects_of(np.asarray(image.convert("L")), soft=soft)
+        colours = np.asarray(image.convert("RGB"))
+        opaque = np.asarray(image.convert("RGBA"))[..., 3] > 127 if image.has_transparency_data else None
+        if opaque is not None and not opaque.all():
+            if set(np.unique(colours[opaque])) == {0, 255} and not has_colours(colours):
+                found = "found both; save it as black and white without transparency."
+                raise UnsegError(f"Expected either black or transparency as the background of {path}, {found}")
+            return opaque.astype(np.uint8)
         if has_colours(colours):
-            return (brightest > (127 if soft else 0)).astype(np.uint8)
-        return objects_of(brightest, soft=soft)
+            return (colours > (127 if soft else 0)).any(axis=2).astype(np.uint8)
+        return objects_of(colours[..., 0], soft=soft)
 
 
 def objects_of(label: np.ndarray, *, indexed: bool = False, soft: bool = False) -> np.ndarray:
@@ -177,7 +249,7 @@ def _one_mask(path: str | Path) -> Iterator[Image.Image]:
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a telephone's MPO counts as its first
         if pages > 1:
             raise UnsegError(f"Expected one mask in {path}, found {pages} pages; save them as one.")
-        yield _decoded(image, path)
+        yield _decoded(image)
 
 
 def encode_image(image: np.ndarray, suffix: str, *, gray: bool = False) -> bytes:
@@ -212,6 +284,17 @@ def find_image(folder: str | Path, stem: str) -> Path:
         if path.stem == stem and path.suffix.lower() in IMAGE_SUFFIXES:
             return path
     raise UnsegError(f"Expected an image called {stem} in {folder}, found none; is the download complete?")
+
+
+def mask_key(stem: str) -> str:
+    """What counts of the name of a mask, without its last suffix, where none is called as the image is.
+
+    "Cat_mask", "cat.png" and "CAT" are all "cat", which is also what an image called so gives.
+    """
+    found = unicodedata.normalize("NFC", stem).casefold()
+    while found.endswith(IMAGE_SUFFIXES):
+        found = found.rpartition(".")[0]
+    return OF_MASK.sub("", found) or found
 
 
 def mask_iou(prediction: np.ndarray, truth: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 
 # the face of the package: what others import from it
 from unseg_lib.datasets.archives import fetch, name_of, unpack
-from unseg_lib.datasets.coco import check_sizes, coco_json, decode, read_notes
+from unseg_lib.datasets.coco import coco_json
 from unseg_lib.datasets.download import CHECKSUMS, DOWNLOADS, check, get, list_sets
 from unseg_lib.datasets.registry import DATASETS, DataSet, data_root, load_dataset, sources, splits_of
 from unseg_lib.datasets.scenes import CLASSES, CONTOURS, COUNTS, INDEX, SURFACES, draw_scene, natural_fields, palette
@@ -15,5 +15,5 @@ from unseg_lib.datasets.sources import SOURCES, Archive, Source, read_sources, r
 __all__ = ["DATASETS", "IGNORE", "SOURCES", "DataSet", "Instance", "MaskPairs", "SegmentationSet", "Source", "Archive"]
 __all__ += ["data_root", "load_dataset", "splits_of", "sources", "read_sources", "label_set", "check", "get"]
 __all__ += ["CLASSES", "CONTOURS", "COUNTS", "INDEX", "SURFACES", "draw_scene", "natural_fields", "palette"]
-__all__ += ["list_sets", "write_scenes", "check_sizes", "coco_json", "decode", "read_notes", "CHECKSUMS", "DOWNLOADS"]
+__all__ += ["list_sets", "write_scenes", "coco_json", "CHECKSUMS", "DOWNLOADS"]
 __all__ += ["record_of", "fetch", "name_of", "unpack", "cut", "group_of", "shuffled", "subset"]

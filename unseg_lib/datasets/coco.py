@@ -1,17 +1,18 @@
-"""Instances in COCO's json: COCO 2017, NWPU VHR-10, WHU building, SSDD. pycocotools decodes polygons and RLE."""
+"""Instances in COCO's json: COCO 2017, NWPU VHR-10, WHU building, SSDD."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from unseg_lib.datasets.segmentation_set import IGNORE, Instance, SegmentationSet, need_folder
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
+from unseg_lib.outlines import decode
 
 # "test" is the official val: COCO's test masks are secret, and NWPU and SSDD are cut in two only
 SPLITS = {"train": "train", "val": "val", "test": "val"}
@@ -31,7 +32,7 @@ def read_instances(
         objects = objects_of(found, lambda place: 1 + place)
         classes = ("background", *(category["name"] for category in found.categories))
     content = tuple(found.images), found.places, partial(_label, found.images, objects)
-    more = {"read_instances": partial(instances_of, found.images, objects)}
+    more = {"read_instances": partial(instances_of, found.images, objects), "originals": found.originals}
     return SegmentationSet(name, root, split, classes, *content, (found.path.relative_to(root),), **more)
 
 
@@ -54,6 +55,7 @@ class CocoNotes:
     index: dict[int, int]  # COCO's number of a category -> its place in `categories`
     ids: dict[int, str]  # COCO's number of an image -> id
     places: dict[str, Path]  # id -> image below the data root, without suffix
+    originals: dict[str, Path]  # id -> image below the data root, of those that only their suffixes tell apart
 
     def class_of(self, note: dict) -> int:
         """The place in `categories` of an annotation's or a segment's class."""
@@ -69,7 +71,7 @@ def coco_json(path: Path) -> Iterator[None]:
     """Make a sentence of what is missing in a json, or something else than it should be."""
     try:
         yield
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"json without {error}" if isinstance(error, KeyError) else f"json of another form ({error})"
         raise UnsegError(f"Expected COCO annotations in {path}, found {found}; replace the file.") from error
 
@@ -87,10 +89,19 @@ def read_notes(root: Path, name: str, folder: Path, notes: Path, classes: int = 
     with coco_json(path):
         categories = sorted(content["categories"], key=lambda category: category["id"])
         index = {category["id"]: i for i, category in enumerate(categories)}
-        images = {prefix + Path(image["file_name"]).stem: image for image in content["images"]}
+        files = [PurePosixPath(image["file_name"].replace("\\", "/")) for image in content["images"]]
+        # without suffix, but of a.jpg beside a.png with it; by the plain name, or with its folder where several have it
+        doubled = Counter(file.with_suffix("") for file in files)
+        clear = [file.with_name(file.name.replace(".", "-")) for file in files]
+        stems = [own if doubled[own] < 2 else other for own, other in zip((f.with_suffix("") for f in files), clear)]
+        counts = Counter(stem.name for stem in stems)
+        names = [prefix + (stem.name if counts[stem.name] < 2 else "-".join(stem.parts)) for stem in stems]
+        images = dict(sorted(dict(zip(names, content["images"])).items()))
         ids = {image["id"]: id for id, image in images.items()}
-        places = {id: folder / Path(image["file_name"]).with_suffix("") for id, image in images.items()}
-        found = CocoNotes(path, content["annotations"], categories, dict(sorted(images.items())), index, ids, places)
+        places = {id: folder / stem for id, stem in zip(names, stems)}
+        other = {id: folder / file for id, stem, file in zip(names, stems, files) if stem in clear}
+        other = {id: place for id, place in other.items() if (root / place).is_file()}  # not in a copy
+        found = CocoNotes(path, content["annotations"], categories, images, index, ids, places, other)
         if len(ids) < len(content["images"]):
             raise UnsegError(f"Expected images of different names in {path}, found two of one name.")
     if outside := [place for place in places.values() if place.is_absolute() or ".." in place.parts]:
@@ -103,48 +114,15 @@ def read_notes(root: Path, name: str, folder: Path, notes: Path, classes: int = 
 
 def objects_of(notes: CocoNotes, class_index: Callable[[int], int]) -> dict[str, list[dict]]:
     """id -> the annotations of an image, with the index of the class that has a place in `categories`."""
-    check_sizes(notes)
-    objects = defaultdict(list)
-    for note in notes.annotations:
-        objects[notes.ids[note["image_id"]]].append(note | {"class_index": class_index(notes.class_of(note))})
-    return dict(objects)
-
-
-def check_sizes(notes: CocoNotes) -> None:
-    """Raise `UnsegError` where masks could not be drawn; panoptic segments are images and need no sizes."""
-    for image in notes.images.values():
+    for image in notes.images.values():  # else no masks could be drawn
         sides = image["height"], image["width"]
         if not all(type(side) is int and side > 0 for side in sides):
             what = f"height and width of {image['file_name']} in {notes.path} in whole pixels"
             raise UnsegError(f"Expected {what}, found {sides[0]!r} and {sides[1]!r}; mend the json.")
-
-
-def decode(note: dict, image: dict) -> np.ndarray:
-    """The mask of one annotation, bool `(H,W)`: polygons, or RLE as counts or as text."""
-    from pycocotools import mask
-
-    try:
-        height, width, shape = image["height"], image["width"], note["segmentation"]
-        if isinstance(shape, list):
-            # pycocotools walks along every edge: one that leads far away, or nowhere, takes all memory
-            corners = np.concatenate([np.asarray(polygon, float).ravel() for polygon in shape])
-            if not (np.isfinite(corners).all() and np.abs(corners).max(initial=0) <= 10 * max(height, width)):
-                raise ValueError("corners far outside the image")
-            shape = mask.merge(mask.frPyObjects(shape, height, width))
-        elif list(shape["size"]) != [height, width]:
-            raise ValueError(f"of the size {shape['size']}, not {[height, width]}")
-        elif isinstance(shape["counts"], list):
-            if sum(shape["counts"]) != height * width or min(shape["counts"]) < 0:
-                raise ValueError(f"counts of {sum(shape['counts'])} pixels, not {height * width}")
-            shape = mask.frPyObjects(shape, height, width)
-        found = mask.decode(shape)
-        if found.max(initial=0) > 1:  # of counts that end early it returns whatever lay in memory
-            raise ValueError("counts of too few pixels")
-        return found.astype(bool)
-    except Exception as error:  # pycocotools raises bare Exceptions
-        found = f"found none that can be decoded ({error!r}); mend the json."
-        what = f"a polygon or RLE in annotation {note.get('id')} of {image['file_name']}"
-        raise UnsegError(f"Expected {what}, {found}") from error
+    objects = defaultdict(list)
+    for note in notes.annotations:
+        objects[notes.ids[note["image_id"]]].append(note | {"class_index": class_index(notes.class_of(note))})
+    return dict(objects)
 
 
 def _label(images: dict, objects: dict, id: str) -> np.ndarray:

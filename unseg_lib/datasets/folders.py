@@ -16,6 +16,7 @@ import yaml
 from unseg_lib.datasets.segmentation_set import (
     TEST_SHARE,
     SegmentationSet,
+    check_all_masks,
     cut,
     group_of,
     image_files,
@@ -26,7 +27,7 @@ from unseg_lib.datasets.segmentation_set import (
 from unseg_lib.datasets.sources import SOURCES
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file, write_bytes
-from unseg_lib.images import IGNORE, objects_of, read_label, read_objects, write_image
+from unseg_lib.images import IGNORE, OUTLINES, mask_key, objects_of, read_label, read_objects, write_image
 from unseg_lib.runtime import progress
 
 OBJECT = ("background", "object")
@@ -131,18 +132,35 @@ def _soft_label(path: Path) -> np.ndarray:
 def read_folder(root: Path, split: str, seed: int, where: str = "") -> SegmentationSet:
     """Read folders below `root`, joined by "+" ("interactive/davis+interactive/ccp"; "" = root itself).
 
-    Of each, all pairs `im/`, `gt/` in it or up to two levels below are read; what a mask file means says
-    `images.read_objects`. There are no official splits: a seeded fifth of each is "test", frames of one video together.
+    Of each, all pairs `im/`, `gt/` in it or up to two levels below are read; what a file of a mask or of outlines means
+    says `images.read_objects`. There are no official splits: a seeded fifth of each is "test", frames of one video
+    together.
     """
     places = [pair.relative_to(root) for name in where.split("+") for pair in _find_pairs(root, name.strip())]
     images, masks = {}, {}
     for place in places:
-        files = mask_files(root / place / "gt", "masks", "folder", of=image_files(root / place / "im"))
+        files, names = _masks_of(root / place / "gt", image_files(root / place / "im"))
         stems = cut(tuple(files), TEST_SHARE, seed, place.as_posix(), "test", group=group_of)[split != "train"]
         prefix = "" if len(places) == 1 else "-".join(place.parts) + "-"  # two folders may use one name
-        images |= {prefix + stem: place / "im" / stem for stem in stems}
+        images |= {prefix + stem: place / "im" / names.get(stem, stem) for stem in stems}
         masks |= {prefix + stem: file for stem, file in files.items()}
     return label_set(f"folder:{where}" if where else "folder", root, split, OBJECT, images, masks, read_objects)
+
+
+def _masks_of(folder: Path, images: dict[str, Path]) -> tuple[dict[str, Path], dict[str, str]]:
+    """{id: mask}, {id: an image's stem that differs}. Ids are the masks' stems, or what counts of them (`mask_key`).
+
+    The latter where no image has a mask of its own name; outlines are taken where there are no mask files.
+    """
+    files = image_files(folder) or {
+        stem: path for stem, path in image_files(folder, OUTLINES).items() if stem != "classes"
+    }
+    names = {}
+    if images and not images.keys() & files.keys():
+        files = {mask_key(stem): path for stem, path in files.items()}
+        names = {mask_key(stem): stem for stem in images}
+    check_all_masks(names or images, files, folder)
+    return files, names
 
 
 def _find_pairs(root: Path, name: str) -> list[Path]:

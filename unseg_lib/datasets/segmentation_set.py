@@ -13,6 +13,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.images import (
     IGNORE,
     IMAGE_SUFFIXES,
+    OUTLINES,
     find_image,
     image_size,
     read_image,
@@ -164,20 +165,32 @@ def _object_instances(source: SegmentationSet, id: str) -> list[Instance]:
 
 
 def label_set(
-    name: str, root: Path, split: str, classes: Iterable[str], images: Paths, masks: Paths, read=read_label, **more
+    name: str,
+    root: Path,
+    split: str,
+    classes: Iterable[str],
+    images: Paths,
+    masks: Paths,
+    read=read_label,
+    sized=False,
+    **more,
 ) -> SegmentationSet:
     """The set of `images` (id -> place below root, without suffix) with a mask file each.
 
-    masks: id -> file, those of other splits too where the splits are cut from them. read: makes a file a label map.
-    more: other fields of the set, and `files`, which a copy must carry besides the images, else the masks.
+    masks: id -> file, those of other splits too where the splits are cut from them. read: makes a file a label map,
+    outlines with the image's (height, width). more: other fields of the set, and `files`, which a copy must carry
+    besides the images, else the masks.
     """
     files = tuple(path.relative_to(root) for path in more.pop("files", masks.values()))
-    reader = partial(_read, read, masks)
+    reader = partial(_read, read, root, images, masks)
     return SegmentationSet(name, root, split, tuple(classes), tuple(images), images, reader, files, **more)
 
 
-def _read(read: Callable[[Path], np.ndarray], masks: Paths, id: str) -> np.ndarray:
-    return read(masks[id])
+def _read(read: Callable[..., np.ndarray], root: Path, images: Paths, masks: Paths, id: str) -> np.ndarray:
+    if masks[id].suffix.lower() not in OUTLINES:
+        return read(masks[id])
+    place = root / images[id]
+    return read(masks[id], image_size(find_image(place.parent, place.name)))
 
 
 def need_folder(folder: Path, what: str, name: str) -> Path:

@@ -48,7 +48,7 @@ def colour_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
 @within_budget
 def brightness_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
     """Stripes brighter and darker, five cells a period, inside the mask alone: a cue that gray images keep."""
-    return _stripes(image, settings, FINE, down=False) * image.mask[..., None]
+    return np.repeat(_stripes(image, settings, FINE, down=False), 3, axis=2) * image.mask[..., None]
 
 
 @within_budget

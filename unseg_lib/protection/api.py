@@ -25,10 +25,11 @@ from unseg_lib.method import Box, Inference, Prepared, Region, add_raw_noise, me
 from unseg_lib.poisons import Manifest, PoisonSettings, Sample, digest, open_generator, prompt_of, sweep
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
-from unseg_lib.protection.report import REPORT, TYPES, alone, earlier_lines, is_whole, new_line, writing
+from unseg_lib.protection.report import TYPES, Shard, alone, earlier_lines, is_whole, new_line, odd_region, writing
 from unseg_lib.runtime import progress, thread_count
 
 LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
+THIN = 8  # times; an image so much longer than wide is shrunk to a quarter of that: its padded square is nearly empty
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # after these, no other image would fare better
 
 
@@ -96,7 +97,8 @@ class Protector:
     def prepare(self, pixels: np.ndarray, mask: np.ndarray) -> Prepared:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
         if max(mask.shape) > LARGEST:
-            pixels = shrunk(pixels, LARGEST)
+            thin = max(mask.shape) >= THIN * min(mask.shape)
+            pixels = shrunk(pixels, LARGEST // 4 if thin else LARGEST)
             mask = resize_label(mask, pixels.shape[:2])
         name = digest(pixels) if "points" in self.settings.prompt else ""  # each image has points of its own
         return self.inference.prepare(pixels, **prompt_of(Sample(name, pixels, mask, mask), self.settings))
@@ -191,6 +193,7 @@ class Batch:
     rgb: bool = False  # store gray images in three channels, which keep all of the noise
     overwrite: bool = False  # replace files in `out` that are not ours, and copies of other images
     jobs: int = 2  # threads that read, and that write
+    shard: str = ""  # "k/n": only this part of the images, see `Shard`
     batch: int = 1  # images that a GPU is given at once; an image may then differ by a step from what it is alone
 
     def __post_init__(self):
@@ -211,6 +214,8 @@ class Batch:
                 raise UnsegError(f"Expected {sentence}.")
         self.files = find_inputs(self.inputs, self.out, self.format)
         self.region_of = masks_and_prompts(self.masks, self.classes, self.boxes, self.points, self.files)
+        self.part = Shard.of(self.shard)
+        self.files = [file for file in self.files if self.part.has(shown(file.name))]
 
     def run(self, protector: Protector) -> list[dict]:
         """Write the copies and the report, see `protect_files`."""
@@ -219,18 +224,21 @@ class Batch:
         # on a CPU, reading and writing take longer than a small generator: half of torch's threads for it, 0 means all
         on_gpu = protector.inference.device.type != "cpu"
         threads = 0 if protector.inference.large or on_gpu else max(1, torch.get_num_threads() // 2)
-        with alone(self.out), thread_count(threads):
+        with alone(self.out, self.part), thread_count(threads):
             # what earlier runs have left: whole copies, and images that failed and are not tried again now
-            lines, images = earlier_lines(self.out), {shown(file.name) for file in self.files}
+            lines = [line for line in earlier_lines(self.out) if self.part.has(line["image"])]
+            images = {shown(file.name) for file in self.files}
             self.copies = {line["written"]: line for line in lines if is_whole(self.out, line)}
             failed = [line for line in lines if line["problem"] and line["image"] not in images]
-            self.protector, self.manifest = protector, Manifest(self.out / REPORT, TYPES)
+            self.protector, self.manifest = protector, Manifest(self.part.report(self.out), TYPES)
             with writing(self.manifest.path):
                 self.manifest.save([*self.copies.values(), *failed])
             # the work itself, then all lines in order
             rows = list(progress(self._rows(), "protect", total=len(self.files)))
             again = {row["written"] for row in rows}
-            self.manifest.save([line for name, line in self.copies.items() if name not in again] + failed + rows)
+            whole = [line for name, line in self.copies.items() if name not in again] + failed + rows
+            self.manifest.save(whole)
+            self.part.finish(self.out, whole)
             sweep([self.manifest.path, *(self.out / file.target for file in self.files)])
         return rows
 
@@ -273,6 +281,8 @@ class Batch:
 
     def _read(self, file: Input) -> _Ready | dict:
         """The image and its region; or its line, if its copy is there already."""
+        if not file.target:
+            return new_line(shown(file.name), remark="no image, left alone")
         # the file: its content decides whether a copy that is there may stay, or may be replaced
         if file.path.exists() and not file.path.is_file():
             raise UnsegError(f"Expected a file at {file.path}, found something else; take it out.")  # it may never end
@@ -312,6 +322,7 @@ class Batch:
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
         row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by)
         row["protected"] = round(float(mask.mean()), 6) or 1e-6 * bool(mask.any())  # 0 says that nothing is
+        remarks += (odd_region(row),)
         row |= {"eps": float(own.eps), "eps_bg": float(own.eps_bg), "remark": "; ".join(filter(None, remarks))}
         row |= {"bytes_before": file.path.stat().st_size, "bytes_after": len(content)}
         row |= {"source_sha256": ready.source_sha256, "settings": ready.settings}

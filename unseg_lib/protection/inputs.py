@@ -14,28 +14,30 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
-from itertools import chain, count
+from itertools import chain, count, product, repeat
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from unseg_lib.datasets import coco_json
 from unseg_lib.errors import UnsegError, closest
-from unseg_lib.files import sha256_if_readable
-from unseg_lib.images import IMAGE_SUFFIXES, read_mask
+from unseg_lib.files import read_json, sha256_if_readable
+from unseg_lib.images import IMAGE_SUFFIXES, OUTLINES, is_image, mask_key, read_mask
 from unseg_lib.method import Region, region_of
-from unseg_lib.protection.photo import FORMATS
+from unseg_lib.outlines import decode
+from unseg_lib.protection.photo import FORMATS, RAW
 from unseg_lib.protection.report import earlier_lines
 
-# images that neither Pillow nor `mimetypes` knows everywhere: they get a line that says so
-OTHER_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2", ".tga")
+OTHER_SUFFIXES = (*RAW, ".tga")  # images that cannot be read: they get a line that says so
 # ends of lines, commands to a terminal, bytes that are no text
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Input:
-    """path: the original. name: its name below the input, "holiday/a.jpg". target: its copy's name below the output."""
+    """path: the original. name: its name below the input, "holiday/a.jpg". target: its copy's name below the output,
+    "" of a file that is no image."""
 
     path: Path
     name: str
@@ -56,8 +58,9 @@ def shown(text: str) -> str:
 def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Input]:
     """All images in files, folders (with their sub-folders) and patterns like "photos/*.jpg", in a stable order.
 
-    Left alone are links that lead out of a folder, hidden files, `out` itself and our own copies there. Raises
-    `UnsegError` for what does not exist, for closed folders and where there is no image, `OSError` for refused paths.
+    Other files of a folder come last, so that they can be told of. Left alone are links that lead out of a folder,
+    hidden files, `out` itself and our own copies there. Raises `UnsegError` for what does not exist, for closed folders
+    and where there is no image, `OSError` for refused paths.
     """
     given = list(given)
     pairs = [pair for one in given for pair in _expand(str(one), out)]
@@ -67,6 +70,9 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
         place = _real(path.parent) / path.name  # one file may be given by two paths, but links have names of their own
         if place not in lines or lines[place]["sha256"] != sha256_if_readable(place):
             found.setdefault(place, (path, name))
+    named = set(map(Path, given))
+    others = {place: one for place, one in found.items() if one[0] not in named and not _is_image(one[0])}
+    found = {place: one for place, one in found.items() if place not in others}
     if not found:
         what = ("none but copies of ours" if pairs else "none") + f" in {', '.join(map(str, given))}"
         raise UnsegError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}), found {what}.")
@@ -75,7 +81,10 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
     if both := next((target for target in targets if _real(out / target) in originals), None):
         both += " to be both; choose another --out"
         raise UnsegError(f"Expected originals and copies in two folders, found {both}.")
-    return [Input(path, name, target) for (path, name), target in zip(files, targets)]
+    return [
+        Input(path, name, target)
+        for (path, name), target in zip([*files, *others.values()], chain(targets, repeat("")))
+    ]
 
 
 def _real(path: Path) -> Path:
@@ -83,14 +92,16 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _is_image(name: str) -> bool:
-    """Whether a file is an image by its name, readable here or not, and not hidden."""
-    known = Path(name).suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
-    return not name.startswith(".") and (known or (mimetypes.guess_type(name)[0] or "").startswith("image/"))
+def _is_image(path: Path) -> bool:
+    """Whether a file is an image by its name, readable here or not, or else by its content."""
+    known = path.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
+    return (
+        known or (mimetypes.guess_type(path.name)[0] or "").startswith("image/") or (path.is_file() and is_image(path))
+    )
 
 
 def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
-    """The images that a file's name, a folder's or a pattern means: paths, and their names below the input."""
+    """The files that a file's name, a folder's or a pattern means: paths, and their names below the input."""
     path, away = Path(text), _real(out)
     if path.is_dir():
         inside = _real(path)
@@ -98,7 +109,7 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
             raise UnsegError(f"Expected images outside the output folder, found {path} in {out}; choose another --out.")
         for place, folders, files in os.walk(path, onerror=_refuse):  # does not follow links to folders
             folders[:] = sorted(one for one in folders if not one.startswith(".") and _real(Path(place, one)) != away)
-            images = (Path(place, name) for name in sorted(files) if _is_image(name))
+            images = (Path(place, name) for name in sorted(files) if not name.startswith("."))
             yield from ((one, one.relative_to(path).as_posix()) for one in images if _real(one).is_relative_to(inside))
     elif path.is_file():
         yield path, path.name
@@ -110,7 +121,7 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
         for match in [match for match in matches if not _real(match).is_relative_to(away)] or matches:
             if os.path.isdir(match):
                 yield from _expand(str(match), out)
-            elif _is_image(match.name):  # readable or not: one bad file must not stop the others
+            elif not match.name.startswith("."):  # readable or not: one bad file must not stop the others
                 yield match, match.name
 
 
@@ -175,10 +186,10 @@ def masks_and_prompts(
 ) -> RegionOf:
     """What the options of `unseg protect` say. At most one of masks, boxes and points; classes only with masks.
 
-    masks: a folder with a mask for every image (same name without suffix, sub-folders as the images'), or COCO's
-    json; classes: numbers of label maps, or names in the json, separated by commas. boxes: "x0,y0,x1,y1" for every
-    image (several joined by ";"), or a CSV file with the columns image,x0,y0,x1,y1; points: likewise, x,y.
-    files: all images of the batch, see `Names`.
+    masks: a folder with a mask or outlines for every image (see `images.read_mask`; sub-folders as the images'), one
+    such file for a single image, or COCO's json; classes: numbers of label maps, or names in a json, separated by
+    commas. boxes: "x0,y0,x1,y1" for every image (several joined by ";"), or a CSV file with the columns
+    image,x0,y0,x1,y1; points: likewise, x,y; between 0 and 1 they are shares of the image. files: of the whole batch.
     """
     given = [name for name, value in (("--masks", masks), ("--boxes", boxes), ("--points", points)) if value]
     if len(given) > 1:
@@ -186,36 +197,47 @@ def masks_and_prompts(
     if classes and not masks:
         raise UnsegError("Expected --masks beside --classes, found none; classes are those of the masks.")
     if masks:
-        names = Names(files, lambda name: PurePath(name).with_suffix("").as_posix())
-        find = _coco_masks if Path(masks).suffix.lower() == ".json" else _mask_files
-        mask_of = find(Path(masks), classes, names)
+        place = Path(masks)
+        of_coco = place.suffix.lower() == ".json" and place.is_file() and "shapes" not in read_json(place)
+        mask_of = (_coco_masks if of_coco else _mask_files)(place, classes, files)
         return lambda file, pixels: Region(mask_of(file, pixels.shape[:2]), "mask")
     if not boxes and not points:
         return lambda file, pixels: region_of(pixels)
     kind, columns = ("box", ("x0", "y0", "x1", "y1")) if boxes else ("points", ("x", "y"))
-    places = _numbers(boxes or points, columns, Names(files, str))
-    return lambda file, pixels: region_of(pixels, **{kind: places(file)})
+    places = _numbers(boxes or points, columns, Names(files))
+    return lambda file, pixels: region_of(pixels, **{kind: _in_pixels(places(file), pixels.shape[:2])})
+
+
+def _in_pixels(places: list[list[float]], shape: tuple[int, int]) -> np.ndarray:
+    """Boxes or points in pixels, also where they are given as shares of the image."""
+    found = np.array(places)
+    shares = found.min() >= 0 and found.max() <= 1 and (found != found.round()).any()
+    return found * np.tile(np.subtract(shape[::-1], 1), found.shape[1] // 2) if shares else found
+
+
+def _ways(name: str) -> list[tuple[bool, str]]:
+    """(whether it is whole, name) of all that a name may be called by: also without folders, and without suffix."""
+    parts = PurePath(name).parts
+    tails = [(start == 0, PurePath(*parts[start:])) for start in range(len(parts))]
+    return [(whole, one.as_posix()) for whole, tail in tails for one in (tail, tail.with_suffix(""))]
 
 
 class Names:
-    """The names of a batch's images; one that several folders have means none of them. key: what counts of a name."""
+    """The names of a batch's images; one that several folders have means none of them."""
 
-    def __init__(self, files: Iterable[Input], key: Callable[[str], str]):
-        self.key, self.folders = key, defaultdict(set)
+    def __init__(self, files: Iterable[Input]):
+        self.folders, self.shared = {}, set()
         for file in files:
-            for way in self._ways(file):
-                self.folders[way].add(os.path.realpath(file.path.parent))
+            folder = os.path.realpath(file.path.parent)
+            self.shared |= {way for way in _ways(file.name) if self.folders.setdefault(way, folder) != folder}
 
-    def _ways(self, file: Input) -> list[tuple[int, str]]:
-        return list(enumerate((self.key(file.name), self.key(PurePath(file.name).name))))
-
-    def find(self, file: Input, get: Callable[[str], Any], where: Path, missing: str) -> Any:
-        """What `get` has of an image by its name below the input, or else by its plain name; missing: the sentence."""
-        for way, name in self._ways(file):
+    def find(self, file: Input, gets: Sequence[Callable[[str], Any]], where: Path, missing: str) -> Any:
+        """What the first of `gets` has of an image by one of its names; missing: the sentence where none has any."""
+        for get, (whole, name) in product(gets, _ways(file.name)):
             # macOS writes an accent as a letter of its own, most others as a part of its letter
             spellings = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
             if found := next(filter(None, map(get, spellings)), None):
-                if len(self.folders[way, name]) > 1:
+                if (whole, name) in self.shared:
                     mend = "protect the folder above them, and name their sub-folders there, too"
                     raise UnsegError(
                         f"Expected one image called {name}, as {where} has it, found some in several folders; {mend}."
@@ -224,31 +246,40 @@ class Names:
         raise UnsegError(missing)
 
 
-def _mask_files(folder: Path, classes: str, names: Names) -> Callable[[Input, tuple[int, int]], np.ndarray]:
+def _mask_files(place: Path, classes: str, files: Sequence[Input]) -> Callable[[Input, tuple[int, int]], np.ndarray]:
     """Masks of files, of which each must have the size of its image."""
-    if not folder.is_dir():
-        raise UnsegError(f"Expected a folder of masks or COCO's json at {folder}, found neither; check --masks.")
-    numbers = [int(text) for text in classes.split(",") if text.strip().isdecimal()]
-    if classes and len(numbers) < len(classes.split(",")):
+    if not place.exists():
+        raise UnsegError(f"Expected a folder of masks or COCO's json at {place}, found neither; check --masks.")
+    count, names = sum(bool(file.target) for file in files), Names(files)
+    if place.is_file() and count > 1:
+        what = f"a folder of masks, or COCO's json, for {count} images"
+        raise UnsegError(f"Expected {what}, found the file {place}; give its folder, or one image.")
+    chosen = [name.strip() for name in classes.split(",")] if classes else []
+    labelled = place if place.is_file() else next(place.rglob("*.json"), place)  # LabelMe's classes have names
+    if labelled.suffix.lower() != ".json" and not all(name.isdecimal() for name in chosen):
         raise UnsegError(f"Expected the numbers of a label map's classes, e.g. --classes 1,15, found '{classes}'.")
+    chosen = [int(name) if name.isdecimal() else name for name in chosen]
 
     @cache  # each sub-folder once, not for every image
-    def images_in(folder: Path) -> dict[str, list[Path]]:
+    def masks_in(folder: Path, key: Callable[[str], str]) -> dict[str, list[Path]]:
         found = defaultdict(list)
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                found[path.stem].append(path)
+            if path.suffix.lower() in (*IMAGE_SUFFIXES, *OUTLINES) and path.is_file():
+                found[key(path.stem)].append(path)
         return found
 
-    def paths_of(name: str) -> list[Path] | None:
-        return images_in((folder / name).parent).get(PurePath(name).name)
+    def called(key: Callable[[str], str]) -> Callable[[str], list[Path] | None]:
+        return lambda name: masks_in((place / name).parent, key).get(key(PurePath(name).name))
 
     def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
-        wanted = f"Expected one mask called {Path(file.name).stem} in {folder}, found"
-        paths = names.find(file, paths_of, folder, f"{wanted} none.")
-        if len(paths) > 1:
-            raise UnsegError(f"{wanted} several ({', '.join(path.name for path in paths)}).")
-        mask = read_mask(paths[0], numbers)
+        wanted, paths = f"Expected one mask called {Path(file.name).stem} in {place}, found", [place]
+        if place.is_dir():
+            paths = names.find(file, (called(str), called(mask_key)), place, f"{wanted} none.")
+            paths = [path for path in paths if not path.samefile(file.path)]  # outlines may lie beside their image
+        if len(paths) != 1:
+            several = f"several ({', '.join(path.name for path in paths)})."
+            raise UnsegError(f"{wanted} {several if paths else 'none.'}")
+        mask = read_mask(paths[0], chosen, shape)
         if mask.shape != shape:
             sides, size = (f"{width}x{height}" for height, width in (shape, mask.shape))
             raise UnsegError(f"Expected a mask of {sides} pixels in {paths[0]}, found {size}; draw it on the image.")
@@ -257,32 +288,37 @@ def _mask_files(folder: Path, classes: str, names: Names) -> Callable[[Input, tu
     return mask_of
 
 
-def _coco_masks(path: Path, classes: str, names: Names) -> Callable[[Input, tuple[int, int]], np.ndarray]:
-    """Masks of COCO's json: all objects of an image, or those of the named classes."""
-    from unseg_lib.datasets import check_sizes, coco_json, decode, read_notes
-
-    notes = read_notes(path.parent, "your images", Path(), Path(path.name))
-    objects = defaultdict(list)
+def _coco_masks(path: Path, classes: str, files: Sequence[Input]) -> Callable[[Input, tuple[int, int]], np.ndarray]:
+    """Masks of COCO's json: all objects of an image, crowds too, or those of the named classes."""
+    content, objects, names = read_json(path), defaultdict(list), Names(files)
+    whole, tails = defaultdict(list), defaultdict(list)
     with coco_json(path):
-        check_sizes(notes)
-        known = [category["name"] for category in notes.categories]
-        chosen = [name.strip() for name in classes.split(",")] if classes else known
+        known = {category["id"]: category["name"] for category in content.get("categories", [])}
+        chosen = [name.strip() for name in classes.split(",")] if classes else []
         for name in chosen:
-            if name not in known:
-                raise UnsegError(f"Unknown class '{name}' in {path}; {closest(name, known)}")
-        for note in notes.annotations:
-            if known[notes.class_of(note)] in chosen:
-                objects[notes.ids[note["image_id"]]].append(note)
-    ids = {id: id for id in notes.images} | {place.as_posix(): id for id, place in notes.places.items()}
+            if name not in known.values():
+                raise UnsegError(f"Unknown class '{name}' in {path}; {closest(name, list(known.values()))}")
+        for note in content["annotations"]:
+            if not chosen or known.get(note.get("category_id")) in chosen:
+                objects[note.get("image_id")].append(note)
+        for image in content["images"]:
+            # of another machine's path, or one that leads elsewhere, the end counts
+            for is_whole, way in _ways(str(image.get("file_name", "")).replace("\\", "/").lstrip("/")):
+                (whole if is_whole else tails)[way].append(image)
 
     def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
         missing = f"Expected {Path(file.name).name} in {path}, found no such image there."
-        id = names.find(file, ids.get, path, missing)
-        image = notes.images[id]
-        if (image["height"], image["width"]) != shape:
-            wanted, size = f"{shape[1]}x{shape[0]} pixels as the image is", f"{image['width']}x{image['height']}"
-            raise UnsegError(f"Expected {id} in {path} to be of {wanted}, found {size}; is the json of this image?")
-        return reduce(np.logical_or, (decode(note, image) for note in objects[id]), np.zeros(shape, bool))
+        found = names.find(file, (whole.get, tails.get), path, missing)
+        if len(found) > 1:
+            called = f"found several ({', '.join(image['file_name'] for image in found[:3])}); name its folder."
+            raise UnsegError(f"Expected one image like {file.name} in {path}, {called}")
+        with coco_json(path):
+            image = dict(zip(("height", "width"), shape)) | found[0]
+            if (image["height"], image["width"]) != shape:
+                size = f"found {image['width']}x{image['height']}; is the json of this image?"
+                what = f"{image['file_name']} in {path} to be of {shape[1]}x{shape[0]} pixels as the image is"
+                raise UnsegError(f"Expected {what}, {size}")
+            return reduce(np.logical_or, (decode(note, image) for note in objects[image["id"]]), np.zeros(shape, bool))
 
     return mask_of
 
@@ -308,7 +344,7 @@ def _numbers(text: str, columns: tuple[str, ...], names: Names) -> Callable[[Inp
         found[line["image"]].append(_floats([line[column] for column in columns], columns, str(path)))
 
     mend = f"in {path}, found none; add it or protect it by itself"
-    return lambda file: names.find(file, found.get, path, f"Expected a line for {file.name} {mend}.")
+    return lambda file: names.find(file, (found.get,), path, f"Expected a line for {file.name} {mend}.")
 
 
 def _floats(texts: list[str], columns: tuple[str, ...], where: str) -> list[float]:

@@ -1,10 +1,12 @@
 """The report of a batch, protected.csv, in lines and in words; and what one copy has changed (`unseg inspect`)."""
 
 import csv
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -12,13 +14,13 @@ import numpy as np
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import lpips
-from unseg_lib.files import hold, sha256_if_readable
+from unseg_lib.files import hold, sha256_if_readable, write_csv
 from unseg_lib.images import write_image
 from unseg_lib.method import measure
 from unseg_lib.poisons import read_lines
 from unseg_lib.protection.photo import NO_COLOURS, ONE_CHANNEL, read_photo
 
-REPORT = "protected.csv"
+REPORT, PARTS = "protected.csv", "protected-*-of-*.csv"
 # found_by: how the region was found; protected: its share of the image. linf_inside, linf_outside, rms: what the
 # written file changes, in steps over 255; psnr: dB. bytes_before, bytes_after: sizes of the files. source_sha256,
 # sha256: of original and copy; settings: fingerprint of everything else the copy depends on. remark: what could not
@@ -27,6 +29,7 @@ TYPES = dict(image=str, written=str, found_by=str, protected=float, eps=float, e
 TYPES |= dict(linf_inside=int, linf_outside=int, rms=float, psnr=float, ssim=float, bytes_before=int, bytes_after=int)
 TYPES |= dict(source_sha256=str, sha256=str, settings=str, remark=str, problem=str)
 COLUMNS = list(TYPES)
+LIKELY = 0.001, 0.9  # share of an image that a region has which somebody means
 BARS, WIDTH = 9, 40  # lines of the histogram at most, characters of its longest bar
 
 
@@ -35,17 +38,31 @@ def new_line(image: str, **columns: object) -> dict:
     return {name: kind() for name, kind in TYPES.items()} | {"image": image} | columns
 
 
+def odd_region(line: dict) -> str:
+    """A remark where the region is hardly one that somebody means; else, or where nothing else was found, ""."""
+    if not line["protected"] or line["found_by"] == "whole image" or LIKELY[0] <= line["protected"] <= LIKELY[1]:
+        return ""
+    return f"the region is {100 * line['protected']:.3g} % of the image: is this what was meant?"
+
+
 def earlier_lines(out: Path) -> list[dict]:
-    """All lines of earlier runs, with their types; their first column may have the name of older versions.
+    """All lines of earlier runs and unfinished shards, typed; their first column may have the name of older versions.
 
     Raises `UnsegError` if there is a file called protected.csv of somebody else.
     """
-    path = out / REPORT
+    found: dict[tuple, dict] = {}
+    for path in (out / REPORT, *sorted(out.glob(PARTS))):
+        found |= {tuple(line.values()): line for line in _lines(path)}
+    return list(found.values())
+
+
+def _lines(path: Path) -> list[dict]:
     try:
+        size = path.stat().st_size if path.exists() else 0  # before another shard writes it
         columns, lines = read_lines(path, TYPES, {"picture": "image"})
     except (OSError, csv.Error) as error:
         raise UnsegError(f"Expected a readable report at {path}, found none ({error}); move it away.") from error
-    if columns != COLUMNS and path.exists():
+    if columns != COLUMNS and size:
         raise UnsegError(f"Expected none but our own report at {path}, found another file; move it away.")
     return lines
 
@@ -55,15 +72,60 @@ def is_whole(out: Path, line: dict) -> bool:
     return bool(line["written"]) and sha256_if_readable(out / line["written"]) == line["sha256"]
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Part k of n of a batch, by the names of its images; its lines go into protected.csv when it is done.
+
+    Whoever is killed before goes on by the same command, or by the one without shards.
+    """
+
+    k: int = 0
+    n: int = 1
+
+    @classmethod
+    def of(cls, text: str) -> "Shard":
+        """ "k/n" with k from 0 to n - 1, or "" for all."""
+        k, slash, n = (text or "0/1").partition("/")
+        if not (slash and k.isdecimal() and n.isdecimal() and int(k) < int(n)):
+            raise UnsegError(f"Expected a shard k/n with k from 0 to n - 1, such as 0/8, found '{text}'.")
+        return cls(int(k), int(n))
+
+    def has(self, image: str) -> bool:
+        """Whether an image belongs to this shard, by its name in protected.csv."""
+        return int(hashlib.sha256(image.encode()).hexdigest(), 16) % self.n == self.k
+
+    def report(self, out: Path) -> Path:
+        return out / (REPORT if self.n == 1 else f"protected-{self.k}-of-{self.n}.csv")
+
+    def finish(self, out: Path, rows: list[dict]) -> None:
+        """Its lines replace their older ones in protected.csv; the others stay. Other shards wait meanwhile."""
+        import fcntl
+
+        if self.n == 1:  # the lines of all parts are its own
+            for part in out.glob(PARTS):
+                part.unlink(missing_ok=True)
+        while self.report(out).exists() and self.n > 1:
+            with open(out / REPORT, "ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(out / REPORT)):  # else another has replaced it
+                    others = [line for line in _lines(out / REPORT) if not self.has(line["image"])]
+                    write_csv(out / REPORT, sorted([*others, *rows], key=lambda line: line["image"]), COLUMNS)
+                    self.report(out).unlink()
+
+
 @contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Keep a second run out of the folder: the two would lose each other's lines."""
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        hold(folder, f"Expected no other run in {out}, found one; wait for its end.")
+def alone(out: Path, shard: Shard = Shard()) -> Iterator[None]:
+    """Keep a second run out of the folder: the two would lose each other's lines. Different shards may run."""
+    busy = f"Expected no other run in {out}, found one; wait for its end."
+    lock = out / f".{shard.report(out).name}.lock"
+    with ExitStack() as stack:
+        folder = os.open(out, os.O_RDONLY)
+        stack.callback(os.close, folder)
+        hold(folder, busy, shared=shard.n > 1)
+        if shard.n > 1:
+            hold(stack.enter_context(open(lock, "wb")), busy)
+            stack.callback(lock.unlink, missing_ok=True)
         yield
-    finally:
-        os.close(folder)
 
 
 @contextmanager
@@ -89,6 +151,7 @@ WARNINGS = {
         lambda row: row["linf_inside"] > row["eps"] or row["linf_outside"] > row["eps_bg"]
     ),
     "In {} the region is empty, so no noise was added; check the masks.": lambda row: row["protected"] == 0,
+    "In {} the region is nearly nothing or nearly everything (see its remark); is this what was meant?": odd_region,
     "In {} nothing stood out, so the whole image was taken; better say what to protect.": (
         lambda row: row["found_by"] == "whole image"
     ),
@@ -103,7 +166,10 @@ WARNINGS = {
 
 def summary(rows: list[dict], out: Path) -> str:
     """Lines of text about the rows of `protect_files`; budgets are those of the written files."""
-    done = [row for row in rows if not row["problem"]]
+    done = [row for row in rows if row["written"]]
+    others = sum(not row["written"] and not row["problem"] for row in rows)  # are no images
+    if not rows:
+        return f"No image is of this shard; those of the others are in {out}."
     if not done:
         return f"No image was protected; {out / REPORT} says why."
     ways = ", ".join(f"{count} by {way}" for way, count in Counter(row["found_by"] for row in done).items())
@@ -111,14 +177,15 @@ def summary(rows: list[dict], out: Path) -> str:
     inside, outside = (max(row[name] for row in done) for name in ("linf_inside", "linf_outside"))
     psnr = [row["psnr"] for row in done if row["psnr"] != float("inf")]
     change = f"mean PSNR {fmean(psnr):.1f} dB" if psnr else "nothing was changed"
-    counts = {sentence: sum(map(holds, done)) for sentence, holds in WARNINGS.items()}
+    counts = {sentence: sum(bool(holds(row)) for row in done) for sentence, holds in WARNINGS.items()}
     lines = [
         f"Protected images: {len(done)} in {out}; regions found: {ways}.",
         f"Largest change {inside} inside and {outside} outside the region, of 255 steps; {change}.",
         f"Size of the files: {before:.1f} MB before, {after:.1f} MB after.",
         *(sentence.format(count) for sentence, count in counts.items() if count),
+        *([f"Files that are no images: {others}, left alone."] if others else []),
     ]
-    return "\n".join([*lines, f"Every image has a line in {out / REPORT}."])
+    return "\n".join([*lines, f"Every file has a line in {out / REPORT}."])
 
 
 def inspect(original: str | Path, protected: str | Path, lpips_weights: str | Path | None = None) -> dict:

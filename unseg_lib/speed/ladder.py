@@ -114,7 +114,9 @@ def step_of(
 def throughput(
     name: str, device: torch.device, *, count: int, side: int, jobs: Sequence[int] = (1, 2, 4)
 ) -> list[dict]:
-    """Images a second of the model alone, and from files to files by threads or (one a core, if enough) processes."""
+    """Images a second of the model alone, and from files to files by threads or (one a core, if enough) processes.
+
+    "kilobytes": the mean size of a written file."""
     way, (pixels, mask) = Inference(generator_of(name, device)), image(0, side)
     spent = {"model alone": count * cost(partial(way, [way.prepare(pixels, mask=mask)]), device, 3).seconds}
     with working_folder(name, device, count, side) as (folder, files, options):
@@ -130,7 +132,10 @@ def throughput(
                 list(pool.map(work, [files[:1]] * cores, [folder / f"warm{i}" for i in range(cores)]))
                 parts, outs = [files[i::cores] for i in range(cores)], [folder / f"process{i}" for i in range(cores)]
                 spent[f"{cores} processes"] = seconds(lambda: list(pool.map(work, parts, outs)), device)
-    return [{"way": way, "images_per_second": count / x, "share": spent["model alone"] / x} for way, x in spent.items()]
+        size = sum(path.stat().st_size for path in (folder / f"out{jobs[0]}").glob("*.png")) / count / 1e3
+    more = {way: {"kilobytes": None if way == "model alone" else size} for way in spent}
+    alone = spent["model alone"]
+    return [{"way": w, "images_per_second": count / x, "share": alone / x} | more[w] for w, x in spent.items()]
 
 
 def memory(name: str, device: torch.device, *, count: int, side: int) -> dict:

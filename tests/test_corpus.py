@@ -1,0 +1,370 @@
+"""What people have: every form of mask, annotation and image, by `unseg protect`, as a data set, by notebook 00."""
+
+import json
+import math
+import subprocess
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import REAL_DATA
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_sets import palette, refused
+
+from unseg_lib import protection
+from unseg_lib.datasets import check, load_dataset
+from unseg_lib.files import write_json
+from unseg_lib.images import _formats, read_image, read_mask
+from unseg_lib.protection import summary
+
+HEIGHT, WIDTH = SIZE = (40, 50)
+OBJECT, LEFT, RIM = (np.zeros(SIZE, bool) for _ in range(3))
+OBJECT[10:22, 12:32] = LEFT[10:22, 12:20] = RIM[10:22, 12:32] = True
+RIM[11:21, 13:31] = False  # the object's contour, a pixel wide
+SHARE, INSIDE = OBJECT.mean(), (OBJECT & ~RIM).mean()
+
+
+@pytest.fixture
+def protect_files(weights):
+    return partial(protection.protect_files, generator=weights, device="cpu")
+
+
+def pixels(seed=0, channels=3):
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, channels), dtype=np.uint8).squeeze()
+
+
+def gray(inside, outside=0, rim=None, left=None):
+    """Numbers of a mask: of the object, of the rest, of the contour, of the object's left part."""
+    found = np.where(OBJECT, inside, outside)
+    found = found if left is None else np.where(LEFT, left, found)
+    return (found if rim is None else np.where(RIM, rim, found)).astype(np.uint8)
+
+
+def picture(numbers, mode=None):
+    image = Image.fromarray(numbers)
+    return image.convert(mode) if mode else image
+
+
+def colour(*channels):
+    return Image.fromarray(np.stack(channels, axis=2))
+
+
+def indexed(numbers, transparent=False):
+    """A palette's as VOC's: black, then colours; PNG may say that the background is transparent."""
+    image = palette(numbers, [0, 0, 0, *(37 * i % 256 for i in range(3, 768))])
+    image.info |= {"transparency": 0} if transparent else {}
+    return image
+
+
+GRAIN = np.random.default_rng(1).integers(0, 4, SIZE)
+CORNERS = [[12, 10], [32, 10], [32, 22], [12, 22]]
+LABELME = {
+    "shapes": [{"label": "cat", "points": CORNERS, "shape_type": "polygon"}],
+    "imageHeight": 40,
+    "imageWidth": 50,
+}
+DOT = {"label": "eye", "points": [[3, 3]], "shape_type": "point"}
+YOLO = "7 " + " ".join(f"{x / WIDTH} {y / HEIGHT}" for x, y in CORNERS)
+# name -> what is saved as p0.png and so on (or what it is called, with {}); the share that is protected
+FORMS = {
+    "white": (picture(gray(255)), SHARE),
+    "ones": (picture(gray(1)), SHARE),
+    "one bit": (picture(gray(255), "1"), SHARE),
+    "three channels": (picture(gray(255), "RGB"), SHARE),
+    "opaque": (picture(gray(255), "RGBA"), SHARE),
+    "soft edges": (picture(gray(255, rim=130)), SHARE),
+    "soft on gray": (picture(gray(255, outside=90, rim=130)), SHARE),
+    "soft everywhere": (picture(np.where(OBJECT, 255 - GRAIN - 1, GRAIN).astype(np.uint8)), SHARE),
+    "label map": (picture(gray(2, left=1)), SHARE),
+    "contour": (picture(gray(15, rim=255, left=5)), INSIDE),
+    "palette": (indexed(gray(2, left=1)), SHARE),
+    "palette with a contour": (indexed(gray(15, rim=255, left=5)), INSIDE),
+    "palette with transparency": (indexed(gray(15), transparent=True), SHARE),
+    "two black classes": (palette(gray(2, left=1), [0, 0, 0, 0, 0, 0, 9, 9, 9]), SHARE),
+    "white first": (palette(1 - gray(1), [255, 255, 255, 0, 0, 0]), SHARE),
+    "green": (colour(gray(0), gray(100), gray(0)), SHARE),
+    "colours": (colour(gray(128, left=0), gray(0, left=128), gray(64)), SHARE),
+    "cut out": (Image.fromarray(np.dstack([pixels(), gray(255)])), SHARE),
+    "white, transparent around": (Image.fromarray(np.dstack([gray(255, 255)] * 3 + [gray(255)])), SHARE),
+    "black, transparent around": (Image.fromarray(np.dstack([gray(0)] * 3 + [gray(255)])), SHARE),
+    "16 bits": (Image.fromarray(gray(255).astype(np.uint16) * 257), SHARE),
+    "16 bits, labels": (Image.fromarray(gray(7, rim=255).astype(np.uint16)), INSIDE),
+    "16 bits, instances": (Image.fromarray(np.where(OBJECT, 26001, 0).astype(np.uint16)), SHARE),
+    "p{}.jpg": (picture(gray(255)), SHARE),
+    "p{}.webp": (picture(gray(255)), SHARE),
+    "p{}.gif": (picture(gray(255), "1"), SHARE),
+    "p{}_mask.png": (picture(gray(255)), SHARE),
+    "P{}-Labels.PNG": (picture(gray(255)), SHARE),
+    "p{}.png.png": (picture(gray(255)), SHARE),
+    "p{}.json": (json.dumps(LABELME | {"shapes": [*LABELME["shapes"], DOT]}), SHARE),
+    "p{}.json, marked": ("\ufeff" + json.dumps(LABELME | {"imageHeight": None}), SHARE),
+    "p{}.txt": (YOLO, SHARE),
+    "p{}.txt, box": ("0 0.44 0.4 0.4 0.3\n", SHARE),
+    "turned": (picture(np.rot90(gray(255)).copy()), SHARE),
+    "all white": (picture(gray(255, 255)), 1.0),
+    "nearly nothing": (picture((np.arange(2000) == 9).reshape(SIZE).astype(np.uint8)), 0.0005),
+}
+
+
+def write_forms(root, form):
+    """Three images in im/ and their masks in gt/; what notebook 00 would be given first."""
+    content, _ = FORMS[form]
+    name = form.partition(",")[0] if "{}" in form else "p{}.png"
+    (root / "im").mkdir(), (root / "gt").mkdir()
+    side = {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"} if form == "turned" else {}
+    for i in range(3):
+        Image.fromarray(np.rot90(pixels(i)).copy() if side else pixels(i)).save(root / f"im/p{i}.png", **side)
+        path = root / "gt" / name.format(i)
+        path.write_text(content) if isinstance(content, str) else content.save(path, quality=100, **side)
+    return root / "gt" / name.format(0)
+
+
+def change_of(root, row):
+    return np.abs(read_image(root / "out" / row["written"]).astype(int) - read_image(root / "im" / row["image"])).max(2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_mask_of_any_form_means_the_object(form, tmp_path, protect_files, capsys):
+    first, share = write_forms(tmp_path, form), FORMS[form][1]
+    rows = protect_files([tmp_path / "im"], tmp_path / "out", masks=str(tmp_path / "gt"))
+    assert [row["protected"] for row in rows] == [share] * 3 and not any(row["problem"] for row in rows)
+    mask = read_mask(first, size=SIZE)
+    for row in rows:
+        change = change_of(tmp_path, row)
+        assert change[mask].max() == row["linf_inside"] <= 8 and change.max(where=~mask, initial=0) <= 2
+    assert mask.mean() == share and (share in (1, 0.0005) or not (mask & ~OBJECT).any())
+    train, test = (load_dataset("folder", tmp_path, split) for split in ("train", "test"))
+    assert sorted(train.ids + test.ids) == ["p0", "p1", "p2"]
+    assert [np.mean(label == 1) for _, label in (*train, *test)] == [share] * 3
+    # what is hardly meant is said everywhere
+    odd = share in (1, 0.0005)
+    assert [f"the region is {100 * row['protected']:.3g} % of the image" in row["remark"] for row in rows] == [odd] * 3
+    assert ("In 3 the region is nearly nothing or nearly everything" in summary(rows, tmp_path)) == odd
+    check("folder", tmp_path)
+    assert ("of all pixels are object" in capsys.readouterr().out) == odd
+
+
+MODES, BUDGET = ("L", "1", "P", "RGB", "RGBA", "LA", "I;16"), st.just(0.0) | st.floats(1, 16)
+SIZES = st.tuples(st.integers(16, 50), st.integers(16, 50))
+
+
+@example("L", [255], 0, 8.0, 2.0, 3, "png", (16, 40))
+@example("L", [255], 0, 8.0, 2.0, 3, "png", (40, 16))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    *(st.sampled_from(MODES), st.lists(st.integers(0, 255), max_size=6), st.integers(0, 99), BUDGET, st.floats(0, 16)),
+    *(st.integers(1, 4), st.sampled_from(["png", "tif", "webp"]), SIZES),
+)
+def test_the_file_obeys_the_budget_of_the_region_reported(
+    tmp_path, protect_files, mode, values, number, eps, eps_bg, channels, suffix, size
+):
+    """Whatever the image, the form of the mask and the budget."""
+    rng, image = np.random.default_rng(number), tmp_path / f"im/a.{suffix}"
+    drawn = rng.choice([*values, 0], (*size, 4)).astype(np.uint8)
+    if mode == "I;16":
+        mask = Image.fromarray(drawn[..., 0].astype(np.uint16) * (1 + number))
+    else:
+        mask = Image.fromarray(drawn) if mode == "RGBA" else Image.fromarray(drawn[..., 0]).convert(mode)
+    for folder in ("im", "gt"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (*size, channels), dtype=np.uint8).squeeze()).save(image)
+    mask.save(tmp_path / "gt/a.png")
+    how = {"masks": str(tmp_path / "gt"), "format": "keep", "overwrite": True, "eps": eps, "eps_bg": eps_bg}
+    (row,) = protect_files([image], tmp_path / "out", **how)
+    if not row["problem"]:
+        change, seen = change_of(tmp_path, row), read_mask(tmp_path / "gt/a.png")
+        assert row["protected"] == pytest.approx(seen.mean(), abs=1e-6)
+        assert change.max(where=seen, initial=0) == row["linf_inside"] <= math.floor(eps)
+        assert change.max(where=~seen, initial=0) == row["linf_outside"] <= math.floor(eps_bg)
+
+
+def test_outlines_of_another_form_are_refused_with_what_was_found(tmp_path):
+    for name, content, words in (
+        (
+            "a.json",
+            {"shapes": [{"points": [[0, 0], [4, 4]], "shape_type": "mask"}]},
+            "rectangles in .*, found a mask",
+        ),
+        ("a.json", {"shapes": 3}, "Expected LabelMe's shapes in .*a.json, found another form"),
+        ("a.json", LABELME | {"imageWidth": 70}, "outlines on 50x40 pixels in .*, found 70x40"),
+        ("a.txt", "cat 0.1 0.2", "as YOLO has them, in .*a.txt, found 'cat 0.1 0.2'"),
+        ("a.txt", "0 10 10 30 10 30 20", "as YOLO has them"),
+    ):
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        with refused(words):
+            read_mask(tmp_path / name, size=SIZE)
+    with refused("the size of the image beside"):
+        read_mask(tmp_path / "a.txt")
+
+
+def test_one_mask_file_classes_of_outlines_and_boxes_as_shares(tmp_path, protect_files):
+    mask = write_forms(tmp_path, "p{}.json, marked")
+    one, out = tmp_path / "im/p1.png", tmp_path / "out"
+    how = partial(protect_files, [one], out, overwrite=True)
+    shares = [how(masks=str(mask), classes=name)[0]["protected"] for name in ("cat", "dog,cat", "dog")]
+    assert shares == [SHARE, SHARE, 0]
+    (tmp_path / "a.txt").write_text(YOLO)
+    assert [how(masks=str(tmp_path / "a.txt"), classes=c)[0]["protected"] for c in ("7", "8")] == [SHARE, 0]
+    with refused("for 3 images, found the file .*a.txt; give its folder, or one image"):
+        protect_files([tmp_path / "im"], out, masks=str(tmp_path / "a.txt"))
+    # outlines beside their images, as LabelMe writes them; they are no images
+    for path in (tmp_path / "gt").iterdir():
+        path.rename(tmp_path / "im" / path.name)
+    rows = protect_files([tmp_path / "im"], tmp_path / "beside", masks=str(tmp_path / "im"))
+    assert [(row["protected"], row["remark"]) for row in rows] == 3 * [(SHARE, "")] + 3 * [(0, "no image, left alone")]
+    assert "Protected images: 3" in (said := summary(rows, out)) and "no images: 3, left alone" in said
+    assert how(boxes="0.25,0.25,0.6,0.5")[0]["protected"] == 19 * 12 / 2000  # pixels 12..30, 9..20
+    assert how(points="0.5,0.5")[0]["found_by"] == "points"
+    assert how(boxes="0,0,1,1")[0]["protected"] == 4 / 2000  # whole numbers are pixels
+
+
+# COCO's json
+
+
+def notes(*files, **changes):
+    """A json of images called so, each with the object as a polygon."""
+    images = [{"id": i, "file_name": name, "height": 40, "width": 50} for i, name in enumerate(files)]
+    polygon = [np.ravel(CORNERS).tolist()]
+    objects = [{"id": i, "image_id": i, "category_id": 1, "segmentation": polygon} | changes for i in range(len(files))]
+    return {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
+
+
+RLE = {"size": [40, 50], "counts": [490, *(19 * [12, 28]), 12, 2000 - 490 - 20 * 12 - 19 * 28]}
+SHAPES = {
+    "polygon": {},
+    "part of two points first": {"segmentation": [[0, 0, 9, 9], np.ravel(CORNERS).tolist()]},
+    "box": {"segmentation": [], "bbox": [12, 10, 20, 12]},
+    "box alone": {"segmentation": None, "bbox": [12, 10, 20, 12]},
+    "rle": {"segmentation": RLE},
+    "crowd": {"segmentation": RLE, "iscrowd": 1},
+    "class unknown": {"category_id": 9},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_of_cocos_json_is_the_object(shape, tmp_path, protect_files):
+    write_forms(tmp_path, "white")
+    content = "\ufeff" + json.dumps(notes(*(f"p{i}.png" for i in range(3)), **SHAPES[shape]))
+    (tmp_path / "a.json").write_text(content)
+    rows = protect_files([tmp_path / "im"], tmp_path / "out", masks=str(tmp_path / "a.json"))
+    assert [row["protected"] for row in rows] == [SHARE] * 3
+    if shape != "class unknown":
+        folder = tmp_path / "NWPU_VHR-10"
+        (folder / "annotations").mkdir(parents=True)
+        (tmp_path / "im").rename(folder / "images")
+        (folder / "annotations/NWPU_instances_train.json").write_text(content)
+        for _, label in load_dataset("nwpu", tmp_path, "train"):  # of a crowd nobody learns
+            assert np.mean(label == (255 if shape == "crowd" else 1)) == SHARE
+
+
+def test_one_odd_entry_of_cocos_json_costs_its_image_alone(tmp_path, protect_files):
+    entries = {  # what a json calls an image -> where the image is
+        "../up.png": "up.png",
+        "/home/me/data/far.png": "far.png",
+        "C:\\data\\back\\slash.png": "back/slash.png",
+        "day1/i.png": "day1/i.png",
+        "day2/i.png": "day2/i.png",
+        "twice.jpg": "twice.jpg",
+        "twice.png": "twice.png",
+        "suffix.tif": "suffix.jpeg",
+    }
+    content = notes(*entries, "one/unclear.png", "two/unclear.png", "wide.png", "odd.png", "unsized.png")
+    content["annotations"] += [{"id": 99, "image_id": 12345, "category_id": 1}]  # of no image
+    content["images"] += [{"id": 98}, {"id": 97, "file_name": "/"}]
+    content["images"][-5]["width"] = 77
+    content["annotations"][11]["segmentation"] = [[1, 2]]
+    del content["images"][-3]["height"], content["images"][-3]["width"]
+    for path in (*entries.values(), "unclear.png", "wide.png", "odd.png", "unsized.png", "new.png"):
+        (tmp_path / "im" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels()).save(tmp_path / "im" / path)
+    write_json(tmp_path / "a.json", content)
+    rows = {row["image"]: row for row in protect_files([tmp_path / "im"], tmp_path / "out", masks=f"{tmp_path}/a.json")}
+    good = {name for name, row in rows.items() if row["protected"] == SHARE}
+    assert good == {*entries.values(), "unsized.png"}
+    for name, words in {
+        "unclear.png": "found several (one/unclear.png, two/unclear.png); name its folder",
+        "wide.png": "to be of 50x40 pixels as the image is, found 77x40",
+        "odd.png": "in annotation 11 of odd.png, found none that can be decoded",
+        "new.png": "found no such image there",
+    }.items():
+        assert words in rows[name]["problem"]
+
+
+def test_a_json_of_a_data_set_may_tell_images_apart_by_folder_or_suffix(tmp_path):
+    content = notes("day1\\i.png", "day2/i.png", "a.jpg", "a.png", "b.png")
+    folder = tmp_path / "NWPU_VHR-10"
+    for seed, image in enumerate(content["images"]):
+        path = folder / "images" / image["file_name"].replace("\\", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*SIZE, 3), 40 * seed, np.uint8)).save(path)
+    (folder / "annotations").mkdir()
+    write_json(folder / "annotations/NWPU_instances_train.json", content)
+    found = load_dataset("nwpu", tmp_path, "train")
+    seen = {id: round(found.image(id).mean() / 40) for id in found.ids}
+    assert seen == {"day1-i": 0, "day2-i": 1, "a-jpg": 2, "a-png": 3, "b": 4}
+    assert {id: found.relative_image(id).with_suffix("").name for id in ("a-jpg", "b")} == {"a-jpg": "a-jpg", "b": "b"}
+
+
+# images
+
+
+def test_images_are_known_by_their_content_and_every_file_of_a_folder_has_a_line(tmp_path, protect_files):
+    im, smooth = tmp_path / "im", np.repeat(np.linspace(0, 4095, WIDTH, dtype=np.uint16)[None], HEIGHT, 0)
+    im.mkdir()
+    names, forms = ["a.jfif", "b.jpe", "c.heic", "d", "e.avif", "f.gif"], ["JPEG", "JPEG", "PNG", "JPEG", "AVIF", "GIF"]
+    for name, form in zip(names, forms):
+        Image.fromarray(pixels()).save(im / name, form)
+    Image.fromarray(smooth).save(im / "g.png")
+    Image.fromarray(16 * smooth).save(im / "h.tif")
+    tifffile.imwrite(im / "i.tif", np.float32(smooth))
+    (im / "j.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (im / "k.dng").write_bytes((im / "h.tif").read_bytes())  # a raw file has a small TIFF in front
+    for name in ("notes.txt", "Thumbs.db", ".hidden"):
+        (im / name).write_bytes(b"no image")
+    rows = {row["image"]: row for row in protect_files([im], tmp_path / "out", format="keep")}
+    assert sorted(rows) == sorted(path.name for path in im.iterdir() if path.name != ".hidden")
+    assert {name for name, row in rows.items() if row["problem"]} == {"i.tif", "j.heic", "k.dng"}
+    assert " ".join(rows[name]["written"] for name in names) == "a.jfif b.jpe c.png d.png e.png f.png"
+    assert {rows[name]["remark"] for name in ("notes.txt", "Thumbs.db")} == {"no image, left alone"}
+    assert "found HEIC; install pillow-heif" in rows["j.heic"]["problem"]
+    assert "numbers from 0.0 to 4095.0" in rows["i.tif"]["problem"] and "raw file" in rows["k.dng"]["problem"]
+    for name, bits in {"g.png": 12, "h.tif": 16}.items():
+        assert rows[name]["remark"].startswith(f"{bits} bits a channel were reduced to 8")
+        assert np.abs(read_image(tmp_path / "out" / rows[name]["written"])[..., 0] - smooth / 16).max() <= 9
+        assert np.abs(read_image(im / name)[..., 0] - smooth / 16).max() <= 1  # as data sets and notebook 00 see it
+
+
+def test_pillow_heif_is_asked_where_it_is_installed(monkeypatch):
+    asked = []
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=lambda: asked.append(1)))
+    assert _formats.__wrapped__()[-1] == "HEIF" and asked == [1]
+
+
+MEASURED = """
+import sys
+from unseg_lib.protection import protect_files
+from unseg_lib.speed.measure import resident
+rows = protect_files([sys.argv[1] + "/im"], sys.argv[1] + "/out", masks=sys.argv[1] + "/gt", device="cpu")
+assert all(2 < row["linf_inside"] <= 8 and row["linf_outside"] <= 2 for row in rows), rows
+print(resident("VmHWM"))
+"""
+
+
+@pytest.mark.parametrize("sizes, most", [([(16, 20_000), (16_000, 250)], 1000), ([(9_000, 12_000)], 3000)])
+def test_the_memory_of_an_image_grows_with_its_own_area(sizes, most, tmp_path):
+    """In MB. The one of 108 megapixels takes a minute: only beside the real images."""
+    if most > 1000 and not REAL_DATA:
+        pytest.skip("no real images here, beside which large ones are tried")
+    for folder in ("im", "gt"):
+        (tmp_path / folder).mkdir()
+    for i, (height, width) in enumerate(sizes):
+        small = Image.fromarray(pixels(i)).resize((width, height))
+        small.save(tmp_path / f"im/{i}.jpg")
+        picture(gray(255)).resize((width, height), 0).convert("1").save(tmp_path / f"gt/{i}.png")
+    done = subprocess.run([sys.executable, "-c", MEASURED, tmp_path], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < most

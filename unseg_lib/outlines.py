@@ -1,0 +1,105 @@
+"""Outlines of objects as annotation tools write them: COCO's polygons, RLE and boxes, LabelMe's json, YOLO's lines.
+
+pycocotools draws polygons and decodes RLE.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_json
+
+SUFFIXES = (".json", ".txt")  # of a file of outlines of one image: LabelMe's, YOLO's
+
+
+def decode(note: dict, image: dict) -> np.ndarray:
+    """The mask of one annotation of COCO's form, bool `(H,W)`: polygons, RLE as counts or as text, else its box.
+
+    Parts of a polygon of less than three corners have no area and are left out.
+    """
+    from pycocotools import mask
+
+    try:
+        height, width, shape = image["height"], image["width"], note.get("segmentation")
+        if not shape and "bbox" in note:
+            left, top, across, down = note["bbox"]
+            shape = [_corners(left, top, left + across, top + down)]
+        if isinstance(shape, list):
+            # pycocotools walks along every edge: one that leads far away, or nowhere, takes all memory
+            parts = [part for part in (np.asarray(polygon, float).ravel() for polygon in shape) if part.size >= 6]
+            corners = np.concatenate(parts) if parts else np.array([np.nan])
+            if not (np.isfinite(corners).all() and np.abs(corners).max(initial=0) <= 10 * max(height, width)):
+                raise ValueError("corners far outside the image" if parts else "no part of three corners")
+            shape = mask.merge(mask.frPyObjects([part.tolist() for part in parts], height, width))
+        elif list(shape["size"]) != [height, width]:
+            raise ValueError(f"of the size {shape['size']}, not {[height, width]}")
+        elif isinstance(shape["counts"], list):
+            if sum(shape["counts"]) != height * width or min(shape["counts"]) < 0:
+                raise ValueError(f"counts of {sum(shape['counts'])} pixels, not {height * width}")
+            shape = mask.frPyObjects(shape, height, width)
+        found = mask.decode(shape)
+        if found.max(initial=0) > 1:  # of counts that end early it returns whatever lay in memory
+            raise ValueError("counts of too few pixels")
+        return found.astype(bool)
+    except Exception as error:  # pycocotools raises bare Exceptions
+        found = f"found none that can be decoded ({error!r}); mend the file."
+        what = f"a polygon or RLE in annotation {note.get('id')} of {image['file_name']}"
+        raise UnsegError(f"Expected {what}, {found}") from error
+
+
+def _corners(left: float, top: float, right: float, bottom: float) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def read_outlines(path: str | Path, size: tuple[int, int] | None, classes: Sequence[str] = ()) -> np.ndarray:
+    """What the outlines of an image of this (height, width) hold, bool `(H,W)`; classes: only these.
+
+    path: LabelMe's json (polygons and rectangles; classes are labels), or YOLO's txt (of each line a class and
+    a polygon, or a box by its centre, width and height, as shares of the image; classes are numbers).
+    """
+    path = Path(path)
+    if size is None:
+        raise UnsegError(f"Expected the size of the image beside {path}, which has outlines, found none; give it.")
+    mask, image = np.zeros(size, bool), {"height": size[0], "width": size[1], "file_name": path.name}
+    for number, (kind, corners) in enumerate((_labelme if path.suffix.lower() == ".json" else _yolo)(path, size)):
+        if not classes or kind in classes:
+            mask |= decode({"id": number, "segmentation": [corners]}, image)
+    return mask
+
+
+def _labelme(path: Path, size: tuple[int, int]) -> Iterator[tuple[str, list[float]]]:
+    content = read_json(path)
+    try:
+        sides = tuple(content.get(side) or own for side, own in zip(("imageHeight", "imageWidth"), size))
+        if sides != size:
+            found = f"found {sides[1]}x{sides[0]}; draw it on the image."
+            raise UnsegError(f"Expected outlines on {size[1]}x{size[0]} pixels in {path}, {found}")
+        for shape in content["shapes"]:
+            kind, points = shape.get("shape_type") or "polygon", np.asarray(shape["points"], float).reshape(-1, 2)
+            if kind == "rectangle":
+                points = np.reshape(_corners(*points.min(axis=0), *points.max(axis=0)), (4, 2))
+            elif kind not in ("polygon", "point", "points", "line", "linestrip"):
+                raise UnsegError(f"Expected polygons or rectangles in {path}, found a {kind}; draw it as a polygon.")
+            if len(points) > 2 and kind in ("polygon", "rectangle"):  # points and lines have no area
+                yield str(shape.get("label")), points.ravel().tolist()
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        found = f"found another form ({error!r}); mend the file."
+        raise UnsegError(f"Expected LabelMe's shapes in {path}, {found}") from error
+
+
+def _yolo(path: Path, size: tuple[int, int]) -> Iterator[tuple[str, list[float]]]:
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        for kind, *texts in lines:
+            numbers = np.array(texts, float)
+            if len(numbers) == 4:
+                centre, half = numbers[:2], numbers[2:] / 2
+                numbers = np.array(_corners(*(centre - half), *(centre + half)))
+            if len(numbers) < 6 or len(numbers) % 2 or not (np.abs(numbers - 0.5) <= 1).all():
+                raise ValueError(" ".join([kind, *texts])[:60])
+            yield str(int(kind)), (numbers.reshape(-1, 2) * size[::-1]).ravel().tolist()
+    except ValueError as error:
+        what = f"lines of a class and corners as shares of the image, as YOLO has them, in {path}"
+        raise UnsegError(f"Expected {what}, found '{error}'; mend the file.") from error
