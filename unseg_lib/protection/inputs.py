@@ -23,7 +23,7 @@ import numpy as np
 from unseg_lib.errors import UnsegError, closest
 from unseg_lib.files import sha256_if_readable
 from unseg_lib.images import IMAGE_SUFFIXES, read_mask
-from unseg_lib.method import Region, region_of
+from unseg_lib.method import Region, find_region
 from unseg_lib.protection.photo import FORMATS
 from unseg_lib.protection.report import earlier_lines
 
@@ -171,14 +171,19 @@ def _target(name: str, format: str) -> str:
 
 
 def masks_and_prompts(
-    masks: str = "", classes: str = "", boxes: str = "", points: str = "", files: Sequence[Input] = ()
+    masks: str = "",
+    classes: str = "",
+    boxes: str = "",
+    points: str = "",
+    files: Sequence[Input] = (),
+    segmenter: str = "small",
 ) -> RegionOf:
     """What the options of `unseg protect` say. At most one of masks, boxes and points; classes only with masks.
 
     masks: a folder with a mask for every image (same name without suffix, sub-folders as the images'), or COCO's
     json; classes: numbers of label maps, or names in the json, separated by commas. boxes: "x0,y0,x1,y1" for every
     image (several joined by ";"), or a CSV file with the columns image,x0,y0,x1,y1; points: likewise, x,y.
-    files: all images of the batch, see `Names`.
+    files: all images of the batch, see `Names`. segmenter: see `find_region`.
     """
     given = [name for name, value in (("--masks", masks), ("--boxes", boxes), ("--points", points)) if value]
     if len(given) > 1:
@@ -191,10 +196,10 @@ def masks_and_prompts(
         mask_of = find(Path(masks), classes, names)
         return lambda file, pixels: Region(mask_of(file, pixels.shape[:2]), "mask")
     if not boxes and not points:
-        return lambda file, pixels: region_of(pixels)
+        return lambda file, pixels: find_region(pixels, segmenter=segmenter)
     kind, columns = ("box", ("x0", "y0", "x1", "y1")) if boxes else ("points", ("x", "y"))
     places = _numbers(boxes or points, columns, Names(files, str))
-    return lambda file, pixels: region_of(pixels, **{kind: places(file)})
+    return lambda file, pixels: find_region(pixels, **{kind: places(file)}, segmenter=segmenter)
 
 
 class Names:

@@ -23,6 +23,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "openmmlab.config": ["load_config", "walk"],
         "openmmlab.runner": ["Images", "loader"],
         "rsprompter": ["Objects", "QueryPrompter", "RSPrompter", "outside"],
+        "weights": ["load_lite0"],
         "sam_hq.objects": ["asked", "boxed", "filled_boxes", "object_scores", "one_object"],
     },
 )
