@@ -16,8 +16,8 @@ from PIL import Image, ImageCms
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import decode_image, read_image
 from unseg_lib.method import find_region
-from unseg_lib.protection.outline import INNER
 from unseg_lib.protection import VIEW, Desk, Photo, Protector, changes, free_name, panels, protect, read_photo, uploaded
+from unseg_lib.protection.outline import INNER
 
 # ipympl hands its toolbar's arguments to traitlets, which will mind some day
 pytestmark = pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")

@@ -41,7 +41,7 @@ def find_region(
         raise UnsegError(f"Expected one of mask, box and points, found {' and '.join(given)}; give one of them.")
     if mask is not None:
         return Region(checked_mask(pixels, mask), "mask")
-    segment, how = segmenter_called(segmenter), " (sam)" * (segmenter != "small")
+    segment, how = segmenter_called(segmenter), " (sam)" * segmenter.startswith("sam:")
     if box is not None:
         return in_boxes(pixels, checked_boxes(pixels, box), segment, how)
     if points is not None:

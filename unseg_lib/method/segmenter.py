@@ -97,8 +97,7 @@ def maps_of(window: Window, box: Window | None, points: np.ndarray, labels: np.n
     cells = torch.arange(side) + 0.5
     for (x, y), label in zip((np.reshape(points, (-1, 2)) + 0.5 - [x0, y0]) * scale, labels):
         across, down = ((-((cells - at) ** 2) / (2 * RADIUS**2)).exp() for at in (x, y))
-        channel = 1 if label else 2
-        maps[channel] = torch.maximum(maps[channel], down[:, None] * across)
+        maps[2 - label] = torch.maximum(maps[2 - label], down[:, None] * across)
     return maps
 
 
@@ -115,9 +114,12 @@ def load_segmenter(path: Path = SHIPPED) -> Segmenter:
     """The shipped segmenter, or another of `save_segmenter`, in eval mode."""
     try:
         with safe_open(path, framework="pt") as file:
+            ours = "unseg_segmenter" in (file.metadata() or {})
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - safe_open is no dict
     except (SafetensorError, OSError) as error:
         raise UnsegError(f"Expected small, sam:FILE or a segmenter's file, found {path} ({error}).") from error
+    if not ours:
+        raise UnsegError(f"Expected small, sam:FILE or a segmenter's file, found other weights in {path}.")
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
         model = Segmenter()
     model.load_state_dict(state, strict=False)
@@ -136,7 +138,7 @@ def look(model: Segmenter, pixels: np.ndarray, window: Window, prompt: tuple, la
     of several parts only those that hold a point on the object are kept.
     """
     x0, y0, x1, y1 = (int(f(side)) for f, side in zip((np.floor, np.floor, np.ceil, np.ceil), window))
-    x = torch.from_numpy(seen(pixels, (x0, y0, x1, y1)).copy()).permute(2, 0, 1).float() / 255
+    x = torch.tensor(seen(pixels, (x0, y0, x1, y1))).permute(2, 0, 1) / 255
     maps = maps_of((x0, y0, x1, y1), *prompt)
     # the image and its mirror image, then the window's own size
     logits = model(*(torch.stack([part, part.flip(2)]) for part in (x, maps)))[:, 0]

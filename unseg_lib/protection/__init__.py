@@ -14,5 +14,6 @@ __all__ += ["masks_and_prompts", "read_photo", "shown", "summary", "write_differ
 # the desk draws, and who protects files need not wait for what it draws with
 DESK = ["VIEW", "Desk", "Panel", "changes", "free_name", "panels", "plot_changes", "saved_sentence", "uploaded"]
 TRAINING = ["Examples", "SegmenterConfig", "clicks_in", "rough_box", "scenes_of", "train_segmenter"]
-LATER = {"desk": DESK, "outline": ["outlined"], "segmenter_training": TRAINING}
-__getattr__, __dir__, _names = lazy_loader.attach(__name__, submod_attrs=LATER)
+__getattr__, __dir__, _names = lazy_loader.attach(
+    __name__, submod_attrs={"desk": DESK, "outline": ["outlined"], "segmenter_training": TRAINING}
+)
