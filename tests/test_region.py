@@ -69,7 +69,7 @@ def test_a_prompt_becomes_maps_in_the_window():
     maps = maps_of(window, (20, 10, 60, 30), np.array([(39.5, 19.5), (0, 0)]), np.array([1, 0]), 80)
     assert maps[0, 20:60, 20:60].all() and maps[0].sum() == 1600
     assert maps[1].argmax() == 39 * 80 + 39 or maps[1, 39:41, 39:41].max() == maps[1].max()
-    assert maps[2, 0, 0] == maps[2].max() > 0.9 and maps[2, 40, 40] == 0 and maps.max() <= 1
+    assert maps[2, 0, 0] == maps[2].max() > 0.9 and maps[2, 40, 40] < 1e-9 and maps.max() <= 1
     mask = np.zeros((100, 200), bool)
     mask[10:30, 20:60] = True
     assert box_of(mask) == (20, 10, 60, 30)
@@ -177,7 +177,7 @@ def test_a_preview_shows_the_outline_of_the_region_in_the_report(tmp_path, weigh
     mask = find_region(PIXELS, box=(46, 68, 172, 192)).mask
     assert (row["found_by"], row["protected"]) == ("box", round(mask.mean(), 6))
     drawn, seen = outlined(PIXELS, mask), read_image(tmp_path / "out/preview/ball.png.jpg").astype(int)
-    assert np.abs(seen - drawn).mean() < 3 and (drawn != PIXELS).any(axis=2).mean() < 0.1
+    assert np.abs(seen - drawn).mean() < 6 and (drawn != PIXELS).any(axis=2).mean() < 0.1
     assert mask[(drawn == INNER).all(axis=2)].all() and not mask[(drawn == OUTER).all(axis=2)].any()
     change = np.abs(read_image(tmp_path / "out/ball.png").astype(int) - PIXELS).max(axis=2)
     assert change[mask].max() <= 8 and change[~mask].max() <= 2

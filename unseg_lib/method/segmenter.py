@@ -123,7 +123,7 @@ def load_segmenter(path: Path = SHIPPED) -> Segmenter:
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
         model = Segmenter()
     model.load_state_dict(state, strict=False)
-    return model.eval()
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 def box_of(mask: np.ndarray) -> Window:

@@ -267,7 +267,7 @@ def _shape(profile: Profile) -> dict:
         **{"about": str, "shares": str, "jobs": 1, "threads": 1, "data": [str]},
         "resources": {kind: {"mem_gb": 1, "minutes": 1, "gpu": 0} for kind in NOTEBOOKS},
         "generators": {"*": dict.fromkeys(profile._known("generator") - {"out", "data_root"})},
-        "segmenters": {"*": dict.fromkeys(profile._known("segmenter") - {"out", "data_root"})},
+        "segmenters": {"*": dict.fromkeys(profile._known("segmenter") - PLANNED) if profile.segmenters else {}},
         "datasets": {"*": dict.fromkeys((poison | victim) - {"seed", "poison", "victim"}) | {"task": str}},
         "recipes": {"*": dict.fromkeys(poison - {"dataset", "task", "limit", "split"}) | {"generator": str}},
         "victims": {"*": settings},
