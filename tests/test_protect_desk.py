@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import decode_image, read_image
-from unseg_lib.method import find_region
+from unseg_lib.method import Region, find_region
 from unseg_lib.protection import VIEW, Desk, Photo, Protector, changes, free_name, panels, protect, read_photo, uploaded
 from unseg_lib.protection.outline import INNER
 
@@ -193,7 +193,7 @@ def test_the_histogram_counts_every_value(desk):
         assert counted[name][-1 + 8] == pytest.approx(100 * (change[mask] == -1).mean())
         assert counted[name].sum() == pytest.approx(100)
     assert all(counted["outside"][step + 8] == 0 for step in (-8, -3, 3, 8)) and counted["inside"][[0, 16]].all()
-    desk.on_box(0, 0, 79, 59)
+    desk._found({}, Region(np.ones((60, 80), bool), "mask"))
     assert set(changes(desk)) == {"inside"}
 
 
