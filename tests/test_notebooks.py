@@ -213,7 +213,7 @@ def test_10b_trains_a_segmenter_and_measures_it_beside_the_rule_before(place):
     lines = {line["prompt"]: line for line in metrics["regions"] if line["set"] == "all sets"}
     assert {"box", "1 point", "3 points", "10 points", "3 clicks", "nothing"} <= set(lines)
     assert all(0 <= line["segmenter"] <= 100 for line in lines.values()) and lines["box"]["objects"] == 4
-    assert lines["3 clicks"]["rule before"] is None and lines["box"]["rule before"] > 50
+    assert lines["3 clicks"]["rule before"] is None and lines["box"]["rule before"] > 30
 
 
 @pytest.mark.notebook
