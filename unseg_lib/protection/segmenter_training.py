@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import label as parts_of
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -49,8 +51,6 @@ def scenes_of(source: SegmentationSet, longest: int = LARGEST) -> list[Scene]:
 
 def scene_of(pixels: np.ndarray, label: np.ndarray, parts: bool, longest: int) -> Scene:
     """An image shrunk to its `longest` side, with its objects, largest first: `parts` of a class, or each class."""
-    from scipy.ndimage import label as parts_of
-
     small = shrunk(pixels, longest)
     label, objects = resize_label(label, small.shape[:2]), []
     for index in sorted(set(np.unique(label).tolist()) - {0, IGNORE}):
@@ -70,8 +70,6 @@ def rough_box(mask: np.ndarray, rng: np.random.Generator, spread: float = 0.04) 
 
 def clicks_in(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`(count,2)` x, y in a mask, the more likely the farther from its border; none where it is empty."""
-    from scipy.ndimage import distance_transform_edt
-
     depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1].ravel()
     if not depth.any():
         return np.zeros((0, 2))
