@@ -60,7 +60,7 @@ rule all:
     input:
         # tables are named here, because a report of fewer stages would hide that others are missing
         [stage.marker for stage in ONLY]
-        or [f"{RESULTS}/report.html", *(marker for marker, stage in STAGES.items() if stage.gathers)],
+        or [f"{RESULTS}/report.html", *(marker for marker, stage in STAGES.items() if stage.gathers or stage.kind == "segmenter")],
 
 
 rule stage:

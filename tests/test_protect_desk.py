@@ -15,8 +15,9 @@ from PIL import Image, ImageCms
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import decode_image, read_image
-from unseg_lib.method import region_of
+from unseg_lib.method import Region, find_region
 from unseg_lib.protection import VIEW, Desk, Photo, Protector, changes, free_name, panels, protect, read_photo, uploaded
+from unseg_lib.protection.outline import INNER
 
 # ipympl hands its toolbar's arguments to traitlets, which will mind some day
 pytestmark = pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")
@@ -63,6 +64,9 @@ def test_clicks_and_boxes_mean_what_they_mean_to_protect(desk, weights, tmp_path
         "a box": (lambda: desk.on_box(30, 40, 5, 9), {"box": [(5, 9, 30, 40)]}),
         "another box": (lambda: desk.on_box(50, 10, 70, 50), {"box": [(5, 9, 30, 40), (50, 10, 70, 50)]}),
         "one taken back": (lambda: desk.undo(), {"box": [(5, 9, 30, 40)]}),
+        "a click beside it": (lambda: desk.on_click(20, 30), {"points": [(20, 30)]}),
+        "and one": (lambda: desk.on_click(60, 30, 0), {"points": [(20, 30), (60, 30)], "labels": [1, 0]}),
+        "boxes again": (lambda: desk.on_box(5, 9, 30, 40), {"box": [(5, 9, 30, 40)]}),
         "a click after boxes": (lambda: desk.on_click(60, 30), {"points": [(60, 30)]}),
         "all taken back": (lambda: desk.undo(), {}),
     }
@@ -100,6 +104,7 @@ def test_what_makes_no_sense_leaves_the_desk_as_it_was(desk, tmp_path):
         (lambda: desk.on_box(90, 5, 95, 9), "meets the image"),
         (lambda: desk.point_at(points=[1, 2, 3]), "Expected points as x,y"),
         (lambda: desk.point_at(points=[1, 2], box=[1, 2, 3, 4]), "one of mask, box and points"),
+        (lambda: desk.point_at(points=[1, 2], labels=[0]), "one of them 1"),
         (lambda: desk.set_budget(-1, 2), "eps from 0 to 255"),
         (lambda: desk.set_generator("smal"), "a generator's name"),
         (lambda: desk.take(Photo(IMAGE[:9]), "flat"), "at least 16 pixels"),
@@ -188,7 +193,7 @@ def test_the_histogram_counts_every_value(desk):
         assert counted[name][-1 + 8] == pytest.approx(100 * (change[mask] == -1).mean())
         assert counted[name].sum() == pytest.approx(100)
     assert all(counted["outside"][step + 8] == 0 for step in (-8, -3, 3, 8)) and counted["inside"][[0, 16]].all()
-    desk.on_box(0, 0, 79, 59)
+    desk._found({}, Region(np.ones((60, 80), bool), "mask"))
     assert set(changes(desk)) == {"inside"}
 
 
@@ -221,13 +226,22 @@ def drag(panel, *places) -> None:
         panel.canvas.callbacks.process(kind, MouseEvent(kind, panel.canvas, *point, button=1))
 
 
+def left_out(panel, place) -> None:
+    panel.label.value = 0
+    drag(panel, place, place)
+
+
 def test_a_hand_that_stays_still_clicks_and_one_that_moves_draws_a_box(panel):
     first = {"box": [[10, 5, 40, 50]]}
     for step, prompt in (
-        (lambda: drag(panel, (20, 30), (20.2, 30.1)), {"points": [[20, 30]]}),
+        (lambda: drag(panel, (20, 30), (20.2, 30.1)), {"points": [[20, 30]], "labels": [1]}),
         (lambda: drag(panel, (40, 50), (20, 20), (10, 5)), first),
         (lambda: drag(panel, (60, 30), (75, 20), (200, 500)), {"box": [*first["box"], [60, 30, 79, 59]]}),  # the border
-        (panel.undo.click, first),
+        (lambda: drag(panel, (20, 30), (20, 30)), {"points": [[20, 30]], "labels": [1]}),
+        (lambda: left_out(panel, (60, 30)), {"points": [[20, 30], [60, 30]], "labels": [1, 0]}),
+        (panel.undo.click, {"points": [[20, 30]], "labels": [1]}),
+        (panel.undo.click, {}),
+        (lambda: drag(panel, (40, 50), (20, 20), (10, 5)), first),
         (panel.clear.click, {}),
         (lambda: drag(panel, (300, 30), (20, 30)), {}),  # pressed outside the image
     ):
@@ -261,7 +275,7 @@ def test_an_opened_image_changes_the_canvas_and_a_broken_one_says_so(panel):
     panel.upload.value = [file_of("tall.png", png(two_discs(60, 40)))]
     assert panel.desk.name == "tall" and panel.figure.get_size_inches()[1] > before
     drag(panel, (10, 30), (10, 30))
-    assert panel.desk.prompt == {"points": [[10, 30]]} and "% of tall" in panel.status.value
+    assert panel.desk.prompt == {"points": [[10, 30]], "labels": [1]} and "% of tall" in panel.status.value
     panel.upload.value = [file_of("<b>.png", b"nothing")]
     assert "found a corrupt one" in panel.status.value and "<b>" not in panel.status.value
     assert panel.desk.name == "tall"
@@ -296,14 +310,16 @@ def place(tmp_path) -> Path:
 
 @pytest.mark.notebook
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
-def test_in_a_browser_a_click_and_a_slider_change_the_image_and_save_keeps_the_budget(place):
+def test_in_a_browser_clicks_show_and_correct_the_outline_a_slider_changes_it_and_save_keeps_the_budget(place):
     with jupyter_lab(place / "lab", place / "jupyter") as lab, chromium(place / "chromium") as devtools:
         asyncio.run(at_the_desk(lab, devtools))
     saved = place / "lab/out/discs-protected.png"
     original = read_image(place / "lab/discs.png")
     change = np.abs(read_image(saved).astype(int) - original).max(axis=2)
-    left = region_of(original, points=[(100, 150)]).mask
-    assert 2 < change[left].max() <= 7 and change[~left].max() <= 2
+    left = find_region(original, points=[(100, 150), (300, 150)], labels=[1, 0]).mask
+    # a click may be a pixel off, and the region's border with it; the status has compared file and region exactly
+    assert 2 < change[left].max() <= 7 and change.max() <= 7
+    assert (change[~left] > 2).mean() < 0.005 and change[100:200, 250:350].max() <= 2
 
 
 async def at_the_desk(lab: str, devtools: str) -> None:
@@ -318,7 +334,13 @@ async def at_the_desk(lab: str, devtools: str) -> None:
     first = await settled(page)
     await page.mouse(*[await place_of(page, 100, 150)] * 2)
     await page.until(f"{STATUS}?.includes('found by points')")
-    clicked = await settled(page, first)
+    seen = await settled(page, first)
+    # the first image shows the region's outline; a second click, of the other kind, corrects it
+    assert await outline(page) > 100
+    await page.js("[...document.querySelectorAll('button')].find(b => b.innerText.includes('leave out')).click()")
+    await page.mouse(*[await place_of(page, 300, 150)] * 2)
+    clicked = await settled(page, seen)
+    assert await outline(page) > 100
     await page.js("document.querySelector('.noUi-handle').focus()")
     await page.key("ArrowLeft")
     await page.until(f"{STATUS}?.includes('change 7 inside')")
@@ -334,6 +356,12 @@ async def place_of(page: Page, x: float, y: float) -> tuple[float, float]:
     )
     side = width / 3
     return left + side * x / 400, top + height - side * 0.75 * (1 - y / 300)
+
+
+async def outline(page: Page) -> int:
+    """How many pixels of the canvas's left third have the outline's inner colour."""
+    pixels = decode_image(base64.b64decode((await page.js(f"{CANVAS}.toDataURL()")).partition(",")[2])).astype(int)
+    return int((np.abs(pixels[:, : pixels.shape[1] // 3] - INNER).max(axis=2) < 12).sum())
 
 
 async def settled(page: Page, before: np.ndarray | None = None) -> np.ndarray:

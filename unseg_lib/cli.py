@@ -185,6 +185,8 @@ def protect(
     classes: Annotated[str | None, Option(help="with --masks: only these (numbers of a map, names of a json)")] = None,
     boxes: Annotated[str | None, Option(help="x0,y0,x1,y1 for every image, or a CSV file: image,x0,y0,x1,y1")] = None,
     points: Annotated[str | None, Option(help="x,y;x,y for every image, or a CSV file: image,x,y")] = None,
+    segmenter: Annotated[str, Option(help="finds the object without a mask: small, or sam:FILE of SAM")] = "small",
+    preview: Annotated[bool, Option("--preview", help="also write the region's outline, below OUT/preview")] = False,
     eps: Annotated[float, Option(help="largest change inside the region, in steps of 255")] = 8,
     eps_bg: Annotated[float, Option(help="largest change outside")] = 2,
     generator: Annotated[str, Option(help="small, texture, colour, vit_b (the paper's, to get), or a path")] = "small",
@@ -203,7 +205,7 @@ def protect(
 ) -> None:
     """Protect images; the originals stay as they are, and lossless copies keep the budget at every pixel.
 
-    Without masks, boxes or points it protects what stands out by its colour, at last the whole image.
+    Without masks, boxes or points it protects the objects that stand out, at last the whole image.
     """
     from unseg_lib.protection import Batch, Protector, protect_files, shown, summary
 
@@ -211,6 +213,7 @@ def protect(
     if "" in asked.values():  # of an unset variable of the shell
         raise UnsegError("Expected something behind --masks, --classes, --boxes or --points, found an empty text.")
     files = {"format": format, "quality": quality, "batch": batch, "jobs": jobs, "shard": shard}
+    files |= {"segmenter": segmenter, "preview": preview}
     files |= {name: text or "" for name, text in asked.items()}
     model = {"generator": generator, "eps": eps, "eps_bg": eps_bg, "device": device, "reference": reference}
     if dry_run:

@@ -16,9 +16,12 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "lite0": ["LITE0", "load_lite0", "renormalise"],
         "pairs": ["ahead", "keys_of", "large_scale_jitter"],
         "prompts": ["Prompts", "all_prompts", "boxes_of", "one_kind", "only", "points_of", "subset"],
-        "region": ["Box", "Region", "region_of", "salient_objects", "shrunk"],
+        "region": ["Box", "Region", "find_region"],
         "sam": ["LAYOUTS", "SamLayout", "attend", "decoder_trunk", "encode", "encode_fused", "encode_learning"]
         + ["build_image_encoder", "build_mask_decoder", "build_prompt_encoder"],
+        "segmenter": ["SIDE", "Segmenter", "Window", "around", "box_of", "load_segmenter", "maps_of"]
+        + ["save_segmenter", "seen", "segmenter_called", "shrunk"],
+        "segmenter_training": ["Examples", "SegmenterConfig", "clicks_in", "rough_box", "scenes_of", "train_segmenter"],
         "surrogate": ["SURROGATES", "UNetSurrogate", "build_surrogate", "sample_at", "segmentation_loss"],
         "variants": ["local_mean", "noise_of"],
         "weights": ["generator_path", "load_generator", "load_sam", "read_foreign", "save_generator", "shipped"],

@@ -1,45 +1,75 @@
 """What to protect: the region of an image that gets the full budget, from a mask, a box, points, or nothing.
 
-The generator is always shown the region as a mask prompt, from which the shipped ones have learnt; so does the
-released code.
+The noise must lie on the object's own pixels, so whatever is not a mask becomes one by a segmenter: the small one that
+ships, or SAM. The generator is always shown the region as a mask prompt, from which the shipped ones have learnt; so
+does the released code.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import resize_label
+from unseg_lib.method.segmenter import Segment, segmenter_called
 
 Box = Sequence[float]  # x0, y0, x1, y1 in pixels, corners included
-SIDE = 320  # pixels; regions are looked for in an image shrunk to this
-SMALLEST, LARGEST = 0.005, 0.9  # share of the image that a salient object, and all of them together, may have
+SMALLEST = 0.02  # share of a box; less of it is not what somebody drew it around
+DISC = 0.02  # of the shorter side; what a point protects at least, around itself
 
 
-@dataclass(frozen=True)
-class Region:
-    """mask bool `(H,W)`, True = protect; found_by: "mask", "box", "points", "salient objects" or "whole image"."""
+class Region(NamedTuple):
+    """mask bool `(H,W)`, True = protect; found_by: "mask", "box", "points", "salient objects", or "whole box" and
+    "whole image" where nothing was found there; with " (sam)" where SAM has found it.
+    """
 
     mask: np.ndarray
     found_by: str
 
 
-def region_of(pixels: np.ndarray, mask: np.ndarray | None = None, box=None, points=None) -> Region:
+def find_region(
+    pixels: np.ndarray, box=None, points=None, labels=None, segmenter: str = "small", *, mask=None
+) -> Region:
     """The region that the given prompt means in an image uint8 `(H,W,3)`; without a prompt what stands out.
 
-    mask: `(H,W)`, anything but 0 is protected. box: one box or several. points: `(k,2)` x, y.
+    box: one box or several, an object in each. points: `(k,2)` x, y on what to protect, or, where its label in `labels`
+    `(k,)` is 0, beside it. mask: `(H,W)`, anything but 0 is protected. segmenter: "small", or "sam:FILE" for SAM's own
+    checkpoint. Raises `UnsegError` for a prompt that does not fit the image, and for an unknown segmenter.
     """
-    kinds = {"mask": (checked_mask, mask), "box": (inside_boxes, box), "points": (around_points, points)}
-    given = [kind for kind, (_, value) in kinds.items() if value is not None]
+    given = [kind for kind, value in {"mask": mask, "box": box, "points": points}.items() if value is not None]
     if len(given) > 1:
         raise UnsegError(f"Expected one of mask, box and points, found {' and '.join(given)}; give one of them.")
-    for kind in given:
-        find, value = kinds[kind]
-        return Region(find(pixels, value), kind)
-    salient = salient_objects(pixels)
-    return Region(salient, "salient objects") if salient.any() else Region(~salient, "whole image")
+    if mask is not None:
+        return Region(checked_mask(pixels, mask), "mask")
+    segment, how = segmenter_called(segmenter), " (sam)" * segmenter.startswith("sam:")
+    if box is not None:
+        return in_boxes(pixels, checked_boxes(pixels, box), segment, how)
+    if points is not None:
+        return Region(at_points(pixels, *checked_points(pixels, points, labels), segment), f"points{how}")
+    salient = segment(pixels)
+    return Region(salient, f"salient objects{how}") if salient.any() else Region(~salient, "whole image")
+
+
+def in_boxes(pixels: np.ndarray, boxes: np.ndarray, segment: Segment, how: str) -> Region:
+    """The object in each box, cut at the box; all of a box in which next to nothing is found."""
+    mask, whole = np.zeros(pixels.shape[:2], bool), ""
+    for x0, y0, x1, y1 in boxes:
+        rows, columns = (slice(max(0, int(low)), int(np.ceil(high)) + 1) for low, high in ((y0, y1), (x0, x1)))
+        found = segment(pixels, (x0, y0, x1 + 1, y1 + 1))[rows, columns]
+        if found.mean() < SMALLEST:
+            found, whole = True, "whole "
+        mask[rows, columns] |= found
+    return Region(mask, f"{whole}box{how}")
+
+
+def at_points(pixels: np.ndarray, points: np.ndarray, labels: np.ndarray, segment: Segment) -> np.ndarray:
+    """The object at the points, and a small disc around each point on it, so that a thin part counts."""
+    mask = segment(pixels, None, points, labels)
+    y, x = np.ogrid[: pixels.shape[0], : pixels.shape[1]]
+    for px, py in points[labels == 1]:
+        if not mask[int(py), int(px)]:
+            mask |= (x - px) ** 2 + (y - py) ** 2 <= (DISC * min(mask.shape)) ** 2
+    return mask
 
 
 def checked_mask(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -53,75 +83,32 @@ def checked_mask(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return mask != 0
 
 
-def inside_boxes(pixels: np.ndarray, box: Box | Sequence[Box]) -> np.ndarray:
-    """All pixels of one box or several: what is near an object's edge is protected with it."""
-    mask, (height, width) = np.zeros(pixels.shape[:2], bool), pixels.shape[:2]
-    for x0, y0, x1, y1 in _numbers(box, 4, "boxes", "x0,y0,x1,y1"):
+def checked_boxes(pixels: np.ndarray, box: Box | Sequence[Box]) -> np.ndarray:
+    """One box or several as `(k,4)`, or a sentence where they do not fit the image."""
+    height, width = pixels.shape[:2]
+    boxes = _numbers(box, 4, "boxes", "x0,y0,x1,y1")
+    for x0, y0, x1, y1 in boxes:
         if not (x0 <= x1 and y0 <= y1 and x1 >= 0 and y1 >= 0 and x0 < width and y0 < height):
             raise UnsegError(
                 f"Expected a box x0,y0,x1,y1 with x0 <= x1 and y0 <= y1 that meets the image of "
                 f"{width}x{height} pixels, found {x0:g},{y0:g},{x1:g},{y1:g}."
             )
-        rows, columns = (slice(max(0, int(low)), int(np.ceil(high)) + 1) for low, high in ((y0, y1), (x0, x1)))
-        mask[rows, columns] = True
-    return mask
+    return boxes
 
 
-def around_points(pixels: np.ndarray, points: Sequence[Sequence[float]]) -> np.ndarray:
-    """The parts of the image that hold a point: areas of like colour (Felzenszwalb and Huttenlocher 2004).
-
-    Each point also brings a disc of a twentieth of the shorter side, so that a point on a thin part counts.
-    """
-    from skimage.segmentation import felzenszwalb
-
+def checked_points(pixels: np.ndarray, points: Sequence[Sequence[float]], labels=None) -> tuple[np.ndarray, np.ndarray]:
+    """Points `(k,2)` and their labels `(k,)`, or a sentence where they do not fit the image or each other."""
     height, width = pixels.shape[:2]
-    given = _numbers(points, 2, "points", "x,y")
-    for x, y in given:
+    points = _numbers(points, 2, "points", "x,y")
+    for x, y in points:
         if not (0 <= x < width and 0 <= y < height):
             sentence = f"Expected points inside the image of {width}x{height} pixels, found {x:g},{y:g}; x comes first."
             raise UnsegError(sentence)
-    # the areas of like colour, in a small image
-    small = shrunk(pixels)
-    parts = felzenszwalb(small, scale=200, sigma=0.8, min_size=small.shape[0] * small.shape[1] // 100)
-    columns, rows = (given * parts.shape[::-1] / (width, height)).astype(int).T
-    mask = resize_label(np.isin(parts, parts[rows, columns]), (height, width))
-    # and the discs
-    y, x = np.ogrid[:height, :width]
-    for px, py in given:
-        mask |= (x - px) ** 2 + (y - py) ** 2 <= (min(height, width) / 20) ** 2
-    return mask
-
-
-def salient_objects(pixels: np.ndarray) -> np.ndarray:
-    """What stands out by its colour, bool `(H,W)`; nothing where the answer would be next to nothing or everything.
-
-    Frequency-tuned saliency (Achanta et al., CVPR 2009): how far the smoothed image is in Lab from its mean colour,
-    by Otsu's threshold. It knows colours, not objects.
-    """
-    from scipy.ndimage import binary_fill_holes, binary_opening
-    from skimage.color import rgb2lab
-    from skimage.filters import gaussian, threshold_otsu
-    from skimage.measure import label, regionprops
-
-    # how far each pixel's colour is from the mean
-    lab = rgb2lab(shrunk(pixels))
-    distance = np.linalg.norm(gaussian(lab, sigma=2, channel_axis=2) - lab.mean(axis=(0, 1)), axis=2)
-    if distance.max() < 1:  # below what an eye can tell apart
-        return np.zeros(pixels.shape[:2], bool)
-    # what is far, without specks and holes
-    candidates = label(binary_opening(distance > threshold_otsu(distance), iterations=2))
-    mask = np.zeros(candidates.shape, bool)
-    for part in regionprops(candidates):
-        if part.area >= SMALLEST * mask.size:
-            mask[part.slice] |= binary_fill_holes(part.image)
-    return resize_label(mask & (mask.mean() <= LARGEST), pixels.shape[:2])
-
-
-def shrunk(pixels: np.ndarray, longest: int = SIDE) -> np.ndarray:
-    """The image uint8 `(H,W,3)` with its longer side at most `longest`."""
-    ratio = min(1, longest / max(pixels.shape[:2]))
-    size = tuple(max(1, round(side * ratio)) for side in pixels.shape[1::-1])
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
+    labels = np.ones(len(points), int) if labels is None else np.asarray(labels)
+    if labels.shape != (len(points),) or not np.isin(labels, (0, 1)).all() or not labels.any():
+        found = f"{labels.tolist()} for {len(points)} points"
+        raise UnsegError(f"Expected a label 1 (protect) or 0 (beside it) for each point, one of them 1, found {found}.")
+    return points, labels.astype(int)
 
 
 def _numbers(values: object, width: int, what: str, form: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file
+from unseg_lib.method import sam
 from unseg_lib.method.generator import Generator
 from unseg_lib.method.sam import LAYOUTS, SamLayout
 from unseg_lib.pretrained import WEIGHTS, located
@@ -116,6 +117,23 @@ def load_sam(module: nn.Module, path: str | Path) -> None:
     """Load SAM's official checkpoint into the SAM parts of a generator (or any module with SAM's part names)."""
     state = {k: v for k, v in read_foreign(path).items() if k not in ("pixel_mean", "pixel_std")}
     _load(module, state, path, "SAM weights", spared=lambda key: key.startswith("noise_"))
+
+
+def read_sam(path: str | Path) -> nn.Module:
+    """SAM as segment-anything's predictor takes it, in eval mode, from its official checkpoint of any layout."""
+    from segment_anything.modeling import Sam
+
+    state = read_foreign(path)
+    shape = state["image_encoder.pos_embed"].shape if "image_encoder.pos_embed" in state else ()
+    known = [one for one in LAYOUTS.values() if shape == (1, one.tokens, one.tokens, one.embed_dim)]
+    if not known:
+        raise UnsegError(f"Expected a checkpoint of SAM (vit_b, vit_l or vit_h) in {path}, found other weights.")
+    with torch.random.fork_rng():  # construction draws first weights, which are then replaced
+        builders = (sam.build_image_encoder, sam.build_prompt_encoder, sam.build_mask_decoder)
+        mean, std = ([255 * value for value in values] for values in (sam.IMAGE_MEAN, sam.IMAGE_STD))
+        model = Sam(*(build(known[0]) for build in builders), mean, std)
+    load_sam(model, path)
+    return model.eval()
 
 
 def load_surrogate(surrogate: nn.Module, path: str | Path) -> None:

@@ -2,9 +2,10 @@
 
 Keys, all checked: about, shares (a profile whose stages are not done twice), jobs, threads, data (places under the
 data root; empty = generated scenes), resources {kind: {mem_gb, minutes, gpu}}, generators {name: parameters of 01b},
-datasets {name: parameters of 02 and 03}, recipes {name: parameters of 02}, victims {name: parameters of 03}, grid
-[{datasets, recipes, victims, seeds, for, label, set, vary}], pixels [{dataset, recipe, split, limit}], pages {kind:
-parameters of its notebook}; extends (a profile that this one changes, see `_changed`).
+segmenters {name: parameters of 10b}, datasets {name: parameters of 02 and 03}, recipes {name: parameters of 02},
+victims {name: parameters of 03}, grid [{datasets, recipes, victims, seeds, for, label, set, vary}], pixels [{dataset,
+recipe, split, limit}], pages {kind: parameters of its notebook}; extends (a profile that this one changes, see
+`_changed`).
 
 A grid entry's `for` says what its runs are for, as "table 4", by which they can be asked for alone (`Profile.only`).
 
@@ -45,6 +46,7 @@ class Profile:
     data: list = field(default_factory=list)
     resources: dict = field(default_factory=dict)
     generators: dict = field(default_factory=dict)
+    segmenters: dict = field(default_factory=dict)
     datasets: dict = field(default_factory=dict)
     recipes: dict = field(default_factory=dict)
     victims: dict = field(default_factory=dict)
@@ -67,7 +69,8 @@ class Profile:
         here = {"results": self.results.as_posix()}
         tables = self._stage("tables", "", here, [*self._victims(self.grid), *self._pixels()])
         wanted = {kind: given | (here if "results" in self._known(kind) else {}) for kind, given in self.pages.items()}
-        return built_on([tables, *(self._stage(kind, "", given, [tables]) for kind, given in wanted.items())])
+        pages = [self._stage(kind, "", given, [tables]) for kind, given in wanted.items()]
+        return built_on([tables, *pages, *(self._stage("segmenter", *named) for named in self.segmenters.items())])
 
     def _notebook(self, kind: str, task: str = "") -> Path:
         name = BY_TASK.get(task, NOTEBOOKS[kind]) if kind == "victim" else NOTEBOOKS[kind]
@@ -264,6 +267,7 @@ def _shape(profile: Profile) -> dict:
         **{"about": str, "shares": str, "jobs": 1, "threads": 1, "data": [str]},
         "resources": {kind: {"mem_gb": 1, "minutes": 1, "gpu": 0} for kind in NOTEBOOKS},
         "generators": {"*": dict.fromkeys(profile._known("generator") - {"out", "data_root"})},
+        "segmenters": {"*": dict.fromkeys(profile._known("segmenter") - PLANNED) if profile.segmenters else {}},
         "datasets": {"*": dict.fromkeys((poison | victim) - {"seed", "poison", "victim"}) | {"task": str}},
         "recipes": {"*": dict.fromkeys(poison - {"dataset", "task", "limit", "split"}) | {"generator": str}},
         "victims": {"*": settings},

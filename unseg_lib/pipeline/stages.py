@@ -12,13 +12,18 @@ from unseg_lib.pipeline.parameters import check_parameters
 from unseg_lib.pipeline.results import collect
 
 BUILD = {"generator": "01b_train_generator", "poison": "02_poison_dataset", "victim": "03_train_victim"}
+BUILD |= {"segmenter": "10b_train_segmenter"}
 # one of each at most; they read rows.csv, so the tables come before them
 PAGES = {"defenses": "05_defenses", "poisons": "07_poisons", "mixture": "08_mixed_data", "ablations": "11_ablations"}
 NOTEBOOKS = BUILD | {"pixels": "06_pixel_distributions", "tables": "04_results"} | PAGES
 # of the victims' tasks that do not learn label maps; the others run in NOTEBOOKS["victim"]
 BY_TASK = dict.fromkeys(("instance", "panoptic", "detection"), "03b_instances") | {"interactive": "03c_interactive"}
 # files that later stages read and that are not committed: without them a stage is not done
-PRODUCTS = {"generator": ("generator.safetensors",), "poison": ("dataset/manifest.csv",)}
+PRODUCTS = {
+    "generator": ("generator.safetensors",),
+    "segmenter": ("segmenter.safetensors",),
+    "poison": ("dataset/manifest.csv",),
+}
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from unseg_lib.method import (  # isort: split
     Generator,
     boxes_of,
     check_finite,
+    find_region,
     generator_path,
     load_generator,
     place_noise,
     points_of,
-    region_of,
     square,
 )
 
@@ -66,23 +66,23 @@ def _generated(settings: PoisonSettings) -> Noise:
 
 
 def _in_region(settings: PoisonSettings, prompt: Callable[[Sample], dict]) -> Apply:
-    """`unseg` in the region that `region_of` finds by the prompt of an image; as it is with nothing to protect."""
+    """`unseg` in the region that `find_region` finds by the prompt of an image; as it is with nothing to protect."""
     apply = unseg(settings)
 
     def in_region(image: Sample) -> np.ndarray:
-        found = region_of(image.pixels, **prompt(image)).mask if image.mask.any() else image.mask
+        found = find_region(image.pixels, **prompt(image)).mask if image.mask.any() else image.mask
         return apply(replace(image, mask=found))
 
     return in_region
 
 
 def unseg_box(settings: PoisonSettings) -> Apply:
-    """The region is the tight box of all that is to be protected."""
+    """The region is what the segmenter finds in the tight box of all that is to be protected."""
     return _in_region(settings, lambda image: {"box": boxes_of(_batch(image.mask))[0].tolist()})
 
 
 def unseg_points(settings: PoisonSettings) -> Apply:
-    """The region is what three points in the object give, see `around_points`."""
+    """The region is what the segmenter finds by three points in the object."""
 
     def prompt(image: Sample) -> dict:
         rng = torch_rng(settings.seed, "region points", image.id)
@@ -92,7 +92,7 @@ def unseg_points(settings: PoisonSettings) -> Apply:
 
 
 def unseg_salient(settings: PoisonSettings) -> Apply:
-    """Nobody says what to protect: what stands out by its colour, at last the whole image."""
+    """Nobody says what to protect: the salient objects, at last the whole image."""
     return _in_region(settings, lambda image: {})
 
 

@@ -13,4 +13,4 @@ __all__ += ["masks_and_prompts", "read_photo", "shown", "summary", "write_differ
 
 # the desk draws, and who protects files need not wait for what it draws with
 DESK = ["VIEW", "Desk", "Panel", "changes", "free_name", "panels", "plot_changes", "saved_sentence", "uploaded"]
-__getattr__, __dir__, _names = lazy_loader.attach(__name__, submod_attrs={"desk": DESK})
+__getattr__, __dir__, _names = lazy_loader.attach(__name__, submod_attrs={"desk": DESK, "outline": ["outlined"]})

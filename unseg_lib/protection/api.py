@@ -21,9 +21,10 @@ import torch
 from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_of
 from unseg_lib.images import decode_image, resize_label
-from unseg_lib.method import Box, Inference, Prepared, Region, add_raw_noise, measure, region_of, shrunk
+from unseg_lib.method import Box, Inference, Prepared, Region, add_raw_noise, find_region, measure, shrunk
 from unseg_lib.poisons import Manifest, PoisonSettings, Sample, digest, open_generator, prompt_of, sweep
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
+from unseg_lib.protection.outline import write_outline
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
 from unseg_lib.protection.report import TYPES, Shard, alone, earlier_lines, is_whole, new_line, odd_region, writing
 from unseg_lib.runtime import progress, thread_count
@@ -63,6 +64,7 @@ class Protector:
     device: str = "auto"  # "cpu", "cuda", "mps"
     reference: bool = False
     compiled: bool = False
+    segmenter: str = "small"  # who finds the object by box, points or nothing: see `find_region`
 
     def __post_init__(self):
         # checks budget and prompt
@@ -74,11 +76,12 @@ class Protector:
         self.inference = Inference(generator, reference=self.reference, compiled=self.compiled)
 
     def __call__(
-        self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None
+        self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None, labels=None
     ) -> Protected:
         """Protect one image, see `protect`. Warns where that is known not to protect (`Protected.remark`)."""
         pixels, gray = pixels_of(image)
-        region = region_of(pixels, None if mask is None else array_of(mask), box, points)
+        given = {"mask": None if mask is None else array_of(mask)}
+        region = find_region(pixels, box, points, labels, self.segmenter, **given)
         done, remark = pixels, ""
         if region.mask.any():  # an empty region leaves the image as it is, as in the released code
             raw = self.raw_noise(pixels, region.mask)
@@ -105,7 +108,13 @@ class Protector:
 
 
 def protect(
-    image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None, **settings: Any
+    image: Any,
+    mask: Any = None,
+    *,
+    box: Box | None = None,
+    points: Sequence[Box] | None = None,
+    labels: Sequence[int] | None = None,
+    **settings: Any,
 ) -> Protected:
     """Protect one image: no value changes by more than `eps` of 255 steps inside the region, `eps_bg` outside.
 
@@ -113,12 +122,12 @@ def protect(
     `(1,H,W)`, uint8 or float in [0,1], of at least 16 pixels a side; floats are rounded to 255 steps, as a file would.
     Gray images stay gray, which protects nothing where we measured it and gets a warning: give them as RGB, with the
     generator "colour". mask `(H,W)`, anything but 0 = protect; or box x0,y0,x1,y1 (one or several); or points `(k,2)`
-    x, y; or nothing: then what stands out by its colour, at last the whole image.
+    x, y, with labels `(k,)` where some (0) lie beside it; or nothing: then what stands out, at last the whole image.
 
     settings: eps=8, eps_bg=2, generator="small" and more, see `Protector`, which is to be made once for many images.
     The same call gives the same result and leaves torch's randomness alone; `UnsegError` says what makes no sense.
     """
-    return Protector(**settings)(image, mask, box=box, points=points)
+    return Protector(**settings)(image, mask, box=box, points=points, labels=labels)
 
 
 def protect_batch(images: Iterable[Any], masks: Iterable[Any] | None = None, **settings: Any) -> list[Protected]:
@@ -177,7 +186,7 @@ class _Ready:
 class Batch:
     """Which files are protected, what of them, how, and where to; what makes no sense is refused at once.
 
-    With none of masks, boxes and points it is what stands out by its colour, at last the whole image.
+    With none of masks, boxes and points it is what stands out, at last the whole image.
     """
 
     inputs: Iterable[str | Path]
@@ -187,6 +196,8 @@ class Batch:
     classes: str = ""
     boxes: str = ""
     points: str = ""
+    segmenter: str = "small"  # who finds the object by boxes, points or nothing: see `find_region`
+    preview: bool = False  # also write the region's outline, below `out`/preview
     format: str = "png"  # "keep": the original's (JPEG stays JPEG, the others are lossless); "jpeg"
     quality: int = 95  # of JPEG
     metadata: bool = False  # keep EXIF
@@ -213,7 +224,8 @@ class Batch:
             if not holds:
                 raise UnsegError(f"Expected {sentence}.")
         self.files = find_inputs(self.inputs, self.out, self.format)
-        self.region_of = masks_and_prompts(self.masks, self.classes, self.boxes, self.points, self.files)
+        how = (self.masks, self.classes, self.boxes, self.points, self.files, self.segmenter)
+        self.region_of = masks_and_prompts(*how)
         self.part = Shard.of(self.shard)
         self.files = [file for file in self.files if self.part.has(shown(file.name))]
 
@@ -303,6 +315,8 @@ class Batch:
             raise UnsegError(f"Expected to write {target}, found {found}; choose another --out or --overwrite.")
         # its region, and a fingerprint of all that decides the copy but the original itself
         mask, own = (region := self.region_of(file, photo.pixels)).mask, self.protector
+        if self.preview:
+            write_outline(self.out / "preview" / f"{file.target}.jpg", photo.pixels, mask)
         words = (own.sha256, own.eps, own.eps_bg, self.format, self.quality, self.metadata, mask.shape)
         words += ("reference",) * own.reference + ("rgb",) * self.rgb
         settings = hashlib.sha256(repr(words).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]

@@ -19,16 +19,17 @@ from matplotlib.patches import Rectangle
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
 from unseg_lib.images import decode_image, resize_label
-from unseg_lib.method import Region, add_raw_noise, measure, region_of, shipped, shrunk
+from unseg_lib.method import Region, add_raw_noise, find_region, measure, shipped, shrunk
 from unseg_lib.poisons import PoisonSettings
 from unseg_lib.protection.api import Protector
+from unseg_lib.protection.outline import outlined
 from unseg_lib.protection.photo import Photo, check_size, gray_remark, read_photo
 from unseg_lib.protection.report import check_new_png, writing
 from unseg_lib.reporting import REDS, STYLE, Drawing, curves, draw, magnify
 
 VIEW = 640  # pixels; the longer side of what is shown: a slider must not wait for a whole photograph
-PLACES = {"points": 2, "box": 4}  # numbers of one point, one box
-DIM = 0.35  # of the brightness is left outside the region
+PLACES = {"points": (-1, 2), "labels": -1, "box": (-1, 4)}  # numbers of one point, its label, one box
+DIM = 0.5  # of the brightness is left outside the region
 STILL = 4  # pixels; a hand that moves less means a click
 
 
@@ -36,9 +37,9 @@ STILL = 4  # pixels; a hand that moves less means a click
 class Desk:
     """One image being protected; places are pixels of the original, x first.
 
-    prompt: `{}`, `{"points": [[x, y], ...]}` or `{"box": [[x0, y0, x1, y1], ...]}`; region: what it means, see
-    `region_of`. raw: noise `(3,g,g)` in [-1,1], before any budget. view, view_mask, view_protected: the image
-    `(h,w,3)`, the region `(h,w)` and the protected image, shrunk to at most `VIEW` pixels a side.
+    prompt: `{}`, `{"points": [[x, y], ...], "labels": [1, ...]}` or `{"box": [[x0, y0, x1, y1], ...]}`; region: what it
+    means, see `find_region`. raw: noise `(3,g,g)` in [-1,1], before any budget. view, view_mask, view_protected: the
+    image `(h,w,3)`, the region `(h,w)` and the protected image, shrunk to at most `VIEW` pixels a side.
     """
 
     photo: Photo
@@ -49,6 +50,7 @@ class Desk:
     eps_bg: float = 2
     rgb: bool = False  # store gray images in three channels, which keep all of the noise
     device: str = "auto"
+    segmenter: str = "small"  # who finds the object, see `find_region`
 
     def __post_init__(self):
         PoisonSettings(self.eps, self.eps_bg)  # checks the budget
@@ -59,13 +61,14 @@ class Desk:
         """Put another image on the desk; generator and budget stay, what was pointed at goes."""
         photo = photo.with_three_channels() if self.rgb else photo
         check_size(photo.pixels)
-        region = region_of(photo.pixels)
+        region = find_region(photo.pixels, segmenter=self.segmenter)
         self.photo, self.name, self.view = photo, name, shrunk(photo.pixels, VIEW)
         self._found({}, region)
 
-    def on_click(self, x: float, y: float) -> None:
-        """One more point; boxes go, since a prompt is of one kind."""
-        self.point_at(points=[*self.prompt.get("points", []), (x, y)])
+    def on_click(self, x: float, y: float, label: int = 1) -> None:
+        """One more point, on what is meant (1) or beside it (0); boxes go, since a prompt is of one kind."""
+        points, labels = ([*self.prompt.get(kind, []), one] for kind, one in (("points", (x, y)), ("labels", label)))
+        self.point_at(points=points, labels=labels)
 
     def on_box(self, x0: float, y0: float, x1: float, y1: float) -> None:
         """One more box by two opposite corners, in any order; points go."""
@@ -76,11 +79,16 @@ class Desk:
         """Take the last point or box back."""
         self.point_at(**{kind: places[:-1] for kind, places in self.prompt.items()})
 
-    def point_at(self, *, points: Sequence = (), box: Sequence = ()) -> None:
-        """Replace the prompt: points `(k,2)`, or box `(k,4)`, flat lists too, or neither: what stands out."""
-        prompt = {kind: places for kind, places in (("points", points), ("box", box)) if len(places)}
-        region = region_of(self.photo.pixels, **prompt)
-        self._found({kind: np.reshape(places, (-1, PLACES[kind])).tolist() for kind, places in prompt.items()}, region)
+    def point_at(self, *, points: Sequence = (), box: Sequence = (), labels: Sequence = ()) -> None:
+        """Replace the prompt: points `(k,2)`, or box `(k,4)`, flat lists too, or neither: what stands out.
+
+        labels `(k,)`: 1 = the point is on what is meant, 0 = beside it; none: all are on it.
+        """
+        labels = labels if len(labels) else [1] * (len(np.ravel(points)) // 2)
+        given = {"points": points, "labels": labels, "box": box}
+        prompt = {kind: places for kind, places in given.items() if len(places)}
+        region = find_region(self.photo.pixels, **prompt, segmenter=self.segmenter)
+        self._found({kind: np.reshape(places, PLACES[kind]).tolist() for kind, places in prompt.items()}, region)
 
     def set_generator(self, name: str) -> None:
         """Another generator, by its shipped name or its file, for the same region."""
@@ -176,9 +184,9 @@ def _height(desk: Desk, width: float) -> float:
 
 def _plot(axes, desk: Desk) -> None:
     """Draw the three images on three axes, whose coordinates are pixels of the original."""
-    height, width = desk.photo.pixels.shape[:2]
+    (height, width), inside = desk.photo.pixels.shape[:2], desk.view_mask[..., None]
     images = {
-        "region": np.where(desk.view_mask[..., None], desk.view, DIM * desk.view).astype(np.uint8),
+        "region": outlined(np.where(inside, desk.view, DIM * desk.view).astype(np.uint8), desk.view_mask),
         "noise, 10 times enlarged": magnify(desk.view, desk.view_protected),
         "protected": desk.view_protected,
     }
@@ -189,8 +197,9 @@ def _plot(axes, desk: Desk) -> None:
         axis.set_title(name)
     for x0, y0, x1, y1 in desk.prompt.get("box", []):
         axes[0].add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=REDS[0], linewidth=1.5))
-    for x, y in desk.prompt.get("points", []):
-        axes[0].plot(x, y, "o", color=REDS[0], markersize=6, markeredgecolor="white", scalex=False, scaley=False)
+    for (x, y), label in zip(desk.prompt.get("points", []), desk.prompt.get("labels", [])):
+        colours = {"color": REDS[0] if label else "white", "markeredgecolor": "white" if label else REDS[0]}
+        axes[0].plot(x, y, "o" if label else "X", markersize=6, scalex=False, scaley=False, **colours)
 
 
 def changes(desk: Desk) -> dict[str, np.ndarray]:
@@ -227,7 +236,7 @@ class Panel:
         self.status, self.histogram, self.trouble = widgets.HTML(), widgets.HTML(), widgets.Output()
         self._make_controls(widgets)
         self._make_canvas()
-        buttons = widgets.HBox([self.upload, self.undo, self.clear, self.save])
+        buttons = widgets.HBox([self.upload, self.undo, self.clear, self.save, self.label])
         choices = widgets.HBox([self.eps, self.eps_bg, self.generator])
         self.widget = widgets.VBox([buttons, choices, self.status, self.canvas, self.histogram, self.trouble])
         self._draw()
@@ -244,6 +253,7 @@ class Panel:
         self.upload = widgets.FileUpload(accept="image/*", description="open an image", layout=narrow)
         self.generator = widgets.Dropdown(options=names, value=desk.generator, description="generator")
         self.eps, self.eps_bg = slider("inside", desk.eps), slider("outside", desk.eps_bg)
+        self.label = widgets.ToggleButtons(options=[("protect", 1), ("leave out", 0)], description="a click says")
         self.undo = widgets.Button(description="undo", icon="undo", layout=narrow)
         self.clear = widgets.Button(description="clear", icon="times", layout=narrow)
         self.save = widgets.Button(description="save PNG", icon="save", button_style="primary", layout=narrow)
@@ -289,7 +299,7 @@ class Panel:
         places = np.rint(self.axes[0].transData.inverted().transform(ends))
         places = np.clip(places, 0, np.subtract(self.desk.photo.pixels.shape[1::-1], 1)).astype(int).tolist()
         if np.abs(np.subtract(*ends)).max() < STILL * self.canvas.device_pixel_ratio:
-            self._do(self.desk.on_click, *places[0])
+            self._do(self.desk.on_click, *places[0], self.label.value)
         else:
             self._do(self.desk.on_box, *places[0], *places[1])
 

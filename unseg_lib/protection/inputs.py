@@ -24,7 +24,7 @@ from unseg_lib.datasets import coco_json
 from unseg_lib.errors import UnsegError, closest
 from unseg_lib.files import read_json, sha256_if_readable
 from unseg_lib.images import IMAGE_SUFFIXES, OUTLINES, is_image, mask_key, read_mask
-from unseg_lib.method import Region, region_of
+from unseg_lib.method import Region, find_region
 from unseg_lib.outlines import decode
 from unseg_lib.protection.photo import FORMATS, RAW
 from unseg_lib.protection.report import earlier_lines
@@ -182,7 +182,12 @@ def _target(name: str, format: str) -> str:
 
 
 def masks_and_prompts(
-    masks: str = "", classes: str = "", boxes: str = "", points: str = "", files: Sequence[Input] = ()
+    masks: str = "",
+    classes: str = "",
+    boxes: str = "",
+    points: str = "",
+    files: Sequence[Input] = (),
+    segmenter: str = "small",
 ) -> RegionOf:
     """What the options of `unseg protect` say. At most one of masks, boxes and points; classes only with masks.
 
@@ -190,6 +195,7 @@ def masks_and_prompts(
     such file for a single image, or COCO's json; classes: numbers of label maps, or names in a json, separated by
     commas. boxes: "x0,y0,x1,y1" for every image (several joined by ";"), or a CSV file with the columns
     image,x0,y0,x1,y1; points: likewise, x,y; between 0 and 1 they are shares of the image. files: of the whole batch.
+    segmenter: see `find_region`.
     """
     given = [name for name, value in (("--masks", masks), ("--boxes", boxes), ("--points", points)) if value]
     if len(given) > 1:
@@ -202,10 +208,12 @@ def masks_and_prompts(
         mask_of = (_coco_masks if of_coco else _mask_files)(place, classes, files)
         return lambda file, pixels: Region(mask_of(file, pixels.shape[:2]), "mask")
     if not boxes and not points:
-        return lambda file, pixels: region_of(pixels)
+        return lambda file, pixels: find_region(pixels, segmenter=segmenter)
     kind, columns = ("box", ("x0", "y0", "x1", "y1")) if boxes else ("points", ("x", "y"))
     places = _numbers(boxes or points, columns, Names(files))
-    return lambda file, pixels: region_of(pixels, **{kind: _in_pixels(places(file), pixels.shape[:2])})
+    return lambda file, pixels: find_region(
+        pixels, **{kind: _in_pixels(places(file), pixels.shape[:2])}, segmenter=segmenter
+    )
 
 
 def _in_pixels(places: list[list[float]], shape: tuple[int, int]) -> np.ndarray:
