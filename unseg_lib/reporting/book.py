@@ -54,9 +54,6 @@ def _book(profile: str, pages: list[Path]) -> str:
         notebook = nbformat.read(path, as_version=4)
         hidden = {"parameters", "more-parameters", "injected-parameters", "by-hand"}
         notebook.cells = [cell for cell in notebook.cells if not hidden & set(cell.metadata.get("tags", ()))]
-        # what the last line of a notebook returns is for whoever runs it
-        last = notebook.cells[-1]
-        last.outputs = [output for output in last.outputs if output.output_type != "execute_result"]
         body += f'<section class="page">{exporter.from_notebook_node(notebook)[0]}</section>'
     body = re.sub(r'<a class="anchor-link"[^>]*>.*?</a>', "", body)
     heads = re.findall(r'<h([12]) id="([^"]+)">(.*?)</h\1>', body, flags=re.S)
