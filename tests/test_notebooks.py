@@ -55,7 +55,7 @@ class TestForm:
         assert kinds[0] == "markdown" and len(code(path)) <= 20
         assert all(before == "markdown" for before, kind in pairwise(kinds) if kind == "code")
         lengths = [len(text.splitlines()) for text in code(path)]
-        assert median(lengths) <= 12 and max(lengths) <= 25
+        assert median(lengths) <= 12 and max(lengths) <= 30
 
     def test_has_plain_code_that_imports_the_library_first_and_ends_with_its_result(self, path):
         texts = code(path)
