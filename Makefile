@@ -4,6 +4,8 @@
 #   make test [DATA=...]      make setup      make lab      make report PROFILE=small
 #   make rehearse                      every stage of `paper` on generated images of 12 x 16 pixels, hours
 #   make shape                         lines, files and imports beside their limits
+#   make gallery                       runs the notebooks that have changed, at their defaults, for results/gallery/
+#   make badges REPOSITORY=owner/name  writes your repository's address into the notebooks that open on Colab and Binder
 #   make report-pdf PROFILE=small      prints the report.html that is there, with chromium
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
@@ -19,7 +21,7 @@ ifneq ($(strip $(DATA)),)
 export UNSEG_DATA := $(if $(filter /%,$(firstword $(DATA))),,$(CURDIR)/)$(DATA)
 endif
 
-.PHONY: setup test shape reproduce rehearse lab report report-pdf
+.PHONY: setup test shape reproduce rehearse lab gallery badges report report-pdf
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -51,6 +53,14 @@ rehearse: $(STAMP)
 
 lab: $(STAMP)
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --notebook-dir . notebooks/00_quickstart.ipynb
+
+gallery: $(STAMP)
+	$(BIN)/unseg gallery
+
+badges:
+	@echo '$(REPOSITORY)' | grep -q '^[A-Za-z0-9_.-]*/[A-Za-z0-9_.-]*$$' || { echo 'Expected REPOSITORY=owner/name'; exit 2; }
+	sed -i -E '/colab|mybinder|clone/ s#(github\.com|github|gh)/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+([/"\])#\1/$(REPOSITORY)\2#g' \
+	    notebooks/00_*.ipynb notebooks/01_*.ipynb notebooks/10_*.ipynb
 
 report: $(STAMP)
 	$(BIN)/unseg report results/$(or $(PROFILE),small) $(if $(filter-out small,$(PROFILE)),,--readme README.md)

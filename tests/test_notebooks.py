@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 from dataclasses import fields
 from functools import partial
 from itertools import pairwise
@@ -13,15 +14,19 @@ import numpy as np
 import pytest
 import torch
 
+from unseg_lib import pipeline
 from unseg_lib.evaluation import COLUMNS
-from unseg_lib.files import read_json, sha256_of
+from unseg_lib.files import read_json, sha256_of, write_json
 from unseg_lib.images import read_image
 from unseg_lib.method import LAYOUTS, BilevelConfig, bilevel, variants
-from unseg_lib.pipeline import Stage, check_parameters, collect, notebook_parameters, run_notebook
+from unseg_lib.pipeline import INSTEAD, Stage, check_parameters, collect, notebook_parameters, run_notebook
+from unseg_lib.reporting import moved_on, write_gallery
 from unseg_lib.seeds import torch_rng
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+GALLERY = FOLDER.parent / "results" / "gallery"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+EXECUTED = [path for path in NOTEBOOKS if (GALLERY / path.name).is_file()]
 IMAGE = re.compile(r"^(show\w*|bars|curves|curve_panels|dots|learning_curve)\(", re.M)  # a cell that ends in a figure
 
 
@@ -47,10 +52,10 @@ class TestForm:
         found = read_json(path)["cells"]
         first, kinds = "".join(found[0]["source"]), [cell["cell_type"] for cell in found]
         assert first.startswith("# ") and "**Question:" in first
-        assert kinds[0] == "markdown" and kinds.count("code") <= 18
+        assert kinds[0] == "markdown" and len(code(path)) <= 20
         assert all(before == "markdown" for before, kind in pairwise(kinds) if kind == "code")
         lengths = [len(text.splitlines()) for text in code(path)]
-        assert median(lengths) <= 10 and max(lengths) <= 25
+        assert median(lengths) <= 12 and max(lengths) <= 30
 
     def test_has_plain_code_that_imports_the_library_first_and_ends_with_its_result(self, path):
         texts = code(path)
@@ -64,16 +69,104 @@ class TestForm:
             assert max(map(len, text.splitlines())) <= 120
             assert "assert " in text or not IMAGE.search(text), f"an image without a check before it:\n{text}"
 
-    def test_parameters_are_declared_with_help(self, path):
+    def test_teaches(self, path):
+        """A link to the paper and to the library's file, what one should see, three exercises; 10 is a tool."""
+        texts = ["".join(cell["source"]) for cell in read_json(path)["cells"] if cell["cell_type"] == "markdown"]
+        whole, number = "\n".join(texts), path.stem.partition("_")[0]
+        if number != "10":
+            assert "https://arxiv.org/abs/2410.09909" in whole
+            links = re.findall(r"\]\(\.\./([^)#]+)\)", whole)
+            assert any(link.startswith("unseg_lib/") for link in links) and "@" not in whole.replace("voc@fit", "")
+            assert all((FOLDER.parent / link).exists() for link in links)
+            (exercises,) = (text for text in texts if text.startswith("## Exercises"))
+            assert len(re.findall(r"^\d\. ", exercises, re.M)) == 3
+            assert number in ("04", "11") or "ou should see" in whole  # these two show what the profiles found
+
+    def test_parameters_are_declared_with_help_and_a_reader_sees_at_most_twelve(self, path):
         import papermill
 
         found = notebook_parameters(path)
         assert "out" in found and found["out"].default.startswith("results/scratch/")
         assert all(parameter.help for parameter in found.values())
         assert check_parameters(path, {}) == {name: parameter.default for name, parameter in found.items()}
-        assert set(papermill.inspect_notebook(str(path))) == set(found)
+        seen = papermill.inspect_notebook(str(path))  # of the cell that papermill puts given values behind
+        assert list(seen) == list(found)[: len(seen)] and len(seen) <= 12
+        folded = [cell for cell in read_json(path)["cells"] if "more-parameters" in cell["metadata"].get("tags", ())]
+        assert len(folded) == (len(found) > len(seen))
+        assert all(cell["metadata"]["jupyter"] == {"source_hidden": True} for cell in folded)
+        lines = [line for cell in folded for line in "".join(cell["source"]).splitlines() if line[0] != "#"]
+        assert len(lines) == len(found) - len(seen), "a parameter in both cells"
         if path.name.startswith("01b"):
             assert {field.name for field in fields(BilevelConfig)} <= set(found)
+
+
+def test_the_three_that_train_victims_have_one_skeleton():
+    books = [read_json(FOLDER / f"{name}.ipynb") for name in ("03_train_victim", "03b_instances", "03c_interactive")]
+    lines = [[line for cell in book["cells"] for line in cell["source"] if line.startswith("## ")] for book in books]
+    assert lines[0] == lines[1] == lines[2]
+    assert [line.strip("# \n") for line in lines[0]] == ["Load", "Train", "Test", "Look", "Save", "Exercises"]
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
+def test_the_executed_copy_is_of_this_very_code_and_shows_what_it_draws(path):
+    page = GALLERY / path.name
+    assert page.is_file() and not moved_on(read_json(path), read_json(page)), "run `make gallery`"
+    cells = [cell for cell in read_json(page)["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        kinds = [set(output["data"]) for output in cell["outputs"] if "data" in output]
+        assert {"text/plain"} not in kinds, f"a repr: {cell['source']}"
+        drawn = any(kind.startswith("image/") for one in kinds for kind in one)
+        assert drawn or not IMAGE.search("".join(cell["source"])), f"an image is missing: {cell['source']}"
+    text = page.read_text()
+    assert INSTEAD.strip() not in text and str(FOLDER.parent) not in text and str(Path.home()) not in text
+
+
+def test_a_moved_on_notebook_is_seen_and_only_code_counts(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    source = read_json(FOLDER / "01_unseg_from_scratch.ipynb")
+    text, first = (next(cell for cell in source["cells"] if cell["cell_type"] == kind) for kind in ("markdown", "code"))
+    ran = []
+
+    def run_notebook(notebook, out, parameters):
+        ran.append(notebook.stem)
+        cells = [{"id": "injected-parameters", "cell_type": "code", "source": "out = 1", "outputs": []}]
+        cells += [one | ({"outputs": [{"text": str(len(ran))}]} if "outputs" in one else {}) for one in source["cells"]]
+        write_json(out / "run.ipynb", {"cells": cells})
+
+    monkeypatch.setattr(pipeline, "run_notebook", run_notebook)
+    for change, runs in ((text, 1), (text, 1), (first, 2)):
+        change["source"] = [*change["source"], "# more"]
+        write_json(tmp_path / "notebooks/01.ipynb", source)
+        (page,) = write_gallery(tmp_path)
+        shown = read_json(page)["cells"]
+        assert len(ran) == runs and [one["source"] for one in shown] == [one["source"] for one in source["cells"]]
+        assert {one["outputs"][0]["text"] for one in shown if "outputs" in one} == {str(runs)}
+
+
+@pytest.mark.parametrize("number", ["00", "01", "10"])
+def test_the_install_cell_clones_and_installs_on_colab_and_does_nothing_elsewhere(number, tmp_path, monkeypatch):
+    cells = read_json(next(FOLDER.glob(f"{number}_*.ipynb")))["cells"]
+    (text,) = ("".join(cell["source"]) for cell in cells if cell["metadata"].get("tags") == ["install"])
+    place = f"notebooks/{next(FOLDER.glob(f'{number}_*.ipynb')).name}"
+    assert all(f"{end}{place})" in "".join(cells[0]["source"]) for end in ("/blob/main/", "?labpath="))
+    ran, run_one = [], subprocess.run
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
+    exec(text, {})
+    assert not ran and Path.cwd() == tmp_path
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "1")
+    (tmp_path / "unseg").mkdir()
+    exec(text, {})
+    assert len(ran) == 2 and Path.cwd() == tmp_path / "unseg"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "unseg").rmdir()
+    # the two commands themselves: from this checkout, and dry, where there is no network
+    clone = [FOLDER.parent.as_uri() if part.startswith("https://") else part for part in ran[0]]
+    assert clone != ran[0]
+    for command in (clone, [*ran[1], "--dry-run", "--no-deps", "--no-build-isolation"]):
+        run_one(command, check=True, capture_output=True)
+    assert (tmp_path / "unseg/Snakefile").is_file()
 
 
 # tiny runs, each building on the one before
@@ -269,6 +362,15 @@ def test_01_shows_the_move_that_the_library_plays(from_scratch, monkeypatch):
             assert all(map(torch.equal, *slopes)) and any(slope.any() for slope in slopes[0])
             losses.append(whole.item())
         assert (losses[0] == losses[1]) == (phase == "surrogate")  # whose target is the true mask, always
+
+
+@pytest.mark.notebook
+def test_01_has_knobs_each_of_which_changes_the_image(from_scratch, monkeypatch):
+    monkeypatch.setenv("UNSEG_BATCH", "1")
+    (text,) = (text for text in code(FOLDER / "01_unseg_from_scratch.ipynb") if "def knobs(" in text)
+    exec(text, from_scratch)
+    turned = [{}, {"scene": 1}, {"eps": 4}, {"eps_bg": 8}, {"prompt": "box"}, {"prompt": "points"}]
+    assert len({from_scratch["knobs"](**one).content for one in turned}) == len(turned)
 
 
 @pytest.mark.notebook

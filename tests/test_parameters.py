@@ -1,10 +1,13 @@
 """Notebook parameters are strict: what is misspelt or ill-typed is refused, with a hint."""
 
+import json
+
 import pytest
 from toy_project import write_notebook
 
 from unseg_lib import UnsegError
 from unseg_lib.pipeline import check_parameters, check_value, notebook_parameters, parse_value
+from unseg_lib.pipeline.parameters import notebook_code_hash
 
 CELL = """from typing import Optional
 
@@ -82,6 +85,19 @@ def test_text_from_the_command_line(kind, texts, wrong):
 def test_another_form_of_line_is_refused(tmp_path, line):
     with pytest.raises(UnsegError):
         notebook_parameters(write_notebook(tmp_path / "toy.ipynb", parameters=line))
+
+
+def test_a_folded_cell_is_read_too_and_must_stand_where_given_values_come_after_it(tmp_path):
+    folded = {"cell_type": "code", "metadata": {"tags": ["more-parameters"]}, "source": "rare: int = 3  # seldom"}
+    path = write_notebook(tmp_path / "toy.ipynb", "1", parameters=CELL)
+    book, mark = json.loads(path.read_text()), notebook_code_hash(path)
+    for place in (0, 1):
+        cells = [*book["cells"][:place], folded, *book["cells"][place:]]
+        path.write_text(json.dumps(book | {"cells": cells}))
+        if not place:
+            assert list(notebook_parameters(path))[-2:] == ["limit", "rare"] and notebook_code_hash(path) == mark
+    with pytest.raises(UnsegError, match="one before it 'more-parameters'"):
+        notebook_parameters(path)
 
 
 def test_what_is_no_notebook_is_one_sentence(tmp_path):

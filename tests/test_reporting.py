@@ -269,18 +269,25 @@ def test_a_figure_says_whether_it_shows_a_data_set():
     assert b"<text" in drawn.content  # text is text
 
 
-def test_a_panel_has_few_colours():
+def test_a_panel_has_few_lines():
     group = {f"control-{i}": [50, 10.0 + i] for i in range(20)} | {"clean": [50, 90]}
     group |= {f"unseg-{i}": [50, 60.0 + i] for i in range(5)}
     named = figures.coloured(group)
     assert named == ["clean", "unseg-0", "unseg-1", "unseg-2", "control-0", "control-1"]
-    drawn = figures.curves(group, x=[1, 2], xlabel="epoch", ylabel="%", few=True).content.decode()
+    drawn = figures.curves(group, x=[1, 2], xlabel="epoch", ylabel="%").content.decode()
     assert all(f">{name}<" in drawn for name in named) and ">control-2<" not in drawn
 
 
-def test_label_maps_have_vocs_colours_and_white_for_ignored():
-    colours = figures.paint(np.array([[0, 1, 2, 15, 255]], np.uint8))[0]
-    assert colours.tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [255, 255, 255]]
+def test_label_maps_are_light_on_light_ground_and_neighbours_differ_on_paper():
+    colours = figures.paint(np.array([[0, 1, 2, 12, 13, 255]], np.uint8))[0]
+    assert colours[[0, -1]].min() > 230 and (colours[1] == colours[4]).all() and (colours[2] != colours[3]).any()
+    gray = figures.paint(np.arange(1, 13, dtype=np.uint8)[None])[0] @ [0.299, 0.587, 0.114]
+    assert abs(np.diff(gray)).min() > 15
+
+
+def test_the_best_the_median_and_the_worst():
+    assert figures.extremes([5, 9, 1, 7, 3]) == {"best": 1, "median": 0, "worst": 2}
+    assert figures.extremes([5]) == {"best": 0} and figures.extremes([1, 2]) == {"best": 1, "worst": 0}
 
 
 def test_magnified_difference():

@@ -71,7 +71,8 @@ def make_project(root: Path, source: Path) -> Path:
     """Write notebooks, profiles `toy` and `small` and a copy of the real Snakefile under `root`."""
     for name, body in BODIES.items():
         cells = nbformat.read(source / "notebooks" / f"{name}.ipynb", 4).cells
-        (parameters,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ()))
+        named = {"parameters", "more-parameters"}
+        parameters = "\n".join(cell.source for cell in cells if named & set(cell.metadata.get("tags", ())))
         write_notebook(root / "notebooks" / f"{name}.ipynb", SAVE + body, parameters=parameters)
     profiles = root / "notebooks" / "profiles"
     profiles.mkdir()

@@ -248,7 +248,7 @@ def inspect(
         write_difference(original, protected, image)
 
 
-for command in (bench, reports.report, reports.compare, reports.pdf, reports.publish):
+for command in (bench, reports.report, reports.compare, reports.pdf, reports.publish, reports.gallery):
     app.command()(command)
 
 

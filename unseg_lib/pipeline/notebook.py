@@ -180,11 +180,13 @@ def _child() -> None:
     that a killed run leaves nobody behind who would go on writing.
     """
     import json
+    import logging
     import os
     import sys
     import threading
 
     job = json.loads(sys.stdin.readline())
+    logging.getLogger("papermill").setLevel("ERROR")  # it warns of folded parameters; ours are checked
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     import papermill
 

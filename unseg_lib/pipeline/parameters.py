@@ -1,7 +1,8 @@
 """Notebook parameters, strictly: a misspelt or ill-typed one is refused before anything runs (papermill only warns).
 
 A notebook declares them in its cell tagged `parameters`, one per line: `name: Type = value  # help`, with the types
-int, float, str, bool, Optional[one of them] and list[one of them].
+int, float, str, bool, Optional[one of them] and list[one of them]. What few readers change stands in a folded cell
+before it, tagged `more-parameters`.
 """
 
 import ast
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 from unseg_lib.errors import UnsegError, closest
 
+SHOWN, FOLDED = "parameters", "more-parameters"  # tags of cells
 PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -27,32 +29,35 @@ class Parameter(NamedTuple):
     help: str
 
 
-def _code(notebook: Path, *, parameters: bool) -> list[str]:
-    """The texts of a notebook's code cells: those tagged `parameters`, or all others."""
+def _code(notebook: Path) -> list[tuple[str, str]]:
+    """A notebook's code cells: of each the tag that makes it one of parameters, or "", and its text."""
     if not notebook.is_file():
         raise UnsegError(f"Expected a notebook at {notebook}, found no such file; see the folder notebooks/.")
     try:
         cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError) as error:
         raise UnsegError(f"Expected a notebook in {notebook}, found a file that is none ({error!r}).") from error
-    chosen = [cell for cell in cells if ("parameters" in cell.get("metadata", {}).get("tags", [])) == parameters]
-    return ["".join(cell.get("source", "")) for cell in chosen]
+    tags = [cell.get("metadata", {}).get("tags", []) for cell in cells]
+    tags = [next((tag for tag in (FOLDED, SHOWN) if tag in own), "") for own in tags]
+    return [(tag, "".join(cell.get("source", ""))) for tag, cell in zip(tags, cells)]
 
 
 def notebook_code_hash(notebook: str | Path) -> str:
-    """sha256 of the notebook's code without the parameters' cell; a stage knows all its values itself.
+    """sha256 of the notebook's code without the parameters; a stage knows all their values itself.
 
     A better sentence or another default is no reason to compute again.
     """
-    return hashlib.sha256(json.dumps(_code(Path(notebook), parameters=False)).encode()).hexdigest()
+    texts = [text for tag, text in _code(Path(notebook)) if not tag]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
-    """Read the parameters cell; raises `UnsegError` where there is none or a line has another form."""
-    tagged = _code(Path(notebook), parameters=True)
-    if len(tagged) != 1:
-        raise UnsegError(f"Expected one cell tagged 'parameters' in {notebook}, found {len(tagged)}; tag one.")
-    return dict(_parsed(tagged[0], Path(notebook)))
+    """Read the parameters, folded ones last; raises `UnsegError` where there are none or a line has another form."""
+    tagged = [(tag, text) for tag, text in _code(Path(notebook)) if tag]
+    if [tag for tag, _ in tagged] not in ([SHOWN], [FOLDED, SHOWN]):  # papermill sets values behind the cell SHOWN
+        said = f"found {len(tagged)}; tag one, and if need be one before it '{FOLDED}'"
+        raise UnsegError(f"Expected one cell tagged '{SHOWN}' in {notebook}, {said}.")
+    return {name: one for _, text in reversed(tagged) for name, one in _parsed(text, Path(notebook)).items()}
 
 
 @lru_cache  # by the cell's text: a profile asks a thousand times for the same few cells

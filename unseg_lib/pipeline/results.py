@@ -21,14 +21,12 @@ COPIES = ("poison/*/dataset", "defenses/*/", "mixture/*/")  # of data sets, as n
 INSTEAD = "[an image was here: the terms of the data set do not allow to pass it on; run the notebook to see it]\n"
 
 
-def save_result(out: str | Path, metrics: dict) -> Path:
+def save_result(out: str | Path, metrics: dict) -> None:
     """The last line of every notebook: write `out/metrics.json`, whole; the strict runner names it after the last cell.
 
     Arrays become lists; a number that is not finite is refused, because JSON has no word for it.
     """
-    path = Path(out) / "metrics.json"
-    write_json(os.environ.get("UNSEG_METRICS") or path, _plain(metrics, "metrics"))
-    return path
+    write_json(os.environ.get("UNSEG_METRICS") or Path(out) / "metrics.json", _plain(metrics, "metrics"))
 
 
 def _plain(value: object, name: str) -> object:

@@ -13,8 +13,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "book": words("PAGES write_pdf write_report"),
         "commands": words("BEGIN END results_table write_results"),
-        "figures": words("AGREEMENT QUIET REDS STYLE Drawing agreement bars curves draw learning_curve magnify paint")
+        "figures": words(
+            "AGREEMENT QUIET REDS STYLE Drawing agreement bars curves draw extremes learning_curve magnify paint"
+        )
         + words("show show_rows strokes_of"),
+        "gallery": words("moved_on write_gallery"),
         "pixels": words("common_share frequencies gray_share radial_spectrum spectrum"),
         "published": words("PURPOSES beside deviations nearest paper_numbers value_of"),
         "rows": words("HEADINGS Results against_strongest curves_of differences holds is_own is_plain load ordered")

@@ -43,7 +43,7 @@ def write_report(results: str | Path) -> Path:
 
 
 def _book(profile: str, pages: list[Path]) -> str:
-    """The whole document: a table of contents of the headings, then every page without its parameters."""
+    """The whole document: a table of contents of the headings, then every page without what only its reader needs."""
     import nbformat
     from jinja2 import Template
     from nbconvert import HTMLExporter
@@ -52,11 +52,8 @@ def _book(profile: str, pages: list[Path]) -> str:
     exporter, body = HTMLExporter(raw_template=(HERE / "page.html.j2").read_text(), **how), ""
     for path in pages:
         notebook = nbformat.read(path, as_version=4)
-        hidden = {"parameters", "injected-parameters"}
+        hidden = {"parameters", "more-parameters", "injected-parameters", "by-hand"}
         notebook.cells = [cell for cell in notebook.cells if not hidden & set(cell.metadata.get("tags", ()))]
-        # what the last line of a notebook returns is for whoever runs it
-        last = notebook.cells[-1]
-        last.outputs = [output for output in last.outputs if output.output_type != "execute_result"]
         body += f'<section class="page">{exporter.from_notebook_node(notebook)[0]}</section>'
     body = re.sub(r'<a class="anchor-link"[^>]*>.*?</a>', "", body)
     heads = re.findall(r'<h([12]) id="([^"]+)">(.*?)</h\1>', body, flags=re.S)

@@ -1,4 +1,4 @@
-"""The commands `unseg report`, `compare`, `pdf` and `publish`, and the one table of README.md."""
+"""The commands `unseg report`, `compare`, `pdf`, `publish` and `gallery`, and the one table of README.md."""
 
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +60,13 @@ def publish(results: Path) -> None:
     print(f"Without images: {page}")
     if left := copies_in(results):
         print(f"Not to be passed on, as they hold images: {', '.join(map(str, left))}")
+
+
+def gallery() -> None:
+    """Run the notebooks whose code has changed, at their defaults, and keep them executed in results/gallery/."""
+    from unseg_lib.pipeline import project_root
+
+    print(f"Executed copies: {len(reporting.write_gallery(project_root()))} in results/gallery/")
 
 
 def results_table(results: str | Path) -> str:

@@ -14,15 +14,17 @@ import numpy as np
 
 STYLE = Path(__file__).with_name("house.mplstyle")
 # the method in colour, the clean reference dark, the controls in quiet tones
-INK, REDS, PALE = "#2b2f36", ("#c0392b", "#e08a7e", "#8c2a20", "#d9a29b"), "#d5d8dc"
+INK, REDS = "#2b2f36", ("#c0392b", "#e08a7e", "#8c2a20", "#d9a29b")
 QUIET = ("#4c78a8", "#72a98f", "#b59f3b", "#8f7bb0", "#7f8c8d", "#c58b6b", "#5aa2b5")
 DASHES = ("-", "--", ":", "-.")
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
 MOST = 100_000  # bytes; a larger SVG is drawn as PNG
-COLOURED = 6  # lines of a panel that have a colour and a name
+COLOURED = 6  # lines of a panel, at most
 # how a prediction agrees with the truth, on light ground
 AGREEMENT = {"right": "#8fb8de", "missed": "#f3c98b", "wrong": "#d96a5b", "not scored": "#ffffff"}
 GROUND = "#eef0f2"
+# of a label map's classes, light and dark in turn: told apart by the colour-blind, and on paper
+LABELS = bytes.fromhex("4477aa ee6677 228833 ccbb44 aa3377 66ccee 332288 ee7733 117733 ddaa77 882255 88ccaa")
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,10 @@ def strokes_of(names: list[str]) -> dict[str, dict[str, str]]:
 
 
 def paint(label: np.ndarray) -> np.ndarray:
-    """Label map `(H,W)`, 255 = ignore -> uint8 RGB `(H,W,3)` in Pascal VOC's palette; ignored pixels white."""
-    # bits 0, 3, 6 of a label are the highest of red, 1, 4, 7 of green, 2 and 5 of blue
-    bits, channels = np.arange(8), np.arange(3)[:, None]
-    palette = ((np.arange(256)[:, None, None] >> (3 * bits + channels) & 1) << (7 - bits)).sum(2).astype(np.uint8)
-    palette[255] = 255
+    """Label map `(H,W)`, 255 = ignore -> uint8 RGB `(H,W,3)`: class 0 pale, the others in `LABELS`, ignored white."""
+    palette = np.resize(np.frombuffer(LABELS, np.uint8), (255, 3))
+    palette = np.concatenate([palette[:1], palette])  # class c is palette[c]
+    palette[0], palette[255] = list(bytes.fromhex(GROUND[1:])), 255
     return palette[label]
 
 
@@ -105,6 +106,14 @@ def agreement(truth: np.ndarray, prediction: np.ndarray, background: bool = True
     palette = np.array([to_rgb(colour) for colour in (*AGREEMENT.values(), GROUND)])
     colours = (255 * palette[found]).round().astype(np.uint8)
     return colours if over is None else (0.3 * over + 0.7 * colours).astype(np.uint8)
+
+
+def extremes(scores: list[float]) -> dict[str, int]:
+    """{"best", "median", "worst"}: where in `scores` they stand; fewer of them where there are fewer scores."""
+    order, places = sorted(range(len(scores)), key=lambda i: -scores[i]), {}
+    for name, place in (("best", order[0]), ("worst", order[-1]), ("median", order[len(order) // 2])):
+        places |= {} if place in places.values() else {name: place}
+    return {name: places[name] for name in ("best", "median", "worst") if name in places}
 
 
 def _as_image(image: np.ndarray) -> np.ndarray:
@@ -163,7 +172,7 @@ def _quiet(axis, legend: bool = False, **settings) -> None:
 
 
 def coloured(group: dict[str, list]) -> list[str]:
-    """The lines worth a colour where there are many: clean, at most three of UnSeg's, then whose end is lowest."""
+    """The lines worth drawing where there are many: clean, at most three of UnSeg's, then whose end is lowest."""
     by_end = sorted(group, key=lambda name: group[name][-1])
     own = [name for name in by_end if name.startswith("unseg")][:3]
     return list(dict.fromkeys([*(name for name in group if name == "clean"), *own, *by_end]))[:COLOURED]
@@ -174,16 +183,14 @@ def _lines(axis, series: dict[str, list], x, **style) -> None:
         axis.plot(list(x)[: len(series[name])], series[name], label=name.replace("_", " "), **style, **stroke)
 
 
-def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, few=False, log=False, steps=False) -> Drawing:
-    """One line per name over the abscissae `x`, a shorter one over the first of them. `log` draws y logarithmically,
-    `steps` as a histogram; with `few`, all but `COLOURED` lines are gray and nameless.
+def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, log=False, steps=False) -> Drawing:
+    """One line per name over the abscissae `x`, a shorter one over the first of them; of more than `COLOURED` names
+    only those worth it. `log` draws y logarithmically, `steps` as a histogram.
     """
-    named = coloured(series) if few else list(series)
+    named = coloured(series) if len(series) > COLOURED else series
 
     def plot(axes):
         axis, style = axes[0, 0], "steps-mid" if steps else "default"
-        for name in (name for name in series if name not in named):
-            axis.plot(list(x)[: len(series[name])], series[name], color=PALE, zorder=1)
         _lines(axis, {name: values for name, values in series.items() if name in named}, x, drawstyle=style)
         limits = {"yscale": "log"} if log else {"ylim": (0, None)}
         _quiet(axis, len(series) > 1, xlabel=xlabel, ylabel=ylabel, **limits)

@@ -13,7 +13,7 @@ import pandas as pd
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import METRICS, main_metric
 from unseg_lib.reporting import rows
-from unseg_lib.reporting.figures import agreement
+from unseg_lib.reporting.figures import agreement, extremes
 from unseg_lib.reporting.published import nearest, value_of
 from unseg_lib.reporting.rows import Results, is_own, is_plain, ordered, scores
 
@@ -297,9 +297,8 @@ def predictions(results: Results, setting: str, victim: str, recipes: Sequence[s
         raise UnsegError(f"Expected predictions of one set of test images for {setting} in {results.folder}.")
     objects = (truth < 255) & ((truth > 0) | (not background))
     right = [(t == p)[o].mean() if o.any() else 0 for t, p, o in zip(truth, seen["clean"]["prediction"], objects)]
-    best = sorted(range(len(right)), key=lambda i: -right[i])
     images = next((one["image"] for one in seen.values() if "image" in one), None)
-    for i in dict.fromkeys((best[0], best[len(best) // 2], best[-1])):
+    for i in extremes(right).values():
         maps = {"truth": truth[i]} | {f"trained on\n{name}": one["prediction"][i] for name, one in seen.items()}
         row = {name: agreement(truth[i], found, background) for name, found in maps.items()}
         shown.append(row if images is None else {"image": images[i]} | row)
