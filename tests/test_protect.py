@@ -23,6 +23,7 @@ from unseg_lib import cli, protection
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import append_line, read_csv, sha256_of, write_json
 from unseg_lib.images import read_image
+from unseg_lib.method import Region
 from unseg_lib.protection import COLUMNS, NO_COLOURS, ONE_CHANNEL, REPORT, find_inputs, read_photo, summary
 from unseg_lib.protection.report import Shard
 
@@ -594,7 +595,7 @@ def test_what_may_be_meant_for_several_images_is_taken_for_none(room, protect_fi
         assert re.match(r"Expected one image called i(\.png)?, as .* found some in several folders", row["problem"])
 
 
-def test_images_of_one_name_are_told_apart_by_their_sub_folders(room, protect_files):
+def test_images_of_one_name_are_told_apart_by_their_sub_folders(room, protect_files, monkeypatch):
     folder, shares = days(room), {"day1/i": 3, "day2/i": 6, "day2/top": 9}
     for name, rows in shares.items():
         save(room / "masks" / f"{name}.png", np.where(np.arange(24)[:, None] < rows, 255, np.zeros((24, 32), np.uint8)))
@@ -603,6 +604,14 @@ def test_images_of_one_name_are_told_apart_by_their_sub_folders(room, protect_fi
     assert [row["protected"] for row in found] == [rows / 24 for rows in shares.values()]
     lines = [f"{name}.png,0,0,31,{rows - 1}" for name, rows in shares.items()]
     (room / "boxes.csv").write_text("\n".join(["image,x0,y0,x1,y1", *lines, "i.png,1,1,2,2"]))
+
+    def whole(pixels, box, segmenter):
+        """All of a box, whatever is in it."""
+        (left, top, right, bottom), mask = np.array(box[0], int), np.zeros(pixels.shape[:2], bool)
+        mask[top : bottom + 1, left : right + 1] = True
+        return Region(mask, "box")
+
+    monkeypatch.setattr("unseg_lib.protection.inputs.find_region", whole)
     again = protect_files([folder], room / "out", boxes=str(room / "boxes.csv"))
     assert [row["protected"] for row in again] == [row["protected"] for row in found]
 

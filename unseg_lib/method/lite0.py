@@ -21,7 +21,10 @@ def load_lite0(network: nn.Module) -> None:
     if fault := known.fault():
         raise UnsegError(f"Expected the published weights of {known.title} in {path}, found {fault}; {known.how()}.")
     # by order: the file has TensorFlow's names, and features lack only the last tensors, those of the head
-    network.load_state_dict(dict(zip(network.state_dict(), read_foreign(path).values())))
+    try:
+        network.load_state_dict(dict(zip(network.state_dict(), read_foreign(path).values())))
+    except RuntimeError as error:
+        raise UnsegError(f"Expected timm's {LITE0} to load its weights into, found another network.") from error
 
 
 def renormalise(encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

@@ -55,6 +55,7 @@ def deviations(config, data: str, precision: str = "32-true") -> pd.DataFrame:
     """Where a training differs from the published one: setting, published, here, why. `config`: a `BilevelConfig`."""
     here = {"data": data, "precision": precision} | vars(config)
     here |= {name: here[name] or "random weights" for name in ("sam_weights", "mae_weights")}
+    here["attacks"] = config.attacks or "nothing"
     here["mean_of"] = config.mean_of if config.mean_free else "nothing"
     here["train_eps / train_eps_bg"] = f"{config.train_eps / config.train_eps_bg:g}"
     found = _read("training.csv").rename(columns={"reason": "why"})
