@@ -14,7 +14,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.images import read_image, write_image
 from unseg_lib.method import Generator, find_region, place_noise
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample, cached_noise, cell_of, open_generator, raw_noise
-from unseg_lib.poisons.unseg import match_amplitude, on_grid, random_twin
+from unseg_lib.poisons.unseg import boxes_around_parts, match_amplitude, on_grid, random_twin
 
 GENERATED = [name for name, poison in POISONS.items() if poison.needs_generator]
 OWN_REGION = [name for name in GENERATED if not POISONS[name].bounded]
@@ -93,6 +93,12 @@ def test_a_region_of_its_own_gets_the_full_budget_and_the_rest_the_small_one(nam
     assert np.array_equal(change(name, image, plain), change(name, image, plain))
     empty = replace(image, mask=np.zeros_like(image.mask))
     assert not change(name, empty, plain).any()
+
+
+def test_every_part_that_counts_gets_a_box_of_its_own():
+    mask = np.zeros((20, 40), bool)
+    mask[2:12, 3:9], mask[5:15, 20:31], mask[18, 39] = True, True, True
+    assert boxes_around_parts(mask) == [[3, 2, 8, 11], [20, 5, 30, 14]]
 
 
 @pytest.mark.parametrize("name", HERE)

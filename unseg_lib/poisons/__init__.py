@@ -71,7 +71,7 @@ POISONS = {
     "untrained": Poison(unseg.untrained, "UnSeg's network before training, its noise scaled up", **GENERATOR),
     "unseg": Poison(unseg.unseg, "UnSeg", **GENERATOR),
     "unseg_by_class": Poison(unseg.unseg_by_class, "UnSeg, a noise for each class", **GENERATOR),
-    "unseg_box": Poison(unseg.unseg_box, "UnSeg, its budget in what is found in the box around the mask", **REGION),
+    "unseg_box": Poison(unseg.unseg_box, "UnSeg, its budget in what is found in boxes around the mask", **REGION),
     "unseg_points": Poison(unseg.unseg_points, "UnSeg, its budget in what three points find", **REGION),
     "unseg_salient": Poison(unseg.unseg_salient, "UnSeg, its budget in what stands out as an object", **REGION),
 }

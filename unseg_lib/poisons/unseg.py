@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import find_objects, label
 from torch.nn import functional as F
 
 from unseg_lib.files import sha256_of, whole_file
@@ -77,8 +78,16 @@ def _in_region(settings: PoisonSettings, prompt: Callable[[Sample], dict]) -> Ap
 
 
 def unseg_box(settings: PoisonSettings) -> Apply:
-    """The region is what the segmenter finds in the tight box of all that is to be protected."""
-    return _in_region(settings, lambda image: {"box": boxes_of(_batch(image.mask))[0].tolist()})
+    """The region is what the segmenter finds in tight boxes, one around each part that somebody would point at."""
+    return _in_region(settings, lambda image: {"box": boxes_around_parts(image.mask)})
+
+
+def boxes_around_parts(mask: np.ndarray) -> list[list[int]]:
+    """x0, y0, x1, y1 of each connected part of a mask bool `(H,W)` that has a twentieth of it or more."""
+    parts = label(mask, np.ones((3, 3)))[0]
+    sizes = np.bincount(parts.ravel())[1:]
+    found = [place for place, size in zip(find_objects(parts), sizes) if size >= mask.sum() / 20]
+    return [[across.start, down.start, across.stop - 1, down.stop - 1] for down, across in found]
 
 
 def unseg_points(settings: PoisonSettings) -> Apply:
