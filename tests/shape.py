@@ -23,7 +23,7 @@ LAYERS = (
 LIMITS = {
     "lines of unseg_lib": 16_440,
     "files of unseg_lib": 113,
-    "lines of reporting": 1_271,
+    "lines of reporting": 1_272,
     "lines of protection": 1_530,
     "lines of speed": 660,
     "import cycles of files": 0,

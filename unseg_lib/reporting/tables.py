@@ -118,7 +118,8 @@ def effect(results: Results) -> pd.DataFrame:
     missing = late.groupby(key, as_index=False).agg(late=("late", "sum"), state=("state", "min"))
     shown = pd.DataFrame(shown).merge(missing, "outer", key)
     shown["ours|score"] = shown["ours|score"].astype(object).fillna(shown.state)
-    shown["seeds"] = shown.seeds.astype(object).fillna("") + shown.late.astype(object).fillna("")
+    some = shown.seeds.notna()  # of a row without any result its score says so
+    shown["seeds"] = shown.seeds.astype(object).fillna("") + shown.late.astype(object).fillna("").where(some, "")
     # in the order of the rows, and what stands beside it in the paper
     recipes, blocks = ordered(shown["trained on"]), [*own.block, *late.block]
     shown = shown.iloc[np.lexsort((shown["trained on"].map(recipes.index), shown.block.map(blocks.index)))]
