@@ -86,7 +86,8 @@ def test_samples_are_images_times_epochs(paper):
 
 
 def test_the_official_numbers_are_those_of_the_registry():
-    told = {name: SOURCES[name].official for name in OFFICIAL if name not in ("voc", "lung", "kvasir", "coco-instances")}
+    other = ("voc", "lung", "kvasir", "coco-instances")
+    told = {name: SOURCES[name].official for name in OFFICIAL if name not in other}
     assert all(f"train {OFFICIAL[name][0]}," in text for name, text in told.items())
     assert f"({OFFICIAL['voc'][0]} with voc-aug)" in SOURCES["voc"].official
     for name in ("lung", "kvasir"):  # a fifth is for the test
