@@ -69,7 +69,7 @@ class TestForm:
             assert "assert " in text or not IMAGE.search(text), f"an image without a check before it:\n{text}"
 
     def test_teaches(self, path):
-        """A link to the paper and to the library's file, what one should see, three exercises (10, a tool: these alone)."""
+        """A link to the paper and to the library's file, what one should see, three exercises; of 10 these."""
         texts = ["".join(cell["source"]) for cell in read_json(path)["cells"] if cell["cell_type"] == "markdown"]
         whole, number = "\n".join(texts), path.stem.partition("_")[0]
         (exercises,) = (text for text in texts if text.startswith("## Exercises"))
