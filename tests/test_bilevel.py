@@ -146,6 +146,18 @@ def test_a_file_wears_fine_noise_more_than_coarse_noise_at_any_size():
     assert sizes == {48, 64, 80, 96} and variants.random_size(50, 1.0, torch_rng(0)) == 50
 
 
+def test_a_renewed_surrogate_is_what_it_was_at_first_and_remembers_no_step():
+    config, fabric = BilevelConfig(**TINY | {"surrogate": "unet", "renew": 2}), Fabric(accelerator="cpu", devices=1)
+    game = bilevel.Game(config, fabric)
+    first = deepcopy(game.bare("surrogate").state_dict())
+    x, y = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
+    bilevel.train_step(config, fabric, game, (x, y), "surrogate", 0)
+    assert any(not torch.equal(first[key], now) for key, now in game.bare("surrogate").state_dict().items())
+    game.renew()
+    assert all(torch.equal(first[key], now) for key, now in game.bare("surrogate").state_dict().items())
+    assert not game.state()["optimisers"]["surrogate"]["state"]
+
+
 class Pairs(list):
     """Pairs that note in a file what is read, as each process has its own copy; after so many reads they act."""
 
@@ -297,6 +309,8 @@ def test_bf16_that_the_device_has_not_is_noted_as_what_it_became(tmp_path, monke
 def test_wrong_settings_are_refused():
     wrong = {"did you mean 'vit_b'": dict(layout="vitb"), "Expected target to be one of ones, true": dict(target="all")}
     wrong |= {"train_eps_bg <= train_eps": dict(train_eps=1.0, train_eps_bg=2.0), "at least 1": dict(batch_size=0)}
+    unknown = dict(surrogate="unett", mae_weights="x.pth")
+    wrong |= {"did you mean 'unet'": unknown, "no mae_weights": dict(surrogate="unet+lite0", mae_weights="x.pth")}
     wrong |= {"odd window": dict(mean_free=4), "smallest = 1 with the surrogate 'sam'": dict(smallest=0.5)}
     for message, settings in wrong.items():
         with pytest.raises(UnsegError, match=message):

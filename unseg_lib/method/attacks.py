@@ -11,11 +11,9 @@ from torchvision.transforms.v2 import functional as T
 
 from unseg_lib.errors import UnsegError
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
-
 
 def luma(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Training on gray images."""
+    """Training on gray images, ITU-R 601."""
     return T.rgb_to_grayscale(x, num_output_channels=3)
 
 

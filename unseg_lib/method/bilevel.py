@@ -30,7 +30,7 @@ from unseg_lib.method.generator import FIRST_NOISE_TOKEN, Generator, noise_stati
 from unseg_lib.method.pairs import ahead, batches, digest, resize, steps_per_epoch
 from unseg_lib.method.prompts import all_prompts, one_kind, subset
 from unseg_lib.method.sam import LAYOUTS
-from unseg_lib.method.surrogate import POINTS, SURROGATES, build_surrogate, segmentation_loss
+from unseg_lib.method.surrogate import POINTS, build_surrogate, makers_of, segmentation_loss
 from unseg_lib.method.validation import Validation
 from unseg_lib.method.weights import load_sam, save_generator
 from unseg_lib.pretrained import located
@@ -38,18 +38,8 @@ from unseg_lib.runtime import Stopwatch, choose_device, keep_freed_memory, progr
 from unseg_lib.seeds import seed_for, torch_rng
 
 GENERATOR, CHECKPOINT = "generator.safetensors", "checkpoint.pt"
-LATER = (
-    "data",
-    "devices",
-    "precision",
-    "fast",
-    "checkpointed",
-    "compiled",
-    "tokens",
-    "attacks",
-    "shifted",
-    "renew",
-)  # not in the notes of older versions
+# not in the notes of older versions
+LATER = ("data", "devices", "precision", "fast", "checkpointed", "compiled", "tokens", "attacks", "shifted", "renew")
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 # the same, but the player who waits keeps moving on its momentum, as in the released code (§ 4.6)
@@ -103,7 +93,7 @@ class BilevelConfig(variants.Variants):
             raise UnsegError("Expected surrogate_turn, generator_turn and batch_size of at least 1.")
         if self.smallest < 1 and self.surrogate == "sam":
             raise UnsegError("Expected smallest = 1 with the surrogate 'sam', which has one size; use 'unet'.")
-        if self.mae_weights and not hasattr(SURROGATES.get(self.surrogate), "start"):
+        if self.mae_weights and [hasattr(make, "start") for make in makers_of(self.surrogate)] != [True]:
             raise UnsegError(f"Expected no mae_weights for the surrogate '{self.surrogate}', found {self.mae_weights}.")
         super().__post_init__()
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from unseg_lib.method import sam
 from unseg_lib.method.pairs import resize
 from unseg_lib.method.prompts import Prompts
-from unseg_lib.method.variants import noise_of
+from unseg_lib.method.variants import begun_at, noise_of
 
 # Where the three noise tokens stand in [iou, mask0..mask3, noise0..noise2] (§ 2.2).
 # official code: an off-by-one reads mask3, noise0, noise1; its weights work only with that slice.
@@ -95,9 +95,9 @@ class Generator(nn.Module):
         device, was_training = self.noise_tokens.weight.device, self.training
         x = square_of_image(image, self.layout.image_size).to(device)
         prompts = self.prompts_of(image.shape[:2], mask, box, points).to(device)
-        noise = self.eval()(x, prompts)[0].float().cpu()
+        noise = self.eval()(x, prompts).float().cpu()
         self.train(was_training)
-        return noise.roll(self.start_of(image), dims=(1, 2))
+        return begun_at(noise, [self.start_of(image)])[0]
 
     def start_of(self, image: np.ndarray) -> tuple[int, int]:
         """Where an image's noise starts, in cells: (0, 0), or `shifted` a place that its bytes `(H,W,3)` decide.

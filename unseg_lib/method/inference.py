@@ -12,6 +12,7 @@ from unseg_lib.method.generator import Generator, square_of_image
 from unseg_lib.method.pairs import resize
 from unseg_lib.method.prompts import Prompts
 from unseg_lib.method.sam import encode_fused, position_maps
+from unseg_lib.method.variants import begun_at
 from unseg_lib.runtime import has_bf16
 
 PRECISIONS = ("auto", "32", "bf16")
@@ -70,7 +71,7 @@ class Inference:
         prompts = Prompts(*map(torch.cat, zip(*(vars(one).values() for one in prompts)))).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
             noise = self.generator(torch.cat(images).to(self.device, non_blocking=True), prompts).float().cpu()
-        return torch.stack([one.roll(start, dims=(1, 2)) for one, start in zip(noise, starts)])
+        return begun_at(noise, starts) if self.generator.shifted else noise
 
     def noise(self, image: np.ndarray, **prompt) -> Tensor:
         """What `Generator.noise` returns for one image, this way."""

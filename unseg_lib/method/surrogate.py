@@ -128,16 +128,20 @@ SURROGATES = {"sam": SamSurrogate, "resnet50": ResNetSurrogate, "unet": UNetSurr
 
 
 def build_surrogate(kind: str, layout: sam.SamLayout, size: int = 0) -> nn.Module:
-    """A surrogate by name ("sam", "resnet50", "unet") beside a generator of `layout`, with random weights.
+    """A surrogate by name, or several, see `makers_of`, beside a generator of `layout`, with its first weights.
 
     size: side of its input in pixels; 0 = half the generator's, as published (512 of 1024, § 3).
     """
-    if "+" in kind:
-        without_prompts = {name: make for name, make in SURROGATES.items() if name != "sam"}
-        size = size or layout.image_size // 2
-        return Population([pick(without_prompts, one, "surrogate of several")(size) for one in kind.split("+")])
-    make, size = pick(SURROGATES, kind, "surrogate"), size or layout.image_size // 2
-    return make(replace(layout, image_size=size) if make is SamSurrogate else size)
+    makers, size = makers_of(kind), size or layout.image_size // 2
+    members = [make(replace(layout, image_size=size) if make is SamSurrogate else size) for make in makers]
+    return Population(members) if len(members) > 1 else members[0]
+
+
+def makers_of(kind: str) -> list[type[nn.Module]]:
+    """The classes of a surrogate by name, or of several joined by "+", which take no prompts."""
+    names = kind.split("+")
+    known = {name: make for name, make in SURROGATES.items() if len(names) == 1 or make is not SamSurrogate}
+    return [pick(known, name, "surrogate of several" if len(names) > 1 else "surrogate") for name in names]
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, rng: torch.Generator, count: int = POINTS) -> Tensor:

@@ -5,7 +5,7 @@ one colour inside the mask, or a checkerboard of the finest scale. The paper's n
 smooth by construction.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +55,7 @@ def hook(config, x: Tensor, show: Callable, put: Callable, rng: torch.Generator)
         noise = gray_part(noise, gray)
         if config.shifted:
             starts = torch.randint(noise.shape[-1], (len(noise), 2), generator=rng).tolist()
-            noise = torch.stack([one.roll(start, dims=(1, 2)) for one, start in zip(noise, starts)])
+            noise = begun_at(noise, starts)
         # what is left when somebody subtracts a universal pattern
         if torch.rand((), generator=rng) < config.shared_removed:
             noise = noise - noise.mean(dim=0, keepdim=True)
@@ -67,6 +67,11 @@ def hook(config, x: Tensor, show: Callable, put: Callable, rng: torch.Generator)
         return (attacked(x, chances, rng) if chances else x), y
 
     return gray_part(x, gray), show, put_worn
+
+
+def begun_at(noise: Tensor, starts: Sequence[tuple[int, int]]) -> Tensor:
+    """Noise `(N,3,g,g)` that starts so many cells down and across, image by image, and goes on at the border."""
+    return torch.stack([one.roll(tuple(start), dims=(1, 2)) for one, start in zip(noise, starts)])
 
 
 def gray_part(x: Tensor, gray: Tensor) -> Tensor:

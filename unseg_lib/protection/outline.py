@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from unseg_lib.files import whole_file
 from unseg_lib.images import resize_label
 from unseg_lib.method import shrunk
 from unseg_lib.protection.report import writing
@@ -26,6 +27,5 @@ def outlined(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def write_outline(path: Path, pixels: np.ndarray, mask: np.ndarray) -> None:
     """Write a preview as JPEG, at most `SIDE` pixels a side; an older one is replaced."""
     small = shrunk(pixels, SIDE)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(outlined(small, resize_label(mask, small.shape[:2]))).save(path, "JPEG", quality=90)
+    with writing(path), whole_file(path) as partial:
+        Image.fromarray(outlined(small, resize_label(mask, small.shape[:2]))).save(partial, "JPEG", quality=90)
