@@ -248,17 +248,20 @@ def test_03b_and_03c_leave_rows_of_their_task(place, name, score):
 
 
 @pytest.mark.notebook
-def test_04_makes_the_tables_from_rows(place, victims):
+def test_04_makes_the_tables_from_rows_and_says_how_the_generators_were_trained(place, generator, victims):
     names = {"setting": "scenes", "victim_key": "unet", "label": "", "seed": 0}
     stage = partial(
         Stage, "victim", notebook=FOLDER / "03_train_victim.ipynb", results=place / "results", parameters={}
     )
     named = zip(victims, ("clean", "unseg"))
-    collect(place / "results", [stage(out.name, names=names | {"recipe": recipe}) for (out, _), recipe in named])
+    stages = [stage(out.name, names=names | {"recipe": recipe}) for (out, _), recipe in named]
+    trained = Stage("generator", generator[0].name, FOLDER / "01b_train_generator.ipynb", place / "results", {})
+    collect(place / "results", [trained, *stages])
     out, metrics = run(place, "04", "tables", results=str(place / "results"))
     shares = {line["trained on"]: line.get("ours|of clean") for line in metrics["effect"]}
     assert set(shares) == {"clean", "unseg"} and shares["clean"] in (100, None)
-    assert "#victim/scenes-unseg-unet-s0" in (out / "run.ipynb").read_text()
+    text = (out / "run.ipynb").read_text()
+    assert "#victim/scenes-unseg-unet-s0" in text and "surrogate_size" in text  # of the published settings' table
 
 
 @pytest.mark.notebook
