@@ -10,6 +10,8 @@ from tiny_sets import BOX, drawn, label, refused
 from unseg_lib.datasets import check, load_dataset, splits_of
 from unseg_lib.datasets import panoptic as sets
 from unseg_lib.datasets.folders import hqseg_parts
+from unseg_lib.files import read_json
+from unseg_lib.pipeline import project_root, run_notebook
 from unseg_lib.poisons import PoisonSettings, poison_dataset, protected_classes
 
 # of pycocotools with numpy 2
@@ -197,3 +199,12 @@ def test_things_or_stuff_can_be_protected(panoptic, tmp_path):
     plain = load_dataset(tiny_sets.ssdd(tmp_path / "ssdd"), tmp_path / "ssdd", "train")
     with refused("tells things from stuff for protect=things, found ssdd"):
         protected_classes(plain, "things")
+
+
+def test_notebook_02_knows_that_nobody_protects_a_crowd(tmp_path):
+    """It measured crowds as part of the inside, and stopped at Cityscapes for a difference to the manifest."""
+    tiny_sets.ALL["cityscapes"](tmp_path)
+    notebook = project_root() / "notebooks/02_poison_dataset.ipynb"
+    values = {"dataset": "cityscapes", "data_root": str(tmp_path), "poison": "random", "out": str(tmp_path / "out")}
+    metrics = run_notebook(notebook, tmp_path / "out", values, threads=1) / "metrics.json"
+    assert read_json(metrics)["linf_inside"] == 8 and read_json(metrics)["linf_outside"] == 2

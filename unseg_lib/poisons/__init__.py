@@ -17,13 +17,14 @@ from unseg_lib.poisons.simple import cell_of
 from unseg_lib.poisons.unseg import cached_noise, digest, open_generator, prompt_of, raw_noise
 
 __all__ = ["COLUMNS", "POISONS", "Poison", "PoisonSettings", "Sample", "cached_noise", "cell_of", "poison_dataset"]
-__all__ += ["digest", "open_generator", "prompt_of", "protected_classes", "raw_noise", "read_rows", "with_fit"]
+__all__ += ["digest", "open_generator", "prompt_of", "protected_classes", "protected_mask"]
+__all__ += ["raw_noise", "read_rows", "with_fit"]
 
 # of the writer of poisoned sets, which asks the registry below
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "dataset": ["COLUMNS", "poison_dataset", "protected_classes", "read_rows", "with_fit"],
+        "dataset": ["COLUMNS", "poison_dataset", "protected_classes", "protected_mask", "read_rows", "with_fit"],
         "manifest": ["Manifest", "read_lines", "sweep"],
     },
 )

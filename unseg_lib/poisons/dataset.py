@@ -98,6 +98,15 @@ def protected_classes(source, protect: str) -> list[int]:
     return [pick(known, name.strip(), f"class of {source.name}:") for name in protect.split(",")]
 
 
+def protected_mask(source, id: str, classes: list[int]) -> np.ndarray:
+    """Where an image carries the noise of the inside, bool `(H,W)`: of `classes`, crowds left out (§ 2.5)."""
+    label = source.label(id)
+    mask = np.isin(label, classes) & (label != IGNORE)
+    for one in source.crowds(id) if source.labelled_crowds else ():
+        mask &= ~one.mask
+    return mask
+
+
 def with_fit(poison: str, images: Iterable[Sample], settings: PoisonSettings, path: Path) -> PoisonSettings:
     """Settings with what `poison` has learnt from the images, if it learns, kept in `path` (.npz), whole or absent.
 
@@ -188,9 +197,7 @@ class _Work:
         pixels, label = self.source.image(id), self.source.label(id)
         if self.gray and has_colours(pixels):
             raise UnsegError(f"Expected gray images, found colours in {self.source.image_path(id)}; use gray=False.")
-        mask = np.isin(label, self.classes) & (label != IGNORE)
-        for one in self.source.crowds(id) if self.source.labelled_crowds else ():
-            mask &= ~one.mask  # published: what is protected are the segments that are no crowd (§ 2.5)
+        mask = protected_mask(self.source, id, self.classes)
         return Sample(id, pixels, mask, label, self.gray, self.source.background)
 
     def write(self, image: Sample, pixels: np.ndarray) -> dict:
