@@ -45,8 +45,8 @@ OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 # the same, but the player who waits keeps moving on its momentum, as in the released code (§ 4.6)
 LEAKING = {f"{name}_leaking": optimiser for name, optimiser in OPTIMISERS.items()}
 OPTIMISERS |= LEAKING
-CHOICES = variants.CHOICES | {"target": ("ones", "true"), "alternation": ("epoch", "steps")}
-CHOICES |= {"tokens": tuple(FIRST_NOISE_TOKEN)}
+CHOICES = {"layout": LAYOUTS, "optimiser": OPTIMISERS, "tokens": FIRST_NOISE_TOKEN, "target": ("ones", "true")}
+CHOICES |= {"alternation": ("epoch", "steps")} | variants.CHOICES
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,8 @@ class BilevelConfig(variants.Variants):
     validation: str = ""
 
     def __post_init__(self):
-        pick(LAYOUTS, self.layout, "layout")
-        pick(OPTIMISERS, self.optimiser, "optimiser")
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UnsegError(f"Expected {name} to be one of {', '.join(known)}, found '{getattr(self, name)}'.")
+            pick(dict.fromkeys(known), getattr(self, name), name)
         if not 0 < self.train_eps_bg <= self.train_eps:
             raise UnsegError(f"Expected 0 < train_eps_bg <= train_eps, found {self.train_eps_bg} and {self.train_eps}.")
         if self.surrogate_turn < 1 or self.generator_turn < 1 or self.batch_size < 1:
@@ -267,7 +264,9 @@ def train_generator(
     out, precision = Path(out), usable_precision(precision, choose_device(device))
     way = dict(devices=devices, precision=precision, fast=fast, checkpointed=checkpointed, compiled=compiled)
     # the folder belongs to this training: to its settings, its data, and what else changes the numbers
-    mine = settings(config) | {"scales": list(config.scales), "images": len(pairs), "data": digest(pairs)} | way
+    # of its data the first and the last pair: all would mean to decode a large set once more
+    ends = [part for i in range(0, len(pairs), max(1, len(pairs) - 1)) for part in pairs[i]]
+    mine = settings(config) | {"scales": list(config.scales), "images": len(pairs), "data": digest(*ends)} | way
     for name in ("sam_weights", "mae_weights"):
         mine[name] = mine[name] and (sha256_if_readable(located(mine[name])) or mine[name])
     claim(out, mine, "training", later=LATER)
