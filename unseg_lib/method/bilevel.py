@@ -45,8 +45,8 @@ OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 # the same, but the player who waits keeps moving on its momentum, as in the released code (§ 4.6)
 LEAKING = {f"{name}_leaking": optimiser for name, optimiser in OPTIMISERS.items()}
 OPTIMISERS |= LEAKING
-CHOICES = {"layout": LAYOUTS, "optimiser": OPTIMISERS, "tokens": FIRST_NOISE_TOKEN, "target": ("ones", "true")}
-CHOICES |= {"alternation": ("epoch", "steps")} | variants.CHOICES
+CHOICES = variants.CHOICES | {"target": ("ones", "true"), "alternation": ("epoch", "steps")}
+CHOICES |= {"tokens": tuple(FIRST_NOISE_TOKEN)}
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,11 @@ class BilevelConfig(variants.Variants):
     validation: str = ""
 
     def __post_init__(self):
+        pick(LAYOUTS, self.layout, "layout")
+        pick(OPTIMISERS, self.optimiser, "optimiser")
         for name, known in CHOICES.items():
-            pick(dict.fromkeys(known), getattr(self, name), name)
+            if getattr(self, name) not in known:
+                raise UnsegError(f"Expected {name} to be one of {', '.join(known)}, found '{getattr(self, name)}'.")
         if not 0 < self.train_eps_bg <= self.train_eps:
             raise UnsegError(f"Expected 0 < train_eps_bg <= train_eps, found {self.train_eps_bg} and {self.train_eps}.")
         if self.surrogate_turn < 1 or self.generator_turn < 1 or self.batch_size < 1:
