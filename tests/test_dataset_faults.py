@@ -117,7 +117,7 @@ def test_corrupt_and_missing_images_and_unknown_ids_are_named(kind, tmp_path):
     with refused("found a corrupt one"):
         check(name, tmp_path)
     path.unlink()
-    with refused("Expected an image called"):
+    with refused(f"Expected an image called {path.stem} in "):
         found.image(found.ids[0])
     with refused("has no image 'nobody'"):
         found.image("nobody")
@@ -220,15 +220,11 @@ def test_undecodable_shape_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["coco-panoptic", "whu", "ssdd", "coco"])
-def test_json_that_names_a_missing_image_or_one_of_another_size(name, tmp_path):
+def test_json_that_names_an_image_of_another_size(name, tmp_path):
     found = load_dataset(tiny_sets.ALL[name](tmp_path), tmp_path, "val")
     write_image(found.image_path(found.ids[0]), np.zeros((20, 20, 3), np.uint8))
     with refused(f"Expected a mask of 20x20 pixels for {found.ids[0]} of {name}"):
         found.label(found.ids[0])
-    for id in found.ids[:2]:
-        found.image_path(id).unlink()
-    with refused(f"Expected an image called {found.images[found.ids[0]].name} in "):
-        check(name, tmp_path)
 
 
 # masks of objects
@@ -244,9 +240,6 @@ def test_damaged_panoptic_png(tmp_path):
     write_image(folder / "val0.png", np.full((12, 16, 3), 1, np.uint8))
     with refused("found 7 in the json only"):
         found.label("val0")
-    truncate(folder / "val1.png", 80)
-    with refused(r"readable image in .*val1\.png, found a corrupt one"):
-        found.label("val1")
 
 
 @pytest.mark.parametrize(

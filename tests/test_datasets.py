@@ -1,8 +1,6 @@
 """Data sets: the same splits on every copy, labels as the papers read them, records that can be added from outside."""
 
-import json
 import pickle
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +8,10 @@ import pytest
 import tiny_sets
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_sets import drawn, edit_json, label, refused
+from tiny_sets import label, refused
 
-from unseg_lib.datasets import (
-    DATASETS,
-    DataSet,
-    SegmentationSet,
-    Source,
-    check,
-    cut,
-    get,
-    group_of,
-    label_set,
-    list_sets,
-    load_dataset,
-    shuffled,
-    splits_of,
-    subset,
-)
+from unseg_lib import datasets
+from unseg_lib.datasets import DATASETS, SegmentationSet, check, cut, group_of, load_dataset, shuffled, splits_of
 from unseg_lib.images import read_image, write_image
 from unseg_lib.poisons import PoisonSettings, poison_dataset, protected_classes
 
@@ -125,26 +109,26 @@ def test_a_suffix_in_capitals_is_read_too(suffix, tmp_path):
 
 def read_mine(root: Path, split: str, seed: int) -> SegmentationSet:
     masks = {path.stem: path for path in sorted((root / "Mine/gt").glob(f"{split}*"))}
-    return label_set("mine", root, split, ("sky", "kite"), {id: Path("Mine/im", id) for id in masks}, masks)
+    return datasets.label_set("mine", root, split, ("sky", "kite"), {id: Path("Mine/im", id) for id in masks}, masks)
 
 
 def test_a_set_from_outside_is_one_line(tmp_path, monkeypatch, capsys):
     from unseg_lib.pipeline.engine import how_to_get
 
-    source = Source("My kites", "Mine", "CC0", "nobody", by_hand="fly one", official="train 3, test 2")
-    monkeypatch.setitem(DATASETS, "mine", DataSet(read_mine, source))
-    monkeypatch.setitem(DATASETS, "bare", DataSet(read_mine))
+    source = datasets.Source("My kites", "Mine", "CC0", "nobody", by_hand="fly one", official="train 3, test 2")
+    monkeypatch.setitem(DATASETS, "mine", datasets.DataSet(read_mine, source))
+    monkeypatch.setitem(DATASETS, "bare", datasets.DataSet(read_mine))
     root = tmp_path / "data"
     for name, words in (("mine", "without a person: fly one, below"), ("bare", r"\(nothing is known of its origin")):
         with refused(f"cannot be downloaded {words}"):
-            get(name, root)
+            datasets.get(name, root)
     for i, split in enumerate(("train", "train", "train", "test", "test")):
         tiny_sets.write_pair(root / "Mine", f"{split}{i}", i, label(1), ("im", "gt"))
     assert splits_of("mine") == ("train", "test", "fit", "holdout")
     assert check("mine", root) == check("bare", root) == {"train": 3, "test": 2}
     assert "mine: every image and mask can be read: train 3, test 2 (the whole set: train 3" in capsys.readouterr().out
-    get("mine", root)
-    list_sets(root)
+    datasets.get("mine", root)
+    datasets.list_sets(root)
     printed = capsys.readouterr().out
     assert "My kites is there" in printed and "here  My kites; train 3" in printed and "\nbare " in printed
     assert how_to_get(["Mine"]) == "`unseg data get mine`"
@@ -156,7 +140,7 @@ def test_a_set_from_outside_is_one_line(tmp_path, monkeypatch, capsys):
         load_dataset("mien", root, "train")
 
 
-# labels, by hand
+# lists and folders
 
 
 def test_voc_keeps_indices_and_contour_with_sbd_and_without(tmp_path):
@@ -171,51 +155,6 @@ def test_voc_keeps_indices_and_contour_with_sbd_and_without(tmp_path):
     (folder / "ImageSets/Segmentation/train.txt").write_text("2007_000001\n2009_000001\n")
     (folder / "SegmentationClassAug").rename(folder / "SegmentationClass")
     assert load_dataset("voc", tmp_path, "train").ids == ("2007_000001", "2009_000001")
-
-
-def test_camvid_void_is_ignored_and_nothing_is_background(tmp_path):
-    found = load_dataset(tiny_sets.camvid(tmp_path), tmp_path, "test")
-    assert found.background is None and found.classes[8] == "car" and len(found.classes) == 11
-    assert set(np.unique(found.label("test_0"))) == {3, 8, 255}
-    assert set(np.unique(load_dataset("camvid", tmp_path, "test", task="object").label("test_0"))) == {1, 255}
-
-
-@pytest.mark.parametrize(("name", "images"), [("lung", "LungSegmentation/images"), ("kvasir", "Kvasir-SEG/images")])
-def test_medical_sets_take_a_fifth_and_leave_out_images_without_mask(name, images, tmp_path):
-    tiny_sets.ALL[name](tmp_path)
-    write_image(tmp_path / images / "CXR_99_0.png", tiny_sets.image(0))
-    assert len(load_dataset(name, tmp_path, "train")) == 8 and len(load_dataset(name, tmp_path, "test")) == 2
-    assert np.array_equal(load_dataset(name, tmp_path, "train")[0][1], label(1))  # Kvasir's masks are JPEG
-
-
-@pytest.mark.parametrize("name", ["coco", "nwpu"])
-def test_instances_small_on_large_crowd_ignored(name, tmp_path):
-    found = load_dataset(tiny_sets.ALL[name](tmp_path), tmp_path, "val")
-    assert found.classes == ("background", "airplane", "ship")  # by category number: 3, 7
-    expected = drawn(((slice(None), 0), 255), (np.s_[1:9, 2:12], 1), (np.s_[3:6, 4:7], 2))
-    assert np.array_equal(found.label("val0"), expected)
-    ship, airplane = found.instances("val0")
-    assert (ship.class_index, airplane.class_index) == (2, 1)
-    assert ship.mask.dtype == bool and ship.mask.sum() == 9 and airplane.mask.sum() == 80
-    objects = load_dataset(name, tmp_path, "val", task="object")
-    assert [one.class_index for one in objects.instances("val0")] == [1, 1]
-
-
-def test_compressed_rle_is_read_and_no_object_is_background(tmp_path):
-    from pycocotools import mask
-
-    tiny_sets.coco(tmp_path)
-    path, square = tmp_path / "coco/annotations/instances_val2017.json", np.zeros((12, 16), np.uint8, order="F")
-    square[5:7, 5:9] = 1
-    packed = {"size": [12, 16], "counts": mask.encode(square)["counts"].decode()}
-    edit_json(path, lambda c: c.update(annotations=[{**c["annotations"][0], "segmentation": packed}]))
-    assert np.array_equal(load_dataset("coco", tmp_path, "val").label("val0"), square * 2)
-    edit_json(path, lambda c: c.update(annotations=[]))
-    found = load_dataset("coco", tmp_path, "val")
-    assert not found.label("val0").any() and found.instances("val0") == []
-
-
-# folders of one's own
 
 
 def test_folder_finds_pairs_below_and_names_them_apart(tmp_path):
@@ -256,11 +195,11 @@ def test_cut_never_divides_a_group(lengths, seed):
 def test_names_decide_the_order():
     ids = [str(i) for i in range(20)]
     assert shuffled(ids, 0, "a") == shuffled(ids[::-1], 0, "a") not in (shuffled(ids, 1, "a"), shuffled(ids, 0, "b"))
-    assert subset(ids, 20, 0) == tuple(ids)
+    assert datasets.subset(ids, 20, 0) == tuple(ids)
     with refused("at least two images to split, found 1"):
         cut(["a"], 0.2)
     with refused("limit of at least 1, found 0"):
-        subset(["a"], 0)
+        datasets.subset(["a"], 0)
 
 
 # real images
@@ -274,49 +213,15 @@ def test_real_sets(name, classes, data_root):
     for split in ("train", "test"):
         found = load_dataset(name, data_root, split, limit=8)
         assert len(found) == 8 and len(found.classes) == classes
-        for image, mask in (found[i] for i in range(8)):
+        for id, (image, mask) in zip(found.ids, found):
             assert mask.shape == image.shape[:2] and mask[mask != 255].max(initial=0) < classes
+            if found.read_instances:  # the objects cover what the label map shows of them
+                objects, shown = found.segments(id), (mask > 0) & (mask != 255)
+                assert len(objects) == len(found.instances(id)) and found.stuff == ()
+                assert np.array_equal(np.any([one.mask for one in objects] or [shown], axis=0), shown)
+                assert {one.class_index for one in objects} >= set(np.unique(mask[shown]).tolist())
     train, test = (set(load_dataset(name, data_root, split).ids) for split in ("train", "test"))
     assert not train & test
-    if "davis" in name:
-        videos = [{group_of(id) for id in ids if "-davis-" in id} for ids in (train, test)]
-        assert not videos[0] & videos[1]
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("name", ["nwpu", "coco"])
-def test_segments_of_real_instances_are_the_objects_and_cover_the_label(name, data_root):
-    found = load_dataset(name, data_root, "test", limit=6)
-    assert found.things is None and found.stuff == ()
-    for id in found.ids:
-        objects, mask = found.segments(id), found.label(id)
-        assert objects and not found.crowds(id) and len(objects) == len(found.instances(id))
-        assert np.array_equal(np.any([one.mask for one in objects], axis=0), mask > 0)
-        assert {one.class_index for one in objects} >= set(np.unique(mask[mask > 0]).tolist())
-
-
-@pytest.mark.real
-def test_real_images_in_the_layout_of_coco_panoptic(data_root, tmp_path):
-    """COCO's real images with the panoptic annotations that their instances give: the labels must not change."""
-    source = load_dataset("coco", data_root, "test", limit=3)
-    names = [*source.classes[1:], *(f"stuff {i}" for i in range(53))]
-    kinds = [{"id": i, "name": name, "isthing": int(i <= 80)} for i, name in enumerate(names, start=1)]
-    content = {"images": [], "annotations": [], "categories": kinds}
-    (tmp_path / "coco/val2017").mkdir(parents=True)
-    for number, id in enumerate(source.ids):
-        shutil.copy(source.image_path(id), tmp_path / "coco/val2017")
-        mask = source.label(id).astype(int)  # a segment's number is its class and, in green, the image
-        colours = np.stack([mask, (mask > 0) * number, 0 * mask], 2).astype(np.uint8)
-        write_image(tmp_path / f"coco/annotations/panoptic_val2017/{id}.png", colours)
-        found = np.unique(mask[mask > 0]).tolist()
-        segments = [{"id": index + 256 * number, "category_id": index, "iscrowd": 0} for index in found]
-        content["annotations"].append({"image_id": number, "file_name": f"{id}.png", "segments_info": segments})
-        content["images"].append({"id": number, "file_name": f"{id}.jpg"})
-    tiny_sets.write_text(tmp_path / "coco/annotations/panoptic_val2017.json", json.dumps(content))
-    found = load_dataset("coco-panoptic", tmp_path, "val")
-    for id in source.ids:
-        assert np.array_equal(found.image(id), source.image(id))
-        assert np.array_equal(found.label(id), source.label(id) - np.uint8(1))  # background becomes void, 255
 
 
 @pytest.mark.real

@@ -13,6 +13,7 @@ import torch
 
 from unseg_lib import method
 from unseg_lib.method import LAYOUTS, Generator, build_surrogate, surrogate
+from unseg_lib.seeds import torch_rng
 from unseg_lib.victims.deeplabv1.model import WideResNet38
 from unseg_lib.victims.sam_hq.model import SamHQ
 
@@ -288,10 +289,8 @@ def test_sam_hq():
     model = SamHQ(TINY).eval()
     state, x = filled(model), image()
     embedding, early = encoded(x, state, TINY)
-    names = ("iou_token", "mask_tokens", "hf_token")
-    hs, upscaled = decoded(
-        embedding, np.concatenate([state[f"mask_decoder.{name}.weight"] for name in names]), BOX, state, TINY
-    )
+    tokens = [state[f"mask_decoder.{name}.weight"] for name in ("iou_token", "mask_tokens", "hf_token")]
+    hs, upscaled = decoded(embedding, np.concatenate(tokens), BOX, state, TINY)
     part = Part(state, "mask_decoder.")
     feature = two_convs(upscaled, part["embedding_maskfeature"]) + two_up(embedding, part["embedding_encoder"], 0)
     feature = feature + two_up(early, part["compress_vit_feat"], 0)
@@ -309,10 +308,9 @@ def test_wideresnet38():
     state, x = filled(model), waves("image", (3, 24, 32))
 
     def norm(x, name):
-        w, b, mean, var = (state[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var"))
-        return relu(
-            (x - mean[:, None, None]) / np.sqrt(var + 1e-5)[:, None, None] * w[:, None, None] + b[:, None, None]
-        )
+        parts = ("weight", "bias", "running_mean", "running_var")
+        w, b, mean, var = (state[f"{name}.{part}"][:, None, None] for part in parts)
+        return relu((x - mean) / np.sqrt(var + 1e-5) * w + b)
 
     x = conv(x, state["stem.weight"], padding=1)
     # of each unit: kernels, stride of the first convolution, its dilation, and that of the others
@@ -368,3 +366,18 @@ def test_point_sampled_loss():
         patch.setattr(surrogate.torch, "rand", lambda *shape, generator: next(drawn))
         found = method.segmentation_loss(*maps, None, 32)
     assert found.item() == pytest.approx(entropy + dice, rel=1e-5)
+
+
+def test_dice_and_constant_maps_give_the_closed_form():
+    logits, target = torch.full((1, 2), 100.0), torch.tensor([[1.0, 0.0]])
+    assert surrogate.dice_loss(logits, target).item() == pytest.approx(1 - (2 + 1) / (2 + 1 + 1))
+    # zero at the border, too: log 2 of cross entropy, 1 - 1 / (P/2 + 1) of Dice
+    zeros = torch.zeros(2, 1, 8, 8)
+    loss = method.segmentation_loss(zeros, zeros, torch_rng(0), 64)
+    assert loss.item() == pytest.approx(math.log(2) + 1 - 1 / (64 / 2 + 1))
+
+
+def test_logits_in_bf16_have_the_loss_that_they_have_in_full_precision():
+    logits, target = torch.randn(2, 1, 8, 8, generator=torch_rng(1)).bfloat16(), torch.rand(2, 1, 16, 16)
+    exact, found = (method.segmentation_loss(one, target, torch_rng(0), 64) for one in (logits.float(), logits))
+    assert torch.equal(exact, found) and found.dtype == torch.float32

@@ -34,22 +34,6 @@ def encoder(**changes):
     return lively(method.build_image_encoder(replace(TINY, **changes))).eval()
 
 
-def test_attend_is_softmax_with_a_bias_for_every_pair_with_and_without_gradients():
-    rng = torch_rng(0)
-    q, k, v = torch.randn(3, 1, 1, 2, 3, 4, generator=rng).unbind(0)  # one head, 2 x 3 tokens of 4 numbers
-    down, across = torch.randn(2, 2, 4, generator=rng), torch.randn(3, 3, 4, generator=rng)
-    learning = attend(q, k, v, down, across)[0]
-    with torch.no_grad():
-        found = attend(q, k, v, down, across)[0]
-    assert torch.allclose(learning, found, atol=1e-6)
-    for y in range(2):
-        for x in range(3):
-            one, keys = q[0, 0, y, x], [(u, w) for u in range(2) for w in range(3)]
-            logits = [one @ k[0, 0, u, w] / 2 + one @ down[y, u] + one @ across[x, w] for u, w in keys]
-            expected = torch.stack(logits).softmax(0) @ v[0, 0].flatten(0, 1)
-            assert torch.allclose(found[y, x], expected, atol=1e-6)
-
-
 # windows that divide the 8 x 8 tokens, that need a rim, and none at all
 @pytest.mark.parametrize("changes", [{}, {"window": 5}, {"window": 3, "heads": 4}, {"global_blocks": (0, 1)}])
 @pytest.mark.parametrize("gradients", [True, False])

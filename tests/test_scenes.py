@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 from tiny_sets import refused
 
-from unseg_lib.datasets import (
-    CLASSES,
-    CONTOURS,
-    INDEX,
-    SURFACES,
-    draw_scene,
-    load_dataset,
-    natural_fields,
-    palette,
-    write_scenes,
-)
+from unseg_lib.datasets import CLASSES, draw_scene, load_dataset, scenes, write_scenes
+from unseg_lib.datasets.scenes import INDEX
 from unseg_lib.files import read_json, sha256_of, write_json
 
 MANY = [draw_scene(64, 0, f"scene {i}") for i in range(80)]
@@ -47,7 +38,7 @@ def test_colours_are_as_fine_as_a_cameras():
 
 
 def test_every_class_occurs_and_the_ground_is_the_larger_part():
-    assert list(CONTOURS) == list(SURFACES) == list(CLASSES[1:]) and len(CLASSES) >= 6
+    assert list(scenes.CONTOURS) == list(scenes.SURFACES) == list(CLASSES[1:]) and len(CLASSES) >= 6
     share = np.mean([np.bincount(label.ravel(), minlength=len(CLASSES)) / label.size for _, label in MANY], axis=0)
     assert (share[1:] > 0.01).all() and 0.6 < share[0] < 0.9
     assert sum(len(np.unique(label)) >= 3 for _, label in MANY) > len(MANY) / 2
@@ -71,14 +62,14 @@ def test_colour_alone_does_not_tell_a_class():
 
 
 def test_natural_fields_fall_with_frequency():
-    fields = natural_fields(np.random.default_rng(0), 128, 1.0)
+    fields = scenes.natural_fields(np.random.default_rng(0), 128, 1.0)
     assert np.allclose(fields.mean(axis=(1, 2)), 0, atol=1e-5) and np.allclose(fields.std(axis=(1, 2)), 1, atol=1e-5)
     power = (np.abs(np.fft.fft2(fields)) ** 2).mean(axis=0)
     rings = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.fftfreq(128)[None]) * 128
     low, high = (power[(rings >= a) & (rings < 2 * a)].mean() for a in (4, 16))
     assert 10 < low / high < 26  # amplitude 1/f: power falls by 4 an octave, 16 in two
 
-    colours = palette(np.random.default_rng(0), 1000)
+    colours = scenes.palette(np.random.default_rng(0), 1000)
     assert colours.shape == (1000, 3) and colours.min() >= 0 and colours.max() <= 1
 
 

@@ -150,9 +150,8 @@ def _write_all(archive: Path, into: Path, folder: str, members: Iterator[Member]
         place = _place(archive, name, folder)
         allowed, free = allowed - size, free - size * (place is not None)
         if count > MOST_FILES or allowed < 0:
-            raise UnsegError(
-                f"Expected a data set in {archive}, found one that grows to an absurd size; do not trust it."
-            )
+            found = "found one that grows to an absurd size; do not trust it."
+            raise UnsegError(f"Expected a data set in {archive}, {found}")
         if free < 0:
             raise OSError(errno.ENOSPC, "the disk is full")
         if place is not None and open_it is None:

@@ -134,7 +134,5 @@ def _label(images: dict, objects: dict, id: str) -> np.ndarray:
 
 
 def instances_of(images: dict, objects: dict, id: str) -> list[Instance]:
-    return [
-        Instance(decode(note, images[id]), note["class_index"], bool(note.get("iscrowd", 0)))
-        for note in objects.get(id, [])
-    ]
+    notes = objects.get(id, [])
+    return [Instance(decode(one, images[id]), one["class_index"], bool(one.get("iscrowd", 0))) for one in notes]

@@ -21,7 +21,6 @@ DOWNLOADS = ".downloads"  # below the data root: archives on their way
 CHECKSUMS = ".checksums.json"  # in the data root: address -> sha256 found by the first download
 SMALLEST, LARGEST = 0.001, 0.9  # shares of object pixels beyond which a set's masks are hardly masks
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".zip")
-UNKNOWN = "nothing is known of its origin"
 
 
 def list_sets(root: str | Path | None = None) -> None:
@@ -39,7 +38,7 @@ def list_sets(root: str | Path | None = None) -> None:
         print(f"{'':{wide + 6}} in {source.place}; {source.licence}\n{'':{wide + 6}} {how}\n")
     for name, one in DATASETS.items():
         if one.source is None:
-            print(f"{name + ':SUB' * one.takes_place:{wide}} {'-':5} {one.words or UNKNOWN}")
+            print(f"{name + ':SUB' * one.takes_place:{wide}} {'-':5} {one.words}")
 
 
 def get(name: str, root: str | Path) -> Path:
@@ -52,8 +51,7 @@ def get(name: str, root: str | Path) -> Path:
         load_dataset("scenes", root, "train")
         return root / "scenes"
     if name in DATASETS and name not in known:
-        words = DATASETS[name].words or UNKNOWN
-        raise UnsegError(f"{name} cannot be downloaded ({words}); put it below the data root {root}.")
+        raise UnsegError(f"{name} cannot be downloaded ({DATASETS[name].words}); put it below the data root {root}.")
     source = pick(known, name, "data set")
     target = root / source.place
     if target.exists():

@@ -77,26 +77,23 @@ def merge_sbd(sbd: Path, folder: Path) -> None:
     sbd holds `cls/*.mat` and the lists train.txt, val.txt. VOC's own masks are preferred; the list is every image with
     a mask but VOC's val: 10,582.
     """
+    from scipy.io import loadmat
+
     masks, official = folder / VOC_MASKS[0], image_files(folder / VOC_MASKS[1])
+    half = masks.with_name(f".{masks.name}")
     if not masks.is_dir():  # else an earlier call was killed just before it wrote the list
-        _write_masks(sbd, official, masks.with_name(f".{masks.name}"))
-        os.replace(masks.with_name(f".{masks.name}"), masks)
+        for path in progress(sorted((sbd / "cls").glob("*.mat")), "SBD masks"):
+            if path.stem not in official:
+                classes = loadmat(path)["GTcls"][0, 0]["Segmentation"].astype(np.uint8)
+                write_image(half / f"{path.stem}.png", np.ascontiguousarray(classes)[..., None], gray=True)
+        for path in official.values():
+            with whole_file(half / path.name) as partial:
+                shutil.copyfile(path, partial)
+        os.replace(half, masks)
     lists = folder / "ImageSets/Segmentation"
     ids = {id for name in (sbd / "train.txt", sbd / "val.txt", lists / "train.txt") for id in _names(name)}
     chosen = sorted(ids - set(_names(lists / "val.txt")))
     write_bytes(lists / "train_aug.txt", ("\n".join(chosen) + "\n").encode())
-
-
-def _write_masks(sbd: Path, official: dict[str, Path], masks: Path) -> None:
-    from scipy.io import loadmat
-
-    for path in progress(sorted((sbd / "cls").glob("*.mat")), "SBD masks"):
-        if path.stem not in official:
-            classes = loadmat(path)["GTcls"][0, 0]["Segmentation"].astype(np.uint8)
-            write_image(masks / f"{path.stem}.png", np.ascontiguousarray(classes)[..., None], gray=True)
-    for path in official.values():
-        with whole_file(masks / path.name) as partial:
-            shutil.copyfile(path, partial)
 
 
 def read_camvid(root: Path, split: str, seed: int) -> SegmentationSet:

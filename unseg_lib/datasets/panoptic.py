@@ -1,7 +1,5 @@
-"""Sets that tell things, which can be counted, from stuff: ADE20K, Cityscapes, COCO 2017 panoptic.
-
-Of ADE20K, the scene parsing benchmark of 2016, 100 of the 150 classes are things, of Cityscapes 8 of 19, of COCO 80 of
-133.
+"""Sets that tell things, which can be counted, from stuff: ADE20K (100 of its 150 classes are things, as in the scene
+parsing benchmark of 2016), Cityscapes (8 of 19), COCO 2017 panoptic (80 of 133).
 """
 
 import os
@@ -162,9 +160,8 @@ def read_coco_instances(root: Path, split: str, seed: int) -> SegmentationSet:
     with coco_json(own.path):
         names = [category["name"] for category in own.categories]
         if strange := sorted(set(names) - {found.classes[i] for i in found.things}):
-            raise UnsegError(
-                f"Expected the things of the panoptic set in {own.path}, found {strange[0]}; get coco again."
-            )
+            told = f"found {strange[0]}; get coco again."
+            raise UnsegError(f"Expected the things of the panoptic set in {own.path}, {told}")
         objects = objects_of(own, lambda place: found.classes.index(names[place]))
     files = (*found.annotation_files, notes)
     reader = partial(instances_of, own.images, objects)

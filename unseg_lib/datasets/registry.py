@@ -25,7 +25,7 @@ class DataSet:
     read: Callable[..., SegmentationSet]
     source: Source | None = None  # where it comes from
     splits: tuple[str, ...] = ("train", "test")
-    words: str = ""  # of a set without source: what it is, ...
+    words: str = "nothing is known of its origin"  # of a set without source: what it is, ...
     of: tuple[str, ...] = ()  # ... and which sets it is made of
     takes_place: bool = False  # read as NAME:PLACE, with read(..., where=PLACE); the numbers in its names are frames
 

@@ -99,7 +99,7 @@ def draw_scene(size: int, seed: int, id: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _direction(rng: np.random.Generator) -> tuple[float, float]:
-    """Of the light or of a border: (down, right)."""
+    """Of the light, of a border or of a thing: (down, right)."""
     angle = rng.uniform(0, 2 * np.pi)
     return float(np.sin(angle)), float(np.cos(angle))
 
@@ -123,46 +123,38 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return places[:, None], places[None]
 
 
-class _Window:
-    """The part of an image around a thing, and its pixels in the thing's own coordinates u, v (radius 1)."""
-
-    def __init__(self, rng: np.random.Generator, size: int, radius: float, reach: float):
-        self.radius = radius
-        middle = rng.uniform(0.05 * size, 0.95 * size, 2)
-        sides = [(max(0, int(at - reach * radius)), min(size, int(at + reach * radius) + 2)) for at in middle]
-        self.at = tuple(slice(*side) for side in sides)
-        rows, columns = ((np.arange(*side, dtype=np.float32) + 0.5 - at) / radius for side, at in zip(sides, middle))
-        self.rows, self.columns, self.angle = rows[:, None], columns[None], rng.uniform(0, 2 * np.pi)
-
-    def turned(self, down: float = 0, right: float = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Coordinates (u, v) turned by the thing's angle, with its middle shifted (in radii)."""
-        down, right = self.rows - down, self.columns - right
-        sine, cosine = float(np.sin(self.angle)), float(np.cos(self.angle))
-        return cosine * right + sine * down, cosine * down - sine * right
-
-
 def _place(rng, image: np.ndarray, label: np.ndarray, rough: np.ndarray, light: tuple, index: int) -> None:
     """Put a thing of class `index` into image and label; 0 is litter, in the colours of everything else."""
     size, name = len(label), CLASSES[index]
     (least, most), reach = ((0.14, 0.27), 1.6) if index else ((0.04, 0.12), 1.9)
-    window = _Window(rng, size, size * rng.uniform(least, most), reach)
+    # the part of the image around it, and its pixels from the thing's middle, in radii
+    radius, middle = size * rng.uniform(least, most), rng.uniform(0.05 * size, 0.95 * size, 2)
+    sides = [(max(0, int(at - reach * radius)), min(size, int(at + reach * radius) + 2)) for at in middle]
+    rows, columns = ((np.arange(*side, dtype=np.float32) + 0.5 - at) / radius for side, at in zip(sides, middle))
+    place, rows, columns = tuple(slice(*side) for side in sides), rows[:, None], columns[None]
+    sine, cosine = _direction(rng)
+
+    def turned(down: float = 0, right: float = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (u, v) turned by the thing's angle, with its middle shifted (in radii)."""
+        return cosine * (columns - right) + sine * (rows - down), cosine * (rows - down) - sine * (columns - right)
+
     contour = CONTOURS[name](rng) if index else litter(rng)
-    inside, part, field = contour(*window.turned()), image[window.at], rough[window.at]
+    inside, part, field = contour(*turned()), image[place], rough[place]
     # the soft shadow: the outline again, away from the light, with a wide edge
     far, soft = rng.uniform(0.12, 0.35), rng.uniform(0.15, 0.4)
-    shadow = contour(*window.turned(light[0] * far, light[1] * far))
+    shadow = contour(*turned(light[0] * far, light[1] * far))
     part *= 1 - rng.uniform(0.25, 0.5) * np.clip(shadow / soft + 0.5, 0, 1)[..., None]
     # a thing has the surface of its class on a dome, litter the relief of the ground
-    surface = SURFACES[name](rng, *window.turned(), field) + 0.35 * field if index else None
+    surface = SURFACES[name](rng, *turned(), field) + 0.35 * field if index else None
     dark, bright = palette(rng, 2)
     weight = 0.5 + 0.5 * surface.clip(-1.2, 1.2) if index else 0.5 + 0.3 * field
     colours = dark + (bright - dark) * weight[..., None]
     if index:
-        dome = 1 - 0.3 * (light[0] * window.rows + light[1] * window.columns) - 0.12 * inside.clip(-1, 0.2)
+        dome = 1 - 0.3 * (light[0] * rows + light[1] * columns) - 0.12 * inside.clip(-1, 0.2)
         colours = colours * (1 + 0.22 * surface.clip(-1, 1) * dome)[..., None] * dome[..., None]
     # a pixel at the edge is covered in part
-    part += (colours - part) * np.clip(inside * window.radius + 0.5, 0, 1)[..., None]
-    label[window.at][inside > 0] = index
+    part += (colours - part) * np.clip(inside * radius + 0.5, 0, 1)[..., None]
+    label[place][inside > 0] = index
 
 
 def _photograph(rng, image: np.ndarray, smooth: np.ndarray, light: tuple[float, float]) -> np.ndarray:

@@ -165,15 +165,7 @@ def _object_instances(source: SegmentationSet, id: str) -> list[Instance]:
 
 
 def label_set(
-    name: str,
-    root: Path,
-    split: str,
-    classes: Iterable[str],
-    images: Paths,
-    masks: Paths,
-    read=read_label,
-    sized=False,
-    **more,
+    name: str, root: Path, split: str, classes: Iterable[str], images: Paths, masks: Paths, read=read_label, **more
 ) -> SegmentationSet:
     """The set of `images` (id -> place below root, without suffix) with a mask file each.
 

@@ -40,17 +40,17 @@ class Source:
 
 def read_sources(path: str | Path) -> dict[str, Source]:
     """{name: Source} of a YAML file; `UnsegError` where a key is missing, unknown or of another type."""
-    return {name: _source(one, f"{name} in {path}") for name, one in yaml.safe_load(Path(path).read_text()).items()}
-
-
-def _source(content: dict, where: str) -> Source:
-    archives = tuple(record_of(Archive, one, f"an archive of {where}") for one in content.get("archives", ()))
-    found = record_of(Source, content | {"archives": archives}, where)
-    if bool(archives) == bool(found.by_hand):
-        raise UnsegError(f"Expected either archives or by_hand for {where}, found {'both' if archives else 'neither'}.")
-    for checksum in (archive.checksum for archive in archives):
-        if not re.fullmatch(r"(sha256:\w{64}|md5:\w{32})?", checksum):
-            raise UnsegError(f"Expected sha256: or md5: and its digits for {where}, found checksum '{checksum}'.")
+    found = {}
+    for name, content in yaml.safe_load(Path(path).read_text()).items():
+        where = f"{name} in {path}"
+        archives = tuple(record_of(Archive, one, f"an archive of {where}") for one in content.get("archives", ()))
+        found[name] = record_of(Source, content | {"archives": archives}, where)
+        if bool(archives) == bool(found[name].by_hand):
+            both = "both" if archives else "neither"
+            raise UnsegError(f"Expected either archives or by_hand for {where}, found {both}.")
+        for checksum in (archive.checksum for archive in archives):
+            if not re.fullmatch(r"(sha256:\w{64}|md5:\w{32})?", checksum):
+                raise UnsegError(f"Expected sha256: or md5: and its digits for {where}, found checksum '{checksum}'.")
     return found
 
 

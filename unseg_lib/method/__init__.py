@@ -13,8 +13,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "devices": ["accelerate"],
         "generator": ["Generator", "noise_statistics", "place_noise", "square"],
         "inference": ["Inference", "Prepared", "square_of_bytes"],
-        "lite0": ["LITE0", "load_lite0", "renormalise"],
-        "pairs": ["ahead", "keys_of", "large_scale_jitter"],
+        "pairs": ["ahead", "digest", "keys_of", "large_scale_jitter"],
         "prompts": ["Prompts", "all_prompts", "boxes_of", "one_kind", "only", "points_of", "subset"],
         "region": ["Box", "Region", "find_region"],
         "sam": ["LAYOUTS", "SamLayout", "attend", "decoder_trunk", "encode", "encode_fused", "encode_learning"]
@@ -24,6 +23,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "segmenter_training": ["Examples", "SegmenterConfig", "clicks_in", "rough_box", "scenes_of", "train_segmenter"],
         "surrogate": ["SURROGATES", "UNetSurrogate", "build_surrogate", "sample_at", "segmentation_loss"],
         "variants": ["local_mean", "noise_of"],
-        "weights": ["generator_path", "load_generator", "load_sam", "read_foreign", "save_generator", "shipped"],
+        "weights": ["LITE0", "generator_path", "load_generator", "load_lite0", "load_sam", "read_foreign"]
+        + ["renormalise", "save_generator", "shipped"],
     },
 )

@@ -267,7 +267,9 @@ def train_generator(
     out, precision = Path(out), usable_precision(precision, choose_device(device))
     way = dict(devices=devices, precision=precision, fast=fast, checkpointed=checkpointed, compiled=compiled)
     # the folder belongs to this training: to its settings, its data, and what else changes the numbers
-    mine = settings(config) | {"scales": list(config.scales), "images": len(pairs), "data": digest(pairs)} | way
+    # of its data the first and the last pair: all would mean to decode a large set once more
+    ends = [part for i in range(0, len(pairs), max(1, len(pairs) - 1)) for part in pairs[i]]
+    mine = settings(config) | {"scales": list(config.scales), "images": len(pairs), "data": digest(*ends)} | way
     for name in ("sam_weights", "mae_weights"):
         mine[name] = mine[name] and (sha256_if_readable(located(mine[name])) or mine[name])
     claim(out, mine, "training", later=LATER)

@@ -97,11 +97,13 @@ def ahead(items: Iterable) -> Iterator:
             yield item
 
 
-def digest(pairs) -> str:
-    """SHA-256 of the first and the last pair, with their shapes: all would mean to decode a large set once more."""
+def digest(*parts: np.ndarray | str | None) -> str:
+    """SHA-256 of arrays (with their shapes and types) and words, as hex."""
     sha = hashlib.sha256()
-    for i in range(0, len(pairs), max(1, len(pairs) - 1)):
-        for part in pairs[i]:
+    for part in parts:
+        if isinstance(part, np.ndarray):
             sha.update(f"{part.dtype}{part.shape}".encode())
-            sha.update(np.ascontiguousarray(part).tobytes())
+            sha.update(part.tobytes())
+        else:
+            sha.update(repr(part).encode())
     return sha.hexdigest()

@@ -4,7 +4,6 @@ A U-Net on EfficientNet-Lite0 looks at a window of the image, stretched to a squ
 clicks on the object, the clicks beside it. Who trained it, on what: `segmenter_training.py`. Not in the paper.
 """
 
-import json
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -12,16 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from scipy.ndimage import label as parts_of
 from torch import Tensor, nn
 
-from unseg_lib.errors import UnsegError
-from unseg_lib.files import whole_file
 from unseg_lib.images import resize_label
-from unseg_lib.method.lite0 import LITE0, SHIFT, SPREAD
-from unseg_lib.method.weights import read_sam
+from unseg_lib.method.weights import LITE0, SHIFT, SPREAD, read_own, read_sam, save_own
 
 SIDE = 192  # pixels of the square window that the network sees
 RADIUS = 4  # pixels in that window; how far a click shines
@@ -103,26 +97,17 @@ def maps_of(window: Window, box: Window | None, points: np.ndarray, labels: np.n
 
 def save_segmenter(model: Segmenter, path: str | Path, about: dict) -> None:
     """Write the weights in half precision; `about` is kept as free metadata (data, steps, seed, ...)."""
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if "num_batches" not in k}
-    with whole_file(path) as partial:
-        metadata = {"unseg_segmenter": json.dumps(about, sort_keys=True)}
-        save_file({key: value.half() for key, value in state.items()}, partial, metadata)
+    state = {key: value.half() for key, value in model.state_dict().items() if "num_batches" not in key}
+    save_own(path, state, "unseg_segmenter", about)
 
 
 @cache
 def load_segmenter(path: Path = SHIPPED) -> Segmenter:
     """The shipped segmenter, or another of `save_segmenter`, in eval mode."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            ours = "unseg_segmenter" in (file.metadata() or {})
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - safe_open is no dict
-    except (SafetensorError, OSError) as error:
-        raise UnsegError(f"Expected small, sam:FILE or a segmenter's file, found {path} ({error}).") from error
-    if not ours:
-        raise UnsegError(f"Expected small, sam:FILE or a segmenter's file, found other weights in {path}.")
+    _, state = read_own(path, "unseg_segmenter", "small, sam:FILE or a segmenter's file")
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
         model = Segmenter()
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
     return model.to(memory_format=torch.channels_last).eval()
 
 

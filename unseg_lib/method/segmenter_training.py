@@ -20,9 +20,9 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import claim, read_csv, whole_file, write_csv
 from unseg_lib.images import IGNORE, resize_label
-from unseg_lib.method.lite0 import load_lite0
 from unseg_lib.method.pairs import keys_of
 from unseg_lib.method.segmenter import SIDE, Segmenter, Window, around, box_of, maps_of, save_segmenter, seen, shrunk
+from unseg_lib.method.weights import load_lite0
 from unseg_lib.runtime import keep_freed_memory, progress
 from unseg_lib.seeds import numpy_rng, seed_for
 
@@ -46,25 +46,23 @@ class Scene:
 
 def scenes_of(source: SegmentationSet, longest: int = LARGEST) -> list[Scene]:
     """The images of a set that have objects: connected parts of one class, or, where there is one class, all of it."""
-    scenes = (scene_of(*pair, len(source.classes) > 2, longest) for pair in progress(source, source.name))
-    return [scene for scene in scenes if scene.objects]
+    scenes, divided = [], len(source.classes) > 2
+    for pixels, label in progress(source, source.name):
+        small = shrunk(pixels, longest)
+        label, objects = resize_label(label, small.shape[:2]), []
+        for index in sorted(set(np.unique(label).tolist()) - {0, IGNORE}):
+            numbered, count = parts_of(label == index, np.ones((3, 3))) if divided else (label == index, 1)
+            objects += [numbered == number + 1 for number in range(count)]
+        # the largest first
+        objects = sorted((one for one in objects if one.mean() >= SMALLEST), key=lambda one: -one.sum())
+        scenes += [Scene(small, objects, label != IGNORE)] if objects else []
+    return scenes
 
 
-def scene_of(pixels: np.ndarray, label: np.ndarray, parts: bool, longest: int) -> Scene:
-    """An image shrunk to its `longest` side, with its objects, largest first: `parts` of a class, or each class."""
-    small = shrunk(pixels, longest)
-    label, objects = resize_label(label, small.shape[:2]), []
-    for index in sorted(set(np.unique(label).tolist()) - {0, IGNORE}):
-        numbered, count = parts_of(label == index, np.ones((3, 3))) if parts else ((label == index).astype(int), 1)
-        objects += [numbered == number + 1 for number in range(count)]
-    objects = [one for one in objects if one.mean() >= SMALLEST]
-    return Scene(small, sorted(objects, key=lambda one: -one.sum()), label != IGNORE)
-
-
-def rough_box(mask: np.ndarray, rng: np.random.Generator, spread: float = 0.04) -> Window:
+def rough_box(mask: np.ndarray, rng: np.random.Generator) -> Window:
     """The box of a mask as somebody draws it: each side is off by a few hundredths of the box."""
     x0, y0, x1, y1 = box_of(mask)
-    dx0, dy0, dx1, dy1 = rng.normal(0, spread, 4).clip(-0.1, 0.1) * [x1 - x0, y1 - y0, x1 - x0, y1 - y0]
+    dx0, dy0, dx1, dy1 = rng.normal(0, 0.04, 4).clip(-0.1, 0.1) * [x1 - x0, y1 - y0, x1 - x0, y1 - y0]
     height, width = mask.shape
     return max(0, x0 + dx0), max(0, y0 + dy0), min(width, x1 + dx1), min(height, y1 + dy1)
 
@@ -146,10 +144,7 @@ def mask_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def train_segmenter(config: SegmenterConfig, scenes: Sequence[Scene], out: str | Path, checkpoint_every=100) -> Path:
-    """Train on scenes and return the path of the weights in `out`, beside log.csv (a row per step).
-
-    Until the end there is a checkpoint, too, from which the same call continues.
-    """
+    """Train on scenes and return the path of the weights in `out`, beside log.csv (a row per step)."""
     out = Path(out)
     if not scenes:
         raise UnsegError("Expected images with objects, found none; name data sets with masks.")

