@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +72,7 @@ def build(name: str, classes: int, init: str, seed: int) -> "DeepLabV3":
             dilate(layer, rate)
         model = DeepLabV3(encoder, classes)
     if init not in ("random", "imagenet"):
-        found = {name.removeprefix("module."): value for name, value in read_tensors(Path(init)).items()}
+        found = read_tensors(init)
         whole = "head.4.bias" in found
         found = found if whole else {name: value for name, value in found.items() if not name.startswith("fc.")}
         load_weights(model if whole else encoder, found, init, "this DeepLabV3", head="head.4.bias")

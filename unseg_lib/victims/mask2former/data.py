@@ -6,6 +6,7 @@ Masks stay run-length encoded in memory, as COCO's files have them: a hundredth 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from unseg_lib.datasets import IGNORE, Instance, SegmentationSet
 from unseg_lib.evaluation import pack, unpack
 from unseg_lib.images import image_size
 from unseg_lib.runtime import progress
-from unseg_lib.victims.data import MEAN, random_windows, resized_image, resized_label, room
+from unseg_lib.victims.data import MEAN, normalise, random_windows, resized_image, resized_label, room
 from unseg_lib.victims.run import LABEL_TASKS, VictimRun
+from unseg_lib.victims.training import Rng, defended_batch
 
 Size = tuple[int, int]
 
@@ -140,6 +142,17 @@ def read(run: VictimRun, source: SegmentationSet, what: str, fit: str = "squash"
         data.classes.append(classes)
         data.crowd.append(crowd)
     return data
+
+
+def learnt_batch(
+    run: VictimRun, layout: Any, data: MaskedImages, chosen: Tensor, rng: Rng, colour: bool = False, crop: float = 1.0
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The images numbered `chosen` as a step learns them, normalised, defended and augmented: see `augment`."""
+    x, shapes = data.batch(chosen)
+    x = defended_batch(run, x.to(run.device), rng("defence"))
+    x = 255 * recolour(x.float() / 255, rng("colour")) if colour else x
+    scale, found = (layout.scale_low, layout.scale_high), data.learnt(chosen)
+    return augment(normalise(x), *found, scale, rng("augmentation"), crop, run.size, shapes)
 
 
 def augment(
