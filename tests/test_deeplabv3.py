@@ -37,7 +37,7 @@ def test_the_published_recipe(sets):
     assert all((g["momentum"], g["weight_decay"], g["nesterov"]) == (0.9, 1e-4, False) for g in (encoder, others))
     assert {id(p) for p in encoder["params"]} == {id(p) for p in model.encoder.parameters()}
     assert len(encoder["params"]) + len(others["params"]) == len(list(model.parameters()))
-    assert training.poly(300, 1000, 50) == pytest.approx(0.7**0.9) and training.Recipe().schedule == "poly"
+    assert training.poly(300, 1000, 50) == pytest.approx(0.7**0.9) and training.Recipe().schedule is training.poly
     assert (deeplabv3.SCALE, deeplabv3.DEGREES, deeplabv3.HALF) == ((0.5, 2.0), 10, 0.5)
     assert deeplabv3.AUX_WEIGHT == 0.4 and deeplabv3.STRIDE == 2 / 3
     assert round(473 * deeplabv3.LONGER_SIDE) == 500 and round(473 * deeplabv3.LONGER_IN_TEST) == 512

@@ -2,7 +2,6 @@
 and SAM-HQ. Whole trainings are in test_victims.py.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -147,18 +146,3 @@ def test_a_frozen_encoder_stays_as_it_is(parts_of):
     run, model, recipe = parts_of("instance")
     moved = learn((run, freeze(run, model).train(), recipe), [0, 1, 2], 1)
     assert moved and not any(".encoder.embedder" in name or "pixel_level_module.encoder" in name for name in moved)
-
-
-@pytest.mark.parametrize(
-    ("family", "text", "changes"),
-    [
-        ("mask2former", "swin-tiny queries=50 colour=False", {"queries": 50, "colour": False}),
-        ("mask2former", "tiny scale_low=1 threshold=0.5", {"scale_low": 1.0, "threshold": 0.5}),
-        ("rsprompter", "vit_b queries=100 scale_low=0.5", {"queries": 100, "scale_low": 0.5}),
-        ("sam-hq", "vit_b points=4096", {"points": 4096}),
-    ],
-)
-def test_options_after_the_name(family, text, changes):
-    known = sam_hq.MODELS if family == "sam-hq" else FAMILIES[family].LAYOUTS
-    name, found = with_options(text, known, "victim")
-    assert name == text.split()[0] and found == replace(known[name], **changes)

@@ -1,4 +1,6 @@
-"""SAM-HQ as a victim: its network, training, images, scores. Its formula is in test_formulas.py."""
+"""SAM-HQ as a victim: its network, training, images, scores. Its formula is in test_formulas.py, that prompts of
+several kinds do not mix in test_generator.py.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +12,10 @@ from toy_instances import run_of, save_sam
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
-from unseg_lib.method import LAYOUTS, Prompts, all_prompts, one_kind
-from unseg_lib.seeds import torch_rng
+from unseg_lib.method import LAYOUTS, Prompts
 from unseg_lib.victims import asked, filled_boxes, object_scores, one_object, sam_hq, training
 from unseg_lib.victims.sam_hq import objects
 from unseg_lib.victims.sam_hq.model import ADDED, SamHQ, build
-
-SIZE = (32, 32)
-HOW = {"size": SIZE, "epochs": 2, "batch_size": 4, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "interactive"}
-TINY = sam_hq.MODELS["tiny"]
-
 
 # the network
 
@@ -48,33 +44,6 @@ def test_parts_have_the_names_of_the_authors_files():
     assert keys >= {f"mask_decoder.{key}" for key in (*some.split(), "embedding_maskfeature.3.bias")}
 
 
-@pytest.fixture(scope="module")
-def model() -> SamHQ:
-    """All parameters at random: first weights are zero in places."""
-    model = build("tiny", SIZE, "random", 0)
-    rng = torch_rng("parameters")
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3, generator=rng)
-    return model
-
-
-def prompts_of(count: int) -> Prompts:
-    mask = torch.zeros(count, 1, *SIZE)
-    for i in range(count):
-        mask[i, :, 4 + i : 20, 5:25] = 1
-    return all_prompts(mask, SIZE[0], torch_rng("prompts"))
-
-
-def test_prompts_of_several_kinds_do_not_mix(model):
-    prompts, x = one_kind(prompts_of(4), torch_rng(4)), torch.rand(4, 3, *SIZE, generator=torch_rng("images"))
-    assert len(prompts.use.unique(dim=0)) > 1
-    with torch.inference_mode():
-        together = model.find(*model.see(x), prompts)
-        for i in range(4):
-            one = Prompts(*(part[i : i + 1] for part in (prompts.boxes, prompts.points, prompts.masks, prompts.use)))
-            torch.testing.assert_close(model.find(*model.see(x[i : i + 1]), one), together[i : i + 1])
-
-
 def test_a_box_as_a_filled_mask_by_hand():
     use = torch.tensor([[True, False, False], [False, True, False], [True, False, True]])
     boxes, masks = torch.tensor([[2.0, 0, 5, 7]] * 3), torch.full((3, 1, 4, 4), 7.0)
@@ -96,7 +65,8 @@ def test_weights_for_another_size_are_refused(tmp_path):
 
 
 def test_one_drop_of_the_learning_rate(sets, monkeypatch):
-    run = run_of("sam-hq:tiny drop=0.66", sets, **(HOW | {"epochs": 3}))  # of two steps
+    how = {"size": (32, 32), "epochs": 3, "batch_size": 4, "task": "interactive"}  # epochs of two steps
+    run = run_of("sam-hq:tiny drop=0.66", sets, **how)
     monkeypatch.setattr(sam_hq, "fit", lambda *parts: parts)
     run, model, recipe = sam_hq.train(run)
     data, optimiser, rates = recipe.read(run, run.train, "training"), recipe.optimiser(run, model), []

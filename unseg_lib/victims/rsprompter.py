@@ -32,7 +32,7 @@ from unseg_lib.victims.mask2former.model import check_layout
 from unseg_lib.victims.mask2former.outputs import keep, scores
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.sam_hq.model import upscaling
-from unseg_lib.victims.training import Recipe, Rng, autocast, fit, own_randomness
+from unseg_lib.victims.training import SCHEDULES, Recipe, Rng, autocast, fit, own_randomness
 
 HIDDEN = 32  # channels of the feature aggregator
 PYRAMID = 256  # of what it gives, of all levels of the pyramid, and of what guessed masks are read from
@@ -49,8 +49,8 @@ def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     _, layout = with_options(run.name, LAYOUTS, "RSPrompter")
     model = build(layout, len(run.train.classes), run.size, run.init, run.seed)
-    recipe = Recipe(partial(read, fit=layout.fit), adamw, batch_loss, scores, keep, CLIP, layout.schedule)
-    return fit(run, model, recipe)
+    how = {"clip": CLIP, "schedule": SCHEDULES[layout.schedule]}
+    return fit(run, model, Recipe(partial(read, fit=layout.fit), adamw, batch_loss, scores, keep, **how))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from unseg_lib.victims.mask2former.data import MaskedImages, learnt_batch, read
 from unseg_lib.victims.mask2former.model import LAYOUTS, build
 from unseg_lib.victims.mask2former.outputs import keep, scores
 from unseg_lib.victims.run import VictimRun
-from unseg_lib.victims.training import Recipe, Rng, autocast, fit
+from unseg_lib.victims.training import SCHEDULES, Recipe, Rng, autocast, fit
 
 CLIP, WEIGHT_DECAY = 0.01, 0.05
 
@@ -25,8 +25,8 @@ def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     _, layout = with_options(run.name, LAYOUTS, "Mask2Former")
     model = build(layout, len(run.train.classes), run.init, run.seed)
-    recipe = Recipe(partial(read, fit=layout.fit), adamw, batch_loss, scores, keep, CLIP, layout.schedule)
-    return fit(run, model, recipe)
+    how = {"clip": CLIP, "schedule": SCHEDULES[layout.schedule]}
+    return fit(run, model, Recipe(partial(read, fit=layout.fit), adamw, batch_loss, scores, keep, **how))
 
 
 def adamw(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:

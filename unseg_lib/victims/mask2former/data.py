@@ -54,10 +54,6 @@ def stacked(
     return masks, classes, torch.tensor([one.crowd for one, _ in found], dtype=torch.bool)
 
 
-def squashed(shape: Size, size: Size) -> Size:
-    return size
-
-
 def inside(shape: Size, size: Size) -> Size:
     """As large as fits into `size`."""
     return _scaled(shape, min(side / own for side, own in zip(size, shape)))
@@ -74,9 +70,10 @@ def _scaled(shape: Size, factor: float) -> Size:
 
 # what images become for training and for the test, before windows are cut. lsj: COCO's, 1024 pixels in training, the
 # shorter side 800 and at most 1333 in the test; shorter: ADE20K's, 512 or 640 and at most four times that;
-# pad: RSPrompter's, 1024, in the test with gray around. All but squash keep their ratio and are scored at full size
+# pad: RSPrompter's, 1024, in the test with gray around. They keep their ratio and are scored at full size; squash: all
+# become as large as `size`
 FITS = {
-    "squash": (squashed, squashed),
+    "squash": (),
     "lsj": (inside, partial(by_shorter, shorter=800 / 1024, longer=1333 / 1024)),
     "shorter": (by_shorter, by_shorter),
     "pad": (inside, inside),
