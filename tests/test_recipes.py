@@ -120,8 +120,11 @@ def test_rsprompter_warms_up_and_falls_by_half_a_wave():
 
 
 def test_a_recipe_s_schedule_reaches_the_optimiser(sets):
-    run, seen = run_of(MASK2FORMER, sets, size=(32, 32), epochs=1, batch_size=2, lr=1.0), []
-    model = torch.nn.Conv2d(3, 1, 1)
+    run, seen, model = (
+        run_of(MASK2FORMER, sets, size=(32, 32), epochs=1, batch_size=2, lr=1.0),
+        [],
+        torch.nn.Conv2d(3, 1, 1),
+    )
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     optimiser.step = lambda: seen.append(optimiser.param_groups[0]["lr"])
     loss = lambda run, model, *_: model(torch.zeros(1, 3, 2, 2)).sum()  # noqa: E731
@@ -255,6 +258,16 @@ def test_images_keep_their_ratio_and_objects_are_scored_at_full_size(sets, fit):
     model = Truth()
     model.layout = LAYOUTS["tiny"]
     assert outputs.scores(run, model, test)["scores"]["AP"] == pytest.approx(1.0)
+
+
+def test_unknown_words_are_refused():
+    for words, message in (
+        ("tiny fit=square", "Unknown fit of Mask2Former 'square'; did you mean 'squash'"),
+        ("tiny schedule=step", "Unknown schedule of Mask2Former 'step'; did you mean 'steps'"),
+        ("tiny norm=sync", "Unknown norm of Mask2Former 'sync'"),
+    ):
+        with pytest.raises(UnsegError, match=message):
+            layout_of(words)
 
 
 @pytest.mark.parametrize("victim", [MASK2FORMER, RSPROMPTER])
