@@ -75,6 +75,15 @@ def sets(tmp_path_factory) -> tuple:
     return boxes(root, "train", 9), boxes(root, "test", 5)
 
 
+@pytest.fixture(scope="module")
+def shaped(tmp_path_factory) -> tuple:
+    """The same with several things in an image, and their masks."""
+    from toy_instances import shapes
+
+    root = tmp_path_factory.mktemp("shapes")
+    return shapes(root, "train", 7), shapes(root, "test", 4)
+
+
 @pytest.fixture
 def bf16_everywhere(monkeypatch):
     """bf16 is computed in where it is asked for, on processors that only emulate it, too."""

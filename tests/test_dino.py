@@ -28,14 +28,8 @@ def _cpu_only():
     only_on_a_cpu()
 
 
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shapes")
-    return shapes(root, "train", 7), shapes(root, "test", 4)
-
-
-def dino_run(sets, **changes):
-    return run_of(DINO, sets, **({"size": (48, 48), "task": "detection"} | changes))
+def dino_run(shaped, **changes):
+    return run_of(DINO, shaped, **({"size": (48, 48), "task": "detection"} | changes))
 
 
 def adapted(run):
@@ -55,8 +49,8 @@ def first_batch_loss(run, model: torch.nn.Module) -> torch.Tensor:
 # what becomes of a config
 
 
-def test_the_config_becomes_ours(sets):
-    run = dino_run(sets, name=CONFIG, size=(400, 600), lr=2e-4, epochs=24, init="imagenet")
+def test_the_config_becomes_ours(shaped):
+    run = dino_run(shaped, name=CONFIG, size=(400, 600), lr=2e-4, epochs=24, init="imagenet")
     config = adapted(run)
     model = config.model
     assert model.type == "DINO" and model.num_queries == 900 and model.encoder.num_layers == 6
@@ -75,7 +69,7 @@ def test_the_config_becomes_ours(sets):
     assert (step["milestones"], step["end"], step["by_epoch"]) == ([44], 48, False)
 
 
-def test_dino_r50_is_built_as_published(sets):
+def test_dino_r50_is_built_as_published(shaped):
     """47 million parameters with 80 classes (Zhang et al., Table 1)."""
     config = load_config(CONFIG, "mmdet")
     config.model.backbone.init_cfg = None
@@ -87,8 +81,8 @@ def test_dino_r50_is_built_as_published(sets):
     assert sum(p.numel() for p in model.backbone.parameters()) == 25_557_032 - 2_049_000
 
 
-def test_without_first_weights_nothing_is_frozen_or_slowed(sets):
-    run = dino_run(sets)
+def test_without_first_weights_nothing_is_frozen_or_slowed(shaped):
+    run = dino_run(shaped)
     config = adapted(run)
     before = torch.get_rng_state(), random.getstate()
     model = mmseg.build_model(config, run)
@@ -98,10 +92,10 @@ def test_without_first_weights_nothing_is_frozen_or_slowed(sets):
     walk(config.optim_wrapper, lambda part: pytest.fail("slowed") if "lr_mult" in part else None)
 
 
-def test_more_queries_than_cells_are_refused(sets):
+def test_more_queries_than_cells_are_refused(shaped):
     # the smallest images have 480 x 48 / 800 = 29 pixels: 4 x 4 + 2 x 2 + 1 + 1 cells
     with pytest.raises(UnsegError, match=r"^Expected at most 22 queries .* as small as 29 pixels, found 900"):
-        adapted(dino_run(sets, name=CONFIG))
+        adapted(dino_run(shaped, name=CONFIG))
 
 
 # operators without compiled mmcv
@@ -137,11 +131,11 @@ def test_nms_counts_the_last_pixel_where_asked():
 # boxes
 
 
-def test_boxes_are_tight_and_classes_are_the_things(sets):
+def test_boxes_are_tight_and_classes_are_the_things(shaped):
     masks = torch.zeros(2, 6, 8, dtype=torch.bool)
     masks[0, 1:4, 2:7] = masks[1, 5, 7] = True
     assert dino.tight_boxes(masks).tolist() == [[2, 1, 7, 4], [7, 5, 8, 6]]
-    source, id = sets[0], sets[0].ids[0]
+    source, id = shaped[0], shaped[0].ids[0]
     found = dino.truth(source, id)
     assert [2 + label for label in found["gt_bboxes_labels"]] == [one.class_index for one in source.instances(id)]
     assert len(found["gt_bboxes"]) == len(source.instances(id)) and not found["gt_ignore_flags"].any()
@@ -149,9 +143,9 @@ def test_boxes_are_tight_and_classes_are_the_things(sets):
     assert nothing["gt_bboxes"].tensor.shape == (0, 4)
 
 
-def test_boxes_follow_their_objects_through_the_augmentation(sets):
+def test_boxes_follow_their_objects_through_the_augmentation(shaped):
     """The toy's discs and boxes are brighter than the ground: where a box is, there is no ground or sky."""
-    run = dino_run(sets, size=(48, 64))
+    run = dino_run(shaped, size=(48, 64))
     batches = loader(run, run.train, adapted(run).train_pipeline, dino.truth, training=True)
 
     def epoch(number: int) -> list:
@@ -185,30 +179,27 @@ def test_who_says_the_truth_has_full_scores(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(sets, tmp_path_factory) -> Path:
+def checkpoint(shaped, tmp_path_factory) -> Path:
     """A checkpoint as mmdetection writes it, with its history of losses."""
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    state, path = built(dino_run(sets, seed=7)).state_dict(), tmp_path_factory.mktemp("zoo") / "dino.pth"
+    state, path = built(dino_run(shaped, seed=7)).state_dict(), tmp_path_factory.mktemp("zoo") / "dino.pth"
     hub = {"log_scalars": {"train/loss": HistoryBuffer([1.0, 0.5], [1, 1])}, "runtime_info": {"iter": 2}}
     torch.save({"meta": {"epoch": 1}, "state_dict": state, "message_hub": hub}, path)
     return path
 
 
-def test_weights_of_a_checkpoint_are_taken_over(sets, checkpoint):
-    model = built(dino_run(sets))
+def test_weights_of_a_checkpoint_are_taken_over(shaped, checkpoint):
+    model = built(dino_run(shaped))
     dino.load_checkpoint(model, str(checkpoint))
-    other = built(dino_run(sets, seed=7)).state_dict()
+    other = built(dino_run(shaped, seed=7)).state_dict()
     assert all(torch.equal(value, other[name]) for name, value in model.state_dict().items())
 
 
-def test_other_weights_are_refused(sets, checkpoint, tmp_path):
-    model = built(dino_run((replace(sets[0], things=(1, 2, 3)), sets[1])))
+def test_weights_for_other_classes_are_refused(shaped, checkpoint):
+    model = built(dino_run((replace(shaped[0], things=(1, 2, 3)), shaped[1])))
     with pytest.raises(UnsegError, match=r"^Expected weights for 3 classes in .*dino.pth, found 2; take those"):
         dino.load_checkpoint(model, str(checkpoint))
-    torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    with pytest.raises(UnsegError, match=r"^Expected the weights of this config in .* found \d+ parameters missing"):
-        dino.load_checkpoint(model, str(tmp_path / "other.pth"))
 
 
 class Evil:
@@ -216,8 +207,8 @@ class Evil:
         return getattr, (torch.nn.Module, "forward")
 
 
-def test_only_histories_are_unpickled_beside_tensors(sets, tmp_path):
-    for thing in (sets[0], Evil()):
+def test_only_histories_are_unpickled_beside_tensors(shaped, tmp_path):
+    for thing in (shaped[0], Evil()):
         torch.save({"state_dict": {}, "message_hub": thing}, tmp_path / "code.pth")
         with pytest.raises(UnsegError, match=r"^Expected a state dict of tensors in .*code.pth"):
             dino.load_checkpoint(torch.nn.Linear(1, 1), str(tmp_path / "code.pth"))
@@ -226,8 +217,8 @@ def test_only_histories_are_unpickled_beside_tensors(sets, tmp_path):
 # training
 
 
-def test_a_step_lowers_the_loss_of_its_batch(sets):
-    run = dino_run(sets)
+def test_a_step_lowers_the_loss_of_its_batch(shaped):
+    run = dino_run(shaped)
     model = built(run).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=run.lr)
     before = first_batch_loss(run, model)
@@ -236,11 +227,11 @@ def test_a_step_lowers_the_loss_of_its_batch(sets):
     assert first_batch_loss(run, model) < before - 0.05
 
 
-def test_a_batch_without_any_object_is_learnt_from(sets):
-    run = dino_run((replace(sets[0], ids=sets[0].ids[-1:]), sets[1]))
+def test_a_batch_without_any_object_is_learnt_from(shaped):
+    run = dino_run((replace(shaped[0], ids=shaped[0].ids[-1:]), shaped[1]))
     loss = first_batch_loss(run, built(run).train())
     loss.backward()
     assert torch.isfinite(loss)
     # one without a pixel is none
-    masks, classes, crowd = stacked(sets[0], sets[0].ids[0], [Instance(np.zeros((48, 64), bool), 2)])
+    masks, classes, crowd = stacked(shaped[0], shaped[0].ids[0], [Instance(np.zeros((48, 64), bool), 2)])
     assert masks.shape == (0, 48, 64) and len(classes) == len(crowd) == 0

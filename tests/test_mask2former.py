@@ -1,7 +1,6 @@
 """Mask2Former: architecture, targets, augmentation, what its outputs mean, training, weights."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,25 +9,15 @@ import torch
 from toy_instances import CLASSES, MASK2FORMER, run_of, shapes
 
 from unseg_lib import UnsegError
-from unseg_lib.evaluation import pack, unpack
+from unseg_lib.options import with_options
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import mask2former, quiet, with_options
+from unseg_lib.victims import mask2former, quiet
 from unseg_lib.victims.mask2former import data as instances
 from unseg_lib.victims.mask2former import outputs
 from unseg_lib.victims.mask2former.model import LAYOUTS, STAGES, Layout, build, untrained
 
 TASKS = ("semantic", "instance", "panoptic")
 LAYOUT = with_options(MASK2FORMER.partition(":")[2], LAYOUTS, "Mask2Former")[1]
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shapes")
-    return shapes(root, "train", 7), shapes(root, "test", 4)
-
-
-def offline(*_arguments, **_options):
-    raise OSError("no route to host\nand much more")
 
 
 def m2f_run(sets, **changes):
@@ -59,7 +48,6 @@ def test_the_published_recipe():
     layout = LAYOUTS["resnet50"]
     assert layout == Layout(("ResNetConfig", STAGES), "microsoft/resnet-50")
     assert (layout.backbone_lr, mask2former.CLIP, mask2former.WEIGHT_DECAY) == (0.1, 0.01, 0.05)
-    assert (layout.scale_low, layout.scale_high, layout.colour) == (0.5, 2.0, True)
     assert LAYOUTS["swin-tiny"].backbone[1]["drop_path_rate"] == 0.3
 
 
@@ -68,9 +56,9 @@ def test_norms_begin_as_those_of_torch():
     assert all((layer.weight == 1).all() for layer in norms)  # transformers scales other batch norms to 0.02
 
 
-def test_every_weight_is_trained_once_and_norms_do_not_decay(sets):
+def test_every_weight_is_trained_once_and_norms_do_not_decay(shaped):
     model = build(replace(LAYOUT, backbone_lr=0.1), 4, "random", 0)
-    groups = mask2former.adamw(m2f_run(sets), model).param_groups
+    groups = mask2former.adamw(m2f_run(shaped), model).param_groups
     of = {id(p): group for group in groups for p in group["params"]}
     assert len(of) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     stem, head = model.encoder.embedder.embedder, model.class_predictor
@@ -83,8 +71,8 @@ def test_every_weight_is_trained_once_and_norms_do_not_decay(sets):
 # what it learns from
 
 
-def test_targets_of_every_task(sets):
-    source, id = sets[0], sets[0].ids[0]
+def test_targets_of_every_task(shaped):
+    source, id = shaped[0], shaped[0].ids[0]
     objects, label = source.instances(id), source.label(id)
     masks, classes, crowd = instances.targets(source, id, "instance")
     assert masks.dtype == crowd.dtype == torch.bool and classes.dtype == torch.long and not crowd.any()
@@ -114,12 +102,6 @@ def test_crowds_are_told_apart_and_not_learnt(tmp_path):
         assert classes.tolist() == [one.class_index for one in objects] and len(masks) == len(objects)
         assert masks.shape[1:] == (48, 64)
     assert torch.equal(data.x[0].permute(1, 2, 0), torch.from_numpy(crowded.image(crowded.ids[0]).copy()))
-
-
-def test_masks_are_packed_without_loss():
-    masks = (torch.rand(5, 11, 17, generator=torch_rng("masks")) < 0.4).numpy()
-    assert np.array_equal(unpack(pack(masks), (11, 17)), masks)
-    assert unpack(pack(masks[:0]), (11, 17)).shape == (0, 11, 17)
 
 
 def test_masks_move_with_their_images():
@@ -246,13 +228,13 @@ def test_label_maps_of_panoptic_segments_are_scored_where_no_segment_is_learnt(t
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_who_says_the_truth_has_full_scores(sets, monkeypatch, task):
+def test_who_says_the_truth_has_full_scores(shaped, monkeypatch, task):
     """The truth as logits: every convention between targets, outputs and scores must fit."""
-    run = m2f_run(sets, task=task, size=(48, 64))
-    data = instances.read(run, sets[1], "toy")
+    run = m2f_run(shaped, task=task, size=(48, 64))
+    data = instances.read(run, shaped[1], "toy")
 
     def truth(*_):
-        for i in range(len(sets[1])):
+        for i in range(len(shaped[1])):
             (masks,), (classes,) = data.learnt([i])
             named = torch.full((len(classes) + 1, len(CLASSES) + 1), -20.0)
             named[torch.arange(len(classes)), classes] = 20.0
@@ -268,18 +250,12 @@ def test_who_says_the_truth_has_full_scores(sets, monkeypatch, task):
 # first weights from files
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("weights")
-    build(LAYOUT, len(CLASSES), "random", 3).save_pretrained(place)
-    return place
-
-
-def test_weights_from_a_folder_or_a_file(folder):
-    expected = build(LAYOUT, len(CLASSES), "random", 3).state_dict()
-    for init in (folder, folder / "model.safetensors"):
+def test_weights_from_a_folder_or_its_file(tmp_path):
+    model = build(LAYOUT, len(CLASSES), "random", 3)
+    model.save_pretrained(tmp_path)
+    for init in (tmp_path, tmp_path / "model.safetensors"):
         found = build(LAYOUT, len(CLASSES), str(init), 0).state_dict()
-        assert all(torch.equal(value, found[name]) for name, value in expected.items())
+        assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items())
 
 
 def test_a_backbone_from_a_folder(tmp_path):
@@ -290,25 +266,15 @@ def test_a_backbone_from_a_folder(tmp_path):
     assert torch.equal(one.class_predictor.weight, start.class_predictor.weight)
 
 
-@pytest.mark.parametrize(
-    ("change", "classes", "words"),
-    [
-        ({}, 7, r"Expected weights for 7 classes in .*, found 4; take those"),
-        ({"layers": 2}, 4, r"Expected the weights of this Mask2Former .* parameters missing .first: "),
-        ({"queries": 9}, 4, r"Expected the weights of this Mask2Former .* 2 parameters of another shape"),
-    ],
-)
-def test_weights_of_another_model_are_refused(folder, change, classes, words):
-    with pytest.raises(UnsegError, match=words):
-        build(replace(LAYOUT, **change), classes, str(folder), 0)
-
-
 def test_wrong_weights_are_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "none.safetensors").write_bytes(b"no weights")
     with pytest.raises(UnsegError, match=r"none.safetensors, as safetensors, found something else"):
         build(LAYOUT, 4, str(tmp_path / "none.safetensors"), 0)
     with pytest.raises(UnsegError, match="nobody has trained its backbone"):
         build(LAYOUT, 4, "imagenet", 0)
+
+    def offline(*_arguments, **_options):
+        raise OSError("no route to host\nand much more")
 
     monkeypatch.setattr("transformers.ResNetBackbone.from_pretrained", offline)
     with pytest.raises(UnsegError, match=r"resnet-50 \(no route to host\); without a network use init=random"):

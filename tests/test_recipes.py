@@ -20,7 +20,7 @@ from unseg_lib.victims.mask2former import data as instances
 from unseg_lib.victims.mask2former import outputs
 from unseg_lib.victims.mask2former.model import LAYOUTS, build
 
-# the published configs in the words of our options, as docs of `victims.mask2former` have them
+# the published configs in the words of our options, as docs/recipes.md has them
 ADE20K = "resnet50 fit=shorter"
 CITYSCAPES = "resnet50 crop=0.5 norm=trained"
 COCO = "resnet50 fit=lsj scale_low=0.1 colour=False schedule=steps"
@@ -128,7 +128,7 @@ def test_a_recipe_s_schedule_reaches_the_optimiser(sets):
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     optimiser.step = lambda: seen.append(optimiser.param_groups[0]["lr"])
     loss = lambda run, model, *_: model(torch.zeros(1, 3, 2, 2)).sum()  # noqa: E731
-    training.train_epoch(run, model, optimiser, training.Recipe(loss=loss, schedule="cosine"), None, 1)
+    training.train_epoch(run, model, optimiser, training.Recipe(loss=loss, schedule=training.cosine), None, 1)
     assert seen == pytest.approx([1e-3, 1e-3 + 0.999 / 49])
 
 

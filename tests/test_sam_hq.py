@@ -1,4 +1,6 @@
-"""SAM-HQ as a victim: its network, weights, training, scores, refusals."""
+"""SAM-HQ as a victim: its network, training, images, scores. Its formula is in test_formulas.py, that prompts of
+several kinds do not mix in test_generator.py.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,20 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_instances import run_of
+from toy_instances import run_of, save_sam
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
-from unseg_lib.method import LAYOUTS, Prompts, all_prompts, one_kind, only
-from unseg_lib.seeds import torch_rng
+from unseg_lib.method import LAYOUTS, Prompts
 from unseg_lib.victims import asked, filled_boxes, object_scores, one_object, sam_hq, training
 from unseg_lib.victims.sam_hq import objects
 from unseg_lib.victims.sam_hq.model import ADDED, SamHQ, build
-
-SIZE = (32, 32)
-HOW = {"size": SIZE, "epochs": 2, "batch_size": 4, "lr": 1e-3, "seed": 0, "device": "cpu", "task": "interactive"}
-TINY = sam_hq.MODELS["tiny"]
-
 
 # the network
 
@@ -48,63 +44,6 @@ def test_parts_have_the_names_of_the_authors_files():
     assert keys >= {f"mask_decoder.{key}" for key in (*some.split(), "embedding_maskfeature.3.bias")}
 
 
-@pytest.fixture(scope="module")
-def model() -> SamHQ:
-    """All parameters at random: first weights are zero in places."""
-    model = build("tiny", SIZE, "random", 0)
-    rng = torch_rng("parameters")
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3, generator=rng)
-    return model
-
-
-@pytest.fixture(scope="module")
-def files(model, tmp_path_factory) -> dict[str, Path]:
-    """Checkpoints of SAM and of SAM-HQ."""
-    folder, state = tmp_path_factory.mktemp("weights"), model.state_dict() | {"pixel_mean": torch.zeros(3, 1, 1)}
-    torch.save({k: v for k, v in state.items() if not is_added(k)}, folder / "sam.pth")
-    torch.save(state, folder / "sam_hq.pth")
-    return {"sam": folder / "sam.pth", "sam_hq": folder / "sam_hq.pth"}
-
-
-def is_added(key: str) -> bool:
-    return key.startswith("mask_decoder.") and key.split(".")[1] in ADDED
-
-
-def prompts_of(count: int) -> Prompts:
-    mask = torch.zeros(count, 1, *SIZE)
-    for i in range(count):
-        mask[i, :, 4 + i : 20, 5:25] = 1
-    return all_prompts(mask, SIZE[0], torch_rng("prompts"))
-
-
-def test_its_mask_by_the_formula(model):
-    """Paper, section 3.2: the token's MLP times the sum of mask, late and early features."""
-    prompts, x = only(prompts_of(2), "box"), torch.rand(2, 3, *SIZE, generator=torch_rng("images"))
-    with torch.inference_mode():
-        embedding, early = model.see(x)
-        decoder = model.mask_decoder
-        sparse, dense = model.prompt_encoder(points=None, boxes=prompts.boxes, masks=None)
-        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hf_token.weight])
-        query = torch.cat([tokens.expand(2, -1, -1), sparse], dim=1)
-        position = model.prompt_encoder.get_dense_pe().expand(2, -1, -1, -1)
-        hs, image = decoder.transformer(embedding + dense, position, query)
-        fused = decoder.embedding_maskfeature(decoder.output_upscaling(image.mT.reshape(embedding.shape)))
-        fused = fused + decoder.embedding_encoder(embedding) + decoder.compress_vit_feat(early)
-        expected = (decoder.hf_mlp(hs[:, 5])[:, :, None, None] * fused).sum(dim=1, keepdim=True)
-        torch.testing.assert_close(model.find(embedding, early, prompts), expected)
-
-
-def test_prompts_of_several_kinds_do_not_mix(model):
-    prompts, x = one_kind(prompts_of(4), torch_rng(4)), torch.rand(4, 3, *SIZE, generator=torch_rng("images"))
-    assert len(prompts.use.unique(dim=0)) > 1
-    with torch.inference_mode():
-        together = model.find(*model.see(x), prompts)
-        for i in range(4):
-            one = Prompts(*(part[i : i + 1] for part in (prompts.boxes, prompts.points, prompts.masks, prompts.use)))
-            torch.testing.assert_close(model.find(*model.see(x[i : i + 1]), one), together[i : i + 1])
-
-
 def test_a_box_as_a_filled_mask_by_hand():
     use = torch.tensor([[True, False, False], [False, True, False], [True, False, True]])
     boxes, masks = torch.tensor([[2.0, 0, 5, 7]] * 3), torch.full((3, 1, 4, 4), 7.0)
@@ -116,18 +55,18 @@ def test_a_box_as_a_filled_mask_by_hand():
     assert prompts.use[0].tolist() == [True, False, False], "its argument is left alone"
 
 
-def test_weights_of_sam_and_of_sam_hq(model, files):
-    for name, path in files.items():
-        found = build("tiny", SIZE, str(path), 1).state_dict()
-        same = {key for key, value in model.state_dict().items() if value.equal(found[key])}
-        assert same == {key for key in found if name == "sam_hq" or not is_added(key)}
+def test_weights_for_another_size_are_refused(tmp_path):
+    save_sam(tmp_path / "sam.pth")
+    with pytest.raises(UnsegError, match=r"sam-hq:tiny at 64x64 pixels in .* of another shape .* size"):
+        build("tiny", (64, 64), str(tmp_path / "sam.pth"), 0)
 
 
 # training
 
 
 def test_one_drop_of_the_learning_rate(sets, monkeypatch):
-    run = run_of("sam-hq:tiny drop=0.66", sets, **(HOW | {"epochs": 3}))  # of two steps
+    how = {"size": (32, 32), "epochs": 3, "batch_size": 4, "task": "interactive"}  # epochs of two steps
+    run = run_of("sam-hq:tiny drop=0.66", sets, **how)
     monkeypatch.setattr(sam_hq, "fit", lambda *parts: parts)
     run, model, recipe = sam_hq.train(run)
     data, optimiser, rates = recipe.read(run, run.train, "training"), recipe.optimiser(run, model), []
@@ -193,25 +132,3 @@ def test_the_answer_of_a_filled_box(sets):
     """The toy objects are rectangles, so their boxes are the answers."""
     scores = object_scores(sets[1], filled_boxes(sets[1]))
     assert scores == {"miou_pictures": 1, "biou": 1}
-
-
-# refusals
-
-
-def test_other_weights_are_refused(sets, files, tmp_path):
-    state = torch.load(files["sam_hq"], weights_only=True)
-    part = {key: value for key, value in state.items() if key != "mask_decoder.hf_token.weight"}
-    cases = {
-        "text.pth": (b"no weights", "state dict of tensors"),
-        "list.pth": ([1, 2], "found something else"),
-        "unet.pth": ({"encoder.weight": torch.zeros(1)}, "parameters missing"),
-        "part.pth": (part, "1 parameters missing .first: mask_decoder.hf_token.weight"),
-        "more.pth": (state | {"noise.weight": torch.zeros(1)}, "1 parameters unknown .first: noise.weight"),
-    }
-    for name, (content, words) in cases.items():
-        file = tmp_path / name
-        file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
-        with pytest.raises(UnsegError, match=words):
-            build("tiny", SIZE, str(file), 0)
-    with pytest.raises(UnsegError, match=r"sam-hq:tiny at 64x64 pixels in .* of another shape .* size"):
-        build("tiny", (64, 64), str(files["sam"]), 0)

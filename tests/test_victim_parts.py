@@ -2,7 +2,6 @@
 
 import errno
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from unseg_lib import UnsegError
 from unseg_lib.files import claim, read_json, write_json
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import data, smp, training
-from unseg_lib.victims.deeplabv1 import build as deeplabv1
 
 # what a victim is given
 
@@ -43,16 +41,13 @@ def test_images_that_memory_cannot_hold_lie_in_a_file_without_a_name(sets, tmp_p
         data.room((5, 10**9), tmp_path)
 
 
-def test_normalised_means():
-    x = torch.tensor(data.MEAN).mul(255).round().to(torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    assert data.normalise(x).abs().max() < 0.01
-
-
 def test_augmentation_moves_images_and_labels_together():
     y = torch.zeros(64, 32, 32, dtype=torch.uint8)
     y[:, 8:20, 4:16] = 1
-    x = y[:, None].float().expand(-1, 3, -1, -1) + 1  # 1 or 2; 0 is what lies outside
-    x, moved = data.augment(x, y, torch_rng("augment"))
+    still = y[:, None].float().expand(-1, 3, -1, -1) + 1  # 1 or 2; 0 is what lies outside
+    x, moved = data.augment(still, y, torch_rng("augment"))
+    again, other = (data.augment(still, y, torch_rng(seed))[0] for seed in ("augment", 1))
+    assert torch.equal(x, again) and not torch.equal(x, other)
     assert moved.dtype == torch.long and set(moved.unique().tolist()) == {0, 1, 255}
     # bilinear against nearest: at a corner the nearest pixel has a quarter of the weight
     x = x[:, 0]
@@ -62,14 +57,6 @@ def test_augmentation_moves_images_and_labels_together():
     assert 0.4 < area.min() < 0.8 and 1.1 < area.max() < 1.7  # scales 0.75 to 1.25, squared
     columns = (moved == 1).float().sum(dim=1).argmax(dim=1)
     assert (columns < 16).any() and (columns >= 16).any()  # some are flipped
-
-
-def test_augmentation_is_seeded_and_touches_no_global_state():
-    x, y = torch.rand(3, 3, 16, 16), torch.zeros(3, 16, 16, dtype=torch.uint8)
-    before = torch.get_rng_state()
-    one, two, other = (data.augment(x, y, torch_rng(seed))[0] for seed in (1, 1, 2))
-    assert torch.equal(one, two) and not torch.equal(one, other)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(("images", "shape"), [(10, (2, 4)), (4, (1, 4)), (3, (1, 3)), (2, (1, 2)), (1, (1, 2))])
@@ -105,22 +92,12 @@ def test_mixture_reads_images_where_masks_of_the_same_name_lie_beside_them(tmp_p
     assert all(np.array_equal(mixture.image(id), clean.image(id)) for id in clean.ids)
 
 
-# first weights and names
+# names
 
 
-@pytest.mark.parametrize(
-    "first", [partial(smp.build, VICTIM, 2, (32, 32), "random"), partial(deeplabv1, "wideresnet38-tiny", 2, "random")]
-)
-def test_first_weights_come_from_the_seed_alone(first):
-    before = torch.get_rng_state()
-    same, again, other = (torch.cat([p.detach().flatten() for p in first(seed).parameters()]) for seed in (0, 0, 1))
-    assert torch.equal(same, again) and not torch.equal(same, other)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_names():
-    for encoder in ("resnet18", "tu-res2net50_26w_4s", "tu-regnetx_032", "efficientnet-b6"):
-        assert smp.parse(f"unetplusplus-{encoder}") == ("unetplusplus", encoder)
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-res2net50_26w_4s", "tu-regnetx_032", "efficientnet-b6"])
+def test_names(encoder):
+    assert smp.parse(f"unetplusplus-{encoder}") == ("unetplusplus", encoder)
 
 
 def test_imagenet_weights_without_a_network(monkeypatch):
@@ -130,11 +107,6 @@ def test_imagenet_weights_without_a_network(monkeypatch):
     monkeypatch.setattr("segmentation_models_pytorch.create_model", offline)
     with pytest.raises(UnsegError, match=r"use init=random \(no route to host\)\.$"):
         smp.build(VICTIM, 2, (32, 32), "imagenet", 0)
-
-
-def test_a_size_the_model_cannot_take():
-    with pytest.raises(UnsegError, match="found 30x32"):
-        smp.build("unetplusplus-resnet18", 2, (30, 32), "random", 0)
 
 
 def test_a_model_that_onednn_cannot_do_channels_last():

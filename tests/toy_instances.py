@@ -22,7 +22,6 @@ DINO = (
     "model.neck.in_channels=[16,32,64] model.num_queries=10 model.dn_cfg.group_cfg.num_dn_queries=4 "
     f"model.encoder.num_layers=1 model.encoder.{FFN} model.decoder.num_layers=1 model.decoder.{FFN}"
 )
-HOW = {"epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu"}
 COLOURS = np.array([(40, 90, 40), (120, 160, 220), (220, 60, 50), (240, 220, 60)])
 
 
@@ -65,8 +64,9 @@ def _things(rng: np.random.Generator, shape: tuple[int, int], count: int) -> lis
 
 def run_of(victim: str, sets: tuple[SegmentationSet, SegmentationSet], **changes) -> VictimRun:
     """What `train_victim` hands to the family of a victim."""
-    how = HOW | {"name": victim.partition(":")[2], "train": sets[0], "test": sets[1], "out": None, "init": "random"}
-    return VictimRun(**(how | {"clean_fraction": 0.0, "threads": 0, "precision": "32"} | changes))
+    how = {"epochs": 2, "batch_size": 3, "lr": 1e-3, "seed": 0, "device": "cpu", "precision": "32", "init": "random"}
+    how |= {"name": victim.partition(":")[2], "train": sets[0], "test": sets[1], "out": None}
+    return VictimRun(**(how | {"clean_fraction": 0.0, "threads": 0} | changes))
 
 
 def save_sam(path: Path) -> None:

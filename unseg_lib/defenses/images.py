@@ -6,9 +6,9 @@ A maker takes the seed of the training and its options, which are its keyword-on
 import io
 from collections.abc import Callable
 from importlib import import_module
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -177,15 +177,10 @@ def purify(seed: int, *, module: str = "", function: str = "") -> Defense:
     if module and not Path(module).is_file():
         raise UnsegError(f"Expected a Python file with a function purify(pixels) at {place}, found no such file.")
     try:
-        if module:
-            loader = SourceFileLoader(f"purifier_{Path(module).stem}", module)
-            loaded = module_from_spec(spec_from_loader(loader.name, loader))
-            loader.exec_module(loaded)
-        else:
-            loaded = import_module(place)
+        there = SimpleNamespace(**run_path(module)) if module else import_module(place)
     except Exception as error:  # whatever a user's file or a package raises
         failed, mend = ("load", "mend it") if module else ("import", "install or mend it")
         raise UnsegError(f"Could not {failed} {place} ({type(error).__name__}: {error}); {mend}.") from error
-    if not callable(call := getattr(loaded, name, None)):
+    if not callable(call := getattr(there, name, None)):
         raise UnsegError(f"Expected a function {name}(pixels) in {place}, found none.")
     return Defense(image=lambda pixels, id: call(pixels.copy()))

@@ -1,19 +1,15 @@
 """DeepLabV3 (Chen et al., arXiv 1706.05587) on ResNet-50 by the recipe of DDC-AT (Xu et al., ICCV 2021), whose
-baselines on VOC the paper's Table 4 repeats: size 473 x 473, 50 epochs, batches of 16, lr 0.01.
+baselines on VOC the paper's Table 4 repeats; its numbers, and what differs: docs/recipes.md.
 
 "deeplabv3:resnet50", "deeplabv3:tiny", and with the fields of `Variant` as options: "deeplabv3:resnet50 colour=True".
 `size` is the crop. Images keep their ratio; the longer side becomes 500/473 of the crop's in training, VOC's own at the
-published crop, and 512/473 in the test, which is scored at the labels' own size. The numbers are of
-config/voc2012/voc2012_aspp.yaml, tool_train/train_aspp.py and model/pspnet.py of
-github.com/dvlab-research/Robust-Semantic-Segmentation. ImageNet's weights are timm's resnet50s.gluon_in1k, a ResNet of
-the same layers; those of that repository, resnet50_v2.pth, are not on a hub.
+published crop, and 512/473 in the test, which is scored at the labels' own size.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +69,7 @@ def build(name: str, classes: int, init: str, seed: int) -> "DeepLabV3":
             dilate(layer, rate)
         model = DeepLabV3(encoder, classes)
     if init not in ("random", "imagenet"):
-        found = {name.removeprefix("module."): value for name, value in read_tensors(Path(init)).items()}
+        found = read_tensors(init)
         whole = "head.4.bias" in found
         found = found if whole else {name: value for name, value in found.items() if not name.startswith("fc.")}
         load_weights(model if whole else encoder, found, init, "this DeepLabV3", head="head.4.bias")
@@ -136,8 +132,7 @@ def enlarged(logits: Tensor, x: Tensor) -> Tensor:
     return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=True)
 
 
-def sgd(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
-    return training.sgd(run, model, HEAD_LR, momentum=MOMENTUM, weight_decay=DECAY)
+sgd = partial(training.sgd, head_lr=HEAD_LR, momentum=MOMENTUM, weight_decay=DECAY)
 
 
 def read(run: VictimRun, source: SegmentationSet, what: str) -> Data:

@@ -3,11 +3,7 @@
 "rsprompter:vit_b", "rsprompter:vit_l", "rsprompter:vit_h" with `init` the path of SAM's official checkpoint, and
 "rsprompter:small", "rsprompter:tiny" from random weights; the fields of `Layout` are options, as "queries=100". Written
 from the paper, with the numbers of configs/rsprompter/rsprompter_query-{nwpu,whu,ssdd}.py of
-github.com/KyanChen/RSPrompter: there ViT-B, 1024 x 1024 pixels, lr 1e-4, one image for each of several GPUs, and 70,
-100 and 30 queries for 600, 300 and 600 epochs. What differs: SAM's layer norm and not batch norm in the aggregator;
-as many images in a step as are asked for; the 100 best objects of an image, published as many as queries; bfloat16 for
-DeepSpeed's float16; a small image lies anywhere in its window, published at the upper left. small and tiny look at one
-scale, and their learning rate falls by a power.
+github.com/KyanChen/RSPrompter; what differs: docs/recipes.md.
 
 SAM's blocks -> aggregated features -> a pyramid -> queries that look at three scales of it -> for every query a class,
 and prompt tokens from which SAM draws its mask. In training every true object goes to the query that fits it best; cost
@@ -19,7 +15,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -32,13 +27,12 @@ from torch.nn import functional as F
 from unseg_lib import method
 from unseg_lib.errors import UnsegError
 from unseg_lib.options import with_options
-from unseg_lib.victims.data import normalise
-from unseg_lib.victims.mask2former.data import MaskedImages, augment, read
+from unseg_lib.victims.mask2former.data import MaskedImages, learnt_batch, read
 from unseg_lib.victims.mask2former.model import check_layout
 from unseg_lib.victims.mask2former.outputs import keep, scores
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.sam_hq.model import upscaling
-from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit, own_randomness
+from unseg_lib.victims.training import SCHEDULES, Recipe, Rng, autocast, fit, own_randomness
 
 HIDDEN = 32  # channels of the feature aggregator
 PYRAMID = 256  # of what it gives, of all levels of the pyramid, and of what guessed masks are read from
@@ -47,6 +41,7 @@ CLASS, MASK = 2.0, 5.0  # weights of the losses
 NO_OBJECT = 0.1  # weight of a query that found nothing, for most do
 
 Seen = tuple[Tensor, Tensor, Sequence[int]]  # a scale: (N,h*w,width), places (h*w,width) or (N,...), and (h,w)
+Guesses = list[tuple[Tensor, Tensor]]  # before every layer and after the last: classes (N,Q,C+1), masks (N,Q,4h,4w)
 Pairs = list[tuple[Tensor, Tensor]]  # of every image: numbers of queries, and of their objects
 
 
@@ -54,8 +49,8 @@ def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     _, layout = with_options(run.name, LAYOUTS, "RSPrompter")
     model = build(layout, len(run.train.classes), run.size, run.init, run.seed)
-    how = {"test": scores, "keep": keep, "clip": CLIP, "schedule": layout.schedule}
-    return fit(run, model, Recipe(partial(read, fit=layout.fit), adamw, batch_loss, **how))
+    how = {"clip": CLIP, "schedule": SCHEDULES[layout.schedule]}
+    return fit(run, model, Recipe(partial(read, fit=layout.fit), adamw, batch_loss, scores, keep, **how))
 
 
 @dataclass(frozen=True)
@@ -90,25 +85,18 @@ class Layout:
         check_layout(self, "RSPrompter", 4)
 
 
-SMALL = {"every": 1, "heads": 4, "feedforward": 128, "encoder_layers": 1, "layers": 3, "points": 1024}
-SMALL |= {"scale_low": 0.75, "scale_high": 1.25, "draw_all": False}
-SMALL |= {"fit": "squash", "schedule": "poly", "pyramid": False}
-
 # small and tiny are for processors and tests, from random weights
+SMALL = {"every": 1, "heads": 4, "feedforward": 128, "encoder_layers": 1, "layers": 3, "points": 1024}
+SMALL |= {"scale_low": 0.75, "scale_high": 1.25, "fit": "squash", "schedule": "poly"}
+SMALL |= {"pyramid": False, "draw_all": False}
 LAYOUTS = {name: Layout(method.LAYOUTS[name]) for name in ("vit_b", "vit_l", "vit_h")}
 LAYOUTS["small"] = Layout(method.LAYOUTS["small"], width=64, queries=50, **SMALL)
 LAYOUTS["tiny"] = Layout(method.LAYOUTS["tiny"], width=32, queries=10, **(SMALL | {"layers": 2}))
 
 
-# of the prompter: classes (N,Q,C+1) and guessed masks (N,Q,4h,4w) before every layer and after the last
-Guesses = list[tuple[Tensor, Tensor]]
-
-
 def build(layout: Layout, classes: int, size: tuple[int, int], init: str, seed: int) -> "RSPrompter":
-    """The network for images of `size` with seeded first weights, or those of SAM in the file that `init` names.
-
-    SAM's image encoder with weights from a file stays as it is, and only the rest learns, as published; with
-    init=random it learns too, for what nobody has trained is no foundation. Positions are stretched to `size`.
+    """The network for images of `size` with seeded first weights, or with SAM's of the file that `init` names: then the
+    image encoder stays as it is, as published.
     """
     patch = layout.sam.patch_size
     if size[0] % patch or size[1] % patch:
@@ -119,7 +107,7 @@ def build(layout: Layout, classes: int, size: tuple[int, int], init: str, seed: 
         model = RSPrompter(layout, classes)
     if init != "random":
         parts = {"image_encoder": model.encoder, "prompt_encoder": model.prompt_encoder}
-        method.load_sam(nn.ModuleDict(parts | {"mask_decoder": model.mask_decoder}), Path(init))
+        method.load_sam(nn.ModuleDict(parts | {"mask_decoder": model.mask_decoder}), init)
         model.encoder.requires_grad_(False)
     model.stretch(size[0] // patch, size[1] // patch)
     return model
@@ -132,9 +120,7 @@ class RSPrompter(nn.Module):
         super().__init__()
         self.layout, sam = layout, layout.sam
         self.encoder = method.build_image_encoder(sam)
-        self.prompt_encoder = method.build_prompt_encoder(sam).requires_grad_(
-            False
-        )  # only its fixed positions are used
+        self.prompt_encoder = method.build_prompt_encoder(sam).requires_grad_(False)  # gives fixed positions alone
         self.mask_decoder = method.build_mask_decoder(sam)
         channels = PYRAMID if layout.pyramid else layout.width
         self.aggregator = FeatureAggregator(sam.embed_dim, range(0, sam.depth, layout.every), channels)
@@ -142,11 +128,11 @@ class RSPrompter(nn.Module):
 
     def stretch(self, height: int, width: int) -> None:
         """Fit SAM to a grid of so many patches; its relative positions segment-anything stretches by itself."""
-        position = self.encoder.pos_embed.detach()
+        position = self.encoder.pos_embed
         if position.shape[1:3] != (height, width):
-            larger = F.interpolate(position.permute(0, 3, 1, 2), (height, width), mode="bicubic", align_corners=False)
-            learns = self.encoder.pos_embed.requires_grad
-            self.encoder.pos_embed = nn.Parameter(larger.permute(0, 2, 3, 1).contiguous(), requires_grad=learns)
+            planes = position.data.permute(0, 3, 1, 2)
+            larger = F.interpolate(planes, (height, width), mode="bicubic", align_corners=False)
+            position.data = larger.permute(0, 2, 3, 1).contiguous()
         self.prompt_encoder.image_embedding_size = (height, width)
 
     def forward(self, x: Tensor) -> SimpleNamespace:
@@ -181,8 +167,7 @@ class RSPrompter(nn.Module):
 
 class FeatureAggregator(nn.Module):
     """The chosen blocks' features `(N,C,h,w)` to one, `(N,width,h,w)`: reduced to r_i, m_1 = r_1, m_i = m_(i-1) +
-    convolution(m_(i-1)) + r_i, and the last m is fused, as in the paper. SAM's layer norm keeps it apart from the size
-    of a batch, which is published as one image.
+    convolution(m_(i-1)) + r_i, and the last m is fused, as in the paper.
     """
 
     def __init__(self, channels: int, chosen: range, width: int):
@@ -225,8 +210,8 @@ class OneScale(nn.Module):
 
 class Pyramid(nn.Module):
     """The same on five levels, of strides 4 to 64, as published: a simple pyramid on features `(N,256,h,w)` of stride
-    16, deformable attention on its three coarsest levels, which queries see in turn, the coarsest first, and a canvas
-    `(N,256,4h,4w)`. The attention and what follows it are mmdetection's, as published.
+    16, mmdetection's deformable attention on its three coarsest levels, which queries see in turn, the coarsest first,
+    and a canvas `(N,256,4h,4w)`.
     """
 
     def __init__(self, layout: Layout):
@@ -322,9 +307,8 @@ class QueryLayer(nn.Module):
         """queries `(N,Q,C)` with places; seen `(N,L,C)` with places `(L,C)`; hidden bool `(N,Q,L)`: not looked at."""
         hidden = hidden.repeat_interleave(self.look.num_heads, dim=0)
         asking = queries + place_of_query
-        queries = self.norms[0](
-            queries + self.look(asking, seen + place, seen, attn_mask=hidden, need_weights=False)[0]
-        )
+        looked = self.look(asking, seen + place, seen, attn_mask=hidden, need_weights=False)[0]
+        queries = self.norms[0](queries + looked)
         asking = queries + place_of_query
         queries = self.norms[1](queries + self.talk(asking, asking, queries, need_weights=False)[0])
         return self.norms[2](queries + self.think(queries))
@@ -338,7 +322,7 @@ def outside(masks: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def adamw(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW over what learns; SAM's encoder does not where it has SAM's weights."""
+    """AdamW of what is learnt; SAM's encoder is not where it has SAM's weights."""
     learnt = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(learnt, lr=run.lr, weight_decay=WEIGHT_DECAY, fused=True)
 
@@ -355,10 +339,7 @@ class Objects:
 def batch_loss(run: VictimRun, model: RSPrompter, data: MaskedImages, chosen: Tensor, rng: Rng) -> Tensor:
     """The loss on the images numbered `chosen`, defended and augmented, summed over the prompter's layers."""
     layout = model.layout
-    x, shapes = data.batch(chosen)
-    x = defended_batch(run, x.to(run.device), rng("defence"))
-    scale, how = (layout.scale_low, layout.scale_high), {"size": run.size, "shapes": shapes}
-    x, *found = augment(normalise(x), *data.learnt(chosen), scale, rng("augmentation"), **how)
+    x, *found = learnt_batch(run, layout, data, chosen, rng)
     objects, drawn = Objects(*found, layout.points), rng("drawn")
     with autocast(run):
         embedding, (*earlier, last), prompts = model.guess(x)

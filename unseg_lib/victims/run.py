@@ -50,10 +50,8 @@ class VictimRun:
 
 def check(run: VictimRun) -> None:
     """Refuse settings that cannot be trained with, before anything is read."""
-    classes, images = (
-        "{} for training and {} for the test".format(*(len(part) for part in parts))
-        for parts in ((run.train.classes, run.test.classes), (run.train, run.test))
-    )
+    counted = "{} for training and {} for the test".format
+    classes, images = counted(len(run.train.classes), len(run.test.classes)), counted(len(run.train), len(run.test))
     init = run.init in INIT or Path(run.init).exists()
     numbers = {"epochs": run.epochs, "lr": run.lr, "height": run.size[0], "width": run.size[1]}
     for what, met, found in (

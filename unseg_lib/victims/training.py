@@ -33,10 +33,10 @@ WARM_UP, LOWEST = 50, 1e-3  # steps, and share of the learning rate at their sta
 SHOWN = 4  # test images whose predictions are kept
 
 Rng = Callable[[str], torch.Generator]  # what for -> a generator of this step's own
+Schedule = Callable[[int, int, int], float]  # step from 0, all steps, in so many epochs -> share of the learning rate
 
 
 def poly(step: int, total: int, epochs: int) -> float:
-    """The share of the learning rate at a step from 0, of `total` in so many epochs."""
     return (1 - step / total) ** POLY_POWER
 
 
@@ -100,7 +100,7 @@ class Recipe:
     optimiser: (run, model) -> optimiser; "factor" in a group of its parameters multiplies the learning rate.
     loss: (run, model, data, image numbers, rng) -> loss of a step; `rng("what for")` makes a generator.
     test: (run, model, data) -> scores, see `train_victim`. keep: (run, model, data) writes predictions.npz.
-    clip: the largest norm of a step's gradient. schedule: of SCHEDULES.
+    clip: the largest norm of a step's gradient.
     """
 
     read: Callable[[VictimRun, SegmentationSet, str], Any] = read_labelled
@@ -109,7 +109,7 @@ class Recipe:
     test: Callable[[VictimRun, nn.Module, Any], dict] = label_scores
     keep: Callable[[VictimRun, nn.Module, Any], None] = keep_predictions
     clip: float | None = None
-    schedule: str = "poly"
+    schedule: Schedule = poly
 
 
 ORDINARY = Recipe()
@@ -145,12 +145,12 @@ def train_epoch(run: VictimRun, model: nn.Module, optimiser: Optimizer, recipe: 
     """One pass over the images (epochs count from 1); returns the mean loss."""
     model.train()
     order = batches(len(run.train), run.batch_size, run.seed, epoch)
-    total, losses, schedule = run.epochs * len(order), [], SCHEDULES[recipe.schedule]
+    total, losses = run.epochs * len(order), []
     with own_randomness(run.device, run.seed, "dropout", epoch):
         for i, chosen in enumerate(order):
             step = (epoch - 1) * len(order) + i
             for group in optimiser.param_groups:
-                group["lr"] = run.lr * group.get("factor", 1.0) * schedule(step, total, run.epochs)
+                group["lr"] = run.lr * group.get("factor", 1.0) * recipe.schedule(step, total, run.epochs)
             loss = recipe.loss(run, model, data, chosen, lambda what, i=i: torch_rng(run.seed, what, epoch, i))
             losses.append(train_step(model, optimiser, loss, recipe.clip))
             check_finite(losses[-1], epoch, i + 1, optimiser.param_groups[0]["lr"])

@@ -21,7 +21,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     found = found.get("state_dict", found) if isinstance(found, dict) else None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise UnsegError(f"Expected a state dict of tensors in {path}, found something else; save it alone.")
-    return found
+    return {str(name).removeprefix("module."): value for name, value in found.items()}  # DataParallel's prefix
 
 
 def load_weights(
@@ -30,7 +30,7 @@ def load_weights(
     """Load the state dict of this very model, in place; another is refused.
 
     what: the model in words. head: a parameter as long as there are classes and `more`; `hint` helps where they are
-    others. spared: beginnings of names that the file may lack.
+    others. spared: beginnings of names that the file may lack, as it may lack a batch norm's count of batches.
     """
     own = model.state_dict()
     other = {
@@ -41,7 +41,8 @@ def load_weights(
     if head in other:
         expected = f"weights for {len(own[head]) - more} classes in {path}, found {len(found[head]) - more}"
         raise UnsegError(f"Expected {expected}; take those of a model for this data set{hint}.")
-    missing = {key for key in own.keys() - found.keys() if not key.startswith(spared)}
+    lacking = own.keys() - found.keys()
+    missing = {key for key in lacking if not (key.startswith(spared) or key.endswith("num_batches_tracked"))}
     faults = {"missing": missing, "unknown": found.keys() - own.keys(), "of another shape": other}
     for fault, keys in faults.items():
         if keys:
@@ -55,7 +56,7 @@ def load_weights(
 
 def load_resnet(backbone: nn.Module, found: dict[str, Tensor], path: str | Path) -> None:
     """Load torchvision's ResNet into the backbone of transformers, in place: they differ in names alone."""
-    chosen = {key: value for key, value in backbone.state_dict().items() if key.endswith("num_batches_tracked")}
+    chosen = {}
     for key, value in found.items():
         parts = re.fullmatch(r"(?:layer(\d)\.(\d+)\.)?(conv|bn|downsample\.)(\d)\.(\w+)", key)
         if parts:  # all but the classifier

@@ -1,5 +1,4 @@
-"""DeepLabV1 (Chen et al., ICLR 2015) on WideResNet-38, the paper's victim on VOC, as its released code trains it:
-size 321 x 321, 30 epochs, batches of 16, lr 7e-4.
+"""DeepLabV1 (Chen et al., ICLR 2015) on WideResNet-38, the paper's victim on VOC, as its released code trains it.
 
 "deeplabv1:wideresnet38", "deeplabv1:wideresnet38-tiny", and with the fields of `Variant` as options:
 "deeplabv1:wideresnet38 label_padding=ignore weight_decay=meant". `size` is the training crop. Images keep their ratio;

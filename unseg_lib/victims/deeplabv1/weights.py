@@ -4,10 +4,13 @@ The published file is `ilsvrc-cls_rna-a1_cls1000_ep-0001.params` of github.com/i
 its classifier is left out. In a state dict the arrays may have any of the names in `names_of`.
 """
 
+import io
 import math
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,32 +24,13 @@ MXNET = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "runn
 
 def load_deeplab(model: nn.Module, path: Path) -> None:
     """Put the weights of a whole DeepLabV1, or of its encoder alone, into a model, in place."""
-    found = read_weights(path)
+    found = read_params(path) if path.suffix == ".params" else read_tensors(path)
     if "head.bias" in found:
         hint = ", or the encoder's weights alone"
-        load_weights(model, found, path, "this DeepLabV1", head="head.bias", hint=hint)
-    else:
-        load_encoder(model.encoder, found, path)
-
-
-def load_encoder(encoder: nn.Module, found: dict[str, Tensor], path: Path) -> None:
-    """Put the weights found in a file into an encoder, in place; `path` is for errors."""
-    chosen = encoder.state_dict()
-    for name in chosen:
-        if not name.endswith("num_batches_tracked"):
-            there = next((other for other in names_of(name) if other in found), None)
-            if there is None:
-                expected = f"weights of WideResNet-38 in {path}, found no {names_of(name)[1]}"
-                raise UnsegError(f"Expected {expected}; take its file.")
-            chosen[name] = found[there]
-    load_weights(encoder, chosen, path, "this WideResNet-38")
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The arrays in a .params, .safetensors or PyTorch file by name."""
-    if path.suffix == ".params":
-        return {name.partition(":")[2]: value for name, value in read_params(path).items()}  # "arg:" and "aux:"
-    return {name.removeprefix("module."): value for name, value in read_tensors(path).items()}
+        return load_weights(model, found, path, "this DeepLabV1", head="head.bias", hint=hint)
+    learnt = [name for name in model.encoder.state_dict() if not name.endswith("num_batches_tracked")]
+    chosen = {name: found[there] for name in learnt for there in names_of(name)[::-1] if there in found}
+    load_weights(model.encoder, chosen, path, "this WideResNet-38")
 
 
 def names_of(name: str) -> tuple[str, ...]:
@@ -70,54 +54,42 @@ def names_of(name: str) -> tuple[str, ...]:
 MAGIC = 0x112
 VERSIONS = {0xF993FAC8: False, 0xF993FAC9: True, 0xF993FACA: True}  # -> whether a storage type follows
 TYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "u1", 4: "<i4", 5: "i1", 6: "<i8"}
+Take = Callable[[str], Any]  # one value of struct's format, from where the last one ended
 
 
 def read_params(path: Path) -> dict[str, Tensor]:
-    """The arrays of a .params file by name, e.g. "arg:conv1a_weight"."""
-    reader = _Reader(path)
-    if reader.number("Q") != MAGIC:
-        raise reader.error("its first bytes are others")
-    reader.number("Q")
-    arrays = [_array(reader) for _ in range(reader.number("Q"))]
-    names = [reader.take(reader.number("Q")).decode("utf-8", "replace") for _ in range(reader.number("Q"))]
-    if len(names) != len(arrays) or len(set(names)) < len(names):
-        raise reader.error(f"it has {len(arrays)} arrays and {len(set(names))} names")
+    """The arrays of a .params file by name, without the "arg:" or "aux:" in front."""
+    content = io.BytesIO(path.read_bytes())
+
+    def take(kind: str) -> Any:
+        return struct.unpack(f"<{kind}", content.read(struct.calcsize(f"<{kind}")))[0]
+
+    try:
+        if take("Q") != MAGIC:
+            raise ValueError("its first bytes are others")
+        take("Q")
+        arrays = [_array(take) for _ in range(take("Q"))]
+        names = [take(f"{take('Q')}s").decode("utf-8", "replace").partition(":")[2] for _ in range(take("Q"))]
+        if len(names) != len(arrays) or len(set(names)) < len(names):
+            raise ValueError(f"it has {len(arrays)} arrays and {len(set(names))} names")
+    except (struct.error, ValueError) as error:
+        reason = f"it ends after {path.stat().st_size} bytes" if isinstance(error, struct.error) else error
+        found = f"Expected weights that MXNet has saved in {path}, but {reason}; download it again."
+        raise UnsegError(found) from error
     return dict(zip(names, arrays))
 
 
-class _Reader:
-    """The bytes of a file, one after the other."""
-
-    def __init__(self, path: Path):
-        self.path, self.place, self.content = path, 0, memoryview(path.read_bytes())
-
-    def take(self, length: int) -> bytes:
-        if not 0 <= length <= len(self.content) - self.place:
-            raise self.error(f"it ends after {len(self.content)} bytes")
-        self.place += length
-        return bytes(self.content[self.place - length : self.place])
-
-    def number(self, kind: str) -> int:
-        return struct.unpack(f"<{kind}", self.take(struct.calcsize(kind)))[0]
-
-    def error(self, reason: str) -> UnsegError:
-        return UnsegError(f"Expected weights that MXNet has saved in {self.path}, but {reason}; download it again.")
-
-
-def _array(reader: _Reader) -> Tensor:
-    dimensions, wide = reader.number("I"), False
+def _array(take: Take) -> Tensor:
+    dimensions, wide = take("I"), False
     if dimensions in VERSIONS:
-        if VERSIONS[dimensions] and reader.number("i") != 0:
-            raise reader.error("an array in it is sparse")
-        dimensions, wide = reader.number("I"), True
-    if dimensions > 32:
-        raise reader.error(f"an array in it has {dimensions} dimensions")
-    shape = [reader.number("q" if wide else "I") for _ in range(dimensions)]
+        if VERSIONS[dimensions] and take("i") != 0:
+            raise ValueError("an array in it is sparse")
+        dimensions, wide = take("I"), True
+    shape = [take("q" if wide else "I") for _ in range(dimensions)]
     if not shape:
         return torch.zeros(0)  # MXNet's "no array": nothing follows
-    reader.take(8)  # where it was computed
-    kind = reader.number("i")
-    if kind not in TYPES or min(shape) < 0:
-        raise reader.error(f"an array in it has type {kind} and shape {shape}")
-    values = np.frombuffer(reader.take(math.prod(shape) * np.dtype(TYPES[kind]).itemsize), TYPES[kind])
-    return torch.from_numpy(values.reshape(shape).copy())
+    take("8s")  # where it was computed
+    if (kind := take("i")) not in TYPES:
+        raise ValueError(f"an array in it has type {kind} and shape {shape}")
+    size = math.prod(shape) * np.dtype(TYPES[kind]).itemsize
+    return torch.from_numpy(np.frombuffer(take(f"{size}s"), TYPES[kind]).reshape(shape).copy())

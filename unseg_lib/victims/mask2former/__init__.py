@@ -3,12 +3,7 @@
 "mask2former:resnet50", "mask2former:swin-tiny", "mask2former:tiny", and with the fields of `Layout` as options, as
 "mask2former:resnet50 queries=50 colour=False". As published: AdamW, lr 1e-4, a tenth of it for the backbone.
 
-The published configs of github.com/facebookresearch/Mask2Former in these words, with size, epochs and data set:
-ADE20K "fit=shorter" (size 512 x 512, instances and panoptic 640 x 640), Cityscapes "crop=0.5 norm=trained" (size
-1024 x 2048), COCO "fit=lsj scale_low=0.1 colour=False schedule=steps" (size 1024 x 1024). What differs: ADE20K's and
-Cityscapes' scales are drawn from 0.5 to 2, published in steps of a tenth; a small image lies anywhere in its window,
-published at the upper left; images without an object are trained on, too; Hugging Face's microsoft/resnet-50 stands
-for torchvision's first weights; bfloat16 for float16.
+The published configs of github.com/facebookresearch/Mask2Former in these words, and what differs: docs/recipes.md.
 """
 
 from functools import partial
@@ -17,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from unseg_lib.options import with_options
-from unseg_lib.victims.data import normalise
-from unseg_lib.victims.mask2former.data import MaskedImages, augment, read, recolour
+from unseg_lib.victims.mask2former.data import MaskedImages, learnt_batch, read
 from unseg_lib.victims.mask2former.model import LAYOUTS, build
 from unseg_lib.victims.mask2former.outputs import keep, scores
 from unseg_lib.victims.run import VictimRun
-from unseg_lib.victims.training import Recipe, Rng, autocast, defended_batch, fit
+from unseg_lib.victims.training import SCHEDULES, Recipe, Rng, autocast, fit
 
 CLIP, WEIGHT_DECAY = 0.01, 0.05
 
@@ -31,8 +25,8 @@ def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
     _, layout = with_options(run.name, LAYOUTS, "Mask2Former")
     model = build(layout, len(run.train.classes), run.init, run.seed)
-    how = {"test": scores, "keep": keep, "clip": CLIP, "schedule": layout.schedule}
-    return fit(run, model, Recipe(partial(read, fit=layout.fit), adamw, batch_loss, **how))
+    how = {"clip": CLIP, "schedule": SCHEDULES[layout.schedule]}
+    return fit(run, model, Recipe(partial(read, fit=layout.fit), adamw, batch_loss, scores, keep, **how))
 
 
 def adamw(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
@@ -51,13 +45,8 @@ def adamw(run: VictimRun, model: nn.Module) -> torch.optim.Optimizer:
 
 def batch_loss(run: VictimRun, model: nn.Module, data: MaskedImages, chosen: Tensor, rng: Rng) -> Tensor:
     """The published loss, over all layers, in fp32: 2 x class + 5 x mask + 5 x dice of the matched queries."""
-    layout = model.layout
-    x, shapes = data.batch(chosen)
-    x = defended_batch(run, x.to(run.device), rng("defence"))
-    x = 255 * recolour(x.float() / 255, rng("colour")) if layout.colour else x
-    scale = layout.scale_low, layout.scale_high
-    how = {"crop": layout.crop, "size": run.size, "shapes": shapes}
-    x, masks, classes = augment(normalise(x), *data.learnt(chosen), scale, rng("augmentation"), **how)
+    how = {"colour": model.layout.colour, "crop": model.layout.crop}
+    x, masks, classes = learnt_batch(run, model.layout, data, chosen, rng, **how)
     with autocast(run):
         found = model(x, output_auxiliary_logits=True)
     last = found.masks_queries_logits.float(), found.class_queries_logits.float()

@@ -6,6 +6,7 @@ Masks stay run-length encoded in memory, as COCO's files have them: a hundredth 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from unseg_lib.datasets import IGNORE, Instance, SegmentationSet
 from unseg_lib.evaluation import pack, unpack
 from unseg_lib.images import image_size
 from unseg_lib.runtime import progress
-from unseg_lib.victims.data import MEAN, random_windows, resized_image, resized_label, room
+from unseg_lib.victims.data import MEAN, normalise, random_windows, resized_image, resized_label, room
 from unseg_lib.victims.run import LABEL_TASKS, VictimRun
+from unseg_lib.victims.training import Rng, defended_batch
 
 Size = tuple[int, int]
 
@@ -52,10 +54,6 @@ def stacked(
     return masks, classes, torch.tensor([one.crowd for one, _ in found], dtype=torch.bool)
 
 
-def squashed(shape: Size, size: Size) -> Size:
-    return size
-
-
 def inside(shape: Size, size: Size) -> Size:
     """As large as fits into `size`."""
     return _scaled(shape, min(side / own for side, own in zip(size, shape)))
@@ -72,9 +70,10 @@ def _scaled(shape: Size, factor: float) -> Size:
 
 # what images become for training and for the test, before windows are cut. lsj: COCO's, 1024 pixels in training, the
 # shorter side 800 and at most 1333 in the test; shorter: ADE20K's, 512 or 640 and at most four times that;
-# pad: RSPrompter's, 1024, in the test with gray around. All but squash keep their ratio and are scored at full size
+# pad: RSPrompter's, 1024, in the test with gray around. They keep their ratio and are scored at full size; squash: all
+# become as large as `size`
 FITS = {
-    "squash": (squashed, squashed),
+    "squash": (),
     "lsj": (inside, partial(by_shorter, shorter=800 / 1024, longer=1333 / 1024)),
     "shorter": (by_shorter, by_shorter),
     "pad": (inside, inside),
@@ -140,6 +139,17 @@ def read(run: VictimRun, source: SegmentationSet, what: str, fit: str = "squash"
         data.classes.append(classes)
         data.crowd.append(crowd)
     return data
+
+
+def learnt_batch(
+    run: VictimRun, layout: Any, data: MaskedImages, chosen: Tensor, rng: Rng, colour: bool = False, crop: float = 1.0
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The images numbered `chosen` as a step learns them, normalised, defended and augmented: see `augment`."""
+    x, shapes = data.batch(chosen)
+    x = defended_batch(run, x.to(run.device), rng("defence"))
+    x = 255 * recolour(x.float() / 255, rng("colour")) if colour else x
+    scale, found = (layout.scale_low, layout.scale_high), data.learnt(chosen)
+    return augment(normalise(x), *found, scale, rng("augmentation"), crop, run.size, shapes)
 
 
 def augment(

@@ -26,11 +26,9 @@ class Layout:
 
     backbone: class in transformers and its arguments. weights: the backbone's on Hugging Face's hub, trained on
     ImageNet, or `LITE0`, whose come with the kit. backbone_lr: factor of the backbone's learning rate. scale_low,
-    scale_high: of random windows; COCO's config has 0.1 to 2. crop: sides of these windows over the image's;
-    Cityscapes' config has half. colour: whether colours are changed; COCO's config has not. fit: of `data.FITS`.
-    schedule: of `training.SCHEDULES`; COCO's config has steps. norm: whether the batch norms of a ResNet that somebody
-    has trained stay as they are, "frozen", or are "trained", as Cityscapes' config has it. threshold, overlap: see
-    `outputs.segments`.
+    scale_high: of random windows. crop: sides of these windows over the image's. colour: whether colours are changed.
+    fit: of `data.FITS`. schedule: of `training.SCHEDULES`. norm: whether the batch norms of a ResNet that somebody has
+    trained stay as they are, "frozen", or are "trained". threshold, overlap: see `outputs.segments`.
     """
 
     backbone: tuple[str, dict[str, Any]]

@@ -1,8 +1,8 @@
 """SAM-HQ (Ke et al., NeurIPS 2023), a promptable victim: asked by a box, points or a coarse mask, it finds the object.
 
 "sam-hq:vit_b", "sam-hq:vit_l", "sam-hq:vit_h", "sam-hq:small" and "sam-hq:tiny", with the fields of `Settings` as
-options: "sam-hq:vit_b points=4096". With SAM's weights as `init` only what SAM-HQ adds is trained, as published, there
-with 1024 x 1024 pixels, 12 epochs, batches of 32 and lr 1e-3 on HQSeg-44K; with init=random everything is.
+options: "sam-hq:vit_b points=4096". With SAM's weights as `init` only what SAM-HQ adds is trained, as published; with
+init=random everything is.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.method import Prompts, all_prompts, large_scale_jitter, one_kind, segmentation_loss
 from unseg_lib.options import with_options
-from unseg_lib.victims.data import batches, resized_image
+from unseg_lib.victims.data import resized_image
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.sam_hq.model import SamHQ, build
 from unseg_lib.victims.sam_hq.objects import Pair, asked, check_object, object_scores, one_object, pairs, scaled_box
@@ -65,7 +65,8 @@ def train(run: VictimRun) -> dict:
     check_object(run.test)
     model = build(name, run.size, run.init, run.seed)
     model.settings = settings
-    return fit(run, model, Recipe(partial(read, settings.scale_high), optimiser, loss, scores, keep))
+    how = {"schedule": partial(dropping, settings.drop)}
+    return fit(run, model, Recipe(partial(read, settings.scale_high), adam, loss, scores, keep, **how))
 
 
 def read(scale_high: float, run: VictimRun, source: SegmentationSet, what: str) -> Callable[[int], Pair] | None:
@@ -73,19 +74,13 @@ def read(scale_high: float, run: VictimRun, source: SegmentationSet, what: str) 
     return pairs(source, round(scale_high * run.size[0]), what) if what == "training" else None
 
 
-def optimiser(run: VictimRun, model: SamHQ) -> torch.optim.Optimizer:
-    """Adam of what is trainable, with one drop of the learning rate, which replaces the falling one of the loop."""
-    adam = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=run.lr, fused=True)
-    steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
-    token = model.mask_decoder.hf_token.weight  # learns in every step, as not all prompt embeddings do
+def adam(run: VictimRun, model: SamHQ) -> torch.optim.Optimizer:
+    return torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=run.lr, fused=True)
 
-    def set_rate(adam: torch.optim.Optimizer, *_) -> None:
-        done = int(adam.state.get(token, {}).get("step", 0))
-        for group in adam.param_groups:
-            group["lr"] = run.lr * (0.1 if done >= model.settings.drop * steps else 1.0)
 
-    adam.register_step_pre_hook(set_rate)
-    return adam
+def dropping(drop: float, step: int, total: int, epochs: int) -> float:
+    """A tenth of the learning rate after the share `drop` of all steps; see `training.Schedule`."""
+    return 0.1 if step >= drop * total else 1.0
 
 
 def loss(run: VictimRun, model: SamHQ, data: Callable, chosen: Tensor, rng: Rng) -> Tensor:
