@@ -10,19 +10,11 @@ import pytest
 from PIL import Image
 from tiny_sets import palette, refused
 
+from unseg_lib import images
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_bytes, write_csv, write_json
-from unseg_lib.images import (
-    find_image,
-    has_colours,
-    image_size,
-    objects_of,
-    open_image,
-    read_image,
-    read_label,
-    read_mask,
-    write_image,
-)
+from unseg_lib.images import find_image, image_size, open_image, read_image, read_label, read_mask, write_image
+from unseg_lib.protection import read_photo
 
 
 @pytest.mark.parametrize("gray", [False, True])
@@ -31,9 +23,9 @@ def test_png_is_lossless_gray_stays_gray_and_size_is_read_from_the_header(gray, 
     write_image(tmp_path / "a.png", image, gray=gray)
     assert np.array_equal(read_image(tmp_path / "a.png"), image)
     assert image_size(tmp_path / "a.png") == image.shape[:2]
-    assert (open_image(tmp_path / "a.png").mode == "L") == gray != has_colours(image)
+    assert (open_image(tmp_path / "a.png").mode == "L") == gray != images.has_colours(image)
     image[2, 3, 1] ^= 1
-    assert has_colours(image)
+    assert images.has_colours(image)
 
 
 def test_jpeg_is_close_and_subsampled(tmp_path):
@@ -71,7 +63,7 @@ def test_one_rule_of_what_a_mask_means(tmp_path):
         ([2, 100, 253], {"soft": True}, [0, 0, 1]),
         ([2, 3, 2], {"soft": True}, [0, 0, 0]),
     ):
-        found = objects_of(np.array([numbers], np.uint8), **options) == 1
+        found = images.objects_of(np.array([numbers], np.uint8), **options) == 1
         assert found.tolist() == [[bool(n) for n in expected]], numbers
     palette(np.array([[0, 15, 255]], np.uint8), [0, 0, 0] + 255 * [9, 9, 9]).save(tmp_path / "p.png")
     assert read_mask(tmp_path / "p.png", [15, 255]).tolist() == [[False, True, True]]
@@ -134,22 +126,22 @@ def on_its_side(pixels: np.ndarray, turn: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if flipped else pixels, times))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_whatever_lies_on_its_side_is_read_upright(tiny_image, tmp_path, turn, mode):
     exif = Image.Exif()
     exif[0x0112] = turn
     upright = np.asarray(Image.fromarray(tiny_image).convert(mode))
+    colours = np.asarray(Image.fromarray(upright).convert("RGB"))
     stored = Image.fromarray(on_its_side(upright, turn))
     for name in ("a.tif", "a.png", "a.webp", "late.png"):
         path = tmp_path / name
         stored.save(path, **({} if name == "late.png" else {"exif": exif}), lossless=True)
         if name == "late.png":  # EXIF behind the pixels
             path.write_bytes(path.read_bytes()[:-12] + chunk(b"eXIf", exif.tobytes()[6:]) + chunk(b"IEND", b""))
-        read = read_image(path)[..., 0] if mode == "L" else read_image(path)
-        assert np.array_equal(read, upright), name
+        assert np.array_equal(read_image(path), colours) and np.array_equal(read_photo(path).pixels, colours), name
         assert image_size(path) == upright.shape[:2], name
-        assert np.array_equal(read_label(path), upright if mode == "L" else upright[..., 0]), name
+        assert np.array_equal(read_label(path), colours[..., 0]), name
         if mode == "L":
             assert np.array_equal(read_mask(path), upright > 127), name
         assert open_image(path).size == upright.shape[1::-1]

@@ -11,18 +11,10 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.pipeline import load_profile
 from unseg_lib.poisons import POISONS
+from unseg_lib.speed import needs
 from unseg_lib.speed.bench import bench
 from unseg_lib.speed.measure import flop_counter
-from unseg_lib.speed.needs import (
-    OFFICIAL,
-    Trial,
-    alone,
-    cost_of_steps,
-    stages_of_tables,
-    table_row,
-    trials,
-    victim_step,
-)
+from unseg_lib.speed.needs import OFFICIAL, victim_step
 
 CPU = torch.device("cpu")
 
@@ -42,12 +34,12 @@ def test_steps_are_counted_and_the_work_ends_with_the_last_one():
             model(torch.ones(5, 3)).sum().backward()
             optimiser.step()
 
-    found = cost_of_steps(work, 3, CPU)
+    found = needs.cost_of_steps(work, 3, CPU)
     assert seen == [0, 1, 2, 3, 4] and found.seconds > 0
     assert found.flop == 2 * (2 * 5 * 3 * 2)  # forwards, and the gradient of the weights; of one step
     optimiser.step()  # nobody watches any more
     with pytest.raises(RuntimeError, match="Expected 5 steps of an optimiser, found 0"):
-        cost_of_steps(lambda: None, 3, CPU)
+        needs.cost_of_steps(lambda: None, 3, CPU)
 
 
 def test_attention_on_a_processor_counts():
@@ -64,7 +56,7 @@ def paper(monkeypatch, tmp_path):
 
 
 def test_every_training_of_the_paper_is_in_one_trial(paper):
-    plan = trials(paper)
+    plan = needs.trials(paper)
     found = [stage.key for stages in plan.values() for stage, _ in stages]
     trained = {stage.key for stage in paper.stages.values() if stage.kind in ("generator", "victim")}
     poisons = [stage for stage in paper.stages.values() if stage.kind == "poison"]
@@ -73,7 +65,7 @@ def test_every_training_of_the_paper_is_in_one_trial(paper):
 
 
 def test_samples_are_images_times_epochs(paper):
-    samples = {stage.key: (trial, number) for trial, stages in trials(paper).items() for stage, number in stages}
+    samples = {stage.key: (trial, number) for trial, stages in needs.trials(paper).items() for stage, number in stages}
     trial, number = samples["victim/voc-clean-deeplabv3-r50-s0"]
     assert number == OFFICIAL["voc"][0] * 50 and trial.name.endswith(", semantic, 473 x 473, 21 classes")
     mixture = "unetpp-resnet50-clean_fraction-0.2-s0"
@@ -101,12 +93,12 @@ def test_a_set_is_looked_for_once_for_all_stages(paper, monkeypatch):
 
     asked = []
     monkeypatch.setattr("unseg_lib.speed.needs.load_dataset", nothing)
-    trials(paper)
+    needs.trials(paper)
     assert sorted(asked) == sorted(OFFICIAL.keys() - {"coco"})  # whose images the profile reads as coco-instances
 
 
 def test_a_defence_that_works_in_every_step_is_a_trial_of_its_own(paper):
-    defended = {trial.given[-1] for trial in trials(paper) if trial.measure is victim_step}
+    defended = {trial.given[-1] for trial in needs.trials(paper) if trial.measure is victim_step}
     assert {"none", "pgd_at", "ddc_at"} <= defended and "jpeg quality=50" not in defended
 
 
@@ -119,7 +111,8 @@ def test_a_larger_batch_and_more_classes_are_more_arithmetic():
 
 def test_a_trial_that_fails_is_a_sentence():
     given = ("unet-resnet999", "object", 2, (32, 32), 1e-3, "32", "none")
-    assert "resnet999" in alone(Trial("none", 4, victim_step, given), 2, 1, "cpu")
+    found, problem = needs.alone(needs.Trial("none", 4, victim_step, given), 2, 1, "cpu")
+    assert found is None and "resnet999" in problem
 
 
 PROFILE = """
@@ -152,13 +145,13 @@ def test_the_command_measures_a_profile(tmp_path, capsys):
 
 
 def test_a_table_needs_what_its_entries_of_the_grid_build_on(paper):
-    found = stages_of_tables(paper)
+    found = needs.stages_of_tables(paper)
     assert {f"table {number}" for number in range(1, 12)} | {"figure 4", "in all"} <= set(found)
     assert "generator/random-vit-b" in found["table 11"] and "generator/random-vit-b" not in found["table 4"]
     assert "victim/voc-unseg-deeplabv1-s0" in found["table 1"] and "poison/voc-unseg" in found["table 1"]
     # an entry that names no table is with its data set's
     nameless = {key: value for key, value in paper.grid[0].items() if key != "for"}
-    assert set(stages_of_tables(replace(paper, grid=[nameless]))) == {"data set voc", "in all"}
+    assert set(needs.stages_of_tables(replace(paper, grid=[nameless]))) == {"data set voc", "in all"}
     parts = {key for name, stages in found.items() if name != "in all" for key in stages}
     assert parts == {
         key for key, one in found["in all"].items() if one.kind != "pixels" and one.kind not in paper.pages
@@ -166,8 +159,8 @@ def test_a_table_needs_what_its_entries_of_the_grid_build_on(paper):
 
 
 def test_disk_is_that_of_the_copies_and_of_the_largest_training_and_gaps_are_told(paper):
-    found = {key: one for key, one in stages_of_tables(paper)["table 2"].items() if "/coco-panoptic-" in key}
-    row = table_row("2", found, {key: (1.0, 5.0) for key in found if not key.endswith("swin-t-lsj-s0")})
+    found = {key: one for key, one in needs.stages_of_tables(paper)["table 2"].items() if "/coco-panoptic-" in key}
+    row = needs.table_row("2", found, {key: (1.0, 5.0) for key in found if not key.endswith("swin-t-lsj-s0")})
     copies, decoded = 3 * 118_287 * 0.28e6 * 0.5, 118_287 * 3 * 1024 * 1024  # three poisons as JPEG
     assert row["disk_gb"] == pytest.approx((copies + decoded) / 1e9) and (row["copies"], row["megabytes"]) == (3, 5.0)
     assert row["trainings"] == 6 and row["problem"] == "without 2 trainings that could not be measured"

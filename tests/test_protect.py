@@ -25,7 +25,7 @@ from unseg_lib.files import append_line, read_csv, sha256_of, write_json
 from unseg_lib.images import read_image
 from unseg_lib.method import Region
 from unseg_lib.protection import COLUMNS, NO_COLOURS, ONE_CHANNEL, REPORT, find_inputs, read_photo, summary
-from unseg_lib.protection.report import Shard
+from unseg_lib.protection.report import Shard, alone
 
 
 @pytest.fixture
@@ -173,15 +173,6 @@ def test_gray_images_take_all_of_the_noise_on_request(room, run, channels, mode)
     assert run(rgb=True)[1] == row != run()[1]  # the same again does nothing, another wish does
 
 
-@pytest.mark.parametrize("channels, mode", [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
-def test_gray_stays_gray_and_transparency_is_kept(room, run, channels, mode):
-    replace(room, "b.png", pixels_of(channels))
-    run()
-    with Image.open(room / "out" / "b.png") as written:
-        assert written.mode == mode
-        assert "A" not in mode or np.array_equal(written.getchannel("A"), pixels_of(channels)[..., -1])
-
-
 def test_transparency_of_a_palette_is_kept(room, run):
     indexed = Image.fromarray(pixels_of(1) % 4).convert("P")
     indexed.putpalette([0, 0, 0, 90, 80, 70, 200, 10, 20, 250, 250, 250])
@@ -205,28 +196,25 @@ def test_orientation_is_applied_the_profile_kept_and_metadata_only_on_request(ro
             assert dict(written.getexif()) == ({0x013B: "somebody"} if metadata else {})
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("turn, times", [(3, 2), (6, -1), (8, 1)])
-def test_a_tiff_is_turned_upright_whatever_its_channels(room, run, turn, times, channels):
-    replace(room, "b.tif", pixels_of(channels), exif=exif_of(turn=turn))
-    run(masks="")
-    expected = np.rot90(np.asarray(Image.fromarray(pixels_of(channels)).convert("RGB")), times)
-    assert np.abs(read_image(room / "out" / "b.png").astype(int) - expected).max() <= 8
-
-
 def test_what_a_copy_does_not_have_is_remarked(room, run):
-    replace(room, "t.tif", exif=exif_of(artist="somebody"))
+    replace(room, "two.jpg", format="MPO", save_all=True, append_images=[Image.fromarray(pixels_of(3, 1))])
+    tifffile.imwrite(room / "images" / "deep.tif", pixels_of().astype(np.uint16) * 257, photometric="rgb")
+    save(room / "images" / "told.tif", pixels_of(), exif=exif_of(artist="somebody"))
     save(room / "images" / "plain.tif", pixels_of())
     save(room / "images" / "clear.png", pixels_of(4))
     save(room / "images" / "opaque.png", np.dstack([pixels_of(), np.full((24, 32), 255, np.uint8)]))
+    deep, lost = "16 bits a channel were reduced to 8", "EXIF of a TIFF was not kept"
+    always = {"two.jpg": "of 2 images in the file only the first was kept", "deep.tif": deep}
     for options, expected in (
-        ({}, {}),
-        ({"metadata": True}, {"t.tif": "EXIF of a TIFF was not kept"}),
+        ({"metadata": True}, {"told.tif": lost, "deep.tif": f"{deep}; {lost}"}),
         ({"format": "jpeg"}, {"clear.png": "transparency was dropped, which JPEG does not have"}),
+        ({}, {}),
     ):
         rows = run(masks="", overwrite=True, **options)
         assert not any(row["problem"] for row in rows)
-        assert {row["image"]: row["remark"] for row in rows if row["remark"]} == expected
+        assert {row["image"]: row["remark"] for row in rows if row["remark"]} == always | expected
+    for name, expected in (("two", read_image(room / "images" / "two.jpg")), ("deep", pixels_of())):
+        assert np.abs(read_image(room / "out" / f"{name}.png").astype(int) - expected).max() <= 8
 
 
 def test_metadata_that_a_format_cannot_hold_leaves_out_its_image_alone(room, run):
@@ -236,28 +224,11 @@ def test_metadata_that_a_format_cannot_hold_leaves_out_its_image_alone(room, run
     assert not run(metadata=True)[1]["problem"]
 
 
-def test_keep_writes_the_format_of_the_original(room, run):
-    suffixes = {"bmp": "png", "jpg": "jpg", "png": "png", "tif": "tif", "webp": "webp"}
-    for old in suffixes:
-        add(room, f"of-{old}.{old}")
-    rows = run(format="keep")[2:]
-    assert [row["written"] for row in rows] == [f"of-{old}.{new}" for old, new in suffixes.items()]
-    for row in rows:
-        with Image.open(room / "out" / row["written"]) as copy:  # what it is called, it is
-            assert Image.registered_extensions()[Path(row["written"]).suffix] == copy.format
-        lossy = row["written"].endswith("jpg")
-        assert lossy or change_of(room, row["image"], row["written"])[disc() == 0].max() <= 2
-
-
 def test_classes_of_a_label_map(room, run):
     label = np.zeros((24, 32), np.uint8)
     label[2:8], label[10:20] = 1, 15
     add(room, "b.png", mask=label)
     assert run(classes="15")[1]["protected"] == pytest.approx((label == 15).mean(), abs=1e-6)
-    indexed = Image.fromarray(label)
-    indexed.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 0])  # class 15 is drawn in black, too
-    indexed.save(room / "masks" / "b.png")
-    assert run()[1]["protected"] == pytest.approx((label > 0).mean(), abs=1e-6)
     with pytest.raises(UnsegError, match="numbers of a label map's classes"):
         run(classes="dog")
 
@@ -300,7 +271,6 @@ HOSTILE = [  # the shape of an annotation, the sentence
     ({"size": [10, 10], "counts": [10, 20, 70]}, r"of the size \[10, 10\], not \[24, 32\]"),
     ([[0, 0, float("nan"), 0, 9, 9]], "corners far outside"),
     ([[0, 0, 1e9, 0, 9, 9]], "corners far outside"),
-    ("of an image that never becomes a mask", "32x24 pixels as the image is, found 10000000x10000000"),
 ]
 
 
@@ -310,8 +280,6 @@ def test_a_hostile_annotation_is_one_sentence_of_its_image_alone(room, run, shap
     notes = coco_notes()
     notes["images"].append({"id": 8, "file_name": "a.jpg", "width": 32, "height": 24})
     notes["annotations"][0]["segmentation"] = shape
-    if isinstance(shape, str):
-        notes["images"][0].update(width=10**7, height=10**7)
     (room / "notes.json").write_text(json.dumps(notes))
     good, bad = run(masks=str(room / "notes.json"))
     assert not good["problem"] and re.search(sentence, bad["problem"])
@@ -346,18 +314,6 @@ def test_boxes_and_points_for_all_or_by_file(room, run):
     ):
         with pytest.raises(UnsegError, match=sentence):
             run(**options)
-
-
-def test_without_a_prompt_the_report_says_what_was_taken(room, run):
-    plain = np.full((60, 80, 3), 90, np.uint8)
-    stands_out = plain.copy()
-    stands_out[20:40, 30:50] = (200, 30, 30)
-    add(room, "a.png", stands_out)
-    add(room, "b.png", plain)
-    (room / "images" / "a.jpg").unlink()
-    rows = run(masks="")
-    assert [row["found_by"] for row in rows] == ["salient objects", "whole image"]
-    assert rows[0]["protected"] == pytest.approx(400 / 4800, rel=0.3) and rows[1]["protected"] == 1
 
 
 def test_the_summary_says_what_may_not_protect(room, run):
@@ -429,7 +385,7 @@ SPOILT = {  # what is done to the file of an image, of its mask or of its copy: 
     "32 bits": (lambda i, m, o: (i.unlink(), DEEP.save(i.with_suffix(".tif"))), "Expected 8 or 16 bits"),
     # reading it would never end
     "a pipe": (lambda i, m, o: (i.unlink(), os.mkfifo(i)), "Expected a file at .*found something else"),
-    "a link to nothing": (lambda i, m, o: (i.unlink(), i.symlink_to("gone.png")), "Expected a readable file"),
+    "a link to nothing": (lambda i, m, o: (i.unlink(), i.symlink_to("gone.png")), "Expected access to "),
     "TypeError": (lambda i, m, o: (i.unlink(), second_page_is_empty(i.with_suffix(".tif"))), CORRUPT),  # Pillow's
     "several frames": (lambda i, m, o: pages(i), "Expected one image in .*found 2"),
     "raw": (lambda i, m, o: renamed(i, ".dng"), "b.dng; develop it"),
@@ -515,7 +471,7 @@ def test_what_a_pattern_matches_and_nobody_can_read_is_named_and_the_rest_goes_o
     rows = run(masks="")
     assert rows == protect_files([f"{room}/images/*"], room / "out")
     assert [row["written"] for row in rows] == ["a.png", "b.png", "", ""]
-    assert all("Expected a readable file at" in row["problem"] for row in rows[2:])
+    assert all("Expected access to " in row["problem"] for row in rows[2:])
 
 
 def test_a_closed_folder_is_not_passed_over(room, run, monkeypatch):
@@ -605,11 +561,8 @@ def test_images_of_one_name_are_told_apart_by_their_sub_folders(room, protect_fi
     lines = [f"{name}.png,0,0,31,{rows - 1}" for name, rows in shares.items()]
     (room / "boxes.csv").write_text("\n".join(["image,x0,y0,x1,y1", *lines, "i.png,1,1,2,2"]))
 
-    def whole(pixels, box, segmenter):
-        """All of a box, whatever is in it."""
-        (left, top, right, bottom), mask = np.array(box[0], int), np.zeros(pixels.shape[:2], bool)
-        mask[top : bottom + 1, left : right + 1] = True
-        return Region(mask, "box")
+    def whole(pixels, box, segmenter):  # all of a box, whatever is in it
+        return Region(np.repeat(np.arange(24)[:, None] <= box[0][3], 32, axis=1), "box")
 
     monkeypatch.setattr("unseg_lib.protection.inputs.find_region", whole)
     again = protect_files([folder], room / "out", boxes=str(room / "boxes.csv"))
@@ -658,13 +611,10 @@ def test_what_makes_no_sense_is_refused(room, protect_files):
         (room / "empty", out, {}, "found none"),
         (images, room / "file", {}, "a file at"),
         (images, room / "file" / "below", {}, "Could not write"),
-        (images, out, {"masks": str(room / "none")}, "folder of masks"),
         (images, out, {"eps": 300}, "from 0 to 255"),
-        (images, out, {"format": "gif"}, "format png, keep or jpeg"),
         (images, out, {"quality": 0}, "quality from 1 to 100"),
         (images, out, {"batch": 0}, "a batch of at least 1 image, found 0"),
         (images, out, {"jobs": -3}, "at least 1 job, found -3"),
-        (images, out, {"generator": "huge"}, "Expected a generator's name"),
     ):
         with pytest.raises(UnsegError, match=sentence):
             protect_files([inputs], place, **options)
@@ -706,7 +656,7 @@ def test_a_full_disk_stops_at_once_and_the_next_run_goes_on(room, run, monkeypat
 
 def test_two_runs_in_one_folder_do_not_lose_each_others_lines(room, run):
     (room / "out").mkdir()
-    with protection.alone(room / "out"), pytest.raises(UnsegError, match="no other run in"):
+    with alone(room / "out", Shard()), pytest.raises(UnsegError, match="no other run in"):
         run()
     assert len(run()) == 2
 
@@ -734,7 +684,7 @@ def test_shards_protect_each_image_once_into_one_report(room, run, monkeypatch):
     for shard in (f"{failed}/3", ""):
         shutil.rmtree(out)
         shutil.copytree(half, out)
-        with protection.alone(out, Shard(failed, 3)), pytest.raises(UnsegError, match="no other run in"):
+        with alone(out, Shard(f"{failed}/3")), pytest.raises(UnsegError, match="no other run in"):
             run(shard=shard)
         run(shard=shard)
         assert before.items() <= times_of(room).items()
@@ -824,19 +774,6 @@ def test_the_command_line_speaks_of_a_torn_exif_in_no_words_of_pillow(room, weig
     assert not command(monkeypatch, line)
     assert (room / "out" / "a.png").exists()
     assert not [one for one in recwarn if "PIL" in one.filename]
-
-
-def test_what_a_file_loses_is_remarked(room, run):
-    replace(room, "b.jpg", format="MPO", save_all=True, append_images=[Image.fromarray(pixels_of(3, 1))])
-    tifffile.imwrite(room / "images" / "c.tif", pixels_of().astype(np.uint16) * 257, photometric="rgb")
-    files = {
-        "b.png": (read_image(room / "images" / "b.jpg"), "of 2 images in the file only the first was kept"),
-        "c.png": (pixels_of(), "16 bits a channel were reduced to 8"),
-    }
-    for row in run(masks="")[1:]:
-        expected, remark = files[row["written"]]
-        assert row["remark"] == remark
-        assert np.abs(read_image(room / "out" / row["written"]).astype(int) - expected).max() <= 8
 
 
 def test_names_that_are_no_text_are_written_as_text(room, run):

@@ -14,10 +14,9 @@ from browser import CHROMIUM, PATIENCE, Page, chromium, jupyter_lab
 from PIL import Image, ImageCms
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import decode_image, read_image
+from unseg_lib.images import INNER, decode_image, encode_image, read_image
 from unseg_lib.method import Region
 from unseg_lib.protection import VIEW, Desk, Photo, Protector, changes, free_name, panels, protect, read_photo, uploaded
-from unseg_lib.protection.outline import INNER
 
 # ipympl hands its toolbar's arguments to traitlets, which will mind some day
 pytestmark = pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning")
@@ -40,20 +39,6 @@ IMAGE = two_discs()
 @pytest.fixture
 def desk(weights):
     return Desk(Photo(IMAGE), "discs", generator=weights, device="cpu")
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    """A list that grows with every run of the generator."""
-    found, plain = [], Protector.raw_noise
-    monkeypatch.setattr(Protector, "raw_noise", lambda *given: found.append(given) or plain(*given))
-    return found
-
-
-def png(pixels) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    return content.getvalue()
 
 
 def test_clicks_and_boxes_mean_what_they_mean_to_protect(desk, weights, tmp_path):
@@ -80,7 +65,9 @@ def test_clicks_and_boxes_mean_what_they_mean_to_protect(desk, weights, tmp_path
         assert np.array_equal(desk.view_protected, expected.image)
 
 
-def test_a_slider_reuses_the_noise_and_a_generator_the_region(desk, weights, runs):
+def test_a_slider_reuses_the_noise_and_a_generator_the_region(desk, weights, monkeypatch):
+    runs, plain = [], Protector.raw_noise
+    monkeypatch.setattr(Protector, "raw_noise", lambda *given: runs.append(given) or plain(*given))
     desk.on_click(20, 30)
     raw, region = desk.raw, desk.region
     for eps, eps_bg in ((16, 4), (1, 0), (0, 0), (2.5, 8)):
@@ -179,7 +166,7 @@ def test_a_large_image_is_shown_small_and_saved_whole(weights, tmp_path):
 def test_another_image_takes_the_place_of_the_first(desk, weights):
     desk.on_click(70, 50)
     desk.set_budget(4, 1)
-    desk.take(uploaded("../other.png", png(two_discs(40, 50))), "other")
+    desk.take(uploaded("../other.png", encode_image(two_discs(40, 50), ".png")), "other")
     assert desk.prompt == {} and desk.view_protected.shape == (40, 50, 3)
     assert desk.measured()["linf_inside"] == 4
     with pytest.raises(UnsegError, match=r"in broken\.jpg, found a corrupt one \(cannot identify image file 'broken"):
@@ -226,19 +213,19 @@ def drag(panel, *places) -> None:
         panel.canvas.callbacks.process(kind, MouseEvent(kind, panel.canvas, *point, button=1))
 
 
-def left_out(panel, place) -> None:
-    panel.label.value = 0
-    drag(panel, place, place)
-
-
 def test_a_hand_that_stays_still_clicks_and_one_that_moves_draws_a_box(panel):
     first = {"box": [[10, 5, 40, 50]]}
+
+    def left_out() -> None:
+        panel.label.value = 0
+        drag(panel, (60, 30), (60, 30))
+
     for step, prompt in (
         (lambda: drag(panel, (20, 30), (20.2, 30.1)), {"points": [[20, 30]], "labels": [1]}),
         (lambda: drag(panel, (40, 50), (20, 20), (10, 5)), first),
         (lambda: drag(panel, (60, 30), (75, 20), (200, 500)), {"box": [*first["box"], [60, 30, 79, 59]]}),  # the border
         (lambda: drag(panel, (20, 30), (20, 30)), {"points": [[20, 30]], "labels": [1]}),
-        (lambda: left_out(panel, (60, 30)), {"points": [[20, 30], [60, 30]], "labels": [1, 0]}),
+        (left_out, {"points": [[20, 30], [60, 30]], "labels": [1, 0]}),
         (panel.undo.click, {"points": [[20, 30]], "labels": [1]}),
         (panel.undo.click, {}),
         (lambda: drag(panel, (40, 50), (20, 20), (10, 5)), first),
@@ -272,7 +259,7 @@ def test_every_control_does_its_step(panel, tmp_path):
 
 def test_an_opened_image_changes_the_canvas_and_a_broken_one_says_so(panel):
     before = panel.figure.get_size_inches()[1]
-    panel.upload.value = [file_of("tall.png", png(two_discs(60, 40)))]
+    panel.upload.value = [file_of("tall.png", encode_image(two_discs(60, 40), ".png"))]
     assert panel.desk.name == "tall" and panel.figure.get_size_inches()[1] > before
     drag(panel, (10, 30), (10, 30))
     assert panel.desk.prompt == {"points": [[10, 30]], "labels": [1]} and "% of tall" in panel.status.value
@@ -357,9 +344,13 @@ async def place_of(page: Page, x: float, y: float) -> tuple[float, float]:
     return left + side * x / 400, top + height - side * 0.75 * (1 - y / 300)
 
 
+async def canvas_of(page: Page) -> np.ndarray:
+    return decode_image(base64.b64decode((await page.js(f"{CANVAS}.toDataURL()")).partition(",")[2]))
+
+
 async def outline(page: Page) -> int:
     """How many pixels of the canvas's left third have the outline's inner colour."""
-    pixels = decode_image(base64.b64decode((await page.js(f"{CANVAS}.toDataURL()")).partition(",")[2])).astype(int)
+    pixels = (await canvas_of(page)).astype(int)
     return int((np.abs(pixels[:, : pixels.shape[1] // 3] - INNER).max(axis=2) < 12).sum())
 
 
@@ -370,12 +361,11 @@ async def settled(page: Page, before: np.ndarray | None = None) -> np.ndarray:
     """
     seen, end = None, time.monotonic() + PATIENCE
     while True:
-        url = await page.js(f"{CANVAS}.toDataURL()")
-        pixels = decode_image(base64.b64decode(url.partition(",")[2]))
+        pixels = await canvas_of(page)
         image = pixels[30:, 2 * pixels.shape[1] // 3 :]
-        if url == seen and pixels.any() and (before is None or not np.array_equal(before, image)):
+        if np.array_equal(pixels, seen) and pixels.any() and (before is None or not np.array_equal(before, image)):
             assert before is None or before.shape == image.shape
             return image
         assert time.monotonic() < end, "the protected image stayed as it was, or never comes to rest"
-        seen = url
+        seen = pixels
         await asyncio.sleep(0.5)

@@ -5,24 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from unseg_lib import datasets
+from unseg_lib import datasets, method
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
-from unseg_lib.images import read_image
-from unseg_lib.method import (
-    LAYOUTS,
-    SegmenterConfig,
-    find_region,
-    load_segmenter,
-    maps_of,
-    rough_box,
-    sam,
-    scenes_of,
-    train_segmenter,
-)
+from unseg_lib.images import INNER, OUTER, outlined, read_image
+from unseg_lib.method import LAYOUTS, SegmenterConfig, find_region, sam, scenes_of, train_segmenter
 from unseg_lib.method.segmenter import SHIPPED, around, box_of
 from unseg_lib.protection import Batch, Protector, protect_files
-from unseg_lib.protection.outline import INNER, OUTER, outlined
 from unseg_lib.seeds import numpy_rng
 
 
@@ -76,14 +65,14 @@ def test_a_box_with_nothing_in_it_is_taken_whole_and_a_click_always_counts():
 def test_a_prompt_becomes_maps_in_the_window():
     window = around((20, 10, 60, 30), 0.5, (100, 200))
     assert window == (0, 0, 80, 40) and around((0, 0, 1, 1), 0.5, (100, 200)) == (0, 0, 9, 9)
-    maps = maps_of(window, (20, 10, 60, 30), np.array([(39.5, 19.5), (0, 0)]), np.array([1, 0]), 80)
+    maps = method.maps_of(window, (20, 10, 60, 30), np.array([(39.5, 19.5), (0, 0)]), np.array([1, 0]), 80)
     assert maps[0, 20:60, 20:60].all() and maps[0].sum() == 1600
     assert maps[1].argmax() == 39 * 80 + 39 or maps[1, 39:41, 39:41].max() == maps[1].max()
     assert maps[2, 0, 0] == maps[2].max() > 0.9 and maps[2, 40, 40] < 1e-9 and maps.max() <= 1
     mask = np.zeros((100, 200), bool)
     mask[10:30, 20:60] = True
     assert box_of(mask) == (20, 10, 60, 30)
-    assert np.abs(np.subtract(rough_box(mask, numpy_rng(0)), (20, 10, 60, 30))).max() <= 4
+    assert np.abs(np.subtract(method.rough_box(mask, numpy_rng(0)), (20, 10, 60, 30))).max() <= 4
 
 
 @pytest.mark.parametrize(
@@ -126,7 +115,7 @@ def test_a_killed_training_ends_with_the_same_bytes(scenes, tmp_path, monkeypatc
         train_segmenter(config, scenes, tmp_path / "killed", checkpoint_every=2)
     resumed = train_segmenter(config, scenes, tmp_path / "killed", checkpoint_every=2)
     assert len(seen) == 6 and sha256_of(resumed) == sha256_of(whole)  # two of the steps again
-    heads = [load_segmenter(path).net.segmentation_head[0].weight for path in (whole, SHIPPED)]
+    heads = [method.load_segmenter(path).net.segmentation_head[0].weight for path in (whole, SHIPPED)]
     assert heads[0].shape == heads[1].shape and not torch.equal(*heads)
     with pytest.raises(UnsegError, match="another one"):
         train_segmenter(SegmenterConfig(steps=5, batch_size=3, side=64), scenes, tmp_path / "whole")

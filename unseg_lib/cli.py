@@ -207,23 +207,21 @@ def protect(
 
     Without masks, boxes or points it protects the objects that stand out, at last the whole image.
     """
-    from unseg_lib.protection import Batch, Protector, protect_files, shown, summary
+    from unseg_lib.protection import Batch, Protector, shown, summary
 
     asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
     if "" in asked.values():  # of an unset variable of the shell
         raise UnsegError("Expected something behind --masks, --classes, --boxes or --points, found an empty text.")
-    files = {"format": format, "quality": quality, "batch": batch, "jobs": jobs, "shard": shard}
-    files |= {"segmenter": segmenter, "preview": preview}
-    files |= {name: text or "" for name, text in asked.items()}
-    model = {"generator": generator, "eps": eps, "eps_bg": eps_bg, "device": device, "reference": reference}
-    if dry_run:
-        found = Batch(inputs, out, **files).files
-        Protector(**model)  # refuses what the run would refuse
-        images = [file for file in found if file.target]
+    files = {"format": format, "quality": quality, "metadata": keep_metadata, "rgb": rgb, "overwrite": overwrite}
+    files |= {"jobs": jobs, "shard": shard, "batch": batch, "segmenter": segmenter, "preview": preview}
+    work = Batch(inputs, out, **files, **{name: text or "" for name, text in asked.items()})
+    model = {"eps": eps, "eps_bg": eps_bg, "device": device, "reference": reference, "compiled": compiled}
+    protector = Protector(generator, **model)
+    if dry_run:  # which refuses what the run would refuse
+        images = [file for file in work.files if file.target]
         print(*(shown(f"{file.path} -> {out / file.target}") for file in images), f"{len(images)} images", sep="\n")
         return
-    how = files | model | {"metadata": keep_metadata, "rgb": rgb, "compiled": compiled}
-    rows = protect_files(inputs, out, **how, overwrite=overwrite)
+    rows = work.run(protector)
     print(summary(rows, out))
     if left_out := [row for row in rows if row["problem"]]:
         raise UnsegError(

@@ -43,6 +43,15 @@ def told_if_full(what: str) -> Iterator[None]:
 
 
 @contextmanager
+def writing(path: Path, instead: str = "--out") -> Iterator[None]:
+    """Make one sentence of what keeps a file from being written; instead: what else to choose."""
+    try:
+        yield
+    except OSError as error:
+        raise UnsegError(f"Could not write {path} ({error.strerror}); choose another {instead}.") from error
+
+
+@contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it there only if the block ends well, else it is removed.
 
@@ -88,8 +97,8 @@ def write_csv(path: str | Path, rows: list[dict], columns: list[str] | None = No
 
 
 def read_csv(path: str | Path) -> list[dict]:
-    """Read rows as dicts of strings."""
-    with open(path, newline="") as file:
+    """Read rows as dicts of strings, with or without the byte-order mark of a spreadsheet program."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 

@@ -1,5 +1,4 @@
-"""Reading and writing images and label maps, upright, what a mask file means, how far two masks
-agree; errors name the file.
+"""Reading and writing images and label maps, upright; what a mask file means; how far two masks agree.
 
 Images are uint8 RGB `(H,W,3)`, label maps uint8 `(H,W)` with 255 = ignore.
 """
@@ -29,6 +28,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000
 MOST_PIXELS = 300_000_000  # of one image; beyond, a small file may hide an image that fills the memory
 # zlib's level 2 writes noisy photographs a third faster than 4, within 8 % of its size and often smaller
 PNG_LEVEL = 2
+INNER, OUTER = (220, 30, 40), (255, 255, 255)  # a mask's outline: two lines, of which one is seen on any ground
 BORDER = 0.02  # width of a mask's border, as a share of the image's diagonal
 # what tools write behind an image's name in the name of its mask
 OF_MASK = re.compile(r"[-_. ](masks?|gt|labels?|seg|segmentation|matte|annotation)$")
@@ -37,22 +37,23 @@ LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")  # leave faint ripples around ev
 
 def open_image(path: str | Path) -> Image.Image:
     """An image file, decoded and upright as its EXIF says; of more than 8 bits a channel it is reduced to 8."""
-    with _opened(path) as image:
+    with opened(path) as image:
         return eight_bits(_decoded(image), path)[0]
 
 
 @contextmanager
-def _opened(path: str | Path, what: str = "image") -> Iterator[Image.Image]:
+def opened(path: str | Path, what: str = "image") -> Iterator[Image.Image]:
     """Read the header of an image; one sentence for whatever Pillow raises of a broken file, then or later."""
     if not Path(path).is_file():
-        raise UnsegError(f"Expected an image at {path}, found no such file; check the data root.")
+        raise UnsegError(f"Expected an image at {path}, found no such file; check the path, or the data root.")
     try:
         with open_header(path) as image:
             yield image
     except UnsegError:
         raise
     except Exception as error:  # nearly anything, TypeErrors too
-        raise UnsegError(f"Expected a readable {what} in {path}, found a corrupt one ({error}); replace it.") from error
+        found = f"found a corrupt one ({' '.join(str(error).split())}); replace it."
+        raise UnsegError(f"Expected a readable {what} in {path}, {found}") from error
 
 
 @cache
@@ -135,7 +136,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width of the upright image as the header says, without decoding the pixels."""
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.format == "PNG" and "exif" not in image.info and b"eXIf" in Path(path).read_bytes():
             image.load()  # EXIF may lie behind the pixels
         turned = image.format != "TIFF" and _orientation(image) > 4  # of TIFF Pillow gives the upright one's
@@ -158,9 +159,19 @@ def has_colours(pixels: np.ndarray) -> bool:
     return any((part[..., i] != part[..., 0]).any() for part in parts for i in (1, 2))
 
 
+def outlined(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image uint8 `(H,W,3)` with the border of a mask bool `(H,W)` drawn on it, red inside and white outside."""
+    from scipy.ndimage import binary_dilation, binary_erosion
+
+    width, done = max(1, round(max(mask.shape) / 300)), pixels.copy()
+    done[mask & ~binary_erosion(mask, iterations=width)] = INNER
+    done[~mask & binary_dilation(mask, iterations=width)] = OUTER
+    return done
+
+
 def read_label(path: str | Path) -> np.ndarray:
     """Read a label map as uint8 `(H,W)`: palette indices as they are, of several channels the first."""
-    with _opened(path) as image:
+    with opened(path) as image:
         return _label_of(_decoded(image))
 
 
@@ -172,7 +183,7 @@ def _label_of(image: Image.Image) -> np.ndarray:
 
 def read_numbers(path: str | Path) -> np.ndarray:
     """Read a mask of any depth as it is stored, int32 `(H,W)`; Cityscapes' have 16 bits."""
-    with _opened(path, "mask") as image:
+    with opened(path, "mask") as image:
         return np.asarray(image).astype(np.int32)
 
 
@@ -245,7 +256,7 @@ def objects_of(label: np.ndarray, *, indexed: bool = False, soft: bool = False) 
 
 @contextmanager
 def _one_mask(path: str | Path) -> Iterator[Image.Image]:
-    with _opened(path, "mask") as image:
+    with opened(path, "mask") as image:
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a telephone's MPO counts as its first
         if pages > 1:
             raise UnsegError(f"Expected one mask in {path}, found {pages} pages; save them as one.")
@@ -262,6 +273,20 @@ def encode_image(image: np.ndarray, suffix: str, *, gray: bool = False) -> bytes
     format = Image.registered_extensions()[suffix]
     Image.fromarray(image[..., 0] if gray else image).save(file, format, **options.get(suffix, {}))
     return file.getvalue()
+
+
+def quick_png(layers: np.ndarray) -> bytes:
+    """PNG of uint8 `(H,W)`, `(H,W,3)` or `(H,W,4)` in half of Pillow's time: no search for texts that repeat.
+
+    In photographs with noise hardly any do: the file is 6 % larger (at level 2 of Pillow's), of flat drawings smaller.
+    """
+    import cv2
+
+    turned = {(): None, (3,): cv2.COLOR_RGB2BGR, (4,): cv2.COLOR_RGBA2BGRA}[layers.shape[2:]]
+    options = {cv2.IMWRITE_PNG_FILTER: cv2.IMWRITE_PNG_FAST_FILTERS, cv2.IMWRITE_PNG_COMPRESSION: 1}
+    options |= {cv2.IMWRITE_PNG_STRATEGY: cv2.IMWRITE_PNG_STRATEGY_RLE}
+    layers = np.ascontiguousarray(layers) if turned is None else cv2.cvtColor(layers, turned)
+    return cv2.imencode(".png", layers, [number for pair in options.items() for number in pair])[1].tobytes()
 
 
 def decode_image(content: bytes) -> np.ndarray:

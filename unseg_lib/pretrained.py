@@ -6,7 +6,6 @@ from Hugging Face's hub lies in the hub's own cache, where the library looks for
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -84,9 +83,8 @@ class Weights:
 
 
 def _read(path: Path) -> dict[str, Weights]:
-    found = {
-        name: record_of(Weights, one, f"{name} in {path}") for name, one in yaml.safe_load(path.read_text()).items()
-    }
+    content = yaml.safe_load(path.read_text())
+    found = {name: record_of(Weights, one, f"{name} in {path}") for name, one in content.items()}
     for name, one in found.items():
         if bool(one.place) + bool(one.hub) + bool(one.wheel) != 1 or bool(one.url or one.hub) == bool(one.by_hand):
             raise UnsegError(f"Expected one place, and an address or by_hand, of {name} in {path}; mend the file.")
@@ -190,9 +188,10 @@ def _size(one: Weights) -> str:
 def get(name: str) -> Path:
     """Download a file to its place, whole and checked; interrupted, the same call goes on. Else say what to do."""
     one = pick(WEIGHTS, name, "file of weights")
-    if one.fault() == "missing" and one.by_hand:
+    missing = one.fault() == "missing"
+    if missing and one.by_hand:
         raise UnsegError(f"{one.title} cannot be downloaded without a person: {one.by_hand}, as {one.path()}.")
-    if one.fault() == "missing" and one.hub:
+    if missing and one.hub:
         from huggingface_hub import hf_hub_download
 
         try:
@@ -201,7 +200,7 @@ def get(name: str) -> Path:
         except Exception as error:  # of the hub, its client and the network
             found = f"{one.hub} from huggingface.co ({first_line(error)})"
             raise UnsegError(f"Could not download {found}; try again.") from error
-    elif one.fault() == "missing":
+    elif missing:
         whole = one.checksum if len(one.checksum) == len("sha256:") + 64 else ""
         fetch(one.url, one.path(), whole, data_root() / CHECKSUMS)
     if fault := one.fault():
@@ -212,12 +211,11 @@ def get(name: str) -> Path:
 
 def check() -> None:
     """Print of every file whether it is there and right, as far as that can be known; a wrong one is an error."""
-    faults = defaultdict(list)
+    wrong = []
     for name, one in WEIGHTS.items():
-        faults[fault := one.fault()].append(name)
+        fault = one.fault()
         known = "its sha256 is right" if not fault and one.expected(one.path()) else "here, but no sha256 is known"
         print(f"{name:20} {fault or known}")
-    if wrong := [name for fault, names in faults.items() if fault not in ("", "missing") for name in names]:
-        raise UnsegError(
-            f"Expected the published files, found others for {', '.join(wrong)}; delete and get them again."
-        )
+        wrong += [name] if fault not in ("", "missing") else []
+    if wrong:
+        raise UnsegError(f"Expected the published files, found others for {', '.join(wrong)}; delete and get them.")

@@ -107,6 +107,33 @@ def thread_count(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+# How much memory is in use.
+
+
+def forget_peak(device: "torch.device") -> None:
+    """From here on `peak` counts."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts anew
+
+
+def peak(device: "torch.device") -> float | None:
+    """The most memory in use since `forget_peak`, MB: on a GPU by torch, else by this process; None if unknown."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else resident("VmHWM")
+
+
+def resident(name: str = "VmRSS") -> float | None:
+    """Memory of this process now, MB (or another line of Linux's /proc/self/status); None where it is not told."""
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{name}:")), None)
+
+
 # GPUs for jobs side by side: each takes one for itself.
 
 

@@ -71,14 +71,11 @@ def _declare_operators() -> None:
 def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     """Greedy non-maximum suppression: boxes `(N,4)` xyxy, scores `(N,)` -> kept indices, best first."""
     import torch
+    from torchvision.ops import box_iou
 
     order, kept = scores.argsort(descending=True, stable=True), []
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     while order.numel():
         best, order = order[0], order[1:]
         kept.append(best)
-        top_left = torch.maximum(boxes[best, :2], boxes[order, :2])
-        bottom_right = torch.minimum(boxes[best, 2:], boxes[order, 2:])
-        overlap = (bottom_right - top_left).clamp(min=0).prod(dim=1)
-        order = order[overlap / (area[best] + area[order] - overlap) <= iou_threshold]
+        order = order[box_iou(boxes[best][None], boxes[order])[0] <= iou_threshold]
     return torch.stack(kept) if kept else torch.empty(0, dtype=torch.long, device=boxes.device)

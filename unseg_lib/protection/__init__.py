@@ -2,15 +2,16 @@
 
 import lazy_loader
 
+from unseg_lib.images import outlined
 from unseg_lib.protection.api import Batch, Protected, Protector, protect, protect_batch, protect_files
-from unseg_lib.protection.inputs import find_inputs, masks_and_prompts, shown
+from unseg_lib.protection.inputs import find_inputs, shown
 from unseg_lib.protection.photo import NO_COLOURS, ONE_CHANNEL, Photo, read_photo
-from unseg_lib.protection.report import COLUMNS, REPORT, alone, described, inspect, summary, write_difference
+from unseg_lib.protection.report import COLUMNS, REPORT, described, inspect, summary, write_difference
 
-__all__ = ["Batch", "Protected", "Protector", "inspect", "protect", "protect_batch", "protect_files"]
-__all__ += ["COLUMNS", "NO_COLOURS", "ONE_CHANNEL", "REPORT", "Photo", "alone", "described", "find_inputs"]
-__all__ += ["masks_and_prompts", "read_photo", "shown", "summary", "write_difference"]
+__all__ = ["Batch", "Protected", "Protector", "find_inputs", "inspect", "protect", "protect_batch", "protect_files"]
+__all__ += ["COLUMNS", "NO_COLOURS", "ONE_CHANNEL", "REPORT", "Photo", "described", "outlined", "read_photo", "shown"]
+__all__ += ["summary", "write_difference"]
 
 # the desk draws, and who protects files need not wait for what it draws with
 DESK = ["VIEW", "Desk", "Panel", "changes", "free_name", "panels", "plot_changes", "saved_sentence", "uploaded"]
-__getattr__, __dir__, _names = lazy_loader.attach(__name__, submod_attrs={"desk": DESK, "outline": ["outlined"]})
+__getattr__, __dir__, _names = lazy_loader.attach(__name__, submod_attrs={"desk": DESK})

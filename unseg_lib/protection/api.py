@@ -1,8 +1,4 @@
-"""Protect one image, several, or a folder of files: what `unseg_lib.protect` and `unseg protect` do.
-
-Of files, the generator works on one while threads read the next ones and measure and write the last ones. A line of
-protected.csv follows as soon as a file is whole; an image that cannot be protected gets one with the reason.
-"""
+"""Protect one image, several, or a folder of files: what `unseg_lib.protect` and `unseg protect` do."""
 
 import errno
 import hashlib
@@ -13,24 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from unseg_lib.errors import UnsegError, no_access
-from unseg_lib.files import sha256_of
+from unseg_lib.files import sha256_if_readable, sha256_of, writing
 from unseg_lib.images import decode_image, resize_label
 from unseg_lib.method import Box, Inference, Prepared, Region, add_raw_noise, find_region, measure, shrunk
 from unseg_lib.poisons import Manifest, PoisonSettings, Sample, digest, open_generator, prompt_of, sweep
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
-from unseg_lib.protection.outline import write_outline
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
-from unseg_lib.protection.report import TYPES, Shard, alone, earlier_lines, is_whole, new_line, odd_region, writing
+from unseg_lib.protection.report import TYPES, Shard, alone, earlier_lines, new_line, odd_region, write_preview
 from unseg_lib.runtime import progress, thread_count
 
 LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
 THIN = 8  # times; an image so much longer than wide is shrunk to a quarter of that: its padded square is nearly empty
+MODEL = ("generator", "eps", "eps_bg", "device", "reference", "compiled")  # settings that are not of the files
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # after these, no other image would fare better
 
 
@@ -80,8 +76,7 @@ class Protector:
     ) -> Protected:
         """Protect one image, see `protect`. Warns where that is known not to protect (`Protected.remark`)."""
         pixels, gray = pixels_of(image)
-        given = {"mask": None if mask is None else array_of(mask)}
-        region = find_region(pixels, box, points, labels, self.segmenter, **given)
+        region = find_region(pixels, box, points, labels, self.segmenter, mask=None if mask is None else array_of(mask))
         done, remark = pixels, ""
         if region.mask.any():  # an empty region leaves the image as it is, as in the released code
             raw = self.raw_noise(pixels, region.mask)
@@ -89,8 +84,7 @@ class Protector:
             remark = gray_remark(pixels, gray, self.settings.generator)
         if remark:
             warnings.warn(f"Beware: {remark}.", stacklevel=2)
-        measured = measure(pixels, done, region.mask)
-        noise = done.astype(np.int16) - pixels
+        noise, measured = done.astype(np.int16) - pixels, measure(pixels, done, region.mask)
         return Protected(like(image, done), noise, region.mask, region.found_by, measured, remark)
 
     def raw_noise(self, pixels: np.ndarray, mask: np.ndarray) -> torch.Tensor:
@@ -108,13 +102,7 @@ class Protector:
 
 
 def protect(
-    image: Any,
-    mask: Any = None,
-    *,
-    box: Box | None = None,
-    points: Sequence[Box] | None = None,
-    labels: Sequence[int] | None = None,
-    **settings: Any,
+    image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence | None = None, labels=None, **settings
 ) -> Protected:
     """Protect one image: no value changes by more than `eps` of 255 steps inside the region, `eps_bg` outside.
 
@@ -131,10 +119,8 @@ def protect(
 
 
 def protect_batch(images: Iterable[Any], masks: Iterable[Any] | None = None, **settings: Any) -> list[Protected]:
-    """`protect` for several images, of any sizes, with one loaded generator; settings as there, without prompts.
-
-    masks: one for every image, None for those without. A tensor `(N,3,H,W)` counts as N images.
-    """
+    """`protect` for images of any sizes, or a tensor `(N,3,H,W)`, with one loaded generator; settings as there, without
+    prompts. masks: one for every image, None for those without."""
     if getattr(images, "ndim", 4) != 4:
         found = f"found the shape {tuple(images.shape)}; for one image use protect."
         raise UnsegError(f"Expected a list of images or a tensor (N,3,H,W), {found}")
@@ -145,54 +131,34 @@ def protect_batch(images: Iterable[Any], masks: Iterable[Any] | None = None, **s
     return [protector(image, mask) for image, mask in zip(images, masks)]
 
 
-def protect_files(
-    inputs: Iterable[str | Path],
-    out: str | Path,
-    *,
-    generator: str = "small",
-    eps: float = 8,
-    eps_bg: float = 2,
-    device: str = "auto",
-    reference: bool = False,
-    compiled: bool = False,
-    **how: Any,
-) -> list[dict]:
+def protect_files(inputs: Iterable[str | Path], out: str | Path, **settings: Any) -> list[dict]:
     """Protect images of files, folders and patterns, write copies of the same names below `out`; originals stay.
 
-    generator to compiled: see `Protector`; how: see `Batch`. The same call again does nothing twice. Returns the lines
+    settings: those of `Batch`, and `MODEL` of `Protector`'s. The same call again does nothing twice. Returns the lines
     of `out`/protected.csv for these images, those with a problem included. Raises `UnsegError` at once where nothing
     can be done at all: no image, no generator, a full disk; `OSError` where the system refuses a path of an option.
     """
-    batch = Batch(inputs, out, **how)
-    return batch.run(
-        Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference, compiled=compiled)
-    )
+    model = {name: settings.pop(name) for name in MODEL if name in settings}
+    return Batch(inputs, out, **settings).run(Protector(**model))
 
 
-@dataclass(eq=False)
-class _Ready:
+class _Ready(NamedTuple):
     """An image that was read and whose region is known; prepared is None where there is nothing to protect."""
 
-    file: Input
     photo: Photo
     region: Region
-    source_sha256: str
-    settings: str
+    known: dict[str, str]  # what its line says of original and settings
     prepared: Prepared | None
-    raw: torch.Tensor | None = None  # its noise, as soon as the generator had its turn
 
 
 @dataclass(eq=False)
 class Batch:
-    """Which files are protected, what of them, how, and where to; what makes no sense is refused at once.
-
-    With none of masks, boxes and points it is what stands out, at last the whole image.
-    """
+    """Which files are protected, what of them, how, and where to; what makes no sense is refused at once."""
 
     inputs: Iterable[str | Path]
     out: str | Path
     _: KW_ONLY
-    masks: str = ""  # what to protect, as the next three: see `masks_and_prompts`
+    masks: str = ""  # what to protect, as the next three, see `masks_and_prompts`; by default what stands out
     classes: str = ""
     boxes: str = ""
     points: str = ""
@@ -208,25 +174,21 @@ class Batch:
     batch: int = 1  # images that a GPU is given at once; an image may then differ by a step from what it is alone
 
     def __post_init__(self):
-        self.out = Path(self.out)
-        shared = self.masks and self.out.resolve() == Path(self.masks).resolve()
+        self.out = place = Path(self.out)
+        shared = self.masks and place.resolve() == Path(self.masks).resolve()
         for holds, sentence in (
             (self.format in ("png", "keep", "jpeg"), f"the format png, keep or jpeg, found '{self.format}'"),
             (1 <= self.quality <= 100, f"a JPEG quality from 1 to 100, found {self.quality}"),
             (self.batch >= 1, f"a batch of at least 1 image, found {self.batch}"),
             (self.jobs >= 1, f"at least 1 job, found {self.jobs}"),
-            (
-                self.out.is_dir() or not self.out.exists(),
-                f"a folder for the output, found a file at {self.out}; choose another",
-            ),
-            (not shared, f"masks and copies in two folders, found both in {self.out}; choose another --out"),
+            (not place.exists() or place.is_dir(), f"a folder for the output, found a file at {place}; choose another"),
+            (not shared, f"masks and copies in two folders, found both in {place}; choose another --out"),
         ):
             if not holds:
                 raise UnsegError(f"Expected {sentence}.")
         self.files = find_inputs(self.inputs, self.out, self.format)
-        how = (self.masks, self.classes, self.boxes, self.points, self.files, self.segmenter)
-        self.region_of = masks_and_prompts(*how)
-        self.part = Shard.of(self.shard)
+        given = (self.masks, self.classes, self.boxes, self.points)
+        self.region_of, self.part = masks_and_prompts(*given, self.files, self.segmenter), Shard(self.shard)
         self.files = [file for file in self.files if self.part.has(shown(file.name))]
 
     def run(self, protector: Protector) -> list[dict]:
@@ -240,7 +202,8 @@ class Batch:
             # what earlier runs have left: whole copies, and images that failed and are not tried again now
             lines = [line for line in earlier_lines(self.out) if self.part.has(line["image"])]
             images = {shown(file.name) for file in self.files}
-            self.copies = {line["written"]: line for line in lines if is_whole(self.out, line)}
+            sums = {name: sha256_if_readable(self.out / name) for line in lines if (name := line["written"])}
+            self.copies = {line["written"]: line for line in lines if line["sha256"] == sums.get(line["written"])}
             failed = [line for line in lines if line["problem"] and line["image"] not in images]
             self.protector, self.manifest = protector, Manifest(self.part.report(self.out), TYPES)
             with writing(self.manifest.path):
@@ -260,22 +223,20 @@ class Batch:
             left, coming, going = iter(self.files), deque(), deque()
 
             def read(number: int) -> None:
-                coming.extend(readers.submit(self._step, self._read, file) for file in islice(left, number))
+                coming.extend((file, readers.submit(self._step, self._read, file)) for file in islice(left, number))
 
             read(self.jobs + self.batch - 1)
             while coming or going:
-                group = [coming.popleft().result() for _ in range(min(self.batch, len(coming)))]
-                asked = [one for one in group if isinstance(one, _Ready) and one.prepared]
-                noises = self.protector.inference([one.prepared for one in asked]) if asked else ()
-                for one, raw in zip(asked, noises):
-                    one.raw = raw
-                for one in group:  # of some their line is there already
-                    made = isinstance(one, dict)
-                    going.append(one if made else writers.submit(self._step, self._write, one.file, one))
+                group = [coming.popleft() for _ in range(min(self.batch, len(coming)))]
+                group = [(file, reading.result()) for file, reading in group]
+                asked = [one.prepared for _, one in group if isinstance(one, _Ready) and one.prepared]
+                noises = iter(self.protector.inference(asked) if asked else ())
+                for file, one in group:
+                    raw = next(noises) if isinstance(one, _Ready) and one.prepared else None
+                    going.append(writers.submit(self._step, self._write, file, one, raw))
                 read(len(group))
                 while going and (not coming or len(going) > self.jobs):
-                    row = going.popleft()
-                    yield row if isinstance(row, dict) else row.result()
+                    yield going.popleft().result()
 
     def _step(self, step: Callable, file: Input, *given: Any) -> Any:
         """What a step gives, or the line that says why it cannot be done: the other images do not wait for this one."""
@@ -298,10 +259,7 @@ class Batch:
         # the file: its content decides whether a copy that is there may stay, or may be replaced
         if file.path.exists() and not file.path.is_file():
             raise UnsegError(f"Expected a file at {file.path}, found something else; take it out.")  # it may never end
-        try:
-            source = sha256_of(file.path)
-        except OSError as error:
-            raise UnsegError(f"Expected a readable file at {file.path}, found none ({error.strerror}).") from None
+        source = sha256_of(file.path)
         target, known = self.out / file.target, self.copies.get(file.target)
         if target.exists() and not known and not self.overwrite:
             found = "a file there that is not from here; move it or --overwrite"
@@ -316,30 +274,31 @@ class Batch:
         # its region, and a fingerprint of all that decides the copy but the original itself
         mask, own = (region := self.region_of(file, photo.pixels)).mask, self.protector
         if self.preview:
-            write_outline(self.out / "preview" / f"{file.target}.jpg", photo.pixels, mask)
+            write_preview(self.out / "preview" / f"{file.target}.jpg", photo.pixels, mask)
         words = (own.sha256, own.eps, own.eps_bg, self.format, self.quality, self.metadata, mask.shape)
         words += ("reference",) * own.reference + ("rgb",) * self.rgb
         settings = hashlib.sha256(repr(words).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
-        if known and (known["source_sha256"], known["settings"]) == (source, settings):
+        of_both = {"source_sha256": source, "settings": settings}
+        if known and of_both.items() <= known.items():
             return known
-        prepared = own.prepare(photo.pixels, mask) if mask.any() else None
-        return _Ready(file, photo, region, source, settings, prepared)
+        return _Ready(photo, region, of_both, own.prepare(photo.pixels, mask) if mask.any() else None)
 
-    def _write(self, file: Input, ready: _Ready) -> dict:
-        """Add the noise, write the copy, return its line."""
+    def _write(self, file: Input, ready: _Ready | dict, raw: torch.Tensor | None) -> dict:
+        """Add the noise, write the copy, return its line, which some have already."""
+        if isinstance(ready, dict):
+            return ready
         photo, mask, own, target = ready.photo, ready.region.mask, self.protector, self.out / file.target
         done, format = photo.pixels, FORMATS[target.suffix]
         remarks = photo.remarks_on(format, metadata=self.metadata)
-        if ready.raw is not None:
-            done = add_raw_noise(done, ready.raw, mask, own.eps, own.eps_bg, gray=photo.gray)
+        if raw is not None:
+            done = add_raw_noise(done, raw, mask, own.eps, own.eps_bg, gray=photo.gray)
             remarks += (gray_remark(photo.pixels, photo.gray, own.settings.generator),)
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
         row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by)
         row["protected"] = round(float(mask.mean()), 6) or 1e-6 * bool(mask.any())  # 0 says that nothing is
         remarks += (odd_region(row),)
         row |= {"eps": float(own.eps), "eps_bg": float(own.eps_bg), "remark": "; ".join(filter(None, remarks))}
-        row |= {"bytes_before": file.path.stat().st_size, "bytes_after": len(content)}
-        row |= {"source_sha256": ready.source_sha256, "settings": ready.settings}
+        row |= {"bytes_before": file.path.stat().st_size, "bytes_after": len(content)} | ready.known
         if not target.parent.resolve().is_relative_to(self.out.resolve()):
             raise UnsegError(f"Expected {target.parent} below {self.out}, found a link that leads away; remove it.")
         written = decode_image(content) if format == "jpeg" else done

@@ -1,7 +1,6 @@
 """The desk: an image, what somebody points at, a budget and a generator, and what comes of them.
 
-`Desk` knows nothing of a browser, `Panel` holds it out to one. What is shown is small, what is saved has the size of
-the original.
+`Desk` knows nothing of a browser, `Panel` holds it out to one. Shown is a small image, saved one as large as given.
 """
 
 import tempfile
@@ -17,14 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import write_bytes
-from unseg_lib.images import decode_image, resize_label
+from unseg_lib.files import write_bytes, writing
+from unseg_lib.images import decode_image, outlined, resize_label
 from unseg_lib.method import Region, add_raw_noise, find_region, measure, shipped, shrunk
 from unseg_lib.poisons import PoisonSettings
 from unseg_lib.protection.api import Protector
-from unseg_lib.protection.outline import outlined
 from unseg_lib.protection.photo import Photo, check_size, gray_remark, read_photo
-from unseg_lib.protection.report import check_new_png, writing
+from unseg_lib.protection.report import check_new_png
 from unseg_lib.reporting import REDS, STYLE, Drawing, curves, draw, magnify
 
 VIEW = 640  # pixels; the longer side of what is shown: a slider must not wait for a whole photograph
@@ -53,7 +51,6 @@ class Desk:
     segmenter: str = "small"  # who finds the object, see `find_region`
 
     def __post_init__(self):
-        PoisonSettings(self.eps, self.eps_bg)  # checks the budget
         self.protectors = {self.generator: Protector(self.generator, device=self.device)}
         self.take(self.photo, self.name)
 
@@ -80,10 +77,8 @@ class Desk:
         self.point_at(**{kind: places[:-1] for kind, places in self.prompt.items()})
 
     def point_at(self, *, points: Sequence = (), box: Sequence = (), labels: Sequence = ()) -> None:
-        """Replace the prompt: points `(k,2)`, or box `(k,4)`, flat lists too, or neither: what stands out.
-
-        labels `(k,)`: 1 = the point is on what is meant, 0 = beside it; none: all are on it.
-        """
+        """Replace the prompt by points `(k,2)` with labels `(k,)` (1 = on what is meant, 0 = beside it; none: 1), or by
+        box `(k,4)`, flat lists too, or by neither: what stands out."""
         labels = labels if len(labels) else [1] * (len(np.ravel(points)) // 2)
         given = {"points": points, "labels": labels, "box": box}
         prompt = {kind: places for kind, places in given.items() if len(places)}
@@ -203,10 +198,8 @@ def _plot(axes, desk: Desk) -> None:
 
 
 def changes(desk: Desk) -> dict[str, np.ndarray]:
-    """Share of values in percent by their change, `-k..k` in steps over 255, inside and outside the region.
-
-    k: the largest change that the budget allows anywhere.
-    """
+    """Share of values in percent by their change, from `-k` to `k` steps over 255, inside and outside the region; k is
+    the largest change that the budget allows anywhere."""
     change, most = desk.view_protected.astype(np.int16) - desk.view, int(max(desk.eps, desk.eps_bg, 1))
     parts = {"inside": change[desk.view_mask], "outside": change[~desk.view_mask]}
     counts = {name: np.bincount(part.ravel() + most, minlength=2 * most + 1) for name, part in parts.items()}
@@ -222,10 +215,8 @@ def plot_changes(desk: Desk) -> Drawing:
 
 
 class Panel:
-    """Controls, images and histogram of a desk; `widget` is what a notebook shows. Copies are saved below `out`.
-
-    Needs a browser on the other side (JupyterLab with ipywidgets and ipympl). All decisions are the desk's.
-    """
+    """Controls, images and histogram of a desk for JupyterLab with ipywidgets and ipympl; `widget` is what a notebook
+    shows. Copies are saved below `out`."""
 
     WIDTH = 8.4  # inches of the three images: a cell of JupyterLab on a small screen
 

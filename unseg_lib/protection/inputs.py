@@ -22,7 +22,7 @@ import numpy as np
 
 from unseg_lib.datasets import coco_json
 from unseg_lib.errors import UnsegError, closest
-from unseg_lib.files import read_json, sha256_if_readable
+from unseg_lib.files import read_csv, read_json, sha256_if_readable
 from unseg_lib.images import IMAGE_SUFFIXES, OUTLINES, is_image, mask_key, read_mask
 from unseg_lib.method import Region, find_region
 from unseg_lib.outlines import decode
@@ -44,7 +44,7 @@ class Input:
     target: str
 
 
-RegionOf = Callable[[Input, np.ndarray], Region]  # of a file and its pixels, uint8 `(H,W,3)`
+MaskOf = Callable[[Input, tuple[int, int]], np.ndarray]  # of a file and its (height, width): bool `(H,W)`
 
 
 def shown(text: str) -> str:
@@ -81,10 +81,8 @@ def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Inp
     if both := next((target for target in targets if _real(out / target) in originals), None):
         both += " to be both; choose another --out"
         raise UnsegError(f"Expected originals and copies in two folders, found {both}.")
-    return [
-        Input(path, name, target)
-        for (path, name), target in zip([*files, *others.values()], chain(targets, repeat("")))
-    ]
+    told = zip([*files, *others.values()], chain(targets, repeat("")))
+    return [Input(path, name, target) for (path, name), target in told]
 
 
 def _real(path: Path) -> Path:
@@ -94,10 +92,9 @@ def _real(path: Path) -> Path:
 
 def _is_image(path: Path) -> bool:
     """Whether a file is an image by its name, readable here or not, or else by its content."""
-    known = path.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
-    return (
-        known or (mimetypes.guess_type(path.name)[0] or "").startswith("image/") or (path.is_file() and is_image(path))
-    )
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    called_so = path.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES) or kind.startswith("image/")
+    return called_so or (path.is_file() and is_image(path))
 
 
 def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
@@ -134,8 +131,20 @@ def _refuse(error: OSError) -> None:
 def _targets(files: list[tuple[Path, str]], format: str, lines: list[dict]) -> list[str]:
     """A name for every copy. Two that would be one (a.jpg, a.png -> a.png) get their old suffix, then a number."""
     plain = [_target(name, format) for _, name in files]
-    counts = Counter(map(_key, plain))
-    targets = _known(files, plain, counts, lines)
+    counts, earlier, targets = Counter(map(_key, plain)), defaultdict(list), {}
+    for line in lines:
+        earlier[line["image"]].append(line)
+    # a copy that is there keeps its name, whatever images have come or gone since
+    for place, ((path, name), target) in enumerate(zip(files, plain)):
+        (stem, suffix), like = os.path.splitext(target), earlier[shown(name)]
+        same = [line for line in like if line["written"].startswith(stem) and line["written"].endswith(suffix)]
+        if counts[_key(target)] == 1 and all(line["written"] == target for line in same):
+            continue  # nothing to choose from, so that the file need not be read for it
+        sha256 = sha256_if_readable(path) if same else ""
+        if line := next((line for line in same if line["source_sha256"] == sha256), None):
+            like.remove(line)  # two images of one name and content have two copies
+            targets[place] = line["written"]
+    # new ones
     taken = set(map(_key, targets.values()))
     for place, target in enumerate(plain):
         if place not in targets:
@@ -146,23 +155,6 @@ def _targets(files: list[tuple[Path, str]], format: str, lines: list[dict]) -> l
             targets[place] = next(f"{stem}{ending}" for ending in endings if _key(f"{stem}{ending}") not in taken)
             taken.add(_key(targets[place]))
     return [targets[place] for place in range(len(files))]
-
-
-def _known(files: list[tuple[Path, str]], plain: list[str], counts: Counter, lines: list[dict]) -> dict[int, str]:
-    """{place in `files`: the name of the copy that is there}, where an image that came or went would change it."""
-    earlier, known = defaultdict(list), {}
-    for line in lines:
-        earlier[line["image"]].append(line)
-    for place, ((path, name), target) in enumerate(zip(files, plain)):
-        (stem, suffix), like = os.path.splitext(target), earlier[shown(name)]
-        same = [line for line in like if line["written"].startswith(stem) and line["written"].endswith(suffix)]
-        if counts[_key(target)] == 1 and all(line["written"] == target for line in same):
-            continue  # nothing to choose from, so that the file need not be read for it
-        sha256 = sha256_if_readable(path) if same else ""
-        if line := next((line for line in same if line["source_sha256"] == sha256), None):
-            like.remove(line)  # two images of one name and content have two copies
-            known[place] = line["written"]
-    return known
 
 
 def _key(target: str) -> str:
@@ -182,35 +174,32 @@ def _target(name: str, format: str) -> str:
 
 
 def masks_and_prompts(
-    masks: str = "",
-    classes: str = "",
-    boxes: str = "",
-    points: str = "",
-    files: Sequence[Input] = (),
-    segmenter: str = "small",
-) -> RegionOf:
-    """What the options of `unseg protect` say. At most one of masks, boxes and points; classes only with masks.
+    masks: str, classes: str, boxes: str, points: str, files: Sequence[Input], segmenter: str
+) -> Callable[[Input, np.ndarray], Region]:
+    """What the options of `unseg protect` say, by a file and its pixels, uint8 `(H,W,3)`; classes only with masks.
 
     masks: a folder with a mask or outlines for every image (see `images.read_mask`; sub-folders as the images'), one
     such file for a single image, or COCO's json; classes: numbers of label maps, or names in a json, separated by
     commas. boxes: "x0,y0,x1,y1" for every image (several joined by ";"), or a CSV file with the columns
     image,x0,y0,x1,y1; points: likewise, x,y; between 0 and 1 they are shares of the image. files: of the whole batch.
-    segmenter: see `find_region`.
     """
     given = [name for name, value in (("--masks", masks), ("--boxes", boxes), ("--points", points)) if value]
     if len(given) > 1:
         raise UnsegError(f"Expected one of --masks, --boxes and --points, found {' and '.join(given)}.")
     if classes and not masks:
         raise UnsegError("Expected --masks beside --classes, found none; classes are those of the masks.")
-    if masks:
-        place = Path(masks)
-        of_coco = place.suffix.lower() == ".json" and place.is_file() and "shapes" not in read_json(place)
-        mask_of = (_coco_masks if of_coco else _mask_files)(place, classes, files)
-        return lambda file, pixels: Region(mask_of(file, pixels.shape[:2]), "mask")
-    if not boxes and not points:
+    if not given:
         return lambda file, pixels: find_region(pixels, segmenter=segmenter)
+    names = Names(files)
+    if masks:
+        place, chosen = Path(masks), [name.strip() for name in classes.split(",")] if classes else []
+        if place.suffix.lower() == ".json" and place.is_file() and "shapes" not in read_json(place):
+            mask_of = _coco_masks(place, chosen, names)
+        else:
+            mask_of = _mask_files(place, chosen, names, sum(bool(file.target) for file in files))
+        return lambda file, pixels: Region(mask_of(file, pixels.shape[:2]), "mask")
     kind, columns = ("box", ("x0", "y0", "x1", "y1")) if boxes else ("points", ("x", "y"))
-    places = _numbers(boxes or points, columns, Names(files))
+    places = _numbers(boxes or points, columns, names)
     return lambda file, pixels: find_region(
         pixels, **{kind: _in_pixels(places(file), pixels.shape[:2])}, segmenter=segmenter
     )
@@ -247,26 +236,24 @@ class Names:
             if found := next(filter(None, map(get, spellings)), None):
                 if (whole, name) in self.shared:
                     mend = "protect the folder above them, and name their sub-folders there, too"
-                    raise UnsegError(
-                        f"Expected one image called {name}, as {where} has it, found some in several folders; {mend}."
-                    )
+                    found = f"found some in several folders; {mend}."
+                    raise UnsegError(f"Expected one image called {name}, as {where} has it, {found}")
                 return found
         raise UnsegError(missing)
 
 
-def _mask_files(place: Path, classes: str, files: Sequence[Input]) -> Callable[[Input, tuple[int, int]], np.ndarray]:
-    """Masks of files, of which each must have the size of its image."""
+def _mask_files(place: Path, classes: list[str], names: Names, images: int) -> MaskOf:
+    """Masks of files, of which each must have the size of its image; images: how many there are."""
     if not place.exists():
         raise UnsegError(f"Expected a folder of masks or COCO's json at {place}, found neither; check --masks.")
-    count, names = sum(bool(file.target) for file in files), Names(files)
-    if place.is_file() and count > 1:
-        what = f"a folder of masks, or COCO's json, for {count} images"
+    if place.is_file() and images > 1:
+        what = f"a folder of masks, or COCO's json, for {images} images"
         raise UnsegError(f"Expected {what}, found the file {place}; give its folder, or one image.")
-    chosen = [name.strip() for name in classes.split(",")] if classes else []
     labelled = place if place.is_file() else next(place.rglob("*.json"), place)  # LabelMe's classes have names
-    if labelled.suffix.lower() != ".json" and not all(name.isdecimal() for name in chosen):
-        raise UnsegError(f"Expected the numbers of a label map's classes, e.g. --classes 1,15, found '{classes}'.")
-    chosen = [int(name) if name.isdecimal() else name for name in chosen]
+    if labelled.suffix.lower() != ".json" and not all(name.isdecimal() for name in classes):
+        found = f"found '{','.join(classes)}'."
+        raise UnsegError(f"Expected the numbers of a label map's classes, e.g. --classes 1,15, {found}")
+    chosen = [int(name) if name.isdecimal() else name for name in classes]
 
     @cache  # each sub-folder once, not for every image
     def masks_in(folder: Path, key: Callable[[str], str]) -> dict[str, list[Path]]:
@@ -296,18 +283,16 @@ def _mask_files(place: Path, classes: str, files: Sequence[Input]) -> Callable[[
     return mask_of
 
 
-def _coco_masks(path: Path, classes: str, files: Sequence[Input]) -> Callable[[Input, tuple[int, int]], np.ndarray]:
+def _coco_masks(path: Path, classes: list[str], names: Names) -> MaskOf:
     """Masks of COCO's json: all objects of an image, crowds too, or those of the named classes."""
-    content, objects, names = read_json(path), defaultdict(list), Names(files)
-    whole, tails = defaultdict(list), defaultdict(list)
+    content, objects, whole, tails = read_json(path), defaultdict(list), defaultdict(list), defaultdict(list)
     with coco_json(path):
         known = {category["id"]: category["name"] for category in content.get("categories", [])}
-        chosen = [name.strip() for name in classes.split(",")] if classes else []
-        for name in chosen:
+        for name in classes:
             if name not in known.values():
                 raise UnsegError(f"Unknown class '{name}' in {path}; {closest(name, list(known.values()))}")
         for note in content["annotations"]:
-            if not chosen or known.get(note.get("category_id")) in chosen:
+            if not classes or known.get(note.get("category_id")) in classes:
                 objects[note.get("image_id")].append(note)
         for image in content["images"]:
             # of another machine's path, or one that leads elsewhere, the end counts
@@ -340,8 +325,7 @@ def _numbers(text: str, columns: tuple[str, ...], names: Names) -> Callable[[Inp
     if not path.is_file():
         raise UnsegError(f"Expected a CSV file with {wanted} at {path}, found none.")
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # with or without the mark of a spreadsheet program
-            lines = list(csv.DictReader(file))
+        lines = read_csv(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UnsegError(f"Expected a CSV file in UTF-8 at {path}, found another ({error}); save it anew.") from error
     found = defaultdict(list)

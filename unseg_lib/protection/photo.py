@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import PNG_LEVEL, eight_bits, has_colours, open_header
+from unseg_lib.images import PNG_LEVEL, eight_bits, has_colours, opened, quick_png
 
 SHORTEST = 16  # pixels; below, an image is smaller than the noise's own grain
 FORMATS = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "jpeg")
 # raw files of cameras: many are TIFFs that begin with a small preview
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
-ORIENTATION = 0x0112  # EXIF tag
 OTHER_COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes of Pillow that become RGB
 # tags of TIFF that say more than how its pixels lie: description, maker, model, software, date, artist, copyright, and
 # where EXIF and places begin
@@ -81,60 +80,38 @@ class Photo:
         return file.getvalue()
 
 
-def quick_png(layers: np.ndarray) -> bytes:
-    """PNG of uint8 `(H,W)`, `(H,W,3)` or `(H,W,4)` in half of Pillow's time: no search for texts that repeat.
-
-    In photographs with noise hardly any do: the file is 6 % larger (at level 2 of Pillow's), of flat drawings smaller.
-    """
-    import cv2
-
-    turned = {(): None, (3,): cv2.COLOR_RGB2BGR, (4,): cv2.COLOR_RGBA2BGRA}[layers.shape[2:]]
-    options = {cv2.IMWRITE_PNG_FILTER: cv2.IMWRITE_PNG_FAST_FILTERS, cv2.IMWRITE_PNG_COMPRESSION: 1}
-    options |= {cv2.IMWRITE_PNG_STRATEGY: cv2.IMWRITE_PNG_STRATEGY_RLE}
-    layers = np.ascontiguousarray(layers) if turned is None else cv2.cvtColor(layers, turned)
-    return cv2.imencode(".png", layers, [number for pair in options.items() for number in pair])[1].tobytes()
-
-
 def read_photo(path: Path) -> Photo:
     """Read an image, upright as its EXIF says and with 8 bits a channel; raises `UnsegError` on anything else."""
-    if not path.is_file():
-        raise UnsegError(f"Expected an image at {path}, found no such file.")
     if path.suffix.lower() in RAW:
         raise UnsegError(f"Expected an image, found a raw file of a camera, {path}; develop it first.")
-    try:
-        with open_header(path) as file:
-            # before anything is decoded: several images in one
-            telephone, pages = file.format == "MPO", getattr(file, "n_frames", 1)
-            if pages > 1 and not telephone:
-                raise UnsegError(f"Expected one image in {path}, found {pages}; save them one by one.")
-            remarks = {
-                f"{file.mode} was converted to RGB": file.mode in OTHER_COLOURS,
-                f"of {pages} images in the file only the first was kept": telephone,
-            }
-            deep = ";16" in str(file.tile)  # how the channels lie in the file
-            file.load()
-            # Pillow has the tags of a TIFF only as long as it is not turned, and they tell how the pixels lie, too
-            lost_exif = file.format == "TIFF" and not TIFF_METADATA.isdisjoint(file.getexif())
-            ImageOps.exif_transpose(file, in_place=True)
-            exif = Image.Exif() if file.format == "TIFF" else file.getexif()
-            exif.pop(ORIENTATION, None)
-            upright, reduced = eight_bits(file, path)
-            remarks |= {reduced or "16 bits a channel were reduced to 8": deep}
-            return Photo(
-                pixels=np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")),
-                gray=upright.mode in ("1", "L", "LA"),
-                alpha=np.asarray(upright.convert("RGBA"))[..., 3] if upright.has_transparency_data else None,
-                # of the colours that were converted away there is none to keep
-                profile=None if file.mode in OTHER_COLOURS else file.info.get("icc_profile"),
-                exif=exif.tobytes() if len(exif) else None,
-                lost_exif=lost_exif,
-                remarks=tuple(remark for remark, holds in remarks.items() if holds),
-            )
-    except UnsegError:
-        raise
-    except Exception as error:  # of broken files Pillow raises nearly anything, TypeErrors too
-        what = " ".join(str(error).split())
-        raise UnsegError(f"Expected a readable image in {path}, found a corrupt one ({what}); replace it.") from error
+    with opened(path) as file:
+        # before anything is decoded: several images in one
+        telephone, pages = file.format == "MPO", getattr(file, "n_frames", 1)
+        if pages > 1 and not telephone:
+            raise UnsegError(f"Expected one image in {path}, found {pages}; save them one by one.")
+        remarks = {
+            f"{file.mode} was converted to RGB": file.mode in OTHER_COLOURS,
+            f"of {pages} images in the file only the first was kept": telephone,
+        }
+        deep = ";16" in str(file.tile)  # how the channels lie in the file
+        file.load()
+        # Pillow has the tags of a TIFF only as long as it is not turned, and they tell how the pixels lie, too
+        lost_exif = file.format == "TIFF" and not TIFF_METADATA.isdisjoint(file.getexif())
+        ImageOps.exif_transpose(file, in_place=True)
+        exif = Image.Exif() if file.format == "TIFF" else file.getexif()
+        exif.pop(ExifTags.Base.Orientation, None)
+        upright, reduced = eight_bits(file, path)
+        remarks |= {reduced or "16 bits a channel were reduced to 8": deep}
+        return Photo(
+            pixels=np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")),
+            gray=upright.mode in ("1", "L", "LA"),
+            alpha=np.asarray(upright.convert("RGBA"))[..., 3] if upright.has_transparency_data else None,
+            # of the colours that were converted away there is none to keep
+            profile=None if file.mode in OTHER_COLOURS else file.info.get("icc_profile"),
+            exif=exif.tobytes() if len(exif) else None,
+            lost_exif=lost_exif,
+            remarks=tuple(remark for remark, holds in remarks.items() if holds),
+        )
 
 
 def gray_remark(pixels: np.ndarray, gray: bool, generator: str) -> str:

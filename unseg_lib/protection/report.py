@@ -1,4 +1,4 @@
-"""The report of a batch, protected.csv, in lines and in words; and what one copy has changed (`unseg inspect`)."""
+"""What is told of copies: protected.csv, in lines and in words, previews of regions, and `unseg inspect` of one."""
 
 import csv
 import hashlib
@@ -6,17 +6,17 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from PIL import Image
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import lpips
-from unseg_lib.files import hold, sha256_if_readable, write_csv
-from unseg_lib.images import write_image
-from unseg_lib.method import measure
+from unseg_lib.files import hold, whole_file, write_csv, writing
+from unseg_lib.images import outlined, resize_label, write_image
+from unseg_lib.method import measure, shrunk
 from unseg_lib.poisons import read_lines
 from unseg_lib.protection.photo import NO_COLOURS, ONE_CHANNEL, read_photo
 
@@ -31,6 +31,7 @@ TYPES |= dict(source_sha256=str, sha256=str, settings=str, remark=str, problem=s
 COLUMNS = list(TYPES)
 LIKELY = 0.001, 0.9  # share of an image that a region has which somebody means
 BARS, WIDTH = 9, 40  # lines of the histogram at most, characters of its longest bar
+SIDE = 1024  # pixels; the longer side of a preview
 
 
 def new_line(image: str, **columns: object) -> dict:
@@ -46,10 +47,8 @@ def odd_region(line: dict) -> str:
 
 
 def earlier_lines(out: Path) -> list[dict]:
-    """All lines of earlier runs and unfinished shards, typed; their first column may have the name of older versions.
-
-    Raises `UnsegError` if there is a file called protected.csv of somebody else.
-    """
+    """All lines of earlier runs and unfinished shards, typed, those of older versions, too; `UnsegError` on somebody
+    else's protected.csv."""
     found: dict[tuple, dict] = {}
     for path in (out / REPORT, *sorted(out.glob(PARTS))):
         found |= {tuple(line.values()): line for line in _lines(path)}
@@ -67,28 +66,14 @@ def _lines(path: Path) -> list[dict]:
     return lines
 
 
-def is_whole(out: Path, line: dict) -> bool:
-    """Whether the copy of this line is there, and nobody has changed it since."""
-    return bool(line["written"]) and sha256_if_readable(out / line["written"]) == line["sha256"]
-
-
-@dataclass(frozen=True)
 class Shard:
-    """Part k of n of a batch, by the names of its images; its lines go into protected.csv when it is done.
+    """Part "k/n" of a batch, k from 0 to n - 1, or "" for all, by the names of its images."""
 
-    Whoever is killed before goes on by the same command, or by the one without shards.
-    """
-
-    k: int = 0
-    n: int = 1
-
-    @classmethod
-    def of(cls, text: str) -> "Shard":
-        """ "k/n" with k from 0 to n - 1, or "" for all."""
+    def __init__(self, text: str = ""):
         k, slash, n = (text or "0/1").partition("/")
         if not (slash and k.isdecimal() and n.isdecimal() and int(k) < int(n)):
             raise UnsegError(f"Expected a shard k/n with k from 0 to n - 1, such as 0/8, found '{text}'.")
-        return cls(int(k), int(n))
+        self.k, self.n = int(k), int(n)
 
     def has(self, image: str) -> bool:
         """Whether an image belongs to this shard, by its name in protected.csv."""
@@ -114,7 +99,7 @@ class Shard:
 
 
 @contextmanager
-def alone(out: Path, shard: Shard = Shard()) -> Iterator[None]:
+def alone(out: Path, shard: Shard) -> Iterator[None]:
     """Keep a second run out of the folder: the two would lose each other's lines. Different shards may run."""
     busy = f"Expected no other run in {out}, found one; wait for its end."
     lock = out / f".{shard.report(out).name}.lock"
@@ -126,15 +111,6 @@ def alone(out: Path, shard: Shard = Shard()) -> Iterator[None]:
             hold(stack.enter_context(open(lock, "wb")), busy)
             stack.callback(lock.unlink, missing_ok=True)
         yield
-
-
-@contextmanager
-def writing(path: Path, instead: str = "--out") -> Iterator[None]:
-    """Make one sentence of what keeps a file from being written; instead: what else to choose."""
-    try:
-        yield
-    except OSError as error:
-        raise UnsegError(f"Could not write {path} ({error.strerror}); choose another {instead}.") from error
 
 
 def check_new_png(path: Path, *, overwrite: bool = False) -> None:
@@ -186,6 +162,13 @@ def summary(rows: list[dict], out: Path) -> str:
         *([f"Files that are no images: {others}, left alone."] if others else []),
     ]
     return "\n".join([*lines, f"Every file has a line in {out / REPORT}."])
+
+
+def write_preview(path: Path, pixels: np.ndarray, mask: np.ndarray) -> None:
+    """Write the outline of a region as JPEG, at most `SIDE` pixels a side; an older one is replaced."""
+    small = shrunk(pixels, SIDE)
+    with writing(path), whole_file(path) as partial:
+        Image.fromarray(outlined(small, resize_label(mask, small.shape[:2]))).save(partial, "JPEG", quality=90)
 
 
 def inspect(original: str | Path, protected: str | Path, lpips_weights: str | Path | None = None) -> dict:

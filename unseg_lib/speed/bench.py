@@ -2,32 +2,26 @@
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from unseg_lib.errors import UnsegError, pick
 
-KINDS = ("protect", "train", "disk", "memory", "needs", "poisons")
-
 
 def bench(
-    what: Annotated[str, typer.Argument(help="protect, train, disk (files), memory, needs or poisons")] = "protect",
-    generator: Annotated[
-        str, typer.Option(help="small, texture, colour, a path, or vit_b with random weights; train: small, vit_b")
-    ] = "small",
-    side: Annotated[int, typer.Option(help="of images, in pixels; 0: what suits the generator; poisons: 512")] = 0,
-    batch: Annotated[
-        int, typer.Option(help="images at once in the last steps of the ladder, 2; needs: at most, else as planned")
-    ] = 0,
-    images: Annotated[int, typer.Option(help="files, for disk and memory")] = 64,
-    compiled: Annotated[bool, typer.Option(help="also with torch.compile")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
-    profile: Annotated[str, typer.Option(help="with needs: of which profile, by name or path")] = "paper",
-    json: Annotated[str, typer.Option(help="with memory and needs: also write what was found to this file")] = "",
+    what: Annotated[str, Argument(help="protect, train, disk (files), memory, needs or poisons")] = "protect",
+    generator: Annotated[str, Option(help="small, texture, colour, a path, or vit_b; train: small, vit_b")] = "small",
+    side: Annotated[int, Option(help="of images, in pixels; 0: what suits the generator; poisons: 512")] = 0,
+    batch: Annotated[int, Option(help="images at once in the last steps, 2; needs: at most, 0: as planned")] = 0,
+    images: Annotated[int, Option(help="files, for disk and memory")] = 64,
+    compiled: Annotated[bool, Option(help="also with torch.compile")] = False,
+    device: Annotated[str, Option(help="auto, cpu, cuda or mps")] = "auto",
+    profile: Annotated[str, Option(help="with needs: of which profile, by name or path")] = "paper",
+    json: Annotated[str, Option(help="with memory and needs: also write what was found to this file")] = "",
 ) -> None:
     """Measure how fast this machine protects and trains, against the plain reference, in one run.
 
-    needs: hours, memory and disk of a profile's trainings and tables, from some steps of each kind. poisons:
-    milliseconds of those that need no training, on one core.
+    vit_b has random weights here. needs: hours, memory and disk of a profile's trainings and tables, from some steps of
+    each kind. poisons: milliseconds of those that need no training, on one core.
     """
     import torch
 
@@ -36,33 +30,30 @@ def bench(
     from unseg_lib.method import LAYOUTS
     from unseg_lib.runtime import choose_device
 
-    if what not in KINDS:
-        raise UnsegError(f"Expected to measure {', '.join(KINDS[:-1])} or {KINDS[-1]}, found '{what}'.")
     if min(side, images - 1, batch) < 0:
         raise UnsegError("Expected a side and a number of images of at least 1, and a batch of at least 0.")
-    on, found = torch.device(choose_device(device)), {}
+    on = torch.device(choose_device(device))
     large = generator in LAYOUTS and generator != "small"
     side = side or (512 if what == "poisons" else LAYOUTS[generator].image_size if large else 256)
+    measurements = {
+        "protect": lambda: speed.protect_ladder(generator, on, side=side, batch=batch or 2, compiled=compiled),
+        "train": lambda: speed.step_ladder(on, compiled=compiled, **pick(speed.TRAINING, generator, "training")),
+        "disk": lambda: speed.throughput(generator, on, count=images, side=side),
+        "poisons": lambda: speed.poisons(side),
+        "memory": lambda: speed.memory(generator, on, count=images, side=side),
+        "needs": lambda: speed.measured_needs(profile, on.type, batch),
+    }
+    found = pick(measurements, what, "measurement")()
     if what == "protect":
-        ladder = speed.protect_ladder(generator, on, side=side, batch=batch or 2, compiled=compiled)
-        rows, peaks = ladder["rows"], ", ".join(f"{k}: {1e-9 * x:,.0f} GFLOP/s" for k, x in ladder["peak"].items())
-        print(f"{1e-9 * ladder['flop']:,.1f} GFLOP an image; matrix multiplications at best {peaks}")
-    elif what == "train":
-        rows = speed.step_ladder(on, compiled=compiled, **pick(speed.TRAINING, generator, "training"))
-    elif what == "disk":
-        rows = speed.throughput(generator, on, count=images, side=side)
-    elif what == "poisons":
-        rows = speed.poisons(side)
-    elif what == "memory":
-        found = speed.memory(generator, on, count=images, side=side)
+        peaks = ", ".join(f"{k}: {1e-9 * x:,.0f} GFLOP/s" for k, x in found["peak"].items())
+        print(f"{1e-9 * found['flop']:,.1f} GFLOP an image; matrix multiplications at best {peaks}")
+    if what == "needs":
+        print(found["machine"])
+    if what == "memory":
         print(*(f"{name:<18}{value:,.0f}" for name, value in found.items()), sep="\n")
     else:
-        found = speed.measured_needs(profile, on.type, batch)
-        rows = found["rows"]
-        print(found["machine"])
-    if what != "memory":
-        print(speed.table(rows, what).to_string())
+        print(speed.table(found["rows"] if isinstance(found, dict) else found, what).to_string())
     if what == "needs":
         print(f"\n{speed.table(found['tables'], 'tables').to_string()}")
-    if json and found:
+    if json and what in ("memory", "needs"):
         write_json(json, found)

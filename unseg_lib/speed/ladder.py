@@ -14,13 +14,12 @@ import pandas as pd
 import torch
 import yaml
 
-from unseg_lib import method
-from unseg_lib.method import LAYOUTS, BilevelConfig, Game, Inference, add_raw_noise
+from unseg_lib.method import LAYOUTS, BilevelConfig, Game, Inference, accelerate, add_raw_noise, train_step
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 from unseg_lib.protection import protect_files
-from unseg_lib.runtime import has_bf16, keep_freed_memory, progress
+from unseg_lib.runtime import has_bf16, keep_freed_memory, progress, resident
 from unseg_lib.seeds import torch_rng
-from unseg_lib.speed.measure import Cost, cost, generator_of, image, peaks, resident, seconds, working_folder
+from unseg_lib.speed.measure import Cost, cost, generator_of, image, peaks, seconds, working_folder
 
 DATA = yaml.safe_load(Path(__file__).with_name("speed.yaml").read_text())
 TRAINING = DATA["trainings"]  # name -> settings of the game, and whether SAM is frozen
@@ -103,19 +102,18 @@ def step_of(
     if frozen:
         game.bare("generator").train_only_noise_head()
     if fast is not None:
-        method.accelerate(game, **fast)
+        accelerate(game, **fast)
     side, number = LAYOUTS[config.layout].image_size, config.batch_size
     masks = torch.zeros(number, 1, side, side)
     masks[..., side // 4 : side // 2, side // 4 : 3 * side // 4] = 1
     batch = torch.rand(number, 3, side, side, generator=torch_rng("speed", "batch")).to(device), masks.to(device)
-    return lambda phase: method.train_step(config, fabric, game, batch, phase, 0)
+    return lambda phase: train_step(config, fabric, game, batch, phase, 0)
 
 
 def throughput(
     name: str, device: torch.device, *, count: int, side: int, jobs: Sequence[int] = (1, 2, 4)
 ) -> list[dict]:
-    """Images a second of the model alone, and from files to files by threads or (one a core, if enough) processes.
-
+    """Images a second, of the model alone, and from files to files by threads or (one a core, if enough) processes;
     "kilobytes": the mean size of a written file."""
     way, (pixels, mask) = Inference(generator_of(name, device)), image(0, side)
     spent = {"model alone": count * cost(partial(way, [way.prepare(pixels, mask=mask)]), device, 3).seconds}
@@ -133,9 +131,9 @@ def throughput(
                 parts, outs = [files[i::cores] for i in range(cores)], [folder / f"process{i}" for i in range(cores)]
                 spent[f"{cores} processes"] = seconds(lambda: list(pool.map(work, parts, outs)), device)
         size = sum(path.stat().st_size for path in (folder / f"out{jobs[0]}").glob("*.png")) / count / 1e3
-    more = {way: {"kilobytes": None if way == "model alone" else size} for way in spent}
     alone = spent["model alone"]
-    return [{"way": w, "images_per_second": count / x, "share": alone / x} | more[w] for w, x in spent.items()]
+    rows = [{"way": way, "images_per_second": count / x, "share": alone / x} for way, x in spent.items()]
+    return [row | {"kilobytes": size if place else None} for place, row in enumerate(rows)]
 
 
 def memory(name: str, device: torch.device, *, count: int, side: int) -> dict:
@@ -163,8 +161,7 @@ def poisons(side: int = 512, repeats: int = 15) -> list[dict]:
     for name, poison in sorted(POISONS.items()):
         if name != "clean" and not poison.needs_generator and not poison.fit:
             work = partial(poison.make(PoisonSettings()), sample)
-            moments = timeit.repeat(work, timer=time.thread_time, number=1, repeat=repeats + 1)[1:]
-            spent = float(np.median(moments))
+            spent = float(np.median(timeit.repeat(work, timer=time.thread_time, number=1, repeat=repeats + 1)[1:]))
             found.append({"poison": name, "milliseconds": 1e3 * spent, "images_per_second": 1 / spent})
     return found
 

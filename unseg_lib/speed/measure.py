@@ -4,7 +4,7 @@ import gc
 import tempfile
 import timeit
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from unseg_lib.images import write_image
 from unseg_lib.method import LAYOUTS, Generator, load_generator, save_generator
-from unseg_lib.runtime import has_bf16
+from unseg_lib.runtime import forget_peak, has_bf16, peak
 from unseg_lib.seeds import numpy_rng, seed_for
 
 SIDES = (1024, 2048, 4096)  # of square matrices; the best of them is the peak
@@ -47,26 +47,6 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     wait = torch.get_device_module(device).synchronize
     wait()
     return timeit.timeit(lambda: (work(), wait()), number=1)
-
-
-def forget_peak(device: torch.device) -> None:
-    """From here on `peak` counts."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts anew
-
-
-def peak(device: torch.device) -> float | None:
-    """The most memory in use since `forget_peak`, MB, see `Cost`."""
-    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else resident("VmHWM")
-
-
-def resident(name: str = "VmRSS") -> float | None:
-    """Memory of this process now, MB (or another line of Linux's /proc/self/status); None where it is not told."""
-    with suppress(OSError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{name}:")), None)
 
 
 @cache

@@ -28,9 +28,9 @@ from unseg_lib.images import image_size
 from unseg_lib.method import BilevelConfig, Inference
 from unseg_lib.pipeline import Profile, Stage, load_profile
 from unseg_lib.poisons import POISONS
-from unseg_lib.runtime import keep_freed_memory, progress, provenance, usable_precision
+from unseg_lib.runtime import forget_peak, keep_freed_memory, peak, progress, provenance, resident, usable_precision
 from unseg_lib.speed.ladder import DATA, mean_step, step_of
-from unseg_lib.speed.measure import Cost, cost, flop_counter, forget_peak, generator_of, image, peak, resident
+from unseg_lib.speed.measure import Cost, cost, flop_counter, generator_of, image
 from unseg_lib.victims import MEMORY, one_object, train_victim
 
 OFFICIAL = DATA["official"]  # name -> training images, classes, megapixels
@@ -46,17 +46,15 @@ def measured_needs(profile: str, device: str, batch: int = 0, steps: int = 2) ->
     plan, rows, hours_of = load_profile(profile), [], {}
     for trial, stages in progress(trials(plan).items(), f"needs of {plan.name}"):
         here, samples = min(batch or trial.batch_size, trial.batch_size), sum(number for _, number in stages)
+        step, problem = alone(trial, here, steps, device)
         row = {"training": trial.name, "stages": len(stages), "samples": samples, "batch": here, **UNKNOWN}
-        rows.append(row | {"planned_batch": trial.batch_size, "problem": ""})
-        step = alone(trial, here, steps, device)
-        if isinstance(step, str):
-            rows[-1]["problem"] = step
-            continue
-        speed, flop = here * trial.devices / step.seconds, step.flop / here
-        hours = samples / speed / 3600
-        rows[-1] |= {"samples_per_second": speed, "hours_a_stage": hours / len(stages), "hours": hours}
-        rows[-1] |= {"megabytes": step.megabytes, "flop": flop, "tflop": 1e-12 * flop}
-        hours_of |= {stage.key: (number / speed / 3600, step.megabytes) for stage, number in stages}
+        rows.append(row | {"planned_batch": trial.batch_size, "problem": problem})
+        if step:
+            speed, flop = here * trial.devices / step.seconds, step.flop / here
+            hours = samples / speed / 3600
+            rows[-1] |= {"samples_per_second": speed, "hours_a_stage": hours / len(stages), "hours": hours}
+            rows[-1] |= {"megabytes": step.megabytes, "flop": flop, "tflop": 1e-12 * flop}
+            hours_of |= {stage.key: (number / speed / 3600, step.megabytes) for stage, number in stages}
     origin = provenance(plan.root)
     machine = origin["gpus"][0] if device == "cuda" else f"{origin['cpu']}, {torch.get_num_threads()} threads"
     tables = [table_row(name, stages, hours_of) for name, stages in stages_of_tables(plan).items()]
@@ -64,9 +62,9 @@ def measured_needs(profile: str, device: str, batch: int = 0, steps: int = 2) ->
 
 
 def stages_of_tables(profile: Profile) -> dict[str, dict[str, Stage]]:
-    """All stages that each of the paper's tables needs, by key, and those of all; stages that several tables need are
-    in each. An entry of the grid names its table under `for` ("table 4"); where it does not, the stages of a data set
-    are together.
+    """All stages that each of the paper's tables needs, by key, and those of all; several tables may need the same.
+
+    An entry of the grid names its table under `for` ("table 4"); where none does, a data set's stages are together.
     """
     found = defaultdict(dict)
     for entry in profile.grid:
@@ -78,8 +76,7 @@ def stages_of_tables(profile: Profile) -> dict[str, dict[str, Stage]]:
 
 def table_row(table: str, stages: dict[str, Stage], measured: dict[str, tuple[float, float | None]]) -> dict:
     """What a table needs; measured: hours and megabytes of stages by key. disk_gb: of all poisoned copies, and of the
-    decoded images of the one training that has most of them, which are gone when it ends.
-    """
+    decoded images of the one training that has most of them, which are gone when it ends."""
     known = [measured[key] for key in stages if key in measured]
     trained = [stage for stage in stages.values() if stage.kind in ("generator", "victim")]
     copies = [stage for stage in stages.values() if stage.kind == "poison"]
@@ -96,16 +93,15 @@ def _copy(stage: Stage) -> float:
     """About how many bytes a poisoned copy takes, beside annotations."""
     values = stage.values
     images, _, pixels = _set(values["dataset"], values["limit"])
-    size, kind = values.get("working_size"), values["file_format"]
-    pixels = size[0] * size[1] if size else pixels
-    return images * pixels * DATA["bytes_a_pixel"]["jpeg" if kind.startswith("jp") else "png"]
+    pixels = prod(values["working_size"]) if values.get("working_size") else pixels
+    return images * pixels * DATA["bytes_a_pixel"]["jpeg" if values["file_format"].startswith("jp") else "png"]
 
 
 def _decoded(stage: Stage) -> float:
     """Bytes of the file in which a victim's training holds its images, 0 where they fit in memory."""
     values = stage.values
     family = values["victim"].partition(":")[0] if ":" in values["victim"] else "smp"
-    held = 3 * _set(values["dataset"], values["limit"])[0] * values["size"][0] * values["size"][1]
+    held = 3 * _set(values["dataset"], values["limit"])[0] * prod(values["size"])
     return held if family in DECODED and held > MEMORY else 0
 
 
@@ -182,17 +178,17 @@ def cost_of_steps(work: Callable[[], object], steps: int, device: torch.device) 
     return Cost(timed, peak(device), counter.get_total_flops())
 
 
-def alone(trial: Trial, batch: int, steps: int, device: str) -> Cost | str:
-    """A trial in a process of its own, which it may end if it is too large; a sentence where it cannot be done here."""
+def alone(trial: Trial, batch: int, steps: int, device: str) -> tuple[Cost | None, str]:
+    """A trial in a process of its own, which it may end if it is too large; or why it cannot be done here."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
-            return pool.submit(_measured, trial, batch, steps, device).result()
+            return pool.submit(_measured, trial, batch, steps, device).result(), ""
         except BrokenProcessPool:
-            return "too large for this machine: the system ended it"
+            return None, "too large for this machine: the system ended it"
         except torch.OutOfMemoryError:
-            return "too large for this GPU"
+            return None, "too large for this GPU"
         except (UnsegError, RuntimeError, ValueError) as error:
-            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return None, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _measured(trial: Trial, batch: int, steps: int, device: str) -> Cost:
