@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "gallery": words("moved_on write_gallery"),
         "pixels": words("common_share frequencies gray_share radial_spectrum spectrum"),
         "published": words("PURPOSES beside deviations nearest paper_numbers value_of"),
-        "rows": words("HEADINGS Results against_strongest curves_of differences holds is_own is_plain load ordered")
+        "rows": words("HEADINGS Results against_strongest curves_of differences is_own is_plain load ordered")
         + words("paired repeated repetition scores waiting"),
         "tables": words("Table defence_grids effect matched predictions records")
         + words("repetition_table spread stand_ins table transfer verdicts"),

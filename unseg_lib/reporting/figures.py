@@ -110,10 +110,9 @@ def agreement(truth: np.ndarray, prediction: np.ndarray, background: bool = True
 
 def extremes(scores: list[float]) -> dict[str, int]:
     """{"best", "median", "worst"}: where in `scores` they stand; fewer of them where there are fewer scores."""
-    order, places = sorted(range(len(scores)), key=lambda i: -scores[i]), {}
-    for name, place in (("best", order[0]), ("worst", order[-1]), ("median", order[len(order) // 2])):
-        places |= {} if place in places.values() else {name: place}
-    return {name: places[name] for name in ("best", "median", "worst") if name in places}
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    named = {order[len(order) // 2]: "median", order[-1]: "worst", order[0]: "best"}  # one place has the last of them
+    return {name: place for place, name in sorted(named.items(), key=lambda pair: pair[1])}
 
 
 def _as_image(image: np.ndarray) -> np.ndarray:
@@ -163,14 +162,6 @@ def show_rows(
 # lines and bars
 
 
-def _quiet(axis, legend: bool = False, **settings) -> None:
-    """Labels and limits of an axis, its faint grid, and a legend beside it."""
-    axis.set(**settings)
-    axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
-    if legend:
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
 def coloured(group: dict[str, list]) -> list[str]:
     """The lines worth drawing where there are many: clean, at most three of UnSeg's, then whose end is lowest."""
     by_end = sorted(group, key=lambda name: group[name][-1])
@@ -181,6 +172,7 @@ def coloured(group: dict[str, list]) -> list[str]:
 def _lines(axis, series: dict[str, list], x, **style) -> None:
     for name, stroke in strokes_of(list(series)).items():
         axis.plot(list(x)[: len(series[name])], series[name], label=name.replace("_", " "), **style, **stroke)
+    axis.grid(axis="y")
 
 
 def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, log=False, steps=False) -> Drawing:
@@ -192,8 +184,9 @@ def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, log=False, s
     def plot(axes):
         axis, style = axes[0, 0], "steps-mid" if steps else "default"
         _lines(axis, {name: values for name, values in series.items() if name in named}, x, drawstyle=style)
-        limits = {"yscale": "log"} if log else {"ylim": (0, None)}
-        _quiet(axis, len(series) > 1, xlabel=xlabel, ylabel=ylabel, **limits)
+        axis.set(xlabel=xlabel, ylabel=ylabel, **({"yscale": "log"} if log else {"ylim": (0, None)}))
+        if len(series) > 1:
+            axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         axis.margins(x=0.01)
 
     return draw(6.4, 2.7, "svg", plot)
@@ -205,7 +198,7 @@ def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel:
     def plot(axes):
         for axis, series, label, top in zip(axes[0], ({"loss": loss}, scores), ("training loss", ylabel), (None, 100)):
             _lines(axis, series, range(1, len(loss) + 1), marker="o", markersize=3)
-            _quiet(axis, xlabel="epoch", ylabel=label, ylim=(0, top))
+            axis.set(xlabel="epoch", ylabel=label, ylim=(0, top))
             axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(loc="upper left" if len(scores) == 1 else "best")
 

@@ -202,13 +202,6 @@ def paired(one: pd.Series, other: pd.Series) -> dict[str, float | str]:
     return {"difference": gap.mean(), "low": low, "high": high, "n": len(gap), "word": word}
 
 
-def holds(value: float, side: str, limit: float) -> str:
-    """Whether `value` lies on that side ("<" or ">") of `limit`; "not run" where one of them is NaN or None."""
-    if pd.isna(value) or pd.isna(limit):
-        return "not run"
-    return "holds" if (value < limit if side == "<" else value > limit) else "does not hold"
-
-
 def finals_of(one, end: str = "") -> pd.Series:
     """The final scores of a line of `scores` by seed; `end` of the columns' names, where two lines stand in one."""
     return pd.Series(getattr(one, f"finals{end}"), getattr(one, f"seeds{end}"))

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -32,10 +31,11 @@ class Table:
     digits: dict[str, int] = field(default_factory=dict)
     html: Sequence[str] = ()
 
-    @cached_property
-    def _text(self) -> str:
+    def _repr_html_(self) -> str:
         from great_tables import GT
 
+        if not len(self.frame):
+            return "<p>(nothing to list)</p>"
         made = GT(self.frame, groupname_col=self.group, id="t" + sha256(self.frame.to_csv().encode()).hexdigest()[:10])
         for name in self.frame.select_dtypes("float"):
             sign, places = name.endswith("difference"), self.digits.get(name, 1)
@@ -48,9 +48,6 @@ class Table:
         style = "".join(Path(__file__).with_name("table.css").read_text().splitlines())
         plain = re.sub(r' headers="[^"]*"', "", made.as_raw_html())
         return re.sub("(?<=<style>).*?(?=</style>)", lambda _: style, plain, count=1, flags=re.DOTALL)
-
-    def _repr_html_(self) -> str:
-        return self._text if len(self.frame) else "<p>(nothing to list)</p>"
 
     def markdown(self) -> str:
         """The table in Markdown, numbers as they are."""
@@ -84,7 +81,9 @@ def verdicts(claims: Sequence[tuple], more: Sequence[str] = ()) -> Table:
     """Claims as (words, value found, "<" or ">", limit, *columns named by `more`): whether the rows bear them out."""
     frame = pd.DataFrame(claims, columns=["claim", "found", "side", "limit", *more])
     frame = frame.astype({"found": float, "limit": float})
-    frame["verdict"] = [rows.holds(*line) for line in frame[["found", "side", "limit"]].itertuples(index=False)]
+    held = np.where(frame.side == "<", frame.found < frame.limit, frame.found > frame.limit)
+    missing = frame[["found", "limit"]].isna().any(axis=1)
+    frame["verdict"] = np.select([missing, held], ["not run", "holds"], "does not hold")
     frame["limit"] = [f"{one.side} {one.limit:g}" for one in frame.itertuples()]
     return table(frame[["claim", "found", *more, "limit", "verdict"]])
 
@@ -118,8 +117,8 @@ def effect(results: Results) -> pd.DataFrame:
     missing = late.groupby(key, as_index=False).agg(late=("late", "sum"), state=("state", "min"))
     shown = pd.DataFrame(shown).merge(missing, "outer", key)
     shown["ours|score"] = shown["ours|score"].astype(object).fillna(shown.state)
-    some = shown.seeds.notna()  # of a row without any result its score says so
-    shown["seeds"] = shown.seeds.astype(object).fillna("") + shown.late.astype(object).fillna("").where(some, "")
+    # of a row without any result its score says so
+    shown["seeds"] = (shown.seeds.astype(object) + shown.late.astype(object).fillna("")).fillna("")
     # in the order of the rows, and what stands beside it in the paper
     recipes, blocks = ordered(shown["trained on"]), [*own.block, *late.block]
     shown = shown.iloc[np.lexsort((shown["trained on"].map(recipes.index), shown.block.map(blocks.index)))]
