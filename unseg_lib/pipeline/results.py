@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unseg_lib.errors import UnsegError, closest
+from unseg_lib.errors import UnsegError
+from unseg_lib.evaluation import COLUMNS, check_columns
 from unseg_lib.files import read_json, whole_file, write_bytes, write_csv, write_json
 from unseg_lib.pipeline.notebook import decisive
 
@@ -54,13 +55,11 @@ def collect(results: str | Path, stages: Iterable["Stage"]) -> Path:
     it is, `commit`, `stage`, and `precision`, from result.json. The other file has a JSON object a line, one for every
     stage: which run it is, `state` ("done", "failed" or "not run"), parameters, metrics and provenance.
     """
-    from unseg_lib.evaluation import COLUMNS  # and torch with it
-
     results, rows, records = Path(results), [], []
     for stage in stages:
         if not stage.gathers:
             record = _record(stage, stage.seen_from(results))
-            rows += _rows(stage, record, COLUMNS) if stage.kind == "victim" and record["state"] == "done" else []
+            rows += _rows(stage, record) if stage.kind == "victim" and record["state"] == "done" else []
             records.append(record)
     # text as text, seeds as numbers, so that seed 10 follows seed 9
     rows.sort(key=lambda row: [*(str(row[name]) for name in ORDER), int(row["seed"]), str(row["metric"])])
@@ -80,7 +79,7 @@ def _record(stage: "Stage", place: str) -> dict:
     return record | {"parameters": record["provenance"].pop("parameters")}
 
 
-def _rows(stage: "Stage", record: dict, columns: tuple[str, ...]) -> list[dict]:
+def _rows(stage: "Stage", record: dict) -> list[dict]:
     """The rows of a finished victim with every column, which are taken out of its record."""
     where, origin, training = record["stage"], record["provenance"], stage.folder / "result.json"
     if "rows" not in record["metrics"]:
@@ -90,10 +89,7 @@ def _rows(stage: "Stage", record: dict, columns: tuple[str, ...]) -> list[dict]:
     known = stage.names | {"commit": origin["commit"] or "", "stage": where}
     rows = [filled | row | known for row in record["metrics"].pop("rows")]
     for row in rows:
-        for name in row.keys() - set(columns):
-            raise UnsegError(f"Unknown column '{name}' in the rows of {where}; {closest(name, list(columns))}")
-        if missing := [name for name in columns if name not in row]:
-            raise UnsegError(f"Expected every column in the rows of {where}, found none called {', '.join(missing)}.")
+        check_columns(row, COLUMNS, f"the rows of {where}")
     return rows
 
 
