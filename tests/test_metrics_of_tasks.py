@@ -77,21 +77,14 @@ SQUARES = [box(0, 0, side, side, BIG) for side in (31, 40, 100)]
 # the better of two guesses hits one of two exactly: precision 1 at the recalls 0, 0.01, ..., 0.5
 HALF = dict.fromkeys(("AP", "AP50", "AP75", "APs", "AP:car"), 51 / 101)
 HALF |= dict.fromkeys(("APm", "APl", "AP:tree", "AP:background"))
+SIXTY = {"AP50": 1, "AP75": 0, "AP": 0.3}  # of 100 pixels: counts at 0.50, 0.55 and 0.60
 CROWD, IN_A_CROWD = box(10, 0, 20, 30), objects(box(10, 3, 20, 9), SMALL, scores=[0.9, 0.8])
 BY_HAND = {
     "half found": (objects(SMALL, box(10, 20, 20, 30)), objects(SMALL, box(0, 20, 5, 30), scores=[0.9, 0.4]), HALF),
-    "IoU 60/100 counts at 0.50, 0.55 and 0.60": (
-        *(objects(SMALL, label=TREE), objects(box(0, 0, 6, 10), label=TREE, scores=[0.5])),
-        {"AP50": 1, "AP75": 0, "AP": 0.3},
-    ),
-    "a better wrong guess halves the precision": (
-        *(objects(SMALL), objects(SMALL, box(10, 10, 20, 20), scores=[0.3, 0.8])),
-        {"AP": 0.5},
-    ),
-    "of 31², 40² and 100² pixels only the largest is found": (
-        *(objects(*SQUARES), objects(SQUARES[2], scores=[1])),
-        {"APs": 0, "APm": 0, "APl": 1},
-    ),
+    "thresholds": (objects(SMALL, label=TREE), objects(box(0, 0, 6, 10), label=TREE, scores=[0.5]), SIXTY),
+    "a better wrong guess": (objects(SMALL), objects(SMALL, box(10, 10, 20, 20), scores=[0.3, 0.8]), {"AP": 0.5}),
+    # 31², 40² and 100² pixels
+    "only the largest": (objects(*SQUARES), objects(SQUARES[2], scores=[1]), {"APs": 0, "APm": 0, "APl": 1}),
     "what is found in a crowd does not count": (objects(SMALL, CROWD, crowd=[False, True]), IN_A_CROWD, {"AP": 1}),
     "without the crowd": (objects(SMALL), IN_A_CROWD, {"AP": 0.5}),
 }

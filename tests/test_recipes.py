@@ -64,8 +64,6 @@ def test_every_run_of_the_profile_paper_is_by_its_set_s_recipe(project):
             assert values["victim"].partition(" ")[2] == OPTIONS[values["dataset"]].partition(" ")[2]
         if values["victim"].startswith("deeplabv3"):  # without its colour changes, a defence of their own
             assert values["victim"] == "deeplabv3:resnet50"
-    defended = {one["defense"].partition(" ")[0] for one in victims if one["victim"] == "deeplabv3:resnet50"}
-    assert defended >= {"none", "gaussian_blur", "jpeg", "pgd_at", "ddc_at"}
 
 
 def layout_of(words: str):

@@ -11,11 +11,10 @@ from unseg_lib.pipeline.notebook import fingerprint, is_done, marker_of, run_not
 from unseg_lib.pipeline.parameters import check_parameters
 from unseg_lib.pipeline.results import collect
 
-BUILD = {"generator": "01b_train_generator", "poison": "02_poison_dataset", "victim": "03_train_victim"}
-BUILD |= {"segmenter": "10b_train_segmenter"}
 # one of each at most; they read rows.csv, so the tables come before them
 PAGES = {"defenses": "05_defenses", "poisons": "07_poisons", "mixture": "08_mixed_data", "ablations": "11_ablations"}
-NOTEBOOKS = BUILD | {"pixels": "06_pixel_distributions", "tables": "04_results"} | PAGES
+NOTEBOOKS = {"generator": "01b_train_generator", "poison": "02_poison_dataset", "victim": "03_train_victim"}
+NOTEBOOKS |= {"segmenter": "10b_train_segmenter", "pixels": "06_pixel_distributions", "tables": "04_results"} | PAGES
 # of the victims' tasks that do not learn label maps; the others run in NOTEBOOKS["victim"]
 BY_TASK = dict.fromkeys(("instance", "panoptic", "detection"), "03b_instances") | {"interactive": "03c_interactive"}
 # what later stages read and is not committed: without it a stage is not done

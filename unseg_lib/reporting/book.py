@@ -17,7 +17,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, whole_file, write_bytes, write_json
 from unseg_lib.reporting.rows import load
 
-PAGES = {"tables": "04_results", "defenses": "05_defenses", "mixture": "08_mixed_data", "ablations": "11_ablations"}
+PAGES = ("tables", "defenses", "mixture", "ablations")  # stages whose notebooks they are
 HERE = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SMALL = 20_000  # bytes of a PNG (in base64) from which on the gallery tries it as JPEG
@@ -27,13 +27,13 @@ def write_report(results: str | Path) -> Path:
     """Write `results/report.html` from the executed pages; its path. Raises `UnsegError` without rows. A page that was
     not executed for these rows is executed first: 04 always, the others where the profile names them or one lies there.
     """
-    from unseg_lib.pipeline import profile_of, run_notebook
+    from unseg_lib.pipeline import NOTEBOOKS, profile_of, run_notebook
 
     results, digest = Path(results), load(results).digest
     profile, pages = profile_of(results), []
     planned = profile.pages if profile else {}
-    for kind, name in PAGES.items():
-        folder, notebook = results / kind, HERE.parents[1] / f"notebooks/{name}.ipynb"
+    for kind in PAGES:
+        folder, notebook = results / kind, HERE.parents[1] / f"notebooks/{NOTEBOOKS[kind]}.ipynb"
         metrics, origin, page = (folder / name for name in ("metrics.json", "provenance.json", "run.ipynb"))
         if kind != "tables" and kind not in planned and not origin.is_file():
             continue
