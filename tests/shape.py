@@ -9,6 +9,7 @@ package's `__init__` passes on, also lazily, is an import of the file that it is
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 # who may import whom: a row only what is in rows below it; packages of one row know each other if no cycle comes of it
@@ -21,15 +22,15 @@ LAYERS = (
 )
 # what it may be; the aims are 12,500 lines of library, 600 of speed and 11,000 of tests: lower these on the way there
 LIMITS = {
-    "lines of unseg_lib": 16_175,
-    "files of unseg_lib": 111,
-    "lines of reporting": 1_271,
+    "lines of unseg_lib": 16_101,
+    "files of unseg_lib": 110,
+    "lines of reporting": 1_200,
     "lines of protection": 1_392,
     "lines of speed": 624,
     "import cycles of files": 0,
     "import cycles of packages": 0,
     "imports upwards": 0,
-    "lines of tests": 13_869,
+    "lines of tests": 13_717,
     "files in results": 100,
     "MB in results": 25,
     "words of README": 1_000,
@@ -91,19 +92,12 @@ def graph(root: Path) -> dict[str, set[str]]:
 
 
 def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of nodes that reach each other."""
-
-    def reached(node: str) -> set[str]:
-        found, waiting = set(), [node]
-        while waiting:
-            new = edges.get(waiting.pop(), set()) - found
-            found |= new
-            waiting += new
-        return found
-
-    ways = {node: reached(node) for node in edges}
-    groups = {frozenset(other for other in ways[node] if node in ways.get(other, ())) for node in edges}
-    return sorted(sorted(group) for group in groups if group)
+    """The nodes of a cycle, where there is one."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return [sorted(set(error.args[1]))]
+    return []
 
 
 def part_of(module: str) -> str:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from unseg_lib import UnsegError
 from unseg_lib.evaluation import COLUMNS, METRICS, Metric, confusion, curves, main_metric, mean_iou, victim_rows
 from unseg_lib.evaluation import intersection_over_union as iou_of
-from unseg_lib.files import read_csv, write_csv, write_json
 
 RUN = {
     **{"task": "semantic", "dataset": "toy", "victim": "unet-resnet18", "init": "random", "recipe": "clean"},
@@ -89,20 +88,6 @@ def test_scores_that_nothing_counts_for_are_left_out():
 def test_rows_are_strict(run, protected, words):
     with pytest.raises(UnsegError, match=words):
         victim_rows(run, result([[0.5, 0.75, None]]), protected)
-
-
-def test_rows_pass_the_collector(tmp_path):
-    from unseg_lib.pipeline import Stage, collect
-
-    names = {"setting": "camvid", "recipe": "clean", "victim_key": "unet", "label": "", "seed": 0}
-    stage = Stage("victim", "toy", tmp_path / "none.ipynb", tmp_path, {}, names=names)
-    write_json(stage.folder / "metrics.json", {"rows": victim_rows(RUN, result([[0.5, 0.75, None]]))})
-    origin = {"commit": "c0ffee", "minutes": 1.0, "device": "cpu", "parameters": {}}
-    write_json(stage.folder / "provenance.json", origin)
-    rows = read_csv(collect(tmp_path, [stage]))
-    assert [row["metric"] for row in rows] == ["iou:background", "iou:car", "miou"]
-    write_csv(tmp_path / "again.csv", rows, list(COLUMNS))
-    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "rows.csv").read_bytes()
 
 
 def test_every_task_has_a_main_metric_and_a_new_one_is_one_line(monkeypatch):

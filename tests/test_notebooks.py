@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from unseg_lib import pipeline
+from unseg_lib.datasets import write_scenes
 from unseg_lib.evaluation import COLUMNS
 from unseg_lib.files import read_json, sha256_of, write_json
 from unseg_lib.images import read_image
@@ -174,8 +175,6 @@ def test_the_install_cell_clones_and_installs_on_colab_and_does_nothing_elsewher
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with a handful of small scenes under data/."""
-    from unseg_lib.datasets import write_scenes
-
     root = tmp_path_factory.mktemp("notebooks")
     write_scenes(root / "data", 48, {"train": 12, "test": 4})
     return root
@@ -206,9 +205,8 @@ def poisoned(place, generator) -> tuple[Path, dict]:
 @pytest.fixture(scope="module")
 def victims(place, poisoned) -> list[tuple[Path, dict]]:
     how = dict(task="object", size=[32, 32], epochs=2, batch_size=4, threads=1, device="cpu")
-    copy = dict(poison="unseg", poisoned=str(poisoned[0] / "dataset"), eps=8.0, eps_bg=2.0)
-    first = run(place, "03", "victim/scenes-clean-unet-s0", **how)
-    return [first, run(place, "03", "victim/scenes-unseg-unet-s0", **how, **copy)]
+    copies = {"clean": {}, "unseg": dict(poison="unseg", poisoned=str(poisoned[0] / "dataset"), eps=8.0, eps_bg=2.0)}
+    return [run(place, "03", f"victim/scenes-{name}-unet-s0", **how, **copy) for name, copy in copies.items()]
 
 
 @pytest.mark.notebook
@@ -249,14 +247,12 @@ def test_03b_and_03c_leave_rows_of_their_task(place, name, score):
 
 @pytest.mark.notebook
 def test_04_makes_the_tables_from_rows_and_says_how_the_generators_were_trained(place, generator, victims):
-    names = {"setting": "scenes", "victim_key": "unet", "label": "", "seed": 0}
-    stage = partial(
-        Stage, "victim", notebook=FOLDER / "03_train_victim.ipynb", results=place / "results", parameters={}
-    )
-    named = zip(victims, ("clean", "unseg"))
-    stages = [stage(out.name, names=names | {"recipe": recipe}) for (out, _), recipe in named]
-    trained = Stage("generator", generator[0].name, FOLDER / "01b_train_generator.ipynb", place / "results", {})
-    collect(place / "results", [trained, *stages])
+    stages = [Stage("generator", generator[0].name, FOLDER / "01b_train_generator.ipynb", place / "results", {})]
+    for (out, _), recipe in zip(victims, ("clean", "unseg")):
+        names = {"setting": "scenes", "recipe": recipe, "victim_key": "unet", "label": "", "seed": 0}
+        own = FOLDER / "03_train_victim.ipynb", place / "results"
+        stages.append(Stage("victim", out.name, *own, {}, names=names))
+    collect(place / "results", stages)
     out, metrics = run(place, "04", "tables", results=str(place / "results"))
     shares = {line["trained on"]: line.get("ours|of clean") for line in metrics["effect"]}
     assert set(shares) == {"clean", "unseg"} and shares["clean"] in (100, None)
@@ -329,8 +325,6 @@ FEW = {"scenes": 8, "steps": 4, "batch_size": 2, "turn": 1, "epochs": 1}
 @pytest.fixture
 def from_scratch(tmp_path, monkeypatch) -> dict:
     """What the cells of notebook 01 have made up to its move, with few scenes."""
-    from unseg_lib.datasets import write_scenes
-
     write_scenes(tmp_path / "data", 96, {"train": 8, "test": 1})
     monkeypatch.chdir(tmp_path)  # which notebook() changes, and the fixture puts back
     names = {name: one.default for name, one in notebook_parameters(FOLDER / "01_unseg_from_scratch.ipynb").items()}

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from made_results import made, rows_of
 
-from unseg_lib.reporting import against_strongest, differences, holds, paired
+from unseg_lib.reporting import against_strongest, differences, paired, verdicts
 
 STRONG = ("colour_offset", "colour_grating")
 
@@ -34,19 +34,11 @@ def test_only_common_seeds_count_and_two_are_too_few():
     assert none["n"] == 0 and pd.isna(none["difference"]) and none["word"] == "too few seeds"
 
 
-@pytest.mark.parametrize(
-    ("value", "side", "limit", "word"),
-    [
-        (10.0, "<", 10, "does not hold"),
-        (9.9, "<", 10, "holds"),
-        (94.0, ">", 93, "holds"),
-        (float("nan"), "<", 10, "not run"),
-        (None, ">", 93, "not run"),
-        (50.0, "<", float("nan"), "not run"),
-    ],
-)
-def test_a_claim_holds_or_not_or_nobody_ran_it(value, side, limit, word):
-    assert holds(value, side, limit) == word
+def test_a_claim_holds_or_not_or_nobody_ran_it():
+    ran, nan = [("ten", 10.0, "<", 10), ("nine", 9.9, "<", 10), ("much", 94.0, ">", 93)], float("nan")
+    found = verdicts([*ran, ("a", nan, "<", 10), ("b", None, ">", 93), ("c", 50.0, "<", nan)]).frame
+    assert found.verdict.tolist() == ["does not hold", "holds", "holds", *["not run"] * 3]
+    assert found.limit.tolist()[:3] == ["< 10", "< 10", "> 93"]
 
 
 def test_the_table_says_who_protects_better(tmp_path):

@@ -63,14 +63,8 @@ def asked(cell: dict) -> dict:
     if poison != "unseg":
         return found
     game = {"prompt": "mask", "sam_weights": True, "mae_weights": True, "surrogate": "sam", "layout": "vit_b"}
-    game |= {
-        "tokens": "released",
-        "target": "ones",
-        "train_eps": (1, 0.25),
-        "data": "hqseg44k",
-        "epochs": 27,
-        "alternation": "epoch",
-    }
+    game |= {"tokens": "released", "target": "ones", "train_eps": (1, 0.25)}
+    game |= {"data": "hqseg44k", "epochs": 27, "alternation": "epoch"}
     return found | game | CHANGES[changed]
 
 
@@ -85,10 +79,8 @@ def told(victim: Stage) -> dict:
     found |= {name: made[name] for name in ("poison", "protect", "file_format", "prompt")}
     found["eps"] = (made["eps"], made["eps_bg"])
     for generator in poison.needs:
-        game = generator.values
-        found |= {
-            name: game[name] for name in ("surrogate", "layout", "tokens", "target", "data", "epochs", "alternation")
-        }
+        game, same = generator.values, ("surrogate", "layout", "tokens", "target", "data", "epochs", "alternation")
+        found |= {name: game[name] for name in same}
         found |= {name: bool(game[name]) for name in ("sam_weights", "mae_weights")}
         found["train_eps"] = (game["train_eps"], game["train_eps_bg"])
     return found
@@ -169,9 +161,8 @@ def test_a_number_without_a_run_is_missed(paper):
         content = getattr(paper, section)
         return replace(paper, **{section: content | {name: content[name] | values}})
 
-    six, ten, seven = (
-        read(f"table{name}.csv") for name in ("05_06_mixture_and_ablation", "10_surrogates", "07_prompts")
-    )
+    files = ("table05_06_mixture_and_ablation.csv", "table10_surrogates.csv", "table07_prompts.csv")
+    six, ten, seven = map(read, files)
     assert {cell.split()[-1] for cell in unplanned(changed("generators", "no-lm", target="ones"), six)} == {"lm"}
     assert len(unplanned(changed("recipes", "unseg-box-five", prompt="mask"), seven)) == 5
     swin = unplanned(changed("victims", "mask2former-swin-t", victim="mask2former:tiny"), ten)
@@ -188,6 +179,8 @@ def test_all_runs_of_the_paper_are_for_something(paper):
     planned = {key for key, stage in paper.stages.items() if stage.kind == "victim"}
     asked_for = set().union(*(paper.only(purpose) for purpose in purposes))
     assert {key for key in asked_for if key.startswith("victim/")} == planned
+    made = [stage.values for stage in paper.stages.values() if stage.kind in ("victim", "poison")]
+    assert not any(values.get("limit") or values.get("test_limit") for values in made)  # no image is left out
 
 
 def test_a_table_needs_its_own_runs_and_what_they_build_on(paper):
@@ -196,11 +189,7 @@ def test_a_table_needs_its_own_runs_and_what_they_build_on(paper):
         *("victim/coco-detection-clean-dino-r50-s0", "generator/sam-vit-b"),
         *("poison/coco-instance-unseg", "victim/coco-detection-unseg-dino-r50-s0"),
     ]
-    assert {key: stage.fingerprint for key, stage in three.items()}.items() <= {
-        key: stage.fingerprint for key, stage in paper.stages.items()
-    }.items()
-    with pytest.raises(UnsegError, match="Unknown purpose of profile paper: 'tabel 3'; did you mean 'table 3'"):
-        paper.only("tabel 3")
+    assert all(stage.fingerprint == paper.stages[key].fingerprint for key, stage in three.items())
 
 
 def test_the_rehearsal_has_the_same_stages_and_other_sizes(paper, project):
@@ -213,13 +202,10 @@ def test_the_rehearsal_has_the_same_stages_and_other_sizes(paper, project):
             same = ("dataset", "poison", "eps", "eps_bg", "defense", "clean_fraction", "seed", "limit", "test_split")
             assert [stage.values[name] for name in same] == [whole.values[name] for name in same]
             assert stage.values["epochs"] == 1 and max(stage.values["size"]) <= (352 if "dino" in key else 128)
-            family = whole.values["victim"]
-            assert stage.values["victim"] == family
+            assert stage.values["victim"] == whole.values["victim"]
         if stage.kind == "poison":
-            moved = {"cache", "jobs", "generator", "out"}
-            assert {n: v for n, v in stage.values.items() if n not in moved} == {
-                n: v for n, v in whole.values.items() if n not in moved
-            }
+            moved = dict.fromkeys(("cache", "jobs", "generator", "out"))
+            assert stage.values | moved == whole.values | moved
     assert all(tiny.resources_of(kind)["gpu"] == 0 for kind in ("generator", "poison", "victim"))
 
 

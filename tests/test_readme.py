@@ -1,7 +1,5 @@
 """The README: its one table is the rows'."""
 
-from pathlib import Path
-
 import pytest
 from made_results import rows_of, write_results
 
@@ -9,7 +7,6 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.reporting import BEGIN, END, results_table
 from unseg_lib.reporting import write_results as write_table
 
-ROOT = Path(__file__).parent.parent
 ROWS = rows_of("clean", 80, 90) + rows_of("colour-offset", 4, 5) + rows_of("grating", 1) + rows_of("unseg", 8, 9)
 ROWS += rows_of("random", 2, 3) + rows_of("unseg", 7, 7, defense="shrunk", label="shrunk")
 
@@ -41,8 +38,6 @@ def test_only_what_is_between_the_markers_is_replaced(tmp_path):
         write_table(readme, tmp_path)
 
 
-def test_the_readme_shows_the_committed_rows():
-    if not (ROOT / "results/small/rows.csv").exists():
-        pytest.skip("results/small/rows.csv is not there: no results of profile small are committed yet")
-    table = results_table(ROOT / "results/small")
-    assert f"{BEGIN}\n\n{table}\n\n{END}" in (ROOT / "README.md").read_text() and len(table.splitlines()) <= 10
+def test_the_readme_shows_the_committed_rows(project):
+    table = results_table(project / "results/small")
+    assert f"{BEGIN}\n\n{table}\n\n{END}" in (project / "README.md").read_text() and len(table.splitlines()) <= 10

@@ -9,16 +9,16 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.reporting import repeated, repetition, repetition_table
 
 
+def all_of(run: dict[str, tuple]) -> list[dict]:
+    return [row for recipe, values in run.items() for row in rows_of(recipe, *values)]
+
+
 @pytest.fixture
 def pairs(tmp_path):
     """`pairs(first, second)`: the pairs of two runs, each {recipe: finals of its seeds}."""
 
     def compare(first: dict, second: dict):
-        runs = [
-            made(tmp_path / name, [row for recipe, values in run.items() for row in rows_of(recipe, *values)])
-            for name, run in (("first", first), ("second", second))
-        ]
-        return repeated(*runs)
+        return repeated(made(tmp_path / "first", all_of(first)), made(tmp_path / "second", all_of(second)))
 
     return compare
 
@@ -72,9 +72,8 @@ def test_what_only_one_run_has_is_no_pair(pairs):
 
 
 def test_the_command_says_it_and_its_exit_code_too(tmp_path):
-    def folder(name: str, **finals: tuple) -> str:
-        rows = [row for recipe, values in finals.items() for row in rows_of(recipe, *values)]
-        return str(write_results(tmp_path / name, rows))
+    def folder(name: str, **run: tuple) -> str:
+        return str(write_results(tmp_path / name, all_of(run)))
 
     first, near = folder("first", clean=(90, 91), unseg=(2, 3)), folder("near", clean=(90.5, 91.5))
     found = CliRunner().invoke(app, ["compare", first, near])

@@ -11,6 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "instances": words("average_precision pack panoptic_quality unpack"),
         "metrics": words("METRICS Metric confusion intersection_over_union main_metric mean_iou"),
         "perceptual": words("lpips"),
-        "rows": words("COLUMNS curves victim_rows"),
+        "rows": words("COLUMNS RUN check_columns curves victim_rows"),
     },
 )

@@ -17,15 +17,20 @@ def victim_rows(run: dict, result: dict, protected: tuple[str, ...] = ()) -> lis
     is the metric iou_protected. Metrics: miou, iou_object (task "object"), iou_protected, iou:<class>; where the
     result has "scores", those.
     """
-    for name in run.keys() - set(RUN):
-        raise UnsegError(f"Unknown column '{name}' in a run; {closest(name, list(RUN))}")
-    if missing := [name for name in RUN if name not in run]:
-        raise UnsegError(f"Expected every column of a run, found none called {', '.join(missing)}.")
+    check_columns(run, RUN, "a run")
     last = {"epochs": len(result["epochs"]), "minutes": round(result["minutes"], 2), "device": result["device"]}
     return [
         run | {"metric": metric, "final": round(curve[-1], 3), "peak": round(max(curve), 3)} | last
         for metric, curve in curves(result, run["task"], protected).items()
     ]
+
+
+def check_columns(row: dict, known: tuple[str, ...], where: str) -> None:
+    """Raise `UnsegError` unless a row has these columns and no others."""
+    for name in row.keys() - set(known):
+        raise UnsegError(f"Unknown column '{name}' in {where}; {closest(name, list(known))}")
+    if missing := [name for name in known if name not in row]:
+        raise UnsegError(f"Expected every column in {where}, found none called {', '.join(missing)}.")
 
 
 def curves(result: dict, task: str, protected: tuple[str, ...] = ()) -> dict[str, list[float]]:
@@ -35,20 +40,18 @@ def curves(result: dict, task: str, protected: tuple[str, ...] = ()) -> dict[str
         if protected:
             names = ", ".join(history[0]["scores"])
             raise UnsegError(f"Expected no protected classes with the scores {names}, found {protected[0]}.")
-        return _present({name: [epoch["scores"][name] for epoch in history] for name in history[0]["scores"]})
-    columns = zip(*(epoch["iou"] for epoch in history))
-    found = {"miou": [epoch["miou"] for epoch in history]}
-    found = _present(found | {f"iou:{name}": list(column) for name, column in zip(result["classes"], columns)})
+        found = {name: [epoch["scores"][name] for epoch in history] for name in history[0]["scores"]}
+    else:
+        columns = zip(*(epoch["iou"] for epoch in history))
+        found = {"miou": [epoch["miou"] for epoch in history]}
+        found |= {f"iou:{name}": column for name, column in zip(result["classes"], columns)}
+    found = {name: [100 * value for value in values] for name, values in found.items() if None not in values}
     if task == "object":
         found["iou_object"] = _of_class(found, "object")
     if protected:
         columns = zip(*(_of_class(found, name) for name in protected))
         found["iou_protected"] = [sum(column) / len(protected) for column in columns]
     return found
-
-
-def _present(found: dict[str, list[float | None]]) -> dict[str, list[float]]:
-    return {name: [100 * value for value in values] for name, values in found.items() if None not in values}
 
 
 def _of_class(found: dict[str, list[float]], name: str) -> list[float]:

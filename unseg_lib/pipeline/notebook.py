@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
@@ -137,9 +137,9 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def at_rest(folder: Path) -> Iterator[None]:
     """Keep runs out of `folder` while somebody looks at it, or refuse where one is at work; makes no files."""
-    with ExitStack() as stack:
-        if (folder / ".lock").exists():  # else nobody has run here
-            lock = stack.enter_context(open(folder / ".lock", "a+"))
+    there = (folder / ".lock").exists()  # else nobody has run here
+    with open(folder / ".lock", "a+") if there else nullcontext() as lock:
+        if lock:
             hold(lock, f"Expected no run at work in {folder}, found one; look again when it has ended.", shared=True)
         yield
 

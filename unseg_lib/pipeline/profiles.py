@@ -175,6 +175,9 @@ class Profile:
         return own
 
 
+KEYS = Profile.__dataclass_fields__.keys() - {"name", "root", "source"}  # of the YAML
+
+
 def variants(entry: dict) -> Iterator[tuple[list[str], dict]]:
     """What a grid entry sets, once for every combination of what it varies: end of the stage's name, values.
 
@@ -232,7 +235,7 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
         if base == path.stem:
             raise UnsegError(f"Expected another profile in `extends` of {base}, found itself.")
         content = _changed(vars(_read(base, root)), content, f"{path}, which extends {base}")
-    _check(content, dict.fromkeys(set(Profile.__dataclass_fields__) - {"name", "root", "source"}), "", path)
+    _check(content, dict.fromkeys(KEYS), "", path)
     return Profile(path.stem, root, source, **content)
 
 
@@ -240,7 +243,7 @@ def _changed(base: dict, changes: dict, where: str) -> dict:
     """A profile's content with changes: of a section the named entries get other values under their keys, "*" first,
     which means every entry; anything else is replaced.
     """
-    found = {key: base[key] for key in set(Profile.__dataclass_fields__) - {"name", "root", "source"}}
+    found = {key: base[key] for key in KEYS}
     for key, change in changes.items():
         if not isinstance(change, dict) or not isinstance(found.get(key), dict | list):
             found[key] = change

@@ -11,19 +11,14 @@ from unseg_lib.pipeline.notebook import fingerprint, is_done, marker_of, run_not
 from unseg_lib.pipeline.parameters import check_parameters
 from unseg_lib.pipeline.results import collect
 
-BUILD = {"generator": "01b_train_generator", "poison": "02_poison_dataset", "victim": "03_train_victim"}
-BUILD |= {"segmenter": "10b_train_segmenter"}
 # one of each at most; they read rows.csv, so the tables come before them
 PAGES = {"defenses": "05_defenses", "poisons": "07_poisons", "mixture": "08_mixed_data", "ablations": "11_ablations"}
-NOTEBOOKS = BUILD | {"pixels": "06_pixel_distributions", "tables": "04_results"} | PAGES
+NOTEBOOKS = {"generator": "01b_train_generator", "poison": "02_poison_dataset", "victim": "03_train_victim"}
+NOTEBOOKS |= {"segmenter": "10b_train_segmenter", "pixels": "06_pixel_distributions", "tables": "04_results"} | PAGES
 # of the victims' tasks that do not learn label maps; the others run in NOTEBOOKS["victim"]
 BY_TASK = dict.fromkeys(("instance", "panoptic", "detection"), "03b_instances") | {"interactive": "03c_interactive"}
-# files that later stages read and that are not committed: without them a stage is not done
-PRODUCTS = {
-    "generator": ("generator.safetensors",),
-    "segmenter": ("segmenter.safetensors",),
-    "poison": ("dataset/manifest.csv",),
-}
+# what later stages read and is not committed: without it a stage is not done
+PRODUCT = {"generator": "generator.safetensors", "segmenter": "segmenter.safetensors", "poison": "dataset/manifest.csv"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +57,10 @@ class Stage:
             raise UnsegError(f"{self.key}: {error}") from error
 
     @property
+    def product(self) -> Path:
+        return self.folder / PRODUCT.get(self.kind, "")
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         return tuple(stage.fingerprint for stage in self.needs)
 
@@ -81,11 +80,8 @@ class Stage:
         return self.kind == "tables" or self.kind in PAGES
 
     def done(self) -> bool:
-        complete = not self._lacking() and not (self.gathers and self._waiting())
+        complete = self.product.exists() and not (self.gathers and self._waiting())
         return complete and is_done(self.folder, self.fingerprint)
-
-    def _lacking(self) -> list[str]:
-        return [name for name in PRODUCTS.get(self.kind, ()) if not (self.folder / name).exists()]
 
     def _waiting(self) -> list[str]:
         return [stage.key for stage in self.needs if not stage.done()]
@@ -110,8 +106,8 @@ class Stage:
         with own_gpu(self.results, gpus) as environment:
             os.environ.update(environment)
             run_notebook(self.notebook, self.folder, self.parameters, inputs=self.inputs, threads=threads)
-        if lacking := self._lacking():
-            raise UnsegError(f"Expected {self.notebook.name} to write {self.folder / lacking[0]}, found no such file.")
+        if not self.product.exists():
+            raise UnsegError(f"Expected {self.notebook.name} to write {self.product}, found no such file.")
 
 
 def built_on(stages: Iterable[Stage]) -> dict[str, Stage]:

@@ -1,7 +1,4 @@
-"""What a reader sees: tables from rows.csv beside the published numbers, figures, and the report.
-
-Loaded when it is asked for: pandas, great-tables and matplotlib would slow every command down.
-"""
+"""What a reader sees: tables, figures and the report; loaded when asked for: pandas and matplotlib take a second."""
 
 import lazy_loader
 
@@ -11,16 +8,13 @@ words = str.split  # names in a row, where a list would take a line each
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "book": words("PAGES write_pdf write_report"),
+        "book": words("moved_on write_gallery write_pdf write_report"),
         "commands": words("BEGIN END results_table write_results"),
-        "figures": words(
-            "AGREEMENT QUIET REDS STYLE Drawing agreement bars curves draw extremes learning_curve magnify paint"
-        )
-        + words("show show_rows strokes_of"),
-        "gallery": words("moved_on write_gallery"),
+        "figures": words("AGREEMENT QUIET REDS STYLE Drawing agreement bars curves draw extremes learning_curve")
+        + words("magnify paint show show_rows strokes_of"),
         "pixels": words("common_share frequencies gray_share radial_spectrum spectrum"),
         "published": words("PURPOSES beside deviations nearest paper_numbers value_of"),
-        "rows": words("HEADINGS Results against_strongest curves_of differences holds is_own is_plain load ordered")
+        "rows": words("HEADINGS Results against_strongest curves_of differences is_own is_plain load ordered")
         + words("paired repeated repetition scores waiting"),
         "tables": words("Table defence_grids effect matched predictions records")
         + words("repetition_table spread stand_ins table transfer verdicts"),

@@ -1,9 +1,12 @@
-"""The report: results/<profile>/report.html, a book in one file made of the executed notebooks 04, 05, 08 and 11.
+"""Executed notebooks as they are read: the report and the gallery.
 
-Its words are those of the notebooks, its numbers those of their outputs. It needs no network, no script and no other
-file.
+The report, results/<profile>/report.html, is a book made of the notebooks 04, 05, 08 and 11, in one file that needs no
+network, no script and no other file. In results/gallery/ is every notebook after it has run at its defaults, with the
+sentences of the notebook as it stands.
 """
 
+import base64
+import io
 import re
 import shutil
 import subprocess
@@ -11,26 +14,26 @@ import tempfile
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_json, whole_file, write_bytes
+from unseg_lib.files import read_json, whole_file, write_bytes, write_json
 from unseg_lib.reporting.rows import load
 
-PAGES = {"tables": "04_results", "defenses": "05_defenses", "mixture": "08_mixed_data", "ablations": "11_ablations"}
+PAGES = ("tables", "defenses", "mixture", "ablations")  # stages whose notebooks they are
 HERE = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 300
+SMALL = 20_000  # bytes of a PNG (in base64) from which on the gallery tries it as JPEG
 
 
 def write_report(results: str | Path) -> Path:
     """Write `results/report.html` from the executed pages; its path. Raises `UnsegError` without rows. A page that was
     not executed for these rows is executed first: 04 always, the others where the profile names them or one lies there.
     """
-    from unseg_lib.pipeline import profile_of, run_notebook
+    from unseg_lib.pipeline import NOTEBOOKS, profile_of, run_notebook
 
     results, digest = Path(results), load(results).digest
     profile, pages = profile_of(results), []
     planned = profile.pages if profile else {}
-    for kind, name in PAGES.items():
-        folder, notebook = results / kind, HERE.parents[1] / f"notebooks/{name}.ipynb"
+    for kind in PAGES:
+        folder, notebook = results / kind, HERE.parents[1] / f"notebooks/{NOTEBOOKS[kind]}.ipynb"
         metrics, origin, page = (folder / name for name in ("metrics.json", "provenance.json", "run.ipynb"))
         if kind != "tables" and kind not in planned and not origin.is_file():
             continue
@@ -62,9 +65,7 @@ def _book(profile: str, pages: list[Path]) -> str:
 
 
 def write_pdf(results: str | Path) -> Path:
-    """Print `results/report.html` to report.pdf beside it, A4, without the links to other files, which would hold this
-    machine's paths; raises `UnsegError` without a report or a browser.
-    """
+    """Print `results/report.html` to report.pdf beside it, A4; raises `UnsegError` without a report or a browser."""
     results = Path(results)
     html, pdf = results / "report.html", results / "report.pdf"
     if not html.is_file():
@@ -74,11 +75,56 @@ def write_pdf(results: str | Path) -> Path:
         raise UnsegError("Expected a browser to print with, found none; install one: apt-get install chromium.")
     with tempfile.TemporaryDirectory() as folder, whole_file(pdf) as partial:
         page = Path(folder) / "report.html"
+        # links to other files would hold this machine's paths
         page.write_text(re.sub(r'<a href="[^"#][^"]*">(.*?)</a>', r"\1", html.read_text(), flags=re.S))
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile"]
         command += ["--no-pdf-header-footer", f"--print-to-pdf={partial.resolve()}", page.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode or not partial.is_file() or not partial.stat().st_size:
             said = " ".join(done.stderr.split())[-300:]
             raise UnsegError(f"Expected {browser} to print {html}, found an error: {said or done.returncode}.")
     return pdf
+
+
+def write_gallery(root: str | Path = ".") -> list[Path]:
+    """Bring the executed copies of the checkout `root` up to date; their paths. Only changed code is run again."""
+    from unseg_lib import pipeline
+
+    root, pages = Path(root), []
+    for notebook in sorted((root / "notebooks").glob("*.ipynb")):
+        page, source = root / "results/gallery" / notebook.name, read_json(notebook)
+        shown = read_json(page) if page.is_file() else {"cells": []}
+        if moved_on(source, shown):
+            out = root / "results/scratch/gallery" / notebook.stem
+            pipeline.run_notebook(notebook, out, {})
+            shown = read_json(out / "run.ipynb")
+        outputs = {cell["id"]: cell["outputs"] for cell in shown["cells"] if "outputs" in cell}
+        for cell in source["cells"]:
+            if "outputs" in cell:  # what a library says by the way, with dates and paths, is nobody's result
+                cell["outputs"] = [output for output in outputs[cell["id"]] if output.get("name") != "stderr"]
+                for output in cell["outputs"]:
+                    _shrink(output.get("data", {}))
+        write_json(page, source)
+        pages.append(page)
+    return pages
+
+
+def moved_on(source: dict, shown: dict) -> bool:
+    """Whether an executed copy is of other code, or other defaults, than the notebook `source`."""
+    cells = [[cell for cell in one["cells"] if cell["cell_type"] == "code"] for one in (source, shown)]
+    texts = [[(cell["id"], "".join(cell["source"])) for cell in one] for one in cells]
+    return texts[0] != [pair for pair in texts[1] if pair[0] != "injected-parameters"]
+
+
+def _shrink(data: dict) -> None:
+    """Put a JPEG in the place of a large PNG where that is smaller by a third."""
+    from PIL import Image
+
+    if len(data.get("image/png", "")) > SMALL:
+        buffer = io.BytesIO()
+        image = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
+        image.save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
+        small = base64.b64encode(buffer.getvalue()).decode()
+        if len(small) < 2 / 3 * len(data["image/png"]):
+            del data["image/png"]
+            data["image/jpeg"] = small

@@ -1,5 +1,6 @@
 """The commands `unseg report`, `compare`, `pdf`, `publish` and `gallery`, and the one table of README.md."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +22,10 @@ STRONGEST = "the strongest control"
 LINES = {"clean images": ("clean", "none"), "random noise, everywhere alike": ("random-flat", "none")}
 LINES |= {"random noise, UnSeg's two budgets": ("random", "none"), STRONGEST: ("", "none"), "UnSeg": ("unseg", "none")}
 LINES |= {"random noise, published large": ("random", "shrunk"), "UnSeg, published large": ("unseg", "shrunk")}
+Readme = Annotated[Path | None, typer.Option(help="also put the results table into this file")]
 
 
-def report(
-    results: Path, readme: Annotated[Path | None, typer.Option(help="also put the results table into this file")] = None
-) -> None:
+def report(results: Path, readme: Readme = None) -> None:
     """Write RESULTS/report.html: one file with tables, curves, images and provenance."""
     print(f"Report: {reporting.write_report(results)}")
     if readme:
@@ -70,9 +70,7 @@ def gallery() -> None:
 
 
 def results_table(results: str | Path) -> str:
-    """README's table in Markdown: what the first victim of a data set scores on clean images, mean ± std over seeds in
-    percent; a heading says its start unless all start at random.
-    """
+    """README's table in Markdown: the scores of each data set's first victim, mean ± std over seeds in percent."""
     import pandas as pd
 
     known, lines = reporting.scores(reporting.load(results)), pd.DataFrame({"trained on": list(LINES)})
@@ -98,9 +96,8 @@ def results_table(results: str | Path) -> str:
 
 def write_results(readme: str | Path, results: str | Path) -> None:
     """Replace what stands between the two markers of `readme` by the table of `results`."""
-    readme = Path(readme)
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
+    table = f"{BEGIN}\n\n{results_table(results)}\n\n{END}"
+    text, found = re.subn(f"{BEGIN}.*?{END}", lambda _: table, Path(readme).read_text(), count=1, flags=re.DOTALL)
+    if not found:
         raise UnsegError(f"Expected the lines '{BEGIN}' and '{END}' in {readme}, found none; put them back.")
-    write_bytes(readme, f"{before}{BEGIN}\n\n{results_table(results)}\n\n{END}{after}".encode())
+    write_bytes(readme, text.encode())

@@ -29,9 +29,7 @@ LABELS = bytes.fromhex("4477aa ee6677 228833 ccbb44 aa3377 66ccee 332288 ee7733 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A rendered figure: `kind` is "svg" or "png". dataset_image: whether it shows pixels of a data set's images, which
-    may not be passed on; the notebook's output says so, and `unseg publish` takes these out.
-    """
+    """A rendered "svg" or "png". dataset_image: it shows pixels of a data set, so `unseg publish` takes it out."""
 
     kind: str
     content: bytes
@@ -50,9 +48,7 @@ class Drawing:
 def draw(
     width: float, height: float, kind: str, plot, rows: int = 1, columns: int = 1, dataset_image: bool | None = None
 ) -> Drawing:
-    """Give `plot` a grid of axes `(rows,columns)` in the house style and render what it drew; sizes in inches.
-    dataset_image: see `Drawing`; None takes a "png" for one.
-    """
+    """Render what `plot` draws on axes `(rows,columns)`, in inches. dataset_image: see `Drawing`; None: if a png."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -69,9 +65,7 @@ def draw(
 
 
 def strokes_of(names: list[str]) -> dict[str, dict[str, str]]:
-    """How to draw each recipe's line: clean dark, UnSeg, its variants and its generator red, everything else quiet;
-    with dashes where an earlier name has that colour already.
-    """
+    """How to draw each recipe's line: clean dark, UnSeg and its generator red, all else quiet; later ones dashed."""
     reds, quiet = (cycle(product(DASHES, colours)) for colours in (REDS, QUIET))
     chosen = (next(reds if name.startswith(("unseg", "generator")) else quiet) for name in names if name != "clean")
     strokes = {name: ("-", INK) if name == "clean" else next(chosen) for name in names}
@@ -83,8 +77,7 @@ def strokes_of(names: list[str]) -> dict[str, dict[str, str]]:
 
 def paint(label: np.ndarray) -> np.ndarray:
     """Label map `(H,W)`, 255 = ignore -> uint8 RGB `(H,W,3)`: class 0 pale, the others in `LABELS`, ignored white."""
-    palette = np.resize(np.frombuffer(LABELS, np.uint8), (255, 3))
-    palette = np.concatenate([palette[:1], palette])  # class c is palette[c]
+    palette = np.insert(np.resize(np.frombuffer(LABELS, np.uint8), (255, 3)), 0, 0, axis=0)  # class c is palette[c]
     palette[0], palette[255] = list(bytes.fromhex(GROUND[1:])), 255
     return palette[label]
 
@@ -96,8 +89,8 @@ def magnify(original: np.ndarray, changed: np.ndarray, times: float = 10) -> np.
 
 def agreement(truth: np.ndarray, prediction: np.ndarray, background: bool = True, over=None) -> np.ndarray:
     """Where a prediction agrees with the truth, both label maps `(H,W)`, as uint8 RGB in the colours of `AGREEMENT`:
-    "missed" is an object that was taken for background, "wrong" any other error; background that was found is pale.
-    background: whether 0 is one, not a class like the others. over: the image `(H,W,3)` that shines through, if any.
+    "missed" is an object taken for background, "wrong" any other error; background that was found is pale. background:
+    whether 0 is one, not a class like the others. over: the image `(H,W,3)` that shines through, if any.
     """
     from matplotlib.colors import to_rgb
 
@@ -110,10 +103,9 @@ def agreement(truth: np.ndarray, prediction: np.ndarray, background: bool = True
 
 def extremes(scores: list[float]) -> dict[str, int]:
     """{"best", "median", "worst"}: where in `scores` they stand; fewer of them where there are fewer scores."""
-    order, places = sorted(range(len(scores)), key=lambda i: -scores[i]), {}
-    for name, place in (("best", order[0]), ("worst", order[-1]), ("median", order[len(order) // 2])):
-        places |= {} if place in places.values() else {name: place}
-    return {name: places[name] for name in ("best", "median", "worst") if name in places}
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    named = {order[len(order) // 2]: "median", order[-1]: "worst", order[0]: "best"}  # one place has the last of them
+    return {name: place for place, name in sorted(named.items(), key=lambda pair: pair[1])}
 
 
 def _as_image(image: np.ndarray) -> np.ndarray:
@@ -131,9 +123,7 @@ def show(*, free: bool = False, **images: np.ndarray) -> Drawing:
     return show_rows([images], free=free)
 
 
-def show_rows(
-    rows: list[dict[str, np.ndarray]], *, free: bool = False, key: dict[str, str] | None = None, over=None
-) -> Drawing:
+def show_rows(rows: list[dict[str, np.ndarray]], *, free: bool = False, key: dict | None = None, over=None) -> Drawing:
     """Rows of images, the names of the first row above, the colours of `key` (name -> colour) explained below. `free`:
     nothing in it is an image of a data set; masks, charts, generated scenes and free photos may be published. `over`
     may draw more on the grid of axes.
@@ -163,14 +153,6 @@ def show_rows(
 # lines and bars
 
 
-def _quiet(axis, legend: bool = False, **settings) -> None:
-    """Labels and limits of an axis, its faint grid, and a legend beside it."""
-    axis.set(**settings)
-    axis.grid(axis="y", color="#e6e8eb", linewidth=0.6)
-    if legend:
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
 def coloured(group: dict[str, list]) -> list[str]:
     """The lines worth drawing where there are many: clean, at most three of UnSeg's, then whose end is lowest."""
     by_end = sorted(group, key=lambda name: group[name][-1])
@@ -181,6 +163,7 @@ def coloured(group: dict[str, list]) -> list[str]:
 def _lines(axis, series: dict[str, list], x, **style) -> None:
     for name, stroke in strokes_of(list(series)).items():
         axis.plot(list(x)[: len(series[name])], series[name], label=name.replace("_", " "), **style, **stroke)
+    axis.grid(axis="y")
 
 
 def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, log=False, steps=False) -> Drawing:
@@ -192,8 +175,9 @@ def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, log=False, s
     def plot(axes):
         axis, style = axes[0, 0], "steps-mid" if steps else "default"
         _lines(axis, {name: values for name, values in series.items() if name in named}, x, drawstyle=style)
-        limits = {"yscale": "log"} if log else {"ylim": (0, None)}
-        _quiet(axis, len(series) > 1, xlabel=xlabel, ylabel=ylabel, **limits)
+        axis.set(xlabel=xlabel, ylabel=ylabel, **({"yscale": "log"} if log else {"ylim": (0, None)}))
+        if len(series) > 1:
+            axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         axis.margins(x=0.01)
 
     return draw(6.4, 2.7, "svg", plot)
@@ -205,7 +189,7 @@ def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel:
     def plot(axes):
         for axis, series, label, top in zip(axes[0], ({"loss": loss}, scores), ("training loss", ylabel), (None, 100)):
             _lines(axis, series, range(1, len(loss) + 1), marker="o", markersize=3)
-            _quiet(axis, xlabel="epoch", ylabel=label, ylim=(0, top))
+            axis.set(xlabel="epoch", ylabel=label, ylim=(0, top))
             axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(loc="upper left" if len(scores) == 1 else "best")
 
@@ -213,9 +197,7 @@ def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel:
 
 
 def bars(groups: dict[str, dict[str, tuple]], *, xlabel: str, colours: dict[str, str] | None = None) -> Drawing:
-    """Horizontal bars, one panel per group: {group: {name: (value, std), or None or NaN for a run that is missing}}. A
-    thin line marks 100. With `colours` of its own, a figure has long names and is wider.
-    """
+    """Horizontal bars, a panel a group: {group: {name: (value, std), None or NaN if not run}}; wider with `colours`."""
     columns, width = min(3, len(groups)), 6.4 if colours else 2.9
     lines, longest = -(-len(groups) // columns), max(map(len, groups.values()))
     strokes = strokes_of(list(dict.fromkeys(name for group in groups.values() for name in group)))

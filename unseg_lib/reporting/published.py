@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from unseg_lib.errors import UnsegError
 from unseg_lib.reporting.rows import Results, scores
 
 PURPOSES = [*(f"table {number}" for number in range(1, 12)), "figure 4", "figure 5"]  # whose runs are planned
@@ -16,10 +15,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
 
 @cache
 def _read(name: str) -> pd.DataFrame:
-    path = FOLDER / name
-    if not path.is_file():
-        raise UnsegError(f"Expected the published numbers in {path}, found no such file; use a complete checkout.")
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return pd.read_csv(FOLDER / name, dtype=str, keep_default_na=False)
 
 
 @cache
@@ -33,13 +29,12 @@ def value_of(table: str, dataset: str, victim: str, method: str, metric: str) ->
     """One published number, NaN where there is none."""
     key = dict(table=table, dataset=dataset, victim=victim, method=method, metric=metric)
     rows = paper_numbers()
-    found = rows.value[(rows[list(key)] == pd.Series(key)).all(axis=1)]
-    return found.iloc[0] if len(found) else np.nan
+    return rows.value[(rows[list(key)] == pd.Series(key)).all(axis=1)].head(1).max()
 
 
-def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> dict | None:
-    """The published number to print beside one of ours, or None: value (percent), percent (of its own clean-trained
-    number), note (what it is) and same (whether it is the same experiment, or only the nearest one).
+def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> dict:
+    """The published number to print beside one of ours, {} where there is none: value (percent), percent (of its own
+    clean-trained number), note (what it is) and same (whether it is the same experiment, or only the nearest one).
     """
     key = (task, dataset, metric, poison)
     for line in _read("nearest.csv").itertuples():
@@ -47,16 +42,15 @@ def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> d
             place, same = (line.table, line.paper_dataset, line.paper_victim), line.same_experiment == "yes"
             value, clean = (value_of(*place, one, line.paper_metric) for one in (line.paper_method, "clean"))
             known = not np.isnan(value) and clean > 0
-            return {"value": value, "percent": 100 * value / clean, "note": line.note, "same": same} if known else None
-    return None
+            return {"value": value, "percent": 100 * value / clean, "note": line.note, "same": same} if known else {}
+    return {}
 
 
 def deviations(config, data: str, precision: str = "32-true") -> pd.DataFrame:
     """Where a training differs from the published one: setting, published, here, why. `config`: a `BilevelConfig`."""
     here = {"data": data, "precision": precision} | vars(config)
     here |= {name: here[name] or "random weights" for name in ("sam_weights", "mae_weights")}
-    here["attacks"] = config.attacks or "nothing"
-    here["mean_of"] = config.mean_of if config.mean_free else "nothing"
+    here |= {"attacks": config.attacks or "nothing", "mean_of": config.mean_of if config.mean_free else "nothing"}
     here["train_eps / train_eps_bg"] = f"{config.train_eps / config.train_eps_bg:g}"
     found = _read("training.csv").rename(columns={"reason": "why"})
     found["here"] = [str(list(one) if isinstance(one, tuple) else one) for one in found.setting.map(here)]
@@ -67,9 +61,8 @@ def deviations(config, data: str, precision: str = "32-true") -> pd.DataFrame:
 
 def beside(table: str, results: Results) -> pd.DataFrame:
     """A table of the paper ("1" to "11", "figure 4"), a line for each model and metric: the published numbers by
-    method, ours under "METHOD|ours" where the very same system was run, and where not whose images it needs.
-
-    Table 1 names no backbone: a number of the same model in another table stands for it.
+    method, ours under "METHOD|ours" where the very same system was run, and where not whose images it needs. Table 1
+    names no backbone: a number of the same model in another table stands for it.
     """
     from unseg_lib.datasets import SOURCES
 

@@ -50,10 +50,9 @@ class Results:
 
 
 def load(results: str | Path) -> Results:
-    """Read `results/rows.csv` and, where it is, `results/stages.jsonl.gz`; raises `UnsegError` without rows.
-
-    Of a data set first come the victims that start from ImageNet, then those that were run most. A data set with a
-    background class gets rows of the metric `FOREGROUND`: the mean IoU of all other classes.
+    """Read `results/rows.csv` and, where it is, `results/stages.jsonl.gz`; raises `UnsegError` without rows. Of a data
+    set victims that start from ImageNet come first, then those that were run most; one with a background class gets
+    rows of the metric `FOREGROUND`: the mean IoU of all other classes.
     """
     folder, path, file = Path(results), Path(results, "rows.csv"), Path(results, "stages.jsonl.gz")
     if not path.is_file():
@@ -86,8 +85,7 @@ def waiting(results: Results) -> pd.DataFrame:
 def curves_of(stages: pd.DataFrame) -> pd.DataFrame:
     """Clean test score after every epoch, in percent: columns stage, metric, curve; empty where nobody noted them."""
     victims = stages[stages.kind == "victim"]
-    each = zip(victims.stage, (metrics.get("curves", {}) for metrics in victims.metrics))
-    found = [(stage, *line) for stage, curves in each for line in curves.items()]
+    found = [(one.stage, *line) for one in victims.itertuples() for line in one.metrics.get("curves", {}).items()]
     return pd.DataFrame(found, columns=["stage", "metric", "curve"])
 
 
@@ -113,9 +111,8 @@ def _looks(stages: pd.DataFrame) -> pd.DataFrame:
             own, seen = copy["parameters"], read["metrics"] if read and read["state"] == "done" else {}
             mode = "gray" if own.get("gray") else "" if own.get("protect", "all") == "all" else "classes"
             generator = Path(own.get("generator", "")).parent.name or own.get("generator", "")
-            measured = {name: seen.get(name) for name in ("images", *LOOK)}
-            look = {"poison": own["poison"], "generator": generator, "mode": mode} | measured
-            found[one["setting"], one["recipe"]] = look
+            known = {"poison": own["poison"], "generator": generator, "mode": mode}
+            found[one["setting"], one["recipe"]] = seen | known
     index = pd.MultiIndex.from_arrays(list(zip(*found)) or [[], []], names=["setting", "recipe"])
     looks = pd.DataFrame(list(found.values()), index, columns=["poison", "generator", "mode", "images", *LOOK])
     return looks.astype(dict.fromkeys(LOOK, float))
@@ -136,12 +133,6 @@ def ordered(recipes) -> list[str]:
     return sorted(dict.fromkeys(recipes), key=lambda name: (name != "clean", is_own(name)))
 
 
-def title_of(one) -> str:
-    """The heading of a block of scores: data set, metric, victim, and how it was trained where that is unusual."""
-    way = one.label or " ".join(str(part) for part in (one.defense, one.clean_fraction) if part not in ("none", 0))
-    return " · ".join(filter(None, [one.setting, HEADINGS.get(one.metric, one.metric), one.who, way]))
-
-
 def scores(results: Results) -> pd.DataFrame:
     """A line for each score: the columns of `SCORE`, mean and std over seeds in percent (std NaN for one), peak, n,
     tuples of seeds, stages, finals and cleans, mode (see `Results`; only recipes of one mode are rivals), start (in
@@ -157,11 +148,8 @@ def scores(results: Results) -> pd.DataFrame:
     found[["seeds", "stages", "finals", "cleans"]] = by[["seed", "stage", "final", "clean"]].agg(tuple)
     common = rows[rows.clean.notna() | (by.clean.transform("count") == 0)].groupby(SCORE, sort=False)
     # without a common seed, the means of all
-    full = common.clean.mean().fillna(common.clean_mean.mean())
-    full = full.where(full > 0)
-    found["of_clean"], found["of_clean_std"] = (
-        100 * value / full for value in (common.final.mean(), common.final.std())
-    )
+    full = common.clean.mean().fillna(common.clean_mean.mean()).replace(0, np.nan)
+    found["of_clean"], found["of_clean_std"] = 100 * common.final.mean() / full, 100 * common.final.std() / full
     found = found.reset_index().join(results.looks["mode"], on=["setting", "recipe"]).fillna({"mode": ""})
     main, protected, ground = (found.metric == one for one in (found.task.map(main_metric), PROTECTED, FOREGROUND))
     floor = ground.groupby([found[name] for name in [*VICTIM, *WAY, "recipe"]]).transform("any")
@@ -170,7 +158,11 @@ def scores(results: Results) -> pd.DataFrame:
     told = (found.init != "random").groupby(found.setting).transform("any")
     found["start"] = (" (" + found.init.replace("imagenet", "ImageNet") + " start)").where(told, "")
     found["who"] = found.victim_key + found.start
-    return found.assign(block=[title_of(one) for one in found.itertuples()])
+    # how it was trained where that is unusual
+    mixed = found.clean_fraction.astype(str).replace("0.0", "")
+    way = found.label.where(found.label != "", (found.defense.replace("none", "") + " " + mixed).str.strip())
+    heading = found.setting + " · " + found.metric.replace(HEADINGS) + " · " + found.who
+    return found.assign(block=heading + (" · " + way).where(way != "", ""))
 
 
 def _with_clean(rows: pd.DataFrame) -> pd.DataFrame:
@@ -188,9 +180,8 @@ def _with_clean(rows: pd.DataFrame) -> pd.DataFrame:
 
 def paired(one: pd.Series, other: pd.Series) -> dict[str, float | str]:
     """`one` minus `other`, both final scores by seed: difference in points, low and high of Student's t interval, n,
-    and how `one` protects in a `word`: a low score is a strong protection, and the interval must lie on one side.
-
-    Only seeds that both ran count; fewer than `ENOUGH` have no interval, none no difference (NaN).
+    and how `one` protects in a `word`: a low score is a strong protection, and the interval must lie on one side. Only
+    seeds that both ran count; fewer than `ENOUGH` have no interval, none no difference (NaN).
     """
     from scipy.stats import t
 
@@ -202,22 +193,14 @@ def paired(one: pd.Series, other: pd.Series) -> dict[str, float | str]:
     return {"difference": gap.mean(), "low": low, "high": high, "n": len(gap), "word": word}
 
 
-def holds(value: float, side: str, limit: float) -> str:
-    """Whether `value` lies on that side ("<" or ">") of `limit`; "not run" where one of them is NaN or None."""
-    if pd.isna(value) or pd.isna(limit):
-        return "not run"
-    return "holds" if (value < limit if side == "<" else value > limit) else "does not hold"
-
-
 def finals_of(one, end: str = "") -> pd.Series:
     """The final scores of a line of `scores` by seed; `end` of the columns' names, where two lines stand in one."""
     return pd.Series(getattr(one, f"finals{end}"), getattr(one, f"seeds{end}"))
 
 
 def differences(results: Results) -> pd.DataFrame:
-    """Each of UnSeg's recipes minus clean and its rivals (of the same mode) under victims trained as usual.
-
-    Columns: block, setting, ours, other, share and other_share (percent of clean), difference, low, high, n, word.
+    """Each of UnSeg's recipes minus clean and its rivals (of the same mode) under victims trained as usual: block,
+    setting, ours, other, share and other_share (percent of clean), and what `paired` says.
     """
     known = scores(results)
     known = known[is_plain(known) & known.headline]
@@ -235,9 +218,9 @@ def differences(results: Results) -> pd.DataFrame:
 
 
 def against_strongest(results: Results, strong: tuple[str, ...]) -> pd.DataFrame:
-    """Of `differences` the line with the strongest rival, and `verdict`: whether UnSeg works, and better than it. It
-    holds where all of the interval lies on UnSeg's side, and the poisons `strong` were among the rivals: who has not
-    met them has beaten nobody. "open": more rivals or seeds would tell.
+    """Of `differences` the line with the strongest rival, and as `verdict` whether UnSeg works, and better than it: it
+    "holds" if all of the interval is on UnSeg's side and the poisons `strong` are among the rivals, and is "open" if
+    more rivals or seeds would tell.
     """
     every = differences(results)
     every = every[every.other != "clean"]
@@ -254,9 +237,8 @@ def against_strongest(results: Results, strong: tuple[str, ...]) -> pd.DataFrame
 
 def repeated(first: Results, second: Results) -> pd.DataFrame:
     """Scores that two runs of one profile have, in the order of the first: "_again" ends the columns of the second.
-
-    difference: second minus first, in points. bar: half of Student's interval for the difference of two means with
-    one common spread; NaN for a single seed, whose word says so. Raises `UnsegError` where they have none in common.
+    difference: second minus first, in points. bar: half of Student's interval for the difference of two means with one
+    common spread; NaN for a single seed, whose word says so. Raises `UnsegError` where they have none in common.
     """
     from scipy.stats import t
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,11 +19,9 @@ from unseg_lib.reporting.rows import Results, is_own, is_plain, ordered, scores
 
 @dataclass
 class Table:
-    """A DataFrame as a notebook, the report and README show it.
-
-    frame: floats are written with one decimal (or `digits` of their column), a minus sign and "–" for NaN; a column
-    "a|b" stands as b under a; one that ends in "of clean" is in percent, "difference" has its sign. `group` is the
-    column of headings, `html` those whose cells hold HTML.
+    """A DataFrame as a notebook, the report and README show it: floats with one decimal (or `digits` of their column),
+    a minus sign and "–" for NaN; a column "a|b" stands as b under a; one that ends in "of clean" is in percent,
+    "difference" has its sign. `group` is the column of headings, `html` those whose cells hold HTML.
     """
 
     frame: pd.DataFrame
@@ -32,10 +29,11 @@ class Table:
     digits: dict[str, int] = field(default_factory=dict)
     html: Sequence[str] = ()
 
-    @cached_property
-    def _text(self) -> str:
+    def _repr_html_(self) -> str:
         from great_tables import GT
 
+        if not len(self.frame):
+            return "<p>(nothing to list)</p>"
         made = GT(self.frame, groupname_col=self.group, id="t" + sha256(self.frame.to_csv().encode()).hexdigest()[:10])
         for name in self.frame.select_dtypes("float"):
             sign, places = name.endswith("difference"), self.digits.get(name, 1)
@@ -48,9 +46,6 @@ class Table:
         style = "".join(Path(__file__).with_name("table.css").read_text().splitlines())
         plain = re.sub(r' headers="[^"]*"', "", made.as_raw_html())
         return re.sub("(?<=<style>).*?(?=</style>)", lambda _: style, plain, count=1, flags=re.DOTALL)
-
-    def _repr_html_(self) -> str:
-        return self._text if len(self.frame) else "<p>(nothing to list)</p>"
 
     def markdown(self) -> str:
         """The table in Markdown, numbers as they are."""
@@ -84,23 +79,25 @@ def verdicts(claims: Sequence[tuple], more: Sequence[str] = ()) -> Table:
     """Claims as (words, value found, "<" or ">", limit, *columns named by `more`): whether the rows bear them out."""
     frame = pd.DataFrame(claims, columns=["claim", "found", "side", "limit", *more])
     frame = frame.astype({"found": float, "limit": float})
-    frame["verdict"] = [rows.holds(*line) for line in frame[["found", "side", "limit"]].itertuples(index=False)]
+    held = np.where(frame.side == "<", frame.found < frame.limit, frame.found > frame.limit)
+    missing = frame[["found", "limit"]].isna().any(axis=1)
+    frame["verdict"] = np.select([missing, held], ["not run", "holds"], "does not hold")
     frame["limit"] = [f"{one.side} {one.limit:g}" for one in frame.itertuples()]
     return table(frame[["claim", "found", *more, "limit", "verdict"]])
 
 
 def effect(results: Results) -> pd.DataFrame:
-    """The main table: what victims score on clean test images, by what they were trained on, and how visible that is. A
-    line per recipe, clean first, UnSeg's last; what was planned and has no result says "failed" or "not run".
+    """The main table, a line per recipe, clean first, UnSeg's last: what victims score on clean test images, and how
+    visible the noise is; what was planned and has no result says "failed" or "not run".
     """
     known = scores(results)
     known = known[is_plain(known)]
     own, ground = known[known.judged], known[known.metric == rows.FOREGROUND].assign(metric="miou")
     own = own.merge(ground[[*rows.SCORE, "mean", "of_clean"]], "left", rows.SCORE, suffixes=("", "_ground"))
     own = own.join(results.looks[rows.LOOK], on=["setting", "recipe"])
-    found = [nearest(one.task, one.dataset, one.victim, one.metric, one.recipe) or {} for one in own.itertuples()]
+    found = [nearest(one.task, one.dataset, one.victim, one.metric, one.recipe) for one in own.itertuples()]
     beside = pd.DataFrame(found, columns=["value", "percent", "note"]).astype({"value": float, "percent": float})
-    largest = pd.Series([f"{inside:.0f} / {outside:.0f}" for inside, outside in zip(own.linf_inside, own.linf_outside)])
+    largest = own.linf_inside.map("{:.0f} / ".format) + own.linf_outside.map("{:.0f}".format)
     shown = {"block": own.block, "trained on": own.recipe}
     shown |= {"paper|score": beside.value, "paper|of clean": beside.percent}
     shown |= {"ours|score": list(map(spread, own["mean"], own["std"])), "ours|of clean": own.of_clean}
@@ -118,8 +115,8 @@ def effect(results: Results) -> pd.DataFrame:
     missing = late.groupby(key, as_index=False).agg(late=("late", "sum"), state=("state", "min"))
     shown = pd.DataFrame(shown).merge(missing, "outer", key)
     shown["ours|score"] = shown["ours|score"].astype(object).fillna(shown.state)
-    some = shown.seeds.notna()  # of a row without any result its score says so
-    shown["seeds"] = shown.seeds.astype(object).fillna("") + shown.late.astype(object).fillna("").where(some, "")
+    # of a row without any result its score says so
+    shown["seeds"] = (shown.seeds.astype(object) + shown.late.astype(object).fillna("")).fillna("")
     # in the order of the rows, and what stands beside it in the paper
     recipes, blocks = ordered(shown["trained on"]), [*own.block, *late.block]
     shown = shown.iloc[np.lexsort((shown["trained on"].map(recipes.index), shown.block.map(blocks.index)))]
@@ -147,8 +144,7 @@ def matched(
         known = known[(known.setting == setting) & (known.metric == (metric or known.task.map(main_metric)))]
         for who in dict.fromkeys(known.who) or [""]:
             own = known[known.who == who]
-            chosen = [own[_chosen(own, setting, choice)] if choice else () for _, choice, _ in arms]
-            found = [one.iloc[0] if len(one) else None for one in chosen]
+            found = [next(own[_chosen(own, setting, of)].itertuples(), None) if of else None for _, of, _ in arms]
             seeds = [one.n for one in found[1:] if one is not None]
             tried.append(((len(seeds), sum(seeds)), source, who, found))
     _, source, who, found = max(tried, key=lambda one: one[0])
@@ -158,12 +154,13 @@ def matched(
             table, dataset, victim, name = paper
             value, full = (value_of(table, dataset, victim, which, name) for which in (method, "clean"))
             line |= {"paper|score": value, "paper|of clean": 100 * value / full}
-        reference = None if one is found[0] or one is found[1] else found[1]
         if one is None:
             late = rows.waiting(source)
             states = late.state[_chosen(late, setting, choice)].tolist() if choice else []
             line |= {"ours|score": min(states, default="not run"), "against the first|protects": "not run"}
-        lines.append(line if one is None else line | _ours(source, one, reference))
+        else:
+            line |= _ours(source, one, None if one is found[0] or one is found[1] else found[1])
+        lines.append(line)
     names = ["", *(["paper|score", "paper|of clean"] if paper else []), "ours|score", "ours|of clean", "seeds"]
     names += [f"against the first|{name}" for name in ("difference", "interval", "protects")]
     arms = pd.DataFrame(lines, columns=[*names, "the files|PSNR", "the files|SSIM", "recipe", "std"])
@@ -180,7 +177,7 @@ def _chosen(rows: pd.DataFrame, setting: str, choice: dict) -> pd.Series:
 
 def _ours(source: Results, one, reference) -> dict:
     """The cells of an arm that was run, compared with `reference` where there is one."""
-    cells = {"ours|score": spread(one["mean"], one["std"]), "ours|of clean": one.of_clean, "std": one.of_clean_std}
+    cells = {"ours|score": spread(one.mean, one.std), "ours|of clean": one.of_clean, "std": one.of_clean_std}
     cells["seeds"], usual = runs_of(one), one.defense == "none" and not one.clean_fraction
     if reference is not None:
         pair = [rows.finals_of(each) for each in (one, reference)]
@@ -190,8 +187,8 @@ def _ours(source: Results, one, reference) -> dict:
         gap = rows.paired(*pair)
         interval = " to ".join(f"{round(gap[end], 1) + 0.0:+.1f}" for end in ("low", "high")).replace("-", "−")
         interval = "–" if np.isnan(gap["low"]) else interval
-        found = {"difference": gap["difference"], "interval": interval, "protects": gap["word"]}
-        cells |= {f"against the first|{name}": value for name, value in found.items()}
+        cells |= {"against the first|difference": gap["difference"], "against the first|interval": interval}
+        cells["against the first|protects"] = gap["word"]
     if usual and (one.setting, one.recipe) in source.looks.index:  # a defence changes the files once more
         look = source.looks.loc[one.setting, one.recipe]
         cells |= {"the files|PSNR": look.psnr, "the files|SSIM": look.ssim}
@@ -199,11 +196,10 @@ def _ours(source: Results, one, reference) -> dict:
 
 
 def defence_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """By (setting, metric's heading, victim): what each recipe (columns) leaves under each defence (index).
-
-    In percent of the score of the undefended victim trained on clean images, so the recipe "clean" shows what a defence
-    costs. A column, "none" too, is over the seeds that all defences of its recipe ran: compare within it. Recipes that
-    nobody defended against are left out. Where every recipe protects only some classes, those are scored.
+    """By (setting, metric's heading, victim): what each recipe (columns) leaves under each defence (index), in percent
+    of the score of the undefended victim trained on clean images, so the recipe "clean" shows what a defence costs. A
+    column, "none" too, is over the seeds that all defences of its recipe ran: compare within it. Recipes that nobody
+    defended against are left out. Where every recipe protects only some classes, those are scored.
     """
     known, grids = scores(results), {}
     known = known[(known.clean_fraction == 0) & known.headline]
@@ -221,10 +217,8 @@ def defence_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
             seeds = [set(finals.index) for defense, finals in line.items() if defense != "none"]
             shared = list(set.intersection(*seeds) or set.union(*seeds))
             grid[recipe] = {defense: _share(finals, shared, full) for defense, finals in line.items()}
-        grid = pd.DataFrame(grid)
-        grids[setting, rows.HEADINGS[metric], who] = grid.loc[
-            sorted(grid.index, key=lambda name: (name != "none", name))
-        ]
+        grid = pd.DataFrame(grid).sort_index(key=lambda names: names.where(names != "none", ""))
+        grids[setting, rows.HEADINGS[metric], who] = grid
     return grids
 
 
@@ -253,7 +247,7 @@ def stand_ins(results: Results) -> pd.DataFrame:
         shown = own[own.metric == metric].set_index("recipe")
         cells = dict(zip(shown.index, map(spread, shown["mean"], shown["std"])))
         random = next((name for name in cells if name.startswith("random")), "")
-        paper = nearest(one.task, one.dataset, one.victim, main, "unseg") or {}
+        paper = nearest(one.task, one.dataset, one.victim, main, "unseg")
         for recipe in list(filter(is_own, cells)) or [""]:
             line = {"task": one.task, "data set": one.dataset.rpartition(":")[2], "stand-in": one.who}
             line |= {"metric": rows.HEADINGS.get(metric, metric)}
@@ -279,9 +273,8 @@ def transfer(results: Results, beside: Results) -> pd.DataFrame:
 
 
 def predictions(results: Results, setting: str, victim: str, recipes: Sequence[str]) -> list[dict[str, np.ndarray]]:
-    """What victims make of three test images, which the clean-trained one gets best, middling and worst: rows {name:
-    uint8 RGB} of the image (where it may be shown), the true objects, and for each recipe how its prediction agrees
-    with them (`figures.agreement`). [] where the runs left no predictions.
+    """What victims make of the test images that the clean-trained one gets best, middling and worst: rows {name: uint8
+    RGB} of the image (where it may be shown), the truth, and each recipe's `agreement`; [] where no run left any.
     """
     own, seen, shown = results.rows, {}, []
     own = own[is_plain(own) & (own.label == "") & (own.setting == setting) & (own.victim_key == victim)]
