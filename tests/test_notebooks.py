@@ -121,7 +121,8 @@ def test_the_executed_copy_is_of_this_very_code_and_shows_what_it_draws(path):
             *before, last = code.strip().splitlines()
             exec("\n".join(before), namespace := {})
             printed = "".join(cell["outputs"][-1]["data"]["text/markdown"])
-            assert printed == eval(last, namespace).data, f"remove {page} and run `make gallery`"
+            remedy = f"remove {page} and its run in results/scratch/gallery, then `make gallery`"
+            assert printed == eval(last, namespace).data, remedy
     text = page.read_text()
     assert INSTEAD.strip() not in text and str(FOLDER.parent) not in text and str(Path.home()) not in text
 

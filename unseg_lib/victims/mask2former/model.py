@@ -81,6 +81,7 @@ SWIN_TINY = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24
 RESNET_TINY = {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1], "layer_type": "basic"}
 TINY = {"width": 64, "feedforward": 128, "pixel_layers": 1, "pixel_feedforward": 128, "heads": 4, "layers": 2}
 TINY |= {"norm": "trained"}
+DEMO = {"queries": 12, "backbone_lr": 1.0, "scale_low": 0.8, "scale_high": 1.25, "colour": False}
 
 LAYOUTS = {
     "resnet50": Layout(("ResNetConfig", STAGES), "microsoft/resnet-50"),
@@ -89,6 +90,8 @@ LAYOUTS = {
     "tiny": Layout(("ResNetConfig", RESNET_TINY | STAGES), **TINY, queries=20, points=1024, backbone_lr=1.0),
     # as small, on EfficientNet-Lite0, whose ImageNet weights come with the kit
     "lite0": Layout(("TimmBackboneConfig", LITE0_STAGES), LITE0, **TINY, queries=20, points=1024),
+    # for a few minutes on small images with few objects, as of notebook 03b
+    "lite0-demo": Layout(("TimmBackboneConfig", LITE0_STAGES), LITE0, **TINY, **DEMO, points=1024),
 }
 
 
