@@ -31,6 +31,8 @@ def test_the_grid_is_in_percent_of_the_undefended_clean_score(tmp_path):
     assert list(grids) == [("lung", "IoU of the object", "unet")]
     want = {"clean": {"none": 100, "jpeg quality=10": 90}, "unseg": {"none": 10, "jpeg quality=10": 50}}
     assert grid_of(tmp_path, FOUND) == want
+    # of a victim that learns nothing from clean images there is no share, and no grid
+    assert not defence_grids(made(tmp_path / "nothing", [row | {"final": 0.0} for row in FOUND]))
 
 
 def test_what_a_defence_gives_back_is_seen_seed_by_seed(tmp_path):

@@ -199,7 +199,8 @@ def defence_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
     """By (setting, metric's heading, victim): what each recipe (columns) leaves under each defence (index), in percent
     of the score of the undefended victim trained on clean images, so the recipe "clean" shows what a defence costs. A
     column, "none" too, is over the seeds that all defences of its recipe ran: compare within it. Recipes that nobody
-    defended against are left out. Where every recipe protects only some classes, those are scored.
+    defended against are left out, and victims that learn nothing from clean images, of which there is no share. Where
+    every recipe protects only some classes, those are scored.
     """
     known, grids = scores(results), {}
     known = known[(known.clean_fraction == 0) & known.headline]
@@ -209,7 +210,7 @@ def defence_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
         metric = min(own.metric, key=lambda name: (name == rows.PROTECTED) != some)
         own = own[(own.metric == metric) & ((own.defense != "none") | (own.label == ""))]
         clean = own[(own.recipe == "clean") & (own.defense == "none")]
-        if tried.empty or clean.empty:
+        if tried.empty or clean.empty or not clean["mean"].iloc[0] > 0:
             continue
         full, grid = rows.finals_of(clean.iloc[0]), {}
         for recipe in ordered(tried.recipe):
