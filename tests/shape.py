@@ -22,9 +22,9 @@ LAYERS = (
 )
 # what it may be; the aims are 12,500 lines of library, 600 of speed and 11,000 of tests: lower these on the way there
 LIMITS = {
-    "lines of unseg_lib": 16_105,
+    "lines of unseg_lib": 16_104,
     "files of unseg_lib": 110,
-    "lines of reporting": 1_201,
+    "lines of reporting": 1_200,
     "lines of protection": 1_392,
     "lines of speed": 624,
     "import cycles of files": 0,

@@ -198,9 +198,8 @@ def _ours(source: Results, one, reference) -> dict:
 def defence_grids(results: Results) -> dict[tuple[str, str, str], pd.DataFrame]:
     """By (setting, metric's heading, victim): what each recipe (columns) leaves under each defence (index), in percent
     of the score of the undefended victim trained on clean images, so the recipe "clean" shows what a defence costs. A
-    column, "none" too, is over the seeds that all defences of its recipe ran: compare within it. Recipes that nobody
-    defended against are left out, and victims that learn nothing from clean images, of which there is no share. Where
-    every recipe protects only some classes, those are scored.
+    column, "none" too, is over the seeds that all defences of its recipe ran: compare within it. Left out are recipes
+    without defence, and victims that learn nothing from clean images. Where all protect some classes, those are scored.
     """
     known, grids = scores(results), {}
     known = known[(known.clean_fraction == 0) & known.headline]
