@@ -268,6 +268,8 @@ def test_wrong_files_are_one_sentence(encoder, tmp_path):
     refused(struct.pack("<3QIiI", 0x112, 0, 1, 0xF993FAC9, 1, 1), "is sparse", "w.params")
     refused(struct.pack("<3QI2I3i", 0x112, 0, 1, 2, 2**31, 2**31, 1, 0, 0), "it ends after", "w.params")
     refused(struct.pack("<3QI1I3i", 0x112, 0, 1, 1, 4, 1, 0, 99), "has type 99", "w.params")
+    refused(struct.pack("<3QI", 0x112, 0, 1, 33), "has 33 dimensions", "w.params")
+    refused(struct.pack("<3QIiIq3i", 0x112, 0, 1, 0xF993FAC9, 0, 1, -4, 1, 0, 0), r"shape \[-4\]", "w.params")
     with pytest.raises(UnsegError, match=r"which no hub has .* ilsvrc-cls_rna-a1_cls1000_ep-0001.params"):
         tiny(init="imagenet")
 

@@ -85,11 +85,13 @@ def _array(take: Take) -> Tensor:
         if VERSIONS[dimensions] and take("i") != 0:
             raise ValueError("an array in it is sparse")
         dimensions, wide = take("I"), True
+    if dimensions > 32:
+        raise ValueError(f"an array in it has {dimensions} dimensions")
     shape = [take("q" if wide else "I") for _ in range(dimensions)]
     if not shape:
         return torch.zeros(0)  # MXNet's "no array": nothing follows
     take("8s")  # where it was computed
-    if (kind := take("i")) not in TYPES:
+    if (kind := take("i")) not in TYPES or min(shape) < 0:
         raise ValueError(f"an array in it has type {kind} and shape {shape}")
     size = math.prod(shape) * np.dtype(TYPES[kind]).itemsize
     return torch.from_numpy(np.frombuffer(take(f"{size}s"), TYPES[kind]).reshape(shape).copy())
