@@ -29,7 +29,7 @@ def value_of(table: str, dataset: str, victim: str, method: str, metric: str) ->
     """One published number, NaN where there is none."""
     key = dict(table=table, dataset=dataset, victim=victim, method=method, metric=metric)
     rows = paper_numbers()
-    return rows.value[(rows[list(key)] == pd.Series(key)).all(axis=1)].head(1).max()
+    return next(iter(rows.value[(rows[list(key)] == pd.Series(key)).all(axis=1)]), np.nan)
 
 
 def nearest(task: str, dataset: str, victim: str, metric: str, poison: str) -> dict:
