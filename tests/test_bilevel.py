@@ -106,6 +106,12 @@ def test_a_step_moves_one_player_only_and_asks_the_generator_for_ones(phase, tar
     assert asked == [pytest.approx(1.0 if (phase, target) == ("generator", "ones") else 0.5, abs=0.02)]
 
 
+def test_noise_obeys_the_training_budget_inside_and_outside():
+    x, y = torch.full((1, 3, 32, 32), 0.5), (torch.arange(32) < 16).float().expand(1, 1, 32, 32)
+    change = (bilevel.noised(BilevelConfig(**TINY), x, y, torch.ones_like(x), 32)[0] - x)[0, 0] * 255
+    assert change[:, :16].allclose(torch.tensor(8.0)) and change[:, 16:].allclose(torch.tensor(2.0), atol=1e-4)
+
+
 @pytest.mark.parametrize("leaking", [False, True])
 def test_a_waiting_player_drifts_only_where_its_momentum_leaks(leaking):
     """Adam after one gradient g, then one of zero: the step is lr * 0.9 / (1 + 0.9) over sqrt(0.999 / 1.999)."""

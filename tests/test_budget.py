@@ -2,17 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import add_noise, budget, measure
+from unseg_lib.method import add_noise, budget, budget_map, measure
 
 HALF, EVERYWHERE = np.array([[True, True], [False, False]]), np.ones((2, 2), bool)
 
 
 def full(value, shape=(2, 2, 3), dtype=np.uint8):
     return np.full(shape, value, dtype)
+
+
+def test_budget_map_divides_once():
+    assert torch.allclose(budget_map(torch.tensor([[True, False]]), 8, 2), torch.tensor([[8 / 255, 2 / 255]]))
 
 
 def test_add_noise_by_hand():
