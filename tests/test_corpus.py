@@ -2,13 +2,14 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+import pillow_heif
 import pytest
 import tifffile
 from conftest import REAL_DATA
@@ -20,7 +21,7 @@ from tiny_sets import palette, refused
 from unseg_lib import protection
 from unseg_lib.datasets import check, load_dataset
 from unseg_lib.files import write_json
-from unseg_lib.images import _formats, read_image, read_mask
+from unseg_lib.images import read_image, read_mask
 from unseg_lib.protection import summary
 
 HEIGHT, WIDTH = SIZE = (40, 50)
@@ -331,7 +332,7 @@ def test_images_are_known_by_their_content_and_every_file_of_a_folder_has_a_line
         with Image.open(tmp_path / "out" / name) as copy:  # what it is called, it is
             assert Image.registered_extensions()[Path(name).suffix] == copy.format
     assert {rows[name]["remark"] for name in ("notes.txt", "Thumbs.db")} == {"no image, left alone"}
-    assert "found HEIC; install pillow-heif" in rows["j.heic"]["problem"]
+    assert "found a corrupt one" in rows["j.heic"]["problem"]
     assert "numbers from 0.0 to 4095.0" in rows["i.tif"]["problem"] and "raw file" in rows["k.dng"]["problem"]
     for name, bits in {"g.png": 12, "h.tif": 16}.items():
         assert rows[name]["remark"].startswith(f"{bits} bits a channel were reduced to 8")
@@ -339,10 +340,21 @@ def test_images_are_known_by_their_content_and_every_file_of_a_folder_has_a_line
         assert np.abs(read_image(im / name)[..., 0] - smooth / 16).max() <= 1  # as data sets and notebook 00 see it
 
 
-def test_pillow_heif_is_asked_where_it_is_installed(monkeypatch):
-    asked = []
-    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=lambda: asked.append(1)))
-    assert _formats.__wrapped__()[-1] == "HEIF" and asked == [1]
+def test_of_a_phones_heic_the_main_image_is_protected_and_the_others_are_named(tmp_path, protect_files):
+    """As bursts, stereo pairs and pictures with ten bits a channel come: these codecs lose a little."""
+    smooth = np.repeat(np.linspace(20, 230, WIDTH)[None], HEIGHT, 0)[..., None] * [1, 0.7, 0.4]
+    main, other = (Image.fromarray(x.astype(np.uint8)) for x in (smooth, smooth[::-1, ::-1]))
+    (im := tmp_path / "im").mkdir()
+    other.save(im / "burst.heic", save_all=True, append_images=[main], primary_index=1, quality=100)
+    pillow_heif.encode("RGB;16", main.size, np.uint16(257 * smooth.round()).tobytes(), im / "deep.hif", quality=100)
+    whole = (im / "burst.heic").read_bytes()
+    (im / "cut.heic").write_bytes(whole[: len(whole) // 2])
+    rows = {row["image"]: row for row in protect_files([im], tmp_path / "out")}
+    assert "of 2 images in the file only the main one was kept" in rows["burst.heic"]["remark"]
+    assert re.search("1[02] bits a channel were reduced to 8", rows["deep.hif"]["remark"])
+    assert "found a corrupt one" in rows["cut.heic"]["problem"] and not rows["cut.heic"]["written"]
+    for name in ("burst", "deep"):
+        assert np.abs(read_image(tmp_path / f"out/{name}.png") - smooth).max() <= 8 + 4, name
 
 
 MEASURED = """

@@ -204,7 +204,7 @@ def test_what_a_copy_does_not_have_is_remarked(room, run):
     save(room / "images" / "clear.png", pixels_of(4))
     save(room / "images" / "opaque.png", np.dstack([pixels_of(), np.full((24, 32), 255, np.uint8)]))
     deep, lost = "16 bits a channel were reduced to 8", "EXIF of a TIFF was not kept"
-    always = {"two.jpg": "of 2 images in the file only the first was kept", "deep.tif": deep}
+    always = {"two.jpg": "of 2 images in the file only the main one was kept", "deep.tif": deep}
     for options, expected in (
         ({"metadata": True}, {"told.tif": lost, "deep.tif": f"{deep}; {lost}"}),
         ({"format": "jpeg"}, {"clear.png": "transparency was dropped, which JPEG does not have"}),

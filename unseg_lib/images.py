@@ -8,12 +8,12 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from glob import escape
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+import pillow_heif
+from PIL import ExifTags, Image, ImageOps
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes
@@ -24,8 +24,10 @@ IGNORE = 255
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES += (".jfif", ".jpe", ".gif", ".avif", ".heic", ".heif")
 # what is read, by content and never by name; none of them starts another program
-FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "QOI")
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "QOI", "HEIF")
 MOST_PIXELS = 300_000_000  # of one image; beyond, a small file may hide an image that fills the memory
+Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MOST_PIXELS)  # Pillow's own limit is lower
+pillow_heif.register_heif_opener()
 # zlib's level 2 writes noisy photographs a third faster than 4, within 8 % of its size and often smaller
 PNG_LEVEL = 2
 INNER, OUTER = (220, 30, 40), (255, 255, 255)  # a mask's outline: two lines, of which one is seen on any ground
@@ -56,32 +58,13 @@ def opened(path: str | Path, what: str = "image") -> Iterator[Image.Image]:
         raise UnsegError(f"Expected a readable {what} in {path}, {found}") from error
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    """`FORMATS`, and HEIC where the package pillow-heif is installed."""
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MOST_PIXELS)  # Pillow's own limit is lower
-    try:
-        import pillow_heif
-    except ImportError:
-        return FORMATS
-    pillow_heif.register_heif_opener()
-    return (*FORMATS, "HEIF")
-
-
 def open_header(path: str | Path) -> Image.Image:
-    """An image of which only the header is read; raises `UnsegError` where it is too large, or HEIC that cannot be."""
+    """An image of which only the header is read; raises `UnsegError` where it is too large."""
     most = f"at most {MOST_PIXELS // 10**6} million pixels in {path}"
     try:
-        image = Image.open(path, formats=_formats())
+        image = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow refuses the largest ones by itself
         raise UnsegError(f"Expected {most}, found far more ({error}).") from error
-    except UnidentifiedImageError:
-        with open(path, "rb") as file:
-            head = file.read(12)
-        if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf"):
-            mend = "install pillow-heif (pip install pillow-heif) or convert it"
-            raise UnsegError(f"Expected an image that can be read here in {path}, found HEIC; {mend}.") from None
-        raise
     if image.width * image.height > MOST_PIXELS:
         image.close()
         raise UnsegError(f"Expected {most}, found {image.width}x{image.height}; shrink it.")
@@ -91,7 +74,7 @@ def open_header(path: str | Path) -> Image.Image:
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether a file is an image by its content, be it HEIC that cannot be read here."""
+    """Whether a file is an image by its content."""
     try:
         open_header(path).close()
         return True

@@ -86,14 +86,14 @@ def read_photo(path: Path) -> Photo:
         raise UnsegError(f"Expected an image, found a raw file of a camera, {path}; develop it first.")
     with opened(path) as file:
         # before anything is decoded: several images in one
-        telephone, pages = file.format == "MPO", getattr(file, "n_frames", 1)
+        telephone, pages = file.format in ("MPO", "HEIF"), getattr(file, "n_frames", 1)
         if pages > 1 and not telephone:
             raise UnsegError(f"Expected one image in {path}, found {pages}; save them one by one.")
         remarks = {
             f"{file.mode} was converted to RGB": file.mode in OTHER_COLOURS,
-            f"of {pages} images in the file only the first was kept": telephone,
+            f"of {pages} images in the file only the main one was kept": telephone and pages > 1,
         }
-        deep = ";16" in str(file.tile)  # how the channels lie in the file
+        deep = 16 if ";16" in str(file.tile) else file.info.get("bit_depth", 8)  # how the channels lie in the file
         file.load()
         # Pillow has the tags of a TIFF only as long as it is not turned, and they tell how the pixels lie, too
         lost_exif = file.format == "TIFF" and not TIFF_METADATA.isdisjoint(file.getexif())
@@ -101,7 +101,7 @@ def read_photo(path: Path) -> Photo:
         exif = Image.Exif() if file.format == "TIFF" else file.getexif()
         exif.pop(ExifTags.Base.Orientation, None)
         upright, reduced = eight_bits(file, path)
-        remarks |= {reduced or "16 bits a channel were reduced to 8": deep}
+        remarks |= {reduced or f"{deep} bits a channel were reduced to 8": deep > 8}
         return Photo(
             pixels=np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")),
             gray=upright.mode in ("1", "L", "LA"),
