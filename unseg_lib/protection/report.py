@@ -131,12 +131,12 @@ WARNINGS = {
     "In {} nothing stood out, so the whole image was taken; better say what to protect.": (
         lambda row: row["found_by"] == "whole image"
     ),
-    "{} regions are no exact masks. Where we measured it, such regions protected little or nothing (README, images "
-    "that the generators never saw): give --masks if it matters.": lambda row: row["found_by"] != "mask",
+    "{} regions are no exact masks. Those the segmenter finds protected photographs nearly as well, but no X-rays "
+    "(docs/protect.md): look at --preview, give --masks.": lambda row: row["found_by"] not in ("mask", "whole image"),
     "In {} the file has one channel and keeps only the gray part of the noise, which protected nothing where we "
     "measured it: take --rgb and --generator colour.": lambda row: ONE_CHANNEL in row["remark"],
-    "In {} there are no colours; where we measured it, this generator protected nothing of that kind: take "
-    "--generator colour.": lambda row: NO_COLOURS in row["remark"],
+    "In {} there are no colours; there this generator stopped only models that start from ImageNet, none from random "
+    "weights: take --generator colour, which stopped both.": lambda row: NO_COLOURS in row["remark"],
 }
 
 
