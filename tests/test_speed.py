@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,10 +83,11 @@ def test_a_training_step_has_a_row_for_each_way():
         assert row["samples_per_second"] == pytest.approx(2 / row["step"])
 
 
-def test_disk_to_disk_protects_every_file_and_leaves_none(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 1)  # no processes here
-    rows = speed.throughput("tiny", CPU, count=3, side=24, jobs=(1, 2))
-    assert [row["way"] for row in rows] == ["model alone", "overlapped, 1 thread", "overlapped, 2 threads"]
+def test_disk_to_disk_protects_every_file_and_leaves_none(tmp_path):
+    (tmp_path / "unseg_lib").symlink_to(Path(speed.__file__).parents[1])
+    rows = speed.throughput("tiny", CPU, count=3, side=24, jobs=(1, 2), beside=str(tmp_path))
+    ways = ["model alone", "overlapped, 1 thread", "overlapped, 2 threads", "this version", f"{tmp_path}, same pixels"]
+    assert [row["way"] for row in rows] == ways and rows[3]["kilobytes"] == rows[4]["kilobytes"]
     assert rows[0]["share"] == 1 and all(row["images_per_second"] > 0 for row in rows)
     assert 0.5 < rows[1]["kilobytes"] == rows[2]["kilobytes"] < 3  # of 24 x 24 pixels
     found = speed.memory("tiny", CPU, count=4, side=24)
@@ -106,6 +108,7 @@ def test_the_command_refuses_what_it_does_not_know_and_keeps_what_it_found(tmp_p
         ("swim", "tiny", {}, "Unknown measurement 'swim'; .*Known: disk, memory, needs, poisons, protect, train"),
         ("protect", "tiny", {"batch": -1}, "at least 1"),
         ("train", "texture", {}, "Unknown training 'texture'"),
+        ("disk", "tiny", {"images": 2, "side": 24, "beside": str(tmp_path)}, "Expected another checkout of this kit"),
     ):
         with pytest.raises(UnsegError, match=sentence):
             bench(what, generator, device="cpu", **options)

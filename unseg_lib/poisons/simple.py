@@ -14,6 +14,7 @@ TILE = 8  # cells along each side of a tile
 CELLS = 96  # cells along the longer side of an image
 PERIODS = 12  # of a grating, along the longer side of an image
 FINE, COARSE = 5, 9  # cells in a period of stripes: natural images hold little brightness, or colour, that fine
+FINEST = 3.5  # what is found soonest in gray, of the patterns that docs/defences.md lists
 STEEPNESS = 1.5  # of its sine before it is cut at the budget: between a sine and a square wave
 
 
@@ -51,17 +52,21 @@ def brightness_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
     return np.repeat(_stripes(image, settings, FINE, down=False), 3, axis=2) * image.mask[..., None]
 
 
-@within_budget
-def composite_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
+def composite(period: float) -> Callable[[PoisonSettings], Apply]:
     """Red and green carry stripes of brightness, blue others at a right angle: a cue in colour and one in gray.
 
     Nothing outside the mask, and in every image they start elsewhere: nothing is shared that could be subtracted.
+    period: of the stripes of brightness, see `FINE` and `FINEST`.
     """
-    fine, coarse = _stripes(image, settings, FINE, down=False), _stripes(image, settings, COARSE, down=True)
-    return np.concatenate([fine, fine, coarse], axis=2) * image.mask[..., None]
+
+    def stripes(image: Sample, settings: PoisonSettings) -> np.ndarray:
+        fine, coarse = _stripes(image, settings, period, down=False), _stripes(image, settings, COARSE, down=True)
+        return np.concatenate([fine, fine, coarse], axis=2) * image.mask[..., None]
+
+    return within_budget(stripes)
 
 
-def _stripes(image: Sample, settings: PoisonSettings, period: int, *, down: bool) -> np.ndarray:
+def _stripes(image: Sample, settings: PoisonSettings, period: float, *, down: bool) -> np.ndarray:
     """Square waves of -1 and 1 `(H,W,1)` that start anywhere; period: in cells of 1/96 of the longer side."""
     lines, across = np.indices(image.mask.shape) * (CELLS / max(image.mask.shape))
     start = numpy_rng(settings.seed, "stripes", period, image.id).random()

@@ -16,6 +16,7 @@ def bench(
     compiled: Annotated[bool, Option(help="also with torch.compile")] = False,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps")] = "auto",
     profile: Annotated[str, Option(help="with needs: of which profile, by name or path")] = "paper",
+    beside: Annotated[str, Option(help="with disk: another checkout of this kit, to take turns with")] = "",
     json: Annotated[str, Option(help="with memory and needs: also write what was found to this file")] = "",
 ) -> None:
     """Measure how fast this machine protects and trains, against the plain reference, in one run.
@@ -38,7 +39,7 @@ def bench(
     measurements = {
         "protect": lambda: speed.protect_ladder(generator, on, side=side, batch=batch or 2, compiled=compiled),
         "train": lambda: speed.step_ladder(on, compiled=compiled, **pick(speed.TRAINING, generator, "training")),
-        "disk": lambda: speed.throughput(generator, on, count=images, side=side),
+        "disk": lambda: speed.throughput(generator, on, count=images, side=side, beside=beside),
         "poisons": lambda: speed.poisons(side),
         "memory": lambda: speed.memory(generator, on, count=images, side=side),
         "needs": lambda: speed.measured_needs(profile, on.type, batch),

@@ -1,19 +1,24 @@
 """From the reference to the fast way, one step more at a time: protecting in memory, of files, and a training step."""
 
-import os
+import json
+import sys
 import time
 import timeit
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from functools import partial
-from multiprocessing import get_context
+from itertools import product
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import numpy as np
 import pandas as pd
 import torch
 import yaml
 
+from unseg_lib.errors import UnsegError
+from unseg_lib.images import read_image
 from unseg_lib.method import LAYOUTS, BilevelConfig, Game, Inference, accelerate, add_raw_noise, train_step
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 from unseg_lib.protection import protect_files
@@ -21,6 +26,18 @@ from unseg_lib.runtime import has_bf16, keep_freed_memory, progress, resident
 from unseg_lib.seeds import torch_rng
 from unseg_lib.speed.measure import Cost, cost, generator_of, image, peaks, seconds, working_folder
 
+# a process that protects files once for every line it is given, by the version that it is told
+VERSION = """
+import json, sys, time
+root, options, out, *files = sys.argv[1:]
+sys.path.insert(0, root)
+from unseg_lib.protection import protect_files
+protect_files(files[:1], f"{out}-warm", **json.loads(options))
+for turn, _ in enumerate(sys.stdin):
+    start = time.perf_counter()
+    protect_files(files, f"{out}-{turn}", **json.loads(options))
+    print(time.perf_counter() - start, flush=True)
+"""
 DATA = yaml.safe_load(Path(__file__).with_name("speed.yaml").read_text())
 TRAINING = DATA["trainings"]  # name -> settings of the game, and whether SAM is frozen
 
@@ -111,29 +128,44 @@ def step_of(
 
 
 def throughput(
-    name: str, device: torch.device, *, count: int, side: int, jobs: Sequence[int] = (1, 2, 4)
+    name: str, device: torch.device, *, count: int, side: int, jobs: Sequence[int] = (1, 2, 4), beside: str = ""
 ) -> list[dict]:
-    """Images a second, of the model alone, and from files to files by threads or (one a core, if enough) processes;
-    "kilobytes": the mean size of a written file."""
+    """Images a second, of the model alone, and from files to files by threads; "kilobytes": the mean size of a written
+    file. beside: another checkout of this kit, which takes turns with this one."""
     way, (pixels, mask) = Inference(generator_of(name, device)), image(0, side)
     spent = {"model alone": count * cost(partial(way, [way.prepare(pixels, mask=mask)]), device, 3).seconds}
     with working_folder(name, device, count, side) as (folder, files, options):
         protect_files(files[:1], folder / "warm", **options)
-        for n in jobs:
-            work = partial(protect_files, files, folder / f"out{n}", jobs=n, **options)
-            spent[f"overlapped, {n} thread{'s' * (n > 1)}"] = seconds(work, device)
-        cores = os.cpu_count() or 1
-        if device.type == "cpu" and 1 < cores <= count // 4:
-            work = partial(protect_files, jobs=1, **options)
-            with ProcessPoolExecutor(cores, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-                # not the time in which the processes start
-                list(pool.map(work, [files[:1]] * cores, [folder / f"warm{i}" for i in range(cores)]))
-                parts, outs = [files[i::cores] for i in range(cores)], [folder / f"process{i}" for i in range(cores)]
-                spent[f"{cores} processes"] = seconds(lambda: list(pool.map(work, parts, outs)), device)
-        size = sum(path.stat().st_size for path in (folder / f"out{jobs[0]}").glob("*.png")) / count / 1e3
+        outs = {f"overlapped, {n} thread{'s' * (n > 1)}": folder / f"out{n}" for n in jobs}
+        for n, (row, out) in zip(jobs, outs.items()):
+            spent[row] = seconds(partial(protect_files, files, out, jobs=n, **options), device)
+        if beside:
+            spent |= (found := in_turns(Path(beside), files, folder, options))
+            outs |= {version: folder / f"version{i}-0" for i, version in enumerate(found)}
+        sizes = {row: sum(path.stat().st_size for path in out.glob("*.png")) / count / 1e3 for row, out in outs.items()}
     alone = spent["model alone"]
     rows = [{"way": way, "images_per_second": count / x, "share": alone / x} for way, x in spent.items()]
-    return [row | {"kilobytes": size if place else None} for place, row in enumerate(rows)]
+    return [row | {"kilobytes": sizes.get(row["way"])} for row in rows]
+
+
+def in_turns(other: Path, files: Sequence[Path], folder: Path, options: dict, turns: int = 3) -> dict[str, float]:
+    """Seconds in which this version and that of another checkout protect the files: the fastest turn of each, in a
+    process of its own that has done one image before."""
+    if not (other / "unseg_lib").is_dir():
+        raise UnsegError(f"Expected another checkout of this kit at {other}, found no unseg_lib there.")
+    with ExitStack() as stack:
+        workers, spent = [], [[], []]
+        for i, root in enumerate((Path(__file__).parents[2], other.absolute())):
+            how = [sys.executable, "-c", VERSION, root, json.dumps(options), folder / f"version{i}", *files]
+            workers.append(stack.enter_context(Popen(how, stdin=PIPE, stdout=PIPE, text=True)))
+        for _, i in product(range(turns), range(2)):
+            print(file=workers[i].stdin, flush=True)
+            if not (line := workers[i].stdout.readline()):
+                raise UnsegError(f"Expected {other} to protect the files as this version does, found the error above.")
+            spent[i].append(float(line))
+    first, second = (sorted((folder / f"version{i}-0").glob("*.png")) for i in range(2))
+    same = all(np.array_equal(read_image(a), read_image(b)) for a, b in zip(first, second, strict=True))
+    return {"this version": min(spent[0]), f"{other}, {'same' if same else 'other'} pixels": min(spent[1])}
 
 
 def memory(name: str, device: torch.device, *, count: int, side: int) -> dict:
