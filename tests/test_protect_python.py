@@ -70,6 +70,24 @@ def test_an_image_without_colours_is_remarked_for_the_generators_that_do_not_pro
         assert protect(gray, MASK).remark == NO_COLOURS
 
 
+def test_the_grating_needs_no_network_and_stays_in_the_region(tmp_path, recwarn):
+    grating = Protector("grating", device="cpu")
+    pixels, region = np.full((150, 192, 3), 128, np.uint8), np.zeros((150, 192), bool)
+    region[30:110, 40:170] = True
+    found, again, other = (grating(x, region).noise for x in (pixels, pixels, pixels + np.uint8(1)))
+    assert np.array_equal(found, again) and not np.array_equal(found, other)  # each image starts elsewhere
+    assert set(np.unique(found[region])) == {-8, 8} and not found[~region].any()
+    assert np.array_equal(found[..., 0], found[..., 1])  # brightness, of which a gray file keeps nearly all
+    edges = np.count_nonzero(np.diff(found[70, 40:170, 0]))
+    assert edges == pytest.approx(130 / (192 / 96 * 3.5 / 2), abs=1)
+    gray = grating(pixels[..., 0], region)
+    assert np.abs(gray.noise[region]).min() == 8 and gray.remark == "" and not recwarn
+    large = grating(np.full((3000, 200, 3), 128, np.uint8), np.ones((3000, 200), bool)).noise  # drawn on a grid
+    assert np.abs(large).max() == 8 and (np.abs(large) == 8).mean() > 0.8
+    with pytest.raises(UnsegError, match="the generator grating has not"):
+        Protector("grating", reference=True)
+
+
 def test_prompts_say_what_is_protected(protector):
     box = protector(PIXELS, box=(8, 5, 21, 17))
     assert box.found_by in ("box", "whole box") and box.region.any() and not box.region[~MASK].any()

@@ -6,8 +6,11 @@ A generator that is no better than one of these has learnt nothing more, so ever
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
-from unseg_lib.poisons.settings import IGNORE, Apply, PoisonSettings, Sample, within_budget
+from unseg_lib.images import resize_label
+from unseg_lib.method import digest
+from unseg_lib.poisons.settings import IGNORE, Apply, Noise, PoisonSettings, Sample, within_budget
 from unseg_lib.seeds import numpy_rng
 
 TILE = 8  # cells along each side of a tile
@@ -15,6 +18,7 @@ CELLS = 96  # cells along the longer side of an image
 PERIODS = 12  # of a grating, along the longer side of an image
 FINE, COARSE = 5, 9  # cells in a period of stripes: natural images hold little brightness, or colour, that fine
 FINEST = 3.5  # what is found soonest in gray, of the patterns that docs/defences.md lists
+GRID = 960  # cells along the longer side of what `Grating` draws
 STEEPNESS = 1.5  # of its sine before it is cut at the budget: between a sine and a square wave
 
 
@@ -52,18 +56,36 @@ def brightness_grating(image: Sample, settings: PoisonSettings) -> np.ndarray:
     return np.repeat(_stripes(image, settings, FINE, down=False), 3, axis=2) * image.mask[..., None]
 
 
-def composite(period: float) -> Callable[[PoisonSettings], Apply]:
+def composite(period: float) -> Noise:
     """Red and green carry stripes of brightness, blue others at a right angle: a cue in colour and one in gray.
 
-    Nothing outside the mask, and in every image they start elsewhere: nothing is shared that could be subtracted.
-    period: of the stripes of brightness, see `FINE` and `FINEST`.
+    Nothing outside the mask, and in every image they start elsewhere: nothing is shared that could be subtracted. A
+    gray file has the stripes of brightness alone. period: of the stripes of brightness, see `FINE` and `FINEST`.
     """
 
-    def stripes(image: Sample, settings: PoisonSettings) -> np.ndarray:
-        fine, coarse = _stripes(image, settings, period, down=False), _stripes(image, settings, COARSE, down=True)
-        return np.concatenate([fine, fine, coarse], axis=2) * image.mask[..., None]
+    def noise_of(image: Sample, settings: PoisonSettings) -> np.ndarray:
+        fine = _stripes(image, settings, period, down=False)
+        blue = fine if image.gray else _stripes(image, settings, COARSE, down=True)
+        return np.concatenate([fine, fine, blue], axis=2) * image.mask[..., None]
 
-    return within_budget(stripes)
+    return noise_of
+
+
+class Grating:
+    """The poison `fine_grating` in the place of an `Inference`, for `unseg protect`: it needs no network."""
+
+    device, large = torch.device("cpu"), False
+
+    def prepare(self, image: np.ndarray, *, mask: np.ndarray, **_: object) -> torch.Tensor:
+        """Raw noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`, g at most `GRID`."""
+        ratio = min(1, GRID / max(mask.shape))
+        small = resize_label(mask.astype(np.uint8), [max(1, round(ratio * side)) for side in mask.shape]) > 0
+        noise = composite(FINEST)(Sample(digest(image), small, small, small), PoisonSettings())
+        missing = [(0, max(small.shape) - side) for side in small.shape]
+        return torch.from_numpy(np.pad(noise, [*missing, (0, 0)])).permute(2, 0, 1)
+
+    def __call__(self, prepared: list[torch.Tensor]) -> list[torch.Tensor]:
+        return prepared
 
 
 def _stripes(image: Sample, settings: PoisonSettings, period: float, *, down: bool) -> np.ndarray:

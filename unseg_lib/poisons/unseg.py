@@ -11,8 +11,10 @@ from scipy.ndimage import find_objects, label
 from torch.nn import functional as F
 
 from unseg_lib import method
+from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of, whole_file
 from unseg_lib.poisons.settings import Apply, Noise, PoisonSettings, Sample, within_budget
+from unseg_lib.poisons.simple import COARSE, FINEST, GRID, Grating
 from unseg_lib.runtime import choose_device
 from unseg_lib.seeds import seed_for, torch_rng
 
@@ -154,6 +156,19 @@ def open_generator(settings: PoisonSettings) -> tuple[method.Generator, str]:
     """The generator of the settings on their device, and the sha256 of its file."""
     generator = method.load_generator(settings.generator, choose_device(settings.device))
     return generator, sha256_of(method.generator_path(settings.generator))
+
+
+def inference_of(
+    settings: PoisonSettings, *, reference: bool = False, compiled: bool = False
+) -> tuple[method.Inference | Grating, str]:
+    """The generator of the settings made ready for many images, see `Inference`, and the sha256 of its file, which
+    "grating", a `Grating`, does not have."""
+    if settings.generator != "grating":
+        generator, sha256 = open_generator(settings)
+        return method.Inference(generator, reference=reference, compiled=compiled), sha256
+    if reference or compiled or settings.prompt != "mask":
+        raise UnsegError("Expected a mask as prompt and no way to run a network, which the generator grating has not.")
+    return Grating(), method.digest(*map(str, (FINEST, COARSE, GRID)))
 
 
 def raw_noise(generator: method.Generator, name: str, image: Sample, settings: PoisonSettings) -> torch.Tensor:

@@ -17,8 +17,8 @@ import torch
 from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_if_readable, sha256_of, writing
 from unseg_lib.images import decode_image, resize_label
-from unseg_lib.method import Box, Inference, Prepared, Region, add_raw_noise, find_region, measure, shrunk
-from unseg_lib.poisons import Manifest, PoisonSettings, Sample, digest, open_generator, prompt_of, sweep
+from unseg_lib.method import Box, Prepared, Region, add_raw_noise, find_region, measure, shrunk
+from unseg_lib.poisons import Manifest, PoisonSettings, Sample, digest, inference_of, prompt_of, sweep
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
 from unseg_lib.protection.report import TYPES, Shard, alone, earlier_lines, new_line, odd_region, write_preview
@@ -51,7 +51,7 @@ class Protector:
     by at most one step (see `Inference`). compiled: by torch.compile, which takes minutes at first.
     """
 
-    generator: str = "small"  # "texture", "colour", "vit_b" (the paper's own, see `weights.released_path`), or a path
+    generator: str = "small"  # "texture", "colour", "grating", "vit_b" (see `weights.released_path`), or a path
     _: KW_ONLY
     eps: float = 8  # the largest change inside the region
     eps_bg: float = 2  # and outside
@@ -68,8 +68,7 @@ class Protector:
         if 0 < self.eps < 1:
             found = f"{self.eps:g}: nothing would change"
             raise UnsegError(f"Expected eps in steps of 255, say 8 and not 8/255, found {found}.")
-        generator, self.sha256 = open_generator(self.settings)
-        self.inference = Inference(generator, reference=self.reference, compiled=self.compiled)
+        self.inference, self.sha256 = inference_of(self.settings, reference=self.reference, compiled=self.compiled)
 
     def __call__(
         self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None, labels=None
@@ -79,8 +78,7 @@ class Protector:
         region = find_region(pixels, box, points, labels, self.segmenter, mask=None if mask is None else array_of(mask))
         done, remark = pixels, ""
         if region.mask.any():  # an empty region leaves the image as it is, as in the released code
-            raw = self.raw_noise(pixels, region.mask)
-            done = add_raw_noise(pixels, raw, region.mask, self.eps, self.eps_bg, gray=gray)
+            done = self.add(pixels, self.raw_noise(pixels, region.mask), region.mask, gray)
             remark = gray_remark(pixels, gray, self.settings.generator)
         if remark:
             warnings.warn(f"Beware: {remark}.", stacklevel=2)
@@ -90,6 +88,11 @@ class Protector:
     def raw_noise(self, pixels: np.ndarray, mask: np.ndarray) -> torch.Tensor:
         """The generator's noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`."""
         return self.inference([self.prepare(pixels, mask)])[0]
+
+    def add(self, pixels: np.ndarray, raw: torch.Tensor, mask: np.ndarray, gray: bool) -> np.ndarray:
+        """The image uint8 `(H,W,3)` with raw noise within its budget; a gray file has a grating's brightness alone."""
+        raw = raw[:1].expand(3, -1, -1) if gray and self.generator == "grating" else raw
+        return add_raw_noise(pixels, raw, mask, self.eps, self.eps_bg, gray=gray)
 
     def prepare(self, pixels: np.ndarray, mask: np.ndarray) -> Prepared:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
@@ -291,7 +294,7 @@ class Batch:
         done, format = photo.pixels, FORMATS[target.suffix]
         remarks = photo.remarks_on(format, metadata=self.metadata)
         if raw is not None:
-            done = add_raw_noise(done, raw, mask, own.eps, own.eps_bg, gray=photo.gray)
+            done = own.add(done, raw, mask, photo.gray)
             remarks += (gray_remark(photo.pixels, photo.gray, own.settings.generator),)
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
         row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by)

@@ -117,7 +117,7 @@ def read_photo(path: Path) -> Photo:
 def gray_remark(pixels: np.ndarray, gray: bool, generator: str) -> str:
     """A few words where noise of this generator is known not to protect such an image, else ""; gray: one channel."""
     if gray:
-        return ONE_CHANNEL
+        return ONE_CHANNEL * (generator != "grating")  # which is gray for the most part
     return NO_COLOURS if generator in UNFIT and not has_colours(pixels) else ""
 
 
