@@ -1,6 +1,7 @@
 """Weights in and out: our safetensors, the checkpoints that others start from, the released generator; no pickles."""
 
 import json
+import re
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -101,7 +102,7 @@ def _read_released(path: Path) -> Generator:
             raise UnsegError(f"Expected a part shaped like {name} {tuple(value.shape)} in {path}, found none.")
         theirs = [other for other in theirs if other is not twin]
         found |= zip(group, twin.values())
-    _load(generator, found, path, "the released generator")
+    load_weights(generator, found, path, "the released generator")
     return generator
 
 
@@ -125,7 +126,7 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
 def load_sam(module: nn.Module, path: str | Path) -> None:
     """Load SAM's official checkpoint into the SAM parts of a generator (or any module with SAM's part names)."""
     state = {k: v for k, v in read_foreign(path).items() if k not in ("pixel_mean", "pixel_std")}
-    _load(module, state, path, "SAM weights", spared=lambda key: key.startswith("noise_"))
+    load_weights(module, state, path, "SAM", spared="^noise_")
 
 
 def read_sam(path: str | Path) -> nn.Module:
@@ -163,7 +164,7 @@ def load_surrogate(surrogate: nn.Module, path: str | Path) -> None:
             found[key] = _on_grid(value, own[key])
         elif "rel_pos" in key and len(value) != len(own[key]):
             found[key] = F.interpolate(value.T[None], len(own[key]), mode="linear")[0].T
-    _load(surrogate, found, path, "SAM weights")
+    load_weights(surrogate, found, path, "SAM")
 
 
 def _start_from_mae(encoder: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
@@ -178,7 +179,7 @@ def _start_from_mae(encoder: nn.Module, state: dict[str, Tensor], path: str | Pa
         patches = state["pos_embed"][:, 1:]
         side = round(patches.shape[1] ** 0.5)
         kept["pos_embed"] = _on_grid(patches.reshape(1, side, side, -1), encoder.pos_embed)
-    _load(encoder, kept, path, "MAE's ViT weights", lambda key: "rel_pos" in key or key.startswith("neck."))
+    load_weights(encoder, kept, path, "MAE's ViT", spared=r"rel_pos|^neck\.")
 
 
 def _on_grid(positions: Tensor, own: Tensor) -> Tensor:
@@ -190,7 +191,7 @@ def _on_grid(positions: Tensor, own: Tensor) -> Tensor:
 def load_resnet(encoder: nn.Module, path: str | Path) -> None:
     """Start smp's ResNet-50 encoder from torchvision's file (record "resnet50"), without its classifier."""
     state = {k: v for k, v in read_foreign(path).items() if not k.startswith("fc.")}
-    _load(encoder, state, path, "torchvision's ResNet-50 weights", lambda key: key.endswith("num_batches_tracked"))
+    load_weights(encoder, state, path, "torchvision's ResNet-50")
 
 
 LITE0 = "tf_efficientnet_lite0"  # timm's name of EfficientNet-Lite0, whose ImageNet weights come with the kit
@@ -223,17 +224,31 @@ def renormalise(encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, .
     encoder.register_forward_pre_hook(again)
 
 
-def _load(module: nn.Module, state: dict, path: str | Path, what: str, spared=lambda key: False) -> None:
-    """Load a foreign state dict; one sentence where it does not fit, except for keys that the file may lack."""
-    remedy = "; choose the layout that the file was made for."
-    for key, own in module.state_dict().items():
-        if key in state and own.shape != state[key].shape:
-            shapes = f"of shape {tuple(own.shape)} in {path}, found {tuple(state[key].shape)}"
-            raise UnsegError(f"Expected {key} {shapes}{remedy}")
-    missing, unexpected = nn.Module.load_state_dict(module, state, strict=False)  # smp's own returns nothing
-    missing = [key for key in missing if not spared(key)]
-    if missing or unexpected:
-        raise UnsegError(
-            f"Expected {what} of this layout in {path}, found {len(missing)} parameters missing (first: {missing[:1]}) "
-            f"and {len(unexpected)} unknown (first: {unexpected[:1]}){remedy}"
-        )
+def load_weights(
+    model: nn.Module, found: dict, path: str | Path, what: str, *, head="", more=0, hint="", spared: str = "$^"
+) -> None:
+    """Load the state dict of this very model, in place; another is refused.
+
+    what: the model in words. head: a parameter as long as there are classes and `more`; `hint` helps where they are
+    others. spared: pattern of names that the file may lack, as it may lack a batch norm's count of batches.
+    """
+    own = model.state_dict()
+    other = {
+        key: (f"{tuple(found[key].shape)} there, {tuple(own[key].shape)} here")
+        for key in own.keys() & found.keys()
+        if own[key].shape != found[key].shape
+    }
+    if head in other:
+        expected = f"weights for {len(own[head]) - more} classes in {path}, found {len(found[head]) - more}"
+        raise UnsegError(f"Expected {expected}; take those of a model for this data set{hint}.")
+    lacking = own.keys() - found.keys()
+    missing = {key for key in lacking if not (re.search(spared, key) or key.endswith("num_batches_tracked"))}
+    faults = {"of another shape": other, "missing": missing, "unknown": found.keys() - own.keys()}
+    for fault, keys in faults.items():
+        if keys:
+            first = f"{min(keys)}: {other[min(keys)]}" if keys is other else min(keys)
+            raise UnsegError(
+                f"Expected the weights of {what} in {path}, found {len(keys)} parameters {fault} (first: {first}); "
+                "choose the model, size and options that the file was made for."
+            )
+    model.load_state_dict(found, strict=False)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError, first_line
 from unseg_lib.evaluation import confusion
+from unseg_lib.method import load_weights
 from unseg_lib.options import with_options
 from unseg_lib.victims import deeplabv1, training
 from unseg_lib.victims.data import MEAN, normalise
@@ -25,7 +26,7 @@ from unseg_lib.victims.deeplabv1 import Data
 from unseg_lib.victims.mask2former.data import recolour
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import Recipe, Rng, own_randomness
-from unseg_lib.victims.weights import load_weights, read_tensors
+from unseg_lib.victims.weights import read_tensors
 
 LONGER_SIDE, LONGER_IN_TEST = 500 / 473, 512 / 473  # of an image, over that of the crop
 SCALE, DEGREES = (0.5, 2.0), 10.0

@@ -1,4 +1,4 @@
-"""First weights: whether a state dict is a model's, and how torchvision's ResNet becomes that of transformers."""
+"""First weights from files of others, and how torchvision's ResNet becomes that of transformers."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import read_foreign
+from unseg_lib.method import load_weights, read_foreign
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -22,36 +22,6 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise UnsegError(f"Expected a state dict of tensors in {path}, found something else; save it alone.")
     return {str(name).removeprefix("module."): value for name, value in found.items()}  # DataParallel's prefix
-
-
-def load_weights(
-    model: nn.Module, found: dict, path: str | Path, what: str, *, head="", more=0, hint="", spared: tuple = ()
-) -> None:
-    """Load the state dict of this very model, in place; another is refused.
-
-    what: the model in words. head: a parameter as long as there are classes and `more`; `hint` helps where they are
-    others. spared: beginnings of names that the file may lack, as it may lack a batch norm's count of batches.
-    """
-    own = model.state_dict()
-    other = {
-        key: (f"{tuple(found[key].shape)} there, {tuple(own[key].shape)} here")
-        for key in own.keys() & found.keys()
-        if own[key].shape != found[key].shape
-    }
-    if head in other:
-        expected = f"weights for {len(own[head]) - more} classes in {path}, found {len(found[head]) - more}"
-        raise UnsegError(f"Expected {expected}; take those of a model for this data set{hint}.")
-    lacking = own.keys() - found.keys()
-    missing = {key for key in lacking if not (key.startswith(spared) or key.endswith("num_batches_tracked"))}
-    faults = {"missing": missing, "unknown": found.keys() - own.keys(), "of another shape": other}
-    for fault, keys in faults.items():
-        if keys:
-            first = f"{min(keys)}: {other[min(keys)]}" if keys is other else min(keys)
-            raise UnsegError(
-                f"Expected the weights of {what} in {path}, found {len(keys)} parameters {fault} (first: {first}); "
-                "choose the model, size and options that the file was made for."
-            )
-    model.load_state_dict(found, strict=False)
 
 
 def load_resnet(backbone: nn.Module, found: dict[str, Tensor], path: str | Path) -> None:

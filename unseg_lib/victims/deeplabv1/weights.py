@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.victims.weights import load_weights, read_tensors
+from unseg_lib.method import load_weights
+from unseg_lib.victims.weights import read_tensors
 
 MXNET = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from unseg_lib.errors import UnsegError, first_line, pick
 from unseg_lib.files import read_json
-from unseg_lib.method import LITE0, load_lite0, renormalise
+from unseg_lib.method import LITE0, load_lite0, load_weights, renormalise
 from unseg_lib.victims.data import MEAN, STD
 from unseg_lib.victims.mask2former.data import FITS
 from unseg_lib.victims.training import SCHEDULES, kept_as_it_is, own_randomness
-from unseg_lib.victims.weights import load_resnet, load_weights, read_tensors
+from unseg_lib.victims.weights import load_resnet, read_tensors
 
 STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
 

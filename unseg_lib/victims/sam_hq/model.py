@@ -4,6 +4,7 @@ Not transformers' SamHQModel: in 5.23.0 its decoder up-scales the image's embedd
 transformer, and with rows and columns swapped.
 """
 
+import re
 from dataclasses import replace
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from unseg_lib import method
 from unseg_lib.errors import UnsegError
 from unseg_lib.victims.training import own_randomness
-from unseg_lib.victims.weights import load_weights, read_tensors
+from unseg_lib.victims.weights import read_tensors
 
 # what SAM-HQ adds to SAM's mask decoder, named as in its authors' files
 ADDED = ("hf_token", "hf_mlp", "compress_vit_feat", "embedding_encoder", "embedding_maskfeature")
@@ -33,11 +34,11 @@ def build(layout: str, size: tuple[int, int], init: str, seed: int) -> "SamHQ":
     with own_randomness("cpu", seed, "first weights"):
         model = SamHQ(replace(method.LAYOUTS[layout], image_size=size[0]))
     if init != "random":
-        found, added = read_tensors(init), tuple(f"mask_decoder.{part}." for part in ADDED)
+        found, added = read_tensors(init), rf"^mask_decoder\.({'|'.join(ADDED)})\."
         found = {key: value for key, value in found.items() if key not in ("pixel_mean", "pixel_std")}
-        of_sam = not any(key.startswith(added) for key in found)
+        of_sam = not any(re.match(added, key) for key in found)
         what = f"SAM or SAM-HQ for sam-hq:{layout} at {size[0]}x{size[1]} pixels"
-        load_weights(model, found, init, what, spared=added if of_sam else ())
+        method.load_weights(model, found, init, what, spared=added if of_sam else "$^")
         model.train_only_added()
     return model
 
