@@ -134,7 +134,7 @@ WARNINGS = {
     "{} regions are no exact masks. Those the segmenter finds protected photographs nearly as well, but no X-rays "
     "(docs/protect.md): look at --preview, give --masks.": lambda row: row["found_by"] not in ("mask", "whole image"),
     "In {} the file has one channel and keeps only the gray part of the noise, which protected nothing where we "
-    "measured it: take --rgb and --generator colour.": lambda row: ONE_CHANNEL in row["remark"],
+    "measured it: take --rgb and --generator colour, or --generator grating.": lambda row: ONE_CHANNEL in row["remark"],
     "In {} there are no colours; there this generator stopped only models that start from ImageNet, none from random "
     "weights: take --generator colour, which stopped both.": lambda row: NO_COLOURS in row["remark"],
 }
