@@ -159,6 +159,8 @@ def test_gray_images_are_remarked_where_the_noise_is_known_not_to_protect(room, 
         assert [row["remark"] for row in rows] == ["", ONE_CHANNEL, NO_COLOURS * no_colours, ""], generator
         said = summary(rows, room / "out")
         assert "In 1 the file has one channel" in said and ("In 1 there are no colours" in said) == bool(no_colours)
+    drawn = run(generator="grating", overwrite=True)  # stripes of brightness, of which a gray file keeps all
+    assert [(row["remark"], row["linf_inside"], row["linf_outside"]) for row in drawn[:3]] == 3 * [("", 8, 0)]
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "RGB"), (2, "RGBA")])

@@ -76,16 +76,16 @@ class Grating:
 
     device, large = torch.device("cpu"), False
 
-    def prepare(self, image: np.ndarray, *, mask: np.ndarray, **_: object) -> torch.Tensor:
+    def prepare(self, image: np.ndarray, *, mask: np.ndarray, **_: object) -> tuple[torch.Tensor]:
         """Raw noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`, g at most `GRID`."""
         ratio = min(1, GRID / max(mask.shape))
         small = resize_label(mask.astype(np.uint8), [max(1, round(ratio * side)) for side in mask.shape]) > 0
         noise = composite(FINEST)(Sample(digest(image), small, small, small), PoisonSettings())
         missing = [(0, max(small.shape) - side) for side in small.shape]
-        return torch.from_numpy(np.pad(noise, [*missing, (0, 0)])).permute(2, 0, 1)
+        return (torch.from_numpy(np.pad(noise, [*missing, (0, 0)])).permute(2, 0, 1),)
 
-    def __call__(self, prepared: list[torch.Tensor]) -> list[torch.Tensor]:
-        return prepared
+    def __call__(self, prepared: list[tuple[torch.Tensor]]) -> list[torch.Tensor]:
+        return [noise for (noise,) in prepared]
 
 
 def _stripes(image: Sample, settings: PoisonSettings, period: float, *, down: bool) -> np.ndarray:
