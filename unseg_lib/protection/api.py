@@ -78,21 +78,21 @@ class Protector:
         region = find_region(pixels, box, points, labels, self.segmenter, mask=None if mask is None else array_of(mask))
         done, remark = pixels, ""
         if region.mask.any():  # an empty region leaves the image as it is, as in the released code
-            done = self.add(pixels, self.raw_noise(pixels, region.mask), region.mask, gray)
+            raw = self.raw_noise(pixels, region.mask, gray)
+            done = add_raw_noise(pixels, raw, region.mask, self.eps, self.eps_bg, gray=gray)
             remark = gray_remark(pixels, gray, self.settings.generator)
         if remark:
             warnings.warn(f"Beware: {remark}.", stacklevel=2)
         noise, measured = done.astype(np.int16) - pixels, measure(pixels, done, region.mask)
         return Protected(like(image, done), noise, region.mask, region.found_by, measured, remark)
 
-    def raw_noise(self, pixels: np.ndarray, mask: np.ndarray) -> torch.Tensor:
+    def raw_noise(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> torch.Tensor:
         """The generator's noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`."""
-        return self.inference([self.prepare(pixels, mask)])[0]
+        return self.in_file(self.inference([self.prepare(pixels, mask)])[0], gray)
 
-    def add(self, pixels: np.ndarray, raw: torch.Tensor, mask: np.ndarray, gray: bool) -> np.ndarray:
-        """The image uint8 `(H,W,3)` with raw noise within its budget; a gray file has a grating's brightness alone."""
-        raw = raw[:1].expand(3, -1, -1) if gray and self.generator == "grating" else raw
-        return add_raw_noise(pixels, raw, mask, self.eps, self.eps_bg, gray=gray)
+    def in_file(self, raw: torch.Tensor, gray: bool) -> torch.Tensor:
+        """Raw noise as a file takes it: a gray one the first channel of a grating, its stripes of brightness."""
+        return raw[:1].expand(3, -1, -1) if gray and self.generator == "grating" else raw
 
     def prepare(self, pixels: np.ndarray, mask: np.ndarray) -> Prepared:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
@@ -294,7 +294,7 @@ class Batch:
         done, format = photo.pixels, FORMATS[target.suffix]
         remarks = photo.remarks_on(format, metadata=self.metadata)
         if raw is not None:
-            done = own.add(done, raw, mask, photo.gray)
+            done = add_raw_noise(done, own.in_file(raw, photo.gray), mask, own.eps, own.eps_bg, gray=photo.gray)
             remarks += (gray_remark(photo.pixels, photo.gray, own.settings.generator),)
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
         row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by)

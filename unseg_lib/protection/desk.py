@@ -101,7 +101,7 @@ class Desk:
     def _found(self, prompt: dict, region: Region) -> None:
         self.prompt, self.region = prompt, region
         self.view_mask = resize_label(region.mask, self.view.shape[:2])
-        self.raw = self.protectors[self.generator].raw_noise(self.photo.pixels, region.mask)
+        self.raw = self.protectors[self.generator].raw_noise(self.photo.pixels, region.mask, self.photo.gray)
         self.set_budget(self.eps, self.eps_bg)
 
     def _with_noise(self, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -240,7 +240,7 @@ class Panel:
             options = {"min": 0, "max": max(32, value), "step": 1, "readout_format": "", "continuous_update": False}
             return widgets.FloatSlider(value, description=name, **options)
 
-        names = [(Path(name).stem, name) for name in dict.fromkeys((*shipped(), desk.generator))]
+        names = [(Path(name).stem, name) for name in dict.fromkeys((*shipped(), "grating", desk.generator))]
         self.upload = widgets.FileUpload(accept="image/*", description="open an image", layout=narrow)
         self.generator = widgets.Dropdown(options=names, value=desk.generator, description="generator")
         self.eps, self.eps_bg = slider("inside", desk.eps), slider("outside", desk.eps_bg)
