@@ -81,6 +81,8 @@ def test_a_slider_reuses_the_noise_and_a_generator_the_region(desk, weights, mon
     assert len(runs) == 1 and desk.region is region and not np.array_equal(desk.raw, raw)
     desk.on_click(60, 30)
     assert len(runs) == 2
+    desk.set_generator("grating")  # drawn, in the region alone
+    assert (desk.measured()["linf_inside"], desk.measured()["linf_outside"]) == (8, 0)
 
 
 def test_what_makes_no_sense_leaves_the_desk_as_it_was(desk, tmp_path):
