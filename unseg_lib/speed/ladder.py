@@ -6,11 +6,10 @@ import time
 import timeit
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE, run
 
 import numpy as np
 import pandas as pd
@@ -26,17 +25,16 @@ from unseg_lib.runtime import has_bf16, keep_freed_memory, progress, resident
 from unseg_lib.seeds import torch_rng
 from unseg_lib.speed.measure import Cost, cost, generator_of, image, peaks, seconds, working_folder
 
-# a process that protects files once for every line it is given, by the version that it is told
+# a process that protects files by the version that it is told, and says in how many seconds
 VERSION = """
 import json, sys, time
 root, options, out, *files = sys.argv[1:]
 sys.path.insert(0, root)
 from unseg_lib.protection import protect_files
-protect_files(files[:1], f"{out}-warm", **json.loads(options))
-for turn, _ in enumerate(sys.stdin):
-    start = time.perf_counter()
-    protect_files(files, f"{out}-{turn}", **json.loads(options))
-    print(time.perf_counter() - start, flush=True)
+protect_files(files[:1], out + "-warm", **json.loads(options))
+start = time.perf_counter()
+protect_files(files, out, **json.loads(options))
+print(time.perf_counter() - start)
 """
 DATA = yaml.safe_load(Path(__file__).with_name("speed.yaml").read_text())
 TRAINING = DATA["trainings"]  # name -> settings of the game, and whether SAM is frozen
@@ -154,17 +152,12 @@ def in_turns(other: Path, files: Sequence[Path], folder: Path, options: dict, tu
     process of its own that has done one image before."""
     if not (other / "unseg_lib").is_dir():
         raise UnsegError(f"Expected another checkout of this kit at {other}, found no unseg_lib there.")
-    with ExitStack() as stack:
-        workers, spent = [], [[], []]
-        for i, root in enumerate((Path(__file__).parents[2], other.absolute())):
-            how = [sys.executable, "-c", VERSION, root, json.dumps(options), folder / f"version{i}", *files]
-            workers.append(stack.enter_context(Popen(how, stdin=PIPE, stdout=PIPE, text=True)))
-        for _, i in product(range(turns), range(2)):
-            with suppress(BrokenPipeError):  # of one that has stopped already
-                print(file=workers[i].stdin, flush=True)
-            if not (line := workers[i].stdout.readline()):
-                raise UnsegError(f"Expected {other} to protect the files as this version does, found the error above.")
-            spent[i].append(float(line))
+    spent = [[], []]
+    for turn, (i, root) in product(range(turns), enumerate((Path(__file__).parents[2], other.absolute()))):
+        how = [sys.executable, "-c", VERSION, root, json.dumps(options), folder / f"version{i}-{turn}", *files]
+        if (done := run(how, stdout=PIPE, text=True, check=False)).returncode:
+            raise UnsegError(f"Expected {root} to protect the files, found that it cannot (see above).")
+        spent[i].append(float(done.stdout))
     first, second = (sorted((folder / f"version{i}-0").glob("*.png")) for i in range(2))
     same = all(np.array_equal(read_image(a), read_image(b)) for a, b in zip(first, second, strict=True))
     return {"this version": min(spent[0]), f"{other}, {'same' if same else 'other'} pixels": min(spent[1])}
