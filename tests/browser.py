@@ -107,9 +107,9 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]["exception"].get("description")
         return found["result"].get("value")
 
-    async def until(self, expression: str):
+    async def until(self, expression: str, patience: float = PATIENCE):
         """Wait for an expression to be true; its value."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while not (value := await self.js(expression)):
             if time.monotonic() > end:
                 seen = await self.js("document.body.innerText.slice(-2000)")
