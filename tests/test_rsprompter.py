@@ -132,7 +132,8 @@ def test_positions_are_stretched_to_the_images(checkpoint):
 
 def test_weights_of_another_sam_are_refused(checkpoint):
     other = replace(LAYOUT, sam=SamLayout(32, 4, 64, 2, 2, (1,), 4, 32, 2, 64))
-    with pytest.raises(UnsegError, match=r"^Expected .* of another shape .* that the file was made for"):
+    sentence = r"^Expected .* of another shape .* choose the model, size and options that the file was made for"
+    with pytest.raises(UnsegError, match=sentence):
         build(other, 4, (32, 32), str(checkpoint), 0)
 
 
