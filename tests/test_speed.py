@@ -83,7 +83,8 @@ def test_a_training_step_has_a_row_for_each_way():
         assert row["samples_per_second"] == pytest.approx(2 / row["step"])
 
 
-def test_disk_to_disk_protects_every_file_and_leaves_none(tmp_path):
+def test_disk_to_disk_protects_every_file_and_leaves_none(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # no processes here
     (tmp_path / "unseg_lib").symlink_to(Path(speed.__file__).parents[1])
     rows = speed.throughput("tiny", CPU, count=3, side=24, jobs=(1, 2), beside=str(tmp_path))
     ways = ["model alone", "overlapped, 1 thread", "overlapped, 2 threads", "this version", f"{tmp_path}, same pixels"]

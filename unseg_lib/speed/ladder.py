@@ -1,13 +1,15 @@
 """From the reference to the fast way, one step more at a time: protecting in memory, of files, and a training step."""
 
 import json
+import os
 import sys
 import time
 import timeit
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from subprocess import PIPE, run
 
@@ -128,23 +130,36 @@ def step_of(
 def throughput(
     name: str, device: torch.device, *, count: int, side: int, jobs: Sequence[int] = (1, 2, 4), beside: str = ""
 ) -> list[dict]:
-    """Images a second, of the model alone, and from files to files by threads; "kilobytes": the mean size of a written
-    file. beside: another checkout of this kit, which takes turns with this one."""
+    """Images a second, of the model alone, and from files to files by threads or (one a core, if enough) processes;
+    "kilobytes": the mean size of a written file. beside: another checkout of this kit, to take turns with this one."""
     way, (pixels, mask) = Inference(generator_of(name, device)), image(0, side)
     spent = {"model alone": count * cost(partial(way, [way.prepare(pixels, mask=mask)]), device, 3).seconds}
     with working_folder(name, device, count, side) as (folder, files, options):
+
+        def size(out: str) -> float:
+            return sum(path.stat().st_size for path in (folder / out).glob("*.png")) / count / 1e3
+
         protect_files(files[:1], folder / "warm", **options)
-        outs = {f"overlapped, {n} thread{'s' * (n > 1)}": folder / f"out{n}" for n in jobs}
-        for n, (row, out) in zip(jobs, outs.items()):
-            spent[row] = seconds(partial(protect_files, files, out, jobs=n, **options), device)
+        for n in jobs:
+            work = partial(protect_files, files, folder / f"out{n}", jobs=n, **options)
+            spent[f"overlapped, {n} thread{'s' * (n > 1)}"] = seconds(work, device)
+        cores = os.cpu_count() or 1
+        if device.type == "cpu" and 1 < cores <= count // 4:
+            work = partial(protect_files, jobs=1, **options)
+            with ProcessPoolExecutor(cores, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+                # not the time in which the processes start
+                list(pool.map(work, [files[:1]] * cores, [folder / f"warm{i}" for i in range(cores)]))
+                parts, outs = [files[i::cores] for i in range(cores)], [folder / f"process{i}" for i in range(cores)]
+                spent[f"{cores} processes"] = seconds(lambda: list(pool.map(work, parts, outs)), device)
+        sizes = {"model alone": None}
         if beside:
             shipped = {"generator": name} if name == "small" or name not in LAYOUTS else {}  # older ones read their own
-            spent |= (found := in_turns(Path(beside), files, folder, options | shipped))
-            outs |= {version: folder / f"version{i}-0" for i, version in enumerate(found)}
-        sizes = {row: sum(path.stat().st_size for path in out.glob("*.png")) / count / 1e3 for row, out in outs.items()}
+            spent |= in_turns(Path(beside), files, folder, options | shipped)
+            sizes[list(spent)[-1]] = size("version1-0")
+        own = size(f"out{jobs[0]}")
     alone = spent["model alone"]
     rows = [{"way": way, "images_per_second": count / x, "share": alone / x} for way, x in spent.items()]
-    return [row | {"kilobytes": sizes.get(row["way"])} for row in rows]
+    return [row | {"kilobytes": sizes.get(row["way"], own)} for row in rows]
 
 
 def in_turns(other: Path, files: Sequence[Path], folder: Path, options: dict, turns: int = 3) -> dict[str, float]:
