@@ -5,7 +5,6 @@ import base64
 import io
 import json
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -317,12 +316,11 @@ async def at_the_desk(lab: str, devtools: str) -> None:
     await page.call("Page.navigate", url=f"{lab}lab/tree/desk.ipynb")
     # only to a kernel that has said it is idle: what is sent earlier may wait for ever, and so would its promise
     await page.until(f"{KERNEL}?.connectionStatus === 'connected' && {KERNEL}.status === 'idle'")
-    # what is asked of a kernel that has only just come may be lost all the same: then it is asked again
-    for patience in (60, PATIENCE):
-        await page.js("void jupyterapp.commands.execute('notebook:run-all-cells')")
-        with suppress(*[TimeoutError] * (patience < PATIENCE)):
-            await page.until("/\\[\\d+\\]:/.test(document.querySelector('.jp-Notebook').innerText)", patience)
-            break
+    await page.js(run_all := "void jupyterapp.commands.execute('notebook:run-all-cells')")
+    try:
+        await page.until("/\\[\\d+\\]:/.test(document.querySelector('.jp-Notebook').innerText)", 60)
+    except TimeoutError:  # what is asked of a kernel that has only just come may be lost all the same
+        await page.js(run_all)
     await page.until(f"{CANVAS}?.getBoundingClientRect().width > 800 && {STATUS}?.includes('salient')")
     assert not await page.js("document.querySelectorAll('[data-mime-type*=stderr]').length")
     first = await settled(page)
