@@ -15,7 +15,8 @@ import numpy as np
 
 from unseg_lib.method import digest
 from unseg_lib.poisons import autoregressive, by_class, error_min, simple, unseg
-from unseg_lib.poisons.settings import Apply, PoisonSettings, Sample, within_budget
+from unseg_lib.poisons.settings import Apply, PoisonSettings, Sample
+from unseg_lib.poisons.simple import Grating
 from unseg_lib.poisons.unseg import inference_of, open_generator, prompt_of
 
 # of the writer of poisoned sets, which asks the registry below
@@ -50,8 +51,6 @@ CLASSES = {"bounded": False, "by_class": True}
 GENERATOR = {"needs_generator": True}
 REGION = GENERATOR | {"bounded": False}  # keep to the budget, but in a region of their own
 
-COMPOSITE, FINEST = (within_budget(simple.composite(period)) for period in (simple.FINE, simple.FINEST))
-
 POISONS = {
     "clean": Poison(simple.clean, "images as they are"),
     "random": Poison(simple.random_noise, "fresh uniform noise"),
@@ -61,8 +60,8 @@ POISONS = {
     "gray_offset": Poison(simple.offset(1, 1, 1), "a constant brightness, stronger inside the mask"),
     "colour_grating": Poison(simple.colour_grating, "two-coloured stripes"),
     "brightness_grating": Poison(simple.brightness_grating, "fine stripes of brightness, inside the mask alone"),
-    "composite_grating": Poison(COMPOSITE, "stripes of brightness, and of blue at a right angle"),
-    "fine_grating": Poison(FINEST, "the same, its stripes of brightness finer"),
+    "composite_grating": Poison(simple.composite_grating, "stripes of brightness, and of blue at a right angle"),
+    "fine_grating": Poison(simple.fine_grating, "the same, its stripes of brightness finer"),
     "synper": Poison(by_class.synper, "coarse coloured cells for each class", **CLASSES),
     "ar": Poison(autoregressive.ar, "an autoregressive pattern for each class", **CLASSES),
     "ar_tiles": Poison(autoregressive.ar_tiles, "the same by the published criterion, in small tiles", **CLASSES),

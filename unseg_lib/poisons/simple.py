@@ -71,16 +71,21 @@ def composite(period: float) -> Noise:
     return noise_of
 
 
+composite_grating, fine_grating = within_budget(composite(FINE)), within_budget(composite(FINEST))
+
+
 class Grating:
     """The poison `fine_grating` in the place of an `Inference`, for `unseg protect`: it needs no network."""
 
     device, large = torch.device("cpu"), False
+    sha256 = digest(*map(str, (FINEST, COARSE, GRID)))  # of what decides its noise, as a generator's of its file
 
-    def prepare(self, image: np.ndarray, *, mask: np.ndarray, **_: object) -> tuple[torch.Tensor]:
-        """Raw noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`, g at most `GRID`."""
+    def prepare(self, image: np.ndarray, mask: np.ndarray, gray: bool) -> tuple[torch.Tensor]:
+        """Raw noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`, g at most `GRID`; gray: of a
+        file with one channel."""
         ratio = min(1, GRID / max(mask.shape))
         small = resize_label(mask.astype(np.uint8), [max(1, round(ratio * side)) for side in mask.shape]) > 0
-        noise = composite(FINEST)(Sample(digest(image), small, small, small), PoisonSettings())
+        noise = composite(FINEST)(Sample(digest(image), small, small, small, gray), PoisonSettings())
         missing = [(0, max(small.shape) - side) for side in small.shape]
         return (torch.from_numpy(np.pad(noise, [*missing, (0, 0)])).permute(2, 0, 1),)
 

@@ -14,7 +14,7 @@ from unseg_lib import method
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of, whole_file
 from unseg_lib.poisons.settings import Apply, Noise, PoisonSettings, Sample, within_budget
-from unseg_lib.poisons.simple import COARSE, FINEST, GRID, Grating
+from unseg_lib.poisons.simple import Grating
 from unseg_lib.runtime import choose_device
 from unseg_lib.seeds import seed_for, torch_rng
 
@@ -161,14 +161,14 @@ def open_generator(settings: PoisonSettings) -> tuple[method.Generator, str]:
 def inference_of(
     settings: PoisonSettings, *, reference: bool = False, compiled: bool = False
 ) -> tuple[method.Inference | Grating, str]:
-    """The generator of the settings made ready for many images, see `Inference`, and the sha256 of its file, which
-    "grating", a `Grating`, does not have."""
+    """The generator of the settings made ready for many images, see `Inference`, and the sha256 of its file; of
+    "grating" a `Grating`, and its own."""
     if settings.generator != "grating":
         generator, sha256 = open_generator(settings)
         return method.Inference(generator, reference=reference, compiled=compiled), sha256
     if reference or compiled or settings.prompt != "mask":
         raise UnsegError("Expected a mask as prompt and no way to run a network, which the generator grating has not.")
-    return Grating(), method.digest(*map(str, (FINEST, COARSE, GRID)))
+    return Grating(), Grating.sha256
 
 
 def raw_noise(generator: method.Generator, name: str, image: Sample, settings: PoisonSettings) -> torch.Tensor:

@@ -18,7 +18,7 @@ from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_if_readable, sha256_of, writing
 from unseg_lib.images import decode_image, resize_label
 from unseg_lib.method import Box, Prepared, Region, add_raw_noise, find_region, measure, shrunk
-from unseg_lib.poisons import Manifest, PoisonSettings, Sample, digest, inference_of, prompt_of, sweep
+from unseg_lib.poisons import Grating, Manifest, PoisonSettings, Sample, digest, inference_of, prompt_of, sweep
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
 from unseg_lib.protection.report import TYPES, Shard, alone, earlier_lines, new_line, odd_region, write_preview
@@ -88,18 +88,16 @@ class Protector:
 
     def raw_noise(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> torch.Tensor:
         """The generator's noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`."""
-        return self.in_file(self.inference([self.prepare(pixels, mask)])[0], gray)
+        return self.inference([self.prepare(pixels, mask, gray)])[0]
 
-    def in_file(self, raw: torch.Tensor, gray: bool) -> torch.Tensor:
-        """Raw noise as a file takes it: a gray one the first channel of a grating, its stripes of brightness."""
-        return raw[:1].expand(3, -1, -1) if gray and self.generator == "grating" else raw
-
-    def prepare(self, pixels: np.ndarray, mask: np.ndarray) -> Prepared:
+    def prepare(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> Prepared:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
         if max(mask.shape) > LARGEST:
             thin = max(mask.shape) >= THIN * min(mask.shape)
             pixels = shrunk(pixels, LARGEST // 4 if thin else LARGEST)
             mask = resize_label(mask, pixels.shape[:2])
+        if isinstance(self.inference, Grating):
+            return self.inference.prepare(pixels, mask, gray)
         name = digest(pixels) if "points" in self.settings.prompt else ""  # each image has points of its own
         return self.inference.prepare(pixels, **prompt_of(Sample(name, pixels, mask, mask), self.settings))
 
@@ -112,8 +110,9 @@ def protect(
     image: numpy uint8 or float in [0,1], `(H,W,3)`, `(H,W,1)` or `(H,W)`; a PIL image; or a tensor `(3,H,W)` or
     `(1,H,W)`, uint8 or float in [0,1], of at least 16 pixels a side; floats are rounded to 255 steps, as a file would.
     Gray images stay gray, which protects nothing where we measured it and gets a warning: give them as RGB, with the
-    generator "colour". mask `(H,W)`, anything but 0 = protect; or box x0,y0,x1,y1 (one or several); or points `(k,2)`
-    x, y, with labels `(k,)` where some (0) lie beside it; or nothing: then what stands out, at last the whole image.
+    generator "colour", or take "grating". mask `(H,W)`, anything but 0 = protect; or box x0,y0,x1,y1 (one or several);
+    or points `(k,2)` x, y, with labels `(k,)` where some (0) lie beside it; or nothing: then what stands out, at last
+    the whole image.
 
     settings: eps=8, eps_bg=2, generator="small" and more, see `Protector`, which is to be made once for many images.
     The same call gives the same result and leaves torch's randomness alone; `UnsegError` says what makes no sense.
@@ -284,7 +283,7 @@ class Batch:
         of_both = {"source_sha256": source, "settings": settings}
         if known and of_both.items() <= known.items():
             return known
-        return _Ready(photo, region, of_both, own.prepare(photo.pixels, mask) if mask.any() else None)
+        return _Ready(photo, region, of_both, own.prepare(photo.pixels, mask, photo.gray) if mask.any() else None)
 
     def _write(self, file: Input, ready: _Ready | dict, raw: torch.Tensor | None) -> dict:
         """Add the noise, write the copy, return its line, which some have already."""
@@ -294,7 +293,7 @@ class Batch:
         done, format = photo.pixels, FORMATS[target.suffix]
         remarks = photo.remarks_on(format, metadata=self.metadata)
         if raw is not None:
-            done = add_raw_noise(done, own.in_file(raw, photo.gray), mask, own.eps, own.eps_bg, gray=photo.gray)
+            done = add_raw_noise(done, raw, mask, own.eps, own.eps_bg, gray=photo.gray)
             remarks += (gray_remark(photo.pixels, photo.gray, own.settings.generator),)
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
         row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by)

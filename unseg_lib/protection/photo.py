@@ -24,8 +24,8 @@ OTHER_COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes of Pillow that become R
 # tags of TIFF that say more than how its pixels lie: description, maker, model, software, date, artist, copyright, and
 # where EXIF and places begin
 TIFF_METADATA = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825}
-# Measured on chest X-rays: of a gray file every victim learns as of a clean one; of a gray image stored in colours one
-# from random weights does, if the generator is UNFIT: its noise has no mean (profiles small and random-start, Lung).
+# Measured on chest X-rays: of a gray file with a generator's noise a victim learns as of a clean one; of a gray image
+# stored in colours one from random weights does, if the generator is UNFIT, without a mean (small, random-start: Lung).
 UNFIT = ("small", "texture")
 ONE_CHANNEL = "one channel keeps only the gray part of the noise"
 NO_COLOURS = "an image without colours, for which generator colour is better"
