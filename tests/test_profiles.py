@@ -225,6 +225,19 @@ def test_only_one_purpose_is_run(toys, monkeypatch, capfd):
         reproduce("toy", only="figure 3")
 
 
+def test_a_stage_that_fails_holds_back_only_what_builds_on_it(toys, monkeypatch):
+    monkeypatch.chdir(toys)
+    monkeypatch.setenv("UNSEG_DATA", str(toys))
+    purposes(toys)
+    path = toys / "notebooks/02_poison_dataset.ipynb"
+    path.write_text(path.read_text().replace("save({", 'assert poison != \\"random\\"\\nsave({'))
+    found = r"of 5 stages to be done, found 3 that are not \(poison/scenes-random, victim/scenes-random-unet-s0, victim"
+    with pytest.raises(UnsegError, match=found):
+        reproduce("toy", only="figure 2", jobs=1)
+    left = {stage.key for stage in load_profile("toy", toys).only("figure 2").values() if not stage.done()}
+    assert len(left) == 3 and all("random" in key for key in left)
+
+
 def test_what_is_missing_is_of_what_is_asked_for(toys, monkeypatch, capfd):
     monkeypatch.chdir(toys)
     monkeypatch.setattr("unseg_lib.runtime.visible_gpus", lambda: ["0"])

@@ -45,11 +45,19 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
         if only and not (dry_run or status):
             gather(chosen, root)
     if status:
-        raise UnsegError("The run stopped before its end (the reason is above); the same command goes on from there.")
+        raise UnsegError(f"{_left(stages, root)} The reason is above; the same command goes on from there.")
     result = chosen.results / ("rows.csv" if only else "report.html")
     if not dry_run:
         print(f"{'Rows' if only else 'Report'}: {result}")
     return result
+
+
+def _left(stages: Collection[Stage], root: Path) -> str:
+    """What a run that failed or was stopped has left to do, in a sentence."""
+    with contextlib.chdir(root):
+        left = [stage.key for stage in stages if not stage.done()]
+    named = f"{', '.join(left[:3])}{' and more' * (len(left) > 3)}"
+    return f"Expected all of {len(stages)} stages to be done, found {len(left)} that are not ({named})."
 
 
 def gather(profile: Profile, root: Path) -> None:
@@ -140,6 +148,7 @@ def snakemake_command(profile: Profile, jobs: int, dry_run: bool, only: str = ""
         *(sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"profile={profile.source}"),
         *([f"only={only}"] if only else []),
         *("--resources", f"gpu={gpus}", "--nolock", "--latency-wait", "10"),
-        *("--rerun-triggers", "mtime", "--rerun-incomplete"),
+        # a stage that fails holds back those that build on it, not the others of a long night
+        *("--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going"),
         *(["--dry-run"] if dry_run else ["--quiet", "host", "reason"]),
     ]
