@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from unseg_lib.errors import pick
 from unseg_lib.method import sam
 from unseg_lib.method.prompts import Prompts
-from unseg_lib.method.weights import LITE0, SHIFT, SPREAD, load_lite0, load_resnet, load_surrogate
+from unseg_lib.method.weights import LITE0, SHIFT, SPREAD, load_lite0, load_surrogate, load_weights, read_foreign
 
 POINTS = 112 * 112
 OVERSAMPLE, IMPORTANT = 3, 0.75  # share of the points taken where |logit| is smallest, among three times as many
@@ -56,8 +56,9 @@ class ResNetSurrogate(nn.Module):
         self.net = smp.Unet("resnet50", encoder_weights=None, classes=1)
 
     def start(self, path: str | Path) -> None:
-        """Start the encoder from ImageNet's weights."""
-        load_resnet(self.net.encoder, path)
+        """Start the encoder from torchvision's file (record "resnet50"), without its classifier."""
+        state = {name: value for name, value in read_foreign(path).items() if not name.startswith("fc.")}
+        load_weights(self.net.encoder, state, path, "torchvision's ResNet-50")
 
     def forward(self, x: Tensor, prompts: Prompts | None = None) -> Tensor:
         return self.net(sam.normalise(x))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,7 +88,7 @@ def _read_released(path: Path) -> Generator:
     It has SAM's names for SAM's parts, and "noise" in every new name. The new parts are recognised by their shapes,
     module by module in the file's order, so their exact names do not matter.
     """
-    state = {key.removeprefix("module."): value for key, value in read_foreign(path).items()}
+    state = read_foreign(path)
     generator = Generator(LAYOUTS["vit_b"], tokens="released")
     ours = _modules({k: v for k, v in generator.state_dict().items() if k.startswith("noise_")})
     theirs = _modules({k: v for k, v in state.items() if "noise" in k})
@@ -112,15 +112,23 @@ def _modules(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
-    """Read a foreign `.pth` state dict, found by `located`, without unpickling anything."""
+    """The tensors of others by name, from a .safetensors or PyTorch file found by `located`, without unpickling more;
+    of a checkpoint those of its "model" or "state_dict".
+    """
     path = located(path)
+    safe = path.suffix == ".safetensors"
     if not path.is_file():
         raise UnsegError(f"Expected weights at {path}, found no such file; download them or give another path.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch each raise their own
-        raise UnsegError(f"Expected a state dict of tensors in {path}, found something else ({error}).") from error
-    return state.get("model", state) if isinstance(state, dict) else state
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip, torch and safetensors each raise their own
+        what = f"weights in {path}, as safetensors" if safe else f"a state dict of tensors in {path}"
+        raise UnsegError(f"Expected {what}, found something else ({error}).") from error
+    for part in ("model", "state_dict"):
+        state = state.get(part, state) if isinstance(state, dict) else None
+    if state is None or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UnsegError(f"Expected a state dict of tensors in {path}, found something else; save it alone.")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}  # DataParallel's prefix
 
 
 def load_sam(module: nn.Module, path: str | Path) -> None:
@@ -186,12 +194,6 @@ def _on_grid(positions: Tensor, own: Tensor) -> Tensor:
     """Positions `(1,k,k,C)` resized bicubically to those of `own` `(1,t,t,C)`."""
     grid = F.interpolate(positions.permute(0, 3, 1, 2), own.shape[1:3], mode="bicubic", align_corners=False)
     return grid.permute(0, 2, 3, 1)
-
-
-def load_resnet(encoder: nn.Module, path: str | Path) -> None:
-    """Start smp's ResNet-50 encoder from torchvision's file (record "resnet50"), without its classifier."""
-    state = {k: v for k, v in read_foreign(path).items() if not k.startswith("fc.")}
-    load_weights(encoder, state, path, "torchvision's ResNet-50")
 
 
 LITE0 = "tf_efficientnet_lite0"  # timm's name of EfficientNet-Lite0, whose ImageNet weights come with the kit

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError, first_line
 from unseg_lib.evaluation import confusion
-from unseg_lib.method import load_weights
+from unseg_lib.method import load_weights, read_foreign
 from unseg_lib.options import with_options
 from unseg_lib.victims import deeplabv1, training
 from unseg_lib.victims.data import MEAN, normalise
@@ -26,7 +26,6 @@ from unseg_lib.victims.deeplabv1 import Data
 from unseg_lib.victims.mask2former.data import recolour
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import Recipe, Rng, own_randomness
-from unseg_lib.victims.weights import read_tensors
 
 LONGER_SIDE, LONGER_IN_TEST = 500 / 473, 512 / 473  # of an image, over that of the crop
 SCALE, DEGREES = (0.5, 2.0), 10.0
@@ -70,7 +69,7 @@ def build(name: str, classes: int, init: str, seed: int) -> "DeepLabV3":
             dilate(layer, rate)
         model = DeepLabV3(encoder, classes)
     if init not in ("random", "imagenet"):
-        found = read_tensors(init)
+        found = read_foreign(init)
         whole = "head.4.bias" in found
         found = found if whole else {name: value for name, value in found.items() if not name.startswith("fc.")}
         load_weights(model if whole else encoder, found, init, "this DeepLabV3", head="head.4.bias")

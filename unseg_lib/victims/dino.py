@@ -18,7 +18,7 @@ from torch import nn
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import average_precision
-from unseg_lib.method import boxes_of, load_weights
+from unseg_lib.method import boxes_of, load_weights, read_foreign
 from unseg_lib.victims.mask2former.data import stacked, targets, things
 from unseg_lib.victims.mask2former.outputs import by_area, drawings
 from unseg_lib.victims.openmmlab import compat
@@ -26,7 +26,6 @@ from unseg_lib.victims.openmmlab.config import SIZES, load_config, make_ours, ne
 from unseg_lib.victims.openmmlab.runner import build_model, check_device, fit, predicted
 from unseg_lib.victims.run import INIT, VictimRun
 from unseg_lib.victims.training import save_predictions, shown, shown_image
-from unseg_lib.victims.weights import read_tensors
 
 SURE = 0.3  # boxes with a lower score count, but are not drawn: mmdetection's number
 
@@ -96,7 +95,7 @@ def _check_queries(config: Config, classes: int) -> None:
 def load_checkpoint(model: nn.Module, path: str) -> None:
     """Load all weights of the same config with the same number of classes; anything else is refused."""
     with torch.serialization.safe_globals(compat.SAFE):
-        found = read_tensors(path)
+        found = read_foreign(path)
     load_weights(model, found, path, "this config", head="bbox_head.cls_branches.0.bias")
 
 

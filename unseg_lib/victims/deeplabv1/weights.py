@@ -17,15 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import load_weights
-from unseg_lib.victims.weights import read_tensors
+from unseg_lib.method import load_weights, read_foreign
 
 MXNET = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
 
 
 def load_deeplab(model: nn.Module, path: Path) -> None:
     """Put the weights of a whole DeepLabV1, or of its encoder alone, into a model, in place."""
-    found = read_params(path) if path.suffix == ".params" else read_tensors(path)
+    found = read_params(path) if path.suffix == ".params" else read_foreign(path)
     if "head.bias" in found:
         hint = ", or the encoder's weights alone"
         return load_weights(model, found, path, "this DeepLabV1", head="head.bias", hint=hint)

@@ -1,5 +1,6 @@
 """Mask2Former's architectures and first weights, on transformers' Mask2FormerForUniversalSegmentation."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,10 @@ from torch import Tensor, nn
 
 from unseg_lib.errors import UnsegError, first_line, pick
 from unseg_lib.files import read_json
-from unseg_lib.method import LITE0, load_lite0, load_weights, renormalise
+from unseg_lib.method import LITE0, load_lite0, load_weights, read_foreign, renormalise
 from unseg_lib.victims.data import MEAN, STD
 from unseg_lib.victims.mask2former.data import FITS
 from unseg_lib.victims.training import SCHEDULES, kept_as_it_is, own_randomness
-from unseg_lib.victims.weights import load_resnet, read_tensors
 
 STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
 
@@ -113,9 +113,9 @@ def build(layout: Layout, classes: int, init: str, seed: int) -> nn.Module:
             path = path / "model.safetensors" if path.is_dir() else path
             own = {"criterion.empty_weight": model.criterion.empty_weight}  # no weight: how much "no object" counts
             words = {"head": "class_predictor.bias", "more": 1, "hint": ", or train from a backbone's"}
-            found = read_tensors(path)
+            found = read_foreign(path)
             if "layer1.0.conv1.weight" in found:
-                load_resnet(pixels.encoder, found, path)
+                _load_resnet(pixels.encoder, found, path)
             else:
                 load_weights(model, found | own, path, "this Mask2Former", **words)
     if init != "random" and layout.norm == "frozen":
@@ -160,6 +160,20 @@ def _load_backbone(encoder: nn.Module, place: str) -> None:
         found = f"{place} ({first_line(error)})"
         hint = "without a network use init=random or a folder, or bring the file of `unseg weights list`"
         raise UnsegError(f"Could not load the backbone's weights {found}; {hint}.") from error
+
+
+def _load_resnet(backbone: nn.Module, found: dict[str, Tensor], path: str | Path) -> None:
+    """Load torchvision's ResNet into the backbone of transformers, in place: they differ in names alone."""
+    chosen = {}
+    for key, value in found.items():
+        parts = re.fullmatch(r"(?:layer(\d)\.(\d+)\.)?(conv|bn|downsample\.)(\d)\.(\w+)", key)
+        if parts:  # all but the classifier
+            stage, block, kind, number, end = parts.groups()
+            layer = "convolution" if kind == "conv" or (kind, number) == ("downsample.", "0") else "normalization"
+            inner = "shortcut" if kind == "downsample." else f"layer.{int(number) - 1}"
+            place = f"encoder.stages.{int(stage) - 1}.layers.{block}.{inner}" if stage else "embedder.embedder"
+            chosen[f"{place}.{layer}.{end}"] = value
+    load_weights(backbone, chosen, path, "this ResNet")
 
 
 def _keep_in_fp32(decoder: nn.Module) -> None:

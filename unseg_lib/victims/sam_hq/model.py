@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from unseg_lib import method
 from unseg_lib.errors import UnsegError
 from unseg_lib.victims.training import own_randomness
-from unseg_lib.victims.weights import read_tensors
 
 # what SAM-HQ adds to SAM's mask decoder, named as in its authors' files
 ADDED = ("hf_token", "hf_mlp", "compress_vit_feat", "embedding_encoder", "embedding_maskfeature")
@@ -34,7 +33,7 @@ def build(layout: str, size: tuple[int, int], init: str, seed: int) -> "SamHQ":
     with own_randomness("cpu", seed, "first weights"):
         model = SamHQ(replace(method.LAYOUTS[layout], image_size=size[0]))
     if init != "random":
-        found, added = read_tensors(init), rf"^mask_decoder\.({'|'.join(ADDED)})\."
+        found, added = method.read_foreign(init), rf"^mask_decoder\.({'|'.join(ADDED)})\."
         found = {key: value for key, value in found.items() if key not in ("pixel_mean", "pixel_std")}
         of_sam = not any(re.match(added, key) for key in found)
         what = f"SAM or SAM-HQ for sam-hq:{layout} at {size[0]}x{size[1]} pixels"
