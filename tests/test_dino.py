@@ -14,9 +14,8 @@ from toy_set import only_on_a_cpu
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import dino, load_config, loader, own_randomness, walk
+from unseg_lib.victims import dino, load_config, loader, openmmlab, own_randomness, walk
 from unseg_lib.victims.mask2former.data import stacked
-from unseg_lib.victims.openmmlab import compat as mm_compat
 from unseg_lib.victims.openmmlab import runner as mmseg
 
 CONFIG = "dino-4scale_r50_8xb2-12e_coco"
@@ -24,7 +23,7 @@ CONFIG = "dino-4scale_r50_8xb2-12e_coco"
 
 @pytest.fixture(scope="module", autouse=True)
 def _cpu_only():
-    mm_compat.import_library("mmdet")
+    openmmlab.import_library("mmdet")
     only_on_a_cpu()
 
 
@@ -109,7 +108,7 @@ def test_stand_ins_are_those_of_pytorch(monkeypatch):
     from mmdet.models.losses import FocalLoss, focal_loss
 
     assert not multi_scale_deform_attn.IS_CUDA_AVAILABLE
-    assert focal_loss._sigmoid_focal_loss is mm_compat.sigmoid_focal_loss
+    assert focal_loss._sigmoid_focal_loss is openmmlab.sigmoid_focal_loss
     logits, labels = torch.randn(7, 3, generator=torch_rng("x")), torch.tensor([0, 1, 2, 3, 3, 0, 1])
     weight = torch.rand(7, generator=torch_rng("w"))
     loss = FocalLoss()
@@ -124,8 +123,8 @@ def test_nms_counts_the_last_pixel_where_asked():
     pair = torch.tensor([[0.0, 0, 4, 4], [0.0, 0, 4, 1]])
     scores = torch.tensor([0.9, 0.8])
     # by hand: 4 of 16 pixels, and 10 of 25 where the last pixel counts
-    assert mm_compat.nms(pair, scores, 0.3, 0).tolist() == [0, 1]
-    assert mm_compat.nms(pair, scores, 0.3, 1).tolist() == [0]
+    assert openmmlab.nms(pair, scores, 0.3, 0).tolist() == [0, 1]
+    assert openmmlab.nms(pair, scores, 0.3, 1).tolist() == [0]
 
 
 # boxes

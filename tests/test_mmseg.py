@@ -11,7 +11,7 @@ from toy_set import only_on_a_cpu
 
 from unseg_lib import UnsegError
 from unseg_lib.victims import load_config
-from unseg_lib.victims.openmmlab import compat, runner
+from unseg_lib.victims.openmmlab import import_library, runner
 from unseg_lib.victims.openmmlab.config import adapt
 
 CONFIG = "deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512"
@@ -19,7 +19,7 @@ CONFIG = "deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512"
 
 @pytest.fixture(scope="module", autouse=True)
 def _cpu_only():
-    compat.import_library("mmseg")
+    import_library("mmseg")
     only_on_a_cpu()
 
 

@@ -21,7 +21,7 @@ from unseg_lib.evaluation import average_precision
 from unseg_lib.method import boxes_of, load_weights, read_foreign
 from unseg_lib.victims.mask2former.data import stacked, targets, things
 from unseg_lib.victims.mask2former.outputs import by_area, drawings
-from unseg_lib.victims.openmmlab import compat
+from unseg_lib.victims.openmmlab import SAFE, import_library
 from unseg_lib.victims.openmmlab.config import SIZES, load_config, make_ours, need_parts, reschedule, resize, walk
 from unseg_lib.victims.openmmlab.runner import build_model, check_device, fit, predicted
 from unseg_lib.victims.run import INIT, VictimRun
@@ -32,7 +32,7 @@ SURE = 0.3  # boxes with a lower score count, but are not drawn: mmdetection's n
 
 def train(run: VictimRun) -> dict:
     """Train the victim that `run` names; the result as of `train_victim`."""
-    compat.import_library("mmdet")
+    import_library("mmdet")
     check_device(run)
     run.train.instances(run.train.ids[0])  # a set without them is refused before anything is built
     config = adapt(load_config(run.name, "mmdet"), run)
@@ -94,7 +94,7 @@ def _check_queries(config: Config, classes: int) -> None:
 
 def load_checkpoint(model: nn.Module, path: str) -> None:
     """Load all weights of the same config with the same number of classes; anything else is refused."""
-    with torch.serialization.safe_globals(compat.SAFE):
+    with torch.serialization.safe_globals(SAFE):
         found = read_foreign(path)
     load_weights(model, found, path, "this config", head="bbox_head.cls_branches.0.bias")
 

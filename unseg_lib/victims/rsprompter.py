@@ -215,7 +215,7 @@ class Pyramid(nn.Module):
     """
 
     def __init__(self, layout: Layout):
-        from unseg_lib.victims.openmmlab.compat import import_library
+        from unseg_lib.victims.openmmlab import import_library
 
         super().__init__()
         import_library("mmdet")

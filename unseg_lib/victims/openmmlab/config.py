@@ -14,7 +14,7 @@ from mmengine.config import Config
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.pretrained import local
 from unseg_lib.victims.data import batches
-from unseg_lib.victims.openmmlab.compat import LIBRARIES
+from unseg_lib.victims.openmmlab import LIBRARIES
 from unseg_lib.victims.run import VictimRun
 
 NEEDED = ("model", "train_pipeline", "test_pipeline", "optim_wrapper", "param_scheduler", "train_cfg")

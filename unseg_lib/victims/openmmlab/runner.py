@@ -33,7 +33,7 @@ from unseg_lib.pretrained import hint
 from unseg_lib.runtime import Stopwatch, device_name, progress, thread_count
 from unseg_lib.seeds import seed_for
 from unseg_lib.victims.data import batches
-from unseg_lib.victims.openmmlab.compat import LIBRARIES, import_library
+from unseg_lib.victims.openmmlab import LIBRARIES, import_library
 from unseg_lib.victims.openmmlab.config import adapt, load_config
 from unseg_lib.victims.run import VictimRun, summary
 from unseg_lib.victims.training import check_finite, keep_label_maps, own_randomness, scores_of, shown
