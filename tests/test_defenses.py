@@ -16,9 +16,10 @@ from unseg_lib.datasets import SegmentationSet, load_dataset, write_scenes
 from unseg_lib.defenses import DEFENSES, DefendedSet, Defense, Maker, defended, defenses_of, seen
 from unseg_lib.defenses.batches import OPERATIONS, low_frequencies, operate, plasma, sharpen
 from unseg_lib.defenses.fitted import sample, separating, shared_tile, tiles_of
+from unseg_lib.images import MEAN, STD
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import MEAN, STD, normalise, tensors, train_victim
+from unseg_lib.victims import normalise, tensors, train_victim
 from unseg_lib.victims.defended_training import DividedModel, attack, cross_entropy_sum, divided_loss, flipped, segpgd
 from unseg_lib.victims.smp import build
 

@@ -9,11 +9,11 @@ from PIL import Image
 
 from unseg_lib.datasets import load_dataset
 from unseg_lib.errors import UnsegError
+from unseg_lib.images import MEAN, STD
 from unseg_lib.method import LITE0, load_lite0, renormalise
 from unseg_lib.pretrained import WEIGHTS
-from unseg_lib.victims import MEAN, STD, normalise
-from unseg_lib.victims.mask2former.model import LAYOUTS
-from unseg_lib.victims.mask2former.model import build as build_mask2former
+from unseg_lib.victims import normalise
+from unseg_lib.victims.mask2former import model as mask2former
 from unseg_lib.victims.smp import build
 
 MEANS, STDS = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
@@ -25,7 +25,7 @@ def classifier() -> torch.nn.Module:
 
     network = timm.create_model(LITE0, pretrained=False)
     load_lite0(network)
-    renormalise(network, MEAN, STD)
+    renormalise(network)
     return network.eval()
 
 
@@ -62,8 +62,8 @@ def test_victims_start_from_it_without_a_network(architecture, classifier):
 
 
 def test_mask2former_starts_from_it_too(classifier):
-    layout = LAYOUTS["lite0"]
-    model, random = (build_mask2former(layout, 3, init, seed=0).eval() for init in ("imagenet", "random"))
+    layout = mask2former.LAYOUTS["lite0"]
+    model, random = (mask2former.build(layout, 3, init, seed=0).eval() for init in ("imagenet", "random"))
     own, theirs = model.encoder._backbone.state_dict(), classifier.state_dict()
     assert len(own) > 250 and all(torch.equal(own[key], theirs[key]) for key in own if key in theirs)
     assert not torch.equal(random.encoder._backbone.state_dict()["conv_stem.weight"], own["conv_stem.weight"])
@@ -80,7 +80,7 @@ def test_images_are_normalised_as_the_network_was_trained(classifier):
     pixels = torch.randint(0, 256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     seen = []
     probe = torch.nn.Conv2d(3, 1, 1)
-    renormalise(probe, MEAN, STD)
+    renormalise(probe)
     probe.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     probe(normalise(pixels))
     torch.testing.assert_close(seen[0], (pixels.float() - 127) / 128, atol=1e-5, rtol=0)

@@ -21,6 +21,7 @@ from unseg_lib.outlines import SUFFIXES as OUTLINES
 from unseg_lib.outlines import read_outlines
 
 IGNORE = 255
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0,1] of ImageNet: what pretrained encoders expect
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES += (".jfif", ".jpe", ".gif", ".avif", ".heic", ".heif")
 # what is read, by content and never by name; none of them starts another program

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0,1], also SAM's
-
+from unseg_lib.images import MEAN, STD
 
 Pair = tuple[Tensor, Tensor]
 
@@ -72,7 +71,7 @@ def build_mask_decoder(layout: SamLayout, num_multimask_outputs: int = 3) -> Mas
 
 def normalise(x: Tensor) -> Tensor:
     """RGB in [0,1] `(N,3,H,W)` -> zero mean, unit variance on ImageNet."""
-    mean, std = (x.new_tensor(numbers).view(3, 1, 1) for numbers in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (x.new_tensor(numbers).view(3, 1, 1) for numbers in (MEAN, STD))
     return (x - mean) / std
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file
+from unseg_lib.images import MEAN, STD
 from unseg_lib.method import sam
 from unseg_lib.method.generator import Generator
 from unseg_lib.method.sam import LAYOUTS, SamLayout
@@ -148,7 +149,7 @@ def read_sam(path: str | Path) -> nn.Module:
         raise UnsegError(f"Expected a checkpoint of SAM (vit_b, vit_l or vit_h) in {path}, found other weights.")
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
         builders = (sam.build_image_encoder, sam.build_prompt_encoder, sam.build_mask_decoder)
-        mean, std = ([255 * value for value in values] for values in (sam.IMAGE_MEAN, sam.IMAGE_STD))
+        mean, std = ([255 * value for value in values] for values in (MEAN, STD))  # SAM's, too
         model = Sam(*(build(known[0]) for build in builders), mean, std)
     load_sam(model, path)
     return model.eval()
@@ -216,11 +217,11 @@ def load_lite0(network: nn.Module) -> None:
         raise UnsegError(f"Expected timm's {LITE0} to load its weights into, found another network.") from error
 
 
-def renormalise(encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Let EfficientNet-Lite0 take images normalised by `mean` and `std`, of values from 0 to 1."""
+def renormalise(encoder: nn.Module) -> None:
+    """Let EfficientNet-Lite0 take images normalised by ImageNet's mean and deviation, as victims do."""
 
     def again(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        shift, spread = (inputs[0].new_tensor(values).view(3, 1, 1) for values in (mean, std))
+        shift, spread = (inputs[0].new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         return ((255 * (inputs[0] * spread + shift) - SHIFT) / SPREAD,)
 
     encoder.register_forward_pre_hook(again)

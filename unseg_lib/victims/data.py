@@ -14,11 +14,10 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import resize_image, resize_label
+from unseg_lib.images import MEAN, STD, resize_image, resize_label
 from unseg_lib.runtime import progress
 from unseg_lib.seeds import torch_rng
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: what pretrained encoders expect
 SCALE = (0.75, 1.25)
 MEMORY = 8 << 30  # bytes of decoded images that are held in memory: more, as COCO's are, lie in a file
 

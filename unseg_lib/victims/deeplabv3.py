@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError, first_line
 from unseg_lib.evaluation import confusion
+from unseg_lib.images import MEAN
 from unseg_lib.method import load_weights, read_foreign
 from unseg_lib.options import with_options
 from unseg_lib.victims import deeplabv1, training
-from unseg_lib.victims.data import MEAN, normalise
+from unseg_lib.victims.data import normalise
 from unseg_lib.victims.deeplabv1 import Data
 from unseg_lib.victims.mask2former.data import recolour
 from unseg_lib.victims.run import VictimRun

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from unseg_lib.datasets import IGNORE
 from unseg_lib.defenses import Defense, need
 from unseg_lib.errors import UnsegError
-from unseg_lib.victims.data import MEAN, STD
+from unseg_lib.images import MEAN, STD
 from unseg_lib.victims.deeplabv3 import AUX_WEIGHT, head
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import autocast, cross_entropy, kept_as_it_is, own_randomness, plain_loss

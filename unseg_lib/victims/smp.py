@@ -10,7 +10,6 @@ from torch import nn
 from unseg_lib.errors import UnsegError, first_line, pick
 from unseg_lib.method import LITE0, load_lite0, renormalise
 from unseg_lib.pretrained import hint
-from unseg_lib.victims.data import MEAN, STD
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import fit, own_randomness
 
@@ -36,7 +35,7 @@ def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) 
             reason = reason if weights else "the architecture cannot use this encoder"
             raise UnsegError(f"Could not build the victim {name}: {reason} ({first_line(error)}).") from error
     if lite0:
-        renormalise(model.encoder, MEAN, STD)
+        renormalise(model.encoder)
         if init == "imagenet":
             load_lite0(model.encoder.model)
     # one look at an empty image: not every model can take every size

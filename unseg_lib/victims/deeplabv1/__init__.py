@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.errors import UnsegError, pick
+from unseg_lib.images import MEAN
 from unseg_lib.options import with_options
 from unseg_lib.runtime import progress
 from unseg_lib.victims import training
-from unseg_lib.victims.data import MEAN, normalise, resized_image, resized_label
+from unseg_lib.victims.data import normalise, resized_image, resized_label
 from unseg_lib.victims.deeplabv1.model import WIDTHS, DeepLabV1
 from unseg_lib.victims.deeplabv1.weights import load_deeplab
 from unseg_lib.victims.run import VictimRun

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from unseg_lib.datasets import IGNORE, Instance, SegmentationSet
 from unseg_lib.evaluation import pack, unpack
-from unseg_lib.images import image_size
+from unseg_lib.images import MEAN, image_size
 from unseg_lib.runtime import progress
-from unseg_lib.victims.data import MEAN, normalise, random_windows, resized_image, resized_label, room
+from unseg_lib.victims.data import normalise, random_windows, resized_image, resized_label, room
 from unseg_lib.victims.run import LABEL_TASKS, VictimRun
 from unseg_lib.victims.training import Rng, defended_batch
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from unseg_lib.errors import UnsegError, first_line, pick
 from unseg_lib.files import read_json
 from unseg_lib.method import LITE0, load_lite0, load_weights, read_foreign, renormalise
-from unseg_lib.victims.data import MEAN, STD
 from unseg_lib.victims.mask2former.data import FITS
 from unseg_lib.victims.training import SCHEDULES, kept_as_it_is, own_randomness
 
@@ -123,7 +122,7 @@ def build(layout: Layout, classes: int, init: str, seed: int) -> nn.Module:
             if isinstance(layer, nn.BatchNorm2d):
                 kept_as_it_is(layer)
     if layout.weights == LITE0:
-        renormalise(pixels.encoder._backbone, MEAN, STD)
+        renormalise(pixels.encoder._backbone)
     _keep_in_fp32(pixels.decoder)
     # by this name defences find it; set beside torch's book-keeping, which would save its weights twice
     object.__setattr__(model, "encoder", pixels.encoder)
