@@ -127,6 +127,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return image.size if turned else image.size[::-1]
 
 
+def as_pixels(values: np.ndarray) -> np.ndarray:
+    """Float values of an image to uint8, rounded and clipped."""
+    return values.round().clip(0, 255).astype(np.uint8)
+
+
 def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Pixels uint8 `(h,w,3)` or a soft mask `(h,w)` at (height, width), bilinearly with antialiasing."""
     return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))  # Pillow has the width first

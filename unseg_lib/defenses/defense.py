@@ -67,11 +67,6 @@ def need(name: str, value: float, low: float, high: float) -> None:
         raise UnsegError(f"Expected {name} from {low:g} to {high:g} for this defence, found {value:g}.")
 
 
-def as_pixels(values: np.ndarray) -> np.ndarray:
-    """Float values of an image to uint8, rounded and clipped."""
-    return values.round().clip(0, 255).astype(np.uint8)
-
-
 # what a defence does, measured without training anything
 
 

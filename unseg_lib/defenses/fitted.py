@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from unseg_lib.datasets import IGNORE, SegmentationSet
-from unseg_lib.defenses.defense import Change, Defense, as_pixels, need
+from unseg_lib.defenses.defense import Change, Defense, need
 from unseg_lib.errors import UnsegError
+from unseg_lib.images import as_pixels
 from unseg_lib.runtime import progress
 from unseg_lib.seeds import numpy_rng
 

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from unseg_lib.defenses.defense import Defense, as_pixels, need
+from unseg_lib.defenses.defense import Defense, need
 from unseg_lib.errors import UnsegError
+from unseg_lib.images import as_pixels
 from unseg_lib.seeds import numpy_rng
 
 

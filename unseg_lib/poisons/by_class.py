@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 from scipy.ndimage import find_objects
 
+from unseg_lib.images import as_pixels
 from unseg_lib.poisons.settings import IGNORE, Apply, Noise, PoisonSettings, Sample
 from unseg_lib.seeds import numpy_rng
 
@@ -48,10 +49,6 @@ def class_noise(
 def in_steps(noise_of: Noise) -> Callable[[PoisonSettings], Apply]:
     """The poison that adds noise `(H,W,3)` in steps over 255, `noise_of(image, settings)`, rounded and clipped."""
     return lambda settings: lambda image: as_pixels(image.pixels + noise_of(image, settings))
-
-
-def as_pixels(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 # SynPer (LSP): linearly separable patterns (Yu et al., KDD 2022), written anew from the paper's description: a class is
