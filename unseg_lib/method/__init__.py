@@ -11,7 +11,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "bilevel": ["LATER", "BilevelConfig", "Game", "phase_of", "train_generator", "train_step"],
         "budget": ["add_noise", "add_raw_noise", "budget_map", "check_finite", "measure"],
         "devices": ["accelerate"],
-        "generator": ["Generator", "noise_statistics", "place_noise", "square"],
+        "generator": ["Generator", "noise_statistics", "place_noise", "square", "upscaling"],
         "inference": ["Inference", "Prepared", "square_of_bytes"],
         "pairs": ["ahead", "digest", "keys_of", "large_scale_jitter"],
         "prompts": ["Prompts", "all_prompts", "boxes_of", "one_kind", "only", "points_of", "subset"],
@@ -24,6 +24,6 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "surrogate": ["SURROGATES", "UNetSurrogate", "build_surrogate", "sample_at", "segmentation_loss"],
         "variants": ["local_mean", "noise_of"],
         "weights": ["LITE0", "generator_path", "load_generator", "load_lite0", "load_sam", "load_weights"]
-        + ["read_foreign", "renormalise", "save_generator", "shipped"],
+        + ["resized_positions", "read_foreign", "renormalise", "save_generator", "shipped"],
     },
 )

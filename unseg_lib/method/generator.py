@@ -122,10 +122,15 @@ class Generator(nn.Module):
 
 
 def upscaling_branch(channels: int, hidden: int, middle: int, out: int) -> nn.Sequential:
-    """3x3 convolution, then two 2x2 transposed convolutions: `(N,channels,t,t)` -> `(N,out,4t,4t)`."""
+    """3x3 convolution, then `upscaling`: `(N,channels,t,t)` -> `(N,out,4t,4t)`."""
     mix = nn.Conv2d(channels, hidden, 3, padding=1)
-    up, up_again = nn.ConvTranspose2d(hidden, middle, 2, stride=2), nn.ConvTranspose2d(middle, out, 2, stride=2)
-    return nn.Sequential(mix, LayerNorm2d(hidden), nn.GELU(), up, LayerNorm2d(middle), nn.GELU(), up_again)
+    return nn.Sequential(mix, LayerNorm2d(hidden), nn.GELU(), *upscaling(hidden, middle, out))
+
+
+def upscaling(channels: int, middle: int, out: int) -> nn.Sequential:
+    """Two 2x2 transposed convolutions: `(N,channels,t,t)` -> `(N,out,4t,4t)`."""
+    up, up_again = nn.ConvTranspose2d(channels, middle, 2, stride=2), nn.ConvTranspose2d(middle, out, 2, stride=2)
+    return nn.Sequential(up, LayerNorm2d(middle), nn.GELU(), up_again)
 
 
 def square(x: Tensor, size: int, mode: str = "bilinear") -> Tensor:

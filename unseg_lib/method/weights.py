@@ -170,7 +170,7 @@ def load_surrogate(surrogate: nn.Module, path: str | Path) -> None:
         found[mask_tokens] = found[mask_tokens][: len(own[mask_tokens])]
     for key, value in found.items():
         if key.endswith("pos_embed"):
-            found[key] = _on_grid(value, own[key])
+            found[key] = resized_positions(value, own[key].shape[1:3])
         elif "rel_pos" in key and len(value) != len(own[key]):
             found[key] = F.interpolate(value.T[None], len(own[key]), mode="linear")[0].T
     load_weights(surrogate, found, path, "SAM")
@@ -187,13 +187,13 @@ def _start_from_mae(encoder: nn.Module, state: dict[str, Tensor], path: str | Pa
         # `(1,1+k*k,C)`, class token first, -> SAM's `(1,t,t,C)`
         patches = state["pos_embed"][:, 1:]
         side = round(patches.shape[1] ** 0.5)
-        kept["pos_embed"] = _on_grid(patches.reshape(1, side, side, -1), encoder.pos_embed)
+        kept["pos_embed"] = resized_positions(patches.reshape(1, side, side, -1), encoder.pos_embed.shape[1:3])
     load_weights(encoder, kept, path, "MAE's ViT", spared=r"rel_pos|^neck\.")
 
 
-def _on_grid(positions: Tensor, own: Tensor) -> Tensor:
-    """Positions `(1,k,k,C)` resized bicubically to those of `own` `(1,t,t,C)`."""
-    grid = F.interpolate(positions.permute(0, 3, 1, 2), own.shape[1:3], mode="bicubic", align_corners=False)
+def resized_positions(positions: Tensor, size: tuple[int, int]) -> Tensor:
+    """Positions `(1,k,k,C)` of a SAM's tokens resized bicubically to `(1,height,width,C)`."""
+    grid = F.interpolate(positions.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False)
     return grid.permute(0, 2, 3, 1)
 
 

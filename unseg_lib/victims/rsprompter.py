@@ -31,7 +31,6 @@ from unseg_lib.victims.mask2former.data import MaskedImages, learnt_batch, read
 from unseg_lib.victims.mask2former.model import check_layout
 from unseg_lib.victims.mask2former.outputs import keep, scores
 from unseg_lib.victims.run import VictimRun
-from unseg_lib.victims.sam_hq.model import upscaling
 from unseg_lib.victims.training import SCHEDULES, Recipe, Rng, autocast, fit, own_randomness
 
 HIDDEN = 32  # channels of the feature aggregator
@@ -130,9 +129,7 @@ class RSPrompter(nn.Module):
         """Fit SAM to a grid of so many patches; its relative positions segment-anything stretches by itself."""
         position = self.encoder.pos_embed
         if position.shape[1:3] != (height, width):
-            planes = position.data.permute(0, 3, 1, 2)
-            larger = F.interpolate(planes, (height, width), mode="bicubic", align_corners=False)
-            position.data = larger.permute(0, 2, 3, 1).contiguous()
+            position.data = method.resized_positions(position.data, (height, width)).contiguous()
         self.prompt_encoder.image_embedding_size = (height, width)
 
     def forward(self, x: Tensor) -> SimpleNamespace:
@@ -199,7 +196,7 @@ class OneScale(nn.Module):
         self.position = PositionEmbeddingRandom(width // 2)
         one = nn.TransformerEncoderLayer(width, layout.heads, layout.feedforward, dropout=0.0, batch_first=True)
         self.encoder = nn.TransformerEncoder(one, layout.encoder_layers, enable_nested_tensor=False)
-        self.upscale = upscaling(width, width, width)
+        self.upscale = method.upscaling(width, width, width)
 
     def forward(self, features: Tensor) -> tuple[list[Seen], Tensor]:
         grid = features.shape[2:]
@@ -225,7 +222,7 @@ class Pyramid(nn.Module):
         width, self.channels = layout.width, PYRAMID
         # the levels
         half, quarter = PYRAMID // 2, PYRAMID // 4
-        finest, finer = upscaling(PYRAMID, half, quarter), nn.ConvTranspose2d(PYRAMID, half, 2, stride=2)
+        finest, finer = method.upscaling(PYRAMID, half, quarter), nn.ConvTranspose2d(PYRAMID, half, 2, stride=2)
         self.levels = nn.ModuleList([finest, finer, nn.Identity(), nn.MaxPool2d(2)])
         channels = (quarter, half, PYRAMID, PYRAMID)
         self.lateral = nn.ModuleList(nn.Sequential(*_convolution(one, PYRAMID, 1)[:2]) for one in channels)

@@ -54,8 +54,8 @@ class SamHQ(nn.Module):
         c, early = layout.width, layout.embed_dim
         self.mask_decoder.hf_token = nn.Embedding(1, c)
         self.mask_decoder.hf_mlp = MLP(c, c, c // 8, 3)
-        self.mask_decoder.compress_vit_feat = upscaling(early, c, c // 8)
-        self.mask_decoder.embedding_encoder = upscaling(c, c // 4, c // 8)
+        self.mask_decoder.compress_vit_feat = method.upscaling(early, c, c // 8)
+        self.mask_decoder.embedding_encoder = method.upscaling(c, c // 4, c // 8)
         wider, back = nn.Conv2d(c // 8, c // 4, 3, padding=1), nn.Conv2d(c // 4, c // 8, 3, padding=1)
         self.mask_decoder.embedding_maskfeature = nn.Sequential(wider, LayerNorm2d(c // 4), nn.GELU(), back)
 
@@ -77,9 +77,3 @@ class SamHQ(nn.Module):
         late = decoder.embedding_maskfeature(upscaled) + decoder.embedding_encoder(embedding)
         feature = late + decoder.compress_vit_feat(early)
         return torch.einsum("nc,nchw->nhw", decoder.hf_mlp(hs[:, -1]), feature)[:, None]
-
-
-def upscaling(channels: int, middle: int, out: int) -> nn.Sequential:
-    """Two 2x2 transposed convolutions: `(N,channels,t,t)` -> `(N,out,4t,4t)`."""
-    first, last = (nn.ConvTranspose2d(*pair, 2, stride=2) for pair in ((channels, middle), (middle, out)))
-    return nn.Sequential(first, LayerNorm2d(middle), nn.GELU(), last)
