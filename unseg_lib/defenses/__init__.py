@@ -2,9 +2,7 @@
 
 Stopping early needs no defence: every result has the peak beside the final score.
 """
+# ruff: noqa: F401 - the face of the package: what others import from it
 
 from unseg_lib.defenses.defense import DefendedSet, Defense, cost, defended, need, noise_left, seen
 from unseg_lib.defenses.registry import DEFENSES, Maker, defenses_of
-
-__all__ = ["DEFENSES", "DefendedSet", "Defense", "Maker", "cost", "defended", "defenses_of", "need", "noise_left"]
-__all__ += ["seen"]

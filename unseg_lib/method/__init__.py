@@ -24,6 +24,6 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "surrogate": ["SURROGATES", "UNetSurrogate", "build_surrogate", "sample_at", "segmentation_loss"],
         "variants": ["local_mean", "noise_of"],
         "weights": ["LITE0", "generator_path", "load_generator", "load_lite0", "load_sam", "load_weights"]
-        + ["resized_positions", "read_foreign", "renormalise", "save_generator", "shipped"],
+        + ["read_foreign", "renormalise", "resized_positions", "save_generator", "shipped"],
     },
 )

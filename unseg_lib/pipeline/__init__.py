@@ -1,4 +1,5 @@
 """How a run flows: profile -> Snakefile -> strict notebook runner -> results. Nobody needs it to read the method."""
+# ruff: noqa: F401 - the face of the package: what others import from it
 
 from unseg_lib.pipeline.engine import choose, gather, missing_data, reproduce
 from unseg_lib.pipeline.notebook import locked, project_root, run_notebook
@@ -6,8 +7,3 @@ from unseg_lib.pipeline.parameters import check_parameters, check_value, noteboo
 from unseg_lib.pipeline.profiles import Profile, load_profile, profile_of
 from unseg_lib.pipeline.results import INSTEAD, collect, copies_in, save_result, strip_images, strip_results
 from unseg_lib.pipeline.stages import NOTEBOOKS, Stage
-
-__all__ = ["INSTEAD", "NOTEBOOKS", "Profile", "Stage", "check_parameters", "check_value", "choose", "collect"]
-__all__ += ["copies_in", "gather", "load_profile", "locked", "strip_images", "strip_results"]
-__all__ += ["missing_data", "notebook_parameters", "parse_value", "profile_of", "project_root", "reproduce"]
-__all__ += ["run_notebook", "save_result"]

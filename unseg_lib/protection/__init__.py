@@ -1,4 +1,5 @@
 """Protect your own images: `unseg protect`, `unseg_lib.protect`, and the notebook 10_protect_your_images."""
+# ruff: noqa: F401 - the face of the package: what others import from it
 
 import lazy_loader
 
@@ -7,10 +8,6 @@ from unseg_lib.protection.api import Batch, Protected, Protector, protect, prote
 from unseg_lib.protection.inputs import find_inputs, shown
 from unseg_lib.protection.photo import NO_COLOURS, ONE_CHANNEL, Photo, read_photo
 from unseg_lib.protection.report import COLUMNS, REPORT, described, inspect, summary, write_difference
-
-__all__ = ["Batch", "Protected", "Protector", "find_inputs", "inspect", "protect", "protect_batch", "protect_files"]
-__all__ += ["COLUMNS", "NO_COLOURS", "ONE_CHANNEL", "REPORT", "Photo", "described", "outlined", "read_photo", "shown"]
-__all__ += ["summary", "write_difference"]
 
 # the desk draws, and who protects files need not wait for what it draws with
 DESK = ["VIEW", "Desk", "Panel", "changes", "free_name", "panels", "plot_changes", "saved_sentence", "uploaded"]

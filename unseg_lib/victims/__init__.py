@@ -2,6 +2,7 @@
 
 A victim is tested on clean images it has never seen; where a protection works, it fails there.
 """
+# ruff: noqa: F401 - the face of the package: what others import from it
 
 import lazy_loader
 
@@ -9,10 +10,6 @@ from unseg_lib.victims.data import MEMORY, mixed, normalise, tensors
 from unseg_lib.victims.registry import VICTIMS, Victim, train_victim
 from unseg_lib.victims.run import VictimRun
 from unseg_lib.victims.training import autocast, cross_entropy, own_randomness, plain_loss, train_epoch, train_step
-
-__all__ = ["VICTIMS", "Victim", "VictimRun", "train_victim"]
-__all__ += ["MEMORY", "mixed", "normalise", "tensors"]
-__all__ += ["autocast", "cross_entropy", "own_randomness", "plain_loss", "train_epoch", "train_step"]
 
 # the rest of the face is loaded when it is asked for: the families import slow libraries
 __getattr__, __dir__, _names = lazy_loader.attach(
