@@ -13,7 +13,7 @@ from toy_set import HOW, VICTIM, boxes, train_and_die
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import SegmentationSet, load_dataset, write_scenes
-from unseg_lib.defenses import DEFENSES, DefendedSet, Defense, Maker, defended, defenses_of, seen
+from unseg_lib.defenses import DEFENSES, Defense, Maker, defended, defenses_of, seen
 from unseg_lib.defenses.batches import OPERATIONS, low_frequencies, operate, plasma, sharpen
 from unseg_lib.defenses.fitted import sample, separating, shared_tile, tiles_of
 from unseg_lib.images import MEAN, STD
@@ -40,7 +40,7 @@ def scenes(tmp_path_factory) -> SegmentationSet:
 def with_fixed_tile(source: SegmentationSet) -> SegmentationSet:
     """A set with the kit's fixed tile in every image."""
     poison, label = POISONS["fixed_tile"].make(PoisonSettings(eps=8, eps_bg=2)), source.label
-    return DefendedSet.of(source, lambda pixels, id: poison(Sample(id, pixels, label(id) == 1, label(id))))
+    return defended(source, (Defense(lambda pixels, id: poison(Sample(id, pixels, label(id) == 1, label(id)))),))
 
 
 def apply(text: str, pixels: np.ndarray, id: str = "a", seed: int = 0) -> np.ndarray:
@@ -194,7 +194,7 @@ def test_projection_takes_out_noise_that_is_linear_in_the_class(scenes):
         rows, columns = (np.arange(length) % 8 for length in pixels.shape[:2])
         return (pixels + tiles[scenes.label(id).clip(max=1), rows[:, None], columns]).clip(0, 255).astype(np.uint8)
 
-    x, y = sample(DefendedSet.of(scenes, change), 8, 0)
+    x, y = sample(defended(scenes, (Defense(change),)), 8, 0)
     directions, between = separating(x - x.mean(axis=0), y, ridge=0.1), (tiles[1] - tiles[0]).ravel()
     assert directions.shape == (192, 1) and np.allclose(directions.T @ directions, 1, atol=1e-4)
     assert ((between @ directions) ** 2).sum() / (between @ between) > 0.6

@@ -62,6 +62,8 @@ class SegmentationSet:
     labelled_crowds: bool = False  # whether its label maps count crowds, which nobody protects
     # (height, width) of the working copies that are read in place of the files' own pixels; None: as the files are
     working_size: tuple[int, int] | None = None
+    # what is done to an image's pixels as they are read, one after the other: (pixels, id) -> pixels
+    changes: tuple[Callable[[np.ndarray, str], np.ndarray], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -81,9 +83,12 @@ class SegmentationSet:
         return place.with_name(place.name + self.image_path(id).suffix)
 
     def image(self, id: str) -> np.ndarray:
-        """Image, uint8 RGB `(H,W,3)`, at the working size where there is one."""
+        """Image, uint8 RGB `(H,W,3)`, at the working size where there is one, after `changes`."""
         pixels = read_image(self.image_path(id))
-        return resize_image(pixels, self.working_size) if self.working_size else pixels
+        pixels = resize_image(pixels, self.working_size) if self.working_size else pixels
+        for change in self.changes:
+            pixels = change(pixels, id)
+        return pixels
 
     def label(self, id: str) -> np.ndarray:
         """Class indices, uint8 `(H,W)`, 255 = ignore. A map of another size or with unknown classes is refused."""

@@ -4,5 +4,5 @@ Stopping early needs no defence: every result has the peak beside the final scor
 """
 # ruff: noqa: F401 - the face of the package: what others import from it
 
-from unseg_lib.defenses.defense import DefendedSet, Defense, cost, defended, need, noise_left, seen
+from unseg_lib.defenses.defense import Defense, cost, defended, need, noise_left, seen
 from unseg_lib.defenses.registry import DEFENSES, Maker, defenses_of

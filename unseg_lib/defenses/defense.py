@@ -1,7 +1,8 @@
 """What a defence is, how it enters a data set, and what it does to images and to the noise on them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,33 +33,23 @@ class Defense:
     loss: Callable[[Any, Any, Any, Any], Any] | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class DefendedSet(SegmentationSet):
-    """A data set whose images are changed as they are read; ids, labels and files are those of `inner`."""
-
-    inner: SegmentationSet | None = None
-    change: Change | None = None
-
-    @classmethod
-    def of(cls, inner: SegmentationSet, change: Change) -> "DefendedSet":
-        return cls(**vars(inner) | {"inner": inner, "change": change})
-
-    def image(self, id: str) -> np.ndarray:
-        before = self.inner.image(id)
-        after = self.change(before, id)
-        shape, kind = getattr(after, "shape", type(after).__name__), getattr(after, "dtype", "")
-        if (shape, kind) != (before.shape, before.dtype):
-            found = f"{kind} {shape}".strip()
-            raise UnsegError(f"Expected a defence to return pixels uint8 {before.shape} for {id}, found {found}.")
-        return after
-
-
 def defended(source: SegmentationSet, defenses: tuple[Defense, ...]) -> SegmentationSet:
     """`source` with the images that a training under these defences sees; a fitted one reads all images here."""
     for defense in defenses:
         for change in (defense.image, defense.fit and defense.fit(source)):
-            source = DefendedSet.of(source, change) if change else source
+            if change:
+                source = replace(source, changes=(*source.changes, partial(_checked, change)))
     return source
+
+
+def _checked(change: Change, pixels: np.ndarray, id: str) -> np.ndarray:
+    """What a defence makes of an image; anything but pixels of the same size is refused."""
+    found = change(pixels, id)
+    shape, kind = getattr(found, "shape", type(found).__name__), getattr(found, "dtype", "")
+    if (shape, kind) != (pixels.shape, pixels.dtype):
+        what = f"{kind} {shape}".strip()
+        raise UnsegError(f"Expected a defence to return pixels uint8 {pixels.shape} for {id}, found {what}.")
+    return found
 
 
 def need(name: str, value: float, low: float, high: float) -> None:
