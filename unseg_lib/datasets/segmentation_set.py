@@ -110,10 +110,15 @@ class SegmentationSet:
         return [one for one in self._with_crowds(id) if one.crowd]
 
     @property
+    def countable(self) -> tuple[int, ...]:
+        """Indices of the things; where the set does not say, of all classes but the background."""
+        every = tuple(i for i in range(len(self.classes)) if i != self.background)
+        return every if self.things is None else self.things
+
+    @property
     def stuff(self) -> tuple[int, ...]:
         """Indices of the uncountable classes: neither things nor background."""
-        countable = range(len(self.classes)) if self.things is None else (*self.things, self.background)
-        return tuple(i for i in range(len(self.classes)) if i not in countable)
+        return tuple(i for i in range(len(self.classes)) if i not in (*self.countable, self.background))
 
     def segments(self, id: str) -> list[Instance]:
         """The segments of an image for panoptic segmentation: its objects and one for every stuff class in it.

@@ -19,7 +19,7 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import average_precision
 from unseg_lib.method import boxes_of, load_weights, read_foreign
-from unseg_lib.victims.mask2former.data import stacked, targets, things
+from unseg_lib.victims.mask2former.data import stacked, targets
 from unseg_lib.victims.mask2former.outputs import by_area, drawings
 from unseg_lib.victims.openmmlab import SAFE, import_library
 from unseg_lib.victims.openmmlab.config import SIZES, load_config, make_ours, need_parts, reschedule, resize, walk
@@ -47,7 +47,7 @@ def adapt(config: Config, run: VictimRun) -> Config:
     need_parts(config, run)
     factor = min(run.size) / min(map(min, _scales(config.test_pipeline)))
     walk([config.train_pipeline, config.test_pipeline], lambda step: resize(step, factor, (*SIZES, "crop_size")))
-    classes = len(things(run.train))
+    classes = len(run.train.countable)
     walk(config.model, lambda part: make_ours(part, classes, run.init))
     if run.init == "random":
         walk(config.model, _let_learn)
@@ -106,7 +106,7 @@ def truth(source: SegmentationSet, id: str) -> dict:
     masks, classes, _ = stacked(source, id, source.instances(id))
     return {
         "gt_bboxes": HorizontalBoxes(tight_boxes(masks), dtype=torch.float32),
-        "gt_bboxes_labels": np.array([things(source).index(index) for index in classes.tolist()], np.int64),
+        "gt_bboxes_labels": np.array([source.countable.index(index) for index in classes.tolist()], np.int64),
         "gt_ignore_flags": np.zeros(len(classes), bool),
     }
 
@@ -119,7 +119,7 @@ def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
 def found(source: SegmentationSet, instances: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes float `(K,4)`, our class indices and scores `(K,)` of a prediction of mmdetection."""
     boxes, labels, scores = (instances[name].cpu().numpy() for name in ("bboxes", "labels", "scores"))
-    return boxes, np.array(things(source), np.int64)[labels], scores
+    return boxes, np.array(source.countable, np.int64)[labels], scores
 
 
 class BoxPrecision(BaseMetric):

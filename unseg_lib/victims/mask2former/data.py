@@ -24,12 +24,6 @@ from unseg_lib.victims.training import Rng, defended_batch
 Size = tuple[int, int]
 
 
-def things(source: SegmentationSet) -> tuple[int, ...]:
-    """Indices of the countable classes; where the set does not say, all but the background."""
-    every = tuple(i for i in range(len(source.classes)) if i != source.background)
-    return every if source.things is None else tuple(source.things)
-
-
 def targets(source: SegmentationSet, id: str, task: str, size: Size | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """What is to be found in an image, as of `stacked`, crowds last: for "instance" and "detection" the objects, for
     "panoptic" also a mask for every class of stuff, else one for every class of the label map, which ignores crowds.

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from unseg_lib.datasets import IGNORE
 from unseg_lib.evaluation import average_precision, confusion, pack, panoptic_quality, unpack
 from unseg_lib.victims.data import normalise, resized_label
-from unseg_lib.victims.mask2former.data import MaskedImages, Size, things
+from unseg_lib.victims.mask2former.data import MaskedImages, Size
 from unseg_lib.victims.mask2former.model import Layout
 from unseg_lib.victims.run import LABEL_TASKS, VictimRun
 from unseg_lib.victims.training import autocast, save_predictions, scores_of, shown, shown_image
@@ -84,7 +84,7 @@ def scaled(masks: Tensor, size: Size) -> Tensor:
 
 def scores(run: VictimRun, model: nn.Module, data: MaskedImages) -> dict:
     """Scores of the run's task, see `train_victim`; AP's areas are in pixels of the masks, see `MaskedImages`."""
-    found, countable = enumerate(predict(run, model, data)), things(run.test)
+    found, countable = enumerate(predict(run, model, data)), run.test.countable
     if run.task == "instance":
         return {"scores": _precision(run, data, (instances(*one, data.size(i), countable) for i, one in found))}
     if run.task == "panoptic":
@@ -119,12 +119,12 @@ def _truths(data: MaskedImages, only: Iterable[int]) -> Iterator[tuple[np.ndarra
 
 def _precision(run: VictimRun, data: MaskedImages, found: Iterable[tuple]) -> dict[str, float | None]:
     """AP of (masks, classes, scores) of every image, over the things; what is found in crowds does not count."""
-    return average_precision(_truths(data, things(run.test)), found, run.test.classes)
+    return average_precision(_truths(data, run.test.countable), found, run.test.classes)
 
 
 def _panoptic_scores(run: VictimRun, data: MaskedImages, found: Iterable[tuple], layout: Layout) -> dict:
     """PQ; "AP_pan" of the instances and "mIoU_pan" of the label maps that the same model gives, as published."""
-    matrix, both, countable = 0, ([], []), things(run.test)
+    matrix, both, countable = 0, ([], []), run.test.countable
     for i, one in found:
         size = data.size(i)
         matrix += _confusion(run, i, one, size)
@@ -157,9 +157,9 @@ def _drawings(run: VictimRun, data: MaskedImages, i: int, one: Logits, layout: L
     resized = [resized_label(one.numpy(), run.size) for one in masks]
     masks = torch.stack(resized) if resized else masks.new_zeros(0, *run.size)
     if run.task == "panoptic":
-        found = segments(*one, run.size, things(run.test), layout)
+        found = segments(*one, run.size, run.test.countable, layout)
     else:
-        *found, score = instances(*one, run.size, things(run.test))
+        *found, score = instances(*one, run.size, run.test.countable)
         sure = np.flatnonzero(score >= SURE)[::-1]  # the best on top
         found = tuple(part[sure] for part in found)
     return drawings(run, by_area(masks.numpy(), classes.numpy()), found)
