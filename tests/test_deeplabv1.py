@@ -15,8 +15,7 @@ from unseg_lib import UnsegError
 from unseg_lib.options import with_options
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import deeplabv1, normalise, training
-from unseg_lib.victims.deeplabv1.model import WIDTHS, DeepLabV1, Residual, WideResNet38, units
-from unseg_lib.victims.deeplabv1.weights import names_of
+from unseg_lib.victims.deeplabv1 import WIDTHS, DeepLabV1, Residual, WideResNet38, names_of, units
 
 TINY = "wideresnet38-tiny"
 HOW = {"size": (32, 32), "batch_size": 4, "lr": 0.02}
