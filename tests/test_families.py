@@ -126,7 +126,7 @@ def test_bf16_is_near_fp32(parts_of, run, bf16_everywhere):
 
 
 LEARNS = {"instance on SAM": {"mask_decoder", "aggregator", "prompter"}}
-LEARNS |= {"interactive": {f"mask_decoder.{name}" for name in sam_hq.model.ADDED}}
+LEARNS |= {"interactive": {f"mask_decoder.{name}" for name in sam_hq.ADDED}}
 
 
 @pytest.mark.parametrize(("run", "learns"), LEARNS.items())

@@ -15,7 +15,7 @@ from unseg_lib import method
 from unseg_lib.method import LAYOUTS, Generator, build_surrogate, surrogate
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims.deeplabv1 import WideResNet38
-from unseg_lib.victims.sam_hq.model import SamHQ
+from unseg_lib.victims.sam_hq import SamHQ
 
 TINY = LAYOUTS["tiny"]  # 32 pixels in patches of 4: 8 x 8 tokens, two blocks, the second of global attention
 

@@ -14,8 +14,7 @@ from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
 from unseg_lib.method import LAYOUTS, Prompts
 from unseg_lib.victims import asked, filled_boxes, object_scores, one_object, sam_hq, training
-from unseg_lib.victims.sam_hq import objects
-from unseg_lib.victims.sam_hq.model import ADDED, SamHQ, build
+from unseg_lib.victims.sam_hq import ADDED, SamHQ, build
 
 # the network
 
@@ -80,9 +79,9 @@ def test_one_drop_of_the_learning_rate(sets, monkeypatch):
 
 
 def test_images_are_the_same_from_memory_and_from_the_disk(sets, monkeypatch):
-    kept = objects.pairs(sets[0], 24, "training")
-    monkeypatch.setattr(objects, "MEMORY", 0)
-    read = objects.pairs(sets[0], 24, "training")
+    kept = sam_hq.pairs(sets[0], 24, "training")
+    monkeypatch.setattr(sam_hq, "MEMORY", 0)
+    read = sam_hq.pairs(sets[0], 24, "training")
     for i in range(len(sets[0])):
         assert all(a.equal(b) for a, b in zip(kept(i), read(i)))
     image, mask = read(0)
@@ -98,8 +97,8 @@ def test_boxes_by_hand(sets):
     ((id, _, box),) = asked(replace(sets[1], read_label=labels.__getitem__))  # of the others nothing can be asked for
     assert id == sets[1].ids[1] and box.tolist() == [2, 1, 4, 2]
     # twice as wide: pixel 2 becomes 4 and 5, whose middle is 4.5; half as high: row 1 is the middle of row 0 to 1
-    assert objects.scaled_box(box, (4, 6), (2, 12)).tolist() == [4.5, 0.25, 8.5, 0.75]
-    assert objects.scaled_box(box, (4, 6), (4, 6)).tolist() == box.tolist()
+    assert sam_hq.scaled_box(box, (4, 6), (2, 12)).tolist() == [4.5, 0.25, 8.5, 0.75]
+    assert sam_hq.scaled_box(box, (4, 6), (4, 6)).tolist() == box.tolist()
 
 
 def test_scores_by_hand(sets):

@@ -72,7 +72,7 @@ def run_of(victim: str, sets: tuple[SegmentationSet, SegmentationSet], **changes
 def save_sam(path: Path) -> None:
     """A tiny SAM in the official format."""
     state = sam_hq.build("tiny", (32, 32), "random", 5).state_dict()
-    sam = {name: value for name, value in state.items() if name.split(".")[1] not in sam_hq.model.ADDED}
+    sam = {name: value for name, value in state.items() if name.split(".")[1] not in sam_hq.ADDED}
     torch.save(sam | {"pixel_mean": torch.zeros(3, 1, 1)}, path)
 
 

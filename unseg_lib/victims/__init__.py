@@ -19,6 +19,6 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "openmmlab.config": ["load_config", "walk"],
         "openmmlab.runner": ["Images", "loader"],
         "rsprompter": ["Objects", "QueryPrompter", "RSPrompter", "outside"],
-        "sam_hq.objects": ["asked", "boxed", "filled_boxes", "object_scores", "one_object"],
+        "sam_hq": ["asked", "boxed", "filled_boxes", "object_scores", "one_object"],
     },
 )
