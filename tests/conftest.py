@@ -69,7 +69,7 @@ def weights(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory) -> tuple:
     """Two toy sets that a victim learns in seconds: train and test."""
-    from toy_set import boxes
+    from toys import boxes
 
     root = tmp_path_factory.mktemp("boxes")
     return boxes(root, "train", 9), boxes(root, "test", 5)
@@ -78,7 +78,7 @@ def sets(tmp_path_factory) -> tuple:
 @pytest.fixture(scope="module")
 def shaped(tmp_path_factory) -> tuple:
     """The same with several things in an image, and their masks."""
-    from toy_instances import shapes
+    from toys import shapes
 
     root = tmp_path_factory.mktemp("shapes")
     return shapes(root, "train", 7), shapes(root, "test", 4)

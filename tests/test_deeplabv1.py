@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy_instances
+import toys
 
 from unseg_lib import UnsegError
 from unseg_lib.options import with_options
@@ -31,7 +31,7 @@ def step_loss(run, model, data, images: int = 4, variant=VARIANT) -> torch.Tenso
 
 
 def run_of(sets, **changes):
-    return toy_instances.run_of(f"deeplabv1:{TINY}", sets, **(HOW | changes))
+    return toys.run_of(f"deeplabv1:{TINY}", sets, **(HOW | changes))
 
 
 # the architecture

@@ -7,7 +7,7 @@ of github.com/dvlab-research/Robust-Semantic-Segmentation (Xu et al., ICCV 2021)
 import pytest
 import timm
 import torch
-import toy_instances
+import toys
 from torch.nn import functional as F
 
 from unseg_lib.defenses import defenses_of
@@ -24,7 +24,7 @@ def tiny(classes: int = 2) -> deeplabv3.DeepLabV3:
 
 
 def run_of(sets, **changes):
-    return toy_instances.run_of(TINY, sets, **({"size": (33, 33), "batch_size": 4, "lr": 0.01} | changes))
+    return toys.run_of(TINY, sets, **({"size": (33, 33), "batch_size": 4, "lr": 0.01} | changes))
 
 
 def test_the_published_recipe(sets):

@@ -8,8 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from toy_instances import run_of
-from toy_set import HOW, VICTIM, boxes, train_and_die
+from toys import HOW, VICTIM, boxes, run_of, train_and_die
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import SegmentationSet, load_dataset, write_scenes

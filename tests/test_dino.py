@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_instances import DINO, run_of, shapes
-from toy_set import only_on_a_cpu
+from toys import DINO, only_on_a_cpu, run_of, shapes
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance

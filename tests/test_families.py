@@ -6,8 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from toy_instances import MASK2FORMER, RSPROMPTER, SAM_HQ, run_of, save_sam
-from toy_set import VICTIM
+from toys import MASK2FORMER, RSPROMPTER, SAM_HQ, VICTIM, run_of, save_sam
 
 from unseg_lib import UnsegError
 from unseg_lib.options import with_options

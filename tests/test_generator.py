@@ -6,7 +6,7 @@ import pytest
 import torch
 from segment_anything.build_sam import sam_model_registry
 from torch.nn import functional as F
-from toy_instances import mae_checkpoint
+from toys import mae_checkpoint
 
 from unseg_lib import method
 from unseg_lib.errors import UnsegError

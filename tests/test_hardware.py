@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from toy_set import HOW, VICTIM
+from toys import HOW, VICTIM
 
 from unseg_lib import UnsegError, runtime
 from unseg_lib.victims import train_victim

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from toy_instances import CLASSES, MASK2FORMER, run_of, shapes
+from toys import CLASSES, MASK2FORMER, run_of, shapes
 
 from unseg_lib import UnsegError
 from unseg_lib.options import with_options

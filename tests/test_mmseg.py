@@ -6,8 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-import toy_instances
-from toy_set import only_on_a_cpu
+import toys
 
 from unseg_lib import UnsegError
 from unseg_lib.victims import load_config
@@ -20,11 +19,11 @@ CONFIG = "deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512"
 @pytest.fixture(scope="module", autouse=True)
 def _cpu_only():
     import_library("mmseg")
-    only_on_a_cpu()
+    toys.only_on_a_cpu()
 
 
 def run_of(sets, **changes):
-    return toy_instances.run_of(f"mmseg:{CONFIG}", sets, **({"size": (96, 128), "epochs": 10, "lr": 0.02} | changes))
+    return toys.run_of(f"mmseg:{CONFIG}", sets, **({"size": (96, 128), "epochs": 10, "lr": 0.02} | changes))
 
 
 def ours(sets, name: str = CONFIG, **changes):

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from toy_instances import MASK2FORMER, RSPROMPTER, run_of, shapes
+from toys import MASK2FORMER, RSPROMPTER, run_of, shapes
 
 from unseg_lib import UnsegError
 from unseg_lib.method import BilevelConfig, Generator

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_instances import RSPROMPTER, save_sam
+from toys import RSPROMPTER, save_sam
 
 from unseg_lib import UnsegError
 from unseg_lib.method import LAYOUTS as SAMS

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_instances import run_of, save_sam
+from toys import run_of, save_sam
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_set import VICTIM, boxes
+from toys import VICTIM, boxes
 
 from unseg_lib import UnsegError
 from unseg_lib.files import claim, read_json, write_json

@@ -7,8 +7,8 @@ from pkgutil import resolve_name
 import numpy as np
 import pytest
 import torch
-from toy_instances import CLASSES, DINO, MASK2FORMER, RSPROMPTER, SAM_HQ, shapes
-from toy_set import HOW, SMALL_MMSEG, VICTIM, boxes, interrupted_after_saving, only_on_a_cpu
+import toys
+from toys import CLASSES, DINO, HOW, MASK2FORMER, RSPROMPTER, SAM_HQ, SMALL_MMSEG, VICTIM, boxes, shapes
 
 from unseg_lib import UnsegError
 from unseg_lib.evaluation import curves
@@ -55,7 +55,7 @@ def train(sets_of, tmp_path_factory):
     def train(run: str, out, train=None, more="", **changes) -> dict:
         victim, how, _ = RUNS[run]
         if victim in (SMALL_MMSEG, DINO):
-            only_on_a_cpu()
+            toys.only_on_a_cpu()
         how = HOW | how | changes | ({"init": str(weights)} if "init" in how else {})
         return train_victim(victim + more, train or sets_of(run)[0], sets_of(run)[1], out, **how)
 
@@ -113,7 +113,7 @@ def global_state() -> tuple:
 def test_killed_after_an_epoch_it_ends_with_the_same_numbers(trained, train, tmp_path, monkeypatch):
     """All state goes through the checkpoint's file; nothing of the first half is left in the second."""
     run, out, expected = trained
-    with interrupted_after_saving(monkeypatch):
+    with toys.interrupted_after_saving(monkeypatch):
         train(run, tmp_path)
     assert (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "result.json").exists()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)

@@ -241,7 +241,7 @@ WITH_TRAIN = sorted(set(ALL) - {"coift", "hrsod"})
 def rehearsal(root: Path) -> None:
     """Write what the profile paper reads, and random weights in SAM's and MAE's formats; nothing where it is whole."""
     import torch
-    from toy_instances import mae_checkpoint, save_sam
+    from toys import mae_checkpoint, save_sam
 
     from unseg_lib.method import LAYOUTS, build_surrogate
 

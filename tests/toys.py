@@ -1,17 +1,29 @@
-"""Hand-made sets with instance masks, and small victims that learn from them.
+"""Hand-made sets for the tests of victims, and small victims that learn from them in a few steps.
 
-The sets show boxes and discs on ground below sky, for instances and panoptic segments.
+`boxes` are bright on a dark ground; `shapes` are boxes and discs on ground below sky, with instance masks.
 """
 
+import os
+import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from unseg_lib.datasets import Instance, SegmentationSet
 from unseg_lib.images import write_image
-from unseg_lib.victims import VictimRun, sam_hq
+from unseg_lib.victims import VictimRun, sam_hq, train_victim, training
 
+# a victim that learns them in seconds, and how
+VICTIM = "unet-tu-mobilenetv3_small_050"
+SMALL_MMSEG = (
+    "mmseg:deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512 model.backbone.depth=18 model.backbone.base_channels=8 "
+    "model.decode_head.in_channels=64 model.decode_head.channels=8 "
+    "model.auxiliary_head.in_channels=32 model.auxiliary_head.channels=8"
+)
+HOW = {"size": (32, 32), "epochs": 2, "batch_size": 4, "lr": 2e-3, "seed": 0, "device": "cpu"}
 CLASSES = ("ground", "sky", "box", "disc")
 MASK2FORMER = "mask2former:tiny points=64 queries=8 layers=1"
 RSPROMPTER = "rsprompter:tiny points=64 queries=6 layers=1 width=16"
@@ -23,6 +35,21 @@ DINO = (
     f"model.encoder.num_layers=1 model.encoder.{FFN} model.decoder.num_layers=1 model.decoder.{FFN}"
 )
 COLOURS = np.array([(40, 90, 40), (120, 160, 220), (220, 60, 50), (240, 220, 60)])
+
+
+def boxes(root: Path, split: str, count: int, shape=(32, 48), dim: int = 0) -> SegmentationSet:
+    """`count` images of one box each, `shape` (height, width), the first row ignored; `dim` darkens them."""
+    rng, labels = np.random.default_rng([count, len(split)]), {}
+    for i in range(count):
+        label = np.zeros(shape, np.uint8)
+        row, column = rng.integers(2, shape[0] // 2), rng.integers(0, shape[1] // 2)
+        label[row : row + shape[0] // 2, column : column + shape[1] // 2] = 1
+        label[0] = 255
+        colour = np.where(label[..., None] == 1, (220, 200, 60), (30, 60, 90)) + rng.integers(-20, 20, (*shape, 3))
+        write_image(root / "im" / f"{split}{i}.png", (colour - dim).clip(0, 255).astype(np.uint8))
+        labels[f"{split}{i}"] = label
+    images = {name: Path("im") / name for name in labels}
+    return SegmentationSet("boxes", root, split, ("background", "object"), tuple(labels), images, labels.__getitem__)
 
 
 def shapes(root: Path, split: str, count: int, shape=(48, 64), crowd: bool = False, dim: int = 0) -> SegmentationSet:
@@ -84,3 +111,44 @@ def mae_checkpoint(encoder: torch.nn.Module, side: int) -> dict:
     ramp = torch.arange(side * side, dtype=torch.float32).reshape(1, -1, 1).repeat(1, 1, width)
     state["pos_embed"] = torch.cat([torch.full((1, 1, width), -99.0), ramp], dim=1)
     return state | {"cls_token": torch.zeros(1), "norm.weight": torch.zeros(1), "decoder_blocks.0.x": torch.zeros(1)}
+
+
+def after_saving(act):
+    """`training._save` that calls `act` after each checkpoint it writes."""
+    save = training._save
+
+    def save_and_act(*arguments):
+        save(*arguments)
+        act()
+
+    return save_and_act
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupted_after_saving(monkeypatch):
+    """The training inside ends, like one that is stopped by hand, once its first checkpoint is written."""
+    from unseg_lib.victims.openmmlab.runner import Book
+
+    save = Book.after_val_epoch
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_save", after_saving(interrupt))
+        patch.setattr(Book, "after_val_epoch", lambda *arguments, **more: (save(*arguments, **more), interrupt()))
+        yield
+
+
+def train_and_die(sets, out, defense="none"):
+    """For a process of its own: train the toy victim and be killed once its first epoch is saved."""
+    training._save = after_saving(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    train_victim(VICTIM, *sets, out, **HOW, defense=defense)
+
+
+def only_on_a_cpu():
+    """Skip where mmengine would take a GPU: it asks nobody, and these tests are about exact numbers."""
+    from mmengine.device import get_device
+
+    if get_device() != "cpu":
+        pytest.skip("mmengine takes this machine's GPU, these tests are about exact numbers on a CPU")
