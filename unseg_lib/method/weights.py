@@ -60,8 +60,8 @@ def generator_path(name_or_path: str | Path) -> Path:
     if path.is_file():
         return path
     raise UnsegError(
-        f"Expected a generator's name ({', '.join(known)}) or the path of its .safetensors or .pth "
-        f"file, found '{name_or_path}'; train one with notebooks/01b_train_generator.ipynb."
+        f"Expected a generator's name ({', '.join(known)}; to protect files also grating) or the path of its "
+        f".safetensors or .pth file, found '{name_or_path}'; train one with notebooks/01b_train_generator.ipynb."
     )
 
 
