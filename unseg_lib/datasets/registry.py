@@ -111,4 +111,4 @@ def load_dataset(
     if limit is not None:
         ids = subset(ids, limit, seed, name, split, "limit")
     found = replace(found, split=split, ids=ids, working_size=size)
-    return replace(found, **as_objects(found)) if task == "object" else found
+    return as_objects(found) if task == "object" else found

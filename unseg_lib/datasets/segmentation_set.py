@@ -158,11 +158,11 @@ class SegmentationSet:
         return self.images[id]
 
 
-def as_objects(source: SegmentationSet) -> dict:
-    """The fields that turn a set into object (1, any class but the background) against background; 255 stays."""
-    instances = source.read_instances and partial(_object_instances, source)
-    fields = {"classes": ("background", "object"), "background": 0, "things": None, "read_instances": instances}
-    return fields | {"read_label": partial(_object_label, source)}
+def as_objects(source: SegmentationSet) -> SegmentationSet:
+    """The set as object (1, any class but the background) against background; 255 stays."""
+    readers = {"read_label": partial(_object_label, source)}
+    readers["read_instances"] = source.read_instances and partial(_object_instances, source)
+    return replace(source, classes=("background", "object"), background=0, things=None, **readers)
 
 
 def _object_label(source: SegmentationSet, id: str) -> np.ndarray:
