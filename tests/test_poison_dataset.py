@@ -16,7 +16,7 @@ from PIL import Image, JpegImagePlugin
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import append_line, read_csv, read_json, sha256_of, write_json
-from unseg_lib.images import open_image, read_label
+from unseg_lib.images import open_image, read_image, read_label, write_image
 from unseg_lib.poisons import COLUMNS, POISONS, PoisonSettings, poison_dataset, protected_classes, read_rows
 
 PLAIN = PoisonSettings(seed=5)
@@ -210,6 +210,21 @@ def test_other_settings_are_refused(toy, tmp_path):
     Image.fromarray(toy.label("p0") + np.uint8(1)).save(toy.root / "lab" / "p0.png")
     with pytest.raises(UnsegError, match="annotations "):
         poison_dataset(toy, "random", out, PLAIN)
+
+
+def test_what_a_poison_has_learnt_is_of_the_very_images_it_saw(toy, tmp_path, monkeypatch):
+    learner = replace(POISONS["random"], fit=lambda images, settings: {"mean": np.mean([one.pixels for one in images])})
+    monkeypatch.setitem(POISONS, "learner", learner)
+    out, path = tmp_path / "out", toy.image_path("p0")
+    poison_dataset(toy, "learner", out, PLAIN)
+    write_image(path, 255 - read_image(path))
+    with pytest.raises(UnsegError, match="sources "):
+        poison_dataset(toy, "learner", out, PLAIN)
+    # one that learns nothing makes the changed image anew, and knows nothing of the others
+    poison_dataset(toy, "random", tmp_path / "plain", PLAIN)
+    write_image(path, 255 - read_image(path))
+    poison_dataset(toy, "random", tmp_path / "plain", PLAIN)
+    assert read_json(out / "poison.json").keys() - read_json(tmp_path / "plain/poison.json").keys() == {"sources"}
 
 
 def test_folders_that_hold_something_else_are_refused(toy, tmp_path):

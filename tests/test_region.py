@@ -9,8 +9,17 @@ from unseg_lib import datasets, method
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
 from unseg_lib.images import INNER, OUTER, outlined, read_image
-from unseg_lib.method import LAYOUTS, SegmenterConfig, find_region, sam, scenes_of, train_segmenter
-from unseg_lib.method.segmenter import SHIPPED, around, box_of
+from unseg_lib.method import (
+    LAYOUTS,
+    SEGMENTER,
+    SegmenterConfig,
+    around,
+    box_of,
+    find_region,
+    sam,
+    scenes_of,
+    train_segmenter,
+)
 from unseg_lib.protection import Batch, Protector, protect_files
 from unseg_lib.seeds import numpy_rng
 
@@ -82,7 +91,7 @@ def test_a_prompt_becomes_maps_in_the_window():
         ({"points": [(1, 1)], "labels": [1, 1]}, r"found \[1, 1\] for 1 points"),
         ({"segmenter": "smal"}, "Expected small, sam:FILE or a segmenter's file, found smal"),
         ({"segmenter": "sam:none.pth"}, r"none\.pth"),
-        ({"segmenter": str(SHIPPED.parents[1] / "small.safetensors")}, "a segmenter's file"),
+        ({"segmenter": str(SEGMENTER.parents[1] / "small.safetensors")}, "a segmenter's file"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(given, sentence):
@@ -115,7 +124,7 @@ def test_a_killed_training_ends_with_the_same_bytes(scenes, tmp_path, monkeypatc
         train_segmenter(config, scenes, tmp_path / "killed", checkpoint_every=2)
     resumed = train_segmenter(config, scenes, tmp_path / "killed", checkpoint_every=2)
     assert len(seen) == 6 and sha256_of(resumed) == sha256_of(whole)  # two of the steps again
-    heads = [method.load_segmenter(path).net.segmentation_head[0].weight for path in (whole, SHIPPED)]
+    heads = [method.load_segmenter(path).net.segmentation_head[0].weight for path in (whole, SEGMENTER)]
     assert heads[0].shape == heads[1].shape and not torch.equal(*heads)
     with pytest.raises(UnsegError, match="another one"):
         train_segmenter(SegmenterConfig(steps=5, batch_size=3, side=64), scenes, tmp_path / "whole")
@@ -124,12 +133,12 @@ def test_a_killed_training_ends_with_the_same_bytes(scenes, tmp_path, monkeypatc
 def test_what_ships_is_small_and_says_where_it_is_from():
     from safetensors import safe_open
 
-    assert SHIPPED.stat().st_size < 12e6
-    with safe_open(SHIPPED, "pt") as file:
+    assert SEGMENTER.stat().st_size < 12e6
+    with safe_open(SEGMENTER, "pt") as file:
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
         assert '"data": "voc,folder:interactive/davis+interactive/ccp"' in file.metadata()["unseg_segmenter"]
-    text = (SHIPPED.parents[4] / "docs/protect.md").read_text()
-    assert sha256_of(SHIPPED) in text
+    text = (SEGMENTER.parents[4] / "docs/protect.md").read_text()
+    assert sha256_of(SEGMENTER) in text
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from made_results import late, made, rows_of, stages_of
+from made_results import late, made, rows_of, stages_of, write_results
 
 from unseg_lib import reporting
 from unseg_lib.errors import UnsegError
@@ -166,6 +166,20 @@ def test_every_poison_has_words_and_unseg_its_generator(results):
     assert all(poison.words for poison in POISONS.values())
     looks = results.looks.droplevel("setting")
     assert looks.generator["unseg"].eq("small").all() and looks["mode"]["unseg-things"] == "classes"
+
+
+def test_the_files_of_a_recipe_are_those_that_undefended_victims_read(tmp_path):
+    """`shrunk` reads a copy of its own, published larger: its numbers are not the others'."""
+    rows = [row for row in LUNG if row["recipe"] == "unseg"][:1]
+    stages = stages_of(rows)
+    large = [stage | {"name": f"{stage['name']}-large", "stage": f"{stage['stage']}-large"} for stage in stages]
+    for stage in large:
+        changed = {"defense": "shrunk", "poisoned": "results/made/poison/lung-unseg-large/dataset"}
+        stage["parameters"] = stage["parameters"] | (changed if stage["kind"] == "victim" else {})
+        stage["metrics"] = stage["metrics"] | ({"ssim": 0.5} if stage["kind"] == "poison" else {})
+    for several in (stages + large, large + stages):
+        found = reporting.load(write_results(tmp_path / str(several[0]["stage"]).replace("/", "-"), rows, several))
+        assert found.looks.ssim.tolist() == [0.9875]
 
 
 def test_victims_that_start_from_imagenet_come_first_and_say_so(tmp_path):

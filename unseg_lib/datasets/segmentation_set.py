@@ -159,7 +159,11 @@ class SegmentationSet:
 
 
 def as_objects(source: SegmentationSet) -> SegmentationSet:
-    """The set as object (1, any class but the background) against background; 255 stays."""
+    """The set as object (1, any class but the background) against background; 255 stays. Raises `UnsegError` where
+    no class is the background: all that is labelled would be one object."""
+    if source.background is None:
+        found = f"found {source.name}, whose every class is of interest; take the task semantic."
+        raise UnsegError(f"Expected a set with a background for the task object, {found}")
     readers = {"read_label": partial(_object_label, source)}
     readers["read_instances"] = source.read_instances and partial(_object_instances, source)
     return replace(source, classes=("background", "object"), background=0, things=None, **readers)

@@ -18,7 +18,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "region": ["Box", "Region", "find_region"],
         "sam": ["LAYOUTS", "SamLayout", "attend", "decoder_trunk", "encode", "encode_fused", "encode_learning"]
         + ["build_image_encoder", "build_mask_decoder", "build_prompt_encoder"],
-        "segmenter": ["SIDE", "Segmenter", "Window", "around", "box_of", "load_segmenter", "maps_of"]
+        "segmenter": ["SEGMENTER", "SIDE", "Segmenter", "Window", "around", "box_of", "load_segmenter", "maps_of"]
         + ["save_segmenter", "seen", "segmenter_called", "shrunk"],
         "segmenter_training": ["Examples", "SegmenterConfig", "clicks_in", "rough_box", "scenes_of", "train_segmenter"],
         "surrogate": ["SURROGATES", "UNetSurrogate", "build_surrogate", "sample_at", "segmentation_loss"],

@@ -23,7 +23,7 @@ MARGIN = 0.25  # of the box's sides is seen around it
 NEARER = 0.4  # of what was found at first sight is seen around it at second sight
 LARGEST = 2048  # pixels; SAM is shown images of at most this longer side
 CHANNELS = (128, 96, 64, 32, 24)  # of the decoder
-SHIPPED = Path(__file__).parent / "shipped/segmenter/segmenter.safetensors"
+SEGMENTER = Path(__file__).parent / "shipped/segmenter/segmenter.safetensors"
 Window = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels; the far corner is outside
 
 
@@ -102,7 +102,7 @@ def save_segmenter(model: Segmenter, path: str | Path, about: dict) -> None:
 
 
 @cache
-def load_segmenter(path: Path = SHIPPED) -> Segmenter:
+def load_segmenter(path: Path = SEGMENTER) -> Segmenter:
     """The shipped segmenter, or another of `save_segmenter`, in eval mode."""
     _, state = read_own(path, "unseg_segmenter", "small, sam:FILE or a segmenter's file")
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
@@ -191,4 +191,4 @@ def segmenter_called(name: str) -> Segment:
         from segment_anything import SamPredictor
 
         return partial(by_sam, SamPredictor(read_sam(name.removeprefix("sam:"))))
-    return partial(by_small, load_segmenter(SHIPPED if name == "small" else Path(name)))
+    return partial(by_small, load_segmenter(SEGMENTER if name == "small" else Path(name)))

@@ -45,7 +45,7 @@ def hook(config, x: Tensor, show: Callable, put: Callable, rng: torch.Generator)
     """One move's images `(N,3,S,S)`, and the two functions of the game that variants change, wrapped where they are on.
 
     show(prompts, rng) chooses what the generator is shown; put(config, x, y, noise, size) puts its noise on images.
-    It draws whatever the settings, so that all other draws of a step stay the same.
+    Which images are gray is drawn whatever the settings; a variant that is off draws nothing else.
     """
     gray = (torch.rand(len(x), generator=rng) < config.gray).to(x.device)
     chances = attacks_of(config.attacks)

@@ -35,21 +35,22 @@ class Poison:
 
     words: what it is, for the legend of a table. bounded: it changes at most eps inside and eps_bg outside the mask.
     fit: of one that has to see the whole set first; called with the images and the settings, it returns arrays, which
-    `make` finds again in the file `settings.fitted`. needs_generator: its bytes depend on the generator's file.
-    by_class: it gives the background a pattern, too, with `include_background`.
+    `make` finds again in the file `settings.fitted`. needs_generator, needs_segmenter: its bytes depend on the
+    generator's file, on the segmenter's. by_class: it gives the background a pattern, too, with `include_background`.
     """
 
     make: Callable[[PoisonSettings], Apply]
     words: str
     fit: Callable[[Iterable[Sample], PoisonSettings], dict[str, np.ndarray]] | None = None
     needs_generator: bool = False
+    needs_segmenter: bool = False
     bounded: bool = True
     by_class: bool = False
 
 
 CLASSES = {"bounded": False, "by_class": True}
 GENERATOR = {"needs_generator": True}
-REGION = GENERATOR | {"bounded": False}  # keep to the budget, but in a region of their own
+REGION = GENERATOR | {"needs_segmenter": True, "bounded": False}  # keep to the budget, but in a region of their own
 
 POISONS = {
     "clean": Poison(simple.clean, "images as they are"),

@@ -18,7 +18,7 @@ import numpy as np
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import claim, sha256_if_readable, sha256_of, whole_file, write_csv
 from unseg_lib.images import IGNORE, decode_image, encode_image, has_colours
-from unseg_lib.method import generator_path
+from unseg_lib.method import SEGMENTER, generator_path
 from unseg_lib.poisons import POISONS
 from unseg_lib.poisons.manifest import Manifest, read_lines, sweep
 from unseg_lib.poisons.settings import PoisonSettings, Sample
@@ -56,7 +56,8 @@ def poison_dataset(
     targets, classes = _targets(source, poison, out, shard, jobs, file_format), protected_classes(source, protect)
     if (out.is_file() or any(out.glob("[!.]*"))) and not (out / SETTINGS).exists():
         raise UnsegError(f"Expected a new or empty folder for the poisoned set, found other files in {out}.")
-    claim(out, _identity(source, poison, settings, protect, file_format, gray), "poisoning", note=SETTINGS)
+    mine = _identity(source, poison, settings, protect, file_format, gray)
+    claim(out, mine, "poisoning", later=("segmenter", "sources"), note=SETTINGS)
     for path in source.annotation_files:
         if not (out / path).exists():  # it is whole if it is there, and the settings hold its checksum
             with whole_file(out / path) as partial:
@@ -157,8 +158,11 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
     mine |= {"generator": generator, "prompt": settings.prompt if generator else None, "protect": protect}
     mine |= {"include_background": settings.include_background if about.by_class else None, "gray": gray}
     mine |= {"file_format": file_format, "dataset": source.name, "split": source.split, "classes": list(source.classes)}
+    mine |= {"segmenter": sha256_of(SEGMENTER)} if about.needs_segmenter else {}
     mine |= {"working_size": list(source.working_size)} if source.working_size else {}
     lists = {"images": source.ids, "annotations": notes}
+    if about.fit:  # what is learnt from all images is of these very ones
+        lists["sources"] = [sha256_of(source.image_path(id)) for id in source.ids]
     return mine | {name: hashlib.sha256("\n".join(lines).encode()).hexdigest() for name, lines in lists.items()}
 
 

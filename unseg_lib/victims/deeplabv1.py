@@ -36,7 +36,7 @@ SCALE = (0.7, 1.3)  # one for a whole batch
 HEAD_LR = 10.0  # of the head's learning rate over the encoder's
 DECAY = 1e-5
 
-# what lies around an image in its crop is labelled so; class 0 is VOC's background
+# what lies around an image in its crop is labelled so; class 0 is VOC's background, and a set without one ignores it
 LABEL_PADDINGS = {"background": 0, "ignore": IGNORE}
 # the released code hands SGD its weight decay where the momentum is expected
 WEIGHT_DECAYS = {
@@ -116,7 +116,8 @@ def read(run: VictimRun, source: SegmentationSet, what: str, longer: float = LON
 def batch_loss(variant: Variant, run: VictimRun, model: nn.Module, data: Data, chosen: Tensor, rng: Rng) -> Tensor:
     """The loss on crops of the images numbered `chosen`, defended."""
     some = ([column[i].to(run.device) for i in chosen.tolist()] for column in data)
-    x, y = crops(*some, run.size, LABEL_PADDINGS[variant.label_padding], rng("augmentation"))
+    padding = IGNORE if run.train.background is None else LABEL_PADDINGS[variant.label_padding]
+    x, y = crops(*some, run.size, padding, rng("augmentation"))
     return training.loss_function(run)(run, model, normalise(training.defended_batch(run, x, rng("defence"))), y)
 
 

@@ -34,19 +34,23 @@ def label_map(classes: Tensor, masks: Tensor, size: Size) -> Tensor:
 
 
 def instances(
-    classes: Tensor, masks: Tensor, size: Size, things: tuple[int, ...]
+    classes: Tensor, masks: Tensor, size: Size, things: tuple[int, ...], *, panoptic: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks bool `(K,H,W)`, class indices int64 and scores `(K,)` in [0,1], the best first; masks may overlap. A score
-    is the probability of the class times the mean probability inside the mask.
+    is the probability of the class times the mean probability inside the mask. panoptic: stuff competes for the places,
+    too, before it is left out, as in Mask2Former's code.
     """
-    likely = classes.softmax(dim=-1)[:, list(things)]
+    among = range(classes.shape[-1] - 1) if panoptic else things
+    likely = classes.softmax(dim=-1)[:, list(among)]
     score, index = likely.flatten().topk(min(INSTANCES, likely.numel()))
-    found = scaled(masks, size)[index // len(things)]
+    named = torch.tensor(among, device=index.device)[index % len(among)]
+    kept = torch.isin(named, torch.tensor(things, device=index.device))
+    score, index, named = score[kept], index[kept], named[kept]
+    found = scaled(masks, size)[index // len(among)]
     inside = found > 0
     area = inside.flatten(1).sum(dim=1)
     score = score * (found.sigmoid() * inside).flatten(1).sum(dim=1) / area.clamp(min=1)
     order = [i for i in score.argsort(descending=True, stable=True).tolist() if area[i]]
-    named = torch.tensor(things, device=index.device)[index % len(things)]
     return inside[order].cpu().numpy(), named[order].cpu().numpy(), score[order].cpu().numpy()
 
 
@@ -128,7 +132,7 @@ def _panoptic_scores(run: VictimRun, data: MaskedImages, found: Iterable[tuple],
     for i, one in found:
         size = data.size(i)
         matrix += _confusion(run, i, one, size)
-        parts = segments(*one, size, countable, layout), instances(*one, size, countable)
+        parts = segments(*one, size, countable, layout), instances(*one, size, countable, panoptic=True)
         for kept, (masks, *more) in zip(both, parts):
             kept.append((pack(masks), *more))  # a large test set would not fit unpacked
     pieces, objects = (((unpack(masks, data.size(i)), *more) for i, (masks, *more) in enumerate(kept)) for kept in both)
