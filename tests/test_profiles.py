@@ -448,6 +448,10 @@ def test_the_projects_profiles_are_valid(project, name):
     for stage in stages:  # a generator's settings belong together
         if stage.kind == "generator":
             BilevelConfig(**{field.name: stage.values[field.name] for field in fields(BilevelConfig)})
+        # a victim reads labels as its poison did, else the noise tells other classes than it learns
+        for poison in (need for need in stage.needs if stage.kind == "victim" and need.kind == "poison"):
+            own = "object" if stage.values.get("task", "interactive") in ("object", "interactive") else "semantic"
+            assert poison.values["task"] == own, stage.key
 
 
 def test_an_ablation_changes_few_settings_and_has_three_seeds(project):
