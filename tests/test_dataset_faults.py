@@ -13,8 +13,6 @@ from tiny_sets import drawn, edit_json, label, refused, write_mask
 from unseg_lib.datasets import check, data_root, load_dataset
 from unseg_lib.images import write_image
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def truncate(path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])

@@ -15,9 +15,6 @@ from unseg_lib.datasets import DATASETS, SegmentationSet, check, cut, group_of, 
 from unseg_lib.images import read_image, write_image
 from unseg_lib.poisons import PoisonSettings, poison_dataset, protected_classes
 
-# of pycocotools with numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 @pytest.fixture(params=tiny_sets.WITH_TRAIN)
 def tiny(request, tmp_path):

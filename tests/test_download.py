@@ -26,9 +26,6 @@ from unseg_lib.images import read_label
 
 CONTENT = np.random.default_rng(0).bytes(3 * 2**20)
 
-# of pycocotools with numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 @pytest.fixture
 def server():

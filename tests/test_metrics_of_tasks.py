@@ -12,9 +12,6 @@ from unseg_lib.datasets import load_dataset
 from unseg_lib.evaluation import average_precision, panoptic_quality
 from unseg_lib.images import boundary_iou
 
-# of pycocotools with numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 SIZE = (20, 30)
 CLASSES = ("background", "car", "tree")
 CAR, TREE = 1, 2
