@@ -1,6 +1,9 @@
-"""What several tests share: the real data where it is, tiny images, a tiny generator."""
+"""What several tests share: the real data where it is, tiny images and sets, tiny weights, the project's profiles."""
 
 import os
+import sys
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,19 @@ def data_root() -> Path:
 def project() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def profiles(project) -> Callable:
+    """`profiles(name)`: a profile of the project, each read once: reading `paper` takes a second."""
+    from unseg_lib.pipeline import load_profile
+
+    return cache(partial(load_profile, root=project))
+
+
+@pytest.fixture(scope="session")
+def paper(profiles):
+    return profiles("paper")
 
 
 @pytest.fixture

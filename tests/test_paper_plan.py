@@ -11,7 +11,7 @@ import pytest
 from unseg_lib import UnsegError
 from unseg_lib.datasets import SOURCES
 from unseg_lib.evaluation import METRICS
-from unseg_lib.pipeline import Profile, Stage, load_profile, missing_data
+from unseg_lib.pipeline import Profile, Stage, missing_data
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "data/published"
 TABLES = sorted(file.name for part in ("table", "figure") for file in PUBLISHED.glob(f"{part}*.csv"))
@@ -130,11 +130,6 @@ def unplanned(profile: Profile, cells: list[dict]) -> list[str]:
     return left
 
 
-@pytest.fixture(scope="module")
-def paper(project) -> Profile:
-    return load_profile("paper", project)
-
-
 @pytest.mark.parametrize("file", TABLES)
 def test_every_published_number_has_a_run_or_a_reason(paper, file):
     cells = read(file)
@@ -192,8 +187,8 @@ def test_a_table_needs_its_own_runs_and_what_they_build_on(paper):
     assert all(stage.fingerprint == paper.stages[key].fingerprint for key, stage in three.items())
 
 
-def test_the_rehearsal_has_the_same_stages_and_other_sizes(paper, project):
-    tiny = load_profile("paper-tiny", project)
+def test_the_rehearsal_has_the_same_stages_and_other_sizes(paper, profiles):
+    tiny = profiles("paper-tiny")
     first = {key for key, stage in paper.stages.items() if stage.names.get("seed", 0) == 0}
     assert set(tiny.stages) == first and [entry["for"] for entry in tiny.grid] == [e["for"] for e in paper.grid]
     for key, stage in tiny.stages.items():

@@ -12,7 +12,6 @@ from unseg_lib.cli import app
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import lpips
 from unseg_lib.method import BilevelConfig, build_surrogate, train_generator
-from unseg_lib.pipeline import load_profile
 from unseg_lib.pretrained import WEIGHTS, asked, lacking, local, located
 
 BYTES = b"the published file"
@@ -34,8 +33,8 @@ def mine(root, monkeypatch):
 
 
 @pytest.mark.parametrize("profile", ["smoke", "small", "systems", "transfer", "ablations", "paper"])
-def test_all_that_a_profile_asks_for_is_in_the_list(profile):
-    found = {words: known for stage in load_profile(profile).stages.values() for words, known, _ in asked(stage.values)}
+def test_all_that_a_profile_asks_for_is_in_the_list(profiles, profile):
+    found = {words: known for stage in profiles(profile).stages.values() for words, known, _ in asked(stage.values)}
     assert None not in found.values(), found
     needs = {"paper": {"sam-vit-b", "mae-vit-b"}, "smoke": {"lite0"}}.get(profile, set())
     assert needs <= {known.name for known in found.values()}
@@ -161,5 +160,3 @@ def test_torchvisions_resnet_starts_surrogate_and_mask2former(tmp_path):
     with torch.inference_mode():
         torch.testing.assert_close(surrogate.net.encoder(x)[-1], expected)
         torch.testing.assert_close(model.encoder(x).feature_maps[-1], expected)
-    with pytest.raises(UnsegError, match="no mae_weights for the surrogate 'unet'"):
-        BilevelConfig(surrogate="unet", mae_weights="r50.pth")

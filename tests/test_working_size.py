@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from unseg_lib.datasets import load_dataset
+from unseg_lib.datasets import load_dataset, write_scenes
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import read_image, resize_image, write_image
-from unseg_lib.pipeline import load_profile
 from unseg_lib.poisons import PoisonSettings, poison_dataset
 
 SIZE = [24, 40]
@@ -62,17 +61,18 @@ def test_a_size_that_is_none_is_refused(folder, size):
         load(folder, working_size=size)
 
 
-def test_objects_shrink_with_their_image(folder, request):
-    scenes = {size: load_dataset("scenes", folder, "train", limit=1, working_size=size) for size in ((), (48, 48))}
+def test_objects_shrink_with_their_image(folder):
+    write_scenes(folder, 96, {"train": 1, "test": 1})
+    scenes = {size: load_dataset("scenes", folder, "train", working_size=size) for size in ((), (48, 48))}
     id = scenes[()].ids[0]
     large, small = (scenes[size].instances(id) for size in ((), (48, 48)))
     assert len(large) == len(small) and {one.mask.shape for one in small} == {(48, 48)}
     assert all(abs(4 * b.mask.sum() / a.mask.sum() - 1) < 0.25 for a, b in zip(large, small))
 
 
-def test_shrunk_is_poisoned_large(project):
+def test_shrunk_is_poisoned_large(profiles):
     """The defence `shrunk` of a profile: no working copies, neither for the poison nor for the victim."""
-    stages = load_profile("small", project).stages
+    stages = profiles("small").stages
     plain, shrunk = (stages[f"victim/lung-unseg-unet-lite0{way}-s0"] for way in ("", "-shrunk"))
     assert plain.values["working_size"] == [96, 96] and shrunk.values["working_size"] == []
     (own,), (large,) = plain.needs, shrunk.needs
