@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from unseg_lib.datasets import SOURCES
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
-from unseg_lib.pipeline import load_profile
 from unseg_lib.poisons import POISONS
 from unseg_lib.speed import needs
 from unseg_lib.speed.bench import bench
@@ -49,10 +48,9 @@ def test_attention_on_a_processor_counts():
     assert counter.get_total_flops() == 2 * (2 * 2 * 8 * 8 * 4)
 
 
-@pytest.fixture
-def paper(monkeypatch, tmp_path):
-    monkeypatch.setenv("UNSEG_DATA", str(tmp_path))  # none of the sets is here
-    return load_profile("paper")
+@pytest.fixture(autouse=True)
+def _none_of_the_sets_is_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("UNSEG_DATA", str(tmp_path))
 
 
 def test_every_training_of_the_paper_is_in_one_trial(paper):
@@ -109,9 +107,14 @@ def test_a_larger_batch_and_more_classes_are_more_arithmetic():
     assert many.flop > few.flop
 
 
-def test_a_trial_that_fails_is_a_sentence():
-    given = ("unet-resnet999", "object", 2, (32, 32), 1e-3, "32", "none")
-    found, problem = needs.alone(needs.Trial("none", 4, victim_step, given), 2, 1, "cpu")
+def test_a_trial_has_a_process_of_its_own_and_one_that_fails_is_a_sentence():
+    def tried(victim):
+        given = (victim, "object", 2, (32, 32), 1e-3, "32", "none")
+        return needs.alone(needs.Trial("any", 4, victim_step, given), 2, 1, "cpu")
+
+    found, problem = tried("unet-resnet18")
+    assert (found.flop, problem) == (step().flop, "") and found.seconds > 0
+    found, problem = tried("unet-resnet999")
     assert found is None and "resnet999" in problem
 
 
@@ -125,7 +128,9 @@ grid: [{datasets: [scenes], recipes: [clean, unseg], victims: [unet], seeds: [0,
 """
 
 
-def test_the_command_measures_a_profile(tmp_path, capsys):
+def test_the_command_measures_a_profile(tmp_path, capsys, monkeypatch):
+    # here: a process for each of them takes most of a minute
+    monkeypatch.setattr(needs, "alone", lambda trial, *how: (trial.measure(*how, *trial.given), ""))
     (tmp_path / "mine.yaml").write_text(PROFILE)
     bench("needs", batch=2, device="cpu", profile=str(tmp_path / "mine.yaml"), json=str(tmp_path / "needs.json"))
     said = capsys.readouterr().out
@@ -144,22 +149,25 @@ def test_the_command_measures_a_profile(tmp_path, capsys):
     assert whole["megabytes"] == max(filter(None, (row["megabytes"] for row in rows.values())), default=None)
 
 
-def test_a_table_needs_what_its_entries_of_the_grid_build_on(paper):
-    found = needs.stages_of_tables(paper)
-    assert {f"table {number}" for number in range(1, 12)} | {"figure 4", "in all"} <= set(found)
-    assert "generator/random-vit-b" in found["table 11"] and "generator/random-vit-b" not in found["table 4"]
-    assert "victim/voc-unseg-deeplabv1-s0" in found["table 1"] and "poison/voc-unseg" in found["table 1"]
+@pytest.fixture(scope="module")
+def tables(profiles) -> dict:
+    return needs.stages_of_tables(profiles("paper"))
+
+
+def test_a_table_needs_what_its_entries_of_the_grid_build_on(paper, tables):
+    assert {f"table {number}" for number in range(1, 12)} | {"figure 4", "in all"} <= set(tables)
+    assert "generator/random-vit-b" in tables["table 11"] and "generator/random-vit-b" not in tables["table 4"]
+    assert {"victim/voc-unseg-deeplabv1-s0", "poison/voc-unseg"} <= set(tables["table 1"])
     # an entry that names no table is with its data set's
     nameless = {key: value for key, value in paper.grid[0].items() if key != "for"}
     assert set(needs.stages_of_tables(replace(paper, grid=[nameless]))) == {"data set voc", "in all"}
-    parts = {key for name, stages in found.items() if name != "in all" for key in stages}
-    assert parts == {
-        key for key, one in found["in all"].items() if one.kind != "pixels" and one.kind not in paper.pages
-    }
+    parts = {key for name, stages in tables.items() if name != "in all" for key in stages}
+    beside = {"pixels", *paper.pages}
+    assert parts == {key for key, one in tables["in all"].items() if one.kind not in beside}
 
 
-def test_disk_is_that_of_the_copies_and_of_the_largest_training_and_gaps_are_told(paper):
-    found = {key: one for key, one in needs.stages_of_tables(paper)["table 2"].items() if "/coco-panoptic-" in key}
+def test_disk_is_that_of_the_copies_and_of_the_largest_training_and_gaps_are_told(tables):
+    found = {key: one for key, one in tables["table 2"].items() if "/coco-panoptic-" in key}
     row = needs.table_row("2", found, {key: (1.0, 5.0) for key in found if not key.endswith("swin-t-lsj-s0")})
     copies, decoded = 3 * 118_287 * 0.28e6 * 0.5, 118_287 * 3 * 1024 * 1024  # three poisons as JPEG
     assert row["disk_gb"] == pytest.approx((copies + decoded) / 1e9) and (row["copies"], row["megabytes"]) == (3, 5.0)
