@@ -287,6 +287,13 @@ def test_label_padding_is_learnt_or_ignored(sets):
     assert ignored < 1e-3 and background > 5
 
 
+def test_bf16_is_near_fp32(sets, bf16_everywhere):
+    model, losses = tiny().eval(), []
+    for run in (run_of(sets, precision=precision) for precision in ("32", "bf16")):
+        losses.append(step_loss(run, model, deeplabv1.read(run, sets[0], "toy")))
+    assert losses[0] != losses[1] and losses[1].item() == pytest.approx(losses[0].item(), rel=0.02)
+
+
 def test_whole_images_of_any_shape_are_scored(sets):
     run, model = run_of(sets), tiny()
     with torch.no_grad():

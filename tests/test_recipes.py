@@ -12,7 +12,6 @@ from unseg_lib import UnsegError
 from unseg_lib.method import BilevelConfig, Generator
 from unseg_lib.method.bilevel import Game
 from unseg_lib.options import with_options
-from unseg_lib.pipeline import load_profile
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import mask2former, rsprompter, sam_hq, training
 from unseg_lib.victims.data import random_windows
@@ -53,12 +52,12 @@ OPTIONS = {"ade20k": ADE20K, "cityscapes": CITYSCAPES, "coco-panoptic": COCO, "c
 
 
 @pytest.mark.parametrize(("section", "name", "values"), PLANNED)
-def test_the_profile_paper_has_the_published_value(project, section, name, values):
-    assert values.items() <= getattr(load_profile("paper", project), section)[name].items()
+def test_the_profile_paper_has_the_published_value(paper, section, name, values):
+    assert values.items() <= getattr(paper, section)[name].items()
 
 
-def test_every_run_of_the_profile_paper_is_by_its_set_s_recipe(project):
-    victims = [one.values for one in load_profile("paper", project).stages.values() if one.kind == "victim"]
+def test_every_run_of_the_profile_paper_is_by_its_set_s_recipe(paper):
+    victims = [one.values for one in paper.stages.values() if one.kind == "victim"]
     for values in victims:
         if values["victim"].startswith("mask2former"):
             assert values["victim"].partition(" ")[2] == OPTIONS[values["dataset"]].partition(" ")[2]
@@ -254,13 +253,20 @@ def test_unknown_words_are_refused(words, message):
         layout_of(f"tiny {words}")
 
 
-@pytest.mark.parametrize("victim", [MASK2FORMER, RSPROMPTER])
-@pytest.mark.parametrize("words", ["fit=lsj schedule=steps", "fit=pad schedule=cosine", "fit=shorter"])
-def test_a_step_of_every_recipe(sets, tmp_path, victim, words):
-    words = words.replace("fit=lsj", "fit=pad").replace("fit=shorter", "fit=pad") if victim == RSPROMPTER else words
-    family = mask2former if victim == MASK2FORMER else rsprompter
-    run = run_of(f"{victim} {words}", sets, task="instance", size=(32, 32), epochs=1, batch_size=2, out=tmp_path)
+TRAINED = [(mask2former, MASK2FORMER, "lsj", "steps"), (mask2former, MASK2FORMER, "shorter", "poly")]
+TRAINED += [(rsprompter, RSPROMPTER, "pad", "cosine")]
+
+
+@pytest.mark.parametrize(("family", "victim", "fit", "schedule"), TRAINED)
+def test_a_training_is_by_its_recipe(sets, tmp_path, monkeypatch, family, victim, fit, schedule):
+    options, plain, handed = f"fit={fit} schedule={schedule}", family.fit, []
+    monkeypatch.setattr(family, "fit", lambda *parts: (handed.append(parts), plain(*parts))[1])
+    run = run_of(f"{victim} {options}", sets, task="instance", size=(32, 32), epochs=1, batch_size=2, out=tmp_path)
     result = family.train(run)
+    ((_, _, recipe),) = handed
+    assert recipe.schedule is training.SCHEDULES[schedule]
+    seen = {"lsj": (24, 32), "shorter": (32, 43), "pad": (24, 32)}[fit]  # of images of 48 x 64
+    assert tuple(recipe.read(run, sets[0], "training").x[0].shape[1:]) == seen
     assert math.isfinite(result["epochs"][0]["loss"]) and set(result["final"]) >= {"AP", "APs"}
 
 

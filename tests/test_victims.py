@@ -237,11 +237,6 @@ def test_the_clean_part_alone_is_that_of_the_mixture(sets, tmp_path):
         train_victim(VICTIM, *sets, tmp_path / "none", **how, clean_fraction=0.01)
 
 
-def test_bf16(sets, tmp_path, bf16_everywhere):
-    result = train_victim(DEEPLAB, *sets, tmp_path, **(HOW | {"epochs": 1, "precision": "bf16"}))
-    assert 0 < result["epochs"][0]["loss"] < 5
-
-
 REACHING = [("instance", "jpeg quality=30+ueraser+frozen_encoder"), ("interactive", "gaussian_blur")]
 
 
