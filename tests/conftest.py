@@ -82,6 +82,46 @@ def weights(tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.fixture
+def protect_files(weights):
+    """`unseg_lib.protection.protect_files` with the tiny generator."""
+    from unseg_lib import protection
+
+    return partial(protection.protect_files, generator=weights, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sam_file(tmp_path_factory) -> Path:
+    """A checkpoint of SAM in the official format, of the tiny layout and random weights."""
+    from toys import save_sam
+
+    save_sam(path := tmp_path_factory.mktemp("sam") / "sam_tiny.pth")
+    return path
+
+
+@pytest.fixture
+def unseg(monkeypatch, capfd):
+    """Run a command in this process; return its exit code, stdout and stderr."""
+    from unseg_lib import cli
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["unseg", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def toys(tmp_path, project, monkeypatch) -> Path:
+    """A project of toy notebooks, in which one stands."""
+    from toy_project import make_project
+
+    monkeypatch.chdir(make_project(tmp_path, project))
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory) -> tuple:
     """Two toy sets that a victim learns in seconds: train and test."""

@@ -4,36 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_project import make_project
 
 from unseg_lib import UnsegError, cli
 from unseg_lib.files import read_json
 from unseg_lib.images import write_image
 from unseg_lib.pipeline import locked
-
-
-@pytest.fixture
-def toys(tmp_path, project, monkeypatch) -> Path:
-    monkeypatch.chdir(make_project(tmp_path, project))
-    return tmp_path
-
-
-@pytest.fixture
-def unseg(monkeypatch, capsys):
-    """Run a command in this process; return its exit code, stdout and stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unseg", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def refused(told: tuple[int, str, str], sentence: str) -> None:
@@ -100,17 +78,14 @@ def test_reproduce_names_the_data_that_is_missing(toys, unseg, tmp_path):
     assert "get it with `unseg data list`, `unseg data get camvid`, or" in told[2]
 
 
-def test_a_dry_run_says_what_would_be_done_for_a_profile_of_ones_own_too(toys, capfd, monkeypatch):
+def test_a_dry_run_says_what_would_be_done_for_a_profile_of_ones_own_too(toys, unseg, monkeypatch):
     (toys / "else where").mkdir()
     shutil.copy(toys / "notebooks" / "profiles" / "toy.yaml", toys / "else where" / "my toy.yaml")
     monkeypatch.setattr("unseg_lib.pipeline.engine.project_root", lambda: toys)
     monkeypatch.chdir(toys / "else where")
     for name in ("toy", "my toy.yaml"):
-        monkeypatch.setattr(sys, "argv", ["unseg", "reproduce", "-n", "--profile", name, "--data", str(toys)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        assert not end.value.code
-        assert f"results/{name.removesuffix('.yaml')}/victim/scenes-unseg-unet-s0" in capfd.readouterr().out
+        code, said, _ = unseg("reproduce", "-n", "--profile", name, "--data", toys)
+        assert code == 0 and f"results/{name.removesuffix('.yaml')}/victim/scenes-unseg-unet-s0" in said
     assert not (toys / "results").exists()  # it leaves nothing where nothing was
 
 

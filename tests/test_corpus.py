@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_sets import palette, refused
 
-from unseg_lib import protection
 from unseg_lib.datasets import check, load_dataset
 from unseg_lib.files import write_json
 from unseg_lib.images import read_image, read_mask
@@ -29,11 +28,6 @@ OBJECT, LEFT, RIM = (np.zeros(SIZE, bool) for _ in range(3))
 OBJECT[10:22, 12:32] = LEFT[10:22, 12:20] = RIM[10:22, 12:32] = True
 RIM[11:21, 13:31] = False  # the object's contour, a pixel wide
 SHARE, INSIDE = OBJECT.mean(), (OBJECT & ~RIM).mean()
-
-
-@pytest.fixture
-def protect_files(weights):
-    return partial(protection.protect_files, generator=weights, device="cpu")
 
 
 def pixels(seed=0, channels=3):

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from toys import MASK2FORMER, RSPROMPTER, SAM_HQ, VICTIM, run_of, save_sam
+from toys import MASK2FORMER, RSPROMPTER, SAM_HQ, VICTIM, run_of
 
 from unseg_lib import UnsegError
 from unseg_lib.options import with_options
@@ -129,11 +129,10 @@ LEARNS |= {"interactive": {f"mask_decoder.{name}" for name in sam_hq.ADDED}}
 
 
 @pytest.mark.parametrize(("run", "learns"), LEARNS.items())
-def test_with_weights_of_sam_only_what_is_added_learns(parts_of, tmp_path, run, learns):
-    save_sam(tmp_path / "sam.pth")
-    parts = parts_of(run, size=(32, 32), init=str(tmp_path / "sam.pth"))
+def test_with_weights_of_sam_only_what_is_added_learns(parts_of, sam_file, run, learns):
+    parts = parts_of(run, size=(32, 32), init=str(sam_file))
     own = {name.removeprefix("image_"): value for name, value in parts[1].state_dict().items()}
-    for name, value in torch.load(tmp_path / "sam.pth", weights_only=True).items():
+    for name, value in torch.load(sam_file, weights_only=True).items():
         assert name == "pixel_mean" or value.equal(own[name.removeprefix("image_")])
     changed = learn(parts, [0, 1, 2], 2)
     assert {".".join(name.split(".")[: 1 + (run == "interactive")]) for name in changed} == learns

@@ -16,18 +16,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from toy_project import make_project
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
 from unseg_lib.method import BilevelConfig
 from unseg_lib.pipeline import Profile, choose, collect, load_profile, missing_data, reproduce
 from unseg_lib.pipeline.notebook import RESULT
-
-
-@pytest.fixture
-def toys(tmp_path, project) -> Path:
-    return make_project(tmp_path, project)
 
 
 def change(root: Path, *path: object, value: object) -> None:
@@ -162,14 +156,14 @@ def test_without_a_name_small_is_chosen_where_its_data_is(toys, tmp_path, capsys
     assert [choose(name, data, toys).name for name in ("", "toy")] == ["small", "toy"]
 
 
-def test_the_paper_profile_asks_for_the_list_that_its_voc_is_trained_on(project, tmp_path):
-    profile, listed = load_profile("paper", project), "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"
-    for place in set(profile.data) - {listed}:
+def test_the_paper_profile_asks_for_the_list_that_its_voc_is_trained_on(paper, tmp_path):
+    listed = "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"
+    for place in set(paper.data) - {listed}:
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
     with pytest.raises(UnsegError, match=f"Expected {listed} under .*get it with `unseg data get voc-aug`, or"):
         reproduce("paper", str(tmp_path))
     (tmp_path / listed).mkdir(parents=True)
-    assert missing_data(profile, tmp_path) == []
+    assert missing_data(paper, tmp_path) == []
 
 
 ENGINE = ["-m", "snakemake", "--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--config"]
@@ -439,8 +433,8 @@ def test_a_shared_name_has_one_meaning(toys, changes, sentence):
 
 
 @pytest.mark.parametrize("name", ["smoke", "small", "paper", "paper-tiny", "ablations", "systems", "transfer"])
-def test_the_projects_profiles_are_valid(project, name):
-    profile = load_profile(name, project)
+def test_the_projects_profiles_are_valid(profiles, name):
+    profile = profiles(name)
     stages = list(profile.stages.values())
     kinds = {"poison", "victim", "tables", *profile.pages, *["pixels"] * bool(profile.pixels)}
     assert {stage.kind for stage in stages} - {"generator", "segmenter"} == kinds
@@ -454,8 +448,8 @@ def test_the_projects_profiles_are_valid(project, name):
             assert poison.values["task"] == own, stage.key
 
 
-def test_an_ablation_changes_few_settings_and_has_three_seeds(project):
-    own = load_profile("ablations", project)
+def test_an_ablation_changes_few_settings_and_has_three_seeds(profiles):
+    own = profiles("ablations")
     base = own.generators["texture"]
     turns = {"alternation", "surrogate_turn", "generator_turn"}  # these are one thing
     for name, settings in own.generators.items():
@@ -465,17 +459,16 @@ def test_an_ablation_changes_few_settings_and_has_three_seeds(project):
     assert min(Counter(run[:-1] for run in runs).values()) >= 3  # the last is the seed
 
 
-def test_every_recipe_of_a_question_is_run_by_a_profile(project):
+def test_every_recipe_of_a_question_is_run_by_a_profile(project, profiles):
     cells = read_json(project / "notebooks" / "11_ablations.ipynb")["cells"]
     code = "".join(line for cell in cells if cell["cell_type"] == "code" for line in cell["source"])
-    profiles = [load_profile(name, project) for name in ("small", "ablations")]
-    run = {stage.names.get("recipe") for profile in profiles for stage in profile.stages.values()}
+    planned = [stage for name in ("small", "ablations") for stage in profiles(name).stages.values()]
+    run = {stage.names.get("recipe") for stage in planned}
     assert run >= set(re.findall(r'"(unseg-[a-z0-9.-]+)"', code)) != set()
 
 
 @pytest.mark.parametrize("name", ["paper", "ablations"])
-def test_a_dry_run_lists_every_stage(project, name):
+def test_a_dry_run_lists_every_stage(project, profiles, name):
     listed = snakemake(project, "-n", profile=name)
     assert listed.returncode == 0, listed.stderr
-    stages = load_profile(name, project).stages
-    assert [key for key, stage in stages.items() if stage.marker not in listed.stdout] == []
+    assert [key for key, stage in profiles(name).stages.items() if stage.marker not in listed.stdout] == []

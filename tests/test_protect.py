@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ import tifffile
 from PIL import Image, ImageOps
 
 import unseg_lib
-from unseg_lib import cli, protection
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import append_line, read_csv, sha256_of, write_json
 from unseg_lib.images import read_image
@@ -34,11 +32,6 @@ def room(tmp_path):
     for name in ("a.jpg", "b.png"):
         add(tmp_path, name)
     return tmp_path
-
-
-@pytest.fixture
-def protect_files(weights):
-    return partial(protection.protect_files, generator=weights, device="cpu")
 
 
 @pytest.fixture
@@ -111,8 +104,10 @@ def test_images_are_protected_within_budget_and_originals_untouched(room, run):
     assert lines == [{name: str(row[name]) for name in COLUMNS} for row in rows]
 
 
-def test_a_second_call_does_nothing_and_another_budget_does_it_again(room, run, monkeypatch):
+def test_a_second_call_waits_its_turn_does_nothing_and_another_budget_does_it_again(room, run, monkeypatch):
     rows, before = run(), times_of(room)
+    with alone(room / "out", Shard()), pytest.raises(UnsegError, match="no other run in"):
+        run()
     with monkeypatch.context() as context:
         context.setattr("unseg_lib.method.Inference.__call__", lambda *_: pytest.fail("noise was made twice"))
         assert run() == rows and times_of(room) == before
@@ -514,20 +509,12 @@ OPTIONS = ["--masks LONG", "--boxes LONG.csv", "--generator LONG"]
 COMMANDS = ["protect LONG --out out", "protect images --out LONG", "inspect images/b.png LONG"]
 
 
-def command(monkeypatch, line):
-    """The exit code of a command line."""
-    monkeypatch.setattr(sys, "argv", ["unseg", *line.split()])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return end.value.code
-
-
 @pytest.mark.parametrize("line", COMMANDS + [f"protect images --out out {option}" for option in OPTIONS])
-def test_a_path_that_the_system_refuses_is_one_sentence_and_code_2(room, monkeypatch, capfd, line):
+def test_a_path_that_the_system_refuses_is_one_sentence_and_code_2(room, monkeypatch, unseg, line):
     monkeypatch.chdir(room)
-    assert command(monkeypatch, line.replace("LONG", LONG)) == 2
-    (said,) = capfd.readouterr().err.splitlines()
-    assert re.fullmatch(rf"Expected access to {LONG}\S*, found none \(File name too long\); .*", said)
+    code, _, said = unseg(*line.replace("LONG", LONG).split())
+    assert code == 2 and said.count("\n") == 1
+    assert re.fullmatch(rf"Expected access to {LONG}\S*, found none \(File name too long\); .*\n", said)
 
 
 def days(room):
@@ -656,13 +643,6 @@ def test_a_full_disk_stops_at_once_and_the_next_run_goes_on(room, run, monkeypat
     assert len(run()) == 2
 
 
-def test_two_runs_in_one_folder_do_not_lose_each_others_lines(room, run):
-    (room / "out").mkdir()
-    with alone(room / "out", Shard()), pytest.raises(UnsegError, match="no other run in"):
-        run()
-    assert len(run()) == 2
-
-
 def test_shards_protect_each_image_once_into_one_report(room, run, monkeypatch):
     for number in range(9):
         add(room, f"n{number}.png", pixels_of(seed=number))
@@ -769,11 +749,11 @@ def test_many_mixed_images_in_one_call(room, protect_files):
         assert np.abs(one - other).max() <= 1
 
 
-def test_the_command_line_speaks_of_a_torn_exif_in_no_words_of_pillow(room, weights, monkeypatch, recwarn):
+def test_the_command_line_speaks_of_a_torn_exif_in_no_words_of_pillow(room, weights, unseg, recwarn):
     torn = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\xff\xff\0\0\x06\0\0\0"
     add(room, "a.jpg", exif=torn)
-    line = f"protect {room}/images --out {room}/out --masks {room}/masks --generator {weights}"
-    assert not command(monkeypatch, line)
+    how = ("--out", room / "out", "--masks", room / "masks", "--generator", weights)
+    assert unseg("protect", room / "images", *how)[0] == 0
     assert (room / "out" / "a.png").exists()
     assert not [one for one in recwarn if "PIL" in one.filename]
 

@@ -9,17 +9,7 @@ from unseg_lib import datasets, method
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
 from unseg_lib.images import INNER, OUTER, outlined, read_image
-from unseg_lib.method import (
-    LAYOUTS,
-    SEGMENTER,
-    SegmenterConfig,
-    around,
-    box_of,
-    find_region,
-    sam,
-    scenes_of,
-    train_segmenter,
-)
+from unseg_lib.method import SEGMENTER, SegmenterConfig, around, box_of, find_region, scenes_of, train_segmenter
 from unseg_lib.protection import Batch, Protector, protect_files
 from unseg_lib.seeds import numpy_rng
 
@@ -139,19 +129,6 @@ def test_what_ships_is_small_and_says_where_it_is_from():
         assert '"data": "voc,folder:interactive/davis+interactive/ccp"' in file.metadata()["unseg_segmenter"]
     text = (SEGMENTER.parents[4] / "docs/protect.md").read_text()
     assert sha256_of(SEGMENTER) in text
-
-
-@pytest.fixture(scope="module")
-def sam_file(tmp_path_factory):
-    """A checkpoint with SAM's names, of the tiny layout and random weights."""
-    layout, parts = LAYOUTS["tiny"], torch.nn.Module()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        parts.image_encoder, parts.prompt_encoder = sam.build_image_encoder(layout), sam.build_prompt_encoder(layout)
-        parts.mask_decoder = sam.build_mask_decoder(layout)
-    path = tmp_path_factory.mktemp("sam") / "sam.pth"
-    torch.save(parts.state_dict(), path)
-    return path
 
 
 def test_sam_takes_its_place(sam_file, tmp_path):

@@ -2,11 +2,10 @@
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from toys import RSPROMPTER, save_sam
+from toys import RSPROMPTER
 
 from unseg_lib import UnsegError
 from unseg_lib.method import LAYOUTS as SAMS
@@ -116,25 +115,19 @@ def test_prompts_are_half_sines():
 # SAM's weights
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    save_sam(path := tmp_path_factory.mktemp("sam") / "sam_tiny.pth")
-    return path
-
-
-def test_positions_are_stretched_to_the_images(checkpoint):
-    model = build(LAYOUT, 4, (64, 32), str(checkpoint), 0)
-    small = torch.load(checkpoint, weights_only=True)["image_encoder.pos_embed"]
+def test_positions_are_stretched_to_the_images(sam_file):
+    model = build(LAYOUT, 4, (64, 32), str(sam_file), 0)
+    small = torch.load(sam_file, weights_only=True)["image_encoder.pos_embed"]
     assert model.encoder.pos_embed.shape == (1, 16, 8, 32) and not model.encoder.pos_embed.requires_grad
     assert torch.allclose(model.encoder.pos_embed.mean(), small.mean(), atol=1e-2)
     assert model.prompt_encoder.get_dense_pe().shape == (1, 32, 16, 8)
 
 
-def test_weights_of_another_sam_are_refused(checkpoint):
+def test_weights_of_another_sam_are_refused(sam_file):
     other = replace(LAYOUT, sam=SamLayout(32, 4, 64, 2, 2, (1,), 4, 32, 2, 64))
     sentence = r"^Expected .* of another shape .* choose the model, size and options that the file was made for"
     with pytest.raises(UnsegError, match=sentence):
-        build(other, 4, (32, 32), str(checkpoint), 0)
+        build(other, 4, (32, 32), str(sam_file), 0)
 
 
 # matching and loss

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import run_of, save_sam
+from toys import run_of
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
@@ -54,10 +54,9 @@ def test_a_box_as_a_filled_mask_by_hand():
     assert prompts.use[0].tolist() == [True, False, False], "its argument is left alone"
 
 
-def test_weights_for_another_size_are_refused(tmp_path):
-    save_sam(tmp_path / "sam.pth")
+def test_weights_for_another_size_are_refused(sam_file):
     with pytest.raises(UnsegError, match=r"sam-hq:tiny at 64x64 pixels in .* of another shape .* size"):
-        build("tiny", (64, 64), str(tmp_path / "sam.pth"), 0)
+        build("tiny", (64, 64), str(sam_file), 0)
 
 
 # training
