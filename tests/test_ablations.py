@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from made_results import late, made, rows_of, stages_of, write_results
+from toy_project import play
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, write_json
 from unseg_lib.method import BilevelConfig
 from unseg_lib.pipeline import run_notebook
-from unseg_lib.reporting import book, load, matched, paper_numbers, table, write_report
+from unseg_lib.reporting import book, load, matched, paper_numbers, records, table, write_report
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 VOC = {"dataset": "voc", "setting": "voc-object"}
@@ -115,11 +116,11 @@ def test_every_number_of_the_paper_that_a_question_names_is_known_to_be_known_or
 
 
 @pytest.mark.notebook
-def test_every_arm_that_the_kit_can_have_was_run(tmp_path):
+def test_every_arm_that_the_kit_can_have_was_run(tmp_path, monkeypatch):
     """No arm of a question waits for a run that nobody plans; what only the paper has names no recipe."""
-    run_notebook(FOLDER / "11_ablations.ipynb", tmp_path / "out", {"results": "results/random-start"})
-    for key, lines in read_json(tmp_path / "out/metrics.json")["answers"].items():
-        ran = {line[""]: line["ours|score"] != "not run" for line in lines if line["recipe"]}
+    monkeypatch.chdir(FOLDER.parent)
+    for key, lines in play(FOLDER / "11_ablations.ipynb", out=str(tmp_path))["asked"].items():
+        ran = {line[""]: line["ours|score"] != "not run" for line in records(lines) if line["recipe"]}
         assert all(ran.values()) or key.endswith("subtracted") or key == "game, camvid, some classes", (key, ran)
 
 

@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 import tiny_sets
 from tiny_sets import BOX, LEFT, RIGHT, drawn, edit_json, label, refused
+from toy_project import play
 
 from unseg_lib.datasets import check, load_dataset, splits_of
 from unseg_lib.datasets import panoptic as sets
 from unseg_lib.datasets.folders import hqseg_parts
-from unseg_lib.files import read_json
-from unseg_lib.pipeline import project_root, run_notebook
 from unseg_lib.poisons import PoisonSettings, poison_dataset, protected_classes
-
-# of pycocotools with numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 PANOPTIC = {"ade20k": (7, 3), "cityscapes": (13, 0), "coco-panoptic": (2, 80)}  # the tiny sets' thing and stuff
 LARGE, SMALL, COLUMN = np.s_[1:9, 2:12], np.s_[3:6, 4:7], np.s_[:, 0]
@@ -202,10 +198,9 @@ def test_sets_that_are_only_tested_on(name, tmp_path, capsys):
     assert check(name, tmp_path) == {"test": 1} and "can be read" in capsys.readouterr().out
 
 
-def test_notebook_02_knows_that_nobody_protects_a_crowd(tmp_path):
+def test_notebook_02_knows_that_nobody_protects_a_crowd(project, tmp_path, monkeypatch):
     """It measured crowds as part of the inside, and stopped at Cityscapes for a difference to the manifest."""
-    tiny_sets.ALL["cityscapes"](tmp_path)
-    notebook = project_root() / "notebooks/02_poison_dataset.ipynb"
-    values = {"dataset": "cityscapes", "data_root": str(tmp_path), "poison": "random", "out": str(tmp_path / "out")}
-    metrics = run_notebook(notebook, tmp_path / "out", values, threads=1) / "metrics.json"
-    assert read_json(metrics)["linf_inside"] == 8 and read_json(metrics)["linf_outside"] == 2
+    monkeypatch.chdir(tmp_path)
+    how = {"dataset": tiny_sets.cityscapes(tmp_path), "data_root": str(tmp_path), "poison": "random"}
+    metrics = play(project / "notebooks/02_poison_dataset.ipynb", **how, out=str(tmp_path / "out"))["metrics"]
+    assert (metrics["linf_inside"], metrics["linf_outside"]) == (8, 2)

@@ -13,6 +13,7 @@ from statistics import median
 import numpy as np
 import pytest
 import torch
+from toy_project import code, play
 
 from unseg_lib import pipeline
 from unseg_lib.datasets import write_scenes
@@ -28,12 +29,6 @@ FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 GALLERY = FOLDER.parent / "results" / "gallery"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 IMAGE = re.compile(r"^(show\w*|bars|curves|curve_panels|dots|learning_curve)\(", re.M)  # a cell that ends in a figure
-
-
-def code(path: Path) -> list[str]:
-    """The texts of the code cells, without the parameters."""
-    cells = [cell for cell in read_json(path)["cells"] if cell["cell_type"] == "code"]
-    return ["".join(cell["source"]) for cell in cells if not cell["metadata"].get("tags")]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -333,13 +328,8 @@ def from_scratch(tmp_path, monkeypatch) -> dict:
     """What the cells of notebook 01 have made up to its move, with few scenes."""
     write_scenes(tmp_path / "data", 96, {"train": 8, "test": 1})
     monkeypatch.chdir(tmp_path)  # which notebook() changes, and the fixture puts back
-    names = {name: one.default for name, one in notebook_parameters(FOLDER / "01_unseg_from_scratch.ipynb").items()}
-    names |= FEW | {"out": str(tmp_path)}
     with torch.random.fork_rng():
-        for text in code(FOLDER / "01_unseg_from_scratch.ipynb"):
-            exec(text, names)
-            if "def move(" in text:
-                return names
+        return play(FOLDER / "01_unseg_from_scratch.ipynb", "def move(", **FEW, out=str(tmp_path))
 
 
 @pytest.mark.notebook
