@@ -28,14 +28,6 @@ def test_png_is_lossless_gray_stays_gray_and_size_is_read_from_the_header(gray, 
     assert images.has_colours(image)
 
 
-def test_jpeg_is_close_and_subsampled(tmp_path):
-    smooth = np.repeat(np.linspace(0, 255, 64, dtype=np.uint8)[None, :, None], 64, 0).repeat(3, 2)
-    write_image(tmp_path / "a.jpg", smooth)
-    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - smooth).max() <= 4
-    with Image.open(tmp_path / "a.jpg") as image:
-        assert image.layer[0][1:3] == (2, 2)  # chroma at half size, as OpenCV writes it
-
-
 def test_labels_of_a_palette_of_one_bit_and_of_three_channels(tmp_path):
     numbers = np.array([[0, 5], [15, 255]], np.uint8)
     for image, expected in (

@@ -1,6 +1,7 @@
 """The fast way through the generator against the reference: same numbers to rounding, same written pixels to a step."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,17 @@ import torch
 
 from unseg_lib import method
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import LAYOUTS, Generator, Inference, attend, encode, encode_fused, load_generator, sam
+from unseg_lib.method import (
+    LAYOUTS,
+    Generator,
+    Inference,
+    attend,
+    encode,
+    encode_fused,
+    encode_learning,
+    load_generator,
+    sam,
+)
 from unseg_lib.runtime import has_bf16
 from unseg_lib.seeds import torch_rng
 
@@ -56,16 +67,27 @@ def test_attention_in_bf16_rounds_no_more_than_its_inputs_and_outputs_do():
     assert error.square().mean().sqrt() < 0.01 * exact.square().mean().sqrt()  # 0.016 with bias and softmax in bf16
 
 
-def test_its_gradients_are_those_of_the_encoder():
+FAST = [encode_fused, encode_learning, partial(encode_learning, checkpointed=True)]
+
+
+@pytest.mark.parametrize("fast", FAST, ids=("fused", "learning", "checkpointed"))
+def test_its_gradients_are_those_of_the_encoder(fast):
     model, x = encoder(window=5), torch.rand(2, 3, 32, 32, generator=torch_rng(1))
     gradients = []
-    for run in (encode, encode_fused):
+    for run in (encode, fast):
         model.zero_grad()
         embedding, early = run(model, x)
         (embedding.square().mean() + early.square().mean()).backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
     for name, expected in gradients[0].items():
         assert torch.allclose(gradients[1][name], expected, atol=1e-6 + 1e-4 * expected.abs().max()), name
+
+
+def test_a_frozen_encoder_leaves_no_gradient_behind():
+    model, x = encoder().requires_grad_(False), torch.rand(1, 3, 32, 32)
+    embedding, _ = encode_learning(model, x)
+    with torch.no_grad():
+        assert not embedding.requires_grad and torch.equal(embedding, encode_fused(model, x)[0])
 
 
 def images():

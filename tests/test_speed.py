@@ -119,27 +119,6 @@ def test_the_command_refuses_what_it_does_not_know_and_keeps_what_it_found(tmp_p
     assert read_json(tmp_path / "memory.json")["images"] == 2 and not (tmp_path / "protect.json").exists()
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_the_learning_encoder_gives_the_gradients_of_the_plain_one(checkpointed):
-    torch.manual_seed(0)
-    encoder, x = build_image_encoder(LAYOUTS["tiny"]), torch.rand(2, 3, 32, 32)
-    gradients = []
-    for run in (encode, lambda *given: method.encode_learning(*given, checkpointed=checkpointed)):
-        encoder.zero_grad()
-        embedding, early = run(encoder, x)
-        (embedding.square().mean() + early.square().mean()).backward()
-        gradients.append(encoder.blocks[0].attn.rel_pos_h.grad.clone())
-    assert gradients[0].abs().max() > 0 and torch.allclose(*gradients, atol=1e-6)
-
-
-def test_a_frozen_encoder_leaves_no_gradient_behind():
-    encoder = build_image_encoder(LAYOUTS["tiny"]).requires_grad_(False)
-    x = torch.rand(1, 3, 32, 32)
-    embedding, _ = method.encode_learning(encoder, x)
-    with torch.no_grad():
-        assert not embedding.requires_grad and torch.equal(embedding, method.encode_fused(encoder, x)[0])
-
-
 def test_a_fast_game_plays_the_same_game_to_rounding(tmp_path):
     mask, logs = np.zeros((40, 30), bool), {}
     mask[10:30, 5:20] = True
