@@ -7,6 +7,7 @@ import torch
 from unseg_lib.errors import UnsegError
 from unseg_lib.method import (
     ATTACKS,
+    LAYOUTS,
     BilevelConfig,
     Generator,
     Inference,
@@ -16,7 +17,6 @@ from unseg_lib.method import (
     load_generator,
     save_generator,
 )
-from unseg_lib.method.sam import LAYOUTS
 from unseg_lib.seeds import torch_rng
 
 X = 0.1 + 0.8 * torch.rand(4, 3, 24, 40, generator=torch_rng("images"))

@@ -6,11 +6,10 @@ from functools import partial
 
 import pytest
 import torch
-from toys import MASK2FORMER, RSPROMPTER, run_of, shapes
+from toys import MASK2FORMER, RSPROMPTER, run_of
 
 from unseg_lib import UnsegError
-from unseg_lib.method import BilevelConfig, Generator
-from unseg_lib.method.bilevel import Game
+from unseg_lib.method import BilevelConfig, Game, Generator
 from unseg_lib.options import with_options
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import mask2former, rsprompter, sam_hq, training
@@ -69,12 +68,6 @@ def layout_of(words: str):
     return with_options(words, LAYOUTS, "Mask2Former")[1]
 
 
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shapes")
-    return shapes(root, "train", 4), shapes(root, "test", 3)
-
-
 # learning rates and schedules
 
 
@@ -116,8 +109,8 @@ def test_rsprompter_warms_up_and_falls_by_half_a_wave():
     assert (one.schedule, rsprompter.CLIP, rsprompter.WEIGHT_DECAY) == ("cosine", 0.1, 0.05)
 
 
-def test_a_recipe_s_schedule_reaches_the_optimiser(sets):
-    run, seen = run_of(MASK2FORMER, sets, size=(32, 32), epochs=1, batch_size=2, lr=1.0), []
+def test_a_recipe_s_schedule_reaches_the_optimiser(shaped):
+    run, seen = run_of(MASK2FORMER, shaped, size=(32, 32), epochs=1, lr=1.0), []  # two steps
     model = torch.nn.Conv2d(3, 1, 1)
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     optimiser.step = lambda: seen.append(optimiser.param_groups[0]["lr"])
@@ -206,10 +199,10 @@ def test_windows_of_images_that_keep_their_ratio():
 
 
 @pytest.mark.parametrize("fit", ["lsj", "shorter", "pad"])
-def test_images_keep_their_ratio_and_objects_are_scored_at_full_size(sets, fit):
+def test_images_keep_their_ratio_and_objects_are_scored_at_full_size(shaped, fit):
     """The truth as logits, at the size a model sees: masks come back to the image's own pixels with AP 1."""
-    run = run_of(MASK2FORMER, sets, task="instance", size=(96, 96))
-    learnt, test = (instances.read(run, one, what, fit) for one, what in zip(sets, ("training", "test")))
+    run = run_of(MASK2FORMER, shaped, task="instance", size=(96, 96))
+    learnt, test = (instances.read(run, one, what, fit) for one, what in zip(shaped, ("training", "test")))
     expected = {"lsj": ((72, 96), (75, 100)), "shorter": ((96, 128), (96, 128)), "pad": ((72, 96), (72, 96))}[fit]
     assert [tuple(one.x[0].shape[1:]) for one in (learnt, test)] == list(expected)  # of images of 48 x 64
     assert learnt.size(0) == expected[0] and test.size(0) == (48, 64)
@@ -258,15 +251,15 @@ TRAINED += [(rsprompter, RSPROMPTER, "pad", "cosine")]
 
 
 @pytest.mark.parametrize(("family", "victim", "fit", "schedule"), TRAINED)
-def test_a_training_is_by_its_recipe(sets, tmp_path, monkeypatch, family, victim, fit, schedule):
+def test_a_training_is_by_its_recipe(shaped, tmp_path, monkeypatch, family, victim, fit, schedule):
     options, plain, handed = f"fit={fit} schedule={schedule}", family.fit, []
     monkeypatch.setattr(family, "fit", lambda *parts: (handed.append(parts), plain(*parts))[1])
-    run = run_of(f"{victim} {options}", sets, task="instance", size=(32, 32), epochs=1, batch_size=2, out=tmp_path)
+    run = run_of(f"{victim} {options}", shaped, task="instance", size=(32, 32), epochs=1, batch_size=2, out=tmp_path)
     result = family.train(run)
     ((_, _, recipe),) = handed
     assert recipe.schedule is training.SCHEDULES[schedule]
     seen = {"lsj": (24, 32), "shorter": (32, 43), "pad": (24, 32)}[fit]  # of images of 48 x 64
-    assert tuple(recipe.read(run, sets[0], "training").x[0].shape[1:]) == seen
+    assert tuple(recipe.read(run, shaped[0], "training").x[0].shape[1:]) == seen
     assert math.isfinite(result["epochs"][0]["loss"]) and set(result["final"]) >= {"AP", "APs"}
 
 

@@ -10,7 +10,7 @@ from made_results import late, made, rows_of, stages_of, write_results
 from unseg_lib import reporting
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import COLUMNS
-from unseg_lib.files import write_csv
+from unseg_lib.files import read_csv, write_csv
 from unseg_lib.reporting import figures, pixels, table
 
 STREET = {"dataset": "camvid", "task": "semantic"}
@@ -234,11 +234,10 @@ def test_the_nearest_published_number():
     assert reporting.nearest("semantic", "scenes", "unet-resnet18", "miou", "unseg") == {}
 
 
-def test_deviations_from_the_published_settings():
+def test_deviations_from_the_published_settings(project):
     from dataclasses import fields, replace
 
     from unseg_lib.method import BilevelConfig
-    from unseg_lib.reporting.published import _read
 
     paper = BilevelConfig(sam_weights="sam.pth", mae_weights="mae.pth", tokens="released")
     assert reporting.deviations(paper, "HQSeg-44K (44,320 images)").empty
@@ -247,7 +246,7 @@ def test_deviations_from_the_published_settings():
     assert found.setting.tolist() == ["sam_weights", "tokens", "mae_weights", "train_eps", ratio, "scales", "data"]
     kept = reporting.deviations(replace(paper, mean_free=9), "HQSeg-44K (44,320 images)", "bf16-mixed")
     assert kept.here.tolist() == ["9", "noise", "bf16-mixed"] and found.why.all()
-    settings = set(_read("training.csv").setting)
+    settings = {line["setting"] for line in read_csv(project / "data/published/training.csv")}
     assert settings == {field.name for field in fields(BilevelConfig)} - {"validation"} | {"data", "precision", ratio}
 
 
