@@ -175,7 +175,8 @@ def test_the_files_of_a_recipe_are_those_that_undefended_victims_read(tmp_path):
     large = [stage | {"name": f"{stage['name']}-large", "stage": f"{stage['stage']}-large"} for stage in stages]
     for stage in large:
         changed = {"defense": "shrunk", "poisoned": "results/made/poison/lung-unseg-large/dataset"}
-        stage["parameters"] = stage["parameters"] | (changed if stage["kind"] == "victim" else {})
+        if stage["kind"] == "victim":
+            stage |= {"label": "shrunk", "parameters": stage["parameters"] | changed}
         stage["metrics"] = stage["metrics"] | ({"ssim": 0.5} if stage["kind"] == "poison" else {})
     for several in (stages + large, large + stages):
         found = reporting.load(write_results(tmp_path / str(several[0]["stage"]).replace("/", "-"), rows, several))

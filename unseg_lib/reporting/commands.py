@@ -16,7 +16,7 @@ COLUMNS = {
     "Lung, IoU": ("lung", "iou_object", ""),
     "VOC objects, IoU": ("voc-object", "iou_object", ""),
     "NWPU objects, IoU": ("nwpu-object", "iou_object", ""),
-    "CamVid, protected classes, mean IoU": ("camvid", "iou_protected", "-things"),
+    "CamVid's cars, IoU": ("camvid", "iou:car", "-things"),
 }
 STRONGEST = "the strongest control"
 LINES = {"clean images": ("clean", "none"), "random noise, everywhere alike": ("random-flat", "none")}

@@ -164,6 +164,7 @@ def _lines(axis, series: dict[str, list], x, **style) -> None:
     for name, stroke in strokes_of(list(series)).items():
         axis.plot(list(x)[: len(series[name])], series[name], label=name.replace("_", " "), **style, **stroke)
     axis.grid(axis="y")
+    axis.xaxis.get_major_locator().set_params(integer=all(isinstance(value, int) for value in x))
 
 
 def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, log=False, steps=False) -> Drawing:
@@ -190,7 +191,6 @@ def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel:
         for axis, series, label, top in zip(axes[0], ({"loss": loss}, scores), ("training loss", ylabel), (None, 100)):
             _lines(axis, series, range(1, len(loss) + 1), marker="o", markersize=3)
             axis.set(xlabel="epoch", ylabel=label, ylim=(0, top))
-            axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(loc="upper left" if len(scores) == 1 else "best")
 
     return draw(6.4, 2.5, "svg", plot, 1, 2)

@@ -102,12 +102,10 @@ def _foreground(rows: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
 
 
 def _looks(stages: pd.DataFrame) -> pd.DataFrame:
-    """See `Results.looks`: every victim names the poisoned copy that it read, and a copy may serve several settings."""
+    """See `Results.looks`: of the copy that plain victims read, which settings may share; `shrunk` reads another."""
     poisons = {one["name"]: one for one in stages[stages.kind == "poison"].to_dict("records")}
     recipes, found = {one["recipe"]: one for one in poisons.values()}, {}
-    victims = stages[stages.kind == "victim"].to_dict("records")
-    # last, and so kept, those that nobody defends: `shrunk` reads a copy of its own, published larger
-    for one in sorted(victims, key=lambda one: one["parameters"].get("defense", "none") == "none"):
+    for one in stages[stages.kind == "victim"].sort_values("label", ascending=False).to_dict("records"):  # plain last
         read = poisons.get(Path(one["parameters"].get("poisoned", "")).parent.name)
         if copy := read or recipes.get(one["recipe"]):
             own, seen = copy["parameters"], read["metrics"] if read and read["state"] == "done" else {}
