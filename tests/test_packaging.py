@@ -3,8 +3,9 @@
 import os
 import re
 import subprocess
-from importlib import metadata
+from importlib import import_module, metadata
 
+import pytest
 import yaml
 
 import unseg_lib
@@ -78,3 +79,17 @@ def test_a_changed_lock_is_installed_again_with_plain_pip(project):
     recipe = make(project, "-n", "-W", "requirements.lock", "setup")
     assert "pip install" in recipe and "-r requirements.lock" in recipe
     assert recipe.rstrip().endswith("touch .venv/.installed")
+
+
+@pytest.mark.parametrize(
+    ("package", "names"),
+    [
+        ("method", "BilevelConfig Generator train_generator"),
+        ("poisons", "POISONS PoisonSettings poison_dataset"),
+        ("protection", "Desk Protector protect read_photo"),
+        ("victims", "RSPrompter VICTIMS train_victim"),
+    ],
+)
+def test_the_names_of_a_package_are_offered_before_they_are_loaded(package, names):
+    """By the tab key of a notebook."""
+    assert set(names.split()) <= set(dir(import_module(f"unseg_lib.{package}")))

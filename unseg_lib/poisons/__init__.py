@@ -20,13 +20,17 @@ from unseg_lib.poisons.simple import Grating
 from unseg_lib.poisons.unseg import inference_of, open_generator, prompt_of
 
 # of the writer of poisoned sets, which asks the registry below
-__getattr__, __dir__, _ = lazy_loader.attach(
+__getattr__, _, _later = lazy_loader.attach(
     __name__,
     submod_attrs={
         "dataset": ["COLUMNS", "poison_dataset", "protected_classes", "protected_mask", "read_rows", "with_fit"],
         "manifest": ["Manifest", "read_lines", "sweep"],
     },
 )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_later})
 
 
 @dataclass(frozen=True)
