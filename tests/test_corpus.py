@@ -49,14 +49,15 @@ def colour(*channels):
     return Image.fromarray(np.stack(channels, axis=2))
 
 
-def indexed(numbers, transparent=False):
-    """A palette's as VOC's: black, then colours; PNG may say that the background is transparent."""
+def indexed(numbers, transparent=None):
+    """A palette's as VOC's: black, then colours; PNG may say that one of them is transparent."""
     image = palette(numbers, [0, 0, 0, *(37 * i % 256 for i in range(3, 768))])
-    image.info |= {"transparency": 0} if transparent else {}
+    image.info |= {} if transparent is None else {"transparency": transparent}
     return image
 
 
 GRAIN = np.random.default_rng(1).integers(0, 4, SIZE)
+SOFT = np.where(OBJECT, 255 - GRAIN - 1, GRAIN).astype(np.uint8)
 CORNERS = [[12, 10], [32, 10], [32, 22], [12, 22]]
 CAT = {"label": "cat", "points": CORNERS, "shape_type": "polygon"}
 LABELME = {"shapes": [CAT], "imageHeight": 40, "imageWidth": 50}
@@ -71,12 +72,16 @@ FORMS = {
     "opaque": (picture(gray(255), "RGBA"), SHARE),
     "soft edges": (picture(gray(255, rim=130)), SHARE),
     "soft on gray": (picture(gray(255, outside=90, rim=130)), SHARE),
-    "soft everywhere": (picture(np.where(OBJECT, 255 - GRAIN - 1, GRAIN).astype(np.uint8)), SHARE),
+    "soft everywhere": (picture(SOFT), SHARE),
     "label map": (picture(gray(2, left=1)), SHARE),
     "contour": (picture(gray(15, rim=255, left=5)), INSIDE),
     "palette": (indexed(gray(2, left=1)), SHARE),
     "palette with a contour": (indexed(gray(15, rim=255, left=5)), INSIDE),
-    "palette with transparency": (indexed(gray(15), transparent=True), SHARE),
+    "palette with transparency": (indexed(gray(15), transparent=0), SHARE),
+    "palette with both": (indexed(gray(15, rim=255, left=5), transparent=0), INSIDE),
+    "palette, soft edges": (picture(gray(255, rim=130), "P"), SHARE),
+    "palette, soft everywhere": (picture(SOFT, "P"), SHARE),
+    "palette, cut out": (indexed(gray(0, outside=1, left=2), transparent=1), SHARE),
     "two black classes": (palette(gray(2, left=1), [0, 0, 0, 0, 0, 0, 9, 9, 9]), SHARE),
     "white first": (palette(1 - gray(1), [255, 255, 255, 0, 0, 0]), SHARE),
     "green": (colour(gray(0), gray(100), gray(0)), SHARE),
@@ -90,6 +95,7 @@ FORMS = {
     "p{}.jpg": (picture(gray(255)), SHARE),
     "p{}.webp": (picture(gray(255)), SHARE),
     "p{}.gif": (picture(gray(255), "1"), SHARE),
+    "p{}.gif, soft everywhere": (picture(SOFT), SHARE),
     "p{}_mask.png": (picture(gray(255)), SHARE),
     "P{}-Labels.PNG": (picture(gray(255)), SHARE),
     "p{}.png.png": (picture(gray(255)), SHARE),

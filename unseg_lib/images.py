@@ -199,15 +199,13 @@ def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     """What a mask file means, uint8 `(H,W)`: 1 = object, 0 = background, 255 = ignored; size: as of `read_mask`.
 
     Colours mark objects, black the background. Indices of a palette are a label map, unless its first colour is not
-    black: such a file is read by its colours. One gray channel is read as `objects_of` says. Where a file is partly
-    transparent, what is opaque is the object, unless that itself is black and white, which is refused, as are several
-    pages. Numbers of 16 bits are a label map, or soft where they use all of them.
+    black, or they stand for grays: such a file is read by its colours. One gray channel is read as `objects_of` says.
+    Where a file is partly transparent, what is opaque is the object, unless that itself is black and white, which is
+    refused, as are several pages. Numbers of 16 bits are a label map, or soft where they use all of them.
     """
     if Path(path).suffix.lower() in OUTLINES:
         return read_outlines(path, size).astype(np.uint8)
     with _one_mask(path) as image:
-        if image.mode == "P" and (image.getpalette() or [0, 0, 0])[:3] == [0, 0, 0]:
-            return objects_of(np.asarray(image), indexed=True)
         if image.mode.startswith(("I", "F")):
             numbers = np.asarray(image)
             if numbers.max(initial=0) <= IGNORE:
@@ -216,9 +214,13 @@ def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
         soft = image.format in LOSSY
         if image.mode in ("L", "1") and not image.has_transparency_data:
             return objects_of(np.asarray(image.convert("L")), soft=soft)
+        opaque = np.asarray(image.convert("RGBA"))[..., 3] > 127 if image.has_transparency_data else np.True_
+        numbers = _indices(image)
+        # of a label map the background, and nothing else, may be transparent
+        if numbers is not None and (opaque.all() or np.array_equal(opaque, numbers > 0)):
+            return objects_of(numbers, indexed=True)
         colours = np.asarray(image.convert("RGB"))
-        opaque = np.asarray(image.convert("RGBA"))[..., 3] > 127 if image.has_transparency_data else None
-        if opaque is not None and not opaque.all():
+        if not opaque.all():
             if set(np.unique(colours[opaque])) == {0, 255} and not has_colours(colours):
                 found = "found both; save it as black and white without transparency."
                 raise UnsegError(f"Expected either black or transparency as the background of {path}, {found}")
@@ -226,6 +228,21 @@ def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
         if has_colours(colours):
             return (colours > (127 if soft else 0)).any(axis=2).astype(np.uint8)
         return objects_of(colours[..., 0], soft=soft)
+
+
+def _indices(image: Image.Image) -> np.ndarray | None:
+    """The indices of a palette that are a label map: its first colour is black, and not all others are grays.
+
+    Grays that are all different, some of them above 127, are what a gray mask becomes when it is saved with a palette.
+    """
+    palette = np.reshape(image.getpalette() or [0, 0, 0], (-1, 3)) if image.mode == "P" else np.ones((1, 3))
+    if palette[0].any():
+        return None
+    numbers = np.asarray(image)
+    used = np.unique(numbers)
+    grays = palette[used[used < len(palette)]]
+    ramp = len(grays) == len(used) == len(np.unique(grays)) and grays.max() > 127 and (grays == grays[:, :1]).all()
+    return None if ramp else numbers
 
 
 def objects_of(label: np.ndarray, *, indexed: bool = False, soft: bool = False) -> np.ndarray:
