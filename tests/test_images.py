@@ -68,6 +68,18 @@ def test_one_rule_of_what_a_mask_means(tmp_path):
         read_mask(tmp_path / "a.tif")
 
 
+NO_MASKS = {"-6 to 4.2": [-6, 4.2], "0 to inf": [0, np.inf], "0 to 3": [0, 0.5, 3], "0 to 1000": [0, 1000]}
+
+
+@pytest.mark.parametrize("found", [*NO_MASKS, "NaN", "-6 to 4"])
+def test_numbers_that_are_no_mask_are_refused_with_their_range(found, tmp_path):
+    numbers = np.float32(NO_MASKS.get(found, [0, np.nan])) if found != "-6 to 4" else np.int32([-6, 4])
+    Image.fromarray(numbers[None]).save(tmp_path / "a.tif")
+    for classes in [(), (1,)][: 1 + (numbers.dtype == np.float32)]:  # whole numbers may be asked for, whatever there is
+        with refused(rf"from 0 to 255, or shares from 0 to 1, in the mask .*a\.tif, found .*{found}\)?; save"):
+            read_mask(tmp_path / "a.tif", classes)
+
+
 # what cannot be read, and what lies on its side
 
 

@@ -192,7 +192,7 @@ def read_mask(path: str | Path, classes: Sequence[int | str] = (), size: tuple[i
                 f"Expected a label map, one number a pixel, in {path} for classes {','.join(map(str, classes))}, "
                 f"found the colours {found}; save it with a palette or in gray, or leave the classes out."
             )
-        return np.isin(_label_of(image), classes)
+        return np.isin(_whole_numbers(image, path) if image.mode == "F" else _label_of(image), classes)
 
 
 def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -201,13 +201,14 @@ def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     Colours mark objects, black the background. Indices of a palette are a label map, unless its first colour is not
     black, or they stand for grays: such a file is read by its colours. One gray channel is read as `objects_of` says.
     Where a file is partly transparent, what is opaque is the object, unless that itself is black and white, which is
-    refused, as are several pages. Numbers of 16 bits are a label map, or soft where they use all of them.
+    refused, as are several pages. Numbers of 16 bits are a label map, or soft where they use all of them; floats from 0
+    to 1 are probabilities.
     """
     if Path(path).suffix.lower() in OUTLINES:
         return read_outlines(path, size).astype(np.uint8)
     with _one_mask(path) as image:
         if image.mode.startswith(("I", "F")):
-            numbers = np.asarray(image)
+            numbers = _whole_numbers(image, path)
             if numbers.max(initial=0) <= IGNORE:
                 return objects_of(numbers.astype(np.uint8))
             return (numbers > (0x7FFF if numbers.max() >= 0xF000 else 0)).astype(np.uint8)  # soft, or instances
@@ -228,6 +229,25 @@ def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
         if has_colours(colours):
             return (colours > (127 if soft else 0)).any(axis=2).astype(np.uint8)
         return objects_of(colours[..., 0], soft=soft)
+
+
+def _whole_numbers(image: Image.Image, path: str | Path) -> np.ndarray:
+    """The numbers of a mask of more than 8 bits `(H,W)`; of floats from 0 to 1 those above a half are 1.
+
+    -1 of signed ones becomes 255, ignored, as tools that train with -1 mean it.
+    """
+    numbers = np.asarray(image)
+    least, most = numbers.min(), numbers.max()
+    if numbers.dtype.kind != "f" and least >= -1:
+        return numbers
+    if least >= 0 and most <= 1:
+        return (numbers > 0.5).astype(np.uint8)
+    if least >= 0 and most <= IGNORE and (numbers == numbers.round()).all():
+        return numbers.astype(np.uint8)
+    found = "some that are none (NaN)" if np.isnan(least) else f"numbers from {least:g} to {most:g}"
+    mend = "save 255 for the object and 0 elsewhere"
+    what = f"whole numbers from 0 to {IGNORE}, or shares from 0 to 1, in the mask {path}"
+    raise UnsegError(f"Expected {what}, found {found}; {mend}.")
 
 
 def _indices(image: Image.Image) -> np.ndarray | None:
