@@ -36,6 +36,7 @@ BORDER = 0.02  # width of a mask's border, as a share of the image's diagonal
 # what tools write behind an image's name in the name of its mask
 OF_MASK = re.compile(r"[-_. ](masks?|gt|labels?|seg|segmentation|matte|annotation)$")
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")  # leave faint ripples around every edge of a mask
+RIPPLE, TINT = 48, 32  # of colours in such files: below VOC's darkest ones, which have 64; a gray mask's differ less
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -227,7 +228,8 @@ def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
                 raise UnsegError(f"Expected either black or transparency as the background of {path}, {found}")
             return opaque.astype(np.uint8)
         if has_colours(colours):
-            return (colours > (127 if soft else 0)).any(axis=2).astype(np.uint8)
+            ripple = (RIPPLE if (np.ptp(colours, axis=2) > TINT).any() else 127) if soft else 0
+            return (colours > ripple).any(axis=2).astype(np.uint8)
         return objects_of(colours[..., 0], soft=soft)
 
 
