@@ -108,6 +108,7 @@ FORMS = {
     "p{}.png.png": (picture(gray(255)), SHARE),
     "p{}.json": (json.dumps(LABELME | {"shapes": [CAT, DOT]}), SHARE),
     "p{}.json, marked": ("\ufeff" + json.dumps(LABELME | {"imageHeight": None}), SHARE),
+    "p{}.json, sizes as texts": (json.dumps(LABELME | {"imageHeight": "40", "imageWidth": "50.0"}), SHARE),
     "p{}.txt": (YOLO, SHARE),
     "p{}.txt, box": ("0 0.44 0.4 0.4 0.3\n", SHARE),
     "turned": (picture(np.rot90(gray(255)).copy()), SHARE),
@@ -192,7 +193,7 @@ def test_outlines_of_another_form_are_refused_with_what_was_found(tmp_path):
     for name, content, words in (
         ("a.json", {"shapes": [DOT | {"shape_type": "mask"}]}, "rectangles in .*, found a mask"),
         ("a.json", {"shapes": 3}, "Expected LabelMe's shapes in .*a.json, found another form"),
-        ("a.json", LABELME | {"imageWidth": 70}, "outlines on 50x40 pixels in .*, found 70x40"),
+        ("a.json", LABELME | {"imageWidth": 70}, "outlines in .*a.json to be of 50x40 pixels as .*, found 70x40"),
         ("a.txt", "cat 0.1 0.2", "as YOLO has them, in .*a.txt, found 'cat 0.1 0.2'"),
         ("a.txt", "0 10 10 30 10 30 20", "as YOLO has them"),
     ):
@@ -242,7 +243,9 @@ SHAPES = {
     "part of two points first": {"segmentation": [[0, 0, 9, 9], np.ravel(CORNERS).tolist()]},
     "box": {"segmentation": [], "bbox": [12, 10, 20, 12]},
     "box alone": {"segmentation": None, "bbox": [12, 10, 20, 12]},
+    "box of texts": {"segmentation": [], "bbox": ["12", "10", "20", "12"]},
     "rle": {"segmentation": RLE},
+    "rle, its size as texts": {"segmentation": RLE | {"size": ["40", "50"]}},
     "crowd": {"segmentation": RLE, "iscrowd": 1},
     "class unknown": {"category_id": 9},
 }

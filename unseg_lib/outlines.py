@@ -24,7 +24,7 @@ def decode(note: dict, image: dict) -> np.ndarray:
     try:
         height, width, shape = image["height"], image["width"], note.get("segmentation")
         if not shape and "bbox" in note:
-            left, top, across, down = note["bbox"]
+            left, top, across, down = np.asarray(note["bbox"], float).tolist()  # some tools write numbers as texts
             shape = [_corners(left, top, left + across, top + down)]
         if isinstance(shape, list):
             # pycocotools walks along every edge: one that leads far away, or nowhere, takes all memory
@@ -33,12 +33,14 @@ def decode(note: dict, image: dict) -> np.ndarray:
             if not (np.isfinite(corners).all() and np.abs(corners).max(initial=0) <= 10 * max(height, width)):
                 raise ValueError("corners far outside the image" if parts else "no part of three corners")
             shape = mask.merge(mask.frPyObjects([part.tolist() for part in parts], height, width))
-        elif list(shape["size"]) != [height, width]:
-            raise ValueError(f"of the size {shape['size']}, not {[height, width]}")
-        elif isinstance(shape["counts"], list):
-            if sum(shape["counts"]) != height * width or min(shape["counts"]) < 0:
-                raise ValueError(f"counts of {sum(shape['counts'])} pixels, not {height * width}")
-            shape = mask.frPyObjects(shape, height, width)
+        else:
+            if np.asarray(shape["size"], float).tolist() != [height, width]:
+                raise ValueError(f"of the size {shape['size']}, not {[height, width]}")
+            shape = shape | {"size": [height, width]}
+            if isinstance(shape["counts"], list):
+                if sum(shape["counts"]) != height * width or min(shape["counts"]) < 0:
+                    raise ValueError(f"counts of {sum(shape['counts'])} pixels, not {height * width}")
+                shape = mask.frPyObjects(shape, height, width)
         found = mask.decode(shape)
         if found.max(initial=0) > 1:  # of counts that end early it returns whatever lay in memory
             raise ValueError("counts of too few pixels")
@@ -69,13 +71,18 @@ def read_outlines(path: str | Path, size: tuple[int, int] | None, classes: Seque
     return mask
 
 
+def check_size(content: dict, keys: tuple[str, str], size: tuple[int, int], what: str, mend: str) -> None:
+    """Raise `UnsegError` where annotations give their image another (height, width), as numbers or as texts."""
+    sides = [content.get(key) or own for key, own in zip(keys, size)]
+    if tuple(map(float, sides)) != size:
+        found = f"found {sides[1]}x{sides[0]}; {mend}"
+        raise UnsegError(f"Expected {what} to be of {size[1]}x{size[0]} pixels as the image is, {found}")
+
+
 def _labelme(path: Path, size: tuple[int, int]) -> Iterator[tuple[str, list[float]]]:
     content = read_json(path)
     try:
-        sides = tuple(content.get(side) or own for side, own in zip(("imageHeight", "imageWidth"), size))
-        if sides != size:
-            found = f"found {sides[1]}x{sides[0]}; draw it on the image."
-            raise UnsegError(f"Expected outlines on {size[1]}x{size[0]} pixels in {path}, {found}")
+        check_size(content, ("imageHeight", "imageWidth"), size, f"outlines in {path}", "draw them on the image.")
         for shape in content["shapes"]:
             kind, points = shape.get("shape_type") or "polygon", np.asarray(shape["points"], float).reshape(-1, 2)
             if kind == "rectangle":
