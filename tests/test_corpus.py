@@ -20,7 +20,7 @@ from tiny_sets import palette, refused
 from unseg_lib.datasets import check, load_dataset
 from unseg_lib.files import write_json
 from unseg_lib.images import read_image, read_mask
-from unseg_lib.protection import summary
+from unseg_lib.protection import find_inputs, summary
 
 HEIGHT, WIDTH = SIZE = (40, 50)
 OBJECT, LEFT, RIM = (np.zeros(SIZE, bool) for _ in range(3))
@@ -224,6 +224,31 @@ def test_one_mask_file_classes_of_outlines_and_boxes_as_shares(tmp_path, protect
     assert both[0] == both[1] > 0  # shares of 49 and 39 pixels
     assert how(points="0.5,0.5")[0]["found_by"] == "points"
     assert how(boxes="0,0,1,1")[0]["protected"] == 4 / 2000  # whole numbers are pixels
+
+
+def test_masks_may_lie_beside_or_below_their_images(tmp_path, protect_files):
+    write_forms(tmp_path, "p{}_mask.png")
+    folder, image = tmp_path / "im", tmp_path / "im/p0.png"
+    (tmp_path / "gt").rename(below := folder / "gt")
+    names = [f"p{i}.png" for i in range(3)]
+    assert [one.name for one in find_inputs([folder], tmp_path / "out", "png", str(below))] == names
+    # a folder that is meant, with nothing else in it or with outlines, is not left out
+    for path in (below, f"{below}/*.png"):
+        assert len(find_inputs([image, path], tmp_path / "out", "png", str(below))) == 4
+    (below / "p0.json").write_text("{}")
+    assert len(find_inputs([folder], tmp_path / "out", "png", str(below))) == 7
+    (below / "p0.json").unlink()
+    for path in below.iterdir():
+        path.rename(folder / path.name)
+    for paths in (image, str(image), [image]):  # one path by itself is one input
+        (row,) = protect_files(paths, tmp_path / "out", masks=str(folder))
+        assert row["protected"] == SHARE and not row["problem"]
+    rows = protect_files(folder, tmp_path / "both", masks=str(folder))
+    assert {row["image"]: row["protected"] for row in rows if not row["problem"]} == dict.fromkeys(names, SHARE)
+    assert "Expected one mask called p0_mask" in rows[1]["problem"]  # of a mask no image is the mask
+    for paths, kind in ((None, "NoneType"), (7, "int"), ([image, b"a.png"], "bytes")):
+        with refused(f"Expected files, folders or patterns, found {kind}; give their paths"):
+            protect_files(paths, tmp_path / "out")
 
 
 # COCO's json

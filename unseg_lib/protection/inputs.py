@@ -55,15 +55,22 @@ def shown(text: str) -> str:
 # the files
 
 
-def find_inputs(given: Iterable[str | Path], out: Path, format: str) -> list[Input]:
+def find_inputs(given: Iterable[str | Path] | str | Path, out: Path, format: str, masks: str = "") -> list[Input]:
     """All images in files, folders (with their sub-folders) and patterns like "photos/*.jpg", in a stable order.
 
-    Other files of a folder come last, so that they can be told of. Left alone are links that lead out of a folder,
-    hidden files, `out` itself and our own copies there. Raises `UnsegError` for what does not exist, for closed folders
-    and where there is no image, `OSError` for refused paths.
+    given: one of these, or several. Other files of a folder come last, so that they can be told of. Left alone are
+    links that lead out of a folder, hidden files, `out` itself and our own copies there, and the folder of `masks`
+    below a given one, unless it holds all there is, or outlines, which may lie beside their images. Raises `UnsegError`
+    for what does not exist, for closed folders and where there is no image, `OSError` for refused paths.
     """
-    given = list(given)
+    given = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    if odd := [type(one).__name__ for one in given if not isinstance(one, (str, Path))]:
+        raise UnsegError(f"Expected files, folders or patterns, found {odd[0]}; give their paths.")
     pairs = [pair for one in given for pair in _expand(str(one), out)]
+    if masks and not any(path.suffix.lower() in OUTLINES for path in (Path(masks), *Path(masks).rglob("*"))):
+        inside = lambda path: _real(Path(path)).is_relative_to(_real(Path(masks)))  # noqa: E731
+        if not any(map(inside, given)):
+            pairs = [pair for pair in pairs if not inside(pair[0])] or pairs
     lines = {_real(out) / line["written"]: line for line in earlier_lines(out) if line["written"]}
     found: dict[Path, tuple[Path, str]] = {}
     for path, name in pairs:
@@ -263,17 +270,19 @@ def _mask_files(place: Path, classes: list[str], names: Names, images: int) -> M
                 found[key(path.stem)].append(path)
         return found
 
-    def called(key: Callable[[str], str]) -> Callable[[str], list[Path] | None]:
-        return lambda name: masks_in((place / name).parent, key).get(key(PurePath(name).name))
+    def called(key: Callable[[str], str], image: Path) -> Callable[[str], list[Path]]:
+        def own(path: Path) -> bool:  # masks and outlines may lie beside their image, and then have the longer name
+            beside = path.parent.samefile(image.parent) and len(path.stem) < len(image.stem)
+            return not (beside or path.samefile(image))
+
+        return lambda name: [*filter(own, masks_in((place / name).parent, key).get(key(PurePath(name).name), ()))]
 
     def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
         wanted, paths = f"Expected one mask called {Path(file.name).stem} in {place}, found", [place]
         if place.is_dir():
-            paths = names.find(file, (called(str), called(mask_key)), place, f"{wanted} none.")
-            paths = [path for path in paths if not path.samefile(file.path)]  # outlines may lie beside their image
-        if len(paths) != 1:
-            several = f"several ({', '.join(path.name for path in paths)})."
-            raise UnsegError(f"{wanted} {several if paths else 'none.'}")
+            paths = names.find(file, [called(key, file.path) for key in (str, mask_key)], place, f"{wanted} none.")
+        if len(paths) > 1:
+            raise UnsegError(f"{wanted} several ({', '.join(path.name for path in paths)}).")
         mask = read_mask(paths[0], chosen, shape)
         if mask.shape != shape:
             sides, size = (f"{width}x{height}" for height, width in (shape, mask.shape))
