@@ -302,27 +302,45 @@ def test_one_odd_entry_of_cocos_json_costs_its_image_alone(tmp_path, protect_fil
         "twice.jpg": "twice.jpg",
         "twice.png": "twice.png",
         "suffix.tif": "suffix.jpeg",
+        "texts.png": "texts.png",
     }
-    content = notes(*entries, "one/unclear.png", "two/unclear.png", "wide.png", "odd.png", "unsized.png")
-    content["annotations"] += [{"id": 99, "image_id": 12345, "category_id": 1}]  # of no image
-    content["images"] += [{"id": 98}, {"id": 97, "file_name": "/"}]
-    content["images"][-5].update(width=10**7, height=10**7)  # no mask of this size may ever be made
-    content["annotations"][11]["segmentation"] = [[1, 2]]
-    del content["images"][-3]["height"], content["images"][-3]["width"]
-    for path in (*entries.values(), "unclear.png", "wide.png", "odd.png", "unsized.png", "new.png"):
+    faulty = "wide.png", "odd.png", "unsized.png", "whose.png", "what.png", "nobody.png"
+    content = notes("one/unclear.png", "two/unclear.png", *faulty, *entries)
+    images, objects = (content[key][2:] for key in ("images", "annotations"))
+    content["annotations"] += [{"id": 99, "image_id": 12345, "category_id": 1}, None, {"image_id": {}}]  # of no image
+    content["images"] += [{"id": 98}, {"id": 97, "file_name": "/"}, None, 3, {"id": 96, "file_name": None}]
+    content["categories"] += [None, {"id": 5}, {"id": [6], "name": "dog"}, {"id": 7, "name": 8}]
+    images[0].update(width=10**7, height=10**7)  # no mask of this size may ever be made
+    objects[1]["segmentation"] = [[1, 2]]
+    del images[2]["height"], images[2]["width"], images[5]["id"]
+    objects[3]["image_id"], objects[4]["category_id"] = [objects[3]["image_id"]], [1]
+    images[-1].update(width="50", height="40")
+    for path in (*entries.values(), "unclear.png", *faulty, "new.png"):
         (tmp_path / "im" / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels()).save(tmp_path / "im" / path)
     write_json(tmp_path / "a.json", content)
-    rows = {row["image"]: row for row in protect_files([tmp_path / "im"], tmp_path / "out", masks=f"{tmp_path}/a.json")}
-    good = {name for name, row in rows.items() if row["protected"] == SHARE}
-    assert good == {*entries.values(), "unsized.png"}
-    for name, words in {
+    problems = {
         "unclear.png": "found several (one/unclear.png, two/unclear.png); name its folder",
         "wide.png": "to be of 50x40 pixels as the image is, found 10000000x10000000",
-        "odd.png": "in annotation 11 of odd.png, found none that can be decoded",
-        "new.png": "found no such image there",
-    }.items():
-        assert words in rows[name]["problem"]
+        "odd.png": "in annotation 3 of odd.png, found none that can be decoded",
+        "whose.png": "a number as image_id of annotation 5 of whose.png in ",
+        "nobody.png": f"a number as id of nobody.png in {tmp_path}/a.json, found none",
+        "new.png": f"Expected the image new.png in {tmp_path}/a.json, found none",
+    }
+    of_class = {
+        "what.png": "a number as category_id of annotation 6 of what.png in "
+    }  # odd where classes are asked for
+    run = partial(protect_files, [tmp_path / "im"], masks=f"{tmp_path}/a.json")
+    for classes, odd in (("", problems), ("cat", problems | of_class)):
+        rows = {row["image"]: row for row in run(tmp_path / f"out{classes}", classes=classes)}
+        good = {name for name, row in rows.items() if row["protected"] == SHARE}
+        assert good == {*entries.values(), "unsized.png", "what.png"} - odd.keys()
+        assert rows.keys() - good == odd.keys()
+        assert all(words in rows[name]["problem"] for name, words in odd.items())
+    rows = run(tmp_path / "none", classes="8")  # a name that is a number
+    assert not any(row["protected"] for row in rows)
+    with refused("Unknown class 'dog'"):
+        run(tmp_path / "none", classes="dog")
 
 
 def test_a_json_of_a_data_set_may_tell_images_apart_by_folder_or_suffix(tmp_path):

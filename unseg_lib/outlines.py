@@ -3,12 +3,13 @@
 pycocotools draws polygons and decodes RLE.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from unseg_lib.errors import UnsegError
+from unseg_lib.errors import UnsegError, closest
 from unseg_lib.files import read_json
 
 SUFFIXES = (".json", ".txt")  # of a file of outlines of one image: LabelMe's, YOLO's
@@ -55,6 +56,53 @@ def _corners(left: float, top: float, right: float, bottom: float) -> list[float
     return [left, top, right, top, right, bottom, left, bottom]
 
 
+def read_coco(path: Path, classes: Sequence[str] = ()) -> tuple[list[dict], Callable[[dict, tuple], np.ndarray]]:
+    """The images that COCO's json lists, and who draws the objects of one of them, bool (height, width).
+
+    All its objects, crowds too, or those of the classes of these names. An odd entry costs its own image alone, when
+    that is drawn; one that names no image costs nothing. Raises `UnsegError` for another json and unknown names.
+    """
+    content = read_json(path)
+    found = content if isinstance(content, dict) else {}
+    lists = [found.get(key, []) for key in ("images", "annotations", "categories")]
+    if not {"images", "annotations"} <= found.keys() or not all(isinstance(entries, list) for entries in lists):
+        found = "found json without lists of images and annotations; replace the file."
+        raise UnsegError(f"Expected COCO annotations in {path}, {found}")
+    images, notes, kinds = ([one for one in entries if isinstance(one, dict)] for entries in lists)
+    named = [one for one in kinds if one.get("name") is not None and isinstance(one.get("id"), Hashable)]
+    known = {one.get("id"): str(one["name"]) for one in named}
+    for name in classes:
+        if name not in known.values():
+            raise UnsegError(f"Unknown class '{name}' in {path}; {closest(name, list(known.values()))}")
+    objects = defaultdict(list)
+    for note in notes:
+        owners = note.get("image_id")
+        for owner in owners if isinstance(owners, list) else [owners]:  # each of several is told that this is odd
+            if isinstance(owner, Hashable):
+                objects[owner].append(note)
+
+    def mask_of(image: dict, size: tuple[int, int]) -> np.ndarray:
+        check_size(image, ("height", "width"), size, f"{image['file_name']} in {path}", "is the json of this image?")
+        mask, image = np.zeros(size, bool), image | {"height": size[0], "width": size[1]}
+        for note in objects.get(_number(image, "id", image, path), ()):
+            _number(note, "image_id", image, path)
+            if not classes or known.get(_number(note, "category_id", image, path)) in classes:
+                mask |= decode(note, image)
+        return mask
+
+    return images, mask_of
+
+
+def _number(entry: dict, key: str, image: dict, path: Path) -> Hashable:
+    """The number, or text, by which one entry of COCO's json names another."""
+    found = entry.get(key)
+    if found is None or not isinstance(found, Hashable):
+        which = "" if entry is image else f" of annotation {entry.get('id')}"
+        what = f"a number as {key}{which} of {image['file_name']} in {path}"
+        raise UnsegError(f"Expected {what}, found {'none' if found is None else found}; mend the file.")
+    return found
+
+
 def read_outlines(path: str | Path, size: tuple[int, int] | None, classes: Sequence[str] = ()) -> np.ndarray:
     """What the outlines of an image of this (height, width) hold, bool `(H,W)`; classes: only these.
 
@@ -74,7 +122,11 @@ def read_outlines(path: str | Path, size: tuple[int, int] | None, classes: Seque
 def check_size(content: dict, keys: tuple[str, str], size: tuple[int, int], what: str, mend: str) -> None:
     """Raise `UnsegError` where annotations give their image another (height, width), as numbers or as texts."""
     sides = [content.get(key) or own for key, own in zip(keys, size)]
-    if tuple(map(float, sides)) != size:
+    try:
+        same = tuple(map(float, sides)) == size
+    except (TypeError, ValueError):
+        same = False
+    if not same:
         found = f"found {sides[1]}x{sides[0]}; {mend}"
         raise UnsegError(f"Expected {what} to be of {size[1]}x{size[0]} pixels as the image is, {found}")
 

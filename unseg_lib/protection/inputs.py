@@ -13,19 +13,18 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from itertools import chain, count, product, repeat
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from unseg_lib.datasets import coco_json
-from unseg_lib.errors import UnsegError, closest
+from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_if_readable
 from unseg_lib.images import IMAGE_SUFFIXES, OUTLINES, is_image, mask_key, read_mask
 from unseg_lib.method import Region, find_region
-from unseg_lib.outlines import decode
+from unseg_lib.outlines import read_coco
 from unseg_lib.protection.photo import FORMATS, RAW
 from unseg_lib.protection.report import earlier_lines
 
@@ -200,7 +199,8 @@ def masks_and_prompts(
     names = Names(files)
     if masks:
         place, chosen = Path(masks), [name.strip() for name in classes.split(",")] if classes else []
-        if place.suffix.lower() == ".json" and place.is_file() and "shapes" not in read_json(place):
+        content = read_json(place) if place.suffix.lower() == ".json" and place.is_file() else {"shapes": []}
+        if not (isinstance(content, dict) and "shapes" in content):  # LabelMe's
             mask_of = _coco_masks(place, chosen, names)
         else:
             mask_of = _mask_files(place, chosen, names, sum(bool(file.target) for file in files))
@@ -219,11 +219,11 @@ def _in_pixels(places: list[list[float]], shape: tuple[int, int]) -> np.ndarray:
     return found * np.tile(np.subtract(shape[::-1], 1), found.shape[1] // 2) if shares else found
 
 
-def _ways(name: str) -> list[tuple[bool, str]]:
+def _ways(name: str, *, stems: bool = True) -> list[tuple[bool, str]]:
     """(whether it is whole, name) of all that a name may be called by: also without folders, and without suffix."""
     parts = PurePath(name).parts
     tails = [(start == 0, PurePath(*parts[start:])) for start in range(len(parts))]
-    return [(whole, one.as_posix()) for whole, tail in tails for one in (tail, tail.with_suffix(""))]
+    return [(whole, one.as_posix()) for whole, tail in tails for one in (tail, tail.with_suffix(""))[: 1 + stems]]
 
 
 class Names:
@@ -247,6 +247,29 @@ class Names:
                     raise UnsegError(f"Expected one image called {name}, as {where} has it, {found}")
                 return found
         raise UnsegError(missing)
+
+    def lister(
+        self, entries: Iterable[tuple[str, Any]], where: Path, what: str, *, stems: bool = True
+    ) -> Callable[[Input], Any]:
+        """Who finds an image's entry by the name that it has in `where`; stems: also where only the suffix differs.
+
+        Of another machine's path, or one that leads elsewhere, the end counts.
+        """
+        whole, tails = defaultdict(list), defaultdict(list)
+        for name, entry in entries:
+            ways = _ways(name.replace("\\", "/").lstrip("/"), stems=stems)
+            for is_whole, way in dict.fromkeys([(True, name), *ways]):
+                (whole if is_whole else tails)[way].append((name, entry))
+
+        def entry_of(file: Input) -> Any:
+            missing = f"Expected {what} {file.name} in {where}, found none; add it, or protect it by itself."
+            found = self.find(file, (whole.get, tails.get), where, missing)
+            if len(found) > 1:
+                called = f"found several ({', '.join(name for name, _ in found[:3])}); name its folder."
+                raise UnsegError(f"Expected one image like {file.name} in {where}, {called}")
+            return found[0][1]
+
+        return entry_of
 
 
 def _mask_files(place: Path, classes: list[str], names: Names, images: int) -> MaskOf:
@@ -294,35 +317,9 @@ def _mask_files(place: Path, classes: list[str], names: Names, images: int) -> M
 
 def _coco_masks(path: Path, classes: list[str], names: Names) -> MaskOf:
     """Masks of COCO's json: all objects of an image, crowds too, or those of the named classes."""
-    content, objects, whole, tails = read_json(path), defaultdict(list), defaultdict(list), defaultdict(list)
-    with coco_json(path):
-        known = {category["id"]: category["name"] for category in content.get("categories", [])}
-        for name in classes:
-            if name not in known.values():
-                raise UnsegError(f"Unknown class '{name}' in {path}; {closest(name, list(known.values()))}")
-        for note in content["annotations"]:
-            if not classes or known.get(note.get("category_id")) in classes:
-                objects[note.get("image_id")].append(note)
-        for image in content["images"]:
-            # of another machine's path, or one that leads elsewhere, the end counts
-            for is_whole, way in _ways(str(image.get("file_name", "")).replace("\\", "/").lstrip("/")):
-                (whole if is_whole else tails)[way].append(image)
-
-    def mask_of(file: Input, shape: tuple[int, int]) -> np.ndarray:
-        missing = f"Expected {Path(file.name).name} in {path}, found no such image there."
-        found = names.find(file, (whole.get, tails.get), path, missing)
-        if len(found) > 1:
-            called = f"found several ({', '.join(image['file_name'] for image in found[:3])}); name its folder."
-            raise UnsegError(f"Expected one image like {file.name} in {path}, {called}")
-        with coco_json(path):
-            image = dict(zip(("height", "width"), shape)) | found[0]
-            if (image["height"], image["width"]) != shape:
-                size = f"found {image['width']}x{image['height']}; is the json of this image?"
-                what = f"{image['file_name']} in {path} to be of {shape[1]}x{shape[0]} pixels as the image is"
-                raise UnsegError(f"Expected {what}, {size}")
-            return reduce(np.logical_or, (decode(note, image) for note in objects[image["id"]]), np.zeros(shape, bool))
-
-    return mask_of
+    images, mask_of = read_coco(path, classes)
+    image_of = names.lister([(str(image.get("file_name") or ""), image) for image in images], path, "the image")
+    return lambda file, shape: mask_of(image_of(file), shape)
 
 
 def _numbers(text: str, columns: tuple[str, ...], names: Names) -> Callable[[Input], list[list[float]]]:
