@@ -20,7 +20,7 @@ from tiny_sets import palette, refused
 from unseg_lib.datasets import check, load_dataset
 from unseg_lib.files import write_json
 from unseg_lib.images import read_image, read_mask
-from unseg_lib.protection import find_inputs, summary
+from unseg_lib.protection import Batch, find_inputs, summary
 
 HEIGHT, WIDTH = SIZE = (40, 50)
 OBJECT, LEFT, RIM = (np.zeros(SIZE, bool) for _ in range(3))
@@ -249,6 +249,14 @@ def test_masks_may_lie_beside_or_below_their_images(tmp_path, protect_files):
     for paths, kind in ((None, "NoneType"), (7, "int"), ([image, b"a.png"], "bytes")):
         with refused(f"Expected files, folders or patterns, found {kind}; give their paths"):
             protect_files(paths, tmp_path / "out")
+
+
+@pytest.mark.parametrize("how", [{}, {"masks": "gt"}, {"boxes": "1,1,9,9"}])
+def test_an_unknown_segmenter_is_refused_before_anything_is_done(how, tmp_path):
+    write_forms(tmp_path, "white")
+    how = {name: value.replace("gt", str(tmp_path / "gt")) for name, value in how.items()}
+    with refused("segmenter.*nope"):
+        Batch([tmp_path / "im"], tmp_path / "out", segmenter="nope", **how)
 
 
 # COCO's json

@@ -23,7 +23,7 @@ import numpy as np
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_if_readable
 from unseg_lib.images import IMAGE_SUFFIXES, OUTLINES, is_image, mask_key, read_mask
-from unseg_lib.method import Region, find_region
+from unseg_lib.method import Region, find_region, segmenter_called
 from unseg_lib.outlines import read_coco
 from unseg_lib.protection.photo import FORMATS, RAW
 from unseg_lib.protection.report import earlier_lines
@@ -194,6 +194,7 @@ def masks_and_prompts(
         raise UnsegError(f"Expected one of --masks, --boxes and --points, found {' and '.join(given)}.")
     if classes and not masks:
         raise UnsegError("Expected --masks beside --classes, found none; classes are those of the masks.")
+    segmenter_called(segmenter)  # refuses an unknown one, also where masks leave it without work
     if not given:
         return lambda file, pixels: find_region(pixels, segmenter=segmenter)
     names = Names(files)
