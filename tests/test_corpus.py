@@ -259,6 +259,13 @@ def test_an_unknown_segmenter_is_refused_before_anything_is_done(how, tmp_path):
         Batch([tmp_path / "im"], tmp_path / "out", segmenter="nope", **how)
 
 
+def test_a_folder_without_images_is_not_said_to_hold_copies(tmp_path, protect_files):
+    (tmp_path / "im").mkdir()
+    (tmp_path / "im/notes.txt").write_text("no image")
+    with refused(f"found none in {tmp_path}/im"):
+        protect_files([tmp_path / "im"], tmp_path / "out")
+
+
 # COCO's json
 
 

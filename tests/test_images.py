@@ -14,7 +14,7 @@ from unseg_lib import images
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_bytes, write_csv, write_json
 from unseg_lib.images import find_image, image_size, open_image, read_image, read_label, read_mask, write_image
-from unseg_lib.protection import read_photo
+from unseg_lib.protection import find_inputs, read_photo
 
 
 @pytest.mark.parametrize("gray", [False, True])
@@ -89,6 +89,26 @@ def test_corrupt_images_are_one_sentence(read, content, tmp_path):
     (tmp_path / "a.png").write_bytes(content)
     with refused(r"a\.png, found a corrupt one"):
         read(tmp_path / "a.png")
+
+
+def test_other_formats_and_closed_files_are_not_called_corrupt(tiny_image, tmp_path, monkeypatch):
+    for suffix in ("tga", "ico", "pcx", "SGI"):
+        Image.fromarray(tiny_image).save(tmp_path / f"a.{suffix}")
+    (tmp_path / "a.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    for path in tmp_path.iterdir():
+        for read in (read_image, image_size, read_mask, read_photo):
+            with refused(rf"found a format that is not read \({path.suffix.lower()}\); convert it"):
+                read(path)
+        assert [one.path for one in find_inputs(tmp_path, tmp_path / "out", "png") if one.target and one.path == path]
+    write_image(tmp_path / "a.png", tiny_image)
+
+    def closed(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", closed)
+    for read in (read_image, image_size, read_mask, read_photo):
+        with refused(r"Expected access to .*a\.png, found none \(Permission denied\); check its name and perm"):
+            read(tmp_path / "a.png")
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

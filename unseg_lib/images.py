@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pillow_heif
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from unseg_lib.errors import UnsegError
+from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import write_bytes
 from unseg_lib.outlines import SUFFIXES as OUTLINES
 from unseg_lib.outlines import read_outlines
@@ -26,6 +26,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES += (".jfif", ".jpe", ".gif", ".avif", ".heic", ".heif")
 # what is read, by content and never by name; none of them starts another program
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "QOI", "HEIF")
+# other images that people have
+UNREAD = (".tga", ".ico", ".icns", ".cur", ".pcx", ".sgi", ".svg", ".psd", ".xcf", ".dds", ".exr", ".jxl")
 MOST_PIXELS = 300_000_000  # of one image; beyond, a small file may hide an image that fills the memory
 Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MOST_PIXELS)  # Pillow's own limit is lower
 pillow_heif.register_heif_opener()
@@ -55,8 +57,12 @@ def opened(path: str | Path, what: str = "image") -> Iterator[Image.Image]:
             yield image
     except UnsegError:
         raise
+    except PermissionError as error:
+        raise UnsegError(no_access(error, path)) from error
     except Exception as error:  # nearly anything, TypeErrors too
         found = f"found a corrupt one ({' '.join(str(error).split())}); replace it."
+        if isinstance(error, UnidentifiedImageError) and Path(path).suffix.lower() in UNREAD:
+            found = f"found a format that is not read ({Path(path).suffix.lower()}); convert it to PNG."
         raise UnsegError(f"Expected a readable {what} in {path}, {found}") from error
 
 

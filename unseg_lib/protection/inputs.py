@@ -22,13 +22,13 @@ import numpy as np
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_if_readable
-from unseg_lib.images import IMAGE_SUFFIXES, OUTLINES, is_image, mask_key, read_mask
+from unseg_lib.images import IMAGE_SUFFIXES, OUTLINES, UNREAD, is_image, mask_key, read_mask
 from unseg_lib.method import Region, find_region, segmenter_called
 from unseg_lib.outlines import read_coco
 from unseg_lib.protection.photo import FORMATS, RAW
 from unseg_lib.protection.report import earlier_lines
 
-OTHER_SUFFIXES = (*RAW, ".tga")  # images that cannot be read: they get a line that says so
+OTHER_SUFFIXES = (*RAW, *UNREAD)  # images that cannot be read: they get a line that says so
 # ends of lines, commands to a terminal, bytes that are no text
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -80,7 +80,7 @@ def find_inputs(given: Iterable[str | Path] | str | Path, out: Path, format: str
     others = {place: one for place, one in found.items() if one[0] not in named and not _is_image(one[0])}
     found = {place: one for place, one in found.items() if place not in others}
     if not found:
-        what = ("none but copies of ours" if pairs else "none") + f" in {', '.join(map(str, given))}"
+        what = ("none but copies of ours" if pairs and not others else "none") + f" in {', '.join(map(str, given))}"
         raise UnsegError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}), found {what}.")
     files = list(found.values())
     targets, originals = _targets(files, format, list(lines.values())), {_real(path) for path, _ in files}
