@@ -1,5 +1,6 @@
 """What people have: every form of mask, annotation and image, by `unseg protect`, as a data set, by notebook 00."""
 
+import errno
 import json
 import math
 import re
@@ -21,6 +22,7 @@ from unseg_lib.datasets import check, load_dataset
 from unseg_lib.files import write_json
 from unseg_lib.images import read_image, read_mask
 from unseg_lib.protection import Batch, find_inputs, summary
+from unseg_lib.protection.inputs import Names, _places
 
 HEIGHT, WIDTH = SIZE = (40, 50)
 OBJECT, LEFT, RIM = (np.zeros(SIZE, bool) for _ in range(3))
@@ -249,6 +251,86 @@ def test_masks_may_lie_beside_or_below_their_images(tmp_path, protect_files):
     for paths, kind in ((None, "NoneType"), (7, "int"), ([image, b"a.png"], "bytes")):
         with refused(f"Expected files, folders or patterns, found {kind}; give their paths"):
             protect_files(paths, tmp_path / "out")
+
+
+TABLE = "image,x0,y0,x1,y1\np0.png,12,10,31,21\nsub/p1.png,5,3,20.5,30\n"
+TABLES = {  # forms of a CSV file that say the same
+    "plain": TABLE,
+    "of a spreadsheet": "\ufeff" + TABLE.replace("\n", "\r\n") + ",,,,\r\n\r\n",
+    "of an old one": TABLE.replace("\n", "\r"),
+    "empty lines first": ",,,,\n".join(["", "image,x0,y0,x1,y1\n", TABLE.partition("\n")[2]]),
+    "spaces": TABLE.replace(",", " , "),
+    "quotes": re.sub(r"[^,\n]+", r'"\g<0>"', TABLE).replace(",", ", "),
+    "upper case": TABLE.replace("image,x0,y0,x1,y1", "Image,X0,Y0,X1,Y1"),
+    "semicolons": TABLE.replace(",", ";").replace("20.5", "20,5"),
+    "tabs": TABLE.replace(",", "\t"),
+    "other columns": "label,x0,y0,x1,y1,image\ncat,12,10,31,21,p0.png\n,5,3,20.5,30,sub/p1.png\n",
+    "./": TABLE.replace("p0", "./p0"),
+    "a folder above": TABLE.replace("p0", "data/p0").replace("sub", "data/sub"),
+    "absolute": TABLE.replace("p0", "/home/me/p0").replace("sub/", "/home/me/sub/"),
+    "backslashes": TABLE.replace("p0", "C:\\data\\p0").replace("sub/", "..\\sub\\"),
+    "without suffix": TABLE.replace(".png", ""),
+}
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_boxes_are_read_from_a_csv_file_however_it_is_written(form, tmp_path):
+    for path in ("p0.png", "sub/p1.png"):
+        (tmp_path / "im" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels()).save(tmp_path / "im" / path)
+    (tmp_path / "a.csv").write_bytes(TABLES[form].encode())
+    files = find_inputs(tmp_path / "im", tmp_path / "out", "png")
+    places_of = _places(f"{tmp_path}/a.csv", ("x0", "y0", "x1", "y1"), Names(files))
+    assert [places_of(file, SIZE).tolist() for file in files] == [[[12, 10, 31, 21]], [[5, 3, 20.5, 30]]]
+
+
+def test_a_csv_file_that_may_be_meant_otherwise_is_refused_and_its_lines_are_shares_together(tmp_path):
+    for path in ("p0.png", "day1/p1.png", "p2.png", " p3.png"):
+        (tmp_path / "im" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels()).save(tmp_path / "im" / path)
+    files = find_inputs(tmp_path / "im", tmp_path / "out", "png")
+
+    def places(*lines, header="image,x,y"):
+        (tmp_path / "a.csv").write_text("\n".join([header, *lines]))
+        return _places(f"{tmp_path}/a.csv", ("x", "y"), Names(files))
+
+    by_name = {file.name: file for file in files}
+    for lines, share in ((("p0.png,0,1", "p2.png,0.5,0.5"), 49), (("p0.png,0,1", "p2.png,0.5,7"), 1)):
+        assert places(*lines)(by_name["p0.png"], (50, 50)).tolist() == [[0, share]]  # shares are of 49 pixels
+    assert places(" p3.png,3,4")(by_name[" p3.png"], SIZE).tolist() == [[3, 4]]
+    for lines, words in (
+        (["a/p0.png,1,1", "b/p0.png,1,1"], r"one image like p0.png in .*, found several \(a/p0.png, b/p0.png\); name"),
+        (["p0.jpg,1,1"], "Expected a line for p0.png in .*a.csv, found none; add it"),
+        ([], "Expected a line for p0.png"),
+    ):
+        with refused(words):
+            places(*lines)(by_name["p0.png"], SIZE)
+    for lines, header, words in (
+        (["p0.png,1,1"], "p1.png,2,2", "Expected the columns image,x,y in .*, found p1.png,2,2; name them"),
+        ([], "", "Expected the columns image,x,y in .*, found nothing"),
+        ([",3,4"], "image,x,y", "Expected an image's name in each line of .*, found ',3,4'; add it"),
+        (["p0.png,3"], "image,x,y", "Expected numbers as x,y, found '3,' in"),
+        (["p0.png,3 px,4"], "image,x,y", "Expected numbers as x,y, found '3 px,4' in"),
+    ):
+        with refused(words):
+            places(*lines, header=header)
+
+
+def test_a_closed_csv_file_is_called_closed(tmp_path, weights, unseg, monkeypatch):
+    write_forms(tmp_path, "white")
+    (table := tmp_path / "a.csv").write_text(TABLE)
+    read = Path.read_text
+
+    def closed(path, *given, **named):
+        if path == table:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *given, **named)
+
+    monkeypatch.setattr(Path, "read_text", closed)
+    code, _, said = unseg(
+        "protect", tmp_path / "im", "--out", tmp_path / "out", "--boxes", table, "--generator", weights
+    )
+    assert code == 2 and said.startswith(f"Expected access to {table}, found none (Permission denied)")
 
 
 @pytest.mark.parametrize("how", [{}, {"masks": "gt"}, {"boxes": "1,1,9,9"}])

@@ -1,8 +1,10 @@
 """Outlines of objects as annotation tools write them: COCO's polygons, RLE and boxes, LabelMe's json, YOLO's lines.
 
-pycocotools draws polygons and decodes RLE.
+pycocotools draws polygons and decodes RLE. Boxes and points also come as CSV files.
 """
 
+import csv
+import io
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -162,3 +164,45 @@ def _yolo(path: Path, size: tuple[int, int]) -> Iterator[tuple[str, list[float]]
     except ValueError as error:
         what = f"lines of a class and corners as shares of the image, as YOLO has them, in {path}"
         raise UnsegError(f"Expected {what}, found '{error}'; mend the file.") from error
+
+
+def read_places(path: Path, columns: Sequence[str]) -> dict[str, list[list[float]]]:
+    """Boxes or points by the names of their images, of a CSV file as people and spreadsheet programs write it.
+
+    Its header names the columns `image` and these, in any order and case. What parts the cells are commas, tabs, or
+    semicolons, which go with decimal commas. Lines without anything in them do not count. `OSError` for a closed file.
+    """
+    wanted = ["image", *columns]
+    if not path.is_file():
+        raise UnsegError(f"Expected a CSV file with the columns {','.join(wanted)} at {path}, found none.")
+    try:
+        text = path.read_text(encoding="utf-8-sig").lstrip()
+        mark = max(",;\t", key=text.partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text), delimiter=mark, skipinitialspace=True)
+        lines = [[cell.strip() for cell in line] for line in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UnsegError(f"Expected a CSV file in UTF-8 at {path}, found another ({error}); save it anew.") from error
+    lines = [line for line in lines if any(line)] or [["nothing"]]
+    header = [name.casefold() for name in lines[0]]
+    header = ["image" if name == "picture" and "image" not in header else name for name in header]  # older versions
+    if not set(wanted) <= set(header):
+        found = f"found {','.join(lines[0])}; name them in the first line."
+        raise UnsegError(f"Expected the columns {','.join(wanted)} in {path}, {found}")
+    found = defaultdict(list)
+    for line in lines[1:]:
+        cells = dict(zip(header, line))
+        if not cells.get("image"):
+            raise UnsegError(f"Expected an image's name in each line of {path}, found '{mark.join(line)}'; add it.")
+        numbers = [cells.get(column, "") for column in columns]
+        numbers = numbers if mark == "," else [number.replace(",", ".") for number in numbers]
+        found[cells["image"]].append(numbers_of(numbers, columns, str(path)))
+    return found
+
+
+def numbers_of(texts: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
+    """The numbers of a box or a point, `UnsegError` for other texts."""
+    try:
+        return [float(text) for _, text in zip(columns, texts, strict=True)]
+    except ValueError:
+        found = f"'{','.join(texts)}' in {where}"
+        raise UnsegError(f"Expected numbers as {','.join(columns)}, found {found}.") from None

@@ -4,7 +4,6 @@ No copy leaves the output, none hides another. In masks, COCO's json, boxes and 
 name below the input ("day1/a.png"), or else by its plain name ("a.png").
 """
 
-import csv
 import glob
 import mimetypes
 import os
@@ -21,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_csv, read_json, sha256_if_readable
+from unseg_lib.files import read_json, sha256_if_readable
 from unseg_lib.images import IMAGE_SUFFIXES, OUTLINES, UNREAD, is_image, mask_key, read_mask
 from unseg_lib.method import Region, find_region, segmenter_called
-from unseg_lib.outlines import read_coco
+from unseg_lib.outlines import numbers_of, read_coco, read_places
 from unseg_lib.protection.photo import FORMATS, RAW
 from unseg_lib.protection.report import earlier_lines
 
@@ -43,7 +42,7 @@ class Input:
     target: str
 
 
-MaskOf = Callable[[Input, tuple[int, int]], np.ndarray]  # of a file and its (height, width): bool `(H,W)`
+MaskOf = Callable[[Input, tuple[int, int]], np.ndarray]  # of a file and its (height, width): bool `(H,W)`, or places
 
 
 def shown(text: str) -> str:
@@ -207,17 +206,8 @@ def masks_and_prompts(
             mask_of = _mask_files(place, chosen, names, sum(bool(file.target) for file in files))
         return lambda file, pixels: Region(mask_of(file, pixels.shape[:2]), "mask")
     kind, columns = ("box", ("x0", "y0", "x1", "y1")) if boxes else ("points", ("x", "y"))
-    places = _numbers(boxes or points, columns, names)
-    return lambda file, pixels: find_region(
-        pixels, **{kind: _in_pixels(places(file), pixels.shape[:2])}, segmenter=segmenter
-    )
-
-
-def _in_pixels(places: list[list[float]], shape: tuple[int, int]) -> np.ndarray:
-    """Boxes or points in pixels, also where they are given as shares of the image."""
-    found = np.array(places)
-    shares = found.min() >= 0 and found.max() <= 1 and (found != found.round()).any()
-    return found * np.tile(np.subtract(shape[::-1], 1), found.shape[1] // 2) if shares else found
+    places_of = _places(boxes or points, columns, names)
+    return lambda file, pixels: find_region(pixels, **{kind: places_of(file, pixels.shape[:2])}, segmenter=segmenter)
 
 
 def _ways(name: str, *, stems: bool = True) -> list[tuple[bool, str]]:
@@ -239,8 +229,8 @@ class Names:
     def find(self, file: Input, gets: Sequence[Callable[[str], Any]], where: Path, missing: str) -> Any:
         """What the first of `gets` has of an image by one of its names; missing: the sentence where none has any."""
         for get, (whole, name) in product(gets, _ways(file.name)):
-            # macOS writes an accent as a letter of its own, most others as a part of its letter
-            spellings = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+            # macOS writes an accent as a letter of its own, most others as a part of its letter; cells are stripped
+            spellings = (name, name.strip(), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
             if found := next(filter(None, map(get, spellings)), None):
                 if (whole, name) in self.shared:
                     mend = "protect the folder above them, and name their sub-folders there, too"
@@ -323,32 +313,20 @@ def _coco_masks(path: Path, classes: list[str], names: Names) -> MaskOf:
     return lambda file, shape: mask_of(image_of(file), shape)
 
 
-def _numbers(text: str, columns: tuple[str, ...], names: Names) -> Callable[[Input], list[list[float]]]:
-    """Boxes or points: the same for every image, or from a CSV file by the image's name."""
-    if not text.lower().endswith(".csv"):
-        same = [_floats(part.split(","), columns, text) for part in text.split(";")]
-        return lambda file: same
-    path, wanted = Path(text), f"the columns image,{','.join(columns)}"
-    if not path.is_file():
-        raise UnsegError(f"Expected a CSV file with {wanted} at {path}, found none.")
-    try:
-        lines = read_csv(path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UnsegError(f"Expected a CSV file in UTF-8 at {path}, found another ({error}); save it anew.") from error
-    found = defaultdict(list)
-    for line in lines:
-        line = {"image": line.get("picture")} | line  # the name of older versions
-        if line["image"] is None or not set(columns) <= set(line):
-            raise UnsegError(f"Expected {wanted} in {path}, found {','.join(map(str, lines[0]))}.")
-        found[line["image"]].append(_floats([line[column] for column in columns], columns, str(path)))
+def _places(text: str, columns: tuple[str, ...], names: Names) -> MaskOf:
+    """Boxes or points in pixels `(k,4)` or `(k,2)`: the same for every image, or from a CSV file by its name."""
+    if text.lower().endswith(".csv"):
+        listed = read_places(Path(text), columns)
+        places_of = names.lister(listed.items(), Path(text), "a line for", stems=False)
+    else:
+        listed = {"": [numbers_of(part.split(","), columns, text) for part in text.split(";")]}
+        places_of = lambda file: listed[""]  # noqa: E731
+    # one line's numbers may be between 0 and 1 by chance, those of all lines are not
+    every = np.array([number for places in listed.values() for place in places for number in place])
+    shares = every.size and every.min() >= 0 and every.max() <= 1 and (every != every.round()).any()
 
-    mend = f"in {path}, found none; add it or protect it by itself"
-    return lambda file: names.find(file, (found.get,), path, f"Expected a line for {file.name} {mend}.")
+    def in_pixels(file: Input, shape: tuple[int, int]) -> np.ndarray:
+        found = np.array(places_of(file))
+        return found * np.tile(np.subtract(shape[::-1], 1), len(columns) // 2) if shares else found
 
-
-def _floats(texts: list[str], columns: tuple[str, ...], where: str) -> list[float]:
-    try:
-        return [float(text) for _, text in zip(columns, texts, strict=True)]
-    except (TypeError, ValueError):
-        found = f"'{','.join(map(str, texts))}' in {where}"
-        raise UnsegError(f"Expected numbers as {','.join(columns)}, found {found}.") from None
+    return in_pixels
