@@ -498,7 +498,8 @@ def test_a_image_whose_copy_cannot_be_named_leaves_the_rest_alone(room, run):
     assert [row["written"] for row in rows] == ["a.png", "b.png", "", ""]
     assert all(row["problem"].startswith("Expected access to ") for row in rows[2:])
     (room / "images" / f"{long}.png").unlink()
-    assert run(masks="")[2]["written"] == f"{long}.png"  # 255 bytes, as long as a name can be
+    assert run(masks="", preview=True)[2]["written"] == f"{long}.png"  # 255 bytes, as long as a name can be
+    assert len(list((room / "out" / "preview").iterdir())) == 3
 
 
 LONG = "y" * 300
@@ -793,3 +794,51 @@ def test_a_mask_is_found_however_an_accent_is_spelt_and_its_suffix(room, run, im
     (room / "images" / "b.png").rename(room / "images" / image)
     (room / "masks" / "b.png").rename(room / "masks" / mask)
     assert [(row["image"], row["found_by"]) for row in run()] == [("a.jpg", "mask"), (image, "mask")]
+
+
+def test_a_preview_replaces_no_copy(room, protect_files):
+    """Whichever of the two comes first, in one run or in two, and even with --overwrite."""
+    for name in ("a.png", "preview/a.png.jpg"):
+        save(room / "q" / name, pixels_of(seed=len(name)))
+    for before in ({}, {"preview": False}, {"preview": False, "overwrite": True}, {"inputs": [room / "q" / "a.png"]}):
+        how = {"inputs": [room / "q"], "out": room / "o", "format": "keep", "eps": 16, "preview": True}
+        protect_files(**how | before)
+        first, second = protect_files(**how | {"overwrite": before.get("overwrite", False)})
+        assert "found the place of a copy; rename a.png" in first["problem"]
+        if "inputs" in before:
+            assert "not from here" in second["problem"]
+        else:
+            assert second["sha256"] == sha256_of(room / "o" / second["written"])
+        shutil.rmtree(room / "o")
+
+
+def test_a_preview_replaces_only_our_own_and_follows_no_link(room, run):
+    preview = room / "out" / "preview" / "b.png.jpg"
+    preview.parent.mkdir(parents=True)
+    preview.write_text("mine")
+    good, bad = run(preview=True)
+    assert not good["problem"] and "not from here" in bad["problem"] and preview.read_text() == "mine"
+    assert not run(preview=True, overwrite=True)[1]["problem"] and Image.open(preview).format == "JPEG"
+    before = preview.read_bytes()
+    save(room / "masks" / "b.png", 255 - disc())
+    assert not any(row["problem"] for row in run(preview=True)) and preview.read_bytes() != before
+    shutil.rmtree(preview.parent)
+    (room / "away").mkdir()
+    preview.parent.symlink_to(room / "away")
+    assert all("a link that leads away" in row["problem"] for row in run(preview=True))
+    assert not list((room / "away").iterdir())
+
+
+def test_a_copy_stays_known_if_its_preview_fails_and_a_killed_run_goes_on(room, run, monkeypatch):
+    (room / "out" / "preview").mkdir(parents=True)
+    (room / "out" / "preview" / "sub").write_text("in the way")
+    add(room, "sub/c.png")
+    assert "Could not write" in run(preview=True)[2]["problem"]
+    before = times_of(room)
+    assert not any(row["problem"] for row in run()) and times_of(room) == before
+    shutil.rmtree(room / "out")
+    with monkeypatch.context() as context, pytest.raises(pytest.fail.Exception):
+        context.setattr("unseg_lib.protection.api.write_preview", lambda *_: pytest.fail("killed"))
+        run(preview=True)
+    assert not any(row["problem"] for row in run(preview=True))
+    assert len(list((room / "out" / "preview").rglob("*.jpg"))) == 3

@@ -21,7 +21,7 @@ from unseg_lib.method import Box, Prepared, Region, add_raw_noise, find_region, 
 from unseg_lib.poisons import Grating, Manifest, PoisonSettings, Sample, digest, inference_of, prompt_of, sweep
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
-from unseg_lib.protection.report import TYPES, Shard, alone, earlier_lines, new_line, odd_region, write_preview
+from unseg_lib.protection.report import TYPES, Shard, alone, earlier_lines, new_line, odd_region, preview, write_preview
 from unseg_lib.runtime import progress, thread_count
 
 LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
@@ -191,6 +191,7 @@ class Batch:
         self.files = find_inputs(self.inputs, self.out, self.format)
         given = (self.masks, self.classes, self.boxes, self.points)
         self.region_of, self.part = masks_and_prompts(*given, self.files, self.segmenter), Shard(self.shard)
+        self.taken = {file.target.casefold() for file in self.files}  # where copies lie, also those of other shards
         self.files = [file for file in self.files if self.part.has(shown(file.name))]
 
     def run(self, protector: Protector) -> list[dict]:
@@ -202,8 +203,10 @@ class Batch:
         threads = 0 if protector.inference.large or on_gpu else max(1, torch.get_num_threads() // 2)
         with alone(self.out, self.part), thread_count(threads):
             # what earlier runs have left: whole copies, and images that failed and are not tried again now
-            lines = [line for line in earlier_lines(self.out) if self.part.has(line["image"])]
-            images = {shown(file.name) for file in self.files}
+            earlier = earlier_lines(self.out)
+            self.taken |= {line["written"].casefold() for line in earlier}
+            lines = [line for line in earlier if self.part.has(line["image"])]
+            self.ours, images = {line["written"] for line in lines}, {shown(file.name) for file in self.files}
             sums = {name: sha256_if_readable(self.out / name) for line in lines if (name := line["written"])}
             self.copies = {line["written"]: line for line in lines if line["sha256"] == sums.get(line["written"])}
             failed = [line for line in lines if line["problem"] and line["image"] not in images]
@@ -263,9 +266,13 @@ class Batch:
             raise UnsegError(f"Expected a file at {file.path}, found something else; take it out.")  # it may never end
         source = sha256_of(file.path)
         target, known = self.out / file.target, self.copies.get(file.target)
-        if target.exists() and not known and not self.overwrite:
-            found = "a file there that is not from here; move it or --overwrite"
-            raise UnsegError(f"Expected to write {target}, found {found}.")
+        self._check_place(target, known)
+        if self.preview:
+            place = preview(file.target)
+            if place.casefold() in self.taken:  # which not even --overwrite means
+                found = f"the place of a copy; rename {file.path.name} or leave --preview out"
+                raise UnsegError(f"Expected to write a preview at {self.out / place}, found {found}.")
+            self._check_place(self.out / place, file.target in self.ours)
         # the image
         photo = read_photo(file.path)
         photo = photo.with_three_channels() if self.rgb else photo
@@ -275,13 +282,12 @@ class Batch:
             raise UnsegError(f"Expected to write {target}, found {found}; choose another --out or --overwrite.")
         # its region, and a fingerprint of all that decides the copy but the original itself
         mask, own = (region := self.region_of(file, photo.pixels)).mask, self.protector
-        if self.preview:
-            write_preview(self.out / "preview" / f"{file.target}.jpg", photo.pixels, mask)
         words = (own.sha256, own.eps, own.eps_bg, self.format, self.quality, self.metadata, mask.shape)
         words += ("reference",) * own.reference + ("rgb",) * self.rgb
         settings = hashlib.sha256(repr(words).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
         of_both = {"source_sha256": source, "settings": settings}
         if known and of_both.items() <= known.items():
+            self._write_preview(file, photo.pixels, mask)
             return known
         return _Ready(photo, region, of_both, own.prepare(photo.pixels, mask, photo.gray) if mask.any() else None)
 
@@ -301,8 +307,21 @@ class Batch:
         remarks += (odd_region(row),)
         row |= {"eps": float(own.eps), "eps_bg": float(own.eps_bg), "remark": "; ".join(filter(None, remarks))}
         row |= {"bytes_before": file.path.stat().st_size, "bytes_after": len(content)} | ready.known
-        if not target.parent.resolve().is_relative_to(self.out.resolve()):
-            raise UnsegError(f"Expected {target.parent} below {self.out}, found a link that leads away; remove it.")
         written = decode_image(content) if format == "jpeg" else done
         with writing(target):
-            return self.manifest.write(target, content, row, original=photo.pixels, written=written, mask=mask)
+            row = self.manifest.write(target, content, row, original=photo.pixels, written=written, mask=mask)
+        self.copies[file.target] = row  # also if its preview fails, which comes after the line that makes it ours
+        self._write_preview(file, photo.pixels, mask)
+        return row
+
+    def _check_place(self, path: Path, ours: object) -> None:
+        """Raise `UnsegError` where writing would follow a link out of the output, or replace what is not ours."""
+        if not path.parent.resolve().is_relative_to(self.out.resolve()):
+            raise UnsegError(f"Expected {path.parent} below {self.out}, found a link that leads away; remove it.")
+        if path.exists() and not ours and not self.overwrite:
+            found = "a file there that is not from here; move it or --overwrite"
+            raise UnsegError(f"Expected to write {path}, found {found}.")
+
+    def _write_preview(self, file: Input, pixels: np.ndarray, mask: np.ndarray) -> None:
+        if self.preview:
+            write_preview(self.out / preview(file.target), pixels, mask)

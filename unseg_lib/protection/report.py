@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import fmean
 
 import numpy as np
@@ -16,7 +16,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import lpips
 from unseg_lib.files import hold, whole_file, write_csv, writing
 from unseg_lib.images import outlined, resize_label, write_image
-from unseg_lib.method import measure, shrunk
+from unseg_lib.method import digest, measure, shrunk
 from unseg_lib.poisons import read_lines
 from unseg_lib.protection.photo import NO_COLOURS, ONE_CHANNEL, read_photo
 
@@ -32,6 +32,7 @@ COLUMNS = list(TYPES)
 LIKELY = 0.001, 0.9  # share of an image that a region has which somebody means
 BARS, WIDTH = 9, 40  # lines of the histogram at most, characters of its longest bar
 SIDE = 1024  # pixels; the longer side of a preview
+LONGEST = 255  # bytes of a name, as disks allow
 
 
 def new_line(image: str, **columns: object) -> dict:
@@ -162,6 +163,13 @@ def summary(rows: list[dict], out: Path) -> str:
         *([f"Files that are no images: {others}, left alone."] if others else []),
     ]
     return "\n".join([*lines, f"Every file has a line in {out / REPORT}."])
+
+
+def preview(target: str) -> str:
+    """Where below the output the outline of a copy's region goes; of a name too long for that, only the beginning."""
+    path = PurePath("preview", f"{target}.jpg")
+    cut = f"{path.name[: LONGEST // 8]}-{digest(target)}.jpg"
+    return (path if len(os.fsencode(path.name)) <= LONGEST else path.with_name(cut)).as_posix()
 
 
 def write_preview(path: Path, pixels: np.ndarray, mask: np.ndarray) -> None:
