@@ -1,9 +1,12 @@
 """The command line: what people mistype is one sentence on stderr and exit code 2, without a traceback."""
 
+import io
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +135,9 @@ def test_doctor_tells_what_is_here(toys, unseg, tmp_path):
     ("words", "sentence"),
     [
         (["--masks", ""], "Expected something behind --masks, "),
+        (["--shard", ""], "Expected something behind --shard, found an empty text; is a variable"),
+        ([""], "Expected something behind protect, found an empty text"),
+        (["--out", ""], "Expected something behind --out, found an empty text"),
         (["--masks", "nowhere", "-n"], "Expected a folder of masks or COCO's json at nowhere"),
         (["--format", "gif", "-n"], "Expected the format png, keep or jpeg, found 'gif'"),
         (["--eps", "0.03", "-n"], "Expected eps in steps of 255, say 8 and not 8/255, found 0.03"),
@@ -144,3 +150,26 @@ def test_protect_refuses_at_once_and_so_does_its_dry_run(tmp_path, unseg, words,
     code, _, said = unseg("protect", tmp_path / "a.png", "--out", tmp_path / "out", *words)
     assert (code, said.count("\n")) == (2, 1) and sentence in said
     assert not (tmp_path / "out").exists()
+
+
+def test_protect_counts_images_with_a_copy_alone(tmp_path, unseg, weights):
+    write_image(tmp_path / "in" / "a.png", np.zeros((20, 20, 3), np.uint8))
+    (tmp_path / "in" / "b.png").write_bytes(b"broken")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    code, _, said = unseg("protect", tmp_path / "in", "--out", tmp_path / "out", "--generator", weights)
+    assert code == 2 and "\nProtected 1 of 2 images; 1 left out" in said
+
+
+def test_protect_ends_well_where_a_name_cannot_be_shown_and_a_strangers_file_is_called_partial(
+    tmp_path, unseg, weights, monkeypatch
+):
+    write_image(tmp_path / "a.png", np.zeros((20, 20, 3), np.uint8))
+    strange = os.fsdecode(os.fsencode(tmp_path) + "/ö\x1b".encode() + b"\xff")
+    for name in (".partial-foo", ".partial-1x2-a.png"):
+        (Path(strange) / name).mkdir(parents=True)
+    said = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", said)
+    assert unseg("protect", tmp_path / "a.png", "--out", strange, "--generator", weights)[0] == 0
+    said.seek(0)
+    assert f"Protected images: 1 in {tmp_path}/\\xf6??;" in said.read()
+    assert (Path(strange) / "a.png").exists() and (Path(strange) / ".partial-foo").exists()

@@ -1,5 +1,6 @@
 """The command line: `unseg doctor | data | weights | run | reproduce | protect | inspect | bench | report | ...`."""
 
+import io
 import os
 import re
 import sys
@@ -33,6 +34,8 @@ PROFILES = "smoke, small, random-start, systems, transfer, ablations, paper, pap
 def main() -> None:
     """Run a command; an `UnsegError` or a path that cannot be used is one sentence on stderr and exit code 2."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with an image is told in our own words
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show must not end a run
     try:
         app()
     except (UnsegError, OSError) as error:
@@ -180,7 +183,7 @@ def reproduce(
 @app.command()
 def protect(
     inputs: Annotated[list[str], Argument(help="images, folders (with sub-folders) or quoted patterns")],
-    out: Annotated[Path, Option(help="folder for the protected copies")],
+    out: Annotated[str, Option(help="folder for the protected copies")],
     masks: Annotated[str | None, Option(help="folder of masks with the images' names, or COCO's json")] = None,
     classes: Annotated[str | None, Option(help="with --masks: only these (numbers of a map, names of a json)")] = None,
     boxes: Annotated[str | None, Option(help="x0,y0,x1,y1 for every image, or a CSV file: image,x0,y0,x1,y1")] = None,
@@ -196,7 +199,7 @@ def protect(
     rgb: Annotated[bool, Option(help="store gray images as RGB, which keeps all of the noise")] = False,
     overwrite: Annotated[bool, Option(help="replace foreign files and copies of other images in the folder")] = False,
     jobs: Annotated[int, Option(help="threads that read and write")] = 2,
-    shard: Annotated[str, Option(help="k/n, k from 0 to n - 1: one of n machines that share the images")] = "",
+    shard: Annotated[str | None, Option(help="k/n, k from 0 to n - 1: one of n machines that share the images")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps")] = "auto",
     batch: Annotated[int, Option(help="images that the generator is given at once; more is for GPUs")] = 1,
     reference: Annotated[bool, Option(help="the slow way of the paper's numbers; pixels differ by a step")] = False,
@@ -209,24 +212,29 @@ def protect(
     """
     from unseg_lib.protection import Batch, Protector, shown, summary
 
-    asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points}
-    if "" in asked.values():  # of an unset variable of the shell
-        raise UnsegError("Expected something behind --masks, --classes, --boxes or --points, found an empty text.")
+    asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points, "shard": shard}
+    texts = {"protect": min(inputs), "--out": out} | {f"--{name}": text for name, text in asked.items()}
+    if empty := [name for name, text in texts.items() if text == ""]:
+        found = "found an empty text; is a variable of the shell not set?"
+        raise UnsegError(f"Expected something behind {empty[0]}, {found}")
     files = {"format": format, "quality": quality, "metadata": keep_metadata, "rgb": rgb, "overwrite": overwrite}
-    files |= {"jobs": jobs, "shard": shard, "batch": batch, "segmenter": segmenter, "preview": preview}
+    files |= {"jobs": jobs, "batch": batch, "segmenter": segmenter, "preview": preview}
     work = Batch(inputs, out, **files, **{name: text or "" for name, text in asked.items()})
     model = {"eps": eps, "eps_bg": eps_bg, "device": device, "reference": reference, "compiled": compiled}
     protector = Protector(generator, **model)
     if dry_run:  # which refuses what the run would refuse
         images = [file for file in work.files if file.target]
-        print(*(shown(f"{file.path} -> {out / file.target}") for file in images), f"{len(images)} images", sep="\n")
+        print(
+            *(shown(f"{file.path} -> {work.out / file.target}") for file in images), f"{len(images)} images", sep="\n"
+        )
         return
     rows = work.run(protector)
-    print(summary(rows, out))
+    print(*map(shown, summary(rows, work.out).splitlines()), sep="\n")
     if left_out := [row for row in rows if row["problem"]]:
+        copies = sum(bool(row["written"]) for row in rows)  # the rest are files that are no images
         raise UnsegError(
-            f"Protected {len(rows) - len(left_out)} of {len(rows)} images; {len(left_out)} left out, all listed in "
-            f"{out / 'protected.csv'}, the first one because: {left_out[0]['problem']}"
+            f"Protected {copies} of {copies + len(left_out)} images; {len(left_out)} left out, all listed in "
+            f"{shown(str(work.out / 'protected.csv'))}, the first one because: {left_out[0]['problem']}"
         )
 
 

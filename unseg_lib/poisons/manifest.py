@@ -74,5 +74,6 @@ def sweep(files: Iterable[Path]) -> None:
     places = {(file.parent, file.name[-50:]) for file in files}  # as much of a name as `whole_file` keeps
     for folder in {folder for folder, _ in places}:
         for partial in folder.glob(".partial-*"):
-            if (folder, partial.name.split("-", 2)[2]) in places:
+            ours = (folder, *partial.name.split("-", 2)[2:]) in places  # somebody else's may have fewer parts
+            if ours and partial.is_file():
                 partial.unlink(missing_ok=True)
