@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import struct
 import unicodedata
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -215,10 +217,60 @@ def test_what_a_copy_does_not_have_is_remarked(room, run):
 
 
 def test_metadata_that_a_format_cannot_hold_leaves_out_its_image_alone(room, run):
-    replace(room, "b.tif", format="JPEG", exif=exif_of(places={1: "N", 2: (1.0, 2.0, 3.0)}))  # a JPEG by another name
-    good, bad = run(format="keep", metadata=True)
-    assert not good["problem"] and "Could not write tiff" in bad["problem"]
+    replace(room, "b.png", exif=exif_of(artist="somebody" * 9999))
+    good, bad = run(format="jpeg", metadata=True)
+    assert not good["problem"] and "Could not write jpeg (EXIF data is too long)" in bad["problem"]
     assert not run(metadata=True)[1]["problem"]
+
+
+def test_the_content_of_a_file_decides_what_keeping_its_format_means(room, run):
+    replace(room, "b.jpg", format="PNG")
+    save(room / "images" / "c.png", pixels_of(), format="JPEG")
+    save(room / "images" / "d.png", pixels_of(), format="BMP")
+    run = partial(run, masks="", boxes="5,3,15,8", format="keep")
+    rows = run()
+    names = {"a.jpg": "JPEG", "b.jpg": "PNG", "c.png": "JPEG", "d.png": "PNG"}
+    for row, (name, format) in zip(rows, names.items()):
+        with Image.open(room / "out" / row["written"]) as copy:
+            assert (row["written"], copy.format) == (name, format) and not row["problem"]
+            assert row["remark"].startswith("the copy's format is") == (name in ("b.jpg", "c.png"))
+    assert max(rows[1]["linf_inside"], rows[1]["linf_outside"]) <= 8 and run() == rows
+
+
+@pytest.mark.parametrize("depth", ["gray", "gray of 8 bits", "colours"])
+def test_the_transparent_colour_of_16_bits_is_kept(room, run, depth):
+    values = pixels_of(1).astype(np.uint16) if "8" in depth else pixels_of(1) * np.uint16(256) + np.uint16(7)
+    key = int(values[3, 4])
+    replace(room, "b.png", values, transparency=key)
+    if depth == "colours":
+        (room / "images" / "b.png").write_bytes(png_of_16_bits(np.dstack([values] * 3), [key] * 3))
+    run()
+    with Image.open(room / "out" / "b.png") as copy:
+        assert copy.mode == ("RGBA" if depth == "colours" else "LA")
+        assert np.array_equal(np.asarray(copy)[..., -1] == 0, values == key)
+
+
+def png_of_16_bits(values, transparent):
+    def chunk(content):
+        return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+    head = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, 2, 0, 0, 0)
+    lines = zlib.compress(b"".join(b"\0" + line.astype(">u2").tobytes() for line in values))
+    chunks = [b"IHDR" + head, b"tRNS" + struct.pack(">HHH", *transparent), b"IDAT" + lines, b"IEND"]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(chunk, chunks))
+
+
+@pytest.mark.parametrize("name", ["b.jpg", "b.png", "b.webp"])
+def test_damaged_exif_is_not_kept_and_keeps_no_image_out(room, run, name, monkeypatch):
+    def told(metadata):
+        row = run(metadata=metadata, overwrite=True)[1]
+        return row["problem"], row["remark"]
+
+    replace(room, name, exif=b"Exif\0\0JUNKJUNK")
+    assert [told(False), told(True)] == [("", ""), ("", "damaged EXIF was not kept")]
+    save(room / "images" / name, pixels_of(), exif=exif_of(turn=1, artist="somebody"))
+    monkeypatch.setattr(Image.Exif, "tobytes", lambda *_: 1 / 0)
+    assert [told(False), told(True)] == [("", ""), ("", "damaged EXIF was not kept")]
 
 
 def test_classes_of_a_label_map(room, run):

@@ -284,6 +284,7 @@ class Batch:
         mask, own = (region := self.region_of(file, photo.pixels)).mask, self.protector
         words = (own.sha256, own.eps, own.eps_bg, self.format, self.quality, self.metadata, mask.shape)
         words += ("reference",) * own.reference + ("rgb",) * self.rgb
+        words += (photo.format,) * (self.format == "keep" and photo.format != FORMATS[target.suffix])
         settings = hashlib.sha256(repr(words).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
         of_both = {"source_sha256": source, "settings": settings}
         if known and of_both.items() <= known.items():
@@ -296,8 +297,10 @@ class Batch:
         if isinstance(ready, dict):
             return ready
         photo, mask, own, target = ready.photo, ready.region.mask, self.protector, self.out / file.target
-        done, format = photo.pixels, FORMATS[target.suffix]
+        done, named = photo.pixels, FORMATS[target.suffix]
+        format = photo.format if self.format == "keep" else named
         remarks = photo.remarks_on(format, metadata=self.metadata)
+        remarks += (f"the copy's format is {format} in spite of its name, as the original's",) * (format != named)
         if raw is not None:
             done = add_raw_noise(done, raw, mask, own.eps, own.eps_bg, gray=photo.gray)
             remarks += (gray_remark(photo.pixels, photo.gray, own.settings.generator),)

@@ -18,6 +18,7 @@ from unseg_lib.images import PNG_LEVEL, eight_bits, has_colours, opened, quick_p
 SHORTEST = 16  # pixels; below, an image is smaller than the noise's own grain
 FORMATS = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "jpeg")
+KEPT = {"WEBP": "webp", "TIFF": "tiff", "JPEG": "jpeg", "MPO": "jpeg"}  # Pillow's name -> ours; the others become PNG
 # raw files of cameras: many are TIFFs that begin with a small preview
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
 OTHER_COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes of Pillow that become RGB
@@ -40,8 +41,9 @@ class Photo:
     alpha: np.ndarray | None = None  # uint8 (H,W)
     profile: bytes | None = None  # ICC's
     exif: bytes | None = None  # without the orientation
-    lost_exif: bool = False  # there was some that cannot be kept
+    lost_exif: str = ""  # why there is some that cannot be kept
     remarks: tuple[str, ...] = ()  # what else cannot be kept
+    format: str = "png"  # of the original by its content, or the lossless one in its place
 
     def with_three_channels(self) -> "Photo":
         """The same image to be stored as RGB, so that it can hold noise of any colour."""
@@ -55,7 +57,7 @@ class Photo:
         found = self.remarks
         if format == "jpeg" and self.alpha is not None and self.alpha.min() < 255:
             found += ("transparency was dropped, which JPEG does not have",)
-        return found + (("EXIF of a TIFF was not kept",) if metadata and self.lost_exif else ())
+        return found + ((self.lost_exif,) if metadata and self.lost_exif else ())
 
     def encode(self, pixels: np.ndarray, format: str, *, quality: int = 95, metadata: bool = False) -> bytes:
         """A file of new pixels with all else of this one. png, tiff and webp are lossless; jpeg drops transparency."""
@@ -95,22 +97,38 @@ def read_photo(path: Path) -> Photo:
         }
         deep = 16 if ";16" in str(file.tile) else file.info.get("bit_depth", 8)  # how the channels lie in the file
         file.load()
-        # Pillow has the tags of a TIFF only as long as it is not turned, and they tell how the pixels lie, too
-        lost_exif = file.format == "TIFF" and not TIFF_METADATA.isdisjoint(file.getexif())
-        ImageOps.exif_transpose(file, in_place=True)
-        exif = Image.Exif() if file.format == "TIFF" else file.getexif()
-        exif.pop(ExifTags.Base.Orientation, None)
+        exif, lost_exif = None, ""
+        try:
+            # Pillow has the tags of a TIFF only as long as it is not turned, and they tell how the pixels lie, too
+            if file.format == "TIFF" and not TIFF_METADATA.isdisjoint(file.getexif()):
+                lost_exif = "EXIF of a TIFF was not kept"
+            ImageOps.exif_transpose(file, in_place=True)
+            if file.format != "TIFF":
+                Image.Exif().load(file.info.get("exif", b""))  # opening a JPEG, Pillow has passed over any damage
+                file.getexif().pop(ExifTags.Base.Orientation, None)
+                exif = file.getexif().tobytes() if len(file.getexif()) else None
+        except Exception:  # nearly anything, of damaged EXIF, as of which an image is upright
+            lost_exif = "damaged EXIF was not kept"
+        # a transparent colour: of 16 bits, which Pillow has dropped or not
+        key, alpha = file.info.get("transparency"), None
+        if deep > 8 and isinstance(key, tuple):
+            file.info["transparency"] = tuple(value >> 8 for value in key)
         upright, reduced = eight_bits(file, path)
+        if upright.has_transparency_data:
+            alpha = np.asarray(upright.convert("RGBA"))[..., 3]
+        elif upright is not file and key is not None:
+            alpha = np.where(np.asarray(file) == key, 0, 255).astype(np.uint8)
         remarks |= {reduced or f"{deep} bits a channel were reduced to 8": deep > 8}
         return Photo(
             pixels=np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")),
             gray=upright.mode in ("1", "L", "LA"),
-            alpha=np.asarray(upright.convert("RGBA"))[..., 3] if upright.has_transparency_data else None,
+            alpha=alpha,
             # of the colours that were converted away there is none to keep
             profile=None if file.mode in OTHER_COLOURS else file.info.get("icc_profile"),
-            exif=exif.tobytes() if len(exif) else None,
+            exif=exif,
             lost_exif=lost_exif,
             remarks=tuple(remark for remark, holds in remarks.items() if holds),
+            format=KEPT.get(file.format, "png"),
         )
 
 
