@@ -37,6 +37,7 @@ TRAIN = ("run", "notebooks/01b_train_generator.ipynb")
         (("stage", "toy", "poison/scenes-unseg"), "Expected generator/own to be done before poison/scenes-unseg"),
         (("report", "results/nothing"), "Expected"),
         (("reproduce", "--profile", "toy", "--jobs", "-1"), "Expected 1 or more jobs, or 0 for the"),
+        (("bench", "disk", "--beside", "nope"), "Expected another checkout of this kit at nope, found no unseg_lib"),
     ],
 )
 def test_what_is_mistyped_or_not_there_is_one_sentence(toys, unseg, words, sentence):

@@ -132,6 +132,8 @@ def throughput(
 ) -> list[dict]:
     """Images a second, of the model alone, and from files to files by threads or (one a core, if enough) processes;
     "kilobytes": the mean size of a written file. beside: another checkout of this kit, to take turns with this one."""
+    if beside and not Path(beside, "unseg_lib").is_dir():
+        raise UnsegError(f"Expected another checkout of this kit at {beside}, found no unseg_lib there.")
     way, (pixels, mask) = Inference(generator_of(name, device)), image(0, side)
     spent = {"model alone": count * cost(partial(way, [way.prepare(pixels, mask=mask)]), device, 3).seconds}
     with working_folder(name, device, count, side) as (folder, files, options):
@@ -165,8 +167,6 @@ def throughput(
 def in_turns(other: Path, files: Sequence[Path], folder: Path, options: dict, turns: int = 3) -> dict[str, float]:
     """Seconds in which this version and that of another checkout protect the files: the fastest turn of each, in a
     process of its own that has done one image before."""
-    if not (other / "unseg_lib").is_dir():
-        raise UnsegError(f"Expected another checkout of this kit at {other}, found no unseg_lib there.")
     spent = [[], []]
     for turn, (i, root) in product(range(turns), enumerate((Path(__file__).parents[2], other.absolute()))):
         how = [sys.executable, "-c", VERSION, root, json.dumps(options), folder / f"version{i}-{turn}", *files]
