@@ -724,6 +724,9 @@ def test_shards_protect_each_image_once_into_one_report(room, run, monkeypatch):
         assert lines == [{name: str(row[name]) for name in COLUMNS} for row in whole]
         assert {path.name: sha256_of(path) for path in out.glob("*.png")} == made
         assert not list(out.glob("protected-*")) and not list(out.glob(".*"))
+    (out / ".protected-0-of-2.csv.lock").write_bytes(b"")  # of a shard that was killed
+    run()
+    assert not list(out.glob(".*"))
     for text in ("3/3", "1", "a/b", "-1/2"):
         with pytest.raises(UnsegError, match="a shard k/n with k from 0 to n - 1"):
             run(shard=text)
@@ -836,6 +839,10 @@ def test_nothing_is_written_through_a_link_or_into_a_strangers_report(room, run)
     with pytest.raises(UnsegError, match="none but our own report"):
         run()
     assert report.read_text() == "image,price\n"
+    report.unlink()
+    report.mkdir()
+    with pytest.raises(UnsegError, match=r"found none \(Is a directory\); move it away"):
+        run()
 
 
 NFC, NFD = (unicodedata.normalize(form, "café.png") for form in ("NFC", "NFD"))

@@ -1,6 +1,7 @@
 """Protecting from Python: every kind of image comes back as it came, within budget; looking at what was changed."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from unseg_lib import protection
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import write_image
 from unseg_lib.method import budget
-from unseg_lib.protection import NO_COLOURS, ONE_CHANNEL, Protector, protect, protect_batch
+from unseg_lib.protection import NO_COLOURS, ONE_CHANNEL, Batch, Protector, protect, protect_batch
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,10 @@ def test_the_grating_needs_no_network_and_stays_in_the_region(tmp_path, recwarn)
     assert np.abs(gray.noise[region]).min() == 8 and gray.remark == "" and not recwarn
     large = grating(np.full((3000, 200, 3), 128, np.uint8), np.ones((3000, 200), bool)).noise  # drawn on a grid
     assert np.abs(large).max() == 8 and (np.abs(large) == 8).mean() > 0.8
+    wide = np.full((700, 1400, 3), 128, np.uint8)
+    middle = np.pad(np.ones((301, 501), bool), ((199, 200), (449, 450)))
+    found = grating(wide, middle)  # on a grid coarser than the image, and nothing seeps out of the region
+    assert found.measured["linf_outside"] == 0 and found.measured["linf_inside"] == 8
     with pytest.raises(UnsegError, match="the generator grating has not"):
         Protector("grating", reference=True)
 
@@ -109,6 +114,9 @@ def test_prompts_say_what_is_protected(protector):
         (PIXELS, {"points": []}, "Expected points as x,y"),
         (PIXELS, {"mask": np.ones((1, 24, 32))}, r"\(H,W\), found float64 of the shape \(1, 24, 32\)"),
         (PIXELS, {"mask": np.full((24, 32), "x")}, "a mask of numbers"),
+        (PIXELS, {"mask": np.where(MASK, 1, np.nan)}, "a mask of numbers, found NaN"),
+        (PIXELS, {"labels": [1]}, "points beside labels, found none"),
+        ((PIXELS / 255).tolist(), {"mask": MASK}, "one image, .* found list; for several"),
         (torch.zeros(3, 24, 32).to_sparse(), {}, "a tensor that numpy can read"),
         (PIXELS.astype(np.float32), {}, "floats from 0 to 1"),
         (PIXELS.astype(np.int32), {}, "Expected uint8"),
@@ -130,7 +138,9 @@ def test_settings_that_make_no_sense_are_one_sentence():
     for options, sentence in (
         ({"eps": "8"}, "Expected eps from 0 to 255 .*found '8'"),
         ({"eps": True}, "found True"),
-        ({"eps": 8 / 255}, "say 8 and not 8/255"),
+        ({"eps": 8 / 255}, "Expected eps in steps of 255, say 8 and not 8/255"),
+        ({"eps_bg": 2 / 255}, "Expected eps_bg in steps of 255, say 2 and not 2/255"),
+        ({"segmenter": None}, "Expected a text for segmenter, as on the command line, found NoneType"),
         ({"prompt": None}, "Expected a text for prompt"),
         ({"prompt": "pionts"}, "Unknown prompt 'pionts'"),
         ({"device": torch.device("meta")}, "Expected a device of this machine"),
@@ -141,7 +151,7 @@ def test_settings_that_make_no_sense_are_one_sentence():
 
 def test_masks_of_any_number_and_prompts_and_devices_of_torch_will_do(protector):
     expected = protector(PIXELS, MASK).image
-    for mask in (-MASK.astype(int), (255 * MASK.astype(int)).astype(np.int8), np.where(MASK, np.nan, 0)):
+    for mask in (-MASK.astype(int), (255 * MASK.astype(int)).astype(np.int8), np.where(MASK, np.inf, 0)):
         assert np.array_equal(protector(PIXELS, mask).image, expected)
     box = torch.tensor([8.0, 5, 21, 17], requires_grad=True)
     assert np.array_equal(protector(PIXELS, box=box).image, protector(PIXELS, box=(8, 5, 21, 17)).image)
@@ -179,6 +189,29 @@ def test_a_batch_is_its_images_one_by_one(weights):
         protect_batch(stack, [MASK], generator=weights)
     with pytest.raises(UnsegError, match=r"Expected a list of images or a tensor \(N,3,H,W\), found the shape"):
         protect_batch(stack[0])
+    for one in (Image.fromarray(PIXELS), Path("a.png"), None):
+        with pytest.raises(UnsegError, match=f"Expected a list of images .*found {type(one).__name__}; for one image"):
+            protect_batch(one)
+
+
+def test_options_of_another_kind_are_one_sentence(tmp_path):
+    write_image(tmp_path / "a.png", PIXELS)
+    for options, found in (
+        ({"boxes": [5, 5, 9, 9]}, "a text for boxes, .*found list"),
+        ({"masks": MASK}, "a text for masks, .*found ndarray"),
+        ({"masks": "m", "classes": [3]}, "a text for classes, .*found list"),
+        ({"quality": "95"}, "a whole number for quality, .*found str"),
+        ({"jobs": None}, "a whole number for jobs, .*found NoneType"),
+        ({"jobs": 1.5}, "a whole number for jobs, .*found float"),
+        ({"format": None}, "a text for format, .*found NoneType"),
+        ({"out": ""}, "a folder for the output, found ''"),
+        ({"out": None}, "a folder for the output, found None"),
+    ):
+        with pytest.raises(UnsegError, match=f"^Expected {found}") as caught:
+            Batch(**{"inputs": [tmp_path / "a.png"], "out": tmp_path / "out"} | options)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\na.png,1,1,9,9\n")
+    assert Batch([tmp_path / "a.png"], tmp_path / "out", boxes=tmp_path / "boxes.csv", masks=None, shard=None).files
 
 
 def loaded(weights, numbers):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,23 +64,31 @@ class Protector:
     segmenter: str = "small"  # who finds the object by box, points or nothing: see `find_region`
 
     def __post_init__(self):
+        check_kinds(self, "segmenter")
         # checks budget and prompt
         self.settings = PoisonSettings(self.eps, self.eps_bg, self.seed, str(self.generator), self.prompt, self.device)
-        if 0 < self.eps < 1:
-            found = f"{self.eps:g}: nothing would change"
-            raise UnsegError(f"Expected eps in steps of 255, say 8 and not 8/255, found {found}.")
+        for name, value, say in (("eps", self.eps, 8), ("eps_bg", self.eps_bg, 2)):
+            if 0 < value < 1:
+                found = f"{value:g}: nothing would change"
+                raise UnsegError(f"Expected {name} in steps of 255, say {say} and not {say}/255, found {found}.")
         self.inference, self.sha256 = inference_of(self.settings, reference=self.reference, compiled=self.compiled)
 
     def __call__(
         self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None, labels=None
     ) -> Protected:
         """Protect one image, see `protect`. Warns where that is known not to protect (`Protected.remark`)."""
-        pixels, gray = pixels_of(image)
-        region = find_region(pixels, box, points, labels, self.segmenter, mask=None if mask is None else array_of(mask))
+        (pixels, gray), mask = pixels_of(image), None if mask is None else array_of(mask)
+        if mask is not None and mask.dtype.kind == "f" and np.isnan(mask).any():
+            raise UnsegError(
+                "Expected a mask of numbers, found NaN in it; say what that means, e.g. by numpy.nan_to_num."
+            )
+        if labels is not None and points is None:
+            raise UnsegError("Expected points beside labels, found none; labels say which points lie on the object.")
+        region = find_region(pixels, box, points, labels, self.segmenter, mask=mask)
         done, remark = pixels, ""
         if region.mask.any():  # an empty region leaves the image as it is, as in the released code
             raw = self.raw_noise(pixels, region.mask, gray)
-            done = add_raw_noise(pixels, raw, region.mask, self.eps, self.eps_bg, gray=gray)
+            done = self.with_noise(pixels, raw, region.mask, gray)
             remark = gray_remark(pixels, gray, self.settings.generator)
         if remark:
             warnings.warn(f"Beware: {remark}.", stacklevel=2)
@@ -89,6 +98,11 @@ class Protector:
     def raw_noise(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> torch.Tensor:
         """The generator's noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`."""
         return self.inference([self.prepare(pixels, mask, gray)])[0]
+
+    def with_noise(self, pixels: np.ndarray, raw: torch.Tensor, mask: np.ndarray, gray: bool, *budget: float):
+        """The image with this noise within (eps, eps_bg), or another budget; of a grating nothing lies outside."""
+        eps, eps_bg = budget or (self.eps, self.eps_bg)
+        return add_raw_noise(pixels, raw, mask, eps, 0 if isinstance(self.inference, Grating) else eps_bg, gray=gray)
 
     def prepare(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> Prepared:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
@@ -123,9 +137,9 @@ def protect(
 def protect_batch(images: Iterable[Any], masks: Iterable[Any] | None = None, **settings: Any) -> list[Protected]:
     """`protect` for images of any sizes, or a tensor `(N,3,H,W)`, with one loaded generator; settings as there, without
     prompts. masks: one for every image, None for those without."""
-    if getattr(images, "ndim", 4) != 4:
-        found = f"found the shape {tuple(images.shape)}; for one image use protect."
-        raise UnsegError(f"Expected a list of images or a tensor (N,3,H,W), {found}")
+    if not isinstance(images, Iterable) or getattr(images, "ndim", 4) != 4:
+        found = f"the shape {tuple(images.shape)}" if hasattr(images, "shape") else type(images).__name__
+        raise UnsegError(f"Expected a list of images or a tensor (N,3,H,W), found {found}; for one image use protect.")
     protector, images = Protector(**settings), list(images)
     masks = [None] * len(images) if masks is None else list(masks)
     if len(masks) != len(images):
@@ -142,6 +156,18 @@ def protect_files(inputs: Iterable[str | Path], out: str | Path, **settings: Any
     """
     model = {name: settings.pop(name) for name in MODEL if name in settings}
     return Batch(inputs, out, **settings).run(Protector(**model))
+
+
+def check_kinds(settings: object, *names: str) -> None:
+    """Raise `UnsegError` where a setting is not a text, or a whole number, as its default is; a path is a text, too."""
+    for name in names:
+        value, default = getattr(settings, name), getattr(type(settings), name)
+        kind, what = (str, "text") if isinstance(default, str) else (Integral, "whole number")
+        if isinstance(value, Path) or (value is None and default == ""):
+            setattr(settings, name, value := str(value or ""))
+        if not isinstance(value, kind):
+            found = f"found {type(value).__name__}"
+            raise UnsegError(f"Expected a {what} for {name}, as on the command line, {found}.")
 
 
 class _Ready(NamedTuple):
@@ -176,6 +202,11 @@ class Batch:
     batch: int = 1  # images that a GPU is given at once; an image may then differ by a step from what it is alone
 
     def __post_init__(self):
+        check_kinds(
+            self, "masks", "classes", "boxes", "points", "segmenter", "format", "shard", "quality", "batch", "jobs"
+        )
+        if not isinstance(self.out, str | Path) or self.out == "":
+            raise UnsegError(f"Expected a folder for the output, found {self.out!r}.")
         self.out = place = Path(self.out)
         shared = self.masks and place.resolve() == Path(self.masks).resolve()
         for holds, sentence in (
@@ -302,7 +333,7 @@ class Batch:
         remarks = photo.remarks_on(format, metadata=self.metadata)
         remarks += (f"the copy's format is {format} in spite of its name, as the original's",) * (format != named)
         if raw is not None:
-            done = add_raw_noise(done, raw, mask, own.eps, own.eps_bg, gray=photo.gray)
+            done = own.with_noise(done, raw, mask, photo.gray)
             remarks += (gray_remark(photo.pixels, photo.gray, own.settings.generator),)
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
         row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by)

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import write_bytes, writing
 from unseg_lib.images import decode_image, outlined, resize_label
-from unseg_lib.method import Region, add_raw_noise, find_region, measure, shipped, shrunk
+from unseg_lib.method import Region, find_region, measure, shipped, shrunk
 from unseg_lib.poisons import PoisonSettings
 from unseg_lib.protection.api import Protector
 from unseg_lib.protection.photo import Photo, check_size, gray_remark, read_photo
@@ -105,7 +105,8 @@ class Desk:
         self.set_budget(self.eps, self.eps_bg)
 
     def _with_noise(self, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return add_raw_noise(pixels, self.raw, mask, self.eps, self.eps_bg, gray=self.photo.gray)
+        own = self.protectors[self.generator]
+        return own.with_noise(pixels, self.raw, mask, self.photo.gray, self.eps, self.eps_bg)
 
     def measured(self) -> dict[str, float]:
         """What the noise does to the image as it is shown, see `measure`."""

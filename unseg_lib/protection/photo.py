@@ -159,12 +159,15 @@ def pixels_of(image: Any) -> tuple[np.ndarray, bool]:
             raise UnsegError(f"Expected a PIL image of mode RGB or L, found {image.mode}; {mend}.")
         pixels, gray = np.asarray(image.convert("RGB")), image.mode != "RGB"
     else:
-        values = array_of(image)
+        values = (
+            array_of(image) if hasattr(image, "shape") else np.empty(0)
+        )  # a list could not be given back as it came
         values = values.transpose(1, 2, 0) if hasattr(image, "detach") and values.ndim == 3 else values
         values = values[..., None] if values.ndim == 2 else values
         if values.ndim != 3 or values.shape[2] not in (1, 3):
-            found = f"found shape {tuple(np.shape(image))}; for several use protect_batch"
-            raise UnsegError(f"Expected one image, numpy (H,W,3) or (H,W) or a tensor (3,H,W), {found}.")
+            found = f"shape {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
+            sentence = f"Expected one image, numpy (H,W,3) or (H,W) or a tensor (3,H,W), found {found}"
+            raise UnsegError(f"{sentence}; for several use protect_batch.")
         if values.dtype != np.uint8:
             low, high = values.min(initial=0), values.max(initial=0)
             if values.dtype.kind != "f" or not (low >= 0 and high <= 1):  # also refuses NaN

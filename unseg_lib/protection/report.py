@@ -61,7 +61,9 @@ def _lines(path: Path) -> list[dict]:
         size = path.stat().st_size if path.exists() else 0  # before another shard writes it
         columns, lines = read_lines(path, TYPES, {"picture": "image"})
     except (OSError, csv.Error) as error:
-        raise UnsegError(f"Expected a readable report at {path}, found none ({error}); move it away.") from error
+        raise UnsegError(
+            f"Expected a readable report at {path}, found none ({getattr(error, 'strerror', error)}); move it away."
+        ) from error
     if columns != COLUMNS and size:
         raise UnsegError(f"Expected none but our own report at {path}, found another file; move it away.")
     return lines
@@ -87,8 +89,8 @@ class Shard:
         """Its lines replace their older ones in protected.csv; the others stay. Other shards wait meanwhile."""
         import fcntl
 
-        if self.n == 1:  # the lines of all parts are its own
-            for part in out.glob(PARTS):
+        if self.n == 1:  # the lines of all parts are its own, and none of them is at work
+            for part in (*out.glob(PARTS), *out.glob(f".{PARTS}.lock")):
                 part.unlink(missing_ok=True)
         while self.report(out).exists() and self.n > 1:
             with open(out / REPORT, "ab") as file:
