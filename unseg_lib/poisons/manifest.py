@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unseg_lib.errors import UnsegError
 from unseg_lib.files import append_line, whole_file, write_csv
 from unseg_lib.method import measure
 
@@ -32,6 +33,15 @@ class Manifest:
     def save(self, rows: Iterable[dict]) -> None:
         """The whole file anew, also before others are appended: the next must not follow a torn one."""
         write_csv(self.path, list(rows), list(self.types))
+
+    def check_place(self, path: Path, replace: object) -> None:
+        """Raise `UnsegError` where writing would follow a link out of the folder, or replace a file unasked."""
+        folder = self.path.parent
+        if not path.parent.resolve().is_relative_to(folder.resolve()):
+            raise UnsegError(f"Expected {path.parent} below {folder}, found a link that leads away; remove it.")
+        if path.exists() and not replace:
+            found = "a file there that is not from here; move it or --overwrite"
+            raise UnsegError(f"Expected to write {path}, found {found}.")
 
     def write(
         self, target: Path, content: bytes, row: dict, *, original: np.ndarray, written: np.ndarray, mask: np.ndarray

@@ -6,7 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
@@ -64,9 +64,9 @@ class Protector:
     segmenter: str = "small"  # who finds the object by box, points or nothing: see `find_region`
 
     def __post_init__(self):
-        check_kinds(self, "segmenter")
+        check_kinds(self)
         # checks budget and prompt
-        self.settings = PoisonSettings(self.eps, self.eps_bg, self.seed, str(self.generator), self.prompt, self.device)
+        self.settings = PoisonSettings(self.eps, self.eps_bg, self.seed, self.generator, self.prompt, self.device)
         for name, value, say in (("eps", self.eps, 8), ("eps_bg", self.eps_bg, 2)):
             if 0 < value < 1:
                 found = f"{value:g}: nothing would change"
@@ -158,16 +158,15 @@ def protect_files(inputs: Iterable[str | Path], out: str | Path, **settings: Any
     return Batch(inputs, out, **settings).run(Protector(**model))
 
 
-def check_kinds(settings: object, *names: str) -> None:
-    """Raise `UnsegError` where a setting is not a text, or a whole number, as its default is; a path is a text, too."""
-    for name in names:
-        value, default = getattr(settings, name), getattr(type(settings), name)
-        kind, what = (str, "text") if isinstance(default, str) else (Integral, "whole number")
-        if isinstance(value, Path) or (value is None and default == ""):
+def check_kinds(settings: object) -> None:
+    """Raise `UnsegError` where a text or a whole number is expected of a field; a path is a text, None an empty one."""
+    for name, kind in ((field.name, field.type) for field in fields(settings) if field.type in (str, int)):
+        value = getattr(settings, name)
+        if isinstance(value, Path | torch.device) or (value is None and getattr(type(settings), name) == ""):
             setattr(settings, name, value := str(value or ""))
-        if not isinstance(value, kind):
-            found = f"found {type(value).__name__}"
-            raise UnsegError(f"Expected a {what} for {name}, as on the command line, {found}.")
+        if not isinstance(value, str if kind is str else Integral):
+            what = f"a {'text' if kind is str else 'whole number'} for {name}, as on the command line"
+            raise UnsegError(f"Expected {what}, found {type(value).__name__}.")
 
 
 class _Ready(NamedTuple):
@@ -202,9 +201,7 @@ class Batch:
     batch: int = 1  # images that a GPU is given at once; an image may then differ by a step from what it is alone
 
     def __post_init__(self):
-        check_kinds(
-            self, "masks", "classes", "boxes", "points", "segmenter", "format", "shard", "quality", "batch", "jobs"
-        )
+        check_kinds(self)
         if not isinstance(self.out, str | Path) or self.out == "":
             raise UnsegError(f"Expected a folder for the output, found {self.out!r}.")
         self.out = place = Path(self.out)
@@ -222,7 +219,7 @@ class Batch:
         self.files = find_inputs(self.inputs, self.out, self.format)
         given = (self.masks, self.classes, self.boxes, self.points)
         self.region_of, self.part = masks_and_prompts(*given, self.files, self.segmenter), Shard(self.shard)
-        self.taken = {file.target.casefold() for file in self.files}  # where copies lie, also those of other shards
+        self.targets = {file.target.casefold() for file in self.files}  # also those of other shards
         self.files = [file for file in self.files if self.part.has(shown(file.name))]
 
     def run(self, protector: Protector) -> list[dict]:
@@ -234,10 +231,10 @@ class Batch:
         threads = 0 if protector.inference.large or on_gpu else max(1, torch.get_num_threads() // 2)
         with alone(self.out, self.part), thread_count(threads):
             # what earlier runs have left: whole copies, and images that failed and are not tried again now
-            earlier = earlier_lines(self.out)
-            self.taken |= {line["written"].casefold() for line in earlier}
-            lines = [line for line in earlier if self.part.has(line["image"])]
-            self.ours, images = {line["written"] for line in lines}, {shown(file.name) for file in self.files}
+            lines, images = earlier_lines(self.out), {shown(file.name) for file in self.files}
+            self.ours = {line["written"].casefold() for line in lines}
+            self.targets |= self.ours
+            lines = [line for line in lines if self.part.has(line["image"])]
             sums = {name: sha256_if_readable(self.out / name) for line in lines if (name := line["written"])}
             self.copies = {line["written"]: line for line in lines if line["sha256"] == sums.get(line["written"])}
             failed = [line for line in lines if line["problem"] and line["image"] not in images]
@@ -297,13 +294,13 @@ class Batch:
             raise UnsegError(f"Expected a file at {file.path}, found something else; take it out.")  # it may never end
         source = sha256_of(file.path)
         target, known = self.out / file.target, self.copies.get(file.target)
-        self._check_place(target, known)
+        self.manifest.check_place(target, known or self.overwrite)
         if self.preview:
-            place = preview(file.target)
-            if place.casefold() in self.taken:  # which not even --overwrite means
+            place = self.out / preview(file.target)
+            if preview(file.target).casefold() in self.targets:  # which not even --overwrite means
                 found = f"the place of a copy; rename {file.path.name} or leave --preview out"
-                raise UnsegError(f"Expected to write a preview at {self.out / place}, found {found}.")
-            self._check_place(self.out / place, file.target in self.ours)
+                raise UnsegError(f"Expected to write a preview at {place}, found {found}.")
+            self.manifest.check_place(place, file.target.casefold() in self.ours or self.overwrite)
         # the image
         photo = read_photo(file.path)
         photo = photo.with_three_channels() if self.rgb else photo
@@ -319,7 +316,8 @@ class Batch:
         settings = hashlib.sha256(repr(words).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
         of_both = {"source_sha256": source, "settings": settings}
         if known and of_both.items() <= known.items():
-            self._write_preview(file, photo.pixels, mask)
+            if self.preview:
+                write_preview(place, photo.pixels, mask)
             return known
         return _Ready(photo, region, of_both, own.prepare(photo.pixels, mask, photo.gray) if mask.any() else None)
 
@@ -336,8 +334,8 @@ class Batch:
             done = own.with_noise(done, raw, mask, photo.gray)
             remarks += (gray_remark(photo.pixels, photo.gray, own.settings.generator),)
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
-        row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by)
-        row["protected"] = round(float(mask.mean()), 6) or 1e-6 * bool(mask.any())  # 0 says that nothing is
+        share = round(float(mask.mean()), 6) or 1e-6 * bool(mask.any())  # 0 says that nothing is protected
+        row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by, protected=share)
         remarks += (odd_region(row),)
         row |= {"eps": float(own.eps), "eps_bg": float(own.eps_bg), "remark": "; ".join(filter(None, remarks))}
         row |= {"bytes_before": file.path.stat().st_size, "bytes_after": len(content)} | ready.known
@@ -345,17 +343,6 @@ class Batch:
         with writing(target):
             row = self.manifest.write(target, content, row, original=photo.pixels, written=written, mask=mask)
         self.copies[file.target] = row  # also if its preview fails, which comes after the line that makes it ours
-        self._write_preview(file, photo.pixels, mask)
-        return row
-
-    def _check_place(self, path: Path, ours: object) -> None:
-        """Raise `UnsegError` where writing would follow a link out of the output, or replace what is not ours."""
-        if not path.parent.resolve().is_relative_to(self.out.resolve()):
-            raise UnsegError(f"Expected {path.parent} below {self.out}, found a link that leads away; remove it.")
-        if path.exists() and not ours and not self.overwrite:
-            found = "a file there that is not from here; move it or --overwrite"
-            raise UnsegError(f"Expected to write {path}, found {found}.")
-
-    def _write_preview(self, file: Input, pixels: np.ndarray, mask: np.ndarray) -> None:
         if self.preview:
-            write_preview(self.out / preview(file.target), pixels, mask)
+            write_preview(self.out / preview(file.target), photo.pixels, mask)
+        return row

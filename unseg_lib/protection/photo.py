@@ -109,20 +109,18 @@ def read_photo(path: Path) -> Photo:
                 exif = file.getexif().tobytes() if len(file.getexif()) else None
         except Exception:  # nearly anything, of damaged EXIF, as of which an image is upright
             lost_exif = "damaged EXIF was not kept"
-        # a transparent colour: of 16 bits, which Pillow has dropped or not
-        key, alpha = file.info.get("transparency"), None
+        upright, reduced = eight_bits(file, path)
+        # a transparent colour of 16 bits; Pillow has reduced the pixels of three channels, not that
+        key = file.info.get("transparency")
         if deep > 8 and isinstance(key, tuple):
             file.info["transparency"] = tuple(value >> 8 for value in key)
-        upright, reduced = eight_bits(file, path)
-        if upright.has_transparency_data:
-            alpha = np.asarray(upright.convert("RGBA"))[..., 3]
         elif upright is not file and key is not None:
-            alpha = np.where(np.asarray(file) == key, 0, 255).astype(np.uint8)
+            upright.putalpha(Image.fromarray(np.asarray(file) != key))
         remarks |= {reduced or f"{deep} bits a channel were reduced to 8": deep > 8}
         return Photo(
             pixels=np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")),
             gray=upright.mode in ("1", "L", "LA"),
-            alpha=alpha,
+            alpha=np.asarray(upright.convert("RGBA"))[..., 3] if upright.has_transparency_data else None,
             # of the colours that were converted away there is none to keep
             profile=None if file.mode in OTHER_COLOURS else file.info.get("icc_profile"),
             exif=exif,
@@ -159,9 +157,8 @@ def pixels_of(image: Any) -> tuple[np.ndarray, bool]:
             raise UnsegError(f"Expected a PIL image of mode RGB or L, found {image.mode}; {mend}.")
         pixels, gray = np.asarray(image.convert("RGB")), image.mode != "RGB"
     else:
-        values = (
-            array_of(image) if hasattr(image, "shape") else np.empty(0)
-        )  # a list could not be given back as it came
+        # a list could not be given back as it came
+        values = array_of(image) if hasattr(image, "shape") else np.empty(0)
         values = values.transpose(1, 2, 0) if hasattr(image, "detach") and values.ndim == 3 else values
         values = values[..., None] if values.ndim == 2 else values
         if values.ndim != 3 or values.shape[2] not in (1, 3):

@@ -168,10 +168,9 @@ def summary(rows: list[dict], out: Path) -> str:
 
 
 def preview(target: str) -> str:
-    """Where below the output the outline of a copy's region goes; of a name too long for that, only the beginning."""
+    """Where below the output the outline of a copy's region goes, by another name where that is too long for a disk."""
     path = PurePath("preview", f"{target}.jpg")
-    cut = f"{path.name[: LONGEST // 8]}-{digest(target)}.jpg"
-    return (path if len(os.fsencode(path.name)) <= LONGEST else path.with_name(cut)).as_posix()
+    return str(path if len(os.fsencode(path.name)) <= LONGEST else path.with_name(f"{digest(target)}.jpg"))
 
 
 def write_preview(path: Path, pixels: np.ndarray, mask: np.ndarray) -> None:
