@@ -146,7 +146,8 @@ def test_doctor_tells_what_is_here(toys, unseg, tmp_path):
         (["--device", "cpu:x"], "Expected a device such as cpu, cuda or cuda:1, found 'cpu:x'"),
     ],
 )
-def test_protect_refuses_at_once_and_so_does_its_dry_run(tmp_path, unseg, words, sentence):
+def test_protect_refuses_at_once_and_so_does_its_dry_run(tmp_path, unseg, monkeypatch, words, sentence):
+    monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "a.png", np.zeros((20, 20, 3), np.uint8))
     code, _, said = unseg("protect", tmp_path / "a.png", "--out", tmp_path / "out", *words)
     assert (code, said.count("\n")) == (2, 1) and sentence in said
