@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import unseg_lib
-from unseg_lib import protection
+from unseg_lib import inspection
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import write_image
 from unseg_lib.method import budget
@@ -245,16 +245,16 @@ def test_inspect_counts_the_changes(tmp_path):
     changed[0, 0, 1] += 3
     for name, pixels in (("a.png", PIXELS // 2), ("b.png", changed), ("c.png", changed[:20])):
         write_image(tmp_path / name, pixels)
-    found = protection.inspect(tmp_path / "a.png", tmp_path / "b.png")
+    found = inspection.inspect(tmp_path / "a.png", tmp_path / "b.png")
     assert found["largest"] == [0, 3, 0] and found["changed"] == 1 / (24 * 32)
     assert found["counts"][3] == 1 / PIXELS.size and sum(found["counts"]) == pytest.approx(1)
-    assert "red 0, green 3, blue 0" in protection.described(found)
-    protection.write_difference(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "d.png")
+    assert "red 0, green 3, blue 0" in inspection.described(found)
+    inspection.write_difference(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "d.png")
     assert np.asarray(Image.open(tmp_path / "d.png"))[0, 0].tolist() == [127, 157, 127]
     before = (tmp_path / "a.png").read_bytes()
     for name, sentence in (("a.png", "found a file there"), ("d.foo", r"ends in \.png"), ("a.png/d.png", "Could not")):
         with pytest.raises(UnsegError, match=sentence):
-            protection.write_difference(tmp_path / "a.png", tmp_path / "b.png", tmp_path / name)
+            inspection.write_difference(tmp_path / "a.png", tmp_path / "b.png", tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == before
     with pytest.raises(UnsegError, match="two images of one size, found 32x24 and 32x20"):
-        protection.inspect(tmp_path / "a.png", tmp_path / "c.png")
+        inspection.inspect(tmp_path / "a.png", tmp_path / "c.png")

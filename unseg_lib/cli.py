@@ -246,12 +246,11 @@ def inspect(
     lpips: Annotated[Path | None, Option(help="also LPIPS, with this file of AlexNet's weights")] = None,
 ) -> None:
     """Compare an original with its protected copy: how much was changed, and how often."""
-    from unseg_lib.protection import described, write_difference
-    from unseg_lib.protection import inspect as look
+    from unseg_lib import inspection
 
-    print(described(look(original, protected, lpips)))
+    print(inspection.described(inspection.inspect(original, protected, lpips)))
     if image:
-        write_difference(original, protected, image)
+        inspection.write_difference(original, protected, image)
 
 
 for command in (bench, reports.report, reports.compare, reports.pdf, reports.publish, reports.gallery):

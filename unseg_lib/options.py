@@ -4,6 +4,8 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from numbers import Integral
+from pathlib import Path
 from typing import Any, TypeVar
 
 from unseg_lib.errors import UnsegError, closest, pick
@@ -59,3 +61,14 @@ def with_options(text: str, known: Mapping[str, Entry], what: str) -> tuple[str,
     """The same with settings, frozen dataclasses, into which the options are put; they refuse values by themselves."""
     name, settings, values = parse_options(text, known, what, fields_of)
     return name, replace(settings, **values)
+
+
+def check_kinds(settings: object) -> None:
+    """Raise `UnsegError` where a text or a whole number is expected of a field; a path is a text, None an empty one."""
+    for name, kind in ((field.name, field.type) for field in fields(settings) if field.type in (str, int)):
+        value = getattr(settings, name)
+        if isinstance(value, Path) or (value is None and getattr(type(settings), name) == ""):
+            setattr(settings, name, value := str(value or ""))
+        if not isinstance(value, str if kind is str else Integral):
+            what = f"a {'text' if kind is str else 'whole number'} for {name}, as on the command line"
+            raise UnsegError(f"Expected {what}, found {type(value).__name__}.")

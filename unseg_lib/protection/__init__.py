@@ -13,6 +13,6 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "desk": DESK,
         "inputs": ["find_inputs", "shown"],
         "photo": ["NO_COLOURS", "ONE_CHANNEL", "Photo", "read_photo"],
-        "report": ["COLUMNS", "REPORT", "described", "inspect", "summary", "write_difference"],
+        "report": ["COLUMNS", "REPORT", "check_new_png", "summary"],
     },
 )

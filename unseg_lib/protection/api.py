@@ -6,9 +6,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
-from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_if_readable, sha256_of, writing
 from unseg_lib.images import decode_image, resize_label
 from unseg_lib.method import Box, Prepared, Region, add_raw_noise, find_region, measure, shrunk
+from unseg_lib.options import check_kinds
 from unseg_lib.poisons import Grating, Manifest, PoisonSettings, Sample, digest, inference_of, prompt_of, sweep
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
@@ -64,6 +64,7 @@ class Protector:
     segmenter: str = "small"  # who finds the object by box, points or nothing: see `find_region`
 
     def __post_init__(self):
+        self.device = str(self.device)  # torch's own kind, too
         check_kinds(self)
         # checks budget and prompt
         self.settings = PoisonSettings(self.eps, self.eps_bg, self.seed, self.generator, self.prompt, self.device)
@@ -158,17 +159,6 @@ def protect_files(inputs: Iterable[str | Path], out: str | Path, **settings: Any
     return Batch(inputs, out, **settings).run(Protector(**model))
 
 
-def check_kinds(settings: object) -> None:
-    """Raise `UnsegError` where a text or a whole number is expected of a field; a path is a text, None an empty one."""
-    for name, kind in ((field.name, field.type) for field in fields(settings) if field.type in (str, int)):
-        value = getattr(settings, name)
-        if isinstance(value, Path | torch.device) or (value is None and getattr(type(settings), name) == ""):
-            setattr(settings, name, value := str(value or ""))
-        if not isinstance(value, str if kind is str else Integral):
-            what = f"a {'text' if kind is str else 'whole number'} for {name}, as on the command line"
-            raise UnsegError(f"Expected {what}, found {type(value).__name__}.")
-
-
 class _Ready(NamedTuple):
     """An image that was read and whose region is known; prepared is None where there is nothing to protect."""
 
@@ -216,7 +206,7 @@ class Batch:
         ):
             if not holds:
                 raise UnsegError(f"Expected {sentence}.")
-        self.files = find_inputs(self.inputs, self.out, self.format)
+        self.files = find_inputs(self.inputs, self.out, self.format, self.masks)
         given = (self.masks, self.classes, self.boxes, self.points)
         self.region_of, self.part = masks_and_prompts(*given, self.files, self.segmenter), Shard(self.shard)
         self.targets = {file.target.casefold() for file in self.files}  # also those of other shards
@@ -312,7 +302,6 @@ class Batch:
         mask, own = (region := self.region_of(file, photo.pixels)).mask, self.protector
         words = (own.sha256, own.eps, own.eps_bg, self.format, self.quality, self.metadata, mask.shape)
         words += ("reference",) * own.reference + ("rgb",) * self.rgb
-        words += (photo.format,) * (self.format == "keep" and photo.format != FORMATS[target.suffix])
         settings = hashlib.sha256(repr(words).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
         of_both = {"source_sha256": source, "settings": settings}
         if known and of_both.items() <= known.items():
@@ -326,10 +315,8 @@ class Batch:
         if isinstance(ready, dict):
             return ready
         photo, mask, own, target = ready.photo, ready.region.mask, self.protector, self.out / file.target
-        done, named = photo.pixels, FORMATS[target.suffix]
-        format = photo.format if self.format == "keep" else named
+        done, format = photo.pixels, FORMATS[target.suffix]
         remarks = photo.remarks_on(format, metadata=self.metadata)
-        remarks += (f"the copy's format is {format} in spite of its name, as the original's",) * (format != named)
         if raw is not None:
             done = own.with_noise(done, raw, mask, photo.gray)
             remarks += (gray_remark(photo.pixels, photo.gray, own.settings.generator),)

@@ -135,7 +135,7 @@ def _refuse(error: OSError) -> None:
 
 def _targets(files: list[tuple[Path, str]], format: str, lines: list[dict]) -> list[str]:
     """A name for every copy. Two that would be one (a.jpg, a.png -> a.png) get their old suffix, then a number."""
-    plain = [_target(name, format) for _, name in files]
+    plain = [_target(path, name, format) for path, name in files]
     counts, earlier, targets = Counter(map(_key, plain)), defaultdict(list), {}
     for line in lines:
         earlier[line["image"]].append(line)
@@ -167,9 +167,13 @@ def _key(target: str) -> str:
     return unicodedata.normalize("NFC", target).casefold()
 
 
-def _target(name: str, format: str) -> str:
-    """ "holiday/a.JPG" -> "holiday/a.png"; characters that break a line or a path become "_"."""
+def _target(path: Path, name: str, format: str) -> str:
+    """ "holiday/a.JPG" -> "holiday/a.png"; characters that break a line or a path become "_". A format is kept if it is
+    known, but none is called JPEG that is not: its copy would lose what the file has."""
     old = Path(name).suffix.lower()
+    if format == "keep" and FORMATS.get(old) == "jpeg" and path.is_file() and os.access(path, os.R_OK):
+        with open(path, "rb") as file:
+            old = old if file.read(3) == b"\xff\xd8\xff" else ".png"
     suffix = {"png": ".png", "jpeg": ".jpg", "keep": old if old in FORMATS else ".png"}[format]
     parts = [UNPRINTABLE.sub("_", part).replace("\\", "_") for part in Path(name).with_suffix("").parts]
     return "/".join("_" if part in ("..", ".") else part for part in parts) + suffix

@@ -18,7 +18,6 @@ from unseg_lib.images import PNG_LEVEL, eight_bits, has_colours, opened, quick_p
 SHORTEST = 16  # pixels; below, an image is smaller than the noise's own grain
 FORMATS = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "jpeg")
-KEPT = {"WEBP": "webp", "TIFF": "tiff", "JPEG": "jpeg", "MPO": "jpeg"}  # Pillow's name -> ours; the others become PNG
 # raw files of cameras: many are TIFFs that begin with a small preview
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
 OTHER_COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes of Pillow that become RGB
@@ -43,7 +42,6 @@ class Photo:
     exif: bytes | None = None  # without the orientation
     lost_exif: str = ""  # why there is some that cannot be kept
     remarks: tuple[str, ...] = ()  # what else cannot be kept
-    format: str = "png"  # of the original by its content, or the lossless one in its place
 
     def with_three_channels(self) -> "Photo":
         """The same image to be stored as RGB, so that it can hold noise of any colour."""
@@ -126,7 +124,6 @@ def read_photo(path: Path) -> Photo:
             exif=exif,
             lost_exif=lost_exif,
             remarks=tuple(remark for remark, holds in remarks.items() if holds),
-            format=KEPT.get(file.format, "png"),
         )
 
 
