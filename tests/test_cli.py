@@ -159,7 +159,7 @@ def test_protect_counts_images_with_a_copy_alone(tmp_path, unseg, weights):
     (tmp_path / "in" / "b.png").write_bytes(b"broken")
     (tmp_path / "in" / "notes.txt").write_text("no image")
     code, _, said = unseg("protect", tmp_path / "in", "--out", tmp_path / "out", "--generator", weights)
-    assert code == 2 and "\nProtected 1 of 2 images; 1 left out" in said
+    assert code == 2 and "Protected 1 of 2 images; 1 left out" in said
 
 
 def test_protect_ends_well_where_a_name_cannot_be_shown_and_a_strangers_file_is_called_partial(
