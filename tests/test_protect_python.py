@@ -256,5 +256,6 @@ def test_inspect_counts_the_changes(tmp_path):
         with pytest.raises(UnsegError, match=sentence):
             inspection.write_difference(tmp_path / "a.png", tmp_path / "b.png", tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == before
-    with pytest.raises(UnsegError, match="two images of one size, found 32x24 and 32x20"):
-        inspection.inspect(tmp_path / "a.png", tmp_path / "c.png")
+    for compare in (inspection.inspect, lambda *pair: inspection.write_difference(*pair, tmp_path / "e.png")):
+        with pytest.raises(UnsegError, match="two images of one size, found 32x24 and 32x20"):
+            compare(tmp_path / "a.png", tmp_path / "c.png")

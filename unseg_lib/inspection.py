@@ -17,10 +17,7 @@ BARS, WIDTH = 9, 40  # lines of the histogram at most, characters of its longest
 def inspect(original: str | Path, protected: str | Path, lpips_weights: str | Path | None = None) -> dict:
     """The share of changed pixels, largest change of each channel, rms, psnr, ssim; with `lpips_weights` (see `lpips`)
     also lpips; and in `counts[k]` the share of values that changed by k steps of 255, sign dropped."""
-    before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
-    if before.shape != after.shape:
-        sizes = (f"{x.shape[1]}x{x.shape[0]}" for x in (before, after))
-        raise UnsegError(f"Expected two images of one size, found {' and '.join(sizes)}; give original and copy.")
+    before, after = _pair(original, protected)
     change = np.abs(after.astype(np.int16) - before)
     found = measure(before, after, np.ones(before.shape[:2], bool))
     found |= {"lpips": lpips(before, after, lpips_weights)} if lpips_weights else {}
@@ -29,6 +26,15 @@ def inspect(original: str | Path, protected: str | Path, lpips_weights: str | Pa
         "largest": change.max(axis=(0, 1)).tolist(),
         "counts": (np.bincount(change.ravel()) / change.size).tolist(),
     }
+
+
+def _pair(original: str | Path, protected: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Both images, uint8 `(H,W,3)`; raises `UnsegError` where their sizes differ."""
+    before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
+    if before.shape != after.shape:
+        sizes = (f"{x.shape[1]}x{x.shape[0]}" for x in (before, after))
+        raise UnsegError(f"Expected two images of one size, found {' and '.join(sizes)}; give original and copy.")
+    return before, after
 
 
 def described(found: dict) -> str:
@@ -55,6 +61,6 @@ def write_difference(original: str | Path, protected: str | Path, path: str | Pa
     from unseg_lib.reporting import magnify
 
     check_new_png(path := Path(path))
-    before, after = read_photo(Path(original)).pixels, read_photo(Path(protected)).pixels
+    before, after = _pair(original, protected)
     with writing(path, "name"):
         write_image(path, magnify(before, after, times))
