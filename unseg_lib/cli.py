@@ -213,10 +213,9 @@ def protect(
     from unseg_lib.protection import Batch, Protector, shown, summary
 
     asked = {"masks": masks, "classes": classes, "boxes": boxes, "points": points, "shard": shard}
-    texts = {"protect": min(inputs), "--out": out} | {f"--{name}": text for name, text in asked.items()}
-    if empty := [name for name, text in texts.items() if text == ""]:
-        found = "found an empty text; is a variable of the shell not set?"
-        raise UnsegError(f"Expected something behind {empty[0]}, {found}")
+    texts = [*(("protect", text) for text in inputs), ("--out", out), *((f"--{name}", asked[name]) for name in asked)]
+    if empty := next((name for name, text in texts if text == ""), ""):
+        raise UnsegError(f"Expected something behind {empty}, found an empty text; is a variable of the shell not set?")
     files = {"format": format, "quality": quality, "metadata": keep_metadata, "rgb": rgb, "overwrite": overwrite}
     files |= {"jobs": jobs, "batch": batch, "segmenter": segmenter, "preview": preview}
     work = Batch(inputs, out, **files, **{name: text or "" for name, text in asked.items()})
@@ -224,9 +223,8 @@ def protect(
     protector = Protector(generator, **model)
     if dry_run:  # which refuses what the run would refuse
         images = [file for file in work.files if file.target]
-        print(
-            *(shown(f"{file.path} -> {work.out / file.target}") for file in images), f"{len(images)} images", sep="\n"
-        )
+        planned = [shown(f"{file.path} -> {work.out / file.target}") for file in images]
+        print(*planned, f"{len(images)} images", sep="\n")
         return
     rows = work.run(protector)
     print(*map(shown, summary(rows, work.out).splitlines()), sep="\n")

@@ -58,13 +58,13 @@ def _corners(left: float, top: float, right: float, bottom: float) -> list[float
     return [left, top, right, top, right, bottom, left, bottom]
 
 
-def read_coco(path: Path, classes: Sequence[str] = ()) -> tuple[list[dict], Callable[[dict, tuple], np.ndarray]]:
-    """The images that COCO's json lists, and who draws the objects of one of them, bool (height, width).
+def read_coco(content: object, path: Path, classes: Sequence[str] = ()) -> tuple[list[dict], Callable[..., np.ndarray]]:
+    """The images that COCO's json, the content of `path`, lists, and who draws the objects of one: by it and its
+    (height, width), bool of that size.
 
     All its objects, crowds too, or those of the classes of these names. An odd entry costs its own image alone, when
     that is drawn; one that names no image costs nothing. Raises `UnsegError` for another json and unknown names.
     """
-    content = read_json(path)
     found = content if isinstance(content, dict) else {}
     lists = [found.get(key, []) for key in ("images", "annotations", "categories")]
     if not {"images", "annotations"} <= found.keys() or not all(isinstance(entries, list) for entries in lists):

@@ -2,7 +2,6 @@
 # ruff: noqa: F401, I001 - the face of the package: what others import from it
 
 from unseg_lib.datasets.archives import fetch, name_of, unpack
-from unseg_lib.datasets.coco import coco_json
 from unseg_lib.datasets.download import CHECKSUMS, DOWNLOADS, check, get, list_sets
 from unseg_lib.datasets.registry import DATASETS, DataSet, data_root, load_dataset, sources, splits_of
 from unseg_lib.datasets.scenes import CLASSES, COUNTS, draw_scene, write_scenes

@@ -39,6 +39,8 @@ def find_region(
     given = [kind for kind, value in {"mask": mask, "box": box, "points": points}.items() if value is not None]
     if len(given) > 1:
         raise UnsegError(f"Expected one of mask, box and points, found {' and '.join(given)}; give one of them.")
+    if labels is not None and points is None:
+        raise UnsegError("Expected points beside labels, found none; labels say which points lie on the object.")
     if mask is not None:
         return Region(checked_mask(pixels, mask), "mask")
     segment, how = segmenter_called(segmenter), " (sam)" * segmenter.startswith("sam:")
@@ -77,6 +79,8 @@ def checked_mask(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     mask, (height, width) = np.asarray(mask), pixels.shape[:2]
     if mask.ndim != 2 or mask.dtype.kind not in "biuf":
         raise UnsegError(f"Expected a mask of numbers, (H,W), found {mask.dtype} of the shape {mask.shape}.")
+    if mask.dtype.kind == "f" and np.isnan(mask).any():
+        raise UnsegError("Expected a mask of numbers, found NaN in it; say what that means, e.g. by numpy.nan_to_num.")
     if mask.shape != (height, width):
         found = "{1}x{0}".format(*mask.shape)
         raise UnsegError(f"Expected a mask of {width}x{height} pixels, found {found}; draw it on the image itself.")

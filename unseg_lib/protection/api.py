@@ -78,18 +78,12 @@ class Protector:
         self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None, labels=None
     ) -> Protected:
         """Protect one image, see `protect`. Warns where that is known not to protect (`Protected.remark`)."""
-        (pixels, gray), mask = pixels_of(image), None if mask is None else array_of(mask)
-        if mask is not None and mask.dtype.kind == "f" and np.isnan(mask).any():
-            raise UnsegError(
-                "Expected a mask of numbers, found NaN in it; say what that means, e.g. by numpy.nan_to_num."
-            )
-        if labels is not None and points is None:
-            raise UnsegError("Expected points beside labels, found none; labels say which points lie on the object.")
-        region = find_region(pixels, box, points, labels, self.segmenter, mask=mask)
+        pixels, gray = pixels_of(image)
+        region = find_region(pixels, box, points, labels, self.segmenter, mask=None if mask is None else array_of(mask))
         done, remark = pixels, ""
         if region.mask.any():  # an empty region leaves the image as it is, as in the released code
             raw = self.raw_noise(pixels, region.mask, gray)
-            done = self.with_noise(pixels, raw, region.mask, gray)
+            done = self.with_noise(pixels, raw, region.mask, self.eps, self.eps_bg, gray=gray)
             remark = gray_remark(pixels, gray, self.settings.generator)
         if remark:
             warnings.warn(f"Beware: {remark}.", stacklevel=2)
@@ -100,9 +94,8 @@ class Protector:
         """The generator's noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`."""
         return self.inference([self.prepare(pixels, mask, gray)])[0]
 
-    def with_noise(self, pixels: np.ndarray, raw: torch.Tensor, mask: np.ndarray, gray: bool, *budget: float):
-        """The image with this noise within (eps, eps_bg), or another budget; of a grating nothing lies outside."""
-        eps, eps_bg = budget or (self.eps, self.eps_bg)
+    def with_noise(self, pixels: np.ndarray, raw, mask, eps: float, eps_bg: float, *, gray: bool) -> np.ndarray:
+        """`add_raw_noise` of this generator: of a grating nothing lies outside the mask."""
         return add_raw_noise(pixels, raw, mask, eps, 0 if isinstance(self.inference, Grating) else eps_bg, gray=gray)
 
     def prepare(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> Prepared:
@@ -318,7 +311,7 @@ class Batch:
         done, format = photo.pixels, FORMATS[target.suffix]
         remarks = photo.remarks_on(format, metadata=self.metadata)
         if raw is not None:
-            done = own.with_noise(done, raw, mask, photo.gray)
+            done = own.with_noise(done, raw, mask, own.eps, own.eps_bg, gray=photo.gray)
             remarks += (gray_remark(photo.pixels, photo.gray, own.settings.generator),)
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
         share = round(float(mask.mean()), 6) or 1e-6 * bool(mask.any())  # 0 says that nothing is protected

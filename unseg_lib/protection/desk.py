@@ -106,7 +106,7 @@ class Desk:
 
     def _with_noise(self, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
         own = self.protectors[self.generator]
-        return own.with_noise(pixels, self.raw, mask, self.photo.gray, self.eps, self.eps_bg)
+        return own.with_noise(pixels, self.raw, mask, self.eps, self.eps_bg, gray=self.photo.gray)
 
     def measured(self) -> dict[str, float]:
         """What the noise does to the image as it is shown, see `measure`."""

@@ -65,10 +65,7 @@ def find_inputs(given: Iterable[str | Path] | str | Path, out: Path, format: str
     if odd := [type(one).__name__ for one in given if not isinstance(one, (str, Path))]:
         raise UnsegError(f"Expected files, folders or patterns, found {odd[0]}; give their paths.")
     pairs = [pair for one in given for pair in _expand(str(one), out)]
-    if masks and not any(path.suffix.lower() in OUTLINES for path in (Path(masks), *Path(masks).rglob("*"))):
-        inside = lambda path: _real(Path(path)).is_relative_to(_real(Path(masks)))  # noqa: E731
-        if not any(map(inside, given)):
-            pairs = [pair for pair in pairs if not inside(pair[0])] or pairs
+    pairs = _without_masks(pairs, given, Path(masks)) if masks else pairs
     lines = {_real(out) / line["written"]: line for line in earlier_lines(out) if line["written"]}
     found: dict[Path, tuple[Path, str]] = {}
     for path, name in pairs:
@@ -88,6 +85,15 @@ def find_inputs(given: Iterable[str | Path] | str | Path, out: Path, format: str
         raise UnsegError(f"Expected originals and copies in two folders, found {both}.")
     told = zip([*files, *others.values()], chain(targets, repeat("")))
     return [Input(path, name, target) for (path, name), target in told]
+
+
+def _without_masks(pairs: list[tuple[Path, str]], given: list[str | Path], masks: Path) -> list[tuple[Path, str]]:
+    """What lies not in the folder of masks; all, if that was given itself, holds all there is, or holds outlines."""
+    folder = _real(masks)
+    others = [pair for pair in pairs if not _real(pair[0]).is_relative_to(folder)]
+    if len(others) in (0, len(pairs)) or any(_real(Path(one)).is_relative_to(folder) for one in given):
+        return pairs
+    return pairs if any(path.suffix.lower() in OUTLINES for path in (masks, *masks.rglob("*"))) else others
 
 
 def _real(path: Path) -> Path:
@@ -203,9 +209,10 @@ def masks_and_prompts(
     names = Names(files)
     if masks:
         place, chosen = Path(masks), [name.strip() for name in classes.split(",")] if classes else []
-        content = read_json(place) if place.suffix.lower() == ".json" and place.is_file() else {"shapes": []}
-        if not (isinstance(content, dict) and "shapes" in content):  # LabelMe's
-            mask_of = _coco_masks(place, chosen, names)
+        is_json = place.suffix.lower() == ".json" and place.is_file()
+        content = read_json(place) if is_json else None
+        if is_json and not (isinstance(content, dict) and "shapes" in content):  # LabelMe's has shapes
+            mask_of = _coco_masks(content, place, chosen, names)
         else:
             mask_of = _mask_files(place, chosen, names, sum(bool(file.target) for file in files))
         return lambda file, pixels: Region(mask_of(file, pixels.shape[:2]), "mask")
@@ -310,9 +317,9 @@ def _mask_files(place: Path, classes: list[str], names: Names, images: int) -> M
     return mask_of
 
 
-def _coco_masks(path: Path, classes: list[str], names: Names) -> MaskOf:
+def _coco_masks(content: object, path: Path, classes: list[str], names: Names) -> MaskOf:
     """Masks of COCO's json: all objects of an image, crowds too, or those of the named classes."""
-    images, mask_of = read_coco(path, classes)
+    images, mask_of = read_coco(content, path, classes)
     image_of = names.lister([(str(image.get("file_name") or ""), image) for image in images], path, "the image")
     return lambda file, shape: mask_of(image_of(file), shape)
 

@@ -59,9 +59,8 @@ def _lines(path: Path) -> list[dict]:
         size = path.stat().st_size if path.exists() else 0  # before another shard writes it
         columns, lines = read_lines(path, TYPES, {"picture": "image"})
     except (OSError, csv.Error) as error:
-        raise UnsegError(
-            f"Expected a readable report at {path}, found none ({getattr(error, 'strerror', error)}); move it away."
-        ) from error
+        found = f"found none ({getattr(error, 'strerror', error)}); move it away."
+        raise UnsegError(f"Expected a readable report at {path}, {found}") from error
     if columns != COLUMNS and size:
         raise UnsegError(f"Expected none but our own report at {path}, found another file; move it away.")
     return lines
