@@ -13,8 +13,9 @@ from toys import DINO, only_on_a_cpu, run_of, shapes
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
 from unseg_lib.seeds import torch_rng
-from unseg_lib.victims import dino, load_config, loader, openmmlab, own_randomness, walk
+from unseg_lib.victims import load_config, loader, openmmlab, own_randomness, walk
 from unseg_lib.victims.mask2former.data import stacked
+from unseg_lib.victims.openmmlab import dino
 from unseg_lib.victims.openmmlab import runner as mmseg
 
 CONFIG = "dino-4scale_r50_8xb2-12e_coco"

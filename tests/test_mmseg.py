@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import toys
 
 from unseg_lib import UnsegError
 from unseg_lib.victims import load_config
-from unseg_lib.victims.openmmlab import import_library, runner
+from unseg_lib.victims.openmmlab import import_library, import_yapf, runner
 from unseg_lib.victims.openmmlab.config import adapt
 
 CONFIG = "deeplabv3_r50-d8_4xb4-20k_voc12aug-512x512"
@@ -86,6 +87,12 @@ def test_a_config_of_a_package_that_is_not_there(sets, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UnsegError, match="Expected mmdet for"):
         adapt(config, run_of(sets))
+
+
+def test_a_cache_that_another_process_is_writing_is_waited_for(monkeypatch):
+    """yapf renames its cache into place before it is flushed."""
+    monkeypatch.setattr(importlib, "import_module", Mock(side_effect=[EOFError, "yapf"]))
+    assert import_yapf() == "yapf"
 
 
 def test_compiled_operators_raise_only_when_called():

@@ -65,7 +65,8 @@ def poison_dataset(
 
     # what is there and still fits stays; the rest is made
     ids, known = source.ids[shard[0] :: shard[1]], read_rows(out)
-    done = {id: row for id in ids for row in known.get(id, []) if _fits(row, targets[id], source.image_path(id))}
+    fits = lambda id: (sha256_if_readable(targets[id]), sha256_of(source.image_path(id)))  # noqa: E731
+    done = {id: row for id in ids for row in known.get(id, []) if (row["sha256"], row["source_sha256"]) == fits(id)}
     todo = [id for id in ids if id not in done]
     if todo or not (out / MERGED).exists():
         manifest = Manifest(out / f"manifest-{shard[0]}-of-{shard[1]}.csv", TYPES)
@@ -164,11 +165,6 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
     if about.fit:  # what is learnt from all images is of these very ones
         lists["sources"] = [sha256_of(source.image_path(id)) for id in source.ids]
     return mine | {name: hashlib.sha256("\n".join(lines).encode()).hexdigest() for name, lines in lists.items()}
-
-
-def _fits(row: dict, target: Path, original: Path) -> bool:
-    """Whether a line tells of both the written file and the image it was made from."""
-    return row["sha256"] == sha256_if_readable(target) and row["source_sha256"] == sha256_of(original)
 
 
 @dataclass(frozen=True)

@@ -77,16 +77,14 @@ def stages_of_tables(profile: Profile) -> dict[str, dict[str, Stage]]:
 def table_row(table: str, stages: dict[str, Stage], measured: dict[str, tuple[float, float | None]]) -> dict:
     """What a table needs; measured: hours and megabytes of stages by key. disk_gb: of all poisoned copies, and of the
     decoded images of the one training that has most of them, which are gone when it ends."""
-    known = [measured[key] for key in stages if key in measured]
-    trained = [stage for stage in stages.values() if stage.kind in ("generator", "victim")]
-    copies = [stage for stage in stages.values() if stage.kind == "poison"]
-    missing = sum(stage.key not in measured for stage in trained)
-    disk = sum(map(_copy, copies)) + max((_decoded(stage) for stage in trained if stage.kind == "victim"), default=0)
+    kinds = lambda *of: [stage for stage in stages.values() if stage.kind in of]  # noqa: E731
+    known, trained = [measured[key] for key in stages if key in measured], kinds("generator", "victim")
+    copies, missing = kinds("poison"), sum(stage.key not in measured for stage in trained)
+    disk = sum(map(_copy, copies)) + max(map(_decoded, kinds("victim")), default=0)
     memory = max((megabytes for _, megabytes in known if megabytes), default=None)
     hours = sum(hours for hours, _ in known) if known or not trained else None
     row = {"table": table, "trainings": len(trained), "copies": len(copies), "hours": hours, "megabytes": memory}
-    problem = f"without {missing} trainings that could not be measured" if missing else ""
-    return row | {"disk_gb": disk / 1e9, "problem": problem}
+    return row | {"disk_gb": disk / 1e9, "problem": f"without {missing} that could not be measured" * bool(missing)}
 
 
 def _copy(stage: Stage) -> float:

@@ -44,7 +44,7 @@ VICTIMS: dict[str, Victim] = {
     "mask2former": Victim(f"{HERE}.mask2former:train", MASK_TASKS, ("batch", "prepare"), True, "Mask2Former"),
     "sam-hq": Victim(f"{HERE}.sam_hq:train", ("interactive",), ("batch",), True, "SAM-HQ, asked by boxes and points"),
     "rsprompter": Victim(f"{HERE}.rsprompter:train", ("instance",), ("batch", "prepare"), True, "RSPrompter-query"),
-    "dino": Victim(f"{HERE}.dino:train", ("detection",), (), True, "DINO and other detectors of mmdetection"),
+    "dino": Victim(f"{HERE}.openmmlab.dino:train", ("detection",), (), True, "DINO and other detectors of mmdetection"),
 }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from unseg_lib.datasets import IGNORE, SegmentationSet
+from unseg_lib.datasets import IGNORE
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import confusion, intersection_over_union, mean_iou
 from unseg_lib.files import whole_file, write_json
@@ -66,11 +66,6 @@ def sgd(run: VictimRun, model: nn.Module, head_lr: float, **how: float) -> Optim
     return torch.optim.SGD([{"params": params, "factor": factor} for factor, params in parts.items()], lr=run.lr, **how)
 
 
-def read_labelled(run: VictimRun, source: SegmentationSet, what: str) -> tuple[Tensor, Tensor]:
-    """All images and label maps at the run's size, see `tensors`."""
-    return tensors(source, run.size, what, run.out)
-
-
 def batch_loss(run: VictimRun, model: nn.Module, data: tuple, chosen: Tensor, rng: Rng) -> Tensor:
     """The loss on the images numbered `chosen`, defended and augmented."""
     x, y = (part[chosen].to(run.device) for part in data)
@@ -96,14 +91,14 @@ def keep_predictions(run: VictimRun, model: nn.Module, data: tuple) -> None:
 class Recipe:
     """How a family of victims is trained and tested; what is not given is as for segmentation-models-pytorch.
 
-    read: (run, set, "training" or "test") -> data, as the other functions take it.
+    read: (run, set, "training" or "test") -> data, as the other functions take it; see `tensors`.
     optimiser: (run, model) -> optimiser; "factor" in a group of its parameters multiplies the learning rate.
     loss: (run, model, data, image numbers, rng) -> loss of a step; `rng("what for")` makes a generator.
     test: (run, model, data) -> scores, see `train_victim`. keep: (run, model, data) writes predictions.npz.
     clip: the largest norm of a step's gradient.
     """
 
-    read: Callable[[VictimRun, SegmentationSet, str], Any] = read_labelled
+    read: Callable[..., Any] = lambda run, source, what: tensors(source, run.size, what, run.out)
     optimiser: Callable[[VictimRun, nn.Module], Optimizer] = adamw
     loss: Callable[[VictimRun, nn.Module, Any, Tensor, Rng], Tensor] = batch_loss
     test: Callable[[VictimRun, nn.Module, Any], dict] = label_scores

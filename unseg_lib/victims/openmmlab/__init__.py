@@ -8,10 +8,13 @@ does, whose functions raise when called. Those that PyTorch or torchvision have 
 import importlib
 import importlib.machinery
 import importlib.util
+import pickle
 import sys
+import time
 import types
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -19,6 +22,17 @@ from torch import Tensor
 from unseg_lib.errors import UnsegError
 
 LIBRARIES = {"mmseg": "mmsegmentation", "mmdet": "mmdetection"}  # package -> name
+
+
+def import_yapf() -> types.ModuleType | None:
+    """mmengine imports it, and its first use writes a cache, which another process may find half-written: try again."""
+    for _ in range(5):
+        with suppress(EOFError, pickle.UnpicklingError):
+            return importlib.import_module("yapf")
+        time.sleep(1)
+
+
+import_yapf()  # before any module of this package imports mmengine
 
 
 def import_library(package: str) -> None:
@@ -54,10 +68,8 @@ def _missing_operator(name: str) -> Callable:
         raise AttributeError(name)
 
     def raise_when_called(*_arguments, **_options):
-        raise UnsegError(
-            f"Expected mmcv's compiled operator '{name}', found mmcv-lite, which has none; "
-            "choose a config without it or install the full mmcv 2.1.0."
-        )
+        mend = "choose a config without it or install the full mmcv 2.1.0"
+        raise UnsegError(f"Expected mmcv's compiled operator '{name}', found mmcv-lite, which has none; {mend}.")
 
     return raise_when_called
 
