@@ -150,25 +150,20 @@ def test_the_command_measures_a_profile(tmp_path, capsys, monkeypatch):
     assert whole["megabytes"] == max(filter(None, (row["megabytes"] for row in rows.values())), default=None)
 
 
-@pytest.fixture(scope="module")
-def tables(profiles) -> dict:
-    return needs.stages_of_tables(profiles("paper"))
-
-
-def test_a_table_needs_what_its_entries_of_the_grid_build_on(paper, tables):
-    assert {f"table {number}" for number in range(1, 12)} | {"figure 4", "in all"} <= set(tables)
+def test_a_table_needs_what_its_entries_of_the_grid_build_on(paper):
+    tables = {purpose: paper.only(purpose) for purpose in paper.purposes}
+    assert {f"table {number}" for number in range(1, 12)} | {"figure 4"} <= set(tables)
     assert "generator/random-vit-b" in tables["table 11"] and "generator/random-vit-b" not in tables["table 4"]
     assert {"victim/voc-unseg-deeplabv1-s0", "poison/voc-unseg"} <= set(tables["table 1"])
     # an entry that names no table is with its data set's
     nameless = {key: value for key, value in paper.grid[0].items() if key != "for"}
-    assert set(needs.stages_of_tables(replace(paper, grid=[nameless]))) == {"data set voc", "in all"}
-    parts = {key for name, stages in tables.items() if name != "in all" for key in stages}
-    beside = {"pixels", *paper.pages}
-    assert parts == {key for key, one in tables["in all"].items() if one.kind not in beside}
+    assert set(replace(paper, grid=[nameless]).purposes) == {"data set voc"}
+    beside = {"pixels", "tables", *paper.pages}
+    assert set().union(*tables.values()) == {key for key, one in paper.stages.items() if one.kind not in beside}
 
 
-def test_disk_is_that_of_the_copies_and_of_the_largest_training_and_gaps_are_told(tables):
-    found = {key: one for key, one in tables["table 2"].items() if "/coco-panoptic-" in key}
+def test_disk_is_that_of_the_copies_and_of_the_largest_training_and_gaps_are_told(paper):
+    found = {key: one for key, one in paper.only("table 2").items() if "/coco-panoptic-" in key}
     row = needs.table_row("2", found, {key: (1.0, 5.0) for key in found if not key.endswith("swin-t-lsj-s0")})
     copies, decoded = 3 * 118_287 * 0.28e6 * 0.5, 118_287 * 3 * 1024 * 1024  # three poisons as JPEG
     assert row["disk_gb"] == pytest.approx((copies + decoded) / 1e9) and (row["copies"], row["megabytes"]) == (3, 5.0)

@@ -195,7 +195,7 @@ def finish(root: Path, key: str) -> None:
         (root / path).touch()
 
 
-def purposes(root: Path, profile: str = "toy") -> None:
+def purposes(root: Path) -> None:
     """Give the toy profile two purposes that share the clean victim, and a profile that extends it."""
     entry = {"datasets": ["scenes"], "victims": ["unet"], "seeds": [0, 1]}
     grid = [{"recipes": ["clean", "unseg"], "for": "table 1"}, {"recipes": ["clean", "random"], "for": "figure 2"}]
@@ -203,7 +203,6 @@ def purposes(root: Path, profile: str = "toy") -> None:
 
 
 def test_only_one_purpose_is_run(toys, monkeypatch, capfd):
-    monkeypatch.chdir(toys)
     monkeypatch.setenv("UNSEG_DATA", str(toys))
     purposes(toys)
     assert reproduce("toy", only="figure 2", dry_run=True) == Path("results/toy/rows.csv")
@@ -220,7 +219,6 @@ def test_only_one_purpose_is_run(toys, monkeypatch, capfd):
 
 
 def test_a_stage_that_fails_holds_back_only_what_builds_on_it(toys, monkeypatch):
-    monkeypatch.chdir(toys)
     monkeypatch.setenv("UNSEG_DATA", str(toys))
     purposes(toys)
     path = toys / "notebooks/02_poison_dataset.ipynb"
@@ -233,7 +231,6 @@ def test_a_stage_that_fails_holds_back_only_what_builds_on_it(toys, monkeypatch)
 
 
 def test_what_is_missing_is_of_what_is_asked_for(toys, monkeypatch, capfd):
-    monkeypatch.chdir(toys)
     monkeypatch.setattr("unseg_lib.runtime.visible_gpus", lambda: ["0"])
     purposes(toys)
     change(toys, "generators", "own", "sam_weights", value="weights/sam.pth")
@@ -322,7 +319,7 @@ def test_folders_with_a_space_stay_one_word_of_every_command(toys):
 
 
 @pytest.mark.notebook
-def test_a_killed_grid_goes_on_and_does_nothing_twice(toys, monkeypatch):
+def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     change(toys, "pixels", value=[])
     change(toys, "grid", 0, "recipes", value=["random"])
     tables = load_profile("toy", toys).stages["tables"].marker
@@ -344,19 +341,17 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys, monkeypatch):
     shutil.rmtree(toys / "results/toy/poison/scenes-random/dataset")  # to save space: needed again for the victim
     left = ["poison/scenes-random", "victim/scenes-random-unet-s0", "tables"]
     assert jobs_of(snakemake(toys, "-n", tables))["stage"] == len(left)
-    monkeypatch.chdir(toys)
     for key in left:  # as the jobs do, without starting Python and torch for each
         load_profile("toy", toys).stages[key].run()
     assert (toys / "log.txt").read_text().split()[len(ran) :] == [f"results/toy/{key}" for key in left]
 
 
 @pytest.mark.notebook
-def test_an_unfinished_grid_says_what_failed(toys, monkeypatch):
+def test_an_unfinished_grid_says_what_failed(toys):
     change(toys, "grid", 0, value={"datasets": ["scenes"], "recipes": ["clean"], "victims": ["unet"], "seeds": [0, 1]})
     path = toys / "notebooks" / "03_train_victim.ipynb"
     path.write_text(path.read_text().replace('save({\\"rows', 'assert seed == 0; save({\\"rows'))
     change(toys, "pixels", value=[])
-    monkeypatch.chdir(toys)
     load_profile("toy", toys).stages["victim/scenes-clean-unet-s0"].run()
     assert snakemake(toys, "--cores", "1", "--keep-going").returncode
     written = {f"victim/scenes-clean-unet-s{seed}": state for seed, state in enumerate(("done", "failed"))}
@@ -384,8 +379,7 @@ def test_what_two_profiles_plan_alike_is_done_once(toys):
     assert jobs_of(snakemake(toys, "-n", profile="more")) == {"stage": 4, "report": 1, "all": 1, "total": 6}
 
 
-def test_both_files_of_a_profile_say_which_run_every_stage_is(toys, monkeypatch):
-    monkeypatch.chdir(toys)
+def test_both_files_of_a_profile_say_which_run_every_stage_is(toys):
     share(toys)
     stages, results = load_profile("more", toys).stages, Path("results/more")
     for key in ("victim/scenes-clean-unet-s0", "victim/scenes-clean-unet-s1"):

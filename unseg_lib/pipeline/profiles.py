@@ -7,13 +7,15 @@ victims {name: parameters of 03}, grid [{datasets, recipes, victims, seeds, for,
 recipe, split, limit}], pages {kind: parameters of its notebook}; extends (a profile that this one changes, see
 `_changed`).
 
-A grid entry's `for` says what its runs are for, as "table 4", by which they can be asked for alone (`Profile.only`).
+A grid entry's `for` says what its runs are for, as "table 4" (without it: their data set, as "data set voc"), by which
+they can be asked for alone (`Profile.only`).
 
 A more special value wins: dataset < recipe < victim < grid `set` (then `label` ends the stage's name) < `vary`, which
 lists several values of one or more parameters of 03 (each gives a stage, whose name ends in its value).
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -100,9 +102,16 @@ class Profile:
 
     def only(self, purpose: str) -> dict[str, Stage]:
         """What the grid's entries for a purpose need, by key: their victims and all that these build on."""
-        known = {entry["for"]: None for entry in self.grid if "for" in entry}
-        pick(known, purpose, f"purpose of profile {self.name}:")
-        return built_on(self._victims([entry for entry in self.grid if entry.get("for") == purpose]))
+        return built_on(self._victims(pick(self.purposes, purpose, f"purpose of profile {self.name}:")))
+
+    @property
+    def purposes(self) -> dict[str, list[dict]]:
+        """The grid's entries, each of one data set, by what they are for."""
+        found = defaultdict(list)
+        for entry in self.grid:
+            for setting in entry["datasets"]:
+                found[entry.get("for") or f"data set {setting}"].append(entry | {"datasets": [setting]})
+        return found
 
     def _victims(self, grid: list[dict]) -> Iterator[Stage]:
         """The job that trains a victim on a recipe, e.g. victim/lung-unseg-unet-s0, for every run of these entries."""

@@ -55,23 +55,12 @@ def measured_needs(profile: str, device: str, batch: int = 0, steps: int = 2) ->
             rows[-1] |= {"samples_per_second": speed, "hours_a_stage": hours / len(stages), "hours": hours}
             rows[-1] |= {"megabytes": step.megabytes, "flop": flop, "tflop": 1e-12 * flop}
             hours_of |= {stage.key: (number / speed / 3600, step.megabytes) for stage, number in stages}
+    # several tables may need the same stage, which counts once in all
+    wanted = {purpose: plan.only(purpose) for purpose in plan.purposes} | {"in all": plan.stages}
     origin = provenance(plan.root)
     machine = origin["gpus"][0] if device == "cuda" else f"{origin['cpu']}, {torch.get_num_threads()} threads"
-    tables = [table_row(name, stages, hours_of) for name, stages in stages_of_tables(plan).items()]
+    tables = [table_row(name, stages, hours_of) for name, stages in wanted.items()]
     return {"profile": plan.name, "machine": machine, "rows": rows, "tables": tables, "provenance": origin}
-
-
-def stages_of_tables(profile: Profile) -> dict[str, dict[str, Stage]]:
-    """All stages that each of the paper's tables needs, by key, and those of all; several tables may need the same.
-
-    An entry of the grid names its table under `for` ("table 4"); where none does, a data set's stages are together.
-    """
-    found = defaultdict(dict)
-    for entry in profile.grid:
-        for setting in entry["datasets"]:
-            part = replace(profile, grid=[entry | {"datasets": [setting]}], pixels=[], pages={})
-            found[str(entry.get("for") or f"data set {setting}")] |= part.stages
-    return found | {"in all": profile.stages}
 
 
 def table_row(table: str, stages: dict[str, Stage], measured: dict[str, tuple[float, float | None]]) -> dict:
