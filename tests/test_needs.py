@@ -7,23 +7,25 @@ import torch
 from torch.nn import functional as F
 
 from unseg_lib.datasets import SOURCES
+from unseg_lib.datasets.registry import OFFICIAL
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json
 from unseg_lib.poisons import POISONS
 from unseg_lib.speed import needs
 from unseg_lib.speed.bench import bench
 from unseg_lib.speed.measure import flop_counter
-from unseg_lib.speed.needs import OFFICIAL, victim_step
+from unseg_lib.speed.needs import victim_step
 
 CPU = torch.device("cpu")
 
 
 def given(victim="unet-resnet18", task="object", classes=2, side=32):
-    return victim, task, classes, (side, side), 1e-3, "32", "none"
+    how = {"size": (side, side), "lr": 1e-3, "precision": "32", "defense": "none"}
+    return {"victim": victim, "task": task, "classes": classes, **how}
 
 
 def step(*what, batch=2, **how):
-    return victim_step(batch, 1, "cpu", *given(*what, **how))
+    return victim_step(batch, 1, CPU, **given(*what, **how))
 
 
 def test_steps_are_counted_and_the_work_ends_with_the_last_one():
@@ -80,8 +82,7 @@ def test_samples_are_images_times_epochs(paper):
 
 
 def test_the_official_numbers_are_those_of_the_registry():
-    other = ("voc", "lung", "kvasir", "coco-instances")
-    told = {name: SOURCES[name].official for name in OFFICIAL if name not in other}
+    told = {name: SOURCES[name].official for name in OFFICIAL.keys() - {"voc", "lung", "kvasir", "coco-instances"}}
     assert all(f"train {OFFICIAL[name][0]}," in text for name, text in told.items())
     assert f"({OFFICIAL['voc'][0]} with voc-aug)" in SOURCES["voc"].official
     fifths = {name: int(SOURCES[name].official.split(",")[0]) / 5 for name in ("lung", "kvasir")}  # are for the test
@@ -94,13 +95,13 @@ def test_a_set_is_looked_for_once_for_all_stages(paper, monkeypatch):
         raise UnsegError("none is here")
 
     asked = []
-    monkeypatch.setattr("unseg_lib.speed.needs.load_dataset", nothing)
+    monkeypatch.setattr("unseg_lib.datasets.registry.load_dataset", nothing)
     needs.trials(paper)
     assert sorted(asked) == sorted(OFFICIAL.keys() - {"coco"})  # whose images the profile reads as coco-instances
 
 
 def test_a_defence_that_works_in_every_step_is_a_trial_of_its_own(paper):
-    defended = {trial.given[-1] for trial in needs.trials(paper) if trial.measure is victim_step}
+    defended = {dict(trial.given)["defense"] for trial in needs.trials(paper) if trial.measure is victim_step}
     assert {"none", "pgd_at", "ddc_at"} <= defended and "jpeg quality=50" not in defended
 
 
@@ -112,9 +113,9 @@ def test_a_larger_batch_and_more_classes_are_more_arithmetic():
 
 
 def test_a_trial_has_a_process_of_its_own_and_one_that_fails_is_a_sentence():
-    tried = lambda *victim: needs.alone(needs.Trial("any", 4, victim_step, given(*victim)), 2, 1, "cpu")  # noqa: E731
+    tried = lambda *victim: needs.alone(needs.Trial("any", 4, victim_step, (*given(*victim).items(),)), 2, 1, CPU)  # noqa: E731
     found, problem = tried()
-    assert (found.flop, problem) == (step().flop, "") and found.seconds > 0
+    assert (found.flop, problem, found.seconds > 0) == (step().flop, "", True)
     found, problem = tried("unet-resnet999")
     assert found is None and "resnet999" in problem
 
@@ -131,7 +132,7 @@ grid: [{datasets: [scenes], recipes: [clean, unseg], victims: [unet], seeds: [0,
 
 def test_the_command_measures_a_profile(tmp_path, capsys, monkeypatch):
     # here: a process for each of them takes most of a minute
-    monkeypatch.setattr(needs, "alone", lambda trial, *how: (trial.measure(*how, *trial.given), ""))
+    monkeypatch.setattr(needs, "alone", lambda trial, *how: (trial.measure(*how, **dict(trial.given)), ""))
     (tmp_path / "mine.yaml").write_text(PROFILE)
     bench("needs", batch=2, device="cpu", profile=str(tmp_path / "mine.yaml"), json=str(tmp_path / "needs.json"))
     said = capsys.readouterr().out
@@ -146,7 +147,7 @@ def test_the_command_measures_a_profile(tmp_path, capsys, monkeypatch):
     assert one["table"] == "data set scenes" and whole["table"] == "in all" and "disk, GB" in said
     assert one | {"table": "in all"} == whole and (whole["trainings"], whole["copies"]) == (5, 1)
     assert whole["hours"] == pytest.approx(sum(row["hours"] for row in rows.values()))
-    assert whole["disk_gb"] == pytest.approx(20 * 128 * 128 * 2.0 / 1e9)
+    assert whole["disk_gb"] == pytest.approx(20 * 96 * 96 * 2.0 / 1e9)
     assert whole["megabytes"] == max(filter(None, (row["megabytes"] for row in rows.values())), default=None)
 
 

@@ -64,7 +64,7 @@ def test_the_ladder_has_a_reference_stays_within_a_step_and_takes_bf16_only_wher
     assert others and all(row["largest_difference"] <= 1 and row["share_different"] < 0.01 for row in others)
     assert all(row["images_per_second"] > 0 and row["megabytes"] > 10 for row in found["rows"])
     assert found["peak"]["32"] > 1e8 and found["flop"] > 1e6 and {row["precision"] for row in found["rows"]} == {"32"}
-    ways = rungs(half=True, batch=2, compiled=False).values()
+    ways = rungs("protect", bf16=True, compiled=False).values()
     assert [way["precision"] for way in ways] == ["32", "32", "bf16", "bf16"]
 
 
@@ -170,8 +170,7 @@ def test_images_to_measure_with_are_always_the_same():
 
 
 def test_poisons_that_need_no_training_are_timed(monkeypatch):
-    mine = Poison(lambda settings: lambda image: image.pixels, "mine")
-    monkeypatch.setitem(POISONS, "mine", mine)
+    monkeypatch.setitem(POISONS, "mine", Poison(lambda settings: lambda image: image.pixels, "mine"))
     rows = {row["poison"]: row for row in speed.poisons(32, repeats=1)}
     assert {"mine", "random", "ar"} <= set(rows) and not {"clean", "unseg", "error_min"} & set(rows)
     assert all(0 < row["milliseconds"] < 1000 for row in rows.values())

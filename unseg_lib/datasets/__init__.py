@@ -3,7 +3,7 @@
 
 from unseg_lib.datasets.archives import fetch, name_of, unpack
 from unseg_lib.datasets.download import CHECKSUMS, DOWNLOADS, check, get, list_sets
-from unseg_lib.datasets.registry import DATASETS, DataSet, data_root, load_dataset, sources, splits_of
+from unseg_lib.datasets.registry import DATASETS, DataSet, data_root, extent, load_dataset, sources, splits_of
 from unseg_lib.datasets.scenes import CLASSES, COUNTS, draw_scene, write_scenes
 from unseg_lib.datasets.segmentation_set import IGNORE, Instance, MaskPairs, SegmentationSet, cut, group_of
 from unseg_lib.datasets.segmentation_set import label_set, shuffled, subset

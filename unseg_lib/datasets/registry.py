@@ -2,20 +2,27 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
+
+import yaml
 
 from unseg_lib.datasets.coco import read_coco, read_nwpu, read_ssdd, read_whu
 from unseg_lib.datasets.folders import read_camvid, read_folder, read_halves, read_hqseg, read_voc
 from unseg_lib.datasets.panoptic import read_ade20k, read_cityscapes, read_coco_instances, read_coco_panoptic
-from unseg_lib.datasets.scenes import read_scenes
+from unseg_lib.datasets.scenes import CLASSES, COUNTS, SIZE, read_scenes
 from unseg_lib.datasets.segmentation_set import HOLDOUT_SHARE, SegmentationSet, as_objects, cut, group_of, subset
 from unseg_lib.datasets.sources import SOURCES, Source
 from unseg_lib.errors import UnsegError, pick
+from unseg_lib.images import image_size
 
 WITH_VAL = ("train", "val", "test")
 PARTS = ("fit", "holdout")  # a seeded 85/15 cut of "train", for tuning
+OFFICIAL = yaml.safe_load(Path(__file__).with_name("official.yaml").read_text())  # see there
+SAMPLED = 50  # images of a set whose size is read from their headers
 
 
 @dataclass(frozen=True)
@@ -112,3 +119,15 @@ def load_dataset(
         ids = subset(ids, limit, seed, name, split, "limit")
     found = replace(found, split=split, ids=ids, working_size=size)
     return as_objects(found) if task == "object" else found
+
+
+def extent(name: str, root: str | Path) -> tuple[int, int, float]:
+    """Training images, classes and mean pixels of an image of a set below `root`, where it is not there as published;
+    `UnsegError` of one that is neither there nor in `official.yaml`."""
+    if name == "scenes":  # reading them would draw them
+        return COUNTS["train"], len(CLASSES), SIZE**2
+    with suppress(UnsegError) if name in OFFICIAL else nullcontext():
+        found = load_dataset(name, root, "train")
+        sizes = [prod(image_size(found.image_path(id))) for id in found.ids[:: max(1, len(found) // SAMPLED)]]
+        return len(found), len(found.classes), sum(sizes) / len(sizes)
+    return tuple(OFFICIAL[name])

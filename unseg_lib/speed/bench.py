@@ -42,7 +42,7 @@ def bench(
         "disk": lambda: speed.throughput(generator, on, count=images, side=side, beside=beside),
         "poisons": lambda: speed.poisons(side),
         "memory": lambda: speed.memory(generator, on, count=images, side=side),
-        "needs": lambda: speed.measured_needs(profile, on.type, batch),
+        "needs": lambda: speed.measured_needs(profile, on, batch),
     }
     found = pick(measurements, what, "measurement")()
     if what == "protect":

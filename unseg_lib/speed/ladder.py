@@ -5,10 +5,10 @@ import os
 import sys
 import time
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from functools import partial
-from itertools import product
+from itertools import accumulate, product
 from multiprocessing import get_context
 from pathlib import Path
 from subprocess import PIPE, run
@@ -25,7 +25,7 @@ from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 from unseg_lib.protection import protect_files
 from unseg_lib.runtime import has_bf16, keep_freed_memory, progress, resident
 from unseg_lib.seeds import torch_rng
-from unseg_lib.speed.measure import Cost, cost, generator_of, image, peaks, seconds, working_folder
+from unseg_lib.speed.measure import cost, generator_of, image, peaks, seconds, working_folder
 
 # a process that protects files by the version that it is told, and says in how many seconds
 VERSION = """
@@ -42,13 +42,11 @@ DATA = yaml.safe_load(Path(__file__).with_name("speed.yaml").read_text())
 TRAINING = DATA["trainings"]  # name -> settings of the game, and whether SAM is frozen
 
 
-def rungs(half: bool, batch: int, compiled: bool) -> dict[str, dict]:
-    """The ways to run the generator: options of `Inference`, and `batch`, images at once. half: from there on bf16."""
-    plain, fast = {"precision": "32"}, {"precision": "bf16" if half else "32"}
-    found = {"eager fp32 (reference)": plain | {"reference": True}, "+ fused attention": plain}
-    found |= {"+ bf16": fast} if half else {}
-    found[f"+ batch of {batch}"] = fast | {"batch": batch}
-    return found | ({"+ compiled": fast | {"batch": batch, "compiled": True}} if compiled else {})
+def rungs(ladder: str, **there: bool) -> dict[str, dict]:
+    """The options of every rung of a ladder of `speed.yaml`; bf16, compiled: whether those are there."""
+    without = tuple(f"+ {name}" for name, known in there.items() if not known)
+    found = {rung: new for rung, new in DATA["rungs"][ladder].items() if not rung.startswith(without)}
+    return dict(zip(found, accumulate(found.values(), lambda before, new: before | new)))
 
 
 def protect_ladder(
@@ -56,16 +54,16 @@ def protect_ladder(
 ) -> dict:
     """Every rung of a generator: "flop" of an image in the reference, "peak" (see `peaks`), "rows" (`differences`)."""
     images, rows, first, flop = [image(i, side) for i in range(batch)], [], None, 0
-    ways = rungs(Inference(generator_of(name, device)).half, batch, compiled)
+    ways = rungs("protect", bf16=Inference(generator_of(name, device)).half, compiled=compiled)
     for rung, options in progress(ways.items(), f"ladder of {name}"):
-        at_once = options.pop("batch", 1)
+        at_once = batch if options.pop("batch", False) else 1
         way = Inference(generator_of(name, device), **options)
         prepared = [way.prepare(pixels, mask=mask) for pixels, mask in images]
         found = cost(partial(way, prepared[:at_once]), device, repeats, counted=not rows)
         speed, flop = at_once / found.seconds, found.flop or flop
         written = [add_raw_noise(x, way([one])[0], mask, 8, 2) for (x, mask), one in zip(images, prepared)]
         first = first or written
-        row = {"rung": rung, "images_per_second": speed, "megabytes": found.megabytes, **options}
+        row = {"rung": rung.format(batch=batch), "images_per_second": speed, "megabytes": found.megabytes, **options}
         row |= {"peak_share": speed * flop / peaks(device)[options["precision"]], **differences(written, first)}
         rows.append(row | {"speedup": speed / (rows or [row])[0]["images_per_second"]})
     return {"flop": flop, "peak": peaks(device), "rows": rows}
@@ -80,41 +78,24 @@ def differences(found: list[np.ndarray], expected: list[np.ndarray]) -> dict:
 def step_ladder(device: torch.device, *, frozen: bool, compiled: bool = False, **settings: object) -> list[dict]:
     """Rows of rung, seconds of a step of each phase and of the mean one, speedup, megabytes; see `TRAINING`."""
     config, rows = BilevelConfig(**settings), []
-    found = {"plain fp32": {}, "+ freed memory kept": {}, "+ fused attention and optimiser": {"fast": {}}}
-    bf16 = {"precision": "bf16-mixed"} if has_bf16(device.type) else {}
-    found |= {"+ bf16": bf16 | {"fast": {}}} if bf16 else {}
     # SAM's blocks would be unrolled forwards and backwards: on a processor compiling takes longer than it could save
-    if compiled and (config.surrogate != "sam" or device.type == "cuda"):
-        found["+ compiled surrogate"] = bf16 | {"fast": {"compiled": True}}
-    for rung, options in progress(found.items(), f"training steps of {config.layout}"):
+    compiled = compiled and (config.surrogate != "sam" or device.type == "cuda")
+    ways = rungs("train", bf16=has_bf16(device.type), compiled=compiled)
+    for rung, options in progress(ways.items(), f"training steps of {config.layout}"):
         if rows:
             keep_freed_memory()  # from here on, for the whole process
-        phases, mean = mean_step(step_of(config, device, frozen, **options), config, device)
-        row = {"rung": rung, "step": mean.seconds, "megabytes": mean.megabytes, **phases}
-        row |= {"samples_per_second": config.batch_size / mean.seconds}
-        rows.append(row | {"speedup": (rows or [row])[0]["step"] / mean.seconds})
-    return rows
+        rows.append({"rung": rung} | game_step(config, device, frozen, **options, repeats=1))
+    return [row | {"speedup": rows[0]["step"] / row["step"]} for row in rows]
 
 
-def mean_step(
-    step: Callable[[str], object], config: BilevelConfig, device: torch.device, repeats: int = 1, counted: bool = False
-) -> tuple[dict[str, float], Cost]:
-    """Seconds of a step of each phase, and what the mean step costs, with turns as in the config."""
-    turns = {"surrogate": config.surrogate_turn, "generator": config.generator_turn}
-    found = [cost(partial(step, phase), device, repeats, counted=counted) for phase in turns]
-    spent, flop = np.average([(one.seconds, one.flop) for one in found], axis=0, weights=list(turns.values())).tolist()
-    megabytes = max((one.megabytes for one in found if one.megabytes), default=None)
-    return dict(zip(turns, (one.seconds for one in found))), Cost(spent, megabytes, flop)
-
-
-def step_of(
-    config: BilevelConfig, device: torch.device, frozen: bool, *, fast: dict | None = None, precision: str = "32-true"
-) -> Callable[[str], object]:
-    """A game that takes one step of the phase it is told; fast: options of `accelerate`, None: without it."""
+def game_step(
+    config: BilevelConfig, device: torch.device, frozen: bool, fast: dict | None, precision: str, **how: object
+) -> dict[str, float]:
+    """Seconds of a step of each phase; of the mean "step", with turns as in the config, also "megabytes", "flop", 0 if
+    uncounted, and "samples_per_second". fast: options of `accelerate`, None: without it; how: options of `cost`."""
     from lightning.fabric import Fabric
 
     fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
-    fabric.launch()
     game = Game(config, fabric)
     if frozen:
         game.bare("generator").train_only_noise_head()
@@ -124,7 +105,13 @@ def step_of(
     masks = torch.zeros(number, 1, side, side)
     masks[..., side // 4 : side // 2, side // 4 : 3 * side // 4] = 1
     batch = torch.rand(number, 3, side, side, generator=torch_rng("speed", "batch")).to(device), masks.to(device)
-    return lambda phase: train_step(config, fabric, game, batch, phase, 0)
+    turns = {"surrogate": config.surrogate_turn, "generator": config.generator_turn}
+    found = {phase: cost(partial(train_step, config, fabric, game, batch, phase, 0), device, **how) for phase in turns}
+    times = {phase: one.seconds for phase, one in found.items()}
+    both = [(one.seconds, one.flop) for one in found.values()]
+    step, flop = np.average(both, axis=0, weights=list(turns.values())).tolist()
+    megabytes = max((one.megabytes for one in found.values() if one.megabytes), default=None)
+    return times | {"step": step, "megabytes": megabytes, "flop": flop, "samples_per_second": number / step}
 
 
 def throughput(
@@ -135,38 +122,33 @@ def throughput(
     if beside and not Path(beside, "unseg_lib").is_dir():
         raise UnsegError(f"Expected another checkout of this kit at {beside}, found no unseg_lib there.")
     way, (pixels, mask) = Inference(generator_of(name, device)), image(0, side)
-    spent = {"model alone": count * cost(partial(way, [way.prepare(pixels, mask=mask)]), device, 3).seconds}
+    alone = count * cost(partial(way, [way.prepare(pixels, mask=mask)]), device, 3).seconds
     with working_folder(name, device, count, side) as (folder, files, options):
-
-        def size(out: str) -> float:
-            return sum(path.stat().st_size for path in (folder / out).glob("*.png")) / count / 1e3
-
-        protect_files(files[:1], folder / "warm", **options)
+        work, cores, spent = partial(protect_files, **options), os.cpu_count() or 1, {"model alone": (alone, "none")}
+        work(files[:1], folder / "warm")
         for n in jobs:
-            work = partial(protect_files, files, folder / f"out{n}", jobs=n, **options)
-            spent[f"overlapped, {n} thread{'s' * (n > 1)}"] = seconds(work, device)
-        cores = os.cpu_count() or 1
+            own = seconds(partial(work, files, folder / f"out{n}", jobs=n), device)
+            spent[f"overlapped, {n} thread{'s' * (n > 1)}"] = own, f"out{n}"
         if device.type == "cpu" and 1 < cores <= count // 4:
-            work = partial(protect_files, jobs=1, **options)
+            work, parts = partial(work, jobs=1), [files[i::cores] for i in range(cores)]
+            outs = [folder / f"process/{i}" for i in range(cores)]
             with ProcessPoolExecutor(cores, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
                 # not the time in which the processes start
                 list(pool.map(work, [files[:1]] * cores, [folder / f"warm{i}" for i in range(cores)]))
-                parts, outs = [files[i::cores] for i in range(cores)], [folder / f"process{i}" for i in range(cores)]
-                spent[f"{cores} processes"] = seconds(lambda: list(pool.map(work, parts, outs)), device)
-        sizes = {"model alone": None}
+                spent[f"{cores} processes"] = seconds(lambda: list(pool.map(work, parts, outs)), device), "process"
         if beside:
             shipped = {"generator": name} if name == "small" or name not in LAYOUTS else {}  # older ones read their own
             spent |= in_turns(Path(beside), files, folder, options | shipped)
-            sizes[list(spent)[-1]] = size("version1-0")
-        own = size(f"out{jobs[0]}")
-    alone = spent["model alone"]
-    rows = [{"way": way, "images_per_second": count / x, "share": alone / x} for way, x in spent.items()]
-    return [row | {"kilobytes": sizes.get(row["way"], own)} for row in rows]
+        rows = []
+        for way, (x, out) in spent.items():
+            size = sum(path.stat().st_size for path in (folder / out).rglob("*.png")) / count / 1e3 or None
+            rows.append({"way": way, "images_per_second": count / x, "share": alone / x, "kilobytes": size})
+    return rows
 
 
-def in_turns(other: Path, files: Sequence[Path], folder: Path, options: dict, turns: int = 3) -> dict[str, float]:
-    """Seconds in which this version and that of another checkout protect the files: the fastest turn of each, in a
-    process of its own that has done one image before."""
+def in_turns(other: Path, files: Sequence[Path], folder: Path, options: dict, turns: int = 3) -> dict[str, tuple]:
+    """Seconds in which this version and that of another checkout protect the files, and where to: the fastest turn of
+    each, in a process of its own that has done one image before."""
     spent = [[], []]
     for turn, (i, root) in product(range(turns), enumerate((Path(__file__).parents[2], other.absolute()))):
         how = [sys.executable, "-c", VERSION, root, json.dumps(options), folder / f"version{i}-{turn}", *files]
@@ -175,7 +157,8 @@ def in_turns(other: Path, files: Sequence[Path], folder: Path, options: dict, tu
         spent[i].append(float(done.stdout))
     first, second = (sorted((folder / f"version{i}-0").glob("*.png")) for i in range(2))
     same = all(np.array_equal(read_image(a), read_image(b)) for a, b in zip(first, second, strict=True))
-    return {"this version": min(spent[0]), f"{other}, {'same' if same else 'other'} pixels": min(spent[1])}
+    ways = "this version", f"{other}, {'same' if same else 'other'} pixels"
+    return {way: (min(times), f"version{i}-0") for i, (way, times) in enumerate(zip(ways, spent))}
 
 
 def memory(name: str, device: torch.device, *, count: int, side: int) -> dict:
@@ -209,14 +192,10 @@ def poisons(side: int = 512, repeats: int = 15) -> list[dict]:
 
 
 def table(rows: list[dict], what: str) -> pd.DataFrame:
-    """Measurements as a table of texts, with the columns of `speed.yaml`."""
+    """Measurements as a table of texts, with the columns of `speed.yaml`; what is unknown is a dash."""
     columns = DATA["columns"][what]
-    found = pd.DataFrame({heading: [_cell(form, row) for row in rows] for heading, form in columns.items()})
-    return found.set_index(first := next(iter(columns))).rename_axis(index=None, columns=first)
-
-
-def _cell(form: str, row: dict) -> str:
-    try:
-        return form.format(**row).removesuffix("%")
-    except TypeError:  # None has no decimals
-        return "–"
+    found = pd.DataFrame(rows, columns=list(columns))
+    for name, (_, form) in columns.items():
+        found[name] = found[name].map(form.format, na_action="ignore").fillna("–").str.removesuffix("%")
+    found.columns = [heading for heading, _ in columns.values()]
+    return found.set_index(first := found.columns[0]).rename_axis(index=None, columns=first)

@@ -76,8 +76,8 @@ def image(number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 `(S,S,3)`, blocks of random colours with a little grain, and the mask of a disc, bool `(S,S)`."""
     rng = numpy_rng("speed", number)
     blocks = rng.integers(0, 256, (side // 16 + 1, side // 16 + 1, 3), dtype=np.uint8)
-    pixels = np.kron(blocks, np.ones((16, 16, 1), np.uint8))[:side, :side]
-    pixels = np.clip(pixels + rng.integers(-4, 5, pixels.shape), 0, 255).astype(np.uint8)
+    grain = rng.integers(-4, 5, (side, side, 3))
+    pixels = (blocks.repeat(16, 0).repeat(16, 1)[:side, :side] + grain).clip(0, 255).astype(np.uint8)
     rows, columns = np.mgrid[:side, :side] - side / 2
     return pixels, rows**2 + columns**2 < (side / 4) ** 2
 

@@ -21,26 +21,25 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from unseg_lib.datasets import CLASSES, COUNTS, SegmentationSet, data_root, load_dataset, write_scenes
+from unseg_lib.datasets import SegmentationSet, data_root, extent, load_dataset, write_scenes
 from unseg_lib.defenses import defenses_of
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import image_size
 from unseg_lib.method import BilevelConfig, Inference
 from unseg_lib.pipeline import Profile, Stage, load_profile
 from unseg_lib.poisons import POISONS
 from unseg_lib.runtime import forget_peak, keep_freed_memory, peak, progress, provenance, resident, usable_precision
-from unseg_lib.speed.ladder import DATA, mean_step, step_of
+from unseg_lib.speed.ladder import DATA, game_step
 from unseg_lib.speed.measure import Cost, cost, flop_counter, generator_of, image
 from unseg_lib.victims import MEMORY, one_object, train_victim
 
-OFFICIAL = DATA["official"]  # name -> training images, classes, megapixels
-DECODED = ("smp", "mask2former", "rsprompter")  # families that hold all images decoded, beyond `MEMORY` in a file
-SAMPLED = 50  # images of a set whose size is read from their headers
+DECODED = ("mask2former", "rsprompter")  # they and smp hold all images decoded, beyond `MEMORY` in a file
+OBJECT = ("object", "interactive")  # tasks of two classes
 SIDE = 128  # pixels of the scenes, which a training then brings to its own size
+extent = cache(extent)  # read once for the hundreds of stages of a profile
 UNKNOWN = dict.fromkeys(("samples_per_second", "hours_a_stage", "hours", "megabytes", "flop", "tflop"))
 
 
-def measured_needs(profile: str, device: str, batch: int = 0, steps: int = 2) -> dict:
+def measured_needs(profile: str, device: torch.device, batch: int = 0, steps: int = 2) -> dict:
     """A row for each kind of training in a profile, by name or path, with at most `batch` images a step (0: as planned;
     else a planned step needs more); flop is of a sample, problem why there are no numbers."""
     plan, rows, hours_of = load_profile(profile), [], {}
@@ -58,7 +57,7 @@ def measured_needs(profile: str, device: str, batch: int = 0, steps: int = 2) ->
     # several tables may need the same stage, which counts once in all
     wanted = {purpose: plan.only(purpose) for purpose in plan.purposes} | {"in all": plan.stages}
     origin = provenance(plan.root)
-    machine = origin["gpus"][0] if device == "cuda" else f"{origin['cpu']}, {torch.get_num_threads()} threads"
+    machine = origin["gpus"][0] if device.type == "cuda" else f"{origin['cpu']}, {torch.get_num_threads()} threads"
     tables = [table_row(name, stages, hours_of) for name, stages in wanted.items()]
     return {"profile": plan.name, "machine": machine, "rows": rows, "tables": tables, "provenance": origin}
 
@@ -69,76 +68,64 @@ def table_row(table: str, stages: dict[str, Stage], measured: dict[str, tuple[fl
     kinds = lambda *of: [stage for stage in stages.values() if stage.kind in of]  # noqa: E731
     known, trained = [measured[key] for key in stages if key in measured], kinds("generator", "victim")
     copies, missing = kinds("poison"), sum(stage.key not in measured for stage in trained)
-    disk = sum(map(_copy, copies)) + max(map(_decoded, kinds("victim")), default=0)
+    disk = sum(map(_bytes, copies)) + max(map(_bytes, kinds("victim")), default=0)
     memory = max((megabytes for _, megabytes in known if megabytes), default=None)
     hours = sum(hours for hours, _ in known) if known or not trained else None
     row = {"table": table, "trainings": len(trained), "copies": len(copies), "hours": hours, "megabytes": memory}
     return row | {"disk_gb": disk / 1e9, "problem": f"without {missing} that could not be measured" * bool(missing)}
 
 
-def _copy(stage: Stage) -> float:
-    """About how many bytes a poisoned copy takes, beside annotations."""
+def _bytes(stage: Stage) -> float:
+    """About what a poisoned copy takes, beside annotations; of a victim the file in which its training holds its images
+    decoded, 0 where they fit in memory."""
     values = stage.values
-    images, _, pixels = _set(values["dataset"], values["limit"])
-    pixels = prod(values["working_size"]) if values.get("working_size") else pixels
-    return images * pixels * DATA["bytes_a_pixel"]["jpeg" if values["file_format"].startswith("jp") else "png"]
-
-
-def _decoded(stage: Stage) -> float:
-    """Bytes of the file in which a victim's training holds its images, 0 where they fit in memory."""
-    values = stage.values
-    family = values["victim"].partition(":")[0] if ":" in values["victim"] else "smp"
-    held = 3 * _set(values["dataset"], values["limit"])[0] * prod(values["size"])
-    return held if family in DECODED and held > MEMORY else 0
+    images, _, pixels = _set(values)
+    if stage.kind == "poison":
+        pixels = prod(values["working_size"]) if values["working_size"] else pixels
+        return images * pixels * DATA["bytes_a_pixel"]["jpeg" if values["file_format"].startswith("jp") else "png"]
+    family, held = values["victim"].partition(":")[0], 3 * images * prod(values["size"])
+    return held if (":" not in values["victim"] or family in DECODED) and held > MEMORY else 0
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One kind of training; a step of it costs `measure(batch, steps, device, *given)`."""
+    """One kind of training; a step of it costs `measure(batch, steps, device, **dict(given))`."""
 
     name: str
     batch_size: int
     measure: Callable[..., Cost]
-    given: tuple
+    given: tuple[tuple[str, object], ...]
     devices: int = 1
 
 
-def victim_step(
-    batch: int, steps: int, device: str, victim: str, task: str, classes: int, size: tuple[int, int], *how: object
-) -> Cost:
-    """A step of a victim on scenes whose labels could have so many classes; how: learning rate, precision, defence."""
+def victim_step(batch: int, steps: int, device: torch.device, victim: str, task: str, classes: int, **how) -> Cost:
+    """A step of a victim on scenes whose labels could have so many classes; how: size, lr, precision, defense."""
 
     def scenes(split: str) -> SegmentationSet:
-        kind = {"task": "object"} if task in ("object", "interactive") else {}
-        found = load_dataset("scenes", folder, split, **kind)
-        more = () if kind else (f"class {i}" for i in range(len(found.classes), classes))
-        found = replace(found, classes=(*found.classes, *more))
-        return one_object(found) if task == "interactive" else found
+        found = load_dataset("scenes", folder, split, **{"task": "object"} if task in OBJECT else {})
+        more = (f"class {i}" for i in range(len(found.classes), classes))
+        return one_object(found) if task == "interactive" else replace(found, classes=(*found.classes, *more))
 
     with tempfile.TemporaryDirectory() as place:
         write_scenes(folder := Path(place), SIDE, {"train": (2 + steps) * batch, "test": 2})
-        given = {"epochs": 1, "batch_size": batch, "seed": 0, "size": size, "task": task, "device": device}
-        given |= zip(("lr", "precision", "defense"), how)
-        work = partial(train_victim, victim, scenes("train"), scenes("test"), folder / "victim", **given)
-        return cost_of_steps(work, steps, torch.device(device))
+        how |= {"epochs": 1, "batch_size": batch, "seed": 0, "task": task, "device": str(device)}
+        work = partial(train_victim, victim, scenes("train"), scenes("test"), folder / "victim", **how)
+        return cost_of_steps(work, steps, device)
 
 
-def game_step(batch: int, steps: int, device: str, config: BilevelConfig, frozen: bool, precision: str) -> Cost:
-    """A step of the bilevel game, as a mean over the turns of both players; frozen: see `step_ladder`."""
-    config = replace(config, batch_size=batch, sam_weights="", mae_weights="")
+def mean_step(batch: int, steps: int, device: torch.device, config: BilevelConfig, precision: str, **how) -> Cost:
+    """A step of the bilevel game, as a mean over the turns of both players; how: frozen, see `step_ladder`."""
     keep_freed_memory()
-    step = step_of(config, torch.device(device), frozen, precision=usable_precision(precision, device))
-    return mean_step(step, config, torch.device(device), steps, True)[1]
+    config = replace(config, batch_size=batch, sam_weights="", mae_weights="")
+    how |= {"precision": usable_precision(precision, device.type), "repeats": steps, "counted": True}
+    found = game_step(config, device, fast=None, **how)
+    return Cost(found["step"], found["megabytes"], found["flop"])
 
 
-def noise_step(batch: int, steps: int, device: str, generator: str) -> Cost:
+def noise_step(batch: int, steps: int, device: torch.device, generator: str) -> Cost:
     """An image, always one, through a generator (a layout, or a shipped one) by the reference path of poison stages."""
-    way, (pixels, mask) = Inference(generator_of(generator, torch.device(device)), reference=True), image(0, 512)
-    return cost(partial(way, [way.prepare(pixels, mask=mask)]), torch.device(device), steps, counted=True)
-
-
-class _Enough(Exception):
-    """Ends what is watched."""
+    way, (pixels, mask) = Inference(generator_of(generator, device), reference=True), image(0, 512)
+    return cost(partial(way, [way.prepare(pixels, mask=mask)]), device, steps, counted=True)
 
 
 def cost_of_steps(work: Callable[[], object], steps: int, device: torch.device) -> Cost:
@@ -153,10 +140,10 @@ def cost_of_steps(work: Callable[[], object], steps: int, device: torch.device) 
         if len(moments) == 2:
             counting.close()
         if len(moments) == 2 + steps:
-            raise _Enough
+            raise SystemExit  # ends what is watched
 
     forget_peak(device)
-    with ExitStack() as watching, counting, suppress(_Enough):
+    with ExitStack() as watching, counting, suppress(SystemExit):
         watching.callback(register_optimizer_step_post_hook(note).remove)
         work()
     if len(moments) < 3:
@@ -165,89 +152,68 @@ def cost_of_steps(work: Callable[[], object], steps: int, device: torch.device) 
     return Cost(timed, peak(device), counter.get_total_flops())
 
 
-def alone(trial: Trial, batch: int, steps: int, device: str) -> tuple[Cost | None, str]:
+def alone(trial: Trial, batch: int, steps: int, device: torch.device) -> tuple[Cost | None, str]:
     """A trial in a process of its own, which it may end if it is too large; or why it cannot be done here."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             return pool.submit(_measured, trial, batch, steps, device).result(), ""
-        except BrokenProcessPool:
-            return None, "too large for this machine: the system ended it"
-        except torch.OutOfMemoryError:
-            return None, "too large for this GPU"
         except (UnsegError, RuntimeError, ValueError) as error:
-            return None, f"{type(error).__name__}: {' '.join(str(error).split())}"
+            large = {BrokenProcessPool: "machine: the system ended it", torch.OutOfMemoryError: "GPU"}.get(type(error))
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return None, f"too large for this {large}" if large else said
 
 
-def _measured(trial: Trial, batch: int, steps: int, device: str) -> Cost:
+def _measured(trial: Trial, batch: int, steps: int, device: torch.device) -> Cost:
     """Memory as more than this process held before; on a GPU as torch had it there."""
-    before = 0.0 if torch.device(device).type == "cuda" else resident()
+    before = 0.0 if device.type == "cuda" else resident()
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # the bars of what is tried
-        found = trial.measure(batch, steps, device, *trial.given)
+        found = trial.measure(batch, steps, device, **dict(trial.given))
     return replace(found, megabytes=found.megabytes and found.megabytes - before)
 
 
 def trials(profile: Profile) -> dict[Trial, list[tuple[Stage, int]]]:
     """Every kind of training of a profile with its stages, and how many samples each of them sees."""
-    found, makers = defaultdict(list), {"generator": _generator, "poison": _noise, "victim": _victim}
+    found = defaultdict(list)
     for stage in profile.stages.values():
-        if stage.kind in makers and (made := makers[stage.kind](stage)):
+        if made := trial_of(stage):
             found[made[0]].append((stage, made[1]))
     return found
 
 
-def _generator(stage: Stage) -> tuple[Trial, int]:
+def trial_of(stage: Stage) -> tuple[Trial, int] | None:
+    """None of poisons that ask no generator: they take milliseconds an image."""
     values = stage.values
-    chosen = {field.name: values[field.name] for field in fields(BilevelConfig)}
-    config = BilevelConfig(**chosen | {"scales": tuple(values["scales"]), "seed": 0})
-    sets = [name.strip().partition("@")[0] for name in values["data"].split(",")]
-    frozen, devices, limit = bool(config.sam_weights), values["devices"], values["limit"]
-    samples = config.steps * config.batch_size * devices or config.epochs * sum(_set(one, limit)[0] for one in sets)
-    name = f"generator {config.layout}{' (noise head)' * frozen}, surrogate {config.surrogate}"
-    name += f" on {devices} devices" * (devices > 1)
-    return Trial(name, config.batch_size, game_step, (config, frozen, values["precision"]), devices), samples
+    if stage.kind == "generator":
+        chosen = {field.name: values[field.name] for field in fields(BilevelConfig)}
+        config = BilevelConfig(**chosen | {"scales": tuple(values["scales"]), "seed": 0})
+        sets = [name.strip().partition("@")[0] for name in values["data"].split(",")]
+        frozen, devices = bool(config.sam_weights), values["devices"]
+        name = f"generator {config.layout}{' (noise head)' * frozen}, surrogate {config.surrogate}"
+        name += f" on {devices} devices" * (devices > 1)
+        given = {"config": config, "precision": values["precision"], "frozen": frozen}
+        images = 0 if config.steps else sum(_set(values | {"dataset": one})[0] for one in sets)
+        samples = config.steps * config.batch_size * devices or config.epochs * images
+        return Trial(name, config.batch_size, mean_step, tuple(given.items()), devices), samples
+    if stage.kind == "poison" and POISONS[values["poison"]].needs_generator:
+        layout = next((need.values["layout"] for need in stage.needs if need.kind == "generator"), values["generator"])
+        return Trial(f"noise of {layout}", 1, noise_step, (("generator", layout),)), _set(values)[0]
+    if stage.kind == "victim":
+        given = {name: values[name] for name in ("victim", "lr", "precision", "defense")}
+        images, classes, _ = _set(values)
+        if not values["poisoned"] and values["clean_fraction"]:  # the clean part of a mixture alone
+            images = round(values["clean_fraction"] * images)
+        # a defence that changes the images once takes no part in the steps
+        if not any(one.batch or one.prepare or one.loss for one in defenses_of(given["defense"], 0)):
+            given["defense"] = "none"
+        task, (height, width) = values.get("task", "interactive"), values["size"]
+        given |= {"task": task, "classes": 2 if task in OBJECT else classes, "size": (height, width)}
+        name = f"{values['victim']}, {task}, {height} x {width}, {given['classes']} classes"
+        name += f", {given['defense']}" * (given["defense"] != "none")
+        return Trial(name, values["batch_size"], victim_step, tuple(given.items())), images * values["epochs"]
+    return None
 
 
-def _noise(stage: Stage) -> tuple[Trial, int] | None:
-    """Only of poisons that ask a generator; the others take milliseconds an image."""
-    values = stage.values
-    if not POISONS[values["poison"]].needs_generator:
-        return None
-    layout = next((need.values["layout"] for need in stage.needs if need.kind == "generator"), values["generator"])
-    return Trial(f"noise of {layout}", 1, noise_step, (layout,)), _set(values["dataset"], values["limit"])[0]
-
-
-def _victim(stage: Stage) -> tuple[Trial, int]:
-    values = stage.values
-    task, defense = values.get("task", "interactive"), values["defense"]
-    images, classes, _ = _set(values["dataset"], values["limit"])
-    if not values["poisoned"] and values["clean_fraction"]:  # the clean part of a mixture alone
-        images = round(values["clean_fraction"] * images)
-    # a defence that changes the images once takes no part in the steps
-    if not any(one.batch or one.prepare or one.loss for one in defenses_of(defense, 0)):
-        defense = "none"
-    classes, size = 2 if task in ("object", "interactive") else classes, tuple(values["size"])
-    given = (values["victim"], task, classes, size, values["lr"], values["precision"], defense)
-    name = f"{values['victim']}, {task}, {size[0]} x {size[1]}, {classes} classes"
-    name += f", {defense}" * (defense != "none")
-    return Trial(name, values["batch_size"], victim_step, given), images * values["epochs"]
-
-
-def _set(name: str, limit: int) -> tuple[int, int, float]:
-    """Training images, classes and mean pixels of a data set, at most `limit` images unless that is 0."""
-    images, classes, pixels = _whole_set(name, data_root())
-    return min(limit or images, images), classes, pixels
-
-
-@cache  # read once for the hundreds of stages of a profile
-def _whole_set(name: str, root: Path) -> tuple[int, int, float]:
-    if name == "scenes":  # reading them would draw them
-        return COUNTS["train"], len(CLASSES), SIDE**2
-    try:
-        found = load_dataset(name, root, "train")
-    except UnsegError:
-        if name not in OFFICIAL:
-            raise
-        images, classes, megapixels = OFFICIAL[name]
-        return images, classes, 1e6 * megapixels
-    sizes = [prod(image_size(found.image_path(id))) for id in found.ids[:: max(1, len(found) // SAMPLED)]]
-    return len(found), len(found.classes), sum(sizes) / len(sizes)
+def _set(values: dict) -> tuple[int, int, float]:
+    """Training images, classes and mean pixels of a stage's data set, at most `limit` images unless that is 0."""
+    images, classes, pixels = extent(values["dataset"], data_root())
+    return min(values["limit"] or images, images), classes, pixels
