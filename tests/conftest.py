@@ -60,13 +60,6 @@ def tiny_image() -> np.ndarray:
     return image
 
 
-@pytest.fixture
-def tiny_mask() -> np.ndarray:
-    """The mask of one object, bool (32,48): a disc of radius 9 in the middle."""
-    rows, columns = np.mgrid[:32, :48]
-    return (rows - 16) ** 2 + (columns - 24) ** 2 < 81
-
-
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> str:
     """A tiny generator with strong noise, as a file."""

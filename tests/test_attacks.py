@@ -4,19 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from unseg_lib import method
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import (
-    ATTACKS,
-    LAYOUTS,
-    BilevelConfig,
-    Generator,
-    Inference,
-    attacked,
-    attacks_of,
-    build_surrogate,
-    load_generator,
-    save_generator,
-)
+from unseg_lib.method import ATTACKS, LAYOUTS, BilevelConfig, Generator, Inference, attacked, attacks_of
 from unseg_lib.seeds import torch_rng
 
 X = 0.1 + 0.8 * torch.rand(4, 3, 24, 40, generator=torch_rng("images"))
@@ -66,8 +56,8 @@ def test_shifted_noise_is_the_same_noise_from_a_place_that_the_image_decides(tmp
     starts = [shifted.start_of(image) for image in images]
     assert len(set(starts)) > 4 and {plain.start_of(image) for image in images} == {(0, 0)}
     mask = np.ones((20, 30), bool)
-    save_generator(shifted, tmp_path / "g.safetensors")
-    again = load_generator(tmp_path / "g.safetensors")
+    method.save_generator(shifted, tmp_path / "g.safetensors")
+    again = method.load_generator(tmp_path / "g.safetensors")
     for image, start in zip(images, starts):
         wanted = plain.noise(image, mask=mask).roll(start, dims=(1, 2))
         assert torch.allclose(again.noise(image, mask=mask), wanted, atol=1e-5)
@@ -76,10 +66,10 @@ def test_shifted_noise_is_the_same_noise_from_a_place_that_the_image_decides(tmp
 
 def test_a_population_shares_the_batch_among_its_members():
     torch.manual_seed(0)
-    both = build_surrogate("unet+lite0", LAYOUTS["tiny"], 32).eval()
+    both = method.build_surrogate("unet+lite0", LAYOUTS["tiny"], 32).eval()
     x = torch.rand(4, 3, 32, 32, generator=torch_rng(0))
     first, second = both.members
     with torch.no_grad():
         assert torch.equal(both(x), torch.cat([first(x[:2]), second(x[2:])]))
     with pytest.raises(UnsegError, match="surrogate"):
-        build_surrogate("unet+sam", LAYOUTS["tiny"], 32)
+        method.build_surrogate("unet+sam", LAYOUTS["tiny"], 32)

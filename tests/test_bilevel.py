@@ -18,6 +18,8 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from torch import multiprocessing
+from toy_project import wait
+from toys import interrupt
 
 from unseg_lib import method
 from unseg_lib.errors import UnsegError
@@ -38,10 +40,6 @@ def pairs(n=6):
     for i, mask in enumerate(masks):
         mask[4 : 10 + i, 6:20] = True
     return list(zip(images, masks))
-
-
-def interrupt():
-    raise KeyboardInterrupt
 
 
 def test_whose_turn_it_is():
@@ -234,9 +232,7 @@ def killed_in_step(step, out):
     """Kill a notebook with -9 in the middle of its training; the processes that it has started."""
     given = BilevelConfig(**TINY), Pairs(out.with_suffix(".read"), 2 + 2 * 2 * step, partial(time.sleep, 600)), out
     killed = forked(train_generator, *given, device="cpu", checkpoint_every=1, devices=2)
-    deadline = time.monotonic() + 240
-    while step_of(out) < step and time.monotonic() < deadline and killed.is_alive():
-        time.sleep(0.05)
+    wait(lambda: step_of(out) >= step or not killed.is_alive(), 240)
     others = psutil.Process(killed.pid).children(recursive=True)
     killed.kill()
     killed.join()
@@ -332,16 +328,11 @@ def test_too_few_images_wrong_masks_and_a_loss_that_is_not_finite(tmp_path):
             train_generator(BilevelConfig(**TINY | settings), given, tmp_path / str(i), device="cpu")
 
 
-def validation_set(root, n=3):
-    """Images of `pairs` as a folder below the data root."""
-    for i, (image, mask) in enumerate(pairs(n)):
-        write_image(root / f"val/im/{i}.png", image)
-        write_image(root / f"val/gt/{i}.png", 255 * np.repeat(mask[..., None], 3, 2).astype(np.uint8))
-
-
 def test_looking_at_the_surrogate_after_every_epoch_changes_no_byte_and_goes_on_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.setenv("UNSEG_DATA", str(tmp_path))
-    validation_set(tmp_path, 15)
+    for i, (image, mask) in enumerate(pairs(15)):
+        write_image(tmp_path / f"val/im/{i}.png", image)
+        write_image(tmp_path / f"val/gt/{i}.png", 255 * np.repeat(mask[..., None], 3, 2).astype(np.uint8))
     how, plain = {"device": "cpu", "checkpoint_every": 2}, BilevelConfig(**TINY | {"steps": 7})  # epochs of 3 steps
     looking = replace(plain, validation="folder:val")
     bare, seen = (

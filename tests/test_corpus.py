@@ -20,7 +20,7 @@ from tiny_sets import palette, refused
 
 from unseg_lib.datasets import check, load_dataset
 from unseg_lib.files import write_json
-from unseg_lib.images import read_image, read_mask
+from unseg_lib.images import read_image, read_mask, write_image
 from unseg_lib.protection import Batch, find_inputs, summary
 from unseg_lib.protection.inputs import Names, _places
 
@@ -276,8 +276,7 @@ TABLES = {  # forms of a CSV file that say the same
 @pytest.mark.parametrize("form", TABLES)
 def test_boxes_are_read_from_a_csv_file_however_it_is_written(form, tmp_path):
     for path in ("p0.png", "sub/p1.png"):
-        (tmp_path / "im" / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels()).save(tmp_path / "im" / path)
+        write_image(tmp_path / "im" / path, pixels())
     (tmp_path / "a.csv").write_bytes(TABLES[form].encode())
     files = find_inputs(tmp_path / "im", tmp_path / "out", "png")
     places_of = _places(f"{tmp_path}/a.csv", ("x0", "y0", "x1", "y1"), Names(files))
@@ -286,8 +285,7 @@ def test_boxes_are_read_from_a_csv_file_however_it_is_written(form, tmp_path):
 
 def test_a_csv_file_that_may_be_meant_otherwise_is_refused_and_its_lines_are_shares_together(tmp_path):
     for path in ("p0.png", "day1/p1.png", "p2.png", " p3.png"):
-        (tmp_path / "im" / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels()).save(tmp_path / "im" / path)
+        write_image(tmp_path / "im" / path, pixels())
     files = find_inputs(tmp_path / "im", tmp_path / "out", "png")
 
     def places(*lines, header="image,x,y"):
@@ -413,8 +411,7 @@ def test_one_odd_entry_of_cocos_json_costs_its_image_alone(tmp_path, protect_fil
     objects[3]["image_id"], objects[4]["category_id"] = [objects[3]["image_id"]], [1]
     images[-1].update(width="50", height="40")
     for path in (*entries.values(), "unclear.png", *faulty, "new.png"):
-        (tmp_path / "im" / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels()).save(tmp_path / "im" / path)
+        write_image(tmp_path / "im" / path, pixels())
     write_json(tmp_path / "a.json", content)
     problems = {
         "unclear.png": "found several (one/unclear.png, two/unclear.png); name its folder",
@@ -445,9 +442,7 @@ def test_a_json_of_a_data_set_may_tell_images_apart_by_folder_or_suffix(tmp_path
     folder = tmp_path / "NWPU_VHR-10"
     for seed, image in enumerate(content["images"]):
         path = folder / "images" / image["file_name"].replace("\\", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((*SIZE, 3), 40 * seed, np.uint8)).save(path)
-    (folder / "annotations").mkdir()
+        write_image(path, np.full((*SIZE, 3), 40 * seed, np.uint8))
     write_json(folder / "annotations/NWPU_instances_train.json", content)
     found = load_dataset("nwpu", tmp_path, "train")
     seen = {id: round(found.image(id).mean() / 40) for id in found.ids}

@@ -1,17 +1,17 @@
 """Defended and mixed victims in the tables, and tiny runs of notebooks 05 and 08."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_results import made, rows_of, write_results
+from test_notebooks import run
 
+from unseg_lib.datasets import write_scenes
 from unseg_lib.defenses import cost, noise_left
-from unseg_lib.files import read_json
-from unseg_lib.pipeline import run_notebook
 from unseg_lib.reporting import defence_grids, scores
 
-FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 JPEG = {"defense": "jpeg quality=10", "label": "jpeg-quality-10"}
 MIXED = {"clean_fraction": 0.2, "label": "clean_fraction-0.2"}
 FOUND = [
@@ -104,20 +104,16 @@ def test_what_is_left_of_a_noise_by_hand():
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory) -> dict:
-    """Parameters that make a notebook small."""
-    from unseg_lib.datasets import write_scenes
-
+def small(tmp_path_factory) -> partial:
+    """Runs a notebook on few images and the made-up rows."""
     root = tmp_path_factory.mktemp("scenes")
-    write_scenes(root, 48, {"train": 6, "test": 2})
-    return {"data_root": str(root), "limit": 6, "results": str(write_results(root / "results", FOUND))}
+    write_scenes(root / "data", 48, {"train": 6, "test": 2})
+    return partial(run, root, limit=6, results=str(write_results(root / "found", FOUND)))
 
 
 @pytest.mark.notebook
-def test_05_shows_what_defences_do(small, tmp_path, weights):
-    given = small | {"size": [48, 48], "generator": weights}
-    out = run_notebook(FOLDER / "05_defenses.ipynb", tmp_path / "05", given, threads=1)
-    metrics = read_json(out / "metrics.json")
+def test_05_shows_what_defences_do(small, weights):
+    out, metrics = small("05", "defenses", size=[48, 48], generator=weights)
     assert metrics["effects"]["none"] == {"unseg": 1, "fixed_tile": 1, "colour_offset": 1, "psnr": None}
     assert metrics["effects"]["jpeg quality=10"]["fixed_tile"] < 0.5 and len(metrics["trained"]) == 1
     executed = (out / "run.ipynb").read_text()
@@ -125,9 +121,8 @@ def test_05_shows_what_defences_do(small, tmp_path, weights):
 
 
 @pytest.mark.notebook
-def test_08_shows_what_a_mixture_is_and_the_papers(small, tmp_path, weights):
-    out = run_notebook(FOLDER / "08_mixed_data.ipynb", tmp_path / "08", small | {"generator": weights}, threads=1)
-    metrics = read_json(out / "metrics.json")
+def test_08_shows_what_a_mixture_is_and_the_papers(small, weights):
+    _, metrics = small("08", "mixture", generator=weights)
     mixtures = metrics["mixtures"]["lung · IoU of the object · unet"]  # beside the same clean images alone
     assert mixtures == {"clean": {"20.0": 60, "100.0": 80}, "unseg": {"0.0": 8, "20.0": 58}}
     assert metrics["paper_gain"]["Table 8, voc, deeplabv1-wideresnet38"]["20.0"] == pytest.approx(66.6 - 69.0)

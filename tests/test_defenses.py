@@ -36,12 +36,6 @@ def scenes(tmp_path_factory) -> SegmentationSet:
     return load_dataset("scenes", root, "train", task="object")
 
 
-def with_fixed_tile(source: SegmentationSet) -> SegmentationSet:
-    """A set with the kit's fixed tile in every image."""
-    poison, label = POISONS["fixed_tile"].make(PoisonSettings(eps=8, eps_bg=2)), source.label
-    return defended(source, (Defense(lambda pixels, id: poison(Sample(id, pixels, label(id) == 1, label(id)))),))
-
-
 def apply(text: str, pixels: np.ndarray, id: str = "a", seed: int = 0) -> np.ndarray:
     return defenses_of(text, seed)[0].image(pixels, id)
 
@@ -205,7 +199,9 @@ def test_projection_takes_out_noise_that_is_linear_in_the_class(scenes):
 def test_the_shared_part_of_a_fixed_tile_is_subtracted(scenes, tmp_path):
     """Also in images of 200x130 pixels, where a cell of the tile is about two pixels, not a whole number."""
     for plain, side, number in ((scenes, "tile", 8), (boxes(tmp_path, "train", 8, shape=(130, 200)), "grid", 96)):
-        tiled = with_fixed_tile(plain)
+        tile, label = POISONS["fixed_tile"].make(PoisonSettings(eps=8, eps_bg=2)), plain.label
+        put = lambda pixels, id, tile=tile, label=label: tile(Sample(id, pixels, label(id) == 1, label(id)))  # noqa: E731
+        tiled = defended(plain, (Defense(put),))
         cleaned, found = defended(tiled, defenses_of("universal_component")), shared_tile(tiled)
         assert energy(plain, cleaned) < 0.2 * energy(plain, tiled)
         assert number == (found.grid if side == "grid" else found.tile.shape[1])

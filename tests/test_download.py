@@ -323,10 +323,10 @@ def test_plain_files_beside_an_archive(served, tmp_path):
     assert len(read_json(tmp_path / "data" / CHECKSUMS)) == 3
 
 
-def sbd_archive(path):
-    """SBD's layout: MATLAB files and lists; 2007_000001 has a mask of VOC's own."""
+def test_sbd_is_merged_into_voc(served, tmp_path):
     from scipy.io import savemat
 
+    # SBD's layout: MATLAB files and lists; 2007_000001 has a mask of VOC's own
     members = []
     for name, value in {"2007_000001": 9, "2008_000002": 4, "2009_000003": 5}.items():
         content = io.BytesIO()
@@ -334,15 +334,11 @@ def sbd_archive(path):
         members.append((f"benchmark_RELEASE/dataset/cls/{name}.mat", content.getvalue()))
     lists = {"train": "2008_000002\n", "val": "2009_000003\n2007_000001\n"}
     members += [(f"benchmark_RELEASE/dataset/{name}.txt", text.encode()) for name, text in lists.items()]
-    return write_tar(path, members)
-
-
-def test_sbd_is_merged_into_voc(served, tmp_path):
     folder = tmp_path / "data/VOCdevkit/VOC2012"
     for split, name, value in (("train", "2007_000001", 1), ("val", "2009_000003", 2)):
         tiny_sets.write_text(folder / f"ImageSets/Segmentation/{split}.txt", f"{name}\n")
         tiny_sets.write_mask(folder / f"SegmentationClass/{name}.png", tiny_sets.label(value))
-    served("voc-aug", sbd_archive(tmp_path / "b").read_bytes())
+    served("voc-aug", write_tar(tmp_path / "b", members).read_bytes())
     get("voc-aug", tmp_path / "data")
     assert load_dataset("voc", tmp_path / "data", "train").ids == ("2007_000001", "2008_000002")
     masks = {path.stem: read_label(path).max() for path in (folder / "SegmentationClassAug").iterdir()}

@@ -219,16 +219,6 @@ def test_sam_weights_start_the_surrogate(tmp_path):
         whole.start(tmp_path / "less.pth")
 
 
-def released_file(generator, path):
-    """A stand-in for the released file: DDP prefix, other names for the new parts, all containing "noise"."""
-    ours = ("noise_tokens", "noise_mlps", "noise_from_early", "noise_from_embedding", "noise_from_upscaled")
-    theirs = ("some_noise_token", "noise_mlp_list", "vit_noise_branch", "emb_noise_branch", "mask_noise_branch")
-    names = {mine: f"mask_decoder.{foreign}" for mine, foreign in zip(ours, theirs)}
-    parts = [(*key.partition("."), value) for key, value in generator.state_dict().items()]
-    path.parent.mkdir()
-    torch.save({f"module.{names.get(head, head)}.{rest}": value for head, _, rest, value in parts}, path)
-
-
 WIDE = method.SamLayout(32, 4, 48, 2, 2, (1,), 4, 64, 2, 64)  # no two of the new parts have the same shapes
 
 
@@ -240,7 +230,13 @@ def test_the_released_generator_loads_whatever_its_new_parts_are_called(tmp_path
         weights.load_generator("vit_b")
     torch.manual_seed(3)
     original = Generator(WIDE, tokens="released").eval()
-    released_file(original, path)
+    # a stand-in for the released file: DDP prefix, other names for the new parts, all containing "noise"
+    ours = ("noise_tokens", "noise_mlps", "noise_from_early", "noise_from_embedding", "noise_from_upscaled")
+    theirs = ("some_noise_token", "noise_mlp_list", "vit_noise_branch", "emb_noise_branch", "mask_noise_branch")
+    names = {mine: f"mask_decoder.{foreign}" for mine, foreign in zip(ours, theirs)}
+    parts = [(*key.partition("."), value) for key, value in original.state_dict().items()]
+    path.parent.mkdir()
+    torch.save({f"module.{names.get(head, head)}.{rest}": value for head, _, rest, value in parts}, path)
     expected, state = original(*batch()), torch.get_rng_state()
     for loaded in map(weights.load_generator, ("vit_b", path)):
         assert loaded.tokens == "released" and torch.equal(loaded(*batch()), expected)

@@ -4,6 +4,7 @@ import errno
 import struct
 import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -101,11 +102,7 @@ def test_other_formats_and_closed_files_are_not_called_corrupt(tiny_image, tmp_p
                 read(path)
         assert [one.path for one in find_inputs(tmp_path, tmp_path / "out", "png") if one.target and one.path == path]
     write_image(tmp_path / "a.png", tiny_image)
-
-    def closed(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(Image, "open", closed)
+    monkeypatch.setattr(Image, "open", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
     for read in (read_image, image_size, read_mask, read_photo):
         with refused(r"Expected access to .*a\.png, found none \(Permission denied\); check its name and perm"):
             read(tmp_path / "a.png")

@@ -9,17 +9,7 @@ import torch
 
 from unseg_lib import method
 from unseg_lib.errors import UnsegError
-from unseg_lib.method import (
-    LAYOUTS,
-    Generator,
-    Inference,
-    attend,
-    encode,
-    encode_fused,
-    encode_learning,
-    load_generator,
-    sam,
-)
+from unseg_lib.method import LAYOUTS, Generator, Inference, encode, encode_fused, encode_learning, load_generator
 from unseg_lib.runtime import has_bf16
 from unseg_lib.seeds import torch_rng
 
@@ -53,7 +43,7 @@ def test_the_fused_encoder_is_the_encoder_however_it_is_sliced(changes, gradient
     with torch.set_grad_enabled(gradients):
         expected = encode(model, x)
         for limit in (1 << 24, 1 << 13, 1):
-            monkeypatch.setitem(sam.SLICE_BYTES, "cpu", limit)
+            monkeypatch.setitem(method.sam.SLICE_BYTES, "cpu", limit)
             assert all(torch.allclose(*both, atol=2e-5) for both in zip(encode_fused(model, x), expected))
 
 
@@ -62,8 +52,10 @@ def test_attention_in_bf16_rounds_no_more_than_its_inputs_and_outputs_do():
     rng = torch_rng(0)
     q, k, v = torch.randn(3, 2, 3, 14, 14, 64, generator=rng).bfloat16().unbind(0)
     down, across = (0.1 * torch.randn(2, 14, 14, 64, generator=rng)).bfloat16().unbind(0)
-    exact = attend(*(part.float() for part in (4 * q, k, v, down, across)))  # steep scores, as trained weights make
-    error = attend(4 * q, k, v, down, across).float() - exact
+    exact = method.attend(
+        *(part.float() for part in (4 * q, k, v, down, across))
+    )  # steep scores, as of trained weights
+    error = method.attend(4 * q, k, v, down, across).float() - exact
     assert error.square().mean().sqrt() < 0.01 * exact.square().mean().sqrt()  # 0.016 with bias and softmax in bf16
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from unseg_lib.cli import app
 from unseg_lib.errors import UnsegError
 from unseg_lib.evaluation import lpips
 from unseg_lib.files import sha256_of
@@ -86,10 +84,9 @@ def test_what_it_cannot_measure_is_one_sentence(weights, tmp_path, monkeypatch):
         lpips(PIXELS, PIXELS, weights)
 
 
-def test_inspect_shows_it_where_it_is_asked_for(weights, tmp_path):
+def test_inspect_shows_it_where_it_is_asked_for(weights, tmp_path, unseg):
     for name, pixels in (("a.png", PIXELS), ("b.png", noisy(8))):
         write_image(tmp_path / name, pixels)
-    pair = ["inspect", str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-    assert "LPIPS" not in CliRunner().invoke(app, pair).output
-    told = CliRunner().invoke(app, [*pair, "--lpips", str(weights)]).output
-    assert f"LPIPS             {lpips(PIXELS, noisy(8), weights):.4f}" in told
+    pair = "inspect", tmp_path / "a.png", tmp_path / "b.png"
+    assert "LPIPS" not in unseg(*pair)[1]
+    assert f"LPIPS             {lpips(PIXELS, noisy(8), weights):.4f}" in unseg(*pair, "--lpips", weights)[1]

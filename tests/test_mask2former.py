@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -287,10 +288,7 @@ def test_wrong_weights_are_one_sentence(tmp_path, monkeypatch):
         build(LAYOUT, 4, str(tmp_path / "none.safetensors"), 0)
     with pytest.raises(UnsegError, match="nobody has trained its backbone"):
         build(LAYOUT, 4, "imagenet", 0)
-
-    def offline(*_arguments, **_options):
-        raise OSError("no route to host\nand much more")
-
+    offline = Mock(side_effect=OSError("no route to host\nand much more"))
     monkeypatch.setattr("transformers.ResNetBackbone.from_pretrained", offline)
     with pytest.raises(UnsegError, match=r"resnet-50 \(no route to host\); without a network use init=random"):
         build(replace(LAYOUT, weights="microsoft/resnet-50"), 4, "imagenet", 0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_project import write_notebook
+from toy_project import wait, write_notebook
 
 from unseg_lib import UnsegError
 from unseg_lib.evaluation import COLUMNS
@@ -112,15 +112,13 @@ RUN = "import sys; from unseg_lib.pipeline.notebook import run_notebook; run_not
 
 def test_a_killed_run_is_not_done_and_the_same_command_finishes(notebook, tmp_path):
     out = tmp_path / "results" / "toy"
-    wait = """import time
+    sleeps = """import time
 if not pathlib.Path(out, "go").exists():
     pathlib.Path(out, "up").touch()
     time.sleep(60)"""
-    write_notebook(notebook, SAVE, wait, COUNT, parameters=PARAMETERS)
+    write_notebook(notebook, SAVE, sleeps, COUNT, parameters=PARAMETERS)
     with subprocess.Popen([sys.executable, "-c", RUN, notebook, out], stderr=subprocess.DEVNULL) as runner:
-        deadline = time.monotonic() + 30
-        while not (out / "up").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait((out / "up").exists, 120)
         os.kill(runner.pid, signal.SIGKILL)
     assert (out / "up").exists()
     assert not any((out / name).exists() for name in ("run.ipynb", "metrics.json", "count.log"))

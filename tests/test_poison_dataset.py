@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
+from toy_project import wait
 
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
@@ -180,9 +181,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
     poison_dataset(toy, "random", tmp_path / "whole", PLAIN)
     script = KILLED.format(tests=str(Path(__file__).parent), root=str(toy.root), out=str(out))
     process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
-    deadline = time.monotonic() + 60
-    while len(list(out.glob("pic/p*.png"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait(lambda: len(list(out.glob("pic/p*.png"))) >= 5, 60)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert 5 <= len(read_rows(out)) < 40 and not (out / "manifest.csv").exists()
@@ -260,10 +259,7 @@ def test_a_corrupt_image_stops_with_a_sentence_and_keeps_the_rest(toy, tmp_path,
 
 @pytest.mark.parametrize("where", ["pathlib.Path.write_bytes", "unseg_lib.poisons.manifest.append_line"])
 def test_full_disk_is_one_sentence_and_loses_nothing(toy, tmp_path, monkeypatch, where):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    out = tmp_path / "out"
+    out, full = tmp_path / "out", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     poison_dataset(toy, "random", out, PLAIN, shard=(1, 2))
     with monkeypatch.context() as context, pytest.raises(UnsegError, match="disk is full"):
         context.setattr(where, full)

@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
+from toy_project import wait
 
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv, read_json, write_json
@@ -326,9 +326,7 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     command = [sys.executable, *ENGINE, "profile=toy", "--cores", "2", tables]
     quiet = {"cwd": toys, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     with subprocess.Popen(command, **quiet) as run:
-        deadline = time.monotonic() + 60
-        while not list(toys.glob("results/toy/poison/*/.done-*")) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait(lambda: list(toys.glob("results/toy/poison/*/.done-*")), 60)
         os.killpg(run.pid, signal.SIGKILL)
     done = snakemake(toys, "--cores", "2", tables)
     assert done.returncode == 0, done.stderr

@@ -109,14 +109,18 @@ def test_rsprompter_warms_up_and_falls_by_half_a_wave():
     assert (one.schedule, rsprompter.CLIP, rsprompter.WEIGHT_DECAY) == ("cosine", 0.1, 0.05)
 
 
-def test_a_recipe_s_schedule_reaches_the_optimiser(shaped):
-    run, seen = run_of(MASK2FORMER, shaped, size=(32, 32), epochs=1, lr=1.0), []  # two steps
+@pytest.mark.parametrize(
+    ("schedule", "second"), [(training.cosine, 1e-3 + 0.999 / 49), (training.Recipe().schedule, 0.5**0.9)]
+)
+def test_a_recipe_s_schedule_reaches_the_optimiser_and_keeps_the_ratio_of_its_groups(shaped, schedule, second):
+    run, seen = run_of(MASK2FORMER, shaped, size=(32, 32), epochs=1, lr=0.02), []  # two steps
     model = torch.nn.Conv2d(3, 1, 1)
-    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
-    optimiser.step = lambda: seen.append(optimiser.param_groups[0]["lr"])
+    groups = [{"params": [model.weight], "factor": 1.0}, {"params": [model.bias], "factor": 10.0}]
+    optimiser = torch.optim.SGD(groups, lr=0.02)
+    optimiser.step = lambda: seen.append([group["lr"] / 0.02 for group in optimiser.param_groups])
     loss = lambda run, model, *_: model(torch.zeros(1, 3, 2, 2)).sum()  # noqa: E731
-    training.train_epoch(run, model, optimiser, training.Recipe(loss=loss, schedule=training.cosine), None, 1)
-    assert seen == pytest.approx([1e-3, 1e-3 + 0.999 / 49])
+    training.train_epoch(run, model, optimiser, training.Recipe(loss=loss, schedule=schedule), None, 1)
+    assert seen == [pytest.approx([share, 10 * share]) for share in (schedule(0, 2, 1), second)]
 
 
 # norms

@@ -90,14 +90,9 @@ def test_what_makes_no_sense_is_one_sentence(given, sentence):
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    root = tmp_path_factory.mktemp("scenes")
-    datasets.write_scenes(root, 64, {"train": 6, "test": 1})
-    return scenes_of(datasets.load_dataset("scenes", root, "train"))
-
-
-def test_a_killed_training_ends_with_the_same_bytes(scenes, tmp_path, monkeypatch):
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    datasets.write_scenes(tmp_path, 64, {"train": 6, "test": 1})
+    scenes = scenes_of(datasets.load_dataset("scenes", tmp_path, "train"))
     config, seen = SegmenterConfig(steps=4, batch_size=3, side=64), []
     assert all(one.any() and one.shape == scene.pixels.shape[:2] for scene in scenes for one in scene.objects)
     whole = train_segmenter(config, scenes, tmp_path / "whole", checkpoint_every=10)

@@ -2,9 +2,7 @@
 
 import pytest
 from made_results import made, rows_of, write_results
-from typer.testing import CliRunner
 
-from unseg_lib.cli import app
 from unseg_lib.errors import UnsegError
 from unseg_lib.reporting import repeated, repetition, repetition_table
 
@@ -71,13 +69,13 @@ def test_what_only_one_run_has_is_no_pair(pairs):
     assert list(line[1:]) == ["clean", "90.5 ± 0.7 (2)", "80.5 ± 0.7 (2)", -10, 3.0, "outside"]
 
 
-def test_the_command_says_it_and_its_exit_code_too(tmp_path):
+def test_the_command_says_it_and_its_exit_code_too(tmp_path, unseg):
     def folder(name: str, **run: tuple) -> str:
         return str(write_results(tmp_path / name, all_of(run)))
 
     first, near = folder("first", clean=(90, 91), unseg=(2, 3)), folder("near", clean=(90.5, 91.5))
-    found = CliRunner().invoke(app, ["compare", first, near])
-    assert found.exit_code == 0 and "scores of the first run: 2\nrepeated: 1\n" in found.output
-    assert "| lung · IoU of the object · unet | clean | 90.5 ± 0.7 (2) |" in found.output
-    found = CliRunner().invoke(app, ["compare", first, folder("far", clean=(50, 51))])
-    assert found.exit_code == 1 and "the same within it: 0" in found.output
+    code, said, _ = unseg("compare", first, near)
+    assert code == 0 and "scores of the first run: 2\nrepeated: 1\n" in said
+    assert "| lung · IoU of the object · unet | clean | 90.5 ± 0.7 (2) |" in said
+    code, said, _ = unseg("compare", first, folder("far", clean=(50, 51)))
+    assert code == 1 and "the same within it: 0" in said

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from test_rehearsal import checkout
+from toy_project import wait
 
 from unseg_lib.files import read_csv
 from unseg_lib.pipeline import gather, load_profile
@@ -70,13 +71,6 @@ def slurm(tmp_path_factory):
 
 def ask(environment: dict, *command: str) -> list[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30).stdout.split()
-
-
-def wait(until, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (found := until()) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return bool(found)
 
 
 def rows_of(root: Path) -> list[dict]:

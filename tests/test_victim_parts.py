@@ -2,6 +2,7 @@
 
 import errno
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -33,9 +34,7 @@ def test_images_that_memory_cannot_hold_lie_in_a_file_without_a_name(sets, tmp_p
     lying[0][0] = 7
     assert (lying[0][[0]] == 7).all()
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setattr(data.os, "posix_fallocate", full)
     with pytest.raises(UnsegError, match=r"Expected 5 GB of disk below .*No space left on device.; free it"):
         data.room((5, 10**9), tmp_path)
@@ -101,9 +100,7 @@ def test_names(encoder):
 
 
 def test_imagenet_weights_without_a_network(monkeypatch):
-    def offline(*_arguments, **_options):
-        raise OSError("no route to host\nand much more")
-
+    offline = Mock(side_effect=OSError("no route to host\nand much more"))
     monkeypatch.setattr("segmentation_models_pytorch.create_model", offline)
     with pytest.raises(UnsegError, match=r"use init=random \(no route to host\)\.$"):
         smp.build(VICTIM, 2, (32, 32), "imagenet", 0)

@@ -4,6 +4,8 @@ The toys have the parameters of the real notebooks and leave the files that late
 """
 
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -75,6 +77,14 @@ def play(notebook: Path, until: str = "", **given) -> dict:
         if until and until in text:
             break
     return names
+
+
+def wait(until: Callable[[], object], seconds: float) -> bool:
+    """Ask again and again, for so many seconds at most; whether it came true."""
+    deadline = time.monotonic() + seconds
+    while not (found := until()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(found)
 
 
 def write_notebook(path: Path, *cells: str, parameters: str) -> Path:
