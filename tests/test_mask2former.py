@@ -15,7 +15,7 @@ from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import mask2former, quiet
 from unseg_lib.victims.mask2former import data as instances
 from unseg_lib.victims.mask2former import outputs
-from unseg_lib.victims.mask2former.model import LAYOUTS, STAGES, Layout, build, untrained
+from unseg_lib.victims.mask2former.model import LAYOUTS, build, untrained
 
 TASKS = ("semantic", "instance", "panoptic")
 LAYOUT = with_options(MASK2FORMER.partition(":")[2], LAYOUTS, "Mask2Former")[1]
@@ -43,13 +43,6 @@ def test_it_is_built_as_published(name, backbone, whole, published):
     assert model.model.transformer_module.queries_embedder.weight.shape == (100, 256)
     assert model.weight_dict == {"loss_cross_entropy": 2, "loss_mask": 5, "loss_dice": 5}
     assert model.criterion.eos_coef == 0.1 and model.criterion.num_points == 12544
-
-
-def test_the_published_recipe():
-    layout = LAYOUTS["resnet50"]
-    assert layout == Layout(("ResNetConfig", STAGES), "microsoft/resnet-50")
-    assert (layout.backbone_lr, mask2former.CLIP, mask2former.WEIGHT_DECAY) == (0.1, 0.01, 0.05)
-    assert LAYOUTS["swin-tiny"].backbone[1]["drop_path_rate"] == 0.3
 
 
 def test_norms_begin_as_those_of_torch():

@@ -9,6 +9,7 @@ import torch
 from toys import MASK2FORMER, RSPROMPTER, run_of
 
 from unseg_lib import UnsegError
+from unseg_lib.method import LAYOUTS as SAMS
 from unseg_lib.method import BilevelConfig, Game, Generator
 from unseg_lib.options import with_options
 from unseg_lib.seeds import torch_rng
@@ -16,7 +17,7 @@ from unseg_lib.victims import mask2former, rsprompter, sam_hq, training
 from unseg_lib.victims.data import random_windows
 from unseg_lib.victims.mask2former import data as instances
 from unseg_lib.victims.mask2former import outputs
-from unseg_lib.victims.mask2former.model import LAYOUTS, build
+from unseg_lib.victims.mask2former.model import LAYOUTS, STAGES, Layout, build
 
 # the published configs in the words of our options, as docs/recipes.md has them
 ADE20K = "resnet50 fit=shorter"
@@ -270,11 +271,18 @@ def test_a_training_is_by_its_recipe(shaped, tmp_path, monkeypatch, family, vict
 # the others, in numbers
 
 
-def test_sam_hq_s_recipe():
+def test_numbers_of_layouts_and_losses():
     """SysCV/sam-hq, train/train.py: lr_drop_epoch 10 of max_epoch_num 12; large_scale_jitter of 0.1 to 2."""
     one = sam_hq.MODELS["vit_b"]
     assert (one.drop, one.scale_low, one.scale_high) == (10 / 12, 0.1, 2.0)
     assert (one.points, one.filled_box) == (112 * 112, False)
+    one = rsprompter.LAYOUTS["vit_h"]
+    assert (one.queries, one.tokens, one.points, one.draw_all) == (70, 5, 12544, True)
+    assert (rsprompter.CLASS, rsprompter.MASK, rsprompter.NO_OBJECT) == (2, 5, 0.1)
+    assert {name: layout.sam for name, layout in rsprompter.LAYOUTS.items()} == SAMS
+    assert LAYOUTS["resnet50"] == Layout(("ResNetConfig", STAGES), "microsoft/resnet-50")
+    assert (LAYOUTS["resnet50"].backbone_lr, mask2former.CLIP, mask2former.WEIGHT_DECAY) == (0.1, 0.01, 0.05)
+    assert LAYOUTS["swin-tiny"].backbone[1]["drop_path_rate"] == 0.3
 
 
 # the generator

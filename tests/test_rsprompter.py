@@ -8,7 +8,6 @@ import torch
 from toys import RSPROMPTER
 
 from unseg_lib import UnsegError
-from unseg_lib.method import LAYOUTS as SAMS
 from unseg_lib.method import SamLayout, segmentation_loss
 from unseg_lib.options import with_options
 from unseg_lib.seeds import torch_rng
@@ -47,12 +46,6 @@ def test_it_is_built_as_published(name, sam, aggregated):
     }
     assert all(one.ffn.feedforward_channels == 512 for one in attention)
     assert pyramid.decoder.strides == [4, 8, 16, 32, 64] and pyramid.decoder.mask_feature.out_channels == 256
-
-
-def test_the_published_recipe():
-    one = LAYOUTS["vit_h"]
-    assert (one.queries, one.tokens, one.points, one.draw_all) == (70, 5, 12544, True)
-    assert (rsprompter.CLASS, rsprompter.MASK, rsprompter.NO_OBJECT) == (2, 5, 0.1)
 
 
 def test_queries_see_three_scales_in_turn_the_coarsest_first():
@@ -201,7 +194,3 @@ def test_blocks_are_added_up():
     aggregator.carry, aggregator.fuse = torch.nn.ModuleList([torch.nn.Identity()]), torch.nn.Identity()
     first, second = torch.rand(2, 1, 32, 8, 8)
     assert torch.equal(aggregator([first, second]), 2 * first + second)
-
-
-def test_sam_layouts_are_all_there():
-    assert {name: layout.sam for name, layout in LAYOUTS.items()} == SAMS
