@@ -122,9 +122,9 @@ def load_dataset(
 
 
 def extent(name: str, root: str | Path) -> tuple[int, int, float]:
-    """Training images, classes and mean pixels of an image of a set below `root`, where it is not there as published;
-    `UnsegError` of one that is neither there nor in `official.yaml`."""
-    if name == "scenes":  # reading them would draw them
+    """Training images, classes and mean pixels of an image: of the set below `root`, else as published; `UnsegError`
+    if it is neither there nor in `official.yaml`."""
+    if name == "scenes":  # reading would draw them
         return COUNTS["train"], len(CLASSES), SIZE**2
     with suppress(UnsegError) if name in OFFICIAL else nullcontext():
         found = load_dataset(name, root, "train")
