@@ -80,7 +80,6 @@ class Inference:
 
 def square_of_bytes(image: np.ndarray, size: int) -> Tensor:
     """`square_of_image`, but padded as bytes and divided by 255 when small: equal to rounding, and faster."""
-    height, width = image.shape[:2]
-    side = max(height, width)
-    padded = F.pad(torch.from_numpy(np.array(image)), (0, 0, 0, side - width, 0, side - height))
+    side = max(image.shape[:2])
+    padded = F.pad(torch.from_numpy(np.array(image)), (0, 0, 0, side - image.shape[1], 0, side - image.shape[0]))
     return resize(padded.permute(2, 0, 1)[None].float(), size).contiguous() / 255
