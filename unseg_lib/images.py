@@ -280,7 +280,7 @@ def objects_of(label: np.ndarray, *, indexed: bool = False, soft: bool = False) 
     and 255: a label map, 255 is ignored and the rest but 0 is object; beside 255 they must not be rare (a twentieth),
     else they are soft edges too. indexed: a palette's, which has no soft edges. soft: known to have them (JPEG).
     """
-    counts = np.bincount(label.ravel(), minlength=IGNORE + 1)
+    counts = np.array(Image.fromarray(label).histogram())
     small, middle, full = counts[1:128].sum(), counts[128:IGNORE].sum(), counts[IGNORE]
     edges = not indexed and (middle or 20 * small < full)
     if (small or middle) and not (soft or edges):

@@ -314,7 +314,7 @@ class Batch:
             done = own.with_noise(done, raw, mask, own.eps, own.eps_bg, gray=photo.gray)
             remarks += (gray_remark(photo.pixels, photo.gray, own.settings.generator),)
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
-        share = round(float(mask.mean()), 6) or 1e-6 * bool(mask.any())  # 0 says that nothing is protected
+        share = round(np.count_nonzero(mask) / mask.size, 6) or 1e-6 * bool(mask.any())  # 0: nothing is protected
         row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by, protected=share)
         remarks += (odd_region(row),)
         row |= {"eps": float(own.eps), "eps_bg": float(own.eps_bg), "remark": "; ".join(filter(None, remarks))}
