@@ -131,8 +131,7 @@ def show_rows(rows: list[dict[str, np.ndarray]], *, free: bool = False, key: dic
     from matplotlib.patches import Patch
 
     aspect = max(image.shape[0] / image.shape[1] for row in rows for image in row.values())
-    columns = len(rows[0])
-    width = min(2.2, 7.6 / columns)
+    columns, width = len(rows[0]), min(2.2, 7.6 / len(rows[0]))
 
     def plot(axes):
         for row, line in zip(rows, axes):
@@ -198,10 +197,11 @@ def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel:
 
 def bars(groups: dict[str, dict[str, tuple]], *, xlabel: str, colours: dict[str, str] | None = None) -> Drawing:
     """Horizontal bars, a panel a group: {group: {name: (value, std), None or NaN if not run}}; wider with `colours`."""
-    columns, width = min(3, len(groups)), 6.4 if colours else 2.9
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    long = max(map(len, names)) > 21  # and needs the room of a third panel
+    columns, width = min(3 - long, len(groups)), 6.4 if colours else 2.9 + 1.2 * long
     lines, longest = -(-len(groups) // columns), max(map(len, groups.values()))
-    strokes = strokes_of(list(dict.fromkeys(name for group in groups.values() for name in group)))
-    colours = colours or {name: stroke["color"] for name, stroke in strokes.items()}
+    colours = colours or {name: stroke["color"] for name, stroke in strokes_of(names).items()}
 
     def plot(axes):
         for axis in axes.flat[len(groups) :]:
