@@ -18,7 +18,7 @@ INK, REDS = "#2b2f36", ("#c0392b", "#e08a7e", "#8c2a20", "#d9a29b")
 QUIET = ("#4c78a8", "#72a98f", "#b59f3b", "#8f7bb0", "#7f8c8d", "#c58b6b", "#5aa2b5")
 DASHES = ("-", "--", ":", "-.")
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
-MOST = 100_000  # bytes; a larger SVG is drawn as PNG
+MOST = 150_000  # bytes; a larger SVG is drawn as PNG
 COLOURED = 6  # lines of a panel, at most
 # how a prediction agrees with the truth, on light ground
 AGREEMENT = {"right": "#8fb8de", "missed": "#f3c98b", "wrong": "#d96a5b", "not scored": "#ffffff"}
