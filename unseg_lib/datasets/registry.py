@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -122,12 +121,14 @@ def load_dataset(
 
 
 def extent(name: str, root: str | Path) -> tuple[int, int, float]:
-    """Training images, classes and mean pixels of an image: of the set below `root`, else as published; `UnsegError`
-    if it is neither there nor in `official.yaml`."""
+    """Training images, classes, mean pixels of an image: of a set below `root`, else as published, or `UnsegError`."""
     if name == "scenes":  # reading would draw them
         return COUNTS["train"], len(CLASSES), SIZE**2
-    with suppress(UnsegError) if name in OFFICIAL else nullcontext():
+    try:
         found = load_dataset(name, root, "train")
-        sizes = [prod(image_size(found.image_path(id))) for id in found.ids[:: max(1, len(found) // SAMPLED)]]
-        return len(found), len(found.classes), sum(sizes) / len(sizes)
-    return tuple(OFFICIAL[name])
+    except UnsegError:
+        if name not in OFFICIAL:
+            raise
+        return tuple(OFFICIAL[name])
+    sizes = [prod(image_size(found.image_path(id))) for id in found.ids[:: max(1, len(found) // SAMPLED)]]
+    return len(found), len(found.classes), sum(sizes) / len(sizes)

@@ -65,8 +65,9 @@ def poison_dataset(
 
     # what is there and still fits stays; the rest is made
     ids, known = source.ids[shard[0] :: shard[1]], read_rows(out)
-    fits = lambda id: (sha256_if_readable(targets[id]), sha256_of(source.image_path(id)))  # noqa: E731
-    done = {id: row for id in ids for row in known.get(id, []) if (row["sha256"], row["source_sha256"]) == fits(id)}
+    kept = lambda row, id: row["sha256"] == sha256_if_readable(targets[id])  # noqa: E731
+    made_of = lambda row, id: row["source_sha256"] == sha256_of(source.image_path(id))  # noqa: E731
+    done = {id: row for id in ids for row in known.get(id, []) if kept(row, id) and made_of(row, id)}
     todo = [id for id in ids if id not in done]
     if todo or not (out / MERGED).exists():
         manifest = Manifest(out / f"manifest-{shard[0]}-of-{shard[1]}.csv", TYPES)

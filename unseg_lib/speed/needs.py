@@ -157,10 +157,11 @@ def alone(trial: Trial, batch: int, steps: int, device: torch.device) -> tuple[C
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             return pool.submit(_measured, trial, batch, steps, device).result(), ""
+        except BrokenProcessPool:
+            return None, "too large for this machine: the system ended it"
         except (UnsegError, RuntimeError, ValueError) as error:
-            large = {BrokenProcessPool: "machine: the system ended it", torch.OutOfMemoryError: "GPU"}.get(type(error))
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            return None, f"too large for this {large}" if large else said
+            return None, "too large for this GPU" if isinstance(error, torch.OutOfMemoryError) else said
 
 
 def _measured(trial: Trial, batch: int, steps: int, device: torch.device) -> Cost:
@@ -186,13 +187,12 @@ def trial_of(stage: Stage) -> tuple[Trial, int] | None:
     if stage.kind == "generator":
         chosen = {field.name: values[field.name] for field in fields(BilevelConfig)}
         config = BilevelConfig(**chosen | {"scales": tuple(values["scales"]), "seed": 0})
-        sets = [name.strip().partition("@")[0] for name in values["data"].split(",")]
+        sizes = (_set(values | {"dataset": name.strip().partition("@")[0]})[0] for name in values["data"].split(","))
         frozen, devices = bool(config.sam_weights), values["devices"]
         name = f"generator {config.layout}{' (noise head)' * frozen}, surrogate {config.surrogate}"
         name += f" on {devices} devices" * (devices > 1)
         given = {"config": config, "precision": values["precision"], "frozen": frozen}
-        images = 0 if config.steps else sum(_set(values | {"dataset": one})[0] for one in sets)
-        samples = config.steps * config.batch_size * devices or config.epochs * images
+        samples = config.steps * config.batch_size * devices or config.epochs * sum(sizes)
         return Trial(name, config.batch_size, mean_step, tuple(given.items()), devices), samples
     if stage.kind == "poison" and POISONS[values["poison"]].needs_generator:
         layout = next((need.values["layout"] for need in stage.needs if need.kind == "generator"), values["generator"])

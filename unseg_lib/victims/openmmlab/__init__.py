@@ -106,9 +106,7 @@ class Ignored:
 
     NAMES = ("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "numpy.ndarray", "numpy.dtype")
     # numpy's before version 2 and since
-    NAMES += tuple(
-        f"numpy.{core}.multiarray.{part}" for core in ("core", "_core") for part in ("_reconstruct", "scalar")
-    )
+    NAMES += tuple(f"numpy.{mark}core.multiarray.{part}" for mark in ("", "_") for part in ("_reconstruct", "scalar"))
 
     def __init__(self, *_):
         pass
