@@ -652,7 +652,7 @@ def test_what_makes_no_sense_is_refused(room, protect_files):
         (images, out, {"eps": 300}, "from 0 to 255"),
         (images, out, {"quality": 0}, "quality from 1 to 100"),
         (images, out, {"batch": 0}, "a batch of at least 1 image, found 0"),
-        (images, out, {"jobs": -3}, "at least 1 job, found -3"),
+        (images, out, {"jobs": -3}, "at least 1 job, or 0 for what suits it, found -3"),
     ):
         with pytest.raises(UnsegError, match=sentence):
             protect_files([inputs], place, **options)

@@ -198,7 +198,7 @@ def protect(
     keep_metadata: Annotated[bool, Option(help="keep EXIF, which may hold places and names")] = False,
     rgb: Annotated[bool, Option(help="store gray images as RGB, which keeps all of the noise")] = False,
     overwrite: Annotated[bool, Option(help="replace foreign files and copies of other images in the folder")] = False,
-    jobs: Annotated[int, Option(help="threads that read and write")] = 2,
+    jobs: Annotated[int, Option(help="threads that read and write; 0: what suits the machine")] = 0,
     shard: Annotated[str | None, Option(help="k/n, k from 0 to n - 1: one of n machines that share the images")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps")] = "auto",
     batch: Annotated[int, Option(help="images that the generator is given at once; more is for GPUs")] = 1,

@@ -179,7 +179,7 @@ class Batch:
     metadata: bool = False  # keep EXIF
     rgb: bool = False  # store gray images in three channels, which keep all of the noise
     overwrite: bool = False  # replace files in `out` that are not ours, and copies of other images
-    jobs: int = 2  # threads that read, and that write
+    jobs: int = 0  # threads that read, and that write; 0: one, and two from four cores on
     shard: str = ""  # "k/n": only this part of the images, see `Shard`
     batch: int = 1  # images that a GPU is given at once; an image may then differ by a step from what it is alone
 
@@ -193,7 +193,7 @@ class Batch:
             (self.format in ("png", "keep", "jpeg"), f"the format png, keep or jpeg, found '{self.format}'"),
             (1 <= self.quality <= 100, f"a JPEG quality from 1 to 100, found {self.quality}"),
             (self.batch >= 1, f"a batch of at least 1 image, found {self.batch}"),
-            (self.jobs >= 1, f"at least 1 job, found {self.jobs}"),
+            (self.jobs >= 0, f"at least 1 job, or 0 for what suits it, found {self.jobs}"),
             (not place.exists() or place.is_dir(), f"a folder for the output, found a file at {place}; choose another"),
             (not shared, f"masks and copies in two folders, found both in {place}; choose another --out"),
         ):
@@ -210,8 +210,8 @@ class Batch:
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         # on a CPU, reading and writing take longer than a small generator: half of torch's threads for it, 0 means all
-        on_gpu = protector.inference.device.type != "cpu"
-        threads = 0 if protector.inference.large or on_gpu else max(1, torch.get_num_threads() // 2)
+        on_gpu, half = protector.inference.device.type != "cpu", max(1, torch.get_num_threads() // 2)
+        threads, self.jobs = 0 if protector.inference.large or on_gpu else half, self.jobs or min(2, half)
         with alone(self.out, self.part), thread_count(threads):
             # what earlier runs have left: whole copies, and images that failed and are not tried again now
             lines, images = earlier_lines(self.out), {shown(file.name) for file in self.files}
@@ -241,16 +241,16 @@ class Batch:
             def read(number: int) -> None:
                 coming.extend((file, readers.submit(self._step, self._read, file)) for file in islice(left, number))
 
-            read(self.jobs + self.batch - 1)
+            read(self.jobs + self.batch - 1)  # and from then on while the generator works
             while coming or going:
                 group = [coming.popleft() for _ in range(min(self.batch, len(coming)))]
                 group = [(file, reading.result()) for file, reading in group]
+                read(len(group))
                 asked = [one.prepared for _, one in group if isinstance(one, _Ready) and one.prepared]
                 noises = iter(self.protector.inference(asked) if asked else ())
                 for file, one in group:
                     raw = next(noises) if isinstance(one, _Ready) and one.prepared else None
                     going.append(writers.submit(self._step, self._write, file, one, raw))
-                read(len(group))
                 while going and (not coming or len(going) > self.jobs):
                     yield going.popleft().result()
 
