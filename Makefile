@@ -64,6 +64,7 @@ badges:
 
 report: $(STAMP)
 	$(BIN)/unseg report results/$(or $(PROFILE),small) $(if $(filter-out small,$(PROFILE)),,--readme README.md)
+	$(if $(filter-out small,$(PROFILE)),,$(BIN)/python docs/tables.py)
 
 report-pdf: $(STAMP)
 	$(BIN)/unseg pdf results/$(or $(PROFILE),small)

@@ -316,8 +316,7 @@ def test_00_runs_from_the_notebooks_own_folder(place, generator):
     how = {"kernel_name": "python3", "cwd": str(FOLDER), "progress_bar": False}
     given = {"generator": weights, "scenes": 12, "epochs": 1, "out": str(out)}
     papermill.execute_notebook(FOLDER / "00_quickstart.ipynb", None, given, **how)
-    metrics = read_json(out / "metrics.json")
-    assert metrics["linf_inside"] <= 8 and (out / "protected.png").exists()
+    assert read_json(out / "metrics.json")["linf_inside"] <= 8 and (out / "protected.png").exists()
 
 
 FEW = {"scenes": 8, "steps": 4, "batch_size": 2, "turn": 1, "epochs": 1}

@@ -1,4 +1,6 @@
-"""The README: its one table is the rows'."""
+"""README and docs: their tables are the rows'."""
+
+import runpy
 
 import pytest
 from made_results import rows_of, write_results
@@ -38,6 +40,7 @@ def test_only_what_is_between_the_markers_is_replaced(tmp_path):
         write_table(readme, tmp_path)
 
 
-def test_the_readme_shows_the_committed_rows(project):
+def test_readme_and_docs_show_the_committed_rows(project):
+    assert runpy.run_path(project / "docs/tables.py")["main"](check=True) == 0
     table = results_table(project / "results/small")
     assert f"{BEGIN}\n\n{table}\n\n{END}" in (project / "README.md").read_text() and len(table.splitlines()) <= 10

@@ -122,8 +122,7 @@ def test_what_ships_is_small_and_says_where_it_is_from():
     with safe_open(SEGMENTER, "pt") as file:
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
         assert '"data": "voc,folder:interactive/davis+interactive/ccp"' in file.metadata()["unseg_segmenter"]
-    text = (SEGMENTER.parents[4] / "docs/protect.md").read_text()
-    assert sha256_of(SEGMENTER) in text
+    assert sha256_of(SEGMENTER) in (SEGMENTER.parents[4] / "docs/protect.md").read_text()
 
 
 def test_sam_takes_its_place(sam_file, tmp_path):
