@@ -63,7 +63,7 @@ badges:
 	    notebooks/00_*.ipynb notebooks/01_*.ipynb notebooks/10_*.ipynb
 
 report: $(STAMP)
-	$(BIN)/unseg report results/$(or $(PROFILE),small) $(if $(filter-out small,$(PROFILE)),,--readme README.md)
+	$(BIN)/unseg report results/$(or $(PROFILE),small)
 	$(if $(filter-out small,$(PROFILE)),,$(BIN)/python docs/tables.py)
 
 report-pdf: $(STAMP)

@@ -1,10 +1,10 @@
-"""The tables of scores in docs/: each cell is the rows' in results/small/rows.csv.
+"""The tables of scores in README.md and docs/: each cell is the rows' in results/small/rows.csv.
 
-    python docs/tables.py           writes them into results.md, defences.md and protect.md
+    python docs/tables.py           writes them into README.md, results.md, defences.md and protect.md
     python docs/tables.py --check   only compares; exit code 1 where one differs
 
-A cell is the IoU of the object in percent, of a U-Net that starts from ImageNet: the mean over seeds, with ± the
-standard deviation where there are three, with (2) where there are two. A cell of defences.md has Lung; VOC's objects.
+A cell is in percent, of a U-Net that starts from ImageNet: the mean over seeds, with ± the standard deviation where
+there are three, with (2) where there are two. A cell of defences.md has Lung; VOC's objects.
 """
 
 import csv
@@ -14,8 +14,24 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
-DOCS = Path(__file__).resolve().parent
-ROWS = DOCS.parent / "results/small/rows.csv"
+ROOT = Path(__file__).resolve().parents[1]
+# README's columns as (setting, metric, end of the recipes' names), its lines as (recipe, label)
+COLUMNS = {
+    "Lung, IoU": ("lung", "iou_object", ""),
+    "VOC objects, IoU": ("voc-object", "iou_object", ""),
+    "NWPU objects, IoU": ("nwpu-object", "iou_object", ""),
+    "CamVid's cars, IoU": ("camvid", "iou:car", "-things"),
+}
+STRONGEST = "the strongest control"
+LINES = {
+    "clean images": ("clean", "none"),
+    "random noise, everywhere alike": ("random-flat", "none"),
+    "random noise, UnSeg's two budgets": ("random", "none"),
+    STRONGEST: ("", "none"),
+    "UnSeg": ("unseg", "none"),
+    "random noise, published large": ("random", "shrunk"),
+    "UnSeg, published large": ("unseg", "shrunk"),
+}
 BOTH = ("lung", "voc-object")
 NOISES = {
     "clean": "clean images",
@@ -68,45 +84,71 @@ POINTED = {"": "the true mask", "-box": "a box around each part", "-points": "th
 SAVED = {"none": "", "jpeg-quality-95": "JPEG 95", "jpeg-quality-75": "JPEG 75", "down_up-factor-0.5": "half size"}
 
 
-def finals(rows: Path) -> dict[tuple[str, str, str], list[float]]:
-    """The scores of all seeds by (recipe, defence, setting)."""
+Scores = dict[tuple[str, str, str, str], list[float]]  # of all seeds by (setting, metric, recipe, label)
+
+
+def finals(rows: Path) -> Scores:
     found = defaultdict(list)
     for row in csv.DictReader(rows.open()):
-        asked = {"victim_key": "unet-lite0", "init": "imagenet", "metric": "iou_object", "clean_fraction": "0.0"}
-        if row["setting"] in BOTH and asked.items() <= row.items():
-            found[row["recipe"], row["label"] or "none", row["setting"]].append(float(row["final"]))
+        if (row["victim_key"], row["init"], row["clean_fraction"]) == ("unet-lite0", "imagenet", "0.0"):
+            key = row["setting"], row["metric"], row["recipe"], row["label"] or "none"
+            found[key].append(float(row["final"]))
     return found
 
 
-def tables(rows: Path = ROWS) -> dict[str, str]:
+def spread(seeds: list[float]) -> str:
+    more = f" ± {stdev(seeds):.1f}" if len(seeds) > 2 else f" ({len(seeds)})" if len(seeds) == 2 else ""
+    return f"{mean(seeds):.1f}{more}" if seeds else "–"
+
+
+def readme_table(known: Scores) -> str:
+    """README's: what each data set leaves of a victim's score."""
+    columns = []
+    for setting, metric, end in COLUMNS.values():
+        names = [(recipe if recipe == "clean" else recipe + end, label) for recipe, label in LINES.values()]
+        cells = dict(zip(LINES, (spread(known.get((setting, metric, *name), [])) for name in names)))
+        # of the noises that are neither random nor UnSeg's, and have as many seeds as any
+        own = {key[2]: seeds for key, seeds in known.items() if key[:2] == (setting, metric) and key[3] == "none"}
+        own = {recipe: seeds for recipe, seeds in own.items() if recipe.endswith(end)}
+        most = max(map(len, own.values()), default=0)
+        rivals = [name for name in own if len(own[name]) == most and not name.startswith(("clean", "random", "unseg"))]
+        if rivals:
+            best = min(rivals, key=lambda name: mean(own[name]))
+            cells[STRONGEST] = f"{spread(own[best])} ({best.removesuffix(end)})"
+        columns.append(list(cells.values()))
+    kept = [number for number, column in enumerate(columns) if set(column) != {"–"}]
+    heading = ["trained on", *(list(COLUMNS)[number] for number in kept)]
+    return markdown(heading, [[name, *(columns[i][j] for i in kept)] for j, name in enumerate(LINES)])
+
+
+def tables(rows: Path) -> dict[str, str]:
     """Each file's table in Markdown."""
     known = finals(rows)
 
-    def cell(recipe: str, defence: str, setting: str) -> str:
-        seeds = known.get((recipe, defence, setting), [])
-        spread = f" ± {stdev(seeds):.1f}" if len(seeds) > 2 else f" ({len(seeds)})" if len(seeds) == 2 else ""
-        return f"{mean(seeds):.1f}{spread}" if seeds else "–"
+    def cell(recipe: str, label: str, setting: str) -> str:
+        return spread(known.get((setting, "iou_object", recipe, label), []))
 
-    def pair(recipe: str, defence: str) -> str:
-        cells = [cell(recipe, defence, setting) for setting in BOTH]
+    def pair(recipe: str, label: str) -> str:
+        cells = [cell(recipe, label, setting) for setting in BOTH]
         return "–" if set(cells) == {"–"} else "; ".join(cells)
 
-    defended = [[words, *(pair(name, defence) for name in DEFENDED)] for defence, words in DEFENCES.items()]
-    noises = sorted(NOISES, key=lambda name: (name != "clean", mean(known[name, "none", "voc-object"])))
+    defended = [[words, *(pair(name, label) for name in DEFENDED)] for label, words in DEFENCES.items()]
+    voc = {name: mean(known["voc-object", "iou_object", name, "none"]) for name in NOISES}
     saved = [word or name for name in ("VOC's objects", "Lung") for word in SAVED.values()]
     return {
-        "results.md": markdown(
+        "README.md": readme_table(known),
+        "docs/results.md": markdown(
             ["trained on", "Lung", "VOC's objects"],
-            [[NOISES[name], *(cell(name, "none", setting) for setting in BOTH)] for name in noises],
+            [
+                [NOISES[name], *(cell(name, "none", setting) for setting in BOTH)]
+                for name in sorted(NOISES, key=lambda name: (name != "clean", voc[name]))
+            ],
         ),
-        "defences.md": markdown(
-            ["defence", *(NOISES[name].partition(",")[0] for name in DEFENDED)],
-            [line for line in defended if set(line[1:]) != {"–"}],  # a defence that was run
-        ),
-        "protect.md": markdown(
+        "docs/defences.md": markdown(["defence", *(NOISES[name].partition(",")[0] for name in DEFENDED)], defended),
+        "docs/protect.md": markdown(
             ["pointed at by", *saved],
             [
-                [words, *(cell(f"unseg{end}", defence, setting) for setting in BOTH[::-1] for defence in SAVED)]
+                [words, *(cell(f"unseg{end}", label, setting) for setting in BOTH[::-1] for label in SAVED)]
                 for end, words in POINTED.items()
             ],
         ),
@@ -114,26 +156,36 @@ def tables(rows: Path = ROWS) -> dict[str, str]:
 
 
 def markdown(heading: list[str], lines: list[list[str]]) -> str:
-    rule = "|" + "---|" * len(heading)
-    return "\n".join(rule if line is None else f"| {' | '.join(line)} |" for line in [heading, None, *lines])
+    """A table; lines of which nothing was run are left out."""
+    lines = [line for line in lines if set(line[1:]) != {"–"}]
+    return "\n".join(
+        [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading), *(f"| {' | '.join(x)} |" for x in lines)]
+    )
 
 
-def main(check: bool) -> int:
+def replaced(text: str, table: str, where: str) -> str:
+    """The text with this table in the place of the one whose heading begins with the same words."""
+    first = re.escape(table.partition(" |")[0])
+    text, found = re.subn(rf"^{first} \|.*\n(\|.*\n?)+", lambda _: table + "\n", text, count=1, flags=re.MULTILINE)
+    if not found:
+        sys.exit(
+            f"Expected a table in {where} that begins with '{table.partition(' |')[0]} |', found none; put it back."
+        )
+    return text
+
+
+def main(root: Path = ROOT, check: bool = False) -> int:
     differing = 0
-    for name, table in tables().items():
-        file = DOCS / name
-        text = file.read_text()
-        # the table that begins with the same heading
-        old = re.search(re.escape(table.splitlines()[0]) + r"\n(\|.*\n?)+", text)
-        if not old:
-            sys.exit(f"Expected a table in {file} that begins with '{table.splitlines()[0]}', found none; put it back.")
-        if old[0].rstrip() != table:
+    for name, table in tables(root / "results/small/rows.csv").items():
+        file = root / name
+        new = replaced(old := file.read_text(), table, name)
+        if new != old:
             differing += 1
-            print(f"{file}: not what {ROWS} says{': run python docs/tables.py' if check else ', written anew'}")
+            print(f"{name}: not what the rows say{': run python docs/tables.py' if check else ', written anew'}")
             if not check:
-                file.write_text(text[: old.start()] + table + "\n" + text[old.end() :])
+                file.write_text(new)
     return int(check and differing > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main("--check" in sys.argv))
+    sys.exit(main(check="--check" in sys.argv))

@@ -18,7 +18,7 @@ from toy_project import code, play
 from unseg_lib import pipeline
 from unseg_lib.datasets import write_scenes
 from unseg_lib.evaluation import COLUMNS
-from unseg_lib.files import read_json, sha256_of, write_json
+from unseg_lib.files import read_json, sha256_of, write_bytes, write_json
 from unseg_lib.images import read_image
 from unseg_lib.method import LAYOUTS, BilevelConfig, bilevel, variants
 from unseg_lib.pipeline import INSTEAD, Stage, check_parameters, collect, notebook_parameters, run_notebook
@@ -105,7 +105,7 @@ def test_the_three_that_train_victims_have_one_skeleton():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_executed_copy_is_of_this_very_code_and_shows_what_it_draws(path):
     page = GALLERY / path.name
-    assert page.is_file() and not moved_on(read_json(path), read_json(page)), "run `make gallery`"
+    assert page.is_file() and not moved_on(read_json(path), read_json(page), FOLDER.parent), "run `make gallery`"
     cells = [cell for cell in read_json(page)["cells"] if cell["cell_type"] == "code"]
     for cell in cells:
         kinds = [set(output["data"]) for output in cell["outputs"] if "data" in output]
@@ -119,29 +119,35 @@ def test_the_executed_copy_is_of_this_very_code_and_shows_what_it_draws(path):
             remedy = f"remove {page} and its run in results/scratch/gallery, then `make gallery`"
             assert printed == eval(last, namespace).data, remedy
     text = page.read_text()
+    assert all((GALLERY / link).exists() for link in re.findall(r"\]\((\.\./[^)#]+)", text)), "a link leads nowhere"
     assert INSTEAD.strip() not in text and str(FOLDER.parent) not in text and str(Path.home()) not in text
 
 
-def test_a_moved_on_notebook_is_seen_and_only_code_counts(tmp_path, monkeypatch):
+def test_a_moved_on_notebook_is_seen_and_only_code_and_rows_count(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     source = read_json(FOLDER / "01_unseg_from_scratch.ipynb")
     text, first = (next(cell for cell in source["cells"] if cell["cell_type"] == kind) for kind in ("markdown", "code"))
-    ran = []
+    first["source"], rows, ran = ['results: str = "results/made"\n'], tmp_path / "results/made/rows.csv", []
 
-    def run_notebook(notebook, out, parameters):
-        ran.append(notebook.stem)
+    def run_notebook(notebook, out, parameters, inputs):
+        ran.append(inputs)
         cells = [{"id": "injected-parameters", "cell_type": "code", "source": "out = 1", "outputs": []}]
         cells += [one | ({"outputs": [{"text": str(len(ran))}]} if "outputs" in one else {}) for one in source["cells"]]
         write_json(out / "run.ipynb", {"cells": cells})
 
     monkeypatch.setattr(pipeline, "run_notebook", run_notebook)
-    for change, runs in ((text, 1), (text, 1), (first, 2)):
-        change["source"] = [*change["source"], "# more"]
+    for change, runs in ((text, 1), (text, 1), (first, 2), (None, 3), (text, 3)):
+        write_bytes(rows, b"other rows" if runs > 2 else b"rows")
+        if change:
+            change["source"] = [*change["source"], "# more"]
         write_json(tmp_path / "notebooks/01.ipynb", source)
         (page,) = write_gallery(tmp_path)
         shown = read_json(page)["cells"]
-        assert len(ran) == runs and [one["source"] for one in shown] == [one["source"] for one in source["cells"]]
+        for one, other in zip(shown, source["cells"], strict=True):
+            assert "".join(one["source"]) == "".join(other["source"]).replace("](../", "](../../")
+        assert len(ran) == runs
         assert {one["outputs"][0]["text"] for one in shown if "outputs" in one} == {str(runs)}
+    assert len(set(ran)) == 2  # the same code with other rows is another run
 
 
 @pytest.mark.parametrize("number", ["00", "01", "10"])

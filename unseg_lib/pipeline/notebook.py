@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
@@ -87,12 +88,22 @@ def run_notebook(
         origin |= {"parameters": decisive(values), "fingerprint": mark, "inputs": sorted(inputs)}
         origin["minutes"] = round((time.monotonic() - start) / 60, 2)
         origin["device"] = read_json(pending).get("device") or (origin["gpus"] or ["cpu"])[0]
+        relink(executed["cells"], out, root)
         write_json(out / "run.ipynb", executed)
         write_json(out / "provenance.json", origin)
         os.replace(pending, out / "metrics.json")
         (out / "failed.ipynb").unlink(missing_ok=True)
         marker_of(out, mark).touch()
     return out
+
+
+def relink(cells: list[dict], place: Path, root: Path) -> None:
+    """Make the links of Markdown cells lead from the folder `place` to files of the checkout `root`, if it is there."""
+    if (place := place.resolve()).is_relative_to(root := root.resolve()):
+        change = partial(re.sub, r"\]\((\.\./)+", f"]({'../' * len(place.relative_to(root).parts)}")
+        for cell in (cell for cell in cells if cell["cell_type"] == "markdown"):
+            text = cell["source"]  # nbformat has one text, a file has lines
+            cell["source"] = change(text) if isinstance(text, str) else list(map(change, text))
 
 
 def take_over(out: Path, mark: str) -> None:

@@ -9,7 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "book": words("moved_on write_gallery write_pdf write_report"),
-        "commands": words("BEGIN END results_table write_results"),
         "figures": words("AGREEMENT QUIET REDS STYLE Drawing agreement bars curves draw extremes learning_curve")
         + words("magnify paint show show_rows strokes_of"),
         "pixels": words("common_share frequencies gray_share radial_spectrum spectrum"),

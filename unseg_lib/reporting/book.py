@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.files import read_json, whole_file, write_bytes, write_json
+from unseg_lib.files import read_json, sha256_of, whole_file, write_bytes, write_json
 from unseg_lib.reporting.rows import load
 
 PAGES = ("tables", "defenses", "mixture", "ablations")  # stages whose notebooks they are
@@ -41,15 +41,17 @@ def write_report(results: str | Path) -> Path:
             asked = read_json(origin)["parameters"] if origin.is_file() else planned.get(kind, {})
             run_notebook(notebook, folder, asked | {"results": results.as_posix()}, inputs=(digest,))
         pages.append(page)
-    write_bytes(results / "report.html", _book(results.resolve().name, pages).encode())
+    write_bytes(results / "report.html", _book(results, pages).encode())
     return results / "report.html"
 
 
-def _book(profile: str, pages: list[Path]) -> str:
+def _book(results: Path, pages: list[Path]) -> str:
     """The whole document: a table of contents of the headings, then every page without what only its reader needs."""
     import nbformat
     from jinja2 import Template
     from nbconvert import HTMLExporter
+
+    from unseg_lib.pipeline import relink
 
     how = {"template_name": "basic", "anchor_link_text": ""}
     exporter, body = HTMLExporter(raw_template=(HERE / "page.html.j2").read_text(), **how), ""
@@ -57,11 +59,12 @@ def _book(profile: str, pages: list[Path]) -> str:
         notebook = nbformat.read(path, as_version=4)
         hidden = {"parameters", "more-parameters", "injected-parameters", "by-hand"}
         notebook.cells = [cell for cell in notebook.cells if not hidden & set(cell.metadata.get("tags", ()))]
+        relink(notebook.cells, results, HERE.parents[1])
         body += f'<section class="page">{exporter.from_notebook_node(notebook)[0]}</section>'
     body = re.sub(r'<a class="anchor-link"[^>]*>.*?</a>', "", body)
     heads = re.findall(r'<h([12]) id="([^"]+)">(.*?)</h\1>', body, flags=re.S)
     shell = Template((HERE / "book.html.j2").read_text(), keep_trailing_newline=True)
-    return shell.render(profile=profile, style=(HERE / "book.css").read_text(), heads=heads, body=body)
+    return shell.render(profile=results.resolve().name, style=(HERE / "book.css").read_text(), heads=heads, body=body)
 
 
 def write_pdf(results: str | Path) -> Path:
@@ -87,17 +90,20 @@ def write_pdf(results: str | Path) -> Path:
 
 
 def write_gallery(root: str | Path = ".") -> list[Path]:
-    """Bring the executed copies of the checkout `root` up to date; their paths. Only changed code is run again."""
+    """Bring the executed copies of the checkout `root` up to date; their paths. What is run again says `moved_on`."""
     from unseg_lib import pipeline
 
     root, pages = Path(root), []
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         page, source = root / "results/gallery" / notebook.name, read_json(notebook)
         shown = read_json(page) if page.is_file() else {"cells": []}
-        if moved_on(source, shown):
+        rows = rows_shown(source, root)
+        if moved_on(source, shown, root):
             out = root / "results/scratch/gallery" / notebook.stem
-            pipeline.run_notebook(notebook, out, {})
+            pipeline.run_notebook(notebook, out, {}, inputs=(rows,) if rows else ())
             shown = read_json(out / "run.ipynb")
+        source["metadata"] |= {"rows": rows} if rows else {}
+        pipeline.relink(source["cells"], page.parent, root)
         outputs = {cell["id"]: cell["outputs"] for cell in shown["cells"] if "outputs" in cell}
         for cell in source["cells"]:
             if "outputs" in cell:  # what a library says by the way, with dates and paths, is nobody's result
@@ -109,11 +115,19 @@ def write_gallery(root: str | Path = ".") -> list[Path]:
     return pages
 
 
-def moved_on(source: dict, shown: dict) -> bool:
-    """Whether an executed copy is of other code, or other defaults, than the notebook `source`."""
+def moved_on(source: dict, shown: dict, root: Path) -> bool:
+    """Whether an executed copy is of other code, defaults or rows than the notebook `source` of the checkout `root`."""
     cells = [[cell for cell in one["cells"] if cell["cell_type"] == "code"] for one in (source, shown)]
     texts = [[(cell["id"], "".join(cell["source"])) for cell in one] for one in cells]
-    return texts[0] != [pair for pair in texts[1] if pair[0] != "injected-parameters"]
+    same = texts[0] == [pair for pair in texts[1] if pair[0] != "injected-parameters"]
+    return not same or shown.get("metadata", {}).get("rows", "") != rows_shown(source, root)
+
+
+def rows_shown(source: dict, root: Path) -> str:
+    """What tells the rows that a notebook shows at its defaults from others; "" where it shows none."""
+    code = "\n".join("".join(cell["source"]) for cell in source["cells"])
+    folders = ",".join(re.findall(r'^(?:results|beside): str = "([^"]+)"', code, flags=re.MULTILINE))
+    return " ".join(sha256_of(root / name / "rows.csv")[:12] for name in folders.split(",") if name)
 
 
 def _shrink(data: dict) -> None:
