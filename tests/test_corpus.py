@@ -264,6 +264,7 @@ TABLES = {  # forms of a CSV file that say the same
     "upper case": TABLE.replace("image,x0,y0,x1,y1", "Image,X0,Y0,X1,Y1"),
     "semicolons": TABLE.replace(",", ";").replace("20.5", "20,5"),
     "tabs": TABLE.replace(",", "\t"),
+    "tabs, numbered": "".join(f"{n or ''}\t{line}\n" for n, line in enumerate(TABLE.replace(",", "\t").splitlines())),
     "other columns": "label,x0,y0,x1,y1,image\ncat,12,10,31,21,p0.png\n,5,3,20.5,30,sub/p1.png\n",
     "./": TABLE.replace("p0", "./p0"),
     "a folder above": TABLE.replace("p0", "data/p0").replace("sub", "data/sub"),

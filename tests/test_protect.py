@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import unicodedata
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -113,6 +115,7 @@ def test_a_second_call_waits_its_turn_does_nothing_and_another_budget_does_it_ag
     with monkeypatch.context() as context:
         context.setattr("unseg_lib.method.Inference.__call__", lambda *_: pytest.fail("noise was made twice"))
         assert run() == rows and times_of(room) == before
+    assert run(eps=8.0) == rows and times_of(room) == before
     save(room / "masks" / "b.png", 255 - disc())
     again = run()
     assert again[0] == rows[0] and again[1]["sha256"] != rows[1]["sha256"]
@@ -259,6 +262,22 @@ def png_of_16_bits(values, transparent):
     return b"\x89PNG\r\n\x1a\n" + b"".join(map(chunk, chunks))
 
 
+def test_tiffs_of_16_bits_are_read_right_or_refused(tmp_path):
+    """Pillow takes channels that lie apart, and negatives, for other images."""
+    true = pixels_of()
+    deep, kinds = true * np.uint16(257), {"rgb": {}, "zlib": {"compression": "zlib"}, "apart": {}, "negative": {}}
+    kinds["apart, zlib"] = kinds["zlib"]
+    for kind, how in kinds.items():
+        pixels = deep[..., 0] if kind == "negative" else deep.transpose(2, 0, 1).copy() if "apart" in kind else deep
+        path = tmp_path / f"{kind}.tif"
+        tifffile.imwrite(path, pixels, photometric="miniswhite" if kind == "negative" else "rgb", **how)
+        if kind in ("apart", "negative"):
+            with pytest.raises(UnsegError, match="found planes or a negative"):
+                read_photo(path)
+        else:
+            assert np.array_equal(read_photo(path).pixels, true)
+
+
 @pytest.mark.parametrize("name", ["b.jpg", "b.png", "b.webp"])
 def test_damaged_exif_is_not_kept_and_keeps_no_image_out(room, run, name, monkeypatch):
     def told(metadata):
@@ -279,6 +298,8 @@ def test_classes_of_a_label_map(room, run):
     assert run(classes="15")[1]["protected"] == pytest.approx((label == 15).mean(), abs=1e-6)
     with pytest.raises(UnsegError, match="numbers of a label map's classes"):
         run(classes="dog")
+    write_json(room / "masks/settings.json", {})  # might be outlines, which have names
+    assert all("numbers of classes for the label map" in row["problem"] for row in run(classes="15,dog"))
 
 
 def coco_notes():
@@ -589,6 +610,15 @@ def test_what_may_be_meant_for_several_images_is_taken_for_none(room, protect_fi
         assert re.match(r"Expected one image called i(\.png)?, as .* found some in several folders", row["problem"])
 
 
+def test_no_image_takes_the_mask_of_one_in_the_folder_above(room, protect_files):
+    for number, name in enumerate(("i.png", "day1/i.png", "day2/I.PNG")):  # the last is the same name on some disks
+        save(room / "days" / name, pixels_of(seed=number), format="PNG")
+    save(room / "masks" / "i.png", disc())
+    rows = protect_files([room / "days"], room / "out", masks=str(room / "masks"))
+    assert sorted("found some in several folders" in row["problem"] for row in rows) == [False, True, True]
+    assert next(row for row in rows if row["image"] == "i.png")["written"]
+
+
 def test_images_of_one_name_are_told_apart_by_their_sub_folders(room, protect_files, monkeypatch):
     folder, shares = days(room), {"day1/i": 3, "day2/i": 6, "day2/top": 9}
     for name, rows in shares.items():
@@ -674,7 +704,20 @@ def test_lines_are_kept_until_their_image_is_tried_again(room, run, protect_file
     assert sorted(lines) == [("a.jpg", False), ("b.png", False), ("b.png", True), ("c.png", False)]
     image.write_bytes(whole)
     assert run() == rows
+    with monkeypatch.context() as context:  # no copy can be read for a moment
+        context.setattr("unseg_lib.protection.api.sha256_if_readable", lambda path: "")
+        protect_files([room / "more"], room / "out", overwrite=True)
+    assert run() == rows
     assert [line["written"] for line in read_csv(room / "out" / REPORT)] == ["c.png", "a.png", "b.png"]
+
+
+def test_a_report_is_one_in_utf_8_in_every_country(tmp_path):
+    code = "import sys; from pathlib import Path; from unseg_lib.files import append_line, write_csv; from unseg_lib"
+    code += ".poisons import read_lines; path = Path(sys.argv[1]); write_csv(path, [{'a': chr(252)}])"
+    code += "; append_line(path, [chr(26085)]); print(*(ord(line['a']) for line in read_lines(path, {'a': str})[1]))"
+    abroad = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    told = subprocess.run([sys.executable, "-c", code, tmp_path / "a.csv"], env=abroad, capture_output=True, text=True)
+    assert told.stdout.split() == ["252", "26085"], told.stderr
 
 
 def test_a_full_disk_stops_at_once_and_the_next_run_goes_on(room, run, monkeypatch):
@@ -802,8 +845,7 @@ def test_many_mixed_images_in_one_call(room, protect_files):
 
 
 def test_the_command_line_speaks_of_a_torn_exif_in_no_words_of_pillow(room, weights, unseg, recwarn):
-    torn = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\xff\xff\0\0\x06\0\0\0"
-    add(room, "a.jpg", exif=torn)
+    add(room, "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\xff\xff\0\0\x06\0\0\0")
     how = ("--out", room / "out", "--masks", room / "masks", "--generator", weights)
     assert unseg("protect", room / "images", *how)[0] == 0
     assert (room / "out" / "a.png").exists()
@@ -885,6 +927,17 @@ def test_a_preview_replaces_only_our_own_and_follows_no_link(room, run):
     preview.parent.symlink_to(room / "away")
     assert all("a link that leads away" in row["problem"] for row in run(preview=True))
     assert not list((room / "away").iterdir())
+
+
+def test_previews_replace_nothing_else_and_are_no_originals(room, run, protect_files):
+    run()
+    save(room / "out/preview/b.png.jpg", pixels_of())  # beside a copy of ours
+    mine = (room / "out/preview/b.png.jpg").read_bytes()
+    assert "not from here" in run(preview=True)[1]["problem"] and (room / "out/preview/b.png.jpg").read_bytes() == mine
+    save(room / "photos/a.jpg", pixels_of())
+    for pattern in ("**/*.jpg", "*", "**/*.jpg"):
+        rows = protect_files([str(room / "photos" / pattern)], room / "photos", preview=True)
+        assert [row["image"] for row in rows if row["written"]] == ["a.jpg"]
 
 
 def test_a_copy_stays_known_if_its_preview_fails_and_a_killed_run_goes_on(room, run, monkeypatch):

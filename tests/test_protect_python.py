@@ -79,8 +79,7 @@ def test_the_grating_needs_no_network_and_stays_in_the_region(tmp_path, recwarn)
     assert np.array_equal(found, again) and not np.array_equal(found, other)  # each image starts elsewhere
     assert set(np.unique(found[region])) == {-8, 8} and not found[~region].any()
     assert np.array_equal(found[..., 0], found[..., 1])  # brightness, of which a gray file keeps nearly all
-    edges = np.count_nonzero(np.diff(found[70, 40:170, 0]))
-    assert edges == pytest.approx(130 / (192 / 96 * 3.5 / 2), abs=1)
+    assert np.count_nonzero(np.diff(found[70, 40:170, 0])) == pytest.approx(130 / (192 / 96 * 3.5 / 2), abs=1)
     gray = grating(pixels[..., 0], region)
     assert np.abs(gray.noise[region]).min() == 8 and gray.remark == "" and not recwarn
     large = grating(np.full((3000, 200, 3), 128, np.uint8), np.ones((3000, 200), bool)).noise  # drawn on a grid
@@ -125,13 +124,19 @@ def test_prompts_say_what_is_protected(protector):
         (torch.zeros(3, 24, 32, dtype=torch.bfloat16), {}, "found bfloat16"),
         (PIXELS[None], {}, "for several use protect_batch"),
         (PIXELS[:10], {}, "at least 16 pixels"),
-        (Image.fromarray(PIXELS).convert("CMYK"), {}, "mode RGB or L, found CMYK"),
+        (Image.fromarray(PIXELS).convert("CMYK"), {}, "mode RGB or L, found CMYK; convert it"),
+        (Image.fromarray(PIXELS[..., 0] * np.uint16(257)), {}, "mode RGB or L, found I;16; scale it to 8 bits"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(protector, image, options, sentence):
     with pytest.raises(UnsegError, match=sentence) as caught:
         protector(image, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_an_empty_mask_is_told(protector):
+    with pytest.warns(UserWarning, match="the region is empty"):
+        assert np.array_equal(protector(PIXELS, np.zeros(PIXELS.shape[:2])).image, PIXELS)
 
 
 def test_settings_that_make_no_sense_are_one_sentence():

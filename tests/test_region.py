@@ -1,5 +1,8 @@
 """The region by box, clicks and nothing: what the segmenter is shown, how it learns, what it finds; SAM instead."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +128,10 @@ def test_what_ships_is_small_and_says_where_it_is_from():
     assert sha256_of(SEGMENTER) in (SEGMENTER.parents[4] / "docs/protect.md").read_text()
 
 
+def test_the_pixel_that_was_clicked_is_always_in():
+    assert all(find_region(np.full((20, 20, 3), 9, np.uint8), points=[(x, 2.5)]).mask[2, int(x)] for x in (4.5, 17.9))
+
+
 def test_sam_takes_its_place(sam_file, tmp_path):
     from segment_anything import SamPredictor
 
@@ -143,6 +150,11 @@ def test_sam_takes_its_place(sam_file, tmp_path):
     assert np.array_equal(mask[68:193, 46:173], inside) if inside.mean() >= 0.02 else found_by == "whole box (sam)"
     mask, found_by = find_region(PIXELS, segmenter=name)
     assert mask.any() and found_by in ("salient objects (sam)", "whole image")
+    # several threads ask at once
+    find, moved = partial(find_region, box=box, segmenter=name), [np.roll(PIXELS, 9 * i, 1) for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for alone, beside in zip(map(find, moved), pool.map(find, moved), strict=True):
+            assert np.array_equal(alone.mask, beside.mask)
     torch.save({"image_encoder.pos_embed": torch.zeros(1, 3, 3, 5)}, tmp_path / "other.pth")
     with pytest.raises(UnsegError, match="a checkpoint of SAM"):
         find_region(PIXELS, segmenter=f"sam:{tmp_path / 'other.pth'}")

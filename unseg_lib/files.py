@@ -90,7 +90,7 @@ def read_json(path: str | Path) -> dict:
 def write_csv(path: str | Path, rows: list[dict], columns: list[str] | None = None) -> None:
     """Write rows with a header; `columns` fixes the order (default: the keys of the first row)."""
     columns = columns or (list(rows[0]) if rows else [])
-    with whole_file(path) as partial, open(partial, "w", newline="") as file:
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

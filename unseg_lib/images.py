@@ -76,6 +76,10 @@ def open_header(path: str | Path) -> Image.Image:
     if image.width * image.height > MOST_PIXELS:
         image.close()
         raise UnsegError(f"Expected {most}, found {image.width}x{image.height}; shrink it.")
+    # Pillow 13 reads these as other images, and says nothing: channels apart, and negatives
+    odd = image.format == "TIFF" and max(image.tag_v2.get(258, (8,))) == 16
+    if odd and (";16" not in str(image.tile) or image.tag_v2.get(262) == 0):
+        raise UnsegError(f"Expected 16 bits as most TIFFs have them in {path}, found planes or a negative; save a PNG.")
     # else Pillow 13 maps plain TIFFs into memory, and mixes up rows and columns of those that lie on their side
     image.filename = ""
     return image
@@ -192,6 +196,8 @@ def read_mask(path: str | Path, classes: Sequence[int | str] = (), size: tuple[i
         return read_outlines(path, size, list(map(str, classes)))
     if not classes:
         return read_objects(path) == 1
+    if texts := [name for name in classes if isinstance(name, str)]:
+        raise UnsegError(f"Expected the numbers of classes for the label map {path}, found '{texts[0]}'.")
     with _one_mask(path) as image:
         if image.mode != "P" and has_colours(colours := np.asarray(image.convert("RGB"))):
             found = ", ".join(map(str, np.unique(colours.reshape(-1, 3), axis=0)[:4].tolist()))

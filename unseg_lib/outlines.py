@@ -176,7 +176,7 @@ def read_places(path: Path, columns: Sequence[str]) -> dict[str, list[list[float
     if not path.is_file():
         raise UnsegError(f"Expected a CSV file with the columns {','.join(wanted)} at {path}, found none.")
     try:
-        text = path.read_text(encoding="utf-8-sig").lstrip()
+        text = path.read_text(encoding="utf-8-sig").lstrip("\r\n ")
         mark = max(",;\t", key=text.partition("\n")[0].count)
         reader = csv.reader(io.StringIO(text), delimiter=mark, skipinitialspace=True)
         lines = [[cell.strip() for cell in line] for line in reader]

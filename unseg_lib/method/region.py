@@ -68,8 +68,8 @@ def at_points(pixels: np.ndarray, points: np.ndarray, labels: np.ndarray, segmen
     """The object at the points, and a small disc around each point on it, so that a thin part counts."""
     mask = segment(pixels, None, points, labels)
     y, x = np.ogrid[: pixels.shape[0], : pixels.shape[1]]
-    for px, py in points[labels == 1]:
-        if not mask[int(py), int(px)]:
+    for px, py in points[labels == 1].astype(int):
+        if not mask[py, px]:
             mask |= (x - px) ** 2 + (y - py) ** 2 <= (DISC * min(mask.shape)) ** 2
     return mask
 

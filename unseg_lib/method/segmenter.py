@@ -157,21 +157,20 @@ def touched(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def by_sam(predictor, pixels: np.ndarray, box: Window | None = None, points=(), labels=()) -> np.ndarray:
-    """What SAM finds by segment-anything's predictor: the mask of which it is surest.
-
+def by_sam(model: nn.Module, pixels: np.ndarray, box: Window | None = None, points=(), labels=()) -> np.ndarray:
+    """What SAM finds by a predictor of segment-anything, one a call, as it holds an image: the mask it is surest of.
     Without a prompt: of its automatic masks the one that has most in common with what the small segmenter finds.
     """
+    from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+
     small = shrunk(pixels, LARGEST)
     if box is None and not len(points):
-        from segment_anything import SamAutomaticMaskGenerator
-
         salient = by_small(load_segmenter(), small)
-        found = [one["segmentation"] for one in SamAutomaticMaskGenerator(predictor.model).generate(small)]
+        found = [one["segmentation"] for one in SamAutomaticMaskGenerator(model).generate(small)]
         mask = max(found, key=lambda one: (one & salient).sum() / max(1, (one | salient).sum()), default=salient)
     else:
         ratio = np.divide(small.shape[1::-1], pixels.shape[1::-1])
-        predictor.set_image(small)
+        (predictor := SamPredictor(model)).set_image(small)
         one_click = box is None and len(points) == 1  # may mean a part or the whole: three masks
         given = {"box": np.multiply(box, [*ratio, *ratio])} if box is not None else {}
         if len(points):
@@ -188,7 +187,5 @@ Segment = Callable[..., np.ndarray]  # image uint8 (H,W,3), box (far corner outs
 def segmenter_called(name: str) -> Segment:
     """The segmenter "small", the file of another one, or "sam:FILE": SAM's own checkpoint, of any of its sizes."""
     if name.startswith("sam:"):
-        from segment_anything import SamPredictor
-
-        return partial(by_sam, SamPredictor(read_sam(name.removeprefix("sam:"))))
+        return partial(by_sam, read_sam(name.removeprefix("sam:")))
     return partial(by_small, load_segmenter(SEGMENTER if name == "small" else Path(name)))

@@ -67,7 +67,7 @@ def read_lines(path: Path, types: Types, renamed: dict[str, str] | None = None) 
     renamed: {name of a column in older files: its name today}.
     """
     try:
-        text = path.read_text(errors="replace")
+        text = path.read_text("utf-8-sig", errors="replace")
     except (FileNotFoundError, NotADirectoryError):  # not there yet, or merged by another shard since it was listed
         return [], []
     lines, rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])), []

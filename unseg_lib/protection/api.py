@@ -20,6 +20,7 @@ from unseg_lib.images import decode_image, resize_label
 from unseg_lib.method import Box, Prepared, Region, add_raw_noise, find_region, measure, shrunk
 from unseg_lib.options import check_kinds
 from unseg_lib.poisons import Grating, Manifest, PoisonSettings, Sample, digest, inference_of, prompt_of, sweep
+from unseg_lib.protection import report
 from unseg_lib.protection.inputs import Input, find_inputs, masks_and_prompts, shown
 from unseg_lib.protection.photo import FORMATS, Photo, array_of, check_size, gray_remark, like, pixels_of, read_photo
 from unseg_lib.protection.report import TYPES, Shard, alone, earlier_lines, new_line, odd_region, preview, write_preview
@@ -80,7 +81,7 @@ class Protector:
         """Protect one image, see `protect`. Warns where that is known not to protect (`Protected.remark`)."""
         pixels, gray = pixels_of(image)
         region = find_region(pixels, box, points, labels, self.segmenter, mask=None if mask is None else array_of(mask))
-        done, remark = pixels, ""
+        done, remark = pixels, "the region is empty, so no noise was added"
         if region.mask.any():  # an empty region leaves the image as it is, as in the released code
             raw = self.raw_noise(pixels, region.mask, gray)
             done = self.with_noise(pixels, raw, region.mask, self.eps, self.eps_bg, gray=gray)
@@ -101,8 +102,7 @@ class Protector:
     def prepare(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> Prepared:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
         if max(mask.shape) > LARGEST:
-            thin = max(mask.shape) >= THIN * min(mask.shape)
-            pixels = shrunk(pixels, LARGEST // 4 if thin else LARGEST)
+            pixels = shrunk(pixels, LARGEST // 4 if max(mask.shape) >= THIN * min(mask.shape) else LARGEST)
             mask = resize_label(mask, pixels.shape[:2])
         if isinstance(self.inference, Grating):
             return self.inference.prepare(pixels, mask, gray)
@@ -220,7 +220,8 @@ class Batch:
             lines = [line for line in lines if self.part.has(line["image"])]
             sums = {name: sha256_if_readable(self.out / name) for line in lines if (name := line["written"])}
             self.copies = {line["written"]: line for line in lines if line["sha256"] == sums.get(line["written"])}
-            failed = [line for line in lines if line["problem"] and line["image"] not in images]
+            lost = [name for name, found in sums.items() if not found and (self.out / name).exists()]  # is closed
+            failed = [one for one in lines if (one["problem"] or one["written"] in lost) and one["image"] not in images]
             self.protector, self.manifest = protector, Manifest(self.part.report(self.out), TYPES)
             with writing(self.manifest.path):
                 self.manifest.save([*self.copies.values(), *failed])
@@ -230,7 +231,8 @@ class Batch:
             whole = [line for name, line in self.copies.items() if name not in again] + failed + rows
             self.manifest.save(whole)
             self.part.finish(self.out, whole)
-            sweep([self.manifest.path, *(self.out / file.target for file in self.files)])
+            written = [name for file in self.files for name in (file.target, preview(file.target))]
+            sweep([self.manifest.path, *(self.out / name for name in written)])
         return rows
 
     def _rows(self) -> Iterator[dict]:
@@ -283,7 +285,7 @@ class Batch:
             if preview(file.target).casefold() in self.targets:  # which not even --overwrite means
                 found = f"the place of a copy; rename {file.path.name} or leave --preview out"
                 raise UnsegError(f"Expected to write a preview at {place}, found {found}.")
-            self.manifest.check_place(place, file.target.casefold() in self.ours or self.overwrite)
+            self.manifest.check_place(place, report.is_preview(place) or self.overwrite)
         # the image
         photo = read_photo(file.path)
         photo = photo.with_three_channels() if self.rgb else photo
@@ -293,7 +295,7 @@ class Batch:
             raise UnsegError(f"Expected to write {target}, found {found}; choose another --out or --overwrite.")
         # its region, and a fingerprint of all that decides the copy but the original itself
         mask, own = (region := self.region_of(file, photo.pixels)).mask, self.protector
-        words = (own.sha256, own.eps, own.eps_bg, self.format, self.quality, self.metadata, mask.shape)
+        words = (own.sha256, float(own.eps), float(own.eps_bg), self.format, self.quality, self.metadata, mask.shape)
         words += ("reference",) * own.reference + ("rgb",) * self.rgb
         settings = hashlib.sha256(repr(words).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
         of_both = {"source_sha256": source, "settings": settings}

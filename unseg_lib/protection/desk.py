@@ -51,7 +51,8 @@ class Desk:
     segmenter: str = "small"  # who finds the object, see `find_region`
 
     def __post_init__(self):
-        self.protectors = {self.generator: Protector(self.generator, device=self.device)}
+        own = Protector(self.generator, eps=self.eps, eps_bg=self.eps_bg, device=self.device)
+        self.protectors = {self.generator: own}
         self.take(self.photo, self.name)
 
     def take(self, photo: Photo, name: str) -> None:
@@ -69,8 +70,7 @@ class Desk:
 
     def on_box(self, x0: float, y0: float, x1: float, y1: float) -> None:
         """One more box by two opposite corners, in any order; points go."""
-        corners = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-        self.point_at(box=[*self.prompt.get("box", []), corners])
+        self.point_at(box=[*self.prompt.get("box", []), (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))])
 
     def undo(self) -> None:
         """Take the last point or box back."""
@@ -160,7 +160,7 @@ def uploaded(name: str, content: bytes) -> Photo:
 def free_name(folder: str | Path, name: str) -> Path:
     """Where a protected copy of the image `name` can be written without replacing a file."""
     endings = chain([""], (f"-{number}" for number in count(2)))
-    paths = (Path(folder) / f"{name}-protected{ending}.png" for ending in endings)
+    paths = (Path(folder) / f"{name[:60]}-protected{ending}.png" for ending in endings)
     return next(path for path in paths if not path.exists())
 
 

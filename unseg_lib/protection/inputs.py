@@ -25,7 +25,7 @@ from unseg_lib.images import IMAGE_SUFFIXES, OUTLINES, UNREAD, is_image, mask_ke
 from unseg_lib.method import Region, find_region, segmenter_called
 from unseg_lib.outlines import numbers_of, read_coco, read_places
 from unseg_lib.protection.photo import FORMATS, RAW
-from unseg_lib.protection.report import earlier_lines
+from unseg_lib.protection.report import PREVIEWS, earlier_lines, is_preview
 
 OTHER_SUFFIXES = (*RAW, *UNREAD)  # images that cannot be read: they get a line that says so
 # ends of lines, commands to a terminal, bytes that are no text
@@ -70,7 +70,7 @@ def find_inputs(given: Iterable[str | Path] | str | Path, out: Path, format: str
     found: dict[Path, tuple[Path, str]] = {}
     for path, name in pairs:
         place = _real(path.parent) / path.name  # one file may be given by two paths, but links have names of their own
-        if place not in lines or lines[place]["sha256"] != sha256_if_readable(place):
+        if not (lines[place]["sha256"] == sha256_if_readable(place) if place in lines else is_preview(place)):
             found.setdefault(place, (path, name))
     named = set(map(Path, given))
     others = {place: one for place, one in found.items() if one[0] not in named and not _is_image(one[0])}
@@ -128,7 +128,7 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
         # `out` and what is in it only if the pattern looks nowhere else
         for match in [match for match in matches if not _real(match).is_relative_to(away)] or matches:
             if os.path.isdir(match):
-                yield from _expand(str(match), out)
+                yield from () if _real(match) == away / PREVIEWS else _expand(str(match), out)
             elif not match.name.startswith("."):  # readable or not: one bad file must not stop the others
                 yield match, match.name
 
@@ -235,7 +235,8 @@ class Names:
         self.folders, self.shared = {}, set()
         for file in files:
             folder = os.path.realpath(file.path.parent)
-            self.shared |= {way for way in _ways(file.name) if self.folders.setdefault(way, folder) != folder}
+            ways = {(whole, _key(way)) for whole, way in _ways(file.name)}
+            self.shared |= {way for way in ways if self.folders.setdefault(way, folder) != folder}
 
     def find(self, file: Input, gets: Sequence[Callable[[str], Any]], where: Path, missing: str) -> Any:
         """What the first of `gets` has of an image by one of its names; missing: the sentence where none has any."""
@@ -243,7 +244,7 @@ class Names:
             # macOS writes an accent as a letter of its own, most others as a part of its letter; cells are stripped
             spellings = (name, name.strip(), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
             if found := next(filter(None, map(get, spellings)), None):
-                if (whole, name) in self.shared:
+                if (whole, _key(name)) in self.shared or (not whole and (True, _key(name)) in self.folders):
                     mend = "protect the folder above them, and name their sub-folders there, too"
                     found = f"found some in several folders; {mend}."
                     raise UnsegError(f"Expected one image called {name}, as {where} has it, {found}")

@@ -150,7 +150,7 @@ def pixels_of(image: Any) -> tuple[np.ndarray, bool]:
     """An image of any kind as uint8 `(H,W,3)`, and whether its noise must be gray."""
     if isinstance(image, Image.Image):
         if image.mode not in ("1", "L", "RGB"):
-            mend = "convert it, e.g. image.convert('RGB')"
+            mend = "scale it to 8 bits" if image.mode[0] in "IF" else "convert it, e.g. image.convert('RGB')"
             raise UnsegError(f"Expected a PIL image of mode RGB or L, found {image.mode}; {mend}.")
         pixels, gray = np.asarray(image.convert("RGB")), image.mode != "RGB"
     else:

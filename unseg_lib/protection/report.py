@@ -31,6 +31,7 @@ COLUMNS = list(TYPES)
 LIKELY = 0.001, 0.9  # share of an image that a region has which somebody means
 SIDE = 1024  # pixels; the longer side of a preview
 LONGEST = 255  # bytes of a name, as disks allow
+PREVIEWS, OUTLINE = "preview", "outline of a protected region, by unseg"  # their folder, and what they say themselves
 
 
 def new_line(image: str, **columns: object) -> dict:
@@ -49,7 +50,7 @@ def earlier_lines(out: Path) -> list[dict]:
     """All lines of earlier runs and unfinished shards, typed, those of older versions, too; `UnsegError` on somebody
     else's protected.csv."""
     found: dict[tuple, dict] = {}
-    for path in (out / REPORT, *sorted(out.glob(PARTS))):
+    for path in (*sorted(out.glob(PARTS)), out / REPORT):  # into which a part may go meanwhile
         found |= {tuple(line.values()): line for line in _lines(path)}
     return list(found.values())
 
@@ -166,12 +167,21 @@ def summary(rows: list[dict], out: Path) -> str:
 
 def preview(target: str) -> str:
     """Where below the output the outline of a copy's region goes, by another name where that is too long for a disk."""
-    path = PurePath("preview", f"{target}.jpg")
+    path = PurePath(PREVIEWS, f"{target}.jpg")
     return str(path if len(os.fsencode(path.name)) <= LONGEST else path.with_name(f"{digest(target)}.jpg"))
+
+
+def is_preview(path: Path) -> bool:
+    """Whether a file is a preview of ours, which may be replaced and is no original."""
+    if PREVIEWS not in path.parts or not (path.is_file() and os.access(path, os.R_OK)):
+        return False
+    with open(path, "rb") as file:
+        return OUTLINE.encode() in file.read(99)
 
 
 def write_preview(path: Path, pixels: np.ndarray, mask: np.ndarray) -> None:
     """Write the outline of a region as JPEG, at most `SIDE` pixels a side; an older one is replaced."""
     small = shrunk(pixels, SIDE)
+    seen = Image.fromarray(outlined(small, resize_label(mask, small.shape[:2])))
     with writing(path), whole_file(path) as partial:
-        Image.fromarray(outlined(small, resize_label(mask, small.shape[:2]))).save(partial, "JPEG", quality=90)
+        seen.save(partial, "JPEG", quality=90, comment=OUTLINE)
