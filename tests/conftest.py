@@ -54,8 +54,7 @@ def paper(profiles):
 @pytest.fixture
 def tiny_image() -> np.ndarray:
     """An image, uint8 RGB (32,48,3), with every value from 0 to 255: what clips, clips here."""
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     image[:2], image[-2:] = 0, 255
     return image
 

@@ -81,8 +81,7 @@ def test_data_root_is_given_or_from_the_environment(monkeypatch, tmp_path):
 def test_missing_mask_is_named(kind, tmp_path):
     name = tiny_sets.ALL[kind](tmp_path)
     found = load_dataset(name, tmp_path, "train")
-    file = next(path for path in found.annotation_files if path.suffix == ".png")
-    (tmp_path / file).unlink()
+    (tmp_path / next(path for path in found.annotation_files if path.suffix == ".png")).unlink()
     with refused(r"Expected a mask called .* in .*, found none"):
         load_dataset(name, tmp_path, "train")
 

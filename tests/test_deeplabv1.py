@@ -149,8 +149,7 @@ def test_crops_move_images_and_labels_together(padding):
     assert (y[around] == padding).all() and around.flatten(1).any(dim=1)[2::3].all()  # 25 x 25 never fills it
     # bilinear against nearest: at a corner the nearest pixel has a quarter of the weight; around is 124
     assert (x[:, 0][y == 1] <= 176).all() and (x[:, 0][y == 2] >= 117).all()
-    left = [(one == 1).any(dim=0).float().argmax() for one in y if (one == 1).any()]
-    assert len(set(map(int, left))) > 5
+    assert len(set(map(int, [(one == 1).any(dim=0).float().argmax() for one in y if (one == 1).any()]))) > 5
     areas = [int((one != padding).sum()) for one in y[2::3]]
     assert max(areas) - min(areas) < 60  # one scale for all, only the places differ
     assert torch.equal(x, deeplabv1.crops(images, labels, (32, 48), padding, torch_rng("crops"))[0])
@@ -285,5 +284,4 @@ def test_whole_images_of_any_shape_are_scored(sets):
     x = [torch.zeros(3, *shape, dtype=torch.uint8) for shape in ((20, 30), (33, 17))]
     y = [torch.zeros(one.shape[1:], dtype=torch.uint8) for one in x]
     y[0][:10], y[1][0] = 1, 255
-    found = training.label_scores(run, model, (x, y))
-    assert found["iou"] == [0, pytest.approx(300 / (600 + 32 * 17))]
+    assert training.label_scores(run, model, (x, y))["iou"] == [0, pytest.approx(300 / (600 + 32 * 17))]

@@ -27,8 +27,7 @@ def grid_of(folder: Path, rows: list[dict]) -> dict:
 
 
 def test_the_grid_is_in_percent_of_the_undefended_clean_score(tmp_path):
-    grids = defence_grids(made(tmp_path, FOUND))
-    assert list(grids) == [("lung", "IoU of the object", "unet")]
+    assert list(defence_grids(made(tmp_path, FOUND))) == [("lung", "IoU of the object", "unet")]
     want = {"clean": {"none": 100, "jpeg quality=10": 90}, "unseg": {"none": 10, "jpeg quality=10": 50}}
     assert grid_of(tmp_path, FOUND) == want
     # of a victim that learns nothing from clean images there is no share, and no grid

@@ -49,8 +49,7 @@ def first_batch_loss(run, model: torch.nn.Module) -> torch.Tensor:
 
 
 def test_the_config_becomes_ours(shaped):
-    run = dino_run(shaped, name=CONFIG, size=(400, 600), lr=2e-4, epochs=24, init="imagenet")
-    config = adapted(run)
+    config = adapted(dino_run(shaped, name=CONFIG, size=(400, 600), lr=2e-4, epochs=24, init="imagenet"))
     model = config.model
     assert model.type == "DINO" and model.num_queries == 900 and model.encoder.num_layers == 6
     assert model.bbox_head.num_classes == 2  # box and disc; sky and ground are no things
@@ -66,6 +65,9 @@ def test_the_config_becomes_ours(shaped):
     assert config.optim_wrapper.clip_grad.max_norm == 0.1
     (step,) = config.param_scheduler  # 24 epochs of two steps; a tenth after 11 of 12
     assert (step["milestones"], step["end"], step["by_epoch"]) == ([44], 48, False)
+    # 12 epochs of 7330 steps become 12,000 of two: a warm-up of 500 of all steps is 136
+    warm_up, step = adapted(dino_run(shaped, name="retinanet_r50_fpn_1x_coco", epochs=12000)).param_scheduler
+    assert (warm_up["end"], step["milestones"], step["end"]) == (136, [16000, 22000], 24000)
 
 
 def test_dino_r50_is_built_as_published(shaped):
@@ -91,6 +93,14 @@ def test_without_first_weights_nothing_is_frozen_or_slowed(shaped):
     walk(config.optim_wrapper, lambda part: pytest.fail("slowed") if "lr_mult" in part else None)
 
 
+def test_images_without_objects_stay_and_mixed_ones_are_refused(shaped):
+    name = "retinanet_r50_fpn_crop640-50e_coco"
+    run = dino_run(shaped, name=name, train=replace(shaped[0], read_instances=lambda id: []))
+    assert mmseg.Images(run.train, adapted(run).train_pipeline, 0, dino.truth, training=True)[0]
+    with pytest.raises(UnsegError, match=r"^Expected a pipeline that keeps images apart, found Mosaic"):
+        adapted(dino_run(shaped, name="yolox_tiny_8xb8-300e_coco"))
+
+
 def test_more_queries_than_cells_are_refused(shaped):
     # the smallest images have 480 x 48 / 800 = 29 pixels: 4 x 4 + 2 x 2 + 1 + 1 cells
     with pytest.raises(UnsegError, match=r"^Expected at most 22 queries .* as small as 29 pixels, found 900"):
@@ -111,8 +121,7 @@ def test_stand_ins_are_those_of_pytorch(monkeypatch):
     assert focal_loss._sigmoid_focal_loss is openmmlab.sigmoid_focal_loss
     logits, labels = torch.randn(7, 3, generator=torch_rng("x")), torch.tensor([0, 1, 2, 3, 3, 0, 1])
     weight = torch.rand(7, generator=torch_rng("w"))
-    loss = FocalLoss()
-    on_cpu = loss(logits, labels, weight, avg_factor=2.5)
+    on_cpu = FocalLoss()(logits, labels, weight, avg_factor=2.5)
     as_on_gpu = focal_loss.sigmoid_focal_loss(logits, labels, weight, 2.0, 0.25, "mean", 2.5)
     assert torch.allclose(on_cpu, as_on_gpu)
     overlapping = torch.tensor([[0.0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]]), torch.tensor([0.8, 0.9, 0.7])

@@ -21,7 +21,7 @@ from tiny_sets import refused
 
 from unseg_lib import datasets
 from unseg_lib.datasets import CHECKSUMS, DATASETS, DOWNLOADS, SOURCES, check, fetch, get, load_dataset, unpack
-from unseg_lib.files import read_json
+from unseg_lib.files import read_json, write_json
 from unseg_lib.images import read_label
 
 CONTENT = np.random.default_rng(0).bytes(3 * 2**20)
@@ -80,18 +80,20 @@ def only(folder, *names: str) -> bool:
 # one file
 
 
-def test_a_file_is_fetched_and_checked(one_file, server, tmp_path, capsys):
+def test_a_file_is_fetched_and_checked(one_file, server, tmp_path, capsys, monkeypatch):
     with refused(r"Expected a\.bin with checksum sha256:0+ "):
         one_file("sha256:" + 64 * "0")
     assert only(tmp_path)
     assert one_file(sha256(CONTENT)).read_bytes() == CONTENT
     assert only(tmp_path, "a.bin")
     one_file("md5:" + hashlib.md5(CONTENT).hexdigest())  # there already
-    # the first checksum is remembered and enforced
+    # the first checksum is remembered, beside those that came meanwhile, and enforced
     (tmp_path / "a.bin").unlink()
+    come, other = datasets.archives._receive, lambda: write_json(tmp_path / CHECKSUMS, {"b": "c"})
+    monkeypatch.setattr("unseg_lib.datasets.archives._receive", lambda *given: (other(), come(*given)))
     one_file()
     assert sha256(CONTENT) in capsys.readouterr().out
-    assert read_json(tmp_path / CHECKSUMS) == {f"{server.address}/a.bin": sha256(CONTENT)}
+    assert read_json(tmp_path / CHECKSUMS) == {"b": "c", f"{server.address}/a.bin": sha256(CONTENT)}
     (tmp_path / "a.bin").unlink()
     server.files["/a.bin"] = CONTENT[::-1]
     with refused("found another file"):
@@ -167,8 +169,7 @@ WRITERS = {"tar": write_tar, "zip": write_zip}
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_folder_is_unpacked_without_the_rest(kind, tmp_path):
     members = [("set/im/a.txt", b"a"), ("set/b.txt", b"b"), ("other/c.txt", b"c"), ("settings.txt", b"d")]
-    archive = WRITERS[kind](tmp_path / "x", members)
-    assert unpack(archive, tmp_path / "out", "set") == 2
+    assert unpack(WRITERS[kind](tmp_path / "x", members), tmp_path / "out", "set") == 2
     assert (tmp_path / "out/im/a.txt").read_bytes() == b"a" and only(tmp_path / "out", "im", "b.txt")
 
 

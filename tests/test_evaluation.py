@@ -44,8 +44,7 @@ def test_scores_equal_a_naive_loop(seed: int, classes: int):
     label[torch.rand(label.shape, generator=rng) < 0.2] = 255
     prediction = torch.randint(0, classes, (2, 6, 7), generator=rng)
     pairs = [(t, p) for t, p in zip(label.flatten().tolist(), prediction.flatten().tolist()) if t != 255]
-    matrix = sum(confusion(prediction[i], label[i], classes) for i in range(2))
-    for c, found in enumerate(iou_of(matrix)):
+    for c, found in enumerate(iou_of(sum(confusion(prediction[i], label[i], classes) for i in range(2)))):
         both = sum(t == c and p == c for t, p in pairs)
         either = sum(t == c or p == c for t, p in pairs)
         assert found is None if not any(t == c for t, _ in pairs) else found == pytest.approx(both / either)

@@ -261,8 +261,7 @@ def test_generator(tokens):
     f = two_convs(upscaled, Part(state, "noise_from_upscaled.")) + branch(early, Part(state, "noise_from_early."))
     f = f + branch(embedding, Part(state, "noise_from_embedding."))
     expected = np.tanh(np.einsum("kc,chw->khw", t, f))
-    found = generator(torch.from_numpy(x)[None].float(), boxed())
-    compare(found[0], expected, GENERATED[tokens])
+    compare(generator(torch.from_numpy(x)[None].float(), boxed())[0], expected, GENERATED[tokens])
 
 
 SURROGATE = [-0.0738624911, -0.0657046449, -0.0739327098, -0.0654368552, -0.0737602903, -0.0666406577]
@@ -295,8 +294,7 @@ def test_sam_hq():
     feature = two_convs(upscaled, part["embedding_maskfeature"]) + two_up(embedding, part["embedding_encoder"], 0)
     feature = feature + two_up(early, part["compress_vit_feat"], 0)
     expected = np.einsum("c,chw->hw", mlp(hs[5], part["hf_mlp"]), feature)
-    seen = model.see(torch.from_numpy(x)[None].float())
-    compare(model.find(*seen, boxed())[0, 0], expected, SAM_HQ)
+    compare(model.find(*model.see(torch.from_numpy(x)[None].float()), boxed())[0, 0], expected, SAM_HQ)
 
 
 WIDE = [1.2846293136, 1.6835756825, 0.0, 0.0, 0.6607843995, 2.502755334]
@@ -352,8 +350,7 @@ def test_point_sampled_loss():
         return value
 
     unsure = sorted(candidates.tolist(), key=lambda xy: abs(at(logits, np.array(xy))))[:24]
-    points = np.array([*unsure, *uniform])
-    z, t = (np.array([at(grid, xy) for xy in points]) for grid in (logits, target))
+    z, t = (np.array([at(grid, xy) for xy in np.array([*unsure, *uniform])]) for grid in (logits, target))
     p = 1 / (1 + np.exp(-z))
     entropy = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
     dice = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)

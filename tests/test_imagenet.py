@@ -86,6 +86,18 @@ def test_images_are_normalised_as_the_network_was_trained(classifier):
     torch.testing.assert_close(seen[0], (pixels.float() - 127) / 128, atol=1e-5, rtol=0)
 
 
+def test_weights_of_timm_get_images_normalised_as_they_expect(monkeypatch):
+    import segmentation_models_pytorch as smp
+
+    made, seen = smp.create_model, []
+    monkeypatch.setattr(smp, "create_model", lambda *args, classes: made(*args[:2], None, classes=classes))
+    for name, mean, std in (("tf_efficientnetv2_b0", MEAN, STD), ("tf_efficientnet_lite0", 0.5, 0.5)):
+        model = build(f"unet-tu-{name}", 2, (64, 64), "imagenet", seed=0)
+        model.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        model.eval()(normalise(torch.full((1, 3, 64, 64), 51, dtype=torch.uint8)))
+        torch.testing.assert_close(seen[-1][0, :, 0, 0], ((0.2 - torch.tensor(mean)) / torch.tensor(std)).expand(3))
+
+
 def test_other_files_and_networks_are_refused(tmp_path, monkeypatch):
     import timm
 

@@ -87,8 +87,7 @@ def test_targets_of_every_task(shaped):
 
 def test_crowds_are_told_apart_and_not_learnt(tmp_path):
     crowded = shapes(tmp_path, "train", 3, crowd=True)
-    run = m2f_run((crowded, crowded), size=(48, 64))
-    data = instances.read(run, crowded, "toy")
+    data = instances.read(m2f_run((crowded, crowded), size=(48, 64)), crowded, "toy")
     for i, id in enumerate(crowded.ids):
         objects = crowded.instances(id)
         assert data.crowd[i].tolist() == [False] * len(objects) + [True] * len(crowded.crowds(id))
@@ -120,8 +119,7 @@ def test_masks_move_with_their_images():
     half, (part, *_), _ = instances.augment(*many, (1.0, 1.0), torch_rng("augment"), crop=0.5)
     assert half.shape == (n, 3, 16, 16) and part.shape[1:] == (16, 16)
     assert half.min() >= 1 - 1e-3  # nothing outside the image is seen at its own scale
-    sizes = {(one[0] > 1.5).sum().item() for one in half}
-    assert len(sizes) > 4 and max(sizes) <= 144
+    assert len(sizes := {(one[0] > 1.5).sum().item() for one in half}) > 4 and max(sizes) <= 144
     nothing = x[:1], [masks[:0]], [many[2][0][:0]]
     _, (empty,), (none,) = instances.augment(*nothing, (0.5, 2.0), torch_rng("augment"), 0.5)
     assert empty.shape == (0, 16, 16) and none.shape == (0,)
@@ -131,8 +129,7 @@ def test_colours_change_within_their_range():
     x = torch.rand(40, 3, 8, 8, generator=torch_rng("x"))
     one, two = (instances.recolour(x, torch_rng("colour")) for _ in range(2))
     assert torch.equal(one, two) and one.shape == x.shape and one.min() >= 0 and one.max() <= 1
-    same = (one == x).flatten(1).all(dim=1).sum()
-    assert 0 < same < 10  # an image in sixteen
+    assert 0 < (one == x).flatten(1).all(dim=1).sum() < 10  # an image in sixteen
 
 
 # what it says

@@ -76,8 +76,7 @@ def test_labels_objects_and_segments_by_hand(name, tmp_path):
             masks = [drawn((place, 1)).astype(bool) for _, place in objects]
             assert [one.class_index for one in read(id)] == [index for index, _ in objects]
             assert all(np.array_equal(one.mask, mask) for one, mask in zip(read(id), masks, strict=True))
-        rest = found.segments(id)[len(wanted[0]) :]
-        assert [(one.class_index, one.mask.sum()) for one in rest] == stuff
+        assert [(one.class_index, one.mask.sum()) for one in found.segments(id)[len(wanted[0]) :]] == stuff
 
 
 def test_compressed_rle_is_read_and_no_object_is_background(tmp_path):

@@ -60,8 +60,7 @@ def _none_of_the_sets_is_here(monkeypatch, tmp_path):
 
 
 def test_every_training_of_the_paper_is_in_one_trial(paper):
-    plan = needs.trials(paper)
-    found = [stage.key for stages in plan.values() for stage, _ in stages]
+    found = [stage.key for stages in needs.trials(paper).values() for stage, _ in stages]
     trained = {stage.key for stage in paper.stages.values() if stage.kind in ("generator", "victim")}
     poisons = {key: stage.values["poison"] for key, stage in paper.stages.items() if stage.kind == "poison"}
     asked = {key for key, poison in poisons.items() if POISONS[poison].needs_generator}

@@ -106,8 +106,7 @@ def test_the_three_that_train_victims_have_one_skeleton():
 def test_the_executed_copy_is_of_this_very_code_and_shows_what_it_draws(path):
     page = GALLERY / path.name
     assert page.is_file() and not moved_on(read_json(path), read_json(page), FOLDER.parent), "run `make gallery`"
-    cells = [cell for cell in read_json(page)["cells"] if cell["cell_type"] == "code"]
-    for cell in cells:
+    for cell in [cell for cell in read_json(page)["cells"] if cell["cell_type"] == "code"]:
         kinds = [set(output["data"]) for output in cell["outputs"] if "data" in output]
         assert {"text/plain"} not in kinds, f"a repr: {cell['source']}"
         drawn = any(kind.startswith("image/") for one in kinds for kind in one)

@@ -195,6 +195,13 @@ def finish(root: Path, key: str) -> None:
         (root / path).touch()
 
 
+def test_what_another_job_finishes_while_one_looks_stays_done(toys, monkeypatch):
+    stage, looked = load_profile("toy", toys).stages["victim/scenes-clean-unet-s0"], []  # a look lasts until it ends
+    monkeypatch.setattr(type(stage), "done", lambda self: looked.append(finish(toys, self.key)))
+    stage.settle()
+    assert Path(stage.marker).exists() == bool(looked)
+
+
 def purposes(root: Path) -> None:
     """Give the toy profile two purposes that share the clean victim, and a profile that extends it."""
     entry = {"datasets": ["scenes"], "victims": ["unet"], "seeds": [0, 1]}
@@ -288,9 +295,12 @@ def test_a_profile_extends_another_one(toys):
         ({"extends": "toyy"}, "Unknown profile 'toyy'"),
         ({"extends": ["toy"]}, "Expected one text for extends"),
         ({"extends": "less"}, "Expected another profile in `extends` of less"),
+        ({"extends": "ring"}, "Expected another profile in `extends` of ring, found less, which extends it"),
+        ({"datasets": None, "pages": None}, "for datasets of profile less, found None"),
     ],
 )
 def test_a_mistake_in_what_extends_is_one_sentence(toys, content, sentence):
+    (toys / "notebooks/profiles/ring.yaml").write_text("extends: less")
     with pytest.raises(UnsegError, match=sentence):
         extend(toys, **content)
 

@@ -57,8 +57,7 @@ def test_the_profile_paper_has_the_published_value(paper, section, name, values)
 
 
 def test_every_run_of_the_profile_paper_is_by_its_set_s_recipe(paper):
-    victims = [one.values for one in paper.stages.values() if one.kind == "victim"]
-    for values in victims:
+    for values in [one.values for one in paper.stages.values() if one.kind == "victim"]:
         if values["victim"].startswith("mask2former"):
             assert values["victim"].partition(" ")[2] == OPTIONS[values["dataset"]].partition(" ")[2]
         if values["victim"].startswith("deeplabv3"):  # without its colour changes, a defence of their own
@@ -131,8 +130,7 @@ def test_norms_of_a_pretrained_resnet_stay_except_on_cityscapes(tmp_path):
     """Base-ADE20K-*.yaml and Base-COCO-*.yaml leave MODEL.RESNETS.NORM at detectron2's FrozenBN ("# NORM: SyncBN" is a
     comment there), Base-Cityscapes-*.yaml has "SyncBN".
     """
-    norms = [layout_of(words).norm for words in (ADE20K, COCO, CITYSCAPES)]
-    assert norms == ["frozen", "frozen", "trained"]
+    assert [layout_of(words).norm for words in (ADE20K, COCO, CITYSCAPES)] == ["frozen", "frozen", "trained"]
     tiny = layout_of(MASK2FORMER.partition(":")[2])
     build(tiny, 4, "random", 3).encoder.save_pretrained(tmp_path)
     for norm, init in (("frozen", str(tmp_path)), ("trained", str(tmp_path)), ("frozen", "random")):
@@ -179,8 +177,7 @@ def test_what_has_no_published_numbers_stays_as_it_was():
         assert (one.fit, one.schedule, one.pyramid) == ("squash", "poly", False)
     x = torch.zeros(3, 3, 10, 14)
     plain = random_windows(x, (0.5, 2.0), torch_rng("w"), 0.5)
-    whole = random_windows(x, (0.5, 2.0), torch_rng("w"), 0.5, (10, 14), [(10, 14)] * 3)
-    assert torch.equal(plain, whole)
+    assert torch.equal(plain, random_windows(x, (0.5, 2.0), torch_rng("w"), 0.5, (10, 14), [(10, 14)] * 3))
 
 
 def test_windows_of_images_that_keep_their_ratio():
@@ -215,8 +212,7 @@ def test_images_keep_their_ratio_and_objects_are_scored_at_full_size(shaped, fit
     x, shapes = test.batch([0, 1])
     assert shapes == [expected[1]] * 2 and all(side % 32 == 0 for side in x.shape[2:])
     assert fit != "pad" or x.shape[2:] == (96, 96)
-    around = x[:, :, expected[1][0] :]
-    assert (around == instances.GRAY).all()
+    assert (x[:, :, expected[1][0] :] == instances.GRAY).all()
 
     class Truth(torch.nn.Module):
         """Says what is true, on a quarter of the canvas that it is shown."""

@@ -55,8 +55,7 @@ def test_where_some_lie_outside_it_says_what_chance_would_do(pairs):
 
 
 def test_scores_of_one_experiment_stand_together(tmp_path):
-    rows = rows_of("clean", 90) + rows_of("clean", 40, dataset="voc") + rows_of("unseg", 2)
-    one = made(tmp_path, rows)
+    one = made(tmp_path, rows_of("clean", 90) + rows_of("clean", 40, dataset="voc") + rows_of("unseg", 2))
     pairs = repeated(one, one)
     assert list(zip(pairs.setting, pairs.recipe)) == [("lung", "clean"), ("lung", "unseg"), ("voc", "clean")]
 
@@ -64,8 +63,7 @@ def test_scores_of_one_experiment_stand_together(tmp_path):
 def test_what_only_one_run_has_is_no_pair(pairs):
     with pytest.raises(UnsegError, match=r"Expected scores in .* that .* has, too, found none"):
         pairs({"clean": (90,)}, {"unseg": (2,)})
-    found = pairs({"clean": (90, 91)}, {"clean": (80, 81), "unseg": (2,)})
-    line = repetition_table(found).frame.iloc[0]
+    line = repetition_table(pairs({"clean": (90, 91)}, {"clean": (80, 81), "unseg": (2,)})).frame.iloc[0]
     assert list(line[1:]) == ["clean", "90.5 ± 0.7 (2)", "80.5 ± 0.7 (2)", -10, 3.0, "outside"]
 
 

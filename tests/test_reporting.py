@@ -315,8 +315,7 @@ def test_no_two_lines_of_a_figure_look_alike():
 
 
 def test_spectrum_of_a_wave_and_of_white_noise():
-    column = np.arange(64)
-    wave = np.tile(np.cos(2 * np.pi * 16 * column / 64), (64, 1))  # 0.25 cycles per pixel
+    wave = np.tile(np.cos(2 * np.pi * 16 * np.arange(64) / 64), (64, 1))  # 0.25 cycles per pixel
     spectrum = pixels.radial_spectrum(wave, bins=8)
     assert spectrum.argmax() == 4 and spectrum[[0, 1, 2, 6, 7]].max() < 1e-20
     white = np.random.default_rng(0).normal(0, 3, (256, 256, 3))

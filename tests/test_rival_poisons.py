@@ -117,8 +117,7 @@ def test_ar_filter_is_silent_on_its_own_class_and_loud_on_others():
 
 
 def test_ar_filter_is_silent_inside_the_region_of_its_class():
-    image = image_of()
-    noise = ar_noise(image, PLAIN)[20:60, 40:75].astype(float)  # the box of class 2
+    noise = ar_noise(image_of(), PLAIN)[20:60, 40:75].astype(float)  # the box of class 2
     own, other = (max(response(coefficients(n)[k], neighbourhoods(noise[..., k])) for k in range(3)) for n in (2, 1))
     assert own < 1e-5 < RESPONSE / 2 < other
 
@@ -177,8 +176,7 @@ def test_ar_tiles_are_of_32_pixels_and_silent_inside():
     tiles = [noise[a : a + 32, b : b + 32] for a in (0, 32) for b in (0, 32)]
     assert max(response(windows[c], neighbourhoods(one[..., c])) for one in tiles for c in range(3)) < 1e-4
     assert not np.array_equal(tiles[0], tiles[1])  # each has a start of its own
-    across = max(response(windows[c], neighbourhoods(noise[:32, 16:48, c])) for c in range(3))
-    assert across > 0.05
+    assert max(response(windows[c], neighbourhoods(noise[:32, 16:48, c])) for c in range(3)) > 0.05
 
 
 def test_cuda_by_hand():
@@ -187,8 +185,7 @@ def test_cuda_by_hand():
     pixels = image_of().pixels
     assert all(np.array_equal(filtered(pixels, kernel, stretched=False), pixels) for kernel in (delta, 3 * delta))
     assert np.array_equal(filtered(pixels, shift, stretched=False)[:, :-1], pixels[:, 1:])
-    brightest = [filtered(some, delta, stretched=True).max() for some in (pixels, 0 * pixels)]
-    assert brightest == [255, 0]
+    assert [filtered(some, delta, stretched=True).max() for some in (pixels, 0 * pixels)] == [255, 0]
 
 
 def test_cuda_filters_have_one_one_and_little_blur():

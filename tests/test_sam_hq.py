@@ -121,6 +121,7 @@ def test_of_several_objects_the_largest_is_asked_for(sets):
     one, id = one_object(several), sets[1].ids[0]
     assert ((one.label(id) == 1) == large).all(where=sets[1].label(id) != 255)
     assert ((one.label(id) == 255) == (sets[1].label(id) == 255)).all()
+    assert replace(one, working_size=(16, 24)).label(id).shape == (16, 24)
     none = one_object(replace(sets[1], read_instances=lambda id: []))
     assert set(np.unique(none.label(id))) == {0, 255}
     assert one_object(sets[1]) is sets[1]
@@ -128,5 +129,4 @@ def test_of_several_objects_the_largest_is_asked_for(sets):
 
 def test_the_answer_of_a_filled_box(sets):
     """The toy objects are rectangles, so their boxes are the answers."""
-    scores = object_scores(sets[1], filled_boxes(sets[1]))
-    assert scores == {"miou_pictures": 1, "biou": 1}
+    assert object_scores(sets[1], filled_boxes(sets[1])) == {"miou_pictures": 1, "biou": 1}

@@ -42,8 +42,7 @@ def test_ours_stands_beside_the_very_same_system_only(ran):
     same = victim("mask2former:resnet50", *place, clean=50, unseg=5)
     other = victim("mask2former:tiny", *place, clean=1)
     other += victim("mask2former:resnet50", "semantic", "ade20k", "PQ", clean=3)
-    defended = [row | {"defense": "grayscale", "final": 2.0} for row in same[:1]]
-    table = beside("1", ran(defended, other, same))
+    table = beside("1", ran([row | {"defense": "grayscale", "final": 2.0} for row in same[:1]], other, same))
     line = table[(table.task == "panoptic") & (table["data set"] == "coco")].iloc[0]
     assert (line["clean|ours"], line["unseg|ours"]) == (50, 5) and pd.isna(line["needs|all of"])
     assert table["clean|ours"].count() == 1

@@ -86,8 +86,7 @@ def test_mixture_reads_images_where_masks_of_the_same_name_lie_beside_them(tmp_p
         Image.fromarray(clean.image(id)).save(path)
         Image.new("RGB", (16, 16)).save(clean.image_path(id))
     clean = replace(clean, originals={id: path.relative_to(clean.root) for id, path in beside.items()})
-    poisoned = boxes(tmp_path / "poisoned", "train", 4, dim=30)
-    mixture = data.mixed(poisoned, clean, 1.0, seed=0)
+    mixture = data.mixed(boxes(tmp_path / "poisoned", "train", 4, dim=30), clean, 1.0, seed=0)
     assert all(np.array_equal(mixture.image(id), clean.image(id)) for id in clean.ids)
 
 

@@ -313,6 +313,8 @@ REFUSED = [
     (RSPROMPTER, {"task": ""}, "^Expected a victim of smp or .* for label maps, found one of rsprompter"),
     (RSPROMPTER, {"init": "imagenet"}, "^Expected init=random or the path of SAM's checkpoint"),
     (RSPROMPTER, {"size": (32, 30)}, "^Expected a height and width that 4 divides for this SAM, found 32x30"),
+    ("rsprompter:tiny fit=pad", {"size": (36, 36)}, "^Expected a height and width that 32 divides .* found 36x36"),
+    ("rsprompter:tiny fit=lsj", {}, "Unknown fit of RSPrompter, .* 'lsj'"),
     ("sam-hq:huge", {}, "Unknown layout of SAM-HQ 'huge'"),
     ("sam-hq:tiny scale_low=3", {}, "scale_low <= scale_high, found 3 and 2"),
     ("sam-hq:tiny drop=0", {}, "drop above 0"),

@@ -64,8 +64,7 @@ def test_a_size_that_is_none_is_refused(folder, size):
 def test_objects_shrink_with_their_image(folder):
     write_scenes(folder, 96, {"train": 1, "test": 1})
     scenes = {size: load_dataset("scenes", folder, "train", working_size=size) for size in ((), (48, 48))}
-    id = scenes[()].ids[0]
-    large, small = (scenes[size].instances(id) for size in ((), (48, 48)))
+    large, small = (scenes[size].instances(scenes[()].ids[0]) for size in ((), (48, 48)))
     assert len(large) == len(small) and {one.mask.shape for one in small} == {(48, 48)}
     assert all(abs(4 * b.mask.sum() / a.mask.sum() - 1) < 0.25 for a, b in zip(large, small))
 

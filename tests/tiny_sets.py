@@ -77,8 +77,7 @@ def voc(root: Path, five: bool = False) -> str:
         write_text(folder / f"ImageSets/Segmentation/{split}.txt", "".join(f"{year}_000001\n" for year in years))
         for year in years:
             shapes = stripes if five else [(BOX, year % 20 + 1), (BOX[0].start, 255)]
-            mask = drawn(*shapes)
-            write_pair(folder, f"{year}_000001", year, mask, ("JPEGImages", "SegmentationClassAug"))
+            write_pair(folder, f"{year}_000001", year, drawn(*shapes), ("JPEGImages", "SegmentationClassAug"))
     return "voc"
 
 

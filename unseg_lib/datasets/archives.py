@@ -40,8 +40,7 @@ def fetch(url: str, path: str | Path, checksum: str, checksums: str | Path) -> P
     import pooch
 
     path, checksums = Path(path), Path(checksums)
-    remembered = read_json(checksums) if checksums.is_file() else {}
-    known = checksum or remembered.get(url)
+    known = checksum or (read_json(checksums) if checksums.is_file() else {}).get(url)
     pooch.get_logger().setLevel("ERROR")  # progress is shown by us
     try:
         pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=_resume)
@@ -51,7 +50,8 @@ def fetch(url: str, path: str | Path, checksum: str, checksums: str | Path) -> P
         raise UnsegError(f"Expected {path.name} with checksum {known} from {url}, {found}") from error
     if known is None:
         found = f"sha256:{sha256_of(path)}"
-        write_json(checksums, remembered | {url: found})
+        others = read_json(checksums) if checksums.is_file() else {}  # anew: some may have come meanwhile
+        write_json(checksums, others | {url: found})
         print(f"{path.name}: no checksum is published, {found} was found and is expected from now on.")
     return path
 
@@ -111,8 +111,7 @@ def unpack(archive: str | Path, into: str | Path, folder: str = "") -> int:
     A hostile or broken archive is refused with one sentence; what is in `into` then is for the caller to remove.
     """
     archive, into = Path(archive), Path(into)
-    zipped = zipfile.is_zipfile(archive)
-    opened, members = (zipfile.ZipFile, _zip_members) if zipped else (tarfile.open, _tar_members)
+    opened, members = (zipfile.ZipFile, _zip_members) if zipfile.is_zipfile(archive) else (tarfile.open, _tar_members)
     try:
         with told_if_full(f"unpack {archive}"), opened(archive) as file:
             count = _write_all(archive, into, folder, members(file))

@@ -92,8 +92,7 @@ def merge_sbd(sbd: Path, folder: Path) -> None:
         os.replace(half, masks)
     lists = folder / "ImageSets/Segmentation"
     ids = {id for name in (sbd / "train.txt", sbd / "val.txt", lists / "train.txt") for id in _names(name)}
-    chosen = sorted(ids - set(_names(lists / "val.txt")))
-    write_bytes(lists / "train_aug.txt", ("\n".join(chosen) + "\n").encode())
+    write_bytes(lists / "train_aug.txt", ("\n".join(sorted(ids - set(_names(lists / "val.txt")))) + "\n").encode())
 
 
 def read_camvid(root: Path, split: str, seed: int) -> SegmentationSet:

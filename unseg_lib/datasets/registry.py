@@ -107,8 +107,7 @@ def load_dataset(
         raise UnsegError(f"Expected '{kind}' without ':{where}'; only folder:SUB takes a place.")
     if working_size and (len(working_size) != 2 or min(working_size) < 1):
         raise UnsegError(f"Expected a working size of height and width, found {list(working_size)}.")
-    place = {"where": where} if where else {}
-    found = known.read(Path(root), "train" if split in PARTS else split, seed, **place)
+    found = known.read(Path(root), "train" if split in PARTS else split, seed, **{"where": where} if where else {})
     ids, size = found.ids, tuple(map(int, working_size)) or None
     if split in PARTS:
         # only in folders a name says which video an image is from; VOC's begin with the year

@@ -172,8 +172,7 @@ def _photograph(rng, image: np.ndarray, smooth: np.ndarray, light: tuple[float, 
     # brightness through a lens, colour through a wider one
     brightness = seen @ np.array([0.299, 0.587, 0.114], np.float32)
     colour = SATURATION * gaussian_filter(seen - brightness[..., None], (COLOUR_BLUR, COLOUR_BLUR, 0))
-    sharp = gaussian_filter(brightness, LENS_BLUR)[..., None]
-    return np.round(255 * np.clip(sharp + colour, 0, 1)).astype(np.uint8)
+    return np.round(255 * np.clip(gaussian_filter(brightness, LENS_BLUR)[..., None] + colour, 0, 1)).astype(np.uint8)
 
 
 def natural_fields(rng: np.random.Generator, size: int, exponent: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Defences that change a batch, drawn anew in every step: at the size that the victim sees, before flip and crop."""
+"""Defences that change a batch, drawn anew in every step; the recipes that cut crops do so before."""
 
 from functools import cache
 

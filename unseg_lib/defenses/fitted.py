@@ -72,8 +72,7 @@ def tiles_of(values: np.ndarray, tile: int) -> np.ndarray:
     from skimage.util import view_as_blocks
 
     height, width, *channels = values.shape
-    whole = values[: height - height % tile, : width - width % tile]
-    return view_as_blocks(whole, (tile, tile, *channels))
+    return view_as_blocks(values[: height - height % tile, : width - width % tile], (tile, tile, *channels))
 
 
 def separating(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:

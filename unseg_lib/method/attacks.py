@@ -36,8 +36,7 @@ def blur(x: Tensor, rng: torch.Generator) -> Tensor:
 def halved(x: Tensor, rng: torch.Generator) -> Tensor:
     """Shrunk to 0.4 to 0.8 of its size, and enlarged again."""
     factor = 0.4 + 0.4 * torch.rand((), generator=rng).item()
-    small = T.resize(x, [max(1, round(factor * side)) for side in x.shape[2:]])
-    return T.resize(small, list(x.shape[2:]))
+    return T.resize(T.resize(x, [max(1, round(factor * side)) for side in x.shape[2:]]), list(x.shape[2:]))
 
 
 def bits(x: Tensor, rng: torch.Generator) -> Tensor:

@@ -54,8 +54,7 @@ def hook(config, x: Tensor, show: Callable, put: Callable, rng: torch.Generator)
     def put_worn(config, x: Tensor, y: Tensor, noise: Tensor, size: int) -> tuple:
         noise = gray_part(noise, gray)
         if config.shifted:
-            starts = torch.randint(noise.shape[-1], (len(noise), 2), generator=rng).tolist()
-            noise = begun_at(noise, starts)
+            noise = begun_at(noise, torch.randint(noise.shape[-1], (len(noise), 2), generator=rng).tolist())
         # what is left when somebody subtracts a universal pattern
         if torch.rand((), generator=rng) < config.shared_removed:
             noise = noise - noise.mean(dim=0, keepdim=True)

@@ -77,8 +77,7 @@ def _rebuilt(path: Path) -> Generator:
     about, state = read_own(path, "unseg_generator", "a generator's file")
     options = {"mean_of": "logits"} | about["options"]  # files older than the choice know the first way alone
     layout = options.pop("layout")
-    layout = SamLayout(**layout | {"global_blocks": tuple(layout["global_blocks"])})
-    generator = Generator(layout, **options)
+    generator = Generator(SamLayout(**layout | {"global_blocks": tuple(layout["global_blocks"])}), **options)
     generator.load_state_dict(state)
     return generator
 
@@ -193,8 +192,7 @@ def _start_from_mae(encoder: nn.Module, state: dict[str, Tensor], path: str | Pa
 
 def resized_positions(positions: Tensor, size: tuple[int, int]) -> Tensor:
     """Positions `(1,k,k,C)` of a SAM's tokens resized bicubically to `(1,height,width,C)`."""
-    grid = F.interpolate(positions.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False)
-    return grid.permute(0, 2, 3, 1)
+    return F.interpolate(positions.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
 
 
 LITE0 = "tf_efficientnet_lite0"  # timm's name of EfficientNet-Lite0, whose ImageNet weights come with the kit
@@ -217,12 +215,13 @@ def load_lite0(network: nn.Module) -> None:
         raise UnsegError(f"Expected timm's {LITE0} to load its weights into, found another network.") from error
 
 
-def renormalise(encoder: nn.Module) -> None:
-    """Let EfficientNet-Lite0 take images normalised by ImageNet's mean and deviation, as victims do."""
+def renormalise(encoder: nn.Module, mean=(SHIFT,) * 3, std=(SPREAD,) * 3) -> None:
+    """Let an encoder take images normalised by ImageNet's mean and deviation, as victims do, whose weights expect these
+    of RGB from 0 to 255; the defaults are EfficientNet-Lite0's."""
 
     def again(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        shift, spread = (inputs[0].new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-        return ((255 * (inputs[0] * spread + shift) - SHIFT) / SPREAD,)
+        low, high, shift, spread = (inputs[0].new_tensor(one).view(3, 1, 1) for one in (MEAN, STD, mean, std))
+        return ((255 * (inputs[0] * high + low) - shift) / spread,)
 
     encoder.register_forward_pre_hook(again)
 

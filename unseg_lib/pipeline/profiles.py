@@ -97,8 +97,7 @@ class Profile:
             return {}
         if _read(self.shares, self.root).shares:  # two that share each other would never end
             raise UnsegError(f"Expected a profile that shares nothing in `shares` of {self.name}, found {self.shares}.")
-        other = load_profile(self.shares, self.root)
-        return {key: stage for key, stage in other.stages.items() if not stage.gathers}
+        return {key: stage for key, stage in load_profile(self.shares, self.root).stages.items() if not stage.gathers}
 
     def only(self, purpose: str) -> dict[str, Stage]:
         """What the grid's entries for a purpose need, by key: their victims and all that these build on."""
@@ -121,7 +120,7 @@ class Profile:
             for setting, recipe, victim, seed, (label, values) in product(*lists, variants(entry)):
                 task, noise = self.datasets[setting].get("task", ""), self._noises[setting, recipe]
                 # shrunk by the attacker: the images are published as large as they are, and no working copies
-                large = SHRUNK in values.get("defense", "").split("+")
+                large = SHRUNK in str(values.get("defense", "")).split("+")
                 needs, poisoned = self._poisoned(setting, recipe, large)
                 known = self._known("victim", task)
                 parameters = {"dataset": setting} | {k: v for k, v in self.datasets[setting].items() if k in known}
@@ -221,8 +220,8 @@ def profile_of(results: str | Path) -> Profile | None:
     return load_profile(name) if (project_root() / PROFILES / f"{name}.yaml").is_file() else None
 
 
-def _read(name_or_path: str | Path, root: Path) -> Profile:
-    """A profile whose keys are known, and nothing else of it yet."""
+def _read(name_or_path: str | Path, root: Path, above: tuple[str, ...] = ()) -> Profile:
+    """A profile whose keys are known, and nothing else of it yet; above: names of those that extend it."""
     import yaml
 
     path, source = Path(name_or_path).absolute(), str(name_or_path)
@@ -241,9 +240,9 @@ def _read(name_or_path: str | Path, root: Path) -> Profile:
         raise UnsegError(f"Expected keys such as grid: in {path}, found {type(content).__name__}.")
     if base := content.pop("extends", ""):
         _check(base, str, "extends", path)
-        if base == path.stem:
-            raise UnsegError(f"Expected another profile in `extends` of {base}, found itself.")
-        content = _changed(vars(_read(base, root)), content, f"{path}, which extends {base}")
+        if base in (above := (*above, path.stem)):
+            raise UnsegError(f"Expected another profile in `extends` of {path.stem}, found {base}, which extends it.")
+        content = _changed(vars(_read(base, root, above)), content, f"{path}, which extends {base}")
     _check(content, dict.fromkeys(KEYS), "", path)
     return Profile(path.stem, root, source, **content)
 
@@ -271,9 +270,9 @@ def _shape(profile: Profile) -> dict:
     tasks = {"", *(str(entry.get("task")) for entry in sets if isinstance(entry, dict))}
     poison = profile._known("poison") - PLANNED
     victim = set().union(*(profile._known("victim", task) for task in tasks)) - PLANNED
-    pages = [profile._known(kind) for kind in profile.pages if kind in PAGES]
+    pages = [profile._known(kind) for kind in profile.pages or () if kind in PAGES]
     settings = dict.fromkeys(victim - {"dataset", "task", "limit", "seed", "poison", "eps", "eps_bg"})
-    names = {key: set(map(str, getattr(profile, key))) for key in ("datasets", "recipes", "victims")}
+    names = {key: set(map(str, getattr(profile, key) or ())) for key in ("datasets", "recipes", "victims")}
     grid = {f"{key}!": [names[key]] for key in names} | {"seeds!": [None], "for": str, "label": str, "set": settings}
     return {
         **{"about": str, "shares": str, "jobs": 1, "threads": 1, "data": [str]},

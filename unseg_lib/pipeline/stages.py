@@ -88,9 +88,9 @@ class Stage:
 
     def settle(self) -> bool:
         """Whether it is done; else the marker is removed, as something that it stands for was deleted."""
-        if not (done := self.done()):
-            Path(self.marker).unlink(missing_ok=True)
-        return done
+        if (marker := Path(self.marker)).exists() and not self.done():  # one that comes meanwhile stays
+            marker.unlink(missing_ok=True)
+        return marker.exists()
 
     def run(self, threads: int = 0, gpus: int = 0) -> None:
         """Do the stage unless it is done; what gathers results is done anew. `gpus` = 1: on a GPU of its own."""

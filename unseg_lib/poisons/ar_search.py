@@ -68,8 +68,7 @@ def _even(field: np.ndarray) -> bool:
 
 def neighbourhoods(field: np.ndarray) -> np.ndarray:
     """All 3x3 neighbourhoods `(n,9)` of a field, brought to rms 1."""
-    views = np.lib.stride_tricks.sliding_window_view(field, (3, 3)).reshape(-1, 9)
-    return views / np.sqrt(np.square(field).mean())
+    return np.lib.stride_tricks.sliding_window_view(field, (3, 3)).reshape(-1, 9) / np.sqrt(np.square(field).mean())
 
 
 def response(window: np.ndarray, views: np.ndarray) -> float:

@@ -78,7 +78,7 @@ def poison_dataset(
         manifest.save(done[id] for id in ids)
         # who finds that no image of the whole set lacks a line merges those of all parts
         rows = {id: lines[-1] for id, lines in read_rows(out).items()} | done
-        if rows.keys() >= set(source.ids):
+        if rows.keys() >= set(source.ids) and all(path.exists() for path in targets.values()):  # a line comes first
             write_csv(out / MERGED, [rows[id] for id in source.ids], COLUMNS)
             for part in out.glob(PARTS):
                 part.unlink(missing_ok=True)

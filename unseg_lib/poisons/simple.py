@@ -108,8 +108,7 @@ def fixed_tile(image: Sample, settings: PoisonSettings) -> np.ndarray:
     Shrinking would average single pixels away. So a cell is max(H,W)/96 pixels, at least one: about one pixel of a
     victim whose longer side is 96.
     """
-    tile = numpy_rng(settings.seed, "fixed_tile").choice(np.float32([-1, 1]), (TILE, TILE, 3))
-    return tile[cells_of(image)]
+    return numpy_rng(settings.seed, "fixed_tile").choice(np.float32([-1, 1]), (TILE, TILE, 3))[cells_of(image)]
 
 
 @within_budget

@@ -73,10 +73,10 @@ def unseg_box(settings: PoisonSettings) -> Apply:
 
 
 def boxes_around_parts(mask: np.ndarray) -> list[list[int]]:
-    """x0, y0, x1, y1 of each connected part of a mask bool `(H,W)` that has a twentieth of it or more."""
+    """x0, y0, x1, y1 of each connected part of a mask bool `(H,W)` that has a twentieth of it, and of the largest."""
     parts = label(mask, np.ones((3, 3)))[0]
     sizes = np.bincount(parts.ravel())[1:]
-    found = [place for place, size in zip(find_objects(parts), sizes) if size >= mask.sum() / 20]
+    found = [place for place, size in zip(find_objects(parts), sizes) if size >= min(mask.sum() / 20, sizes.max())]
     return [[across.start, down.start, across.stop - 1, down.stop - 1] for down, across in found]
 
 

@@ -50,8 +50,7 @@ def common_share(noises: Sequence[np.ndarray]) -> float:
     """Share of the energy of n noises `(H,W,3)` that is the same in all: 1 = one pattern, about 1/n = independent."""
     # on their common top left part, since tiles and grids start there
     height, width = (min(noise.shape[axis] for noise in noises) for axis in (0, 1))
-    stack = np.stack([noise[:height, :width] for noise in noises])
-    return _share(stack, axis=0)
+    return _share(np.stack([noise[:height, :width] for noise in noises]), axis=0)
 
 
 def _share(values: np.ndarray, axis: int) -> float:

@@ -58,8 +58,7 @@ def load(results: str | Path) -> Results:
     if not path.is_file():
         raise UnsegError(f"Expected rows in {path}, found no such file; run `unseg reproduce` first.")
     try:
-        types = dict.fromkeys(COLUMNS, str) | NUMBERS
-        rows = pd.read_csv(path, usecols=COLUMNS, dtype=types, keep_default_na=False)
+        rows = pd.read_csv(path, usecols=COLUMNS, dtype=dict.fromkeys(COLUMNS, str) | NUMBERS, keep_default_na=False)
     except ValueError as error:
         raise UnsegError(f"Expected the columns of the kit in {path}, found a damaged file ({error}).") from error
     if rows.empty:

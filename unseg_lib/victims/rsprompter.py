@@ -11,6 +11,7 @@ and loss are 2 x class + 5 x cross entropy + 5 x dice, at sampled points, as in 
 section 3.3).
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseg_lib import method
-from unseg_lib.errors import UnsegError
+from unseg_lib.errors import UnsegError, pick
 from unseg_lib.options import with_options
-from unseg_lib.victims.mask2former.data import MaskedImages, learnt_batch, read
+from unseg_lib.victims.mask2former.data import DIVISOR, MaskedImages, learnt_batch, read
 from unseg_lib.victims.mask2former.model import check_layout
 from unseg_lib.victims.mask2former.outputs import keep, scores
 from unseg_lib.victims.run import VictimRun
@@ -82,6 +83,7 @@ class Layout:
 
     def __post_init__(self):
         check_layout(self, "RSPrompter", 4)
+        pick(dict.fromkeys(("pad", "squash")), self.fit, "fit of RSPrompter, whose encoder has one grid:")
 
 
 # small and tiny are for processors and tests, from random weights
@@ -98,8 +100,9 @@ def build(layout: Layout, classes: int, size: tuple[int, int], init: str, seed: 
     image encoder stays as it is, as published.
     """
     patch = layout.sam.patch_size
-    if size[0] % patch or size[1] % patch:
-        raise UnsegError(f"Expected a height and width that {patch} divides for this SAM, found {size[0]}x{size[1]}.")
+    step = math.lcm(patch, DIVISOR) if layout.fit == "pad" else patch
+    if size[0] % step or size[1] % step:
+        raise UnsegError(f"Expected a height and width that {step} divides for this SAM, found {size[0]}x{size[1]}.")
     if init == "imagenet":
         raise UnsegError("Expected init=random or the path of SAM's checkpoint for RSPrompter, found imagenet.")
     with own_randomness("cpu", seed, "first weights"):
@@ -392,6 +395,6 @@ def match(classes: Tensor, masks: Tensor, objects: Objects, rng: torch.Generator
         place = torch.rand(1, objects.points, 2, generator=rng).to(masks.device)
         both = [method.sample_at(one.float()[:, None], place.expand(len(one), -1, -1)) for one in maps]
         price = costs.pair_wise_sigmoid_cross_entropy_loss(*both) + costs.pair_wise_dice_loss(*both)
-        price = MASK * price - CLASS * named.softmax(dim=1)[:, labels]
+        price = (MASK * price - CLASS * named.softmax(dim=1)[:, labels]).nan_to_num(0)  # of NaN the loss will tell
         pairs.append(tuple(torch.from_numpy(i).to(masks.device) for i in linear_sum_assignment(price.cpu().numpy())))
     return pairs

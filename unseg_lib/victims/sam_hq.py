@@ -244,8 +244,9 @@ def one_object(source: SegmentationSet) -> SegmentationSet:
     """`source` with each image's largest object alone; of sets without instances all that is marked."""
 
     def largest(id: str) -> np.ndarray:
-        label = source.label(id)
-        chosen = max((one.mask for one in source.instances(id)), key=np.sum, default=np.zeros(label.shape, bool))
+        label, objects = source.read_label(id), source.read_instances(id)  # at the file's size
+        chosen = [one.mask for one in objects if not one.crowd]
+        chosen = max(chosen, key=np.sum, default=np.zeros(label.shape, bool))
         return np.where(label == IGNORE, IGNORE, chosen).astype(np.uint8)
 
     return replace(source, read_label=largest) if source.read_instances else source

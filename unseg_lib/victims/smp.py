@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from unseg_lib.errors import UnsegError, first_line, pick
+from unseg_lib.images import MEAN, STD
 from unseg_lib.method import LITE0, load_lite0, renormalise
 from unseg_lib.pretrained import hint
 from unseg_lib.victims.run import VictimRun
@@ -22,6 +23,7 @@ def train(run: VictimRun) -> dict:
 def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) -> nn.Module:
     """A model float `(N,3,H,W)` -> logits `(N,C,H,W)` with seeded first weights, the encoder's from `init`."""
     import segmentation_models_pytorch as smp
+    import timm
 
     architecture, encoder = parse(name)
     lite0 = encoder == "lite0"
@@ -38,6 +40,10 @@ def build(name: str, classes: int, size: tuple[int, int], init: str, seed: int) 
         renormalise(model.encoder)
         if init == "imagenet":
             load_lite0(model.encoder.model)
+    elif weights is True:  # timm says what its weights expect
+        own = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+        if (own.mean, own.std) != (MEAN, STD):
+            renormalise(model.encoder, *([255 * value for value in values] for values in (own.mean, own.std)))
     # one look at an empty image: not every model can take every size
     try:
         with torch.inference_mode():

@@ -132,7 +132,8 @@ def fit(run: VictimRun, model: nn.Module, recipe: Recipe = ORDINARY) -> dict:
             seconds += time.monotonic() - start
             _save(run, model, optimiser, history, seconds)
         recipe.keep(run, model, test)
-        write_json(run.out / "speed.json", watch.report())
+        if left:  # else nothing was trained now
+            write_json(run.out / "speed.json", watch.report())
     return summary(run.train.classes, history, seconds / 60, device_name(run.device))
 
 

@@ -29,8 +29,7 @@ Objects = tuple[np.ndarray, np.ndarray]  # masks bool (K,H,W), class indices int
 
 def label_map(classes: Tensor, masks: Tensor, size: Size) -> Tensor:
     """Class of every pixel, int64 `(H,W)`: every query votes for its classes where its mask is."""
-    votes = torch.einsum("qc,qhw->chw", classes.softmax(dim=-1)[:, :-1], scaled(masks, size).sigmoid())
-    return votes.argmax(dim=0)
+    return torch.einsum("qc,qhw->chw", classes.softmax(dim=-1)[:, :-1], scaled(masks, size).sigmoid()).argmax(dim=0)
 
 
 def instances(

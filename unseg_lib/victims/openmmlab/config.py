@@ -18,6 +18,7 @@ from unseg_lib.victims.openmmlab import LIBRARIES
 from unseg_lib.victims.run import VictimRun
 
 NEEDED = ("model", "train_pipeline", "test_pipeline", "optim_wrapper", "param_scheduler", "train_cfg")
+COCO_STEPS = 7330  # of an epoch: 117,266 images in batches of 16, for which mmdetection's configs are written
 SIZES = ("scale", "scales", "img_scale", "max_size")  # of a pipeline's steps; keep their ratio to the crop
 
 
@@ -134,7 +135,7 @@ def make_ours(part: dict, classes: int, init: str) -> None:
 def reschedule(config: Config, run: VictimRun) -> None:
     """Give the optimiser the run's learning rate and precision, and stretch the schedule to its steps."""
     steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
-    factor = steps / (config.train_cfg.get("max_iters") or config.train_cfg.max_epochs)
+    published, by_epoch = config.train_cfg.get("max_iters"), config.train_cfg.get("max_epochs")
     # the optimiser
     wrapper = config.optim_wrapper
     lower = run.lr / wrapper.optimizer.lr
@@ -144,10 +145,14 @@ def reschedule(config: Config, run: VictimRun) -> None:
     wrapper.update({"type": "AmpOptimWrapper", "dtype": "bfloat16"} if run.bf16 else {"type": "OptimWrapper"})
     # the schedule
     schedule = config.param_scheduler
-    for part in schedule if isinstance(schedule, list | tuple) else [schedule]:
+    schedule = schedule if isinstance(schedule, list | tuple) else [schedule]
+    for part in schedule:
+        # a warm-up of a training in epochs may itself be in steps
+        factor = steps / (published or by_epoch * (1 if part.get("by_epoch", True) else COCO_STEPS))
+        part.pop("convert_to_iter_based", None)
         part["by_epoch"] = False
         part.update({key: round(part[key] * factor) for key in ("begin", "end") if key in part})
-        part.update({"milestones": scaled(part["milestones"], factor)} if "milestones" in part else {})
+        part.update({key: scaled(part[key], factor) for key in ("milestones", "T_max") if key in part})
         part.update({"eta_min": part["eta_min"] * lower} if "eta_min" in part else {})
     # a warm-up shorter than a step is none
     config.param_scheduler = [part for part in schedule if part.get("begin", 0) < part.get("end", steps)]

@@ -47,6 +47,7 @@ def adapt(config: Config, run: VictimRun) -> Config:
     need_parts(config, run)
     factor = min(run.size) / min(map(min, _scales(config.test_pipeline)))
     walk([config.train_pipeline, config.test_pipeline], lambda step: resize(step, factor, (*SIZES, "crop_size")))
+    walk(config.train_pipeline, _keep_empty)
     classes = len(run.train.countable)
     walk(config.model, lambda part: make_ours(part, classes, run.init))
     if run.init == "random":
@@ -55,6 +56,14 @@ def adapt(config: Config, run: VictimRun) -> Config:
     _check_queries(config, classes)
     reschedule(config, run)
     return config
+
+
+def _keep_empty(step: dict) -> None:
+    """An image without objects stays as it is, instead of making room for another one that we do not draw."""
+    if str(step.get("type", "")).removeprefix("Cached") in ("Mosaic", "MixUp", "CopyPaste"):
+        raise UnsegError(f"Expected a pipeline that keeps images apart, found {step['type']}; take another config.")
+    own = {"RandomCrop": {"allow_negative_crop": True}, "FilterAnnotations": {"keep_empty": False}}
+    step.update(own.get(step.get("type"), {}))
 
 
 def _scales(pipeline: list[dict]) -> list[tuple[int, int]]:
