@@ -113,8 +113,7 @@ def _ground(rng: np.random.Generator, rough: np.ndarray, smooth: np.ndarray) -> 
     down, right = _direction(rng)
     rows, columns = _grid(size)
     border = down * rows + right * columns + 0.08 * smooth[1] + rng.uniform(-0.4, 0.4)
-    side = np.clip(border * size / 3 + 0.5, 0, 1)[..., None]
-    return sides[0] + (sides[1] - sides[0]) * side
+    return sides[0] + (sides[1] - sides[0]) * np.clip(border * size / 3 + 0.5, 0, 1)[..., None]
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:

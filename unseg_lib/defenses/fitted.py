@@ -145,8 +145,7 @@ def shared_tile(source: SegmentationSet, grids: tuple[int, ...] = GRIDS, periods
 def places(shape: tuple[int, int], grid: int) -> list[np.ndarray]:
     """The cell in which the middle of every row, and of every column, of an image lies."""
     side = max(shape)
-    cells = min(grid or side, side)
-    return [(np.arange(length) * 2 + 1) * cells // (2 * side) for length in shape]
+    return [(np.arange(length) * 2 + 1) * min(grid or side, side) // (2 * side) for length in shape]
 
 
 def to_cells(pixels: np.ndarray, label: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:

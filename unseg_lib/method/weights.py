@@ -245,8 +245,7 @@ def load_weights(
         raise UnsegError(f"Expected {expected}; take those of a model for this data set{hint}.")
     lacking = own.keys() - found.keys()
     missing = {key for key in lacking if not (re.search(spared, key) or key.endswith("num_batches_tracked"))}
-    faults = {"of another shape": other, "missing": missing, "unknown": found.keys() - own.keys()}
-    for fault, keys in faults.items():
+    for fault, keys in {"of another shape": other, "missing": missing, "unknown": found.keys() - own.keys()}.items():
         if keys:
             first = f"{min(keys)}: {other[min(keys)]}" if keys is other else min(keys)
             raise UnsegError(

@@ -128,5 +128,4 @@ def cells_of(image: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 def cell_of(length: int, side: int, cells: int) -> np.ndarray:
     """Which cell each of `length` pixels lies in, when `side` pixels hold `cells` cells: int `(length,)`."""
-    cells = min(cells, side)
-    return (np.arange(length) * 2 + 1) * cells // (2 * side)  # of the pixel's centre
+    return (np.arange(length) * 2 + 1) * min(cells, side) // (2 * side)  # of the pixel's centre

@@ -12,6 +12,8 @@ from textwrap import wrap
 
 import numpy as np
 
+from unseg_lib.evaluation import METRICS
+
 STYLE = Path(__file__).with_name("house.mplstyle")
 # the method in colour, the clean reference dark, the controls in quiet tones
 INK, REDS = "#2b2f36", ("#c0392b", "#e08a7e", "#8c2a20", "#d9a29b")
@@ -184,7 +186,9 @@ def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, log=False, s
 
 
 def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel: str) -> Drawing:
-    """Training loss on the left, test scores on the right, both by epoch."""
+    """Training loss on the left, test scores on the right, both by epoch; a metric's name becomes its words."""
+    words = {name: metric.words.partition(",")[0] for name, metric in METRICS.items()}
+    scores = {words.get(name, name): values for name, values in scores.items()}
 
     def plot(axes):
         for axis, series, label, top in zip(axes[0], ({"loss": loss}, scores), ("training loss", ylabel), (None, 100)):
