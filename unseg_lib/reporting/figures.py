@@ -211,7 +211,7 @@ def bars(groups: dict[str, dict[str, tuple]], *, xlabel: str, colours: dict[str,
         for axis in axes.flat[len(groups) :]:
             axis.set_axis_off()
         for axis, (title, group) in zip(axes.flat, groups.items()):
-            axis.set_title("\n".join(wrap(title, 30 if width < 6 else 90)))
+            axis.set_title("\n".join(wrap(title, 25 if width < 6 else 90)))
             for place, (name, value) in enumerate(group.items()):
                 there = value is not None and not np.isnan(value[0])
                 mean, std = np.nan_to_num(value) if there else (0.0, 0.0)
