@@ -1,18 +1,17 @@
 """The tables of scores in README.md and docs/: each cell is the rows' in results/small/rows.csv.
 
-    python docs/tables.py           writes them into README.md, results.md, defences.md and protect.md
-    python docs/tables.py --check   only compares; exit code 1 where one differs
+    .venv/bin/python docs/tables.py           writes them into README.md, results.md, defences.md and protect.md
+    .venv/bin/python docs/tables.py --check   only compares; exit code 1 where one differs
 
 A cell is in percent, of a U-Net that starts from ImageNet: the mean over seeds, with ± the standard deviation where
 there are three, with (2) where there are two. A cell of defences.md has Lung; VOC's objects.
 """
 
-import csv
 import re
 import sys
-from collections import defaultdict
 from pathlib import Path
-from statistics import mean, stdev
+
+from unseg_lib.reporting import load, scores, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 # README's columns as (setting, metric, end of the recipes' names), its lines as (recipe, label)
@@ -33,6 +32,7 @@ LINES = {
     "UnSeg, published large": ("unseg", "shrunk"),
 }
 BOTH = ("lung", "voc-object")
+NOT_RUN = float("nan"), 0, "–"
 NOISES = {
     "clean": "clean images",
     "random-flat": "random noise, everywhere alike",
@@ -84,21 +84,19 @@ POINTED = {"": "the true mask", "-box": "a box around each part", "-points": "th
 SAVED = {"none": "", "jpeg-quality-95": "JPEG 95", "jpeg-quality-75": "JPEG 75", "down_up-factor-0.5": "half size"}
 
 
-Scores = dict[tuple[str, str, str, str], list[float]]  # of all seeds by (setting, metric, recipe, label)
+# mean, number of seeds and cell by (setting, metric, recipe, label)
+Scores = dict[tuple[str, str, str, str], tuple[float, int, str]]
 
 
-def finals(rows: Path) -> Scores:
-    found = defaultdict(list)
-    for row in csv.DictReader(rows.open()):
-        if (row["victim_key"], row["init"], row["clean_fraction"]) == ("unet-lite0", "imagenet", "0.0"):
-            key = row["setting"], row["metric"], row["recipe"], row["label"] or "none"
-            found[key].append(float(row["final"]))
-    return found
+def cells(results: Path) -> Scores:
+    found = scores(load(results))
+    found = found[(found.victim_key == "unet-lite0") & (found.init == "imagenet") & (found.clean_fraction == 0)]
+    keys = zip(found.setting, found.metric, found.recipe, found.label.replace("", "none"))
+    return dict(zip(keys, zip(found["mean"], found.n, map(told, found["mean"], found["std"], found.n))))
 
 
-def spread(seeds: list[float]) -> str:
-    more = f" ± {stdev(seeds):.1f}" if len(seeds) > 2 else f" ({len(seeds)})" if len(seeds) == 2 else ""
-    return f"{mean(seeds):.1f}{more}" if seeds else "–"
+def told(mean: float, std: float, n: int) -> str:
+    return spread(mean, std if n > 2 else float("nan")) + f" ({n})" * (n == 2)
 
 
 def readme_table(known: Scores) -> str:
@@ -106,34 +104,34 @@ def readme_table(known: Scores) -> str:
     columns = []
     for setting, metric, end in COLUMNS.values():
         names = [(recipe if recipe == "clean" else recipe + end, label) for recipe, label in LINES.values()]
-        cells = dict(zip(LINES, (spread(known.get((setting, metric, *name), [])) for name in names)))
+        column = {line: known.get((setting, metric, *name), NOT_RUN)[2] for line, name in zip(LINES, names)}
         # of the noises that are neither random nor UnSeg's, and have as many seeds as any
-        own = {key[2]: seeds for key, seeds in known.items() if key[:2] == (setting, metric) and key[3] == "none"}
-        own = {recipe: seeds for recipe, seeds in own.items() if recipe.endswith(end)}
-        most = max(map(len, own.values()), default=0)
-        rivals = [name for name in own if len(own[name]) == most and not name.startswith(("clean", "random", "unseg"))]
+        own = {key[2]: one for key, one in known.items() if key[:2] == (setting, metric) and key[3] == "none"}
+        own = {recipe: one for recipe, one in own.items() if recipe.endswith(end)}
+        most = max((n for _, n, _ in own.values()), default=0)
+        rivals = [name for name in own if own[name][1] == most and not name.startswith(("clean", "random", "unseg"))]
         if rivals:
-            best = min(rivals, key=lambda name: mean(own[name]))
-            cells[STRONGEST] = f"{spread(own[best])} ({best.removesuffix(end)})"
-        columns.append(list(cells.values()))
+            best = min(rivals, key=lambda name: own[name][0])
+            column[STRONGEST] = f"{own[best][2]} ({best.removesuffix(end)})"
+        columns.append(list(column.values()))
     kept = [number for number, column in enumerate(columns) if set(column) != {"–"}]
     heading = ["trained on", *(list(COLUMNS)[number] for number in kept)]
     return markdown(heading, [[name, *(columns[i][j] for i in kept)] for j, name in enumerate(LINES)])
 
 
-def tables(rows: Path) -> dict[str, str]:
+def tables(results: Path) -> dict[str, str]:
     """Each file's table in Markdown."""
-    known = finals(rows)
+    known = cells(results)
 
     def cell(recipe: str, label: str, setting: str) -> str:
-        return spread(known.get((setting, "iou_object", recipe, label), []))
+        return known.get((setting, "iou_object", recipe, label), NOT_RUN)[2]
 
     def pair(recipe: str, label: str) -> str:
-        cells = [cell(recipe, label, setting) for setting in BOTH]
-        return "–" if set(cells) == {"–"} else "; ".join(cells)
+        both = [cell(recipe, label, setting) for setting in BOTH]
+        return "–" if set(both) == {"–"} else "; ".join(both)
 
     defended = [[words, *(pair(name, label) for name in DEFENDED)] for label, words in DEFENCES.items()]
-    voc = {name: mean(known["voc-object", "iou_object", name, "none"]) for name in NOISES}
+    voc = {name: known["voc-object", "iou_object", name, "none"][0] for name in NOISES}
     saved = [word or name for name in ("VOC's objects", "Lung") for word in SAVED.values()]
     return {
         "README.md": readme_table(known),
@@ -176,7 +174,7 @@ def replaced(text: str, table: str, where: str) -> str:
 
 def main(root: Path = ROOT, check: bool = False) -> int:
     differing = 0
-    for name, table in tables(root / "results/small/rows.csv").items():
+    for name, table in tables(root / "results/small").items():
         file = root / name
         new = replaced(old := file.read_text(), table, name)
         if new != old:

@@ -22,7 +22,7 @@ from unseg_lib.files import read_json, sha256_of, write_bytes, write_json
 from unseg_lib.images import read_image
 from unseg_lib.method import LAYOUTS, BilevelConfig, bilevel, variants
 from unseg_lib.pipeline import INSTEAD, Stage, check_parameters, collect, notebook_parameters, run_notebook
-from unseg_lib.reporting import moved_on, write_gallery
+from unseg_lib.reporting import moved_on, rows_shown, write_gallery
 from unseg_lib.seeds import torch_rng
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
@@ -105,8 +105,9 @@ def test_the_three_that_train_victims_have_one_skeleton():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_executed_copy_is_of_this_very_code_and_shows_what_it_draws(path):
     page = GALLERY / path.name
-    assert page.is_file() and not moved_on(read_json(path), read_json(page), FOLDER.parent), "run `make gallery`"
-    for cell in [cell for cell in read_json(page)["cells"] if cell["cell_type"] == "code"]:
+    source, rows = read_json(path), rows_shown(read_json(path), FOLDER.parent)
+    assert page.is_file() and not moved_on(source, read_json(page), rows), "run `make gallery`"
+    for cell in (one for one in read_json(page)["cells"] if one["cell_type"] == "code"):
         kinds = [set(output["data"]) for output in cell["outputs"] if "data" in output]
         assert {"text/plain"} not in kinds, f"a repr: {cell['source']}"
         drawn = any(kind.startswith("image/") for one in kinds for kind in one)

@@ -121,7 +121,8 @@ def count_calls(monkeypatch):
     asked, real = [], POISONS["random"]
 
     def counting(settings):
-        return lambda image: (asked.append(image.id), real.make(settings)(image))[1]
+        poison = real.make(settings)
+        return lambda image: (asked.append(image.id), poison(image))[1]
 
     monkeypatch.setitem(POISONS, "random", replace(real, make=counting))
     return asked

@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import read_image, write_image
+from unseg_lib.images import cell_of, read_image, write_image
 from unseg_lib.method import Generator, find_region, place_noise
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample, open_generator
-from unseg_lib.poisons.simple import cell_of
 from unseg_lib.poisons.unseg import boxes_around_parts, cached_noise, match_amplitude, on_grid, random_twin, raw_noise
 
 GENERATED = [name for name, poison in POISONS.items() if poison.needs_generator]

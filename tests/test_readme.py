@@ -17,8 +17,8 @@ TABLES = runpy.run_path(str(Path(__file__).parents[1] / "docs/tables.py"))
 def test_the_table_holds_mean_and_deviation_and_the_strongest_control_of_as_many_seeds(tmp_path):
     some = of_imagenet | {"dataset": "camvid", "task": "semantic", "metric": "iou:car"}
     more = rows_of("clean", 50, **some) + rows_of("unseg-things", 5, **some) + rows_of("unseg", 40, **some)
-    rows = write_results(tmp_path, sum(ROWS, more)) / "rows.csv"
-    assert TABLES["readme_table"](TABLES["finals"](rows)).splitlines() == [
+    results = write_results(tmp_path, sum(ROWS, more))
+    assert TABLES["readme_table"](TABLES["cells"](results)).splitlines() == [
         "| trained on | Lung, IoU | CamVid's cars, IoU |",
         "|---|---|---|",
         "| clean images | 85.0 ± 5.0 | 50.0 |",

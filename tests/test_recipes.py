@@ -57,7 +57,7 @@ def test_the_profile_paper_has_the_published_value(paper, section, name, values)
 
 
 def test_every_run_of_the_profile_paper_is_by_its_set_s_recipe(paper):
-    for values in [one.values for one in paper.stages.values() if one.kind == "victim"]:
+    for values in (one.values for one in paper.stages.values() if one.kind == "victim"):
         if values["victim"].startswith("mask2former"):
             assert values["victim"].partition(" ")[2] == OPTIONS[values["dataset"]].partition(" ")[2]
         if values["victim"].startswith("deeplabv3"):  # without its colour changes, a defence of their own

@@ -148,6 +148,12 @@ def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))  # Pillow has the width first
 
 
+def cell_of(length: int, side: int, cells: int) -> np.ndarray:
+    """Which cell each of `length` pixels lies in, when `side` pixels hold `cells` cells: int `(length,)`."""
+    cells = min(cells, side)
+    return (np.arange(length) * 2 + 1) * cells // (2 * side)  # of the pixel's centre
+
+
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A label map or mask `(h,w)` at (height, width), each pixel from the nearest one."""
     return np.array(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST))

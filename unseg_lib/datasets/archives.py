@@ -40,7 +40,8 @@ def fetch(url: str, path: str | Path, checksum: str, checksums: str | Path) -> P
     import pooch
 
     path, checksums = Path(path), Path(checksums)
-    known = checksum or (read_json(checksums) if checksums.is_file() else {}).get(url)
+    remembered = lambda: read_json(checksums) if checksums.is_file() else {}  # noqa: E731
+    known = checksum or remembered().get(url)
     pooch.get_logger().setLevel("ERROR")  # progress is shown by us
     try:
         pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=_resume)
@@ -50,8 +51,7 @@ def fetch(url: str, path: str | Path, checksum: str, checksums: str | Path) -> P
         raise UnsegError(f"Expected {path.name} with checksum {known} from {url}, {found}") from error
     if known is None:
         found = f"sha256:{sha256_of(path)}"
-        others = read_json(checksums) if checksums.is_file() else {}  # anew: some may have come meanwhile
-        write_json(checksums, others | {url: found})
+        write_json(checksums, remembered() | {url: found})  # others may have come meanwhile
         print(f"{path.name}: no checksum is published, {found} was found and is expected from now on.")
     return path
 

@@ -99,8 +99,7 @@ def read_notes(root: Path, name: str, folder: Path, notes: Path, classes: int = 
         images = dict(sorted(dict(zip(names, content["images"])).items()))
         ids = {image["id"]: id for id, image in images.items()}
         places = {id: folder / stem for id, stem in zip(names, stems)}
-        clear = set(clear)
-        other = {id: folder / file for id, stem, file in zip(names, stems, files) if stem in clear}
+        other = {id: folder / file for id, stem, own, file in zip(names, stems, clear, files) if stem == own}
         other = {id: place for id, place in other.items() if (root / place).is_file()}  # not in a copy
         found = CocoNotes(path, content["annotations"], categories, images, index, ids, places, other)
         if len(ids) < len(content["images"]):

@@ -7,7 +7,7 @@ import numpy as np
 from unseg_lib.datasets import IGNORE, SegmentationSet
 from unseg_lib.defenses.defense import Change, Defense, need
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import as_pixels
+from unseg_lib.images import as_pixels, cell_of
 from unseg_lib.runtime import progress
 from unseg_lib.seeds import numpy_rng
 
@@ -144,8 +144,7 @@ def shared_tile(source: SegmentationSet, grids: tuple[int, ...] = GRIDS, periods
 
 def places(shape: tuple[int, int], grid: int) -> list[np.ndarray]:
     """The cell in which the middle of every row, and of every column, of an image lies."""
-    side = max(shape)
-    return [(np.arange(length) * 2 + 1) * min(grid or side, side) // (2 * side) for length in shape]
+    return [cell_of(length, max(shape), grid or max(shape)) for length in shape]
 
 
 def to_cells(pixels: np.ndarray, label: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:

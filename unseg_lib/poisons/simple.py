@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from unseg_lib.images import resize_label
+from unseg_lib.images import cell_of, resize_label
 from unseg_lib.method import digest
 from unseg_lib.poisons.settings import IGNORE, Apply, Noise, PoisonSettings, Sample, within_budget
 from unseg_lib.seeds import numpy_rng
@@ -124,8 +124,3 @@ def cells_of(image: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Row `(H,1)` and column `(W,)` within the tile that each pixel of an image lies in."""
     rows, columns = (cell_of(length, max(image.label.shape), CELLS) % TILE for length in image.label.shape)
     return rows[:, None], columns
-
-
-def cell_of(length: int, side: int, cells: int) -> np.ndarray:
-    """Which cell each of `length` pixels lies in, when `side` pixels hold `cells` cells: int `(length,)`."""
-    return (np.arange(length) * 2 + 1) * min(cells, side) // (2 * side)  # of the pixel's centre

@@ -8,7 +8,7 @@ words = str.split  # names in a row, where a list would take a line each
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "book": words("moved_on write_gallery write_pdf write_report"),
+        "book": words("moved_on rows_shown write_gallery write_pdf write_report"),
         "figures": words("AGREEMENT QUIET REDS STYLE Drawing agreement bars curves draw extremes learning_curve")
         + words("magnify paint show show_rows strokes_of"),
         "pixels": words("common_share frequencies gray_share radial_spectrum spectrum"),

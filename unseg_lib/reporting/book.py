@@ -98,7 +98,7 @@ def write_gallery(root: str | Path = ".") -> list[Path]:
         page, source = root / "results/gallery" / notebook.name, read_json(notebook)
         shown = read_json(page) if page.is_file() else {"cells": []}
         rows = rows_shown(source, root)
-        if moved_on(source, shown, root):
+        if moved_on(source, shown, rows):
             out = root / "results/scratch/gallery" / notebook.stem
             pipeline.run_notebook(notebook, out, {}, inputs=(rows,) if rows else ())
             shown = read_json(out / "run.ipynb")
@@ -115,12 +115,12 @@ def write_gallery(root: str | Path = ".") -> list[Path]:
     return pages
 
 
-def moved_on(source: dict, shown: dict, root: Path) -> bool:
-    """Whether an executed copy is of other code, defaults or rows than the notebook `source` of the checkout `root`."""
+def moved_on(source: dict, shown: dict, rows: str) -> bool:
+    """Whether an executed copy is of other code, other defaults, or other `rows_shown` than the notebook `source`."""
     cells = [[cell for cell in one["cells"] if cell["cell_type"] == "code"] for one in (source, shown)]
     texts = [[(cell["id"], "".join(cell["source"])) for cell in one] for one in cells]
     same = texts[0] == [pair for pair in texts[1] if pair[0] != "injected-parameters"]
-    return not same or shown.get("metadata", {}).get("rows", "") != rows_shown(source, root)
+    return not same or shown.get("metadata", {}).get("rows", "") != rows
 
 
 def rows_shown(source: dict, root: Path) -> str:

@@ -125,10 +125,10 @@ def show(*, free: bool = False, **images: np.ndarray) -> Drawing:
     return show_rows([images], free=free)
 
 
-def show_rows(rows: list[dict[str, np.ndarray]], *, free: bool = False, key: dict | None = None, over=None) -> Drawing:
-    """Rows of images, the names of the first row above, the colours of `key` (name -> colour) explained below. `free`:
-    nothing in it is an image of a data set; masks, charts, generated scenes and free photos may be published. `over`
-    may draw more on the grid of axes.
+def show_rows(rows: list[dict[str, np.ndarray]], *, free=False, key=None, over=None, names=()) -> Drawing:
+    """Rows of images: above them the names of the first row, left of them `names`, below the colours of `key` (name ->
+    colour). `free`: nothing in it is an image of a data set; masks, charts, generated scenes and free photos may be
+    published. `over` may draw more on the grid of axes.
     """
     from matplotlib.patches import Patch
 
@@ -141,6 +141,8 @@ def show_rows(rows: list[dict[str, np.ndarray]], *, free: bool = False, key: dic
                 axis.imshow(_as_image(image), interpolation="nearest")
                 axis.set_axis_off()
                 axis.set_title(name.replace("_", " ") if row is rows[0] else "")
+        for axis, name in zip(axes[:, 0], names):
+            axis.text(-0.1, 0.5, name, transform=axis.transAxes, ha="right", va="center")
         if key:
             patches = [Patch(facecolor=colour, edgecolor="#8a8f98", label=name) for name, colour in key.items()]
             axes[0, 0].figure.legend(handles=patches, loc="outside lower left", ncols=len(patches))
@@ -187,8 +189,7 @@ def curves(series: dict[str, list], *, x, xlabel: str, ylabel: str, log=False, s
 
 def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel: str) -> Drawing:
     """Training loss on the left, test scores on the right, both by epoch; a metric's name becomes its words."""
-    words = {name: metric.words.partition(",")[0] for name, metric in METRICS.items()}
-    scores = {words.get(name, name): values for name, values in scores.items()}
+    scores = {METRICS[name].words.partition(",")[0] if name in METRICS else name: one for name, one in scores.items()}
 
     def plot(axes):
         for axis, series, label, top in zip(axes[0], ({"loss": loss}, scores), ("training loss", ylabel), (None, 100)):

@@ -135,7 +135,7 @@ def make_ours(part: dict, classes: int, init: str) -> None:
 def reschedule(config: Config, run: VictimRun) -> None:
     """Give the optimiser the run's learning rate and precision, and stretch the schedule to its steps."""
     steps = run.epochs * len(batches(len(run.train), run.batch_size, run.seed, 1))
-    published, by_epoch = config.train_cfg.get("max_iters"), config.train_cfg.get("max_epochs")
+    published, epochs = config.train_cfg.get("max_iters"), config.train_cfg.get("max_epochs")
     # the optimiser
     wrapper = config.optim_wrapper
     lower = run.lr / wrapper.optimizer.lr
@@ -148,7 +148,7 @@ def reschedule(config: Config, run: VictimRun) -> None:
     schedule = schedule if isinstance(schedule, list | tuple) else [schedule]
     for part in schedule:
         # a warm-up of a training in epochs may itself be in steps
-        factor = steps / (published or by_epoch * (1 if part.get("by_epoch", True) else COCO_STEPS))
+        factor = steps / (published or epochs * (1 if part.get("by_epoch", True) else COCO_STEPS))
         part.pop("convert_to_iter_based", None)
         part["by_epoch"] = False
         part.update({key: round(part[key] * factor) for key in ("begin", "end") if key in part})

@@ -47,7 +47,7 @@ def adapt(config: Config, run: VictimRun) -> Config:
     need_parts(config, run)
     factor = min(run.size) / min(map(min, _scales(config.test_pipeline)))
     walk([config.train_pipeline, config.test_pipeline], lambda step: resize(step, factor, (*SIZES, "crop_size")))
-    walk(config.train_pipeline, _keep_empty)
+    walk(config.train_pipeline, _by_itself)
     classes = len(run.train.countable)
     walk(config.model, lambda part: make_ours(part, classes, run.init))
     if run.init == "random":
@@ -58,8 +58,8 @@ def adapt(config: Config, run: VictimRun) -> Config:
     return config
 
 
-def _keep_empty(step: dict) -> None:
-    """An image without objects stays as it is, instead of making room for another one that we do not draw."""
+def _by_itself(step: dict) -> None:
+    """Every image is changed by itself: it takes nothing from others, nor makes room for one if it has no objects."""
     if str(step.get("type", "")).removeprefix("Cached") in ("Mosaic", "MixUp", "CopyPaste"):
         raise UnsegError(f"Expected a pipeline that keeps images apart, found {step['type']}; take another config.")
     own = {"RandomCrop": {"allow_negative_crop": True}, "FilterAnnotations": {"keep_empty": False}}
