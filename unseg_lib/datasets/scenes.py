@@ -137,7 +137,7 @@ def _place(rng, image: np.ndarray, label: np.ndarray, rough: np.ndarray, light: 
         """Coordinates (u, v) turned by the thing's angle, with its middle shifted (in radii)."""
         return cosine * (columns - right) + sine * (rows - down), cosine * (rows - down) - sine * (columns - right)
 
-    contour = CONTOURS[name](rng) if index else litter(rng)
+    contour = outline(rng, name) if index else litter(rng)
     inside, part, field = contour(*turned()), image[place], rough[place]
     # the soft shadow: the outline again, away from the light, with a wide edge
     far, soft = rng.uniform(0.12, 0.35), rng.uniform(0.15, 0.4)
@@ -202,14 +202,11 @@ def palette(rng: np.random.Generator, count: int) -> np.ndarray:
 Contour = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def _drawn(shape: Callable[..., np.ndarray], *ranges: tuple) -> Callable[[np.random.Generator], Contour]:
-    """A class's outline: each thing of it has the parameters of `shape` drawn anew from these ranges."""
-
-    def draw(rng: np.random.Generator) -> Contour:
-        parameters = [rng.uniform(*bounds) for bounds in ranges]
-        return lambda u, v: shape(u, v, *parameters)
-
-    return draw
+def outline(rng: np.random.Generator, name: str) -> Contour:
+    """A thing of a class has the parameters of the class's shape drawn anew."""
+    shape, *ranges = CONTOURS[name]
+    parameters = [rng.uniform(*bounds) for bounds in ranges]
+    return lambda u, v: shape(u, v, *parameters)
 
 
 def litter(rng: np.random.Generator) -> Contour:
@@ -228,26 +225,24 @@ def _blot(u: np.ndarray, v: np.ndarray, heights: np.ndarray, phases: np.ndarray)
     return 0.8 + sum(height * np.cos(k * np.arctan2(v, u) + phase) for k, height, phase in waves) - np.hypot(u, v)
 
 
-# class -> its outline, with the ranges of the shape's parameters
+# class -> the shape of its outline, and the ranges of the shape's parameters
 CONTOURS = {
     # an egg
-    "shell": _drawn(
+    "shell": (
         lambda u, v, narrow, pointed: 1 - np.hypot(u, v / (narrow * (1 - pointed * u.clip(-1, 1)))),
         (0.7, 0.85),
         (0.1, 0.3),
     ),
     # two arcs that meet in points
-    "leaf": _drawn(lambda u, v, narrow: narrow * (1 - u**2) - np.abs(v), (0.32, 0.5)),
+    "leaf": (lambda u, v, narrow: narrow * (1 - u**2) - np.abs(v), (0.32, 0.5)),
     # five rounded arms
-    "star": _drawn(lambda u, v, depth: 1 - depth + depth * np.cos(5 * np.arctan2(v, u)) - np.hypot(u, v), (0.28, 0.4)),
+    "star": (lambda u, v, depth: 1 - depth + depth * np.cos(5 * np.arctan2(v, u)) - np.hypot(u, v), (0.28, 0.4)),
     # a rectangle with blunt corners
-    "crate": _drawn(
-        lambda u, v, narrow: 0.92 * narrow - (np.abs(u * narrow) ** 8 + np.abs(v) ** 8) ** (1 / 8), (0.55, 0.9)
-    ),
+    "crate": (lambda u, v, narrow: 0.92 * narrow - (np.abs(u * narrow) ** 8 + np.abs(v) ** 8) ** (1 / 8), (0.55, 0.9)),
     # a ring with a wide hole
-    "ring": _drawn(lambda u, v, half: half - np.abs(np.hypot(u, v) - 0.76), (0.2, 0.26)),
+    "ring": (lambda u, v, half: half - np.abs(np.hypot(u, v) - 0.76), (0.2, 0.26)),
     # an irregular blot
-    "hide": _drawn(_blot, (0.05, 0.13, 3), (0, 2 * np.pi, 3)),
+    "hide": (_blot, (0.05, 0.13, 3), (0, 2 * np.pi, 3)),
 }
 CLASSES = ("background", *CONTOURS)
 # class -> relief of its surface, from (rng, u, v, a natural field)
