@@ -280,26 +280,24 @@ class MaskPairs:
     which suits loaders with worker processes. Ignored pixels (255) count as background.
     """
 
-    def __init__(self, sets: list, long_side: int = 0):
-        from torch.utils.data import ConcatDataset
-
-        self.labelled, self.kept = ConcatDataset(sets), None
+    def __init__(self, sets: list[SegmentationSet], long_side: int = 0):
+        self.places, self.kept = [(one, id) for one in sets for id in one.ids], None
         if long_side:
-            everything = map(self._read, progress(range(len(self.labelled)), "reading pairs"))
+            everything = map(self._read, progress(range(len(self.places)), "reading pairs"))
             shrunk = (_shrink(image, mask, long_side) for image, mask in everything)
             self.kept = [pair for pair in shrunk if pair[1].any()]
             if not self.kept:
                 raise UnsegError("Expected images with at least one object, found only empty masks.")
 
     def __len__(self) -> int:
-        return len(self.labelled if self.kept is None else self.kept)
+        return len(self.places if self.kept is None else self.kept)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         return self._read(i) if self.kept is None else self.kept[i]
 
     def _read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        image, label = self.labelled[i]
-        return image, np.where(label == 1, 255, 0).astype(np.uint8)
+        source, id = self.places[i]
+        return source.image(id), np.where(source.label(id) == 1, 255, 0).astype(np.uint8)
 
 
 def _shrink(image: np.ndarray, mask: np.ndarray, long_side: int) -> tuple[np.ndarray, np.ndarray]:
