@@ -196,6 +196,7 @@ def one_more_class(content):
         ("coco-panoptic", of_segment(category_id=91), "found unknown class 91"),
         ("coco-panoptic", drop("annotations", 0), r"an annotation of every image in .*, found none of val0"),
         ("coco-panoptic", drop("categories", 0, "isthing"), "found json without 'isthing'"),
+        ("coco-panoptic", drop("categories", 0, "name"), "found json without 'name'"),
     ],
 )
 def test_a_json_that_lacks_what_is_needed_is_refused(name, change, words, tmp_path):

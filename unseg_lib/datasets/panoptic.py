@@ -141,13 +141,12 @@ def read_coco_panoptic(root: Path, split: str, seed: int) -> SegmentationSet:
     found = read_notes(root, "coco-panoptic", Path("coco") / year, notes, COCO_CLASSES)
     masks = mask_files(folder, "COCO's panoptic masks", "coco-panoptic", of=found.images)
     with coco_json(found.path):
-        segments = _coco_segments(found)
+        segments, classes = _coco_segments(found), [category["name"] for category in found.categories]
         things = tuple(i for i, category in enumerate(found.categories) if category["isthing"])
-    classes, ids = tuple(category["name"] for category in found.categories), tuple(found.images)
-    files = (notes, *(masks[id].relative_to(root) for id in ids))
-    content = (ids, found.places, partial(_coco_label, masks, segments), files, None)
-    read_objects = partial(_coco_instances, masks, segments, things)
-    return SegmentationSet("coco-panoptic", root, split, classes, *content, read_objects, things)
+    masks = {id: masks[id] for id in found.images}
+    more = {"read_instances": partial(_coco_instances, masks, segments, things), "things": things}
+    more |= {"files": (found.path, *masks.values()), "background": None}
+    return label_set("coco-panoptic", root, split, classes, found.places, masks, partial(_coco_label, segments), **more)
 
 
 def read_coco_instances(root: Path, split: str, seed: int) -> SegmentationSet:
@@ -188,11 +187,11 @@ def _coco_numbers(file: Path, segments: Segments) -> np.ndarray:
     return numbers
 
 
-def _coco_label(files: dict[str, Path], segments: dict[str, Segments], id: str) -> np.ndarray:
+def _coco_label(segments: dict[str, Segments], file: Path) -> np.ndarray:
     """Class indices, uint8 `(H,W)`; void and crowds are ignored."""
-    numbers = _coco_numbers(files[id], segments[id])
+    numbers = _coco_numbers(file, segments[file.stem])
     found, where = np.unique(numbers, return_inverse=True)
-    known = {number: IGNORE if crowd else index for number, (index, crowd) in segments[id].items()}
+    known = {number: IGNORE if crowd else index for number, (index, crowd) in segments[file.stem].items()}
     return np.array([known.get(number, IGNORE) for number in found.tolist()], np.uint8)[where].reshape(numbers.shape)
 
 
