@@ -301,8 +301,6 @@ class MaskPairs:
 
 
 def _shrink(image: np.ndarray, mask: np.ndarray, long_side: int) -> tuple[np.ndarray, np.ndarray]:
-    ratio = long_side / max(mask.shape)
-    if ratio >= 1:
-        return image, mask
+    ratio = min(1, long_side / max(mask.shape))
     size = [max(1, round(side * ratio)) for side in mask.shape]
     return resize_image(image, size), resize_image(mask, size)
