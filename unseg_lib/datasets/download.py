@@ -63,18 +63,18 @@ def get(name: str, root: str | Path) -> Path:
     if source.needs and not (root / known[source.needs].place).is_dir():
         what = f"{known[source.needs].title} in {root} before {source.title}"
         raise UnsegError(f"Expected {what}, found none; get {source.needs} first.")
-    with _alone(root, name):
+    with _alone(root, name, source.place):
         _download(root, name, source)
     print(f"{source.title}: {target} ({source.licence}; cite {source.paper}).")
     return target
 
 
 @contextmanager
-def _alone(root: Path, name: str) -> Iterator[None]:
-    """Refuse a second download of the same set at the same time; the lock dies with its process."""
+def _alone(root: Path, name: str, place: str) -> Iterator[None]:
+    """Refuse a second download to one place: some sets share an archive. The lock dies with its process."""
     try:
         (root / DOWNLOADS).mkdir(parents=True, exist_ok=True)
-        file = open(root / DOWNLOADS / f"{name}.lock", "w")  # noqa: SIM115 - closed below
+        file = open(root / DOWNLOADS / f"{place.replace('/', '-')}.lock", "w")  # noqa: SIM115 - closed below
     except OSError as error:
         found = f"found {root} ({error.strerror}); name another with --data."
         raise UnsegError(f"Expected a data root that can be written, {found}") from error
