@@ -131,18 +131,23 @@ def test_a_set_from_outside_is_one_line(tmp_path, monkeypatch, capsys):
 # lists and folders
 
 
-def test_voc_keeps_indices_and_contour_with_sbd_and_without(tmp_path):
+def test_voc_keeps_indices_and_contour_with_sbd_and_without(tmp_path, capsys):
     found = load_dataset(tiny_sets.voc(tmp_path), tmp_path, "train")
     assert len(found) == 10 and found.classes[15] == "person" and found.background == 0
     mask = found.label("2008_000001")
     assert mask[3, 3] == 2008 % 20 + 1 and mask[0, 0] == 0 and mask[2, 0] == 255
     assert load_dataset("voc", tmp_path, "test").ids == load_dataset("voc", tmp_path, "val").ids
-    # without SBD the official list and masks
+    assert capsys.readouterr().err == ""
+    # without SBD the official list and masks, which is said once
     folder = tmp_path / "VOCdevkit/VOC2012"
     (folder / "ImageSets/Segmentation/train_aug.txt").unlink()
     (folder / "ImageSets/Segmentation/train.txt").write_text("2007_000001\n2009_000001\n")
     (folder / "SegmentationClassAug").rename(folder / "SegmentationClass")
-    assert load_dataset("voc", tmp_path, "train").ids == ("2007_000001", "2009_000001")
+    for split in ("fit", "val", "train"):
+        found = load_dataset("voc", tmp_path, split)
+    assert found.ids == ("2007_000001", "2009_000001")
+    (said,) = capsys.readouterr().err.splitlines()
+    assert all(words in said for words in ("no train_aug.txt", "own 2 images", "`unseg data get voc-aug`"))
 
 
 def test_folder_finds_pairs_below_and_names_them_apart(tmp_path):
