@@ -135,12 +135,15 @@ def test_masks_of_a_folder_that_cannot_be_meant(tmp_path):
         load_dataset("folder", tmp_path, "train")
 
 
-def test_voc_without_instances_or_with_a_list_that_is_no_text(tmp_path):
+def test_voc_without_instances_or_with_a_list_that_is_no_text_or_none(tmp_path):
     found = load_dataset(tiny_sets.voc(tmp_path), tmp_path, "train")
     with refused("voc has no instance masks"):
         found.instances(found.ids[0])
-    (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt").write_bytes(b"2007_\xff\xfe")
+    (names := tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt").write_bytes(b"2007_\xff\xfe")
     with refused(r"Expected names of images in .*train_aug\.txt, found no text"):
+        load_dataset("voc", tmp_path, "train")
+    names.unlink()
+    with refused(r"Expected the list of images .*/train\.txt, found none"):
         load_dataset("voc", tmp_path, "train")
 
 
@@ -196,6 +199,9 @@ def test_a_json_that_lacks_what_is_needed_is_refused(name, change, words, tmp_pa
         load_dataset(name, tmp_path, "val")
     path.write_text(path.read_text()[:-20])
     with refused(f"Expected JSON in {re.escape(str(path))}"):
+        load_dataset(name, tmp_path, "val")
+    path.unlink()
+    with refused(f"Expected the annotations {re.escape(str(path))}, found none"):
         load_dataset(name, tmp_path, "val")
 
 
