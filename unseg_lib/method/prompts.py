@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import masks_to_boxes
 
 KINDS = ("box", "points", "mask")
 POINTS = 10
@@ -39,10 +40,7 @@ class Prompts:
 
 def boxes_of(mask: Tensor) -> Tensor:
     """Tight boxes, xyxy with inclusive corners, of bool masks `(N,H,W)` -> float `(N,4)`; zeros for an empty mask."""
-    flags = (mask.any(dim=1), mask.any(dim=2))  # which columns, which rows
-    first = [some.long().argmax(dim=1) for some in flags]
-    last = [some.shape[1] - 1 - some.flip(1).long().argmax(dim=1) for some in flags]
-    return (torch.stack(first + last, dim=1) * mask.flatten(1).any(dim=1, keepdim=True)).float()
+    return masks_to_boxes(mask)
 
 
 def points_of(mask: Tensor, rng: torch.Generator, k: int = POINTS) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import label as parts_of
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unseg_lib.images import resize_label
 from unseg_lib.method.weights import LITE0, SHIFT, SPREAD, read_own, read_sam, save_own
@@ -37,21 +38,13 @@ class Segmenter(nn.Module):
         super().__init__()
         self.net = smp.Unet(f"tu-{LITE0}", encoder_weights=None, decoder_channels=CHANNELS)
         start(self.net.encoder.model)
-        # room for the maps: of weight zero, so that what the encoder knows of images stays
-        self.net.encoder.model.conv_stem = widened(self.net.encoder.model.conv_stem, 3)
+        # room for three maps: of weight zero, so that what the encoder knows of images stays
+        stem = self.net.encoder.model.conv_stem
+        stem.in_channels += 3
+        stem.weight = nn.Parameter(F.pad(stem.weight.detach(), (0, 0, 0, 0, 0, 3)))
 
     def forward(self, x: Tensor, maps: Tensor) -> Tensor:
         return self.net(torch.cat([(255 * x - SHIFT) / SPREAD, maps], dim=1))
-
-
-def widened(conv: nn.Conv2d, more: int) -> nn.Conv2d:
-    """The same convolution with so many further channels of input, whose weights are zero."""
-    new = type(conv)(conv.in_channels + more, conv.out_channels, conv.kernel_size, conv.stride, bias=False)
-    new.padding = conv.padding
-    with torch.no_grad():
-        new.weight.zero_()
-        new.weight[:, : conv.in_channels] = conv.weight
-    return new
 
 
 def seen(pixels: np.ndarray, window: Window, side: int = SIDE) -> np.ndarray:
