@@ -22,6 +22,7 @@ from unseg_lib.files import claim, read_csv, whole_file, write_csv
 from unseg_lib.images import IGNORE, resize_label
 from unseg_lib.method.pairs import keys_of
 from unseg_lib.method.segmenter import SIDE, Segmenter, Window, around, box_of, maps_of, save_segmenter, seen, shrunk
+from unseg_lib.method.surrogate import dice_loss
 from unseg_lib.method.weights import load_lite0
 from unseg_lib.runtime import keep_freed_memory, progress
 from unseg_lib.seeds import numpy_rng, seed_for
@@ -139,8 +140,8 @@ class SegmenterConfig:
 def mask_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """BCE + Dice of logits `(N,1,S,S)` where the weight is one; all maps in [0,1]."""
     bce = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum") / weight.sum()
-    p, y = ((one * weight).flatten(1) for one in (logits.sigmoid(), target))
-    return bce + (1 - (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)).mean()
+    guess, truth = ((one * weight).flatten(1) for one in (logits.sigmoid(), target))
+    return bce + dice_loss(guess, truth)
 
 
 def train_segmenter(config: SegmenterConfig, scenes: Sequence[Scene], out: str | Path, checkpoint_every=100) -> Path:

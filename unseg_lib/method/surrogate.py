@@ -148,7 +148,7 @@ def segmentation_loss(logits: Tensor, target: Tensor, rng: torch.Generator, coun
         points = uncertain_points(logits, count, rng)
         truth = sample_at(target, points)
     guess = sample_at(logits, points)
-    return F.binary_cross_entropy_with_logits(guess, truth) + dice_loss(guess, truth)
+    return F.binary_cross_entropy_with_logits(guess, truth) + dice_loss(guess.sigmoid(), truth)
 
 
 def uncertain_points(logits: Tensor, count: int, rng: torch.Generator) -> Tensor:
@@ -166,8 +166,7 @@ def sample_at(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, 2 * points.unsqueeze(2) - 1, align_corners=False)[:, 0, :, 0]
 
 
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - Dice of `(N,P)` logits against targets in [0,1], smoothed by one, mean over images."""
-    p = logits.sigmoid()
-    overlap = 2 * (p * target).sum(dim=1) + 1
-    return (1 - overlap / (p.sum(dim=1) + target.sum(dim=1) + 1)).mean()
+def dice_loss(guess: Tensor, target: Tensor) -> Tensor:
+    """1 - Dice of `(N,P)` probabilities against targets in [0,1], smoothed by one, mean over images."""
+    overlap = 2 * (guess * target).sum(dim=1) + 1
+    return (1 - overlap / (guess.sum(dim=1) + target.sum(dim=1) + 1)).mean()

@@ -8,9 +8,10 @@ images have a line merges them into manifest.csv, in the order of the set. So ma
 import hashlib
 import shutil
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from unseg_lib.images import IGNORE, decode_image, encode_image, has_colours
 from unseg_lib.method import SEGMENTER, generator_path
 from unseg_lib.poisons import POISONS
 from unseg_lib.poisons.manifest import Manifest, read_lines, sweep
-from unseg_lib.poisons.settings import PoisonSettings, Sample
+from unseg_lib.poisons.settings import Apply, PoisonSettings, Sample
 from unseg_lib.runtime import progress
 
 FORMATS = ("png", "jpg")  # jpg: quality 95, 4:2:0, as the paper's files; breaks the budget, which the manifest shows
@@ -60,8 +61,8 @@ def poison_dataset(
     claim(out, mine, "poisoning", later=("segmenter", "sources"), note=SETTINGS)
     for path in source.annotation_files:
         if not (out / path).exists():  # it is whole if it is there, and the settings hold its checksum
-            with whole_file(out / path) as partial:
-                shutil.copyfile(Path(source.root) / path, partial)
+            with whole_file(out / path) as unfinished:
+                shutil.copyfile(Path(source.root) / path, unfinished)
 
     # what is there and still fits stays; the rest is made
     ids, known = source.ids[shard[0] :: shard[1]], read_rows(out)
@@ -73,8 +74,13 @@ def poison_dataset(
         manifest = Manifest(out / f"manifest-{shard[0]}-of-{shard[1]}.csv", TYPES)
         manifest.save(done.values())
         if todo:
-            work = _Work(source, poison, settings, classes, gray, targets, manifest)
-            done |= {row["id"]: row for row in work.rows(todo, len(ids), jobs)}
+            read = partial(_read, source, classes, gray)
+            write = partial(_write, source, targets, settings.seed, manifest)
+            # a poison that learns first sees the whole set, whatever the shard
+            every = map(read, progress(source.ids, f"read for {poison}"))
+            apply = POISONS[poison].make(with_fit(poison, every, settings, out / LEARNT))
+            images = map(read, progress(todo, f"poison {poison}", len(ids), len(ids) - len(todo)))
+            done |= {row["id"]: row for row in _rows(images, apply, write, jobs)}
         manifest.save(done[id] for id in ids)
         # who finds that no image of the whole set lacks a line merges those of all parts
         rows = {id: lines[-1] for id, lines in read_rows(out).items()} | done
@@ -168,43 +174,27 @@ def _identity(source, poison: str, settings: PoisonSettings, protect: str, file_
     return mine | {name: hashlib.sha256("\n".join(lines).encode()).hexdigest() for name, lines in lists.items()}
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What stays the same from image to image."""
+def _read(source, classes: list[int], gray: bool, id: str) -> Sample:
+    pixels, label = source.image(id), source.label(id)
+    if gray and has_colours(pixels):
+        raise UnsegError(f"Expected gray images, found colours in {source.image_path(id)}; use gray=False.")
+    return Sample(id, pixels, protected_mask(source, id, classes), label, gray, source.background)
 
-    source: object
-    poison: str
-    settings: PoisonSettings
-    classes: list[int]
-    gray: bool
-    targets: dict[str, Path]
-    manifest: Manifest
 
-    def rows(self, todo: list[str], total: int, jobs: int) -> Iterator[dict]:
-        """Noise is made here, in order; writing and measuring, which cost more, go to `jobs` threads."""
-        # a poison that learns first sees the whole set, whatever the shard
-        every = (self.read(id) for id in progress(self.source.ids, f"read for {self.poison}"))
-        settings = with_fit(self.poison, every, self.settings, self.manifest.path.with_name(LEARNT))
-        apply, pending = POISONS[self.poison].make(settings), deque()
-        with ThreadPoolExecutor(jobs) as pool:
-            for id in progress(todo, f"poison {self.poison}", total, total - len(todo)):
-                image = self.read(id)
-                pending.append(pool.submit(self.write, image, apply(image)))
-                if len(pending) > 2 * jobs:
-                    yield pending.popleft().result()
-            yield from (future.result() for future in pending)
+def _rows(images: Iterable[Sample], apply: Apply, write: Callable[..., dict], jobs: int) -> Iterator[dict]:
+    """Noise is made here, in order; writing and measuring, which cost more, go to `jobs` threads."""
+    pending = deque()
+    with ThreadPoolExecutor(jobs) as pool:
+        for image in images:
+            pending.append(pool.submit(write, image, apply(image)))
+            if len(pending) > 2 * jobs:
+                yield pending.popleft().result()
+        yield from (future.result() for future in pending)
 
-    def read(self, id: str) -> Sample:
-        pixels, label = self.source.image(id), self.source.label(id)
-        if self.gray and has_colours(pixels):
-            raise UnsegError(f"Expected gray images, found colours in {self.source.image_path(id)}; use gray=False.")
-        mask = protected_mask(self.source, id, self.classes)
-        return Sample(id, pixels, mask, label, self.gray, self.source.background)
 
-    def write(self, image: Sample, pixels: np.ndarray) -> dict:
-        target, made_from = self.targets[image.id], sha256_of(self.source.image_path(image.id))
-        content = encode_image(pixels, target.suffix, gray=self.gray)
-        row = {"id": image.id, "seed": self.settings.seed, "source_sha256": made_from}
-        row |= {"protected": round(float(image.mask.mean()), 6)}
-        written = pixels if target.suffix == ".png" else decode_image(content)
-        return self.manifest.write(target, content, row, original=image.pixels, written=written, mask=image.mask)
+def _write(source, targets: dict[str, Path], seed: int, manifest: Manifest, image: Sample, pixels: np.ndarray) -> dict:
+    target, made_from = targets[image.id], sha256_of(source.image_path(image.id))
+    content = encode_image(pixels, target.suffix, gray=image.gray)
+    row = {"id": image.id, "seed": seed, "source_sha256": made_from, "protected": round(float(image.mask.mean()), 6)}
+    written = pixels if target.suffix == ".png" else decode_image(content)
+    return manifest.write(target, content, row, original=image.pixels, written=written, mask=image.mask)
