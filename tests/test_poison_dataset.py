@@ -1,10 +1,8 @@
 """Poisoned data sets: whole, resumable after a kill, sharded, same bytes however they were made."""
 
 import errno
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
+import time
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -164,30 +162,27 @@ def test_torn_lines_are_redone(toy, tmp_path):
         assert contents(out) == whole
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_poison_dataset import PLAIN, toy_at
-from unseg_lib.poisons import poison_dataset
-real = Path.write_bytes
-def slow(path, content):  # so that the kill meets an image half way
-    real(path, content[:len(content) // 2])
-    time.sleep(0.05)
-    real(path, content)
-Path.write_bytes = slow
-poison_dataset(toy_at(Path({root!r})), "random", {out!r}, PLAIN)
-"""
+def poison_slowly(toy, out):
+    """For a process of its own: whoever kills it meets an image half way."""
+    real = Path.write_bytes
+
+    def slow(path, content):
+        real(path, content[: len(content) // 2])
+        time.sleep(0.05)
+        real(path, content)
+
+    Path.write_bytes = slow
+    poison_dataset(toy, "random", out, PLAIN)
 
 
 def test_killed_and_resumed_is_bit_identical(tmp_path):
     toy, out = write_toy(tmp_path / "toy", n=150), tmp_path / "out"
     poison_dataset(toy, "random", tmp_path / "whole", PLAIN)
-    script = KILLED.format(tests=str(Path(__file__).parent), root=str(toy.root), out=str(out))
-    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    process = multiprocessing.get_context("fork").Process(target=poison_slowly, args=(toy, out))
+    process.start()
     wait(lambda: len(list(out.glob("pic/p*.png"))) >= 5, 60)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert 5 <= len(read_rows(out)) < 150 and not (out / "manifest.csv").exists()
     poison_dataset(toy, "random", out, PLAIN, jobs=2)
     assert contents(out) == contents(tmp_path / "whole")

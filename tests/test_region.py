@@ -62,6 +62,7 @@ def test_a_box_with_nothing_in_it_is_taken_whole_and_a_click_always_counts():
     mask, found_by = find_region(flat, box=(10, 20, 39, 49))
     assert mask[20:50, 10:40].any() and not mask[:20].any() and (found_by == "box" or mask.sum() == 900)
     assert find_region(flat, points=[(50, 40)]).mask[40, 50]
+    assert all(find_region(np.full((20, 20, 3), 9, np.uint8), points=[(x, 2.5)]).mask[2, int(x)] for x in (4.5, 17.9))
 
 
 def test_a_prompt_becomes_maps_in_the_window():
@@ -126,10 +127,6 @@ def test_what_ships_is_small_and_says_where_it_is_from():
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
         assert '"data": "voc,folder:interactive/davis+interactive/ccp"' in file.metadata()["unseg_segmenter"]
     assert sha256_of(SEGMENTER) in (SEGMENTER.parents[4] / "docs/protect.md").read_text()
-
-
-def test_the_pixel_that_was_clicked_is_always_in():
-    assert all(find_region(np.full((20, 20, 3), 9, np.uint8), points=[(x, 2.5)]).mask[2, int(x)] for x in (4.5, 17.9))
 
 
 def test_sam_takes_its_place(sam_file, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_notebooks import run
 from test_poison_dataset import contents, toy_at, write_toy
+from test_poisons import flat
 
 from unseg_lib import datasets
 from unseg_lib.errors import UnsegError
@@ -89,8 +90,7 @@ def test_synper_classes_are_separated_by_their_nearest_centres():
 
 
 def test_synper_is_a_tile_of_32_made_of_cells_of_8():
-    whole = replace(image_of(64, 64), label=np.ones((64, 64), np.uint8), mask=np.ones((64, 64), bool))
-    noise = synper_noise(whole, PLAIN)
+    noise = synper_noise(flat(64, 64), PLAIN)
     assert np.array_equal(noise[:32, :32], noise[32:, 32:])
     assert (noise[8:16, 24:32] == noise[8, 24]).all() and len(np.unique(noise[..., 0])) == 16
 
@@ -131,9 +131,7 @@ def test_ar_is_as_strong_at_the_end_of_a_image_as_at_its_start(side):
 
 
 def test_ar_repeats_beyond_512_and_knows_how_many_classes_it_has():
-    label = np.ones((8, 600), np.uint8)
-    wide = Sample("w", np.full((8, 600, 3), 128, np.uint8), label == 1, label)
-    noise = ar_noise(wide, PLAIN)
+    noise = ar_noise(flat(8, 600), PLAIN)
     assert np.array_equal(noise[:, 512:], noise[:, :88])
     with pytest.raises(UnsegError, match=r"below 150, .*ar_search 151`"):
         coefficients(150)
@@ -169,9 +167,7 @@ def test_ar_tiles_keep_the_published_criterion():
 
 
 def test_ar_tiles_are_of_32_pixels_and_silent_inside():
-    label = np.ones((70, 80), np.uint8)
-    image = Sample("a", np.full((70, 80, 3), 128, np.uint8), label == 1, label)
-    noise, windows = ar_tiles_noise(image, PLAIN), coefficients(1, TILES)
+    noise, windows = ar_tiles_noise(flat(70, 80), PLAIN), coefficients(1, TILES)
     assert rms(noise) == pytest.approx(RMS, rel=1e-4)
     tiles = [noise[a : a + 32, b : b + 32] for a in (0, 32) for b in (0, 32)]
     assert max(response(windows[c], neighbourhoods(one[..., c])) for one in tiles for c in range(3)) < 1e-4
