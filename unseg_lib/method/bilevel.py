@@ -20,13 +20,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.optim import Adam, AdamW
 
 from unseg_lib.errors import UnsegError, pick
 from unseg_lib.files import claim, read_csv, sha256_if_readable, whole_file, write_csv, write_json
 from unseg_lib.method import devices as several
 from unseg_lib.method import variants
 from unseg_lib.method.budget import budget_map
-from unseg_lib.method.generator import FIRST_NOISE_TOKEN, Generator, noise_statistics
+from unseg_lib.method.generator import FIRST_NOISE_TOKEN, OPTIONS, Generator, noise_statistics
 from unseg_lib.method.pairs import ahead, batches, digest, resize, steps_per_epoch
 from unseg_lib.method.prompts import all_prompts, one_kind, subset
 from unseg_lib.method.sam import LAYOUTS
@@ -41,10 +42,8 @@ GENERATOR, CHECKPOINT = "generator.safetensors", "checkpoint.pt"
 # not in the notes of older versions
 LATER = ("data", "devices", "precision", "fast", "checkpointed", "compiled", "tokens", "attacks", "shifted", "renew")
 
-OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-# the same, but the player who waits keeps moving on its momentum, as in the released code (§ 4.6)
-LEAKING = {f"{name}_leaking": optimiser for name, optimiser in OPTIMISERS.items()}
-OPTIMISERS |= LEAKING
+# leaking: the player who waits keeps moving on its momentum, as in the released code (§ 4.6)
+OPTIMISERS = {"adam": Adam, "adam_leaking": Adam, "adamw": AdamW, "adamw_leaking": AdamW}
 CHOICES = variants.CHOICES | {"target": ("ones", "true"), "alternation": ("epoch", "steps")}
 CHOICES |= {"tokens": tuple(FIRST_NOISE_TOKEN)}
 
@@ -117,8 +116,7 @@ class Game:
         layout = LAYOUTS[config.layout]
         with torch.random.fork_rng():  # construction draws from the global generator
             torch.manual_seed(seed_for(config.seed, "weights"))
-            how = {name: getattr(config, name) for name in ("tokens", "mean_free", "mean_of", "logit_scale", "shifted")}
-            generator = Generator(layout, **how)
+            generator = Generator(layout, **{name: getattr(config, name) for name in OPTIONS})
             surrogate = build_surrogate(config.surrogate, layout, config.surrogate_size)
         # published: G is a frozen SAM with a new head, S starts from MAE's encoder and learns as a whole (§ 2.1, 3)
         if config.sam_weights:
@@ -221,7 +219,7 @@ def train_step(config: BilevelConfig, fabric, game: Game, batch, phase: str, ste
         )
     # move the player whose turn it is; official code: the other one drifts on
     optimiser.step()
-    if config.optimiser in LEAKING:
+    if config.optimiser.endswith("_leaking"):
         game.drift(idle)
     return {"loss": loss.item(), "gradient": norm.item()} | noise_statistics(noise)
 
@@ -285,10 +283,9 @@ def train_generator(
 def _train(config: BilevelConfig, pairs, out: Path, how: dict) -> None:
     """Play from the last checkpoint to the end, here or in the processes that Fabric starts; how: settings by name."""
     from lightning.fabric import Fabric
-    from lightning.fabric.strategies import DDPStrategy
 
     # set up the devices and the players
-    strategy = DDPStrategy(find_unused_parameters=True) if how["devices"] > 1 else "auto"
+    strategy = "ddp_find_unused_parameters_true" if how["devices"] > 1 else "auto"
     fabric = Fabric(accelerator=how["device"], devices=how["devices"], strategy=strategy, precision=how["precision"])
     fabric.launch()
     keep_freed_memory()

@@ -22,6 +22,7 @@ from unseg_lib.method.variants import begun_at, noise_of
 # Where the three noise tokens stand in [iou, mask0..mask3, noise0..noise2] (§ 2.2).
 # official code: an off-by-one reads mask3, noise0, noise1; its weights work only with that slice.
 FIRST_NOISE_TOKEN = {"corrected": 5, "released": 4}
+OPTIONS = ("tokens", "mean_free", "mean_of", "logit_scale", "shifted")  # of a generator, beside its layout
 
 
 class Generator(nn.Module):
@@ -84,7 +85,7 @@ class Generator(nn.Module):
     @property
     def options(self) -> dict:
         """What a generator of the same kind is made with, beside the layout."""
-        return {name: getattr(self, name) for name in ("tokens", "mean_free", "mean_of", "logit_scale", "shifted")}
+        return {name: getattr(self, name) for name in OPTIONS}
 
     @torch.inference_mode()
     def noise(self, image: np.ndarray, *, mask=None, box=None, points=None) -> Tensor:

@@ -23,8 +23,6 @@ from unseg_lib.method.prompts import all_prompts, only
 from unseg_lib.method.sam import LAYOUTS
 from unseg_lib.seeds import torch_rng
 
-FILE = "validation.csv"
-
 
 class Validation:
     """The rows of validation.csv in `out`: step, set, images, iou and boundary_iou in [0,1], means over images.
@@ -34,7 +32,7 @@ class Validation:
     """
 
     def __init__(self, config, noised: Callable, out: Path, start: int = 0):
-        self.config, self.noised, self.file = config, noised, out / FILE
+        self.config, self.noised, self.file = config, noised, out / "validation.csv"
         named = [one.strip().partition("@") for one in config.validation.split(",") if one.strip()]
         self.sets = {"@".join(filter(None, (name, split))): read(name, split or "test") for name, _, split in named}
         before = read_csv(self.file) if self.sets and start and self.file.exists() else []
