@@ -13,6 +13,7 @@ from unseg_lib.errors import UnsegError
 from unseg_lib.files import sha256_of
 from unseg_lib.images import INNER, OUTER, outlined, read_image
 from unseg_lib.method import SEGMENTER, SegmenterConfig, around, box_of, find_region, scenes_of, train_segmenter
+from unseg_lib.method.weights import read_own, read_sam, save_own
 from unseg_lib.protection import Batch, Protector, protect_files
 from unseg_lib.seeds import numpy_rng
 
@@ -119,6 +120,14 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path, monkeypatch):
         train_segmenter(SegmenterConfig(steps=5, batch_size=3, side=64), scenes, tmp_path / "whole")
 
 
+def test_a_segmenters_file_without_some_weights_is_refused(tmp_path):
+    about, state = read_own(SEGMENTER, "unseg_segmenter", "a segmenter")
+    less = {key: value for key, value in state.items() if "segmentation_head" not in key}
+    save_own(tmp_path / "less.safetensors", less, "unseg_segmenter", about)
+    with pytest.raises(UnsegError, match=r"2 parameters missing \(first: net\.segmentation_head"):
+        find_region(PIXELS, segmenter=str(tmp_path / "less.safetensors"))
+
+
 def test_what_ships_is_small_and_says_where_it_is_from():
     from safetensors import safe_open
 
@@ -131,8 +140,6 @@ def test_what_ships_is_small_and_says_where_it_is_from():
 
 def test_sam_takes_its_place(sam_file, tmp_path):
     from segment_anything import SamPredictor
-
-    from unseg_lib.method.weights import read_sam
 
     name, predictor = f"sam:{sam_file}", SamPredictor(read_sam(sam_file))
     predictor.set_image(PIXELS)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unseg_lib.images import resize_label
-from unseg_lib.method.weights import LITE0, SHIFT, SPREAD, read_own, read_sam, save_own
+from unseg_lib.method.weights import LITE0, SHIFT, SPREAD, load_weights, read_own, read_sam, save_own
 
 SIDE = 192  # pixels of the square window that the network sees
 RADIUS = 4  # pixels in that window; how far a click shines
@@ -100,7 +100,7 @@ def load_segmenter(path: Path = SEGMENTER) -> Segmenter:
     _, state = read_own(path, "unseg_segmenter", "small, sam:FILE or a segmenter's file")
     with torch.random.fork_rng():  # construction draws first weights, which are then replaced
         model = Segmenter()
-    model.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
+    load_weights(model, {key: value.float() for key, value in state.items()}, path, "the segmenter")
     return model.to(memory_format=torch.channels_last).eval()
 
 

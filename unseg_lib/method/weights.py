@@ -78,7 +78,7 @@ def _rebuilt(path: Path) -> Generator:
     options = {"mean_of": "logits"} | about["options"]  # files older than the choice know the first way alone
     layout = options.pop("layout")
     generator = Generator(SamLayout(**layout | {"global_blocks": tuple(layout["global_blocks"])}), **options)
-    generator.load_state_dict(state)
+    load_weights(generator, state, path, "the generator")
     return generator
 
 
