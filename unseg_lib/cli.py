@@ -217,10 +217,8 @@ def protect(
     if empty := next((name for name, text in texts if text == ""), ""):
         raise UnsegError(f"Expected something behind {empty}, found an empty text; is a variable of the shell not set?")
     files = {"format": format, "quality": quality, "metadata": keep_metadata, "rgb": rgb, "overwrite": overwrite}
-    files |= {"jobs": jobs, "batch": batch, "segmenter": segmenter, "preview": preview}
-    work = Batch(inputs, out, **files, **{name: text or "" for name, text in asked.items()})
-    model = {"eps": eps, "eps_bg": eps_bg, "device": device, "reference": reference, "compiled": compiled}
-    protector = Protector(generator, **model)
+    work = Batch(inputs, out, **asked, **files, jobs=jobs, batch=batch, segmenter=segmenter, preview=preview)
+    protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference, compiled=compiled)
     if dry_run:  # which refuses what the run would refuse
         images = [file for file in work.files if file.target]
         planned = [shown(f"{file.path} -> {work.out / file.target}") for file in images]

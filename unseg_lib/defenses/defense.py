@@ -61,7 +61,7 @@ def need(name: str, value: float, low: float, high: float) -> None:
 # what a defence does, measured without training anything
 
 
-def seen(source: SegmentationSet, defenses: tuple[Defense, ...], size: tuple[int, int], seed: int = 0) -> np.ndarray:
+def seen(source: SegmentationSet, defenses: tuple[Defense, ...], size: tuple[int, int]) -> np.ndarray:
     """The images as a victim's first step gets them, uint8 `(N,H,W,3)` at `size`, before flip and crop.
 
     What is drawn at random is drawn alike for two sets of the same ids, so that they can be compared.
@@ -73,7 +73,7 @@ def seen(source: SegmentationSet, defenses: tuple[Defense, ...], size: tuple[int
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     for number, defense in enumerate(defenses):
         if defense.batch:
-            x = (255 * defense.batch(x.float() / 255, torch_rng(seed, "effect", number))).round().byte()
+            x = (255 * defense.batch(x.float() / 255, torch_rng(0, "effect", number))).round().byte()
     return x.permute(0, 2, 3, 1).numpy()
 
 

@@ -215,8 +215,7 @@ class Batch:
         with alone(self.out, self.part), thread_count(threads):
             # what earlier runs have left: whole copies, and images that failed and are not tried again now
             lines, images = earlier_lines(self.out), {shown(file.name) for file in self.files}
-            self.ours = {line["written"].casefold() for line in lines}
-            self.targets |= self.ours
+            self.targets |= {line["written"].casefold() for line in lines}
             lines = [line for line in lines if self.part.has(line["image"])]
             sums = {name: sha256_if_readable(self.out / name) for line in lines if (name := line["written"])}
             self.copies = {line["written"]: line for line in lines if line["sha256"] == sums.get(line["written"])}
@@ -318,9 +317,9 @@ class Batch:
         content = photo.encode(done, format, quality=self.quality, metadata=self.metadata)
         share = round(np.count_nonzero(mask) / mask.size, 6) or 1e-6 * bool(mask.any())  # 0: nothing is protected
         row = new_line(shown(file.name), written=file.target, found_by=ready.region.found_by, protected=share)
-        remarks += (odd_region(row),)
-        row |= {"eps": float(own.eps), "eps_bg": float(own.eps_bg), "remark": "; ".join(filter(None, remarks))}
-        row |= {"bytes_before": file.path.stat().st_size, "bytes_after": len(content)} | ready.known
+        row |= {"eps": float(own.eps), "eps_bg": float(own.eps_bg)} | ready.known
+        row |= {"bytes_before": file.path.stat().st_size, "bytes_after": len(content)}
+        row["remark"] = "; ".join(filter(None, (*remarks, odd_region(row))))
         written = decode_image(content) if format == "jpeg" else done
         with writing(target):
             row = self.manifest.write(target, content, row, original=photo.pixels, written=written, mask=mask)

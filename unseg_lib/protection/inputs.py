@@ -72,18 +72,17 @@ def find_inputs(given: Iterable[str | Path] | str | Path, out: Path, format: str
         place = _real(path.parent) / path.name  # one file may be given by two paths, but links have names of their own
         if not (lines[place]["sha256"] == sha256_if_readable(place) if place in lines else is_preview(place)):
             found.setdefault(place, (path, name))
-    named = set(map(Path, given))
-    others = {place: one for place, one in found.items() if one[0] not in named and not _is_image(one[0])}
-    found = {place: one for place, one in found.items() if place not in others}
-    if not found:
+    files, others, named = [], [], set(map(Path, given))
+    for path, name in found.values():
+        (files if path in named or _is_image(path) else others).append((path, name))
+    if not files:
         what = ("none but copies of ours" if pairs and not others else "none") + f" in {', '.join(map(str, given))}"
         raise UnsegError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}), found {what}.")
-    files = list(found.values())
     targets, originals = _targets(files, format, list(lines.values())), {_real(path) for path, _ in files}
     if both := next((target for target in targets if _real(out / target) in originals), None):
         both += " to be both; choose another --out"
         raise UnsegError(f"Expected originals and copies in two folders, found {both}.")
-    told = zip([*files, *others.values()], chain(targets, repeat("")))
+    told = zip([*files, *others], chain(targets, repeat("")))
     return [Input(path, name, target) for (path, name), target in told]
 
 
