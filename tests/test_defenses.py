@@ -14,7 +14,7 @@ from unseg_lib import UnsegError
 from unseg_lib.datasets import SegmentationSet, load_dataset, write_scenes
 from unseg_lib.defenses import DEFENSES, Defense, Maker, defended, defenses_of, seen
 from unseg_lib.defenses.batches import OPERATIONS, low_frequencies, operate, plasma, sharpen
-from unseg_lib.defenses.fitted import sample, separating, shared_tile, tiles_of
+from unseg_lib.defenses.fitted import sample, separating, shared_tile
 from unseg_lib.images import MEAN, STD
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 from unseg_lib.seeds import torch_rng
@@ -173,13 +173,6 @@ def test_purify_by_file_and_by_package(tmp_path, tiny_image, sets):
 # fitted to the set
 
 
-def test_tiles_are_whole_row_by_row_and_can_be_written_to(tiny_image):
-    tiles, image = tiles_of(tiny_image[:-1], 8), tiny_image.copy()
-    assert np.array_equal(tiles.reshape(18, 8, 8, 3)[7], tiny_image[8:16, 8:16])
-    tiles_of(image, 8)[:] = 0
-    assert not image.any()
-
-
 def test_projection_takes_out_noise_that_is_linear_in_the_class(scenes):
     tiles = np.random.default_rng(0).choice([-8.0, 8.0], (2, 8, 8, 3))
 
@@ -187,11 +180,12 @@ def test_projection_takes_out_noise_that_is_linear_in_the_class(scenes):
         rows, columns = (np.arange(length) % 8 for length in pixels.shape[:2])
         return (pixels + tiles[scenes.label(id).clip(max=1), rows[:, None], columns]).clip(0, 255).astype(np.uint8)
 
-    x, y = sample(defended(scenes, (Defense(change),)), 8, 0)
+    noisy = defended(scenes, (Defense(change),))
+    x, y = sample(noisy, 8, 0)
     directions, between = separating(x - x.mean(axis=0), y, ridge=0.1), (tiles[1] - tiles[0]).ravel()
     assert directions.shape == (192, 1) and np.allclose(directions.T @ directions, 1, atol=1e-4)
     assert ((between @ directions) ** 2).sum() / (between @ between) > 0.6
-    left = x - (x - x.mean(axis=0)) @ directions @ directions.T
+    left, _ = sample(defended(noisy, defenses_of("orthogonal_projection tile=8")), 8, 0)
     guesses = [((data - data.mean(axis=0)) @ between > 0) == (y == 1) for data in (x, left)]
     assert guesses[0].mean() > 0.9 and guesses[1].mean() < 0.8
 

@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 from functools import partial
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -215,27 +217,23 @@ def test_images_keep_their_ratio_and_objects_are_scored_at_full_size(shaped, fit
     assert (x[:, :, expected[1][0] :] == instances.GRAY).all()
 
     class Truth(torch.nn.Module):
-        """Says what is true, on a quarter of the canvas that it is shown."""
+        """Says what is true of one image after the other, on a quarter of the canvas that it is shown."""
 
-        def __init__(self):
-            super().__init__()
-            self.i = -1
+        layout, numbers = LAYOUTS["tiny"], count()
 
         def forward(self, x):
-            self.i += 1
-            masks, classes = test.masks(self.i).float(), test.classes[self.i]
-            height, width = test.x[self.i].shape[1:]
+            i = next(self.numbers)
+            masks, classes = test.masks(i).float(), test.classes[i]
+            height, width = test.x[i].shape[1:]
             whole = torch.full((len(masks) + 1, *x.shape[2:]), -20.0)
             if len(masks):
                 resized = torch.nn.functional.interpolate(masks[None], (height, width), mode="bilinear")[0]
                 whole[:-1, :height, :width] = resized * 40 - 20
             named = torch.full((1, len(whole), 5), -20.0)
             named[0, torch.arange(len(classes)), classes], named[0, -1, -1] = 20.0, 20.0
-            return type("Found", (), {"class_queries_logits": named, "masks_queries_logits": whole[None]})
+            return SimpleNamespace(class_queries_logits=named, masks_queries_logits=whole[None])
 
-    model = Truth()
-    model.layout = LAYOUTS["tiny"]
-    assert outputs.scores(run, model, test)["scores"]["AP"] == pytest.approx(1.0)
+    assert outputs.scores(run, Truth(), test)["scores"]["AP"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
