@@ -12,7 +12,6 @@ import sys
 import unicodedata
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,6 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-import unseg_lib
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import append_line, read_csv, sha256_of, write_json
 from unseg_lib.images import read_image
@@ -505,24 +503,20 @@ def test_what_a_pattern_matches_and_nobody_can_read_is_named_and_the_rest_goes_o
 
 def test_a_closed_folder_is_not_passed_over(room, run, monkeypatch):
     (room / "images" / "sub").mkdir()
-    sentence = r"a readable folder at .*sub, found none \(Permission denied\)"
-    with closed(monkeypatch, os, "scandir", "sub"), pytest.raises(UnsegError, match=sentence):
+    monkeypatch.setattr(os, "scandir", closed(os.scandir, "sub"))
+    with pytest.raises(UnsegError, match=r"a readable folder at .*sub, found none \(Permission denied\)"):
         run()
 
 
-@contextmanager
-def closed(monkeypatch, module, function, ending):
-    """As if the system refused what ends so."""
-    real = getattr(module, function)
+def closed(function, ending):
+    """A function of a path as if the system refused what ends so."""
 
     def refused(path):
         if str(path).endswith(ending):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return real(path)
+        return function(path)
 
-    with monkeypatch.context() as context:
-        context.setattr(module, function, refused)
-        yield
+    return refused
 
 
 def test_a_image_whose_copy_cannot_be_named_leaves_the_rest_alone(room, run):
@@ -617,24 +611,16 @@ def test_sub_folders_patterns_links_and_strange_names(room, monkeypatch):
     assert targets("images/../secret.png") == ["secret.png"]
 
 
-def test_an_output_that_would_replace_originals_or_masks_is_refused(room, run, protect_files):
-    before, images = hashes(room), room / "images"
-    for inputs, out, sentence in (
-        (images, "images", "images outside the output folder"),
-        (images, "masks", "masks and copies"),
-        (images / "b.png", "images", r"originals and copies in two folders, found b\.png"),
-    ):
-        with pytest.raises(UnsegError, match=sentence):
-            protect_files([inputs], room / out, masks=str(room / "masks"), overwrite=True)
-    assert hashes(room) == before
-
-
-def test_what_makes_no_sense_is_refused(room, protect_files):
+def test_what_makes_no_sense_is_refused_and_neither_originals_nor_masks_are_replaced(room, protect_files):
     (room / "empty").mkdir()
     (room / "file").write_text("x")
     (room / "bytes.csv").write_bytes(b"\xff\xfe\x00\x81")
-    images, out = room / "images", room / "out"
+    images, masks, out, before = room / "images", room / "masks", room / "out", hashes(room)
+    replacing = {"masks": str(masks), "overwrite": True}
     for inputs, place, options, sentence in (
+        (images, images, replacing, "images outside the output folder"),
+        (images, masks, replacing, "masks and copies"),
+        (images / "b.png", images, replacing, r"originals and copies in two folders, found b\.png"),
         (room / "none", out, {}, "Expected a file, a folder or a pattern"),
         (room / "*.gif", out, {}, "Expected a file, a folder or a pattern"),
         (room / "empty", out, {}, "found none"),
@@ -652,7 +638,7 @@ def test_what_makes_no_sense_is_refused(room, protect_files):
     ):
         with pytest.raises(UnsegError, match=sentence):
             protect_files([inputs], place, **options)
-    assert not out.exists()
+    assert hashes(room) == before and not out.exists()
 
 
 def test_lines_are_kept_until_their_image_is_tried_again(room, run, protect_files, monkeypatch):
@@ -745,7 +731,8 @@ def test_a_copy_that_is_not_known_or_of_another_image_is_left_alone(room, run, m
     save(room / "images" / "b.png", pixels_of(seed=1))
     assert "the copy of another image, or of" in run()[1]["problem"] and sha256_of(copy) == rows[1]["sha256"]
     assert not run(overwrite=True)[1]["problem"] and sha256_of(copy) != rows[1]["sha256"]
-    with closed(monkeypatch, unseg_lib.files, "sha256_of", "out/b.png"):
+    with monkeypatch.context() as context:
+        context.setattr("unseg_lib.files.sha256_of", closed(sha256_of, "out/b.png"))
         again = run()
     assert again[0] == rows[0] and "not from here" in again[1]["problem"]
     copy.write_bytes(b"edited by hand")
@@ -789,7 +776,6 @@ def test_many_mixed_images_in_one_call(room, protect_files):
     good = [row for row in rows if not row["problem"]]
     assert hashes(images) == before and len(rows) == 60
     assert {row["image"] for row in rows if row["problem"]} == {name for name, mode in expected.items() if not mode}
-    assert 50 < len(good) < 60
     for row in good:
         content = io.BytesIO((images / row["image"]).read_bytes())  # of some TIFFs by path, Pillow is wrong
         with Image.open(content) as original, Image.open(out / row["written"]) as written:
