@@ -8,6 +8,7 @@ import stat
 import tarfile
 import threading
 import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -307,6 +308,19 @@ def test_interrupted_is_no_set_and_goes_on(kvasir, tmp_path, monkeypatch):
     for one, other in (("kvasir", "kvasir"), ("coift", "hrsod")):  # the latter are of one archive
         with datasets.download._alone(root, one, SOURCES[one].place), refused(f"of {other} .*found one running"):
             get(other, root)
+
+    # another call ends while this one waits for its turn: it is not done again
+    @contextmanager
+    def late(*given):
+        with alone(*given):
+            (root / "Kvasir-SEG").mkdir()
+            yield
+
+    alone = datasets.download._alone
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets.download, "_alone", late)
+        assert get("kvasir", root).is_dir() and not any((root / "Kvasir-SEG").iterdir())
+    (root / "Kvasir-SEG").rmdir()
     get("kvasir", root)
     assert check("kvasir", root) == {"train": 8, "test": 2}
     (tmp_path / "file").write_text("")

@@ -76,9 +76,11 @@ NO_MASKS = {"-6 to 4.2": [-6, 4.2], "0 to inf": [0, np.inf], "0 to 3": [0, 0.5, 
 def test_numbers_that_are_no_mask_are_refused_with_their_range(found, tmp_path):
     numbers = np.float32(NO_MASKS.get(found, [0, np.nan])) if found != "-6 to 4" else np.int32([-6, 4])
     Image.fromarray(numbers[None]).save(tmp_path / "a.tif")
-    for classes in [(), (1,)][: 1 + (numbers.dtype == np.float32)]:  # whole numbers may be asked for, whatever there is
+    # of a label map whole numbers may be asked for, whatever there is
+    readers = [read_mask, lambda path: read_mask(path, (1,)), read_label][: 3 if numbers.dtype == np.float32 else 1]
+    for read in readers:
         with refused(rf"from 0 to 255, or shares from 0 to 1, in the mask .*a\.tif, found .*{found}\)?; save"):
-            read_mask(tmp_path / "a.tif", classes)
+            read(tmp_path / "a.tif")
 
 
 # what cannot be read, and what lies on its side

@@ -1,6 +1,7 @@
 """The region by box, clicks and nothing: what the segmenter is shown, how it learns, what it finds; SAM instead."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -116,8 +117,10 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path, monkeypatch):
     assert len(seen) == 6 and sha256_of(resumed) == sha256_of(whole)  # two of the steps again
     heads = [method.load_segmenter(path).net.segmentation_head[0].weight for path in (whole, SEGMENTER)]
     assert heads[0].shape == heads[1].shape and not torch.equal(*heads)
-    with pytest.raises(UnsegError, match="another one"):
-        train_segmenter(SegmenterConfig(steps=5, batch_size=3, side=64), scenes, tmp_path / "whole")
+    # neither another training nor other images of the same number are taken for it
+    for other, images in ((replace(config, steps=5), scenes), (config, scenes[::-1])):
+        with pytest.raises(UnsegError, match="another one"):
+            train_segmenter(other, images, tmp_path / "whole")
 
 
 def test_a_segmenters_file_without_some_weights_is_refused(tmp_path):

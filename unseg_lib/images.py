@@ -178,10 +178,12 @@ def outlined(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def read_label(path: str | Path) -> np.ndarray:
     """Read a label map as uint8 `(H,W)`: palette indices as they are, of several channels the first."""
     with opened(path) as image:
-        return _label_of(_decoded(image))
+        return _label_of(_decoded(image), path)
 
 
-def _label_of(image: Image.Image) -> np.ndarray:
+def _label_of(image: Image.Image, path: str | Path) -> np.ndarray:
+    if image.mode == "F":
+        return _whole_numbers(image, path)
     label = np.asarray(image.convert("L") if image.mode == "1" else image)
     label = label if label.max(initial=0) > IGNORE else label.astype(np.uint8)  # 16 bits may hold more than any class
     return label if label.ndim == 2 else np.ascontiguousarray(label[..., 0])
@@ -211,7 +213,7 @@ def read_mask(path: str | Path, classes: Sequence[int | str] = (), size: tuple[i
                 f"Expected a label map, one number a pixel, in {path} for classes {','.join(map(str, classes))}, "
                 f"found the colours {found}; save it with a palette or in gray, or leave the classes out."
             )
-        return np.isin(_whole_numbers(image, path) if image.mode == "F" else _label_of(image), classes)
+        return np.isin(_label_of(image, path), classes)
 
 
 def read_objects(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -64,7 +64,8 @@ def get(name: str, root: str | Path) -> Path:
         what = f"{known[source.needs].title} in {root} before {source.title}"
         raise UnsegError(f"Expected {what}, found none; get {source.needs} first.")
     with _alone(root, name, source.place):
-        _download(root, name, source)
+        if not target.exists():  # another call may just have ended
+            _download(root, name, source)
     print(f"{source.title}: {target} ({source.licence}; cite {source.paper}).")
     return target
 

@@ -20,7 +20,7 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import claim, read_csv, whole_file, write_csv
 from unseg_lib.images import IGNORE, resize_label
-from unseg_lib.method.pairs import keys_of
+from unseg_lib.method.pairs import digest, keys_of
 from unseg_lib.method.segmenter import SIDE, Segmenter, Window, around, box_of, maps_of, save_segmenter, seen, shrunk
 from unseg_lib.method.surrogate import dice_loss
 from unseg_lib.method.weights import load_lite0
@@ -149,7 +149,9 @@ def train_segmenter(config: SegmenterConfig, scenes: Sequence[Scene], out: str |
     out = Path(out)
     if not scenes:
         raise UnsegError("Expected images with objects, found none; name data sets with masks.")
-    claim(out, asdict(config) | {"images": len(scenes)}, "training")
+    ends = digest(scenes[0].pixels, *scenes[0].objects, scenes[-1].pixels, *scenes[-1].objects)
+    mine = asdict(config) | {"images": len(scenes), "data": ends}
+    claim(out, mine, "training", later=("data",))
     if (out / SEGMENTER).exists():
         return out / SEGMENTER
     # the network starts from ImageNet's weights
