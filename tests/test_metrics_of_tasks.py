@@ -1,6 +1,7 @@
 """Boundary IoU, average precision and panoptic quality against scores by hand and against other implementations."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -132,21 +133,6 @@ def test_average_precision_is_silent_and_takes_generators(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(
-    ("truths", "guesses", "kind", "words"),
-    [
-        ([objects(SMALL)], [(NOTHING[0], [1], [0.5])], "mask", "found lengths 0, 1, 1"),
-        ([objects(SMALL, label=3)], [(*NOTHING, [])], "mask", "0 to 2 in the truth of image 1, found 3 to 3"),
-        ([objects(SMALL)], [(np.ones((1, 5, 5), bool), [1], [1])], "mask", r"of 20x30 pixels .* 1, .* found 5x5"),
-        ([NOTHING] * 2, [(*NOTHING, [])], "mask", "as many images as truths, found one without at 2"),
-        ([], [], "masks", "Unknown kind of average precision 'masks'; did you mean 'mask'"),
-    ],
-)
-def test_average_precision_refuses(truths, guesses, kind, words):
-    with pytest.raises(UnsegError, match=words):
-        average_precision(truths, guesses, CLASSES, kind)
-
-
 @pytest.mark.real
 @pytest.mark.parametrize("kind", ["mask", "box"])
 @pytest.mark.parametrize("name", ["nwpu", "coco"])
@@ -196,10 +182,11 @@ def test_scores_of_real_objects_equal_pycocotools_on_the_json(name, kind, data_r
 
 SCENE = ("road", "sky", "car", "person")
 THINGS = (2, 3)
+QUALITY = partial(panoptic_quality, classes=SCENE, things=THINGS)
 
 
 def panoptic(truth: tuple, guess: tuple) -> dict[str, float | None]:
-    return panoptic_quality([truth], [guess], SCENE, THINGS)
+    return QUALITY([truth], [guess])
 
 
 def test_panoptic_by_hand():
@@ -241,11 +228,11 @@ def test_void_is_ignored():
 
 
 def test_no_segments():
-    found = panoptic_quality([objects(box(0, 0, 10, 20), label=2), NOTHING], [NOTHING, NOTHING], SCENE, THINGS)
+    found = QUALITY([objects(box(0, 0, 10, 20), label=2), NOTHING], [NOTHING, NOTHING])
     assert found["PQ"] == found["SQ"] == found["RQ"] == found["PQ_things"] == 0  # missed, however silently
     assert found["PQ_stuff"] is found["PQ:person"] is None
     assert set(panoptic(NOTHING, NOTHING).values()) == {None}
-    assert set(panoptic_quality([], [], SCENE, THINGS).values()) == {None}
+    assert set(QUALITY([], []).values()) == {None}
 
 
 def test_stuff_of_one_class_is_one_segment_and_things_are_not():
@@ -257,21 +244,8 @@ def test_stuff_of_one_class_is_one_segment_and_things_are_not():
 
 def test_counts_are_summed_over_images():
     truth = objects(SMALL, label=2)
-    found = panoptic_quality((truth for _ in range(2)), iter([truth, NOTHING]), SCENE, THINGS)
+    found = QUALITY((truth for _ in range(2)), iter([truth, NOTHING]))
     assert (found["SQ"], found["RQ"]) == (1, pytest.approx(1 / 1.5))
-
-
-@pytest.mark.parametrize(
-    ("guesses", "words"),
-    [
-        ([], "found one without at 1"),
-        ([(np.ones((1, 5, 5), bool), [2])], r"of 20x30 pixels for image 1.*found 5x5"),
-        ([(np.stack([SMALL, SMALL]), [2, 4])], "classes 0 to 3 in image 1, found 2 to 4"),
-    ],
-)
-def test_panoptic_refuses(guesses, words):
-    with pytest.raises(UnsegError, match=words):
-        panoptic_quality([objects(SMALL, label=2)], guesses, SCENE, THINGS)
 
 
 @settings(max_examples=6, deadline=None)
@@ -295,6 +269,30 @@ def test_panoptic_equals_torchmetrics_where_every_pixel_is_predicted(seed):
         pairs = [torch.as_tensor(np.stack([kinds[numbers], numbers], -1)) for numbers in maps]
         pairs[0][torch.as_tensor(void)] = 255
         metric.update(pairs[1][None], pairs[0][None])
-    ours, theirs = panoptic_quality(*images, SCENE, THINGS), metric.compute()[0].tolist()
+    ours, theirs = QUALITY(*images), metric.compute()[0].tolist()
     for name, value in zip(("car", "person", "road", "sky"), theirs):
         assert (ours[f"PQ:{name}"] or 0) == pytest.approx(value)
+
+
+# what is refused
+
+PRECISION, CARS = partial(average_precision, classes=CLASSES), objects(SMALL)
+SMALLER = np.ones((1, 5, 5), bool)
+
+
+@pytest.mark.parametrize(
+    ("score", "truths", "guesses", "words"),
+    [
+        (PRECISION, [CARS], [(NOTHING[0], [1], [0.5])], "found lengths 0, 1, 1"),
+        (PRECISION, [objects(SMALL, label=3)], [(*NOTHING, [])], "0 to 2 in the truth of image 1, found 3 to 3"),
+        (PRECISION, [CARS], [(SMALLER, [1], [1])], r"of 20x30 pixels .* 1, .* found 5x5"),
+        (PRECISION, [NOTHING] * 2, [(*NOTHING, [])], "as many images as truths, found one without at 2"),
+        (partial(PRECISION, kind="masks"), [], [], "Unknown kind of average precision 'masks'; did you mean 'mask'"),
+        (QUALITY, [CARS], [], "found one without at 1"),
+        (QUALITY, [CARS], [(SMALLER, [2])], r"of 20x30 pixels for image 1.*found 5x5"),
+        (QUALITY, [CARS], [(np.stack([SMALL, SMALL]), [2, 4])], "classes 0 to 3 in image 1, found 1 to 4"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(score, truths, guesses, words):
+    with pytest.raises(UnsegError, match=words):
+        score(truths, guesses)
