@@ -171,9 +171,9 @@ def test_scales_and_flips_are_drawn():
 # first weights from files
 
 
-def published(encoder: WideResNet38) -> dict[str, torch.Tensor]:
-    """An encoder's weights by the published names."""
-    return {names_of(name)[1]: v for name, v in encoder.state_dict().items() if "num_batches" not in name}
+def named(encoder: WideResNet38, which: int) -> dict[str, torch.Tensor]:
+    """An encoder's weights by one of the four names of each; 1: the published one."""
+    return {names_of(name)[which]: v for name, v in encoder.state_dict().items() if "num_batches" not in name}
 
 
 def write_params(path: Path, arrays: dict[str, torch.Tensor], version: int = 0) -> Path:
@@ -216,13 +216,13 @@ def test_names_in_files():
         assert names_of(ours) == (ours, published, theirs, f"encoder.{ours}")
     # every array of the whole network has a name of its own
     with torch.device("meta"):
-        state = [name for name in WideResNet38().state_dict() if "num_batches" not in name]
-    assert all(len({names_of(name)[which] for name in state}) == len(state) for which in range(4))
+        whole = WideResNet38()
+    assert {len(named(whole, which)) for which in range(4)} == {len(named(whole, 0))}
 
 
 @pytest.mark.parametrize("version", [0, 1, 2])
 def test_weights_that_mxnet_saved(encoder, tmp_path, version):
-    arrays = {("aux:" if "moving" in name else "arg:") + name: v for name, v in published(encoder).items()}
+    arrays = {("aux:" if "moving" in name else "arg:") + name: v for name, v in named(encoder, 1).items()}
     path = write_params(tmp_path / "a.params", arrays | {"arg:linear1000_bias": torch.zeros(1000)}, version)
     assert same(encoder, tiny(init=path).encoder)
 
@@ -232,14 +232,13 @@ def test_weights_that_mxnet_saved(encoder, tmp_path, version):
 def test_state_dicts_by_any_of_the_names(encoder, tmp_path, which, suffix):
     from safetensors.torch import save_file
 
-    state = {names_of(k)[which]: v for k, v in encoder.state_dict().items() if "num_batches" not in k}
-    path = tmp_path / f"weights{suffix}"
+    state, path = named(encoder, which), tmp_path / f"weights{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state, "epoch": 3}, path)
     assert same(encoder, tiny(init=path).encoder)
 
 
 def test_wrong_files_are_one_sentence(encoder, tmp_path):
-    state = published(encoder)
+    state = named(encoder, 1)
 
     def refused(content: dict | bytes, words: str, name: str = "w.pth") -> None:
         path = tmp_path / name
