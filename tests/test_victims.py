@@ -260,7 +260,7 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(sets, tmp_path, victi
 REFUSED = [
     (VICTIM, {"epochs": 0}, "epochs above 0"),
     (VICTIM, {"batch_size": 1}, "at least 2"),
-    (VICTIM, {"init": "sam"}, "random, imagenet"),
+    (VICTIM, {"init": "sam"}, "random, imagenet for a victim of smp, found 'sam'"),
     (VICTIM, {"precision": "16"}, "32, bf16"),
     (VICTIM, {"device": "tpu"}, "auto, .*cpu"),
     (VICTIM, {"defense": "blur"}, "'blur'"),

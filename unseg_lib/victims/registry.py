@@ -92,8 +92,9 @@ def train_victim(
     defenses = defenses_of(defense, seed)
     _check_task(family, task)
     init = init if init in INIT else str(located(init))
-    if init not in INIT and Path(init).exists() and not chosen.files:
-        raise UnsegError(f"Expected init to be one of {', '.join(INIT)} for a victim of {family}, found '{init}'.")
+    if init not in INIT and not (chosen.files and Path(init).exists()):
+        end = ", or a file of weights" if chosen.files else f" for a victim of {family}"
+        raise UnsegError(f"Expected init to be one of {', '.join(INIT)}{end}, found '{init}'.")
     if any(getattr(one, part) for one in defenses for part in set(TRAINING_PARTS) - set(chosen.defenses)):
         can = "leaves the loss as it is" if "prepare" in chosen.defenses else "only changes images"
         wanted = f"a defence that {can} for a victim of {family}"

@@ -52,12 +52,10 @@ def check(run: VictimRun) -> None:
     """Refuse settings that cannot be trained with, before anything is read."""
     counted = "{} for training and {} for the test".format
     classes, images = counted(len(run.train.classes), len(run.test.classes)), counted(len(run.train), len(run.test))
-    init = run.init in INIT or Path(run.init).exists()
     numbers = {"epochs": run.epochs, "lr": run.lr, "height": run.size[0], "width": run.size[1]}
     for what, met, found in (
         *((f"{name} above 0", value > 0, value) for name, value in numbers.items()),
         ("a batch size of at least 2 (batch normalisation needs it)", run.batch_size >= 2, run.batch_size),
-        (f"init to be one of {', '.join(INIT)}, or a file of weights", init, f"'{run.init}'"),
         ("precision to be one of 32, bf16", run.precision in ("32", "bf16"), f"'{run.precision}'"),
         ("one list of classes", run.train.classes == run.test.classes, f"{classes}; load both with the same task"),
         ("images", len(run.train) and len(run.test), images),
