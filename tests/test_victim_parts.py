@@ -113,6 +113,15 @@ def test_a_model_that_onednn_cannot_do_channels_last():
     assert training.memory_format(resnet) == torch.channels_last
 
 
+def test_the_random_numbers_of_the_very_gpu_are_put_back(monkeypatch):
+    fork, kept = torch.random.fork_rng, []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: (kept.extend(devices), fork(devices=[]))[1])
+    for device in ("cpu", "cuda", "cuda:1"):
+        with training.own_randomness(device, 0, "dropout"):
+            torch.rand(1)
+    assert kept == ["cuda", "cuda:1"]
+
+
 def test_what_an_older_version_began_is_continued_and_what_differs_is_still_refused(tmp_path):
     """Older notes say pictures where all say images now, also inside."""
     mine, note = {"images": 3, "train": {"images": 2, "sha256": "a"}}, tmp_path / "training.json"

@@ -259,9 +259,9 @@ def _restore(run: VictimRun, model: nn.Module, optimiser: Optimizer) -> tuple[li
 @contextmanager
 def own_randomness(device: str, *names: object) -> Iterator[None]:
     """Seed torch's global generator from names for a while; then put it back, with Python's and numpy's."""
-    cuda, before = [torch.cuda.current_device()] if device == "cuda" else [], (random.getstate(), np.random.get_state())
+    before = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=cuda):
+        with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
             torch.manual_seed(seed_for(*names))
             yield
     finally:
