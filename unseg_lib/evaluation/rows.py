@@ -27,8 +27,8 @@ def victim_rows(run: dict, result: dict, protected: tuple[str, ...] = ()) -> lis
 
 def check_columns(row: dict, known: tuple[str, ...], where: str) -> None:
     """Raise `UnsegError` unless a row has these columns and no others."""
-    for name in row.keys() - set(known):
-        raise UnsegError(f"Unknown column '{name}' in {where}; {closest(name, list(known))}")
+    if unknown := [name for name in row if name not in known]:
+        raise UnsegError(f"Unknown column '{unknown[0]}' in {where}; {closest(unknown[0], list(known))}")
     if missing := [name for name in known if name not in row]:
         raise UnsegError(f"Expected every column in {where}, found none called {', '.join(missing)}.")
 
