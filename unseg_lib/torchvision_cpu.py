@@ -25,32 +25,28 @@ def make_torchvision_importable() -> None:
 
 
 class _Remedy(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: it prepares torch when somebody looks for torchvision, and lifts torchvision's check that
-    there are compiled operators.
+    """Finds nothing itself: when somebody looks for torchvision, it declares the operators that cannot be loaded, and
+    lifts torchvision's check that they are there.
     """
 
     def find_spec(self, name, path=None, target=None):
-        if name not in ("torchvision", "torchvision.extension"):
+        if name != "torchvision":
             return None
         sys.meta_path.remove(self)
-        if name == "torchvision":
-            if not _operators_load():
-                _declare_operators()
-                sys.meta_path.insert(0, self)  # for its extension
-            return None
         spec = importlib.util.find_spec(name)
-        run = spec.loader.exec_module
-        spec.loader.exec_module = lambda module: (run(module), setattr(module, "_assert_has_ops", lambda: None))
+        if spec and not _operators_load(spec.submodule_search_locations):
+            _declare_operators()
+            run = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: (run(module), setattr(module.extension, "_has_ops", lambda: True))
         return spec
 
 
-def _operators_load() -> bool:
-    """Whether torchvision's `_C.so` loads beside this torch (True also where there is no torchvision)."""
+def _operators_load(folders: list[str]) -> bool:
+    """Whether torchvision's `_C.so` loads beside this torch."""
     import torch
 
-    spec = importlib.util.find_spec("torchvision")
     try:
-        for folder in (spec and spec.submodule_search_locations) or ():
+        for folder in folders:
             torch.ops.load_library(f"{folder}/_C.so")
     except OSError:
         return False
@@ -61,11 +57,10 @@ def _declare_operators() -> None:
     global _library
     import torch
 
-    if _library is None:
-        _library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _library.impl("nms", _nms, "CompositeExplicitAutograd")
+    _library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _library.impl("nms", _nms, "CompositeExplicitAutograd")
 
 
 def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
