@@ -40,7 +40,7 @@ def built(run) -> torch.nn.Module:
 
 
 def first_batch_loss(run, model: torch.nn.Module) -> torch.Tensor:
-    batches = loader(run, run.train, adapted(run).train_pipeline, dino.truth, training=True)
+    batches = loader(run, run.train, adapted(run).train_pipeline, dino.truth)
     with own_randomness("cpu", "noise of the boxes"):
         return model.parse_losses(model(**model.data_preprocessor(next(iter(batches)), True), mode="loss"))[0]
 
@@ -96,7 +96,7 @@ def test_without_first_weights_nothing_is_frozen_or_slowed(shaped):
 def test_images_without_objects_stay_and_mixed_ones_are_refused(shaped):
     name = "retinanet_r50_fpn_crop640-50e_coco"
     run = dino_run(shaped, name=name, train=replace(shaped[0], read_instances=lambda id: []))
-    assert mmseg.Images(run.train, adapted(run).train_pipeline, 0, dino.truth, training=True)[0]
+    assert mmseg.Images(run.train, adapted(run).train_pipeline, 0, dino.truth)[0]
     with pytest.raises(UnsegError, match=r"^Expected a pipeline that keeps images apart, found Mosaic"):
         adapted(dino_run(shaped, name="yolox_tiny_8xb8-300e_coco"))
 
@@ -155,7 +155,7 @@ def test_boxes_are_tight_and_classes_are_the_things(shaped):
 def test_boxes_follow_their_objects_through_the_augmentation(shaped):
     """The toy's discs and boxes are brighter than the ground: where a box is, there is no ground or sky."""
     run = dino_run(shaped, size=(48, 64))
-    batches = loader(run, run.train, adapted(run).train_pipeline, dino.truth, training=True)
+    batches = loader(run, run.train, adapted(run).train_pipeline, dino.truth)
     pairs = [pair for batch in batches for pair in zip(batch["inputs"], batch["data_samples"])]
     found = [(x, box) for x, sample in pairs for box in sample.gt_instances.bboxes.tensor]
     for x, box in found:

@@ -96,7 +96,7 @@ def test_a_cache_that_another_process_is_writing_is_waited_for(monkeypatch):
 
 def test_images_go_through_the_pipeline_by_seed_and_epoch(sets):
     run = run_of(sets, size=(32, 32))
-    batches = runner.loader(run, run.train, ours(sets, size=(32, 32)).train_pipeline, training=True)
+    batches = runner.loader(run, run.train, ours(sets, size=(32, 32)).train_pipeline, runner.label_map)
 
     def epoch(number: int) -> torch.Tensor:
         batches.dataset.epoch = number
@@ -109,7 +109,7 @@ def test_images_go_through_the_pipeline_by_seed_and_epoch(sets):
 
 def test_images_reach_the_model_as_its_config_expects_them(sets):
     """BGR, which the preprocessor turns to RGB, and at full size for the score."""
-    sample = runner.Images(sets[1], ours(sets, size=(32, 32)).test_pipeline, 0, training=False)[0]
+    sample = runner.Images(sets[1], ours(sets, size=(32, 32)).test_pipeline, 0)[0]
     image = sets[1].image(sets[1].ids[0])
     assert sample["inputs"].shape == (3, 32, 48) and sample["data_samples"].ori_shape == image.shape[:2]
     assert np.array_equal(sample["inputs"].numpy(), image.transpose(2, 0, 1)[::-1])

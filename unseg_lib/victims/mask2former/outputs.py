@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from unseg_lib.datasets import IGNORE
 from unseg_lib.evaluation import average_precision, confusion, pack, panoptic_quality, unpack
 from unseg_lib.victims.data import normalise, resized_label
-from unseg_lib.victims.mask2former.data import MaskedImages, Size
+from unseg_lib.victims.mask2former.data import MaskedImages, Size, targets
 from unseg_lib.victims.mask2former.model import Layout
 from unseg_lib.victims.run import LABEL_TASKS, VictimRun
 from unseg_lib.victims.training import autocast, save_predictions, scores_of, shown, shown_image
@@ -87,7 +87,7 @@ def scaled(masks: Tensor, size: Size) -> Tensor:
 
 def scores(run: VictimRun, model: nn.Module, data: MaskedImages) -> dict:
     """Scores of the run's task, see `train_victim`; AP's areas are in pixels of the masks, see `MaskedImages`."""
-    found, countable = enumerate(predict(run, model, data)), run.test.countable
+    found, countable = enumerate(predict(run, model, data, range(len(data.x)))), run.test.countable
     if run.task == "instance":
         return {"scores": _precision(run, data, (instances(*one, data.size(i), countable) for i, one in found))}
     if run.task == "panoptic":
@@ -96,12 +96,9 @@ def scores(run: VictimRun, model: nn.Module, data: MaskedImages) -> dict:
 
 
 @torch.inference_mode()
-def predict(
-    run: VictimRun, model: nn.Module, data: MaskedImages, some: Sequence[int] | None = None
-) -> Iterator[Logits]:
-    """What the model says of every image, or of those numbered `some`."""
+def predict(run: VictimRun, model: nn.Module, data: MaskedImages, some: Sequence[int]) -> Iterator[Logits]:
+    """What the model says of the images numbered `some`."""
     model.eval()
-    some = range(len(data.x)) if some is None else some
     step = run.batch_size if isinstance(data.x, Tensor) else 1  # of images of many shapes one by one, as published
     for start in range(0, len(some), step):
         x, shapes = data.batch(list(some[start : start + step]))
@@ -148,24 +145,21 @@ def _confusion(run: VictimRun, i: int, one: Logits, size: Size) -> Tensor:
 def keep(run: VictimRun, model: nn.Module, data: MaskedImages) -> None:
     """Write predictions.npz of some test images: label maps, and of instances and segments also their numbers."""
     some = shown(len(data.x))
-    found = zip(some, predict(run, model, data, some))
-    rows = [shown_image(run, run.test.ids[i]) | _drawings(run, data, i, one, model.layout) for i, one in found]
-    save_predictions(run, rows)
+    found = zip((run.test.ids[i] for i in some), predict(run, model, data, some))
+    save_predictions(run, [shown_image(run, id) | _drawings(run, id, one, model.layout) for id, one in found])
 
 
-def _drawings(run: VictimRun, data: MaskedImages, i: int, one: Logits, layout: Layout) -> dict:
+def _drawings(run: VictimRun, id: str, one: Logits, layout: Layout) -> dict:
     if run.task in LABEL_TASKS:
         return {"prediction": label_map(*one, run.size).cpu()}
-    (masks,), (classes,) = data.learnt([i])
-    resized = [resized_label(one.numpy(), run.size) for one in masks]
-    masks = torch.stack(resized) if resized else masks.new_zeros(0, *run.size)
+    masks, classes, crowd = targets(run.test, id, run.task, run.size)
     if run.task == "panoptic":
         found = segments(*one, run.size, run.test.countable, layout)
     else:
         *found, score = instances(*one, run.size, run.test.countable)
         sure = np.flatnonzero(score >= SURE)[::-1]  # the best on top
         found = tuple(part[sure] for part in found)
-    return drawings(run, by_area(masks.numpy(), classes.numpy()), found)
+    return drawings(run, by_area(masks[~crowd].numpy(), classes[~crowd].numpy()), found)
 
 
 def by_area(masks: np.ndarray, classes: np.ndarray) -> Objects:

@@ -89,8 +89,8 @@ def fit(run: VictimRun, config: Config, model: nn.Module, truth: Truth, metric: 
         runner = Runner(
             model=model,
             work_dir=logs,
-            train_dataloader=loader(run, run.train, config.train_pipeline, truth, training=True),
-            val_dataloader=loader(run, run.test, config.test_pipeline, truth, training=False),
+            train_dataloader=loader(run, run.train, config.train_pipeline, truth),
+            val_dataloader=loader(run, run.test, config.test_pipeline),
             val_evaluator=Evaluator(metric),
             train_cfg={"type": "EpochBasedTrainLoop", "max_epochs": run.epochs},
             val_cfg={"type": "ValLoop"},
@@ -120,10 +120,10 @@ def label_map(source: SegmentationSet, id: str) -> dict:
     return {"gt_seg_map": source.label(id), "seg_fields": ["gt_seg_map"]}
 
 
-def loader(run: VictimRun, source: SegmentationSet, pipeline: list[dict], truth: Truth = label_map, *, training: bool):
-    """A DataLoader of packed samples: the run's batches for training, image by image for the test."""
-    dataset = Images(source, pipeline, run.seed, truth, training=training)
-    sampler = EpochBatches(dataset, run) if training else [[i] for i in range(len(source))]
+def loader(run: VictimRun, source: SegmentationSet, pipeline: list[dict], truth: Truth | None = None) -> DataLoader:
+    """A DataLoader of packed samples: with their truth the run's batches for training, else image by image."""
+    dataset = Images(source, pipeline, run.seed, truth)
+    sampler = EpochBatches(dataset, run) if truth else [[i] for i in range(len(source))]
     workers = min(WORKERS, os.cpu_count() or 1) if run.device == "cuda" else 0
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=pseudo_collate, num_workers=workers)
 
@@ -132,13 +132,13 @@ class Images(Dataset):
     """A SegmentationSet through a pipeline of an OpenMMLab config, without the steps that read files.
 
     The augmentation of an image depends on (seed, epoch, image) alone, not on the worker that makes it or on what was
-    killed before. The truth goes through the training pipeline only; the test reads it anew.
+    killed before. The truth goes through the training pipeline only: the test, for which it is None, reads it anew.
     """
 
-    def __init__(self, source: SegmentationSet, pipeline: list[dict], seed: int, truth: Truth = label_map, *, training):
+    def __init__(self, source: SegmentationSet, pipeline: list[dict], seed: int, truth: Truth | None = None):
         steps = [step for step in pipeline if not step["type"].endswith(("LoadImageFromFile", "LoadAnnotations"))]
         self.steps = [TRANSFORMS.build(step) for step in steps]
-        self.source, self.seed, self.truth, self.training, self.epoch = source, seed, truth, training, 0
+        self.source, self.seed, self.truth, self.epoch = source, seed, truth, 0
         self.metainfo = {"classes": source.classes, "palette": [[0, 0, 0]] * len(source.classes)}
 
     def __len__(self) -> int:
@@ -152,7 +152,7 @@ class Images(Dataset):
         image = np.ascontiguousarray(self.source.image(name)[..., ::-1])  # BGR, as mmcv reads files
         sample = {"img": image, "img_path": name, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
         sample |= {"seg_fields": [], "reduce_zero_label": False}
-        sample |= self.truth(self.source, name) if self.training else {}
+        sample |= self.truth(self.source, name) if self.truth else {}
         for step in self.steps:
             sample = step(sample)
         return sample
@@ -220,8 +220,7 @@ class Book(Hook):
 
     def before_train(self, runner) -> None:
         done = len(self.history)
-        left = range(done, self.run.epochs)
-        self.shown = progress(left, f"training {self.run.name.split()[0]}", total=self.run.epochs, initial=done)
+        self.shown = progress(range(done, self.run.epochs), f"training {self.run.name.split()[0]}", initial=done)
 
     def before_train_epoch(self, runner) -> None:
         next(self.shown)
