@@ -3,7 +3,6 @@
 python tests/tiny_sets.py FOLDER      those of the profile paper, and weights, for the profile paper-tiny
 """
 
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from unseg_lib.errors import UnsegError
+from unseg_lib.files import read_json, write_json
 from unseg_lib.images import write_image
 
 HEIGHT, WIDTH = 12, 16
@@ -64,9 +64,9 @@ def refused(words: str):
 
 
 def edit_json(path: Path, change: Callable[[dict], object]) -> None:
-    content = json.loads(path.read_text())
+    content = read_json(path)
     change(content)
-    path.write_text(json.dumps(content))
+    write_json(path, content)
 
 
 def voc(root: Path, five: bool = False) -> str:
@@ -119,28 +119,33 @@ def scenes(root: Path) -> str:
     return "scenes"
 
 
+# shapes of objects as COCO writes them: two squares, and a crowd
+LARGE = [[2, 1, 12, 1, 12, 9, 2, 9]]
+SMALL = [[4, 3, 7, 3, 7, 6, 4, 6]]
+COLUMN = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT, HEIGHT * (WIDTH - 1)]}  # the leftmost one
+
+
+def write_coco(path: Path, images: list[dict], kinds: list[dict], shapes: list[tuple]) -> None:
+    """COCO's json of images that all have the same objects: number of the category, shape, whether it is a crowd."""
+    notes = []
+    for image, (i, (kind, shape, crowd)) in product(images, enumerate(shapes)):
+        numbers = {"id": 10 * image["id"] + i, "image_id": image["id"], "category_id": kind}
+        notes.append(numbers | {"segmentation": shape, "iscrowd": crowd, "area": 1, "bbox": [0, 0, 1, 1]})
+    write_json(path, {"images": images, "annotations": notes, "categories": kinds})
+
+
 def _json_set(name: str, images: str, notes: str, root: Path, one_class: str = "", counts=(("train", 8), ("val", 3))):
     """A large square, a small one on it and a crowd, in each image; category numbers with gaps, in disorder.
 
     {} in the places is the split. one_class: the only category. Of three splits, the images' names are in each.
     """
-
-    def polygon(left, top, right, bottom):
-        return [[left, top, right, top, right, bottom, left, bottom]]
-
-    crowd = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT, HEIGHT * (WIDTH - 1)]}  # the leftmost column
-    shapes = [(7, polygon(4, 3, 7, 6), 0), (3, polygon(2, 1, 12, 9), 0), (3, crowd, 1)]
+    ship, plane = (1, 1) if one_class else (7, 3)
     kinds = [{"id": 1, "name": one_class}] if one_class else [{"id": 7, "name": "ship"}, {"id": 3, "name": "airplane"}]
+    shapes, size = [(ship, SMALL, 0), (plane, LARGE, 0), (plane, COLUMN, 1)], {"height": HEIGHT, "width": WIDTH}
     for split, count in counts:
-        size = {"height": HEIGHT, "width": WIDTH, "license": 0}
         files = [f"{100 + i}.tif" if len(counts) > 2 else f"{split}{i}.jpg" for i in range(count)]
-        pictures = [{"id": 100 + i, "file_name": file} | size for i, file in enumerate(files)]
-        annotations = []
-        for i, (j, (kind, shape, crowd)) in product(range(100, 100 + count), enumerate(shapes)):
-            number = {"id": 10 * i + j, "image_id": i, "category_id": 1 if one_class else kind}
-            annotations.append(number | {"segmentation": shape, "iscrowd": crowd, "area": 1, "bbox": [0, 0, 1, 1]})
-        content = {"images": pictures, "annotations": annotations, "categories": kinds}
-        write_text(root / notes.format(split), json.dumps(content))
+        pictures = [{"id": 100 + i, "file_name": file, "license": 0} | size for i, file in enumerate(files)]
+        write_coco(root / notes.format(split), pictures, kinds, shapes)
         for i, file in enumerate(files):
             write_image(root / images.format(split) / file, image(i))
     return name
@@ -163,25 +168,18 @@ def coco_panoptic(root: Path) -> str:
             write_image(root / f"coco/annotations/panoptic_{split}2017/{stem}.png", colours)
             write_image(root / f"coco/{split}2017/{stem}.jpg", image(i))
         content = {"images": images, "annotations": notes, "categories": kinds[::-1], "info": {}, "licenses": []}
-        (root / f"coco/annotations/panoptic_{split}2017.json").write_text(json.dumps(content))
+        write_json(root / f"coco/annotations/panoptic_{split}2017.json", content)
     return "coco-panoptic"
 
 
 def coco_instances(root: Path) -> str:
     """The same, with other objects: a square of class 2 that overlaps one of class 0, and a crowd of class 4."""
     coco_panoptic(root)
-    square = [[2, 1, 12, 1, 12, 9, 2, 9]]
-    shapes = [(3, square, 0), (1, [[4, 3, 7, 3, 7, 6, 4, 6]], 0)]
-    shapes.append((5, {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT, HEIGHT * (WIDTH - 1)]}, 1))
     for split in ("train", "val"):
-        content = json.loads((root / f"coco/annotations/panoptic_{split}2017.json").read_text())
-        content["categories"] = [one for one in content["categories"] if one["isthing"]]
-        content["annotations"] = [
-            {"id": j, "image_id": one["id"], "category_id": kind, "segmentation": shape, "iscrowd": crowd}
-            for one in content["images"]
-            for j, (kind, shape, crowd) in enumerate(shapes)
-        ]
-        (root / f"coco/annotations/instances_{split}2017.json").write_text(json.dumps(content))
+        content = read_json(root / f"coco/annotations/panoptic_{split}2017.json")
+        things = [one for one in content["categories"] if one["isthing"]]
+        shapes = [(3, LARGE, 0), (1, SMALL, 0), (5, COLUMN, 1)]
+        write_coco(root / f"coco/annotations/instances_{split}2017.json", content["images"], things, shapes)
     return "coco-instances"
 
 
