@@ -35,6 +35,14 @@ def test_bf16_becomes_fp32_where_it_would_be_emulated(monkeypatch, capsys):
     assert runtime.usable_precision("bf16", "cpu") == "bf16"
 
 
+@pytest.mark.parametrize(("total", "last"), [(7, "7/7"), (19, "18/19 19/19"), (35, "32/35 35/35")])
+def test_a_log_has_ten_lines_of_a_loop_at_most(monkeypatch, capsys, total, last):
+    monkeypatch.setenv("UNSEG_BATCH", "1")
+    assert list(runtime.progress(range(total), "loop")) == list(range(total))
+    counts = [line.removeprefix("loop: ").partition(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert len(counts) <= 10 and counts[-len(last.split()) :] == last.split()
+
+
 FAULTS = """
 import resource, torch
 from unseg_lib.runtime import keep_freed_memory

@@ -1,6 +1,7 @@
 """Victims of mmsegmentation: what becomes of a config, and of images. Trainings are in test_victims.py."""
 
 import importlib.util
+from functools import partial
 from unittest.mock import Mock
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import toys
 
 from unseg_lib import UnsegError
-from unseg_lib.victims import load_config
+from unseg_lib.victims import load_config, train_victim
 from unseg_lib.victims.openmmlab import import_library, import_yapf, runner
 from unseg_lib.victims.openmmlab.config import adapt
 
@@ -105,6 +106,14 @@ def test_images_go_through_the_pipeline_by_seed_and_epoch(sets):
     first = epoch(1)
     assert first.shape == (9, 3, 32, 32) and first.dtype == torch.uint8
     assert torch.equal(first, epoch(1)) and not torch.equal(first, epoch(2))
+
+
+def test_no_speed_is_told_where_nothing_was_trained(sets, tmp_path, monkeypatch):
+    """Killed between the last checkpoint and the result."""
+    call = partial(train_victim, toys.SMALL_MMSEG, *sets, tmp_path, **toys.HOW | {"epochs": 1})
+    with toys.interrupted_after_saving(monkeypatch):
+        call()
+    assert len(call()["epochs"]) == 1 and not (tmp_path / "speed.json").exists()
 
 
 def test_images_reach_the_model_as_its_config_expects_them(sets):

@@ -6,6 +6,7 @@ remedy is `torchvision_cpu.py`, apart from here because it must not import torch
 """
 
 import ctypes
+import math
 import os
 import platform
 import re
@@ -235,7 +236,7 @@ def progress(items: Iterable, name: str, total: int | None = None, initial: int 
 
 
 def _log_lines(items: Iterable, name: str, total: int, initial: int) -> Iterator:
-    start, every = time.monotonic(), max(1, total // LINES)
+    start, every = time.monotonic(), max(1, math.ceil(total / LINES))
     for done, item in enumerate(items, start=initial + 1):
         yield item
         if done % every == 0 or done == total:

@@ -108,7 +108,8 @@ def fit(run: VictimRun, config: Config, model: nn.Module, truth: Truth, metric: 
         )
         runner.train()
         keep(runner, run)
-        write_json(run.out / "speed.json", book.watch.report())
+        if book.watch.samples:  # else nothing was trained now
+            write_json(run.out / "speed.json", book.watch.report())
     return summary(run.train.classes, book.history, book.seconds / 60, device_name(run.device))
 
 
