@@ -171,19 +171,15 @@ def test_only_things_are_instances(logits):
     assert found == [pytest.approx(float(expected), abs=1e-5)]
 
 
-def test_stuff_takes_places_of_panoptic_instances():
+def test_stuff_takes_places_of_panoptic_instances(monkeypatch):
     """Three sure queries of stuff, one less sure thing, three places: as published, hardly a thing is left."""
     classes = torch.full((4, 3), -9.0)
     classes[:3, 0], classes[3, 1] = 9.0, 0.0
     masks = torch.ones(4, 8, 8)
     masks[3, :4] = -1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "INSTANCES", 3)
-        assert outputs.instances(classes, masks, (8, 8), (1,))[1].tolist() == [1, 1, 1]
-        assert outputs.instances(classes, masks, (8, 8), (1,), panoptic=True)[1].tolist() == []
-        patch.setattr(outputs, "INSTANCES", 4)
-        _, found, _ = outputs.instances(classes, masks, (8, 8), (1,), panoptic=True)
-        assert found.tolist() == [1]
+    for places, panoptic, found in ((3, False, [1, 1, 1]), (3, True, []), (4, True, [1])):
+        monkeypatch.setattr(outputs, "INSTANCES", places)
+        assert outputs.instances(classes, masks, (8, 8), (1,), panoptic=panoptic)[1].tolist() == found
 
 
 def test_panoptic_segments_by_hand():

@@ -1,7 +1,5 @@
 """What a profile needs: every training of it is counted once, and its arithmetic as by hand."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -141,7 +139,7 @@ def test_the_command_measures_a_profile(tmp_path, capsys, monkeypatch):
     assert victim["hours"] == pytest.approx(4 * victim["hours_a_stage"]) and victim["flop"] > 1e6
     assert generator["samples"] == 12 and generator["flop"] > 0 and rows["noise of tiny"]["samples"] == 20
     assert not any(row["problem"] for row in rows.values()) and "noise of tiny" in said
-    # both data sets' tables need the same generator, whose hours count once in all
+    # an entry of the grid that names no table is with its data set's
     one, whole = read_json(tmp_path / "needs.json")["tables"]
     assert one["table"] == "data set scenes" and whole["table"] == "in all" and "disk, GB" in said
     assert one | {"table": "in all"} == whole and (whole["trainings"], whole["copies"]) == (5, 1)
@@ -150,15 +148,9 @@ def test_the_command_measures_a_profile(tmp_path, capsys, monkeypatch):
     assert whole["megabytes"] == max(filter(None, (row["megabytes"] for row in rows.values())), default=None)
 
 
-def test_a_table_needs_what_its_entries_of_the_grid_build_on(paper):
-    tables = {purpose: paper.only(purpose) for purpose in paper.purposes}
+def test_every_stage_is_for_some_table(paper):
+    tables, beside = {purpose: paper.only(purpose) for purpose in paper.purposes}, {"pixels", "tables", *paper.pages}
     assert {f"table {number}" for number in range(1, 12)} | {"figure 4"} <= set(tables)
-    assert "generator/random-vit-b" in tables["table 11"] and "generator/random-vit-b" not in tables["table 4"]
-    assert {"victim/voc-unseg-deeplabv1-s0", "poison/voc-unseg"} <= set(tables["table 1"])
-    # an entry that names no table is with its data set's
-    nameless = {key: value for key, value in paper.grid[0].items() if key != "for"}
-    assert set(replace(paper, grid=[nameless]).purposes) == {"data set voc"}
-    beside = {"pixels", "tables", *paper.pages}
     assert set().union(*tables.values()) == {key for key, one in paper.stages.items() if one.kind not in beside}
 
 

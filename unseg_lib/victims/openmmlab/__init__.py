@@ -39,8 +39,7 @@ def import_library(package: str) -> None:
     """Import mmseg or mmdet with its models, transforms and schedulers registered (7 s the first time)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # their deprecations, which nobody will mend
-        if stand_in_for_compiled_operators():
-            use_other_operators()
+        replace_compiled_operators()
         for part in ("", ".datasets", ".engine", ".models"):
             importlib.import_module(package + part)
         from mmengine.logging import MMLogger
@@ -50,17 +49,24 @@ def import_library(package: str) -> None:
         MMLogger.get_instance("unseg", log_level="ERROR")  # else every weight's first value is announced
 
 
-def stand_in_for_compiled_operators() -> bool:
-    """Put a module in the place of `mmcv._ext` where mmcv has been installed without it; whether it is there."""
-    if "mmcv._ext" not in sys.modules:
-        if importlib.util.find_spec("mmcv._ext"):
-            return False
+def replace_compiled_operators() -> None:
+    """Where mmcv has been installed without `mmcv._ext`, put a module in its place, and send deformable attention to
+    mmcv's own PyTorch body and the focal loss to torchvision's, on every device.
+    """
+    spec = importlib.util.find_spec("mmcv._ext")
+    if spec and spec.loader:
+        return  # compiled
+    if not spec:
         module = types.ModuleType("mmcv._ext", "Stand-in: every function raises when called.")
         module.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", loader=None)
         module.__getattr__ = _missing_operator
         module.nms = nms
         sys.modules["mmcv._ext"] = module
-    return sys.modules["mmcv._ext"].__spec__.loader is None
+    import mmcv.ops
+    from mmcv.ops import multi_scale_deform_attn
+
+    multi_scale_deform_attn.IS_CUDA_AVAILABLE = False  # else a GPU is asked for the compiled one
+    mmcv.ops.sigmoid_focal_loss = sigmoid_focal_loss
 
 
 def _missing_operator(name: str) -> Callable:
@@ -72,15 +78,6 @@ def _missing_operator(name: str) -> Callable:
         raise UnsegError(f"Expected mmcv's compiled operator '{name}', found mmcv-lite, which has none; {mend}.")
 
     return raise_when_called
-
-
-def use_other_operators() -> None:
-    """Send deformable attention to mmcv's own PyTorch body and the focal loss to torchvision's, on every device."""
-    import mmcv.ops
-    from mmcv.ops import multi_scale_deform_attn
-
-    multi_scale_deform_attn.IS_CUDA_AVAILABLE = False  # else a GPU is asked for the compiled one
-    mmcv.ops.sigmoid_focal_loss = sigmoid_focal_loss
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
