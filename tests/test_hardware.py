@@ -19,6 +19,13 @@ def test_a_device_is_chosen_or_refused():
             runtime.choose_device(wrong)
 
 
+@pytest.mark.parametrize(("named", "found"), [("0,2", ["0", "2"]), ("", []), ("-1", [])])
+def test_hidden_gpus_are_not_counted(monkeypatch, named, found):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    monkeypatch.setattr(runtime, "gpu_count", lambda: 0)  # as torch says of the last two
+    assert runtime.visible_gpus() == found
+
+
 def test_a_processor_has_bf16_where_it_multiplies_in_it(monkeypatch):
     old, avx, amx = {"avx2": True}, {"avx2": True, "avx512_bf16": True}, {"amx_bf16": True}
     for known, found in ((old, False), (avx, True), (amx, True), ({}, False)):

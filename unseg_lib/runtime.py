@@ -148,9 +148,9 @@ def gpu_count() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(i) for i in range(gpu_count())]
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them; -1 there hides all of them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return named.split(",") if named and named != "-1" else [str(i) for i in range(gpu_count())]
 
 
 @contextmanager
