@@ -40,24 +40,20 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
     elif weights:
         said = f"`unseg weights check --profile {chosen.source}` says how to get each."
         raise UnsegError(f"Expected the weights {', '.join(weights)} for profile {chosen.name}, found none; {said}")
-    with at_rest(root / chosen.results) if dry_run else locked(root / chosen.results):
-        status = subprocess.run(snakemake_command(chosen, jobs, dry_run, only), cwd=root, check=False).returncode
+    results = root / chosen.results
+    with at_rest(results) if dry_run else locked(results), contextlib.chdir(root):
+        status = subprocess.run(snakemake_command(chosen, jobs, dry_run, only), check=False).returncode
+        left = [stage.key for stage in stages if not stage.done()] if status else []
         if only and not (dry_run or status):
             gather(chosen, root)
     if status:
-        raise UnsegError(f"{_left(stages, root)} The reason is above; the same command goes on from there.")
+        found = f"{len(left)} that are not ({', '.join(left[:3])}{' and more' * (len(left) > 3)})"
+        said = f"Expected all of {len(stages)} stages to be done, found {found}."
+        raise UnsegError(f"{said} The reason is above; the same command goes on from there.")
     result = chosen.results / ("rows.csv" if only else "report.html")
     if not dry_run:
         print(f"{'Rows' if only else 'Report'}: {result}")
     return result
-
-
-def _left(stages: Collection[Stage], root: Path) -> str:
-    """What a run that failed or was stopped has left to do, in a sentence."""
-    with contextlib.chdir(root):
-        left = [stage.key for stage in stages if not stage.done()]
-    named = f"{', '.join(left[:3])}{' and more' * (len(left) > 3)}"
-    return f"Expected all of {len(stages)} stages to be done, found {len(left)} that are not ({named})."
 
 
 def gather(profile: Profile, root: Path) -> None:
