@@ -26,15 +26,16 @@ def notebook(tmp_path):
 
 
 def test_the_cell_is_read_with_types_defaults_and_help(notebook):
-    assert [tuple(one) for one in notebook_parameters(notebook).values()] == [
-        ("epsilon", "float", 8.0, "inside the mask, 1/255"),
-        ("steps", "int", 20, 'how "many" # really'),
-        ("name", "str", "a # b", "a text with a hash"),
-        ("gray", "bool", False, ""),
-        ("size", "list[int]", [96, 64], "height, width"),
-        ("limit", "Optional[int]", None, "all of them"),
-    ]
-    assert isinstance(notebook_parameters(notebook)["epsilon"].default, float)
+    found = notebook_parameters(notebook)
+    assert found == {
+        "epsilon": ("float", 8.0, "inside the mask, 1/255"),
+        "steps": ("int", 20, 'how "many" # really'),
+        "name": ("str", "a # b", "a text with a hash"),
+        "gray": ("bool", False, ""),
+        "size": ("list[int]", [96, 64], "height, width"),
+        "limit": ("Optional[int]", None, "all of them"),
+    }
+    assert isinstance(found["epsilon"].default, float)
 
 
 def test_given_values_replace_defaults_and_a_misspelt_name_names_the_closest(notebook):

@@ -23,7 +23,6 @@ PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 class Parameter(NamedTuple):
     """One line of the cell: `type` as written, e.g. `list[int]`."""
 
-    name: str
     type: str
     default: object
     help: str
@@ -78,7 +77,7 @@ def _parsed(text: str, notebook: Path) -> dict[str, Parameter]:
             raise UnsegError(f"Expected `name: Type = value  # help` {where}, found `{line}`.") from error
         # the help starts at the first # after the value, so that a # inside a string is none
         rest = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
-        found[name] = Parameter(name, kind, default, rest.partition("#")[2].strip())
+        found[name] = Parameter(kind, default, rest.partition("#")[2].strip())
     return found
 
 
