@@ -228,8 +228,7 @@ def _read(name_or_path: str | Path, root: Path, above: tuple[str, ...] = ()) -> 
     if path.suffix in (".yaml", ".yml"):
         source = str(path)
     else:
-        path = root / PROFILES / f"{source}.yaml"
-        pick({file.stem: file for file in path.parent.glob("*.yaml")}, source, "profile")
+        path = pick({file.stem: file for file in (root / PROFILES).glob("*.yaml")}, source, "profile")
     if not path.is_file():
         raise UnsegError(f"Expected a profile at {path}, found no such file.")
     try:
