@@ -201,7 +201,7 @@ def learning_curve(loss: list[float], scores: dict[str, list[float]], *, ylabel:
 
 
 def bars(groups: dict[str, dict[str, tuple]], *, xlabel: str, colours: dict[str, str] | None = None) -> Drawing:
-    """Horizontal bars, a panel a group: {group: {name: (value, std), None or NaN if not run}}; wider with `colours`."""
+    """Horizontal bars, a panel a group: {group: {name: (value, std), NaN if not run}}; wider with `colours`."""
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     long = max(map(len, names)) > 21  # and needs the room of a third panel
     columns, width = min(3 - long, len(groups)), 6.4 if colours else 2.9 + 1.2 * long
@@ -214,10 +214,9 @@ def bars(groups: dict[str, dict[str, tuple]], *, xlabel: str, colours: dict[str,
         for axis, (title, group) in zip(axes.flat, groups.items()):
             axis.set_title("\n".join(wrap(title, 25 if width < 6 else 90)))
             for place, (name, value) in enumerate(group.items()):
-                there = value is not None and not np.isnan(value[0])
-                mean, std = np.nan_to_num(value) if there else (0.0, 0.0)
+                mean, std = np.nan_to_num(value)
                 axis.barh(place, mean, 0.66, color=colours[name], xerr=std or None, ecolor="#6b7079")
-                text, colour = (f"{mean:.0f}", INK) if there else ("not run", "#9aa0a8")
+                text, colour = ("not run", "#9aa0a8") if np.isnan(value[0]) else (f"{mean:.0f}", INK)
                 axis.text(mean + std + 2, place, text, va="center", fontsize=8, color=colour)
             axis.axvline(100, color="#9aa0a8", linewidth=0.7)
             axis.set(xlabel=xlabel, xlim=(0, 122), ylim=(longest - 0.4, -0.6))
