@@ -1,6 +1,5 @@
 """Every published number has a run of the same protocol in the profile paper, or its file says why not."""
 
-import csv
 import re
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -11,6 +10,7 @@ import pytest
 from unseg_lib import UnsegError
 from unseg_lib.datasets import SOURCES
 from unseg_lib.evaluation import METRICS
+from unseg_lib.files import read_csv
 from unseg_lib.pipeline import Profile, Stage, missing_data
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "data/published"
@@ -44,8 +44,7 @@ CHANGES = {
 
 
 def read(name: str) -> list[dict]:
-    with open(PUBLISHED / name) as file:
-        return list(csv.DictReader(file))
+    return read_csv(PUBLISHED / name)
 
 
 def asked(cell: dict) -> dict:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from toy_project import wait
+from test_pipeline import finish as finish_victim
+from toy_project import code, wait
 
 from unseg_lib import UnsegError
-from unseg_lib.files import read_csv, read_json, write_json
+from unseg_lib.files import read_csv, write_json
 from unseg_lib.method import BilevelConfig
 from unseg_lib.pipeline import Profile, choose, collect, load_profile, missing_data, reproduce
 from unseg_lib.pipeline.notebook import RESULT
@@ -202,16 +203,17 @@ def test_what_another_job_finishes_while_one_looks_stays_done(toys, monkeypatch)
     assert Path(stage.marker).exists() == bool(looked)
 
 
-def purposes(root: Path) -> None:
-    """Give the toy profile two purposes that share the clean victim, and a profile that extends it."""
+@pytest.fixture
+def purposes(toys, monkeypatch) -> None:
+    """Give the toy profile two purposes that share the clean victim."""
+    monkeypatch.setenv("UNSEG_DATA", str(toys))
     entry = {"datasets": ["scenes"], "victims": ["unet"], "seeds": [0, 1]}
     grid = [{"recipes": ["clean", "unseg"], "for": "table 1"}, {"recipes": ["clean", "random"], "for": "figure 2"}]
-    change(root, "grid", value=[entry | one for one in grid])
+    change(toys, "grid", value=[entry | one for one in grid])
 
 
-def test_only_one_purpose_is_run(toys, monkeypatch, capfd):
-    monkeypatch.setenv("UNSEG_DATA", str(toys))
-    purposes(toys)
+@pytest.mark.usefixtures("purposes")
+def test_only_one_purpose_is_run(toys, capfd):
     assert reproduce("toy", only="figure 2", dry_run=True) == Path("results/toy/rows.csv")
     said = capfd.readouterr().out
     assert "victim/scenes-random-unet-s1" in said and "unseg" not in said and "tables" not in said
@@ -225,9 +227,8 @@ def test_only_one_purpose_is_run(toys, monkeypatch, capfd):
         reproduce("toy", only="figure 3")
 
 
-def test_a_stage_that_fails_holds_back_only_what_builds_on_it(toys, monkeypatch):
-    monkeypatch.setenv("UNSEG_DATA", str(toys))
-    purposes(toys)
+@pytest.mark.usefixtures("purposes")
+def test_a_stage_that_fails_holds_back_only_what_builds_on_it(toys):
     path = toys / "notebooks/02_poison_dataset.ipynb"
     path.write_text(path.read_text().replace("save({", 'assert poison != \\"random\\"\\nsave({'))
     found = r"of 5 stages to be done, found 3 that are not \(poison/scenes-random, victim/scenes-random-unet-s0, victim"
@@ -237,9 +238,9 @@ def test_a_stage_that_fails_holds_back_only_what_builds_on_it(toys, monkeypatch)
     assert len(left) == 3 and all("random" in key for key in left)
 
 
+@pytest.mark.usefixtures("purposes")
 def test_what_is_missing_is_of_what_is_asked_for(toys, monkeypatch, capfd):
     monkeypatch.setattr("unseg_lib.runtime.visible_gpus", lambda: ["0"])
-    purposes(toys)
     change(toys, "generators", "own", "sam_weights", value="weights/sam.pth")
     change(toys, "resources", value={"generator": {"gpu": 8}, "victim": {"gpu": 1}})
     change(toys, "datasets", "scenes", "dataset", value="voc")
@@ -273,8 +274,8 @@ def extend(root: Path, **content) -> Profile:
     return load_profile("less", root)
 
 
+@pytest.mark.usefixtures("purposes")
 def test_a_profile_extends_another_one(toys):
-    purposes(toys)
     victims = {"*": {"epochs": 1, "lr": 0.5}, "unet": {"epochs": 3}}
     less = extend(toys, victims=victims, grid={"*": {"seeds": [7]}}, jobs=1)
     toy, stages = load_profile("toy", toys), less.stages
@@ -390,23 +391,18 @@ def test_what_two_profiles_plan_alike_is_done_once(toys):
 def test_both_files_of_a_profile_say_which_run_every_stage_is(toys):
     share(toys)
     stages, results = load_profile("more", toys).stages, Path("results/more")
-    for key in ("victim/scenes-clean-unet-s0", "victim/scenes-clean-unet-s1"):
-        folder, values = stages[key].folder, stages[key].values
-        names = ["task", "dataset", "victim", "init", "eps", "eps_bg", "defense", "clean_fraction", "seed"]
-        row = {name: values[name] for name in names} | {"metric": "miou", "final": 1.0, "peak": 1.0, "epochs": 2}
-        write_json(folder / "metrics.json", {"rows": [row], "score": "miou"})
-        origin = {"commit": "c", "minutes": 1.0, "device": "cpu", "parameters": {"epochs": 2}}
-        write_json(folder / "provenance.json", origin)
+    for seed in (0, 1):
+        finish_victim(stages[f"victim/scenes-clean-unet-s{seed}"])
     write_json(stages["victim/scenes-unseg-unet-s1"].folder / "failed.ipynb", {})
     collect(results, stages.values())
     rows, written = read_csv(results / "rows.csv"), (results / "stages.jsonl.gz").read_bytes()
     clean = {"setting": "scenes", "recipe": "clean", "victim_key": "unet", "label": ""}
     assert all(clean.items() <= row.items() for row in rows)
-    assert [row["stage"] for row in rows] == ["../toy/victim/scenes-clean-unet-s0", "victim/scenes-clean-unet-s1"]
+    assert [row["stage"] for row in rows[::2]] == ["../toy/victim/scenes-clean-unet-s0", "victim/scenes-clean-unet-s1"]
     found = records(results)
     assert list(found) == sorted(found) and not any(name in found for name in ("tables", "mixture"))
     shared = found["../toy/victim/scenes-clean-unet-s0"]
-    origin = {"commit": "c", "minutes": 1.0, "device": "cpu"}
+    origin = {"commit": "c0ffee", "minutes": 1.5, "device": "cpu"}
     stage = {"stage": "../toy/victim/scenes-clean-unet-s0", "kind": "victim", "name": "scenes-clean-unet-s0", "seed": 0}
     done = {"state": "done", "parameters": {"epochs": 2}, "metrics": {"score": "miou"}, "provenance": origin}
     assert shared == clean | stage | done
@@ -462,11 +458,10 @@ def test_an_ablation_changes_few_settings_and_has_three_seeds(profiles):
 
 
 def test_every_recipe_of_a_question_is_run_by_a_profile(project, profiles):
-    cells = read_json(project / "notebooks" / "11_ablations.ipynb")["cells"]
-    code = "".join(line for cell in cells if cell["cell_type"] == "code" for line in cell["source"])
+    asked = "\n".join(code(project / "notebooks" / "11_ablations.ipynb"))
     planned = [stage for name in ("small", "ablations") for stage in profiles(name).stages.values()]
     run = {stage.names.get("recipe") for stage in planned}
-    assert run >= set(re.findall(r'"(unseg-[a-z0-9.-]+)"', code)) != set()
+    assert run >= set(re.findall(r'"(unseg-[a-z0-9.-]+)"', asked)) != set()
 
 
 @pytest.mark.parametrize("name", ["paper", "ablations"])
