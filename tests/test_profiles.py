@@ -157,16 +157,6 @@ def test_without_a_name_small_is_chosen_where_its_data_is(toys, tmp_path, capsys
     assert [choose(name, data, toys).name for name in ("", "toy")] == ["small", "toy"]
 
 
-def test_the_paper_profile_asks_for_the_list_that_its_voc_is_trained_on(paper, tmp_path):
-    listed = "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"
-    for place in set(paper.data) - {listed}:
-        (tmp_path / place).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(UnsegError, match=f"Expected {listed} under .*get it with `unseg data get voc-aug`, or"):
-        reproduce("paper", str(tmp_path))
-    (tmp_path / listed).mkdir(parents=True)
-    assert missing_data(paper, tmp_path) == []
-
-
 ENGINE = ["-m", "snakemake", "--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--config"]
 
 
@@ -228,7 +218,7 @@ def test_only_one_purpose_is_run(toys, capfd):
 
 
 @pytest.mark.usefixtures("purposes")
-def test_a_stage_that_fails_holds_back_only_what_builds_on_it(toys):
+def test_a_stage_that_fails_holds_back_only_what_builds_on_it_and_is_told(toys):
     path = toys / "notebooks/02_poison_dataset.ipynb"
     path.write_text(path.read_text().replace("save({", 'assert poison != \\"random\\"\\nsave({'))
     found = r"of 5 stages to be done, found 3 that are not \(poison/scenes-random, victim/scenes-random-unet-s0, victim"
@@ -236,6 +226,9 @@ def test_a_stage_that_fails_holds_back_only_what_builds_on_it(toys):
         reproduce("toy", only="figure 2", jobs=1)
     left = {stage.key for stage in load_profile("toy", toys).only("figure 2").values() if not stage.done()}
     assert len(left) == 3 and all("random" in key for key in left)
+    states = {name: one["state"] for name, one in records(toys / "results/toy").items()}
+    assert states["poison/scenes-random"] == "failed" and states["victim/scenes-random-unet-s1"] == "not run"
+    assert states["victim/scenes-clean-unet-s1"] == "done"
 
 
 @pytest.mark.usefixtures("purposes")
@@ -248,7 +241,8 @@ def test_what_is_missing_is_of_what_is_asked_for(toys, monkeypatch, capfd):
     change(toys, "data", value=["coco", "VOCdevkit/VOC2012", listed])
     reproduce("toy", str(toys), dry_run=True, only="table 1")
     said = capfd.readouterr().out
-    assert f"Missing data: VOCdevkit/VOC2012, {listed} under {toys}; get it with `unseg data get voc`" in said
+    voc = f"VOCdevkit/VOC2012, {listed} under {toys}; get it with `unseg data get voc`, `unseg data get voc-aug`\n"
+    assert f"Missing data: {voc}" in said
     assert "Missing weights: weights/sam.pth\nMissing GPUs: 8 for a generator, found 1\n" in said
     (toys / listed).mkdir(parents=True)
     with pytest.raises(UnsegError, match=r"Expected the weights weights/sam\.pth for profile toy, found none"):
@@ -355,18 +349,6 @@ def test_a_killed_grid_goes_on_and_does_nothing_twice(toys):
     assert (toys / "log.txt").read_text().split()[len(ran) :] == [f"results/toy/{key}" for key in left]
 
 
-@pytest.mark.notebook
-def test_an_unfinished_grid_says_what_failed(toys):
-    change(toys, "grid", 0, value={"datasets": ["scenes"], "recipes": ["clean"], "victims": ["unet"], "seeds": [0, 1]})
-    path = toys / "notebooks" / "03_train_victim.ipynb"
-    path.write_text(path.read_text().replace('save({\\"rows', 'assert seed == 0; save({\\"rows'))
-    change(toys, "pixels", value=[])
-    load_profile("toy", toys).stages["victim/scenes-clean-unet-s0"].run()
-    assert snakemake(toys, "--cores", "1", "--keep-going").returncode
-    written = {f"victim/scenes-clean-unet-s{seed}": state for seed, state in enumerate(("done", "failed"))}
-    assert {name: one["state"] for name, one in records(toys / "results/toy").items()} == written
-
-
 def share(root: Path, **changes) -> None:
     """Write the profile `more`: as toy, whose stages it shares, with a second seed."""
     content = yaml.safe_load((root / "notebooks/profiles/toy.yaml").read_text())
@@ -417,7 +399,6 @@ def test_both_files_of_a_profile_say_which_run_every_stage_is(toys):
     ("changes", "sentence"),
     [
         ({"victims": {"unet": {"epochs": 3}}}, "Expected victim/scenes-clean-unet-s0 as in.* toy.*epochs 3, not 2"),
-        ({"shares": "more"}, "Expected a profile that shares nothing in `shares` of more, found more"),
         ({"shares": "toyy"}, "Unknown profile 'toyy'; did you mean 'toy'"),
     ],
 )
@@ -430,7 +411,9 @@ def test_a_shared_name_has_one_meaning(toys, changes, sentence):
         load_profile("toy", toys)
 
 
-@pytest.mark.parametrize("name", ["smoke", "small", "paper", "paper-tiny", "ablations", "systems", "transfer"])
+@pytest.mark.parametrize(
+    "name", ["smoke", "small", "random-start", "systems", "transfer", "ablations", "paper", "paper-tiny"]
+)
 def test_the_projects_profiles_are_valid(profiles, name):
     profile = profiles(name)
     stages = list(profile.stages.values())
