@@ -190,11 +190,12 @@ def test_scrubbing_joins_streams_and_leaves_images_alone(capsys, monkeypatch):
     assert [output["text"] for output in scrubbed(said | {"text": lines + "careful\n"})] == ["careful\n"]
 
 
-def test_jobs_on_several_gpus_take_one_each(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+@pytest.mark.parametrize("names", [["4", "5"], ["MIG-GPU-7a/1/0", "MIG-GPU-7a/2/0"]])  # an old driver's, too
+def test_jobs_on_several_gpus_take_one_each(names, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
     with own_gpu(tmp_path, 1) as first, own_gpu(tmp_path, 1) as second, own_gpu(tmp_path, 1) as third:
         taken = [one["CUDA_VISIBLE_DEVICES"] for one in (first, second, third)]
-    assert taken[:2] == ["4", "5"] and taken[2] in taken[:2]  # more jobs than GPUs share
+    assert taken[:2] == names and taken[2] in taken[:2]  # more jobs than GPUs share
     with own_gpu(tmp_path, 0) as nothing:
         assert nothing == {}
 

@@ -168,7 +168,7 @@ def own_gpu(folder: Path, gpus: int) -> Iterator[dict[str, str]]:
         mine = names[os.getpid() % len(names)]
         for name in names:
             with suppress(UnsegError):
-                hold(stack.enter_context(open(folder / f".gpu-{name}.lock", "a+")), "taken")
+                hold(stack.enter_context(open(folder / f".gpu-{name.replace('/', '-')}.lock", "a+")), "taken")
                 mine = name
                 break
         yield {"CUDA_VISIBLE_DEVICES": mine}
