@@ -123,15 +123,6 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path, monkeypatch):
             train_segmenter(other, images, tmp_path / "whole")
 
 
-def test_in_a_box_what_is_only_likely_counts():
-    # a segmenter that goes by brightness: of three bands the first is sure (0.95), the second likely (0.38)
-    pixels = np.repeat(np.repeat(np.uint8([255, 106, 0]), 40)[None, :, None], 90, 0).repeat(3, 2)
-    by_brightness = partial(method.segmenter.by_small, lambda x, maps: 6 * x[:, :1] - 3)
-    for prompt, bands in (((0, 0, 120, 90), 2), (None, 1)):
-        found = by_brightness(pixels, prompt, *(() if prompt else ([(9, 9)], [1])))
-        assert found[:, 2 : 40 * bands - 2].all() and not found[:, 40 * bands + 2 :].any()
-
-
 def test_a_segmenters_file_without_some_weights_is_refused(tmp_path):
     about, state = read_own(SEGMENTER, "unseg_segmenter", "a segmenter")
     less = {key: value for key, value in state.items() if "segmentation_head" not in key}

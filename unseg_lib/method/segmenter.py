@@ -19,8 +19,6 @@ from unseg_lib.images import resize_label
 from unseg_lib.method.weights import LITE0, SHIFT, SPREAD, load_weights, read_own, read_sam, save_own
 
 SIDE = 192  # pixels of the square window that the network sees
-# of 255. In a box what is only LIKELY counts: a victim learns from what is left out of an object, hardly from more
-SURE, LIKELY = 127, 63
 RADIUS = 4  # pixels in that window; how far a click shines
 MARGIN = 0.25  # of the box's sides is seen around it
 NEARER = 0.4  # of what was found at first sight is seen around it at second sight
@@ -125,10 +123,10 @@ def look(model: Segmenter, pixels: np.ndarray, window: Window, prompt: tuple, la
     sure = (255 * (logits[0] + logits[1].flip(1)).div(2).sigmoid()).round().byte().numpy()
     if last:
         on_it = np.reshape(prompt[1], (-1, 2))[np.equal(prompt[2], 1)]
-        sure *= touched(sure > SURE, (on_it - [x0, y0]) / [x1 - x0, y1 - y0])
+        sure *= touched(sure > 127, (on_it - [x0, y0]) / [x1 - x0, y1 - y0])
     found = np.zeros(pixels.shape[:2], bool)
     sure = Image.fromarray(sure).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR)
-    found[y0:y1, x0:x1] = np.asarray(sure) > (SURE if prompt[0] is None else LIKELY)
+    found[y0:y1, x0:x1] = np.asarray(sure) > 127
     return found
 
 
