@@ -111,10 +111,10 @@ def unpack(archive: str | Path, into: str | Path, folder: str = "") -> int:
     A hostile or broken archive is refused with one sentence; what is in `into` then is for the caller to remove.
     """
     archive, into = Path(archive), Path(into)
-    opened = zipfile.ZipFile if zipfile.is_zipfile(archive) else tarfile.open
+    opened, members = (zipfile.ZipFile, _zip_members) if zipfile.is_zipfile(archive) else (tarfile.open, _tar_members)
     try:
         with told_if_full(f"unpack {archive}"), opened(archive) as file:
-            count = _write_all(archive, into, folder, _members(file))
+            count = _write_all(archive, into, folder, members(file))
     except BROKEN as error:
         found = f"found something else or a broken one ({error}); download it again."
         raise UnsegError(f"Expected a whole tar or zip archive in {archive}, {found}") from error
@@ -127,15 +127,17 @@ def unpack(archive: str | Path, into: str | Path, folder: str = "") -> int:
 Member = tuple[str, int, Callable[[], IO[bytes]] | None]
 
 
-def _members(file: zipfile.ZipFile | tarfile.TarFile) -> Iterator[Member]:
-    """All but folders."""
-    if isinstance(file, tarfile.TarFile):
-        for one in (one for one in file if not one.isdir()):
-            yield one.name, one.size, partial(file.extractfile, one) if one.isreg() else None
-    else:
-        for one in (one for one in file.infolist() if not one.is_dir()):
-            plain = stat.S_IFMT(one.external_attr >> 16) in (0, stat.S_IFREG)
-            yield one.filename, one.file_size, partial(file.open, one) if plain else None
+def _zip_members(file: zipfile.ZipFile) -> Iterator[Member]:
+    for member in file.infolist():
+        plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)
+        if not member.is_dir():
+            yield member.filename, member.file_size, partial(file.open, member) if plain else None
+
+
+def _tar_members(file: tarfile.TarFile) -> Iterator[Member]:
+    for member in file:
+        if not member.isdir():
+            yield member.name, member.size, partial(file.extractfile, member) if member.isreg() else None
 
 
 def _write_all(archive: Path, into: Path, folder: str, members: Iterator[Member]) -> int:

@@ -197,19 +197,22 @@ def with_filled_boxes(prompts: Prompts, grid: int, size: int) -> Prompts:
 
 def scores(run: VictimRun, model: SamHQ, data: None) -> dict:
     """{"scores": as of `object_scores`} of every test image's mask at the image's own size."""
-    asking = ((id, label, scaled_box(box, label.shape, run.size)) for id, label, box in asked(run.test))
-    found = ((id, label, answer(run, model, id, box, label.shape)) for id, label, box in asking)
-    return {"scores": object_scores(run.test, found)}
+
+    def answers():
+        for id, label, box in asked(run.test):
+            x, box = resized_image(run.test.image(id), run.size), scaled_box(box, label.shape, run.size)
+            yield id, label, answer(run, model, x, box, label.shape)
+
+    return {"scores": object_scores(run.test, answers())}
 
 
 @torch.inference_mode()
-def answer(run: VictimRun, model: SamHQ, id: str, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask bool `(H,W)` at `size` for a test image and a box xyxy in its pixels at the run's size."""
+def answer(run: VictimRun, model: SamHQ, x: Tensor, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask bool `(H,W)` at `size` for an image uint8 `(3,S,S)` and a box xyxy in its pixels."""
     model.eval()
-    x = resized_image(run.test.image(id), run.size)[None]
     boxes, nothing = torch.tensor(box, dtype=torch.float32)[None], torch.zeros(1, 1, model.grid, model.grid)
     prompts = Prompts(boxes, torch.zeros(1, 1, 2), nothing, use=torch.tensor([[True, False, False]]))
-    logits = masks(run, model, x, prompts)
+    logits = masks(run, model, x[None], prompts)
     return (F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0] > 0).cpu().numpy()
 
 
@@ -217,8 +220,9 @@ def keep(run: VictimRun, model: SamHQ, data: None) -> None:
     """Write predictions.npz of some test images at the run's size, with "box" `(K,4)`, xyxy: what was asked."""
     every, rows = [(id, scaled_box(box, label.shape, run.size)) for id, label, box in asked(run.test)], []
     for id, box in (every[i] for i in training.shown(len(every))):
-        own = {"prediction": answer(run, model, id, box, run.size), "box": box}
-        rows.append(training.shown_image(run, id) | own)
+        row = training.shown_image(run, id)
+        found = answer(run, model, row["image"].permute(2, 0, 1), box, run.size)
+        rows.append(row | {"prediction": found, "box": box})
     training.save_predictions(run, rows)
 
 
