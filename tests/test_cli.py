@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unseg_lib import cli
+from unseg_lib import UnsegError, cli
 from unseg_lib.files import read_json
 from unseg_lib.images import write_image
 from unseg_lib.pipeline import locked
@@ -72,6 +72,8 @@ def test_text_values_keep_their_type(toys):
     notebook = toys / "notebooks" / "03_train_victim.ipynb"
     given = cli.read_parameters(notebook, ["size=[128,96]", "poison=8", "eps=4", "poisoned=a=b"])
     assert given == {"size": [128, 96], "poison": "8", "eps": 4.0, "poisoned": "a=b"}
+    with pytest.raises(UnsegError, match="did you mean 'epochs'"):
+        cli.read_parameters(notebook, ["epoch=1"])
 
 
 def test_reproduce_names_the_data_that_is_missing(toys, unseg, tmp_path):

@@ -1,5 +1,6 @@
 """What people have: every form of mask, annotation and image, by `unseg protect`, as a data set, by notebook 00."""
 
+import errno
 import json
 import math
 import re
@@ -317,6 +318,23 @@ def test_a_csv_file_that_may_be_meant_otherwise_is_refused_and_its_lines_are_sha
     ):
         with refused(words):
             places(*lines, header=header)
+
+
+def test_a_closed_csv_file_is_called_closed(tmp_path, weights, unseg, monkeypatch):
+    write_forms(tmp_path, "white")
+    (table := tmp_path / "a.csv").write_text(TABLE)
+    read = Path.read_text
+
+    def closed(path, *given, **named):
+        if path == table:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *given, **named)
+
+    monkeypatch.setattr(Path, "read_text", closed)
+    code, _, said = unseg(
+        "protect", tmp_path / "im", "--out", tmp_path / "out", "--boxes", table, "--generator", weights
+    )
+    assert code == 2 and said.startswith(f"Expected access to {table}, found none (Permission denied)")
 
 
 @pytest.mark.parametrize("how", [{}, {"masks": "gt"}, {"boxes": "1,1,9,9"}])

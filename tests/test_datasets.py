@@ -12,6 +12,7 @@ from tiny_sets import label, refused
 
 from unseg_lib import datasets
 from unseg_lib.datasets import DATASETS, SegmentationSet, check, cut, group_of, load_dataset, shuffled, splits_of
+from unseg_lib.images import read_image, write_image
 from unseg_lib.poisons import PoisonSettings, poison_dataset, protected_classes
 
 
@@ -90,6 +91,18 @@ def test_object_task_is_object_against_background_also_in_worker_processes(tiny)
         assert np.array_equal(after, np.where(before == 255, 255, before != plain.background))
         if plain.read_instances:
             assert [one.class_index for one in objects.segments(id)] == [1] * len(plain.instances(id))
+
+
+@pytest.mark.parametrize("suffix", [".PNG", ".JPG"])
+def test_a_suffix_in_capitals_is_read_too(suffix, tmp_path):
+    name = tiny_sets.folder(tmp_path)
+    for path in sorted((tmp_path / "own/ccp").rglob("*.*")):
+        write_image(path.with_suffix(suffix if path.parent.name == "im" else ".PNG"), read_image(path))
+        path.unlink()
+    found = load_dataset(name, tmp_path, "train")
+    place = found.image_path(next(id for id in found.ids if "ccp" in str(found.images[id])))
+    assert place.suffix == suffix and place.is_file()
+    assert check(name, tmp_path)["train"] == len(found)
 
 
 # a set from outside

@@ -14,7 +14,7 @@ from unseg_lib import UnsegError
 from unseg_lib.datasets import SegmentationSet, load_dataset, write_scenes
 from unseg_lib.defenses import DEFENSES, Defense, Maker, defended, defenses_of, seen
 from unseg_lib.defenses.batches import OPERATIONS, low_frequencies, operate, plasma, sharpen
-from unseg_lib.defenses.fitted import sample, separating, shared_tile
+from unseg_lib.defenses.fitted import sample, separating, shared_tile, tiles_of
 from unseg_lib.images import MEAN, STD
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 from unseg_lib.seeds import torch_rng
@@ -171,6 +171,13 @@ def test_purify_by_file_and_by_package(tmp_path, tiny_image, sets):
 
 
 # fitted to the set
+
+
+def test_tiles_are_whole_row_by_row_and_can_be_written_to(tiny_image):
+    tiles, image = tiles_of(tiny_image[:-1], 8), tiny_image.copy()
+    assert np.array_equal(tiles.reshape(18, 8, 8, 3)[7], tiny_image[8:16, 8:16])
+    tiles_of(image, 8)[:] = 0
+    assert not image.any()
 
 
 def test_projection_takes_out_noise_that_is_linear_in_the_class(scenes):

@@ -1,5 +1,6 @@
 """DINO of mmdetection: config, boxes, operators without compiled mmcv, weights, training."""
 
+import random
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +85,9 @@ def test_dino_r50_is_built_as_published(shaped):
 def test_without_first_weights_nothing_is_frozen_or_slowed(shaped):
     run = dino_run(shaped)
     config = adapted(run)
+    before = torch.get_rng_state(), random.getstate()
     model = mmseg.build_model(config, run)
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert all(p.requires_grad for p in model.parameters())
     assert model.train().backbone.bn1.training
     walk(config.optim_wrapper, lambda part: pytest.fail("slowed") if "lr_mult" in part else None)

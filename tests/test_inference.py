@@ -128,6 +128,13 @@ def test_boxes_and_points_reach_the_model():
         fast([fast.prepare(pixels, **prompt) for prompt in prompts])
 
 
+def test_preparing_bytes_is_the_square_of_the_image():
+    for shape in ((30, 50), (50, 30), (32, 32), (20, 20)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        assert torch.allclose(method.square_of_bytes(pixels, 32), method.square(x, 32), atol=1e-6)
+
+
 def test_bf16_only_where_asked_or_where_large_layouts_meet_hardware():
     small, large = Generator(TINY), Generator(replace(TINY, embed_dim=768, heads=12))
     assert not Inference(small).half and Inference(small, precision="bf16").half

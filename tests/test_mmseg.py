@@ -53,7 +53,9 @@ def test_the_config_becomes_ours(sets):
 
 
 def test_deeplabv3_r50_is_built_as_published(sets):
+    before = torch.get_rng_state()
     model = runner.build_model(ours(sets), run_of(sets))
+    assert torch.equal(torch.get_rng_state(), before)
     assert sum(p.numel() for p in model.backbone.parameters()) == 23_527_264  # with a deep stem
     assert model.decode_head.conv_seg.out_channels == 2
 

@@ -1,5 +1,7 @@
 """What a profile needs: every training of it is counted once, and its arithmetic as by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -151,6 +153,11 @@ def test_the_command_measures_a_profile(tmp_path, capsys, monkeypatch):
 def test_every_stage_is_for_some_table(paper):
     tables, beside = {purpose: paper.only(purpose) for purpose in paper.purposes}, {"pixels", "tables", *paper.pages}
     assert {f"table {number}" for number in range(1, 12)} | {"figure 4"} <= set(tables)
+    assert "generator/random-vit-b" in tables["table 11"] and "generator/random-vit-b" not in tables["table 4"]
+    assert {"victim/voc-unseg-deeplabv1-s0", "poison/voc-unseg"} <= set(tables["table 1"])
+    # an entry that names no table is with its data set's
+    nameless = {key: value for key, value in paper.grid[0].items() if key != "for"}
+    assert set(replace(paper, grid=[nameless]).purposes) == {"data set voc"}
     assert set().union(*tables.values()) == {key for key, one in paper.stages.items() if one.kind not in beside}
 
 

@@ -143,10 +143,13 @@ def test_two_runs_of_one_folder_do_the_work_once(notebook, tmp_path):
     assert (out / "count.log").read_text() == "ran "
 
 
-def test_two_may_look_at_once_where_a_run_has_ended(tmp_path):
-    with locked(tmp_path):
-        pass
-    with at_rest(tmp_path), at_rest(tmp_path):
+def test_who_looks_makes_no_files_and_refuses_where_a_run_is_at_work(tmp_path):
+    folder = tmp_path / "results"
+    with at_rest(folder):
+        assert not folder.exists()
+    with locked(folder), pytest.raises(UnsegError, match=r"Expected no run at work in .*results, found one"):
+        at_rest(folder).__enter__()
+    with at_rest(folder), at_rest(folder):  # two may look at once
         pass
 
 

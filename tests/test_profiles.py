@@ -157,6 +157,16 @@ def test_without_a_name_small_is_chosen_where_its_data_is(toys, tmp_path, capsys
     assert [choose(name, data, toys).name for name in ("", "toy")] == ["small", "toy"]
 
 
+def test_the_paper_profile_asks_for_the_list_that_its_voc_is_trained_on(paper, tmp_path):
+    listed = "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"
+    for place in set(paper.data) - {listed}:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(UnsegError, match=f"Expected {listed} under .*get it with `unseg data get voc-aug`, or"):
+        reproduce("paper", str(tmp_path))
+    (tmp_path / listed).mkdir(parents=True)
+    assert missing_data(paper, tmp_path) == []
+
+
 ENGINE = ["-m", "snakemake", "--nolock", "--rerun-triggers", "mtime", "--rerun-incomplete", "--config"]
 
 
@@ -399,6 +409,7 @@ def test_both_files_of_a_profile_say_which_run_every_stage_is(toys):
     ("changes", "sentence"),
     [
         ({"victims": {"unet": {"epochs": 3}}}, "Expected victim/scenes-clean-unet-s0 as in.* toy.*epochs 3, not 2"),
+        ({"shares": "more"}, "Expected a profile that shares nothing in `shares` of more, found more"),
         ({"shares": "toyy"}, "Unknown profile 'toyy'; did you mean 'toy'"),
     ],
 )

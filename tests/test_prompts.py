@@ -56,3 +56,8 @@ def test_by_kind_covers_every_image_once():
         assert [kinds[kind] is not None for kind in ("boxes", "points", "masks")] == drawn.use[index[0]].tolist()
         rows += index.tolist()
     assert sorted(rows) == list(range(40))
+
+
+def test_the_same_stream_gives_the_same_prompts():
+    one, two = (all_prompts(RECTANGLE, 32, torch_rng("a")) for _ in range(2))
+    assert torch.equal(one.points, two.points) and torch.equal(one.masks, two.masks)

@@ -108,6 +108,8 @@ def test_what_makes_no_sense_leaves_the_desk_as_it_was(desk, tmp_path):
 
 def test_no_file_is_replaced(desk, tmp_path):
     assert len(free_name(tmp_path, 255 * "n").name) < 99
+    with pytest.raises(UnsegError, match="say 8 and not 8/255"):
+        Desk(desk.photo, eps=8 / 255)
     first = desk.save(free_name(tmp_path, "discs"))
     assert first["written"] == (tmp_path / "discs-protected.png").as_posix()
     with pytest.raises(UnsegError, match="found a file there"):

@@ -13,7 +13,7 @@ from toys import run_of
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
 from unseg_lib.method import LAYOUTS, Prompts
-from unseg_lib.victims import asked, filled_boxes, object_scores, one_object, sam_hq
+from unseg_lib.victims import asked, filled_boxes, object_scores, one_object, sam_hq, training
 from unseg_lib.victims.sam_hq import ADDED, SamHQ, build
 
 # the network
@@ -64,8 +64,15 @@ def test_weights_for_another_size_are_refused(sam_file):
 
 def test_one_drop_of_the_learning_rate(sets, monkeypatch):
     monkeypatch.setattr(sam_hq, "fit", lambda *parts: parts)
-    *_, recipe = sam_hq.train(run_of("sam-hq:tiny drop=0.66", sets, size=(32, 32), task="interactive"))
-    assert [recipe.schedule(step, 6, 3) for step in range(6)] == [1, 1, 1, 1, 0.1, 0.1]
+    how = {"size": (32, 32), "epochs": 3, "batch_size": 4, "task": "interactive"}  # epochs of two steps
+    run = run_of("sam-hq:tiny drop=0.66", sets, **how)
+    monkeypatch.setattr(sam_hq, "fit", lambda *parts: parts)
+    run, model, recipe = sam_hq.train(run)
+    data, optimiser, rates = recipe.read(run, run.train, "training"), recipe.optimiser(run, model), []
+    optimiser.register_step_pre_hook(lambda adam, *_: rates.append(adam.param_groups[0]["lr"]))
+    for epoch in (1, 2, 3):
+        training.train_epoch(run, model, optimiser, recipe, data, epoch)
+    assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 2)
 
 
 # images and scores

@@ -13,6 +13,7 @@ from toys import CLASSES, DINO, HOW, MASK2FORMER, RSPROMPTER, SAM_HQ, SMALL_MMSE
 from unseg_lib import UnsegError
 from unseg_lib.evaluation import curves
 from unseg_lib.files import read_json
+from unseg_lib.images import write_image
 from unseg_lib.victims import VICTIMS, Victim, deeplabv1, mixed, train_victim, training
 
 DEEPLAB, CONFIG = "deeplabv1:wideresnet38-tiny", DINO.split()[0]
@@ -256,6 +257,17 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(sets, tmp_path, victi
     assert not (tmp_path / "result.json").exists() and not (tmp_path / "checkpoint.pt").exists()
 
 
+def test_a_corrupt_image_and_a_mask_of_another_size_are_one_sentence(tmp_path):
+    train, test = boxes(tmp_path, "train", 3), boxes(tmp_path, "test", 2)
+    image = tmp_path / "im" / "train1.png"
+    image.write_bytes(b"no image")
+    with pytest.raises(UnsegError, match=r"train1\.png"):
+        train_victim(VICTIM, train, test, tmp_path / "out", **HOW)
+    write_image(image, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UnsegError, match="train1"):
+        train_victim(VICTIM, train, test, tmp_path / "other", **HOW)
+
+
 # how options are read is tested with the defences, whose reader is the same
 REFUSED = [
     (VICTIM, {"epochs": 0}, "epochs above 0"),
@@ -280,6 +292,7 @@ REFUSED = [
     ("mmseg:any", {"task": "panoptic"}, "found one of mmseg"),
     (DEEPLAB, {"task": "instance"}, "found one of deeplabv1, which can only semantic, object"),
     ("deeplabv1:wideresnet39", {}, "did you mean 'wideresnet38'"),
+    (f"{DEEPLAB} label_paddin=ignore", {}, "did you mean 'label_padding'"),
     (f"{DEEPLAB} label_padding=ignored", {}, "Unknown label_padding .* 'ignored'; did you mean 'ignore'"),
     (f"{DEEPLAB} weight_decay=1e-4", {}, "Unknown weight_decay of DeepLabV1 '1e-4'"),
     (f"{DEEPLAB} label_padding=", {}, "Expected a text for label_padding"),
