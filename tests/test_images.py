@@ -1,6 +1,7 @@
 """Images and files: whole or absent, and one sentence for what cannot be read."""
 
 import errno
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -8,13 +9,15 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageCms
 from tiny_sets import palette, refused
 
 from unseg_lib import images
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_bytes, write_csv, write_json
-from unseg_lib.images import find_image, image_size, open_image, read_image, read_label, read_mask, write_image
+from unseg_lib.images import find_image, image_size, open_image, png_of, read_image, read_label, read_mask, write_image
 from unseg_lib.protection import find_inputs, read_photo
 
 
@@ -108,6 +111,23 @@ def test_other_formats_and_closed_files_are_not_called_corrupt(tiny_image, tmp_p
     for read in (read_image, image_size, read_mask, read_photo):
         with refused(r"Expected access to .*a\.png, found none \(Permission denied\); check its name and perm"):
             read(tmp_path / "a.png")
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), channels=st.integers(1, 4), seed=st.integers(0, 99))
+def test_readers_find_in_a_png_what_was_written(height, width, channels, seed):
+    rng = np.random.default_rng(seed)
+    layers = rng.integers(0, rng.choice([1, 2, 255]), (height, width, channels), dtype=np.uint8, endpoint=True)
+    layers = layers[..., 0] if channels == 1 else layers
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "A. Person"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for told in ({}, {"profile": profile, "exif": exif.tobytes()}):
+        content = png_of(layers, **told)
+        with Image.open(io.BytesIO(content)) as file:
+            file.verify()  # checksums
+        with Image.open(io.BytesIO(content)) as file:
+            assert np.array_equal(np.asarray(file), layers) and file.info.get("icc_profile") == told.get("profile")
+            assert dict(file.getexif()) == (dict(exif) if told else {})
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import cell_of, read_image, write_image
-from unseg_lib.method import Generator, find_region, place_noise
+from unseg_lib.method import Generator, find_region, place_noise, quarters
 from unseg_lib.poisons import POISONS, PoisonSettings, Sample, open_generator
 from unseg_lib.poisons.unseg import boxes_around_parts, cached_noise, match_amplitude, on_grid, random_twin, raw_noise
 
@@ -182,6 +182,38 @@ def test_untrained_has_the_amplitude_of_the_trained_and_another_pattern(plain):
     assert np.sqrt((b**2).mean()) == pytest.approx(np.sqrt((a**2).mean()), rel=0.1)
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.9
     assert not np.array_equal(change("untrained", image, plain), change("untrained", image, replace(plain, seed=9)))
+
+
+@given(height=st.integers(1, 70), width=st.integers(1, 70), grid=st.integers(1, 40), seed=st.integers(0, 99))
+def test_quarters_are_squares_that_hold_every_pixel_once(height, width, grid, seed):
+    rng = np.random.default_rng(seed)
+    pixels, mask = rng.integers(0, 256, (height, width, 3), dtype=np.uint8), rng.random((height, width)) < 0.02
+    parts = quarters(pixels, mask, grid)
+    if max(height, width) < 2 * grid:  # its noise would be finer than its pixels
+        assert len(parts) == 1 and parts[0][0] is pixels and parts[0][1] is mask
+        return
+    side = -(-max(height, width) // 2)
+    squares = [part or (np.zeros((side, side, 3), np.uint8), np.zeros((side, side), bool)) for part in parts]
+    assert all(one.shape == (side, side) and colours.shape == (side, side, 3) for colours, one in squares)
+    whole = np.zeros((2 * side, 2 * side), bool)
+    whole[:height, :width] = mask
+    assert np.array_equal(np.block([[squares[0][1], squares[1][1]], [squares[2][1], squares[3][1]]]), whole)
+    for (colours, one), part, (y, x) in zip(squares, parts, ((0, 0), (0, side), (side, 0), (side, side))):
+        assert (part is None) == (not one.any())
+        own = pixels[y : y + side, x : x + side]
+        assert part is None or np.array_equal(colours[: own.shape[0], : own.shape[1]], own)
+
+
+def test_in_quarters_each_is_an_image_of_its_own_and_an_empty_one_stays(plain):
+    image = image_of(80, 70)
+    image.mask[50:60, 10:30] = True  # in the upper left quarter, and in the lower left one
+    found, half = change("unseg_quarters", image, plain), 40
+    part = Sample("a", *(one[:half, :half] for one in (image.pixels, image.mask, image.label)))
+    alone = change("unseg", part, plain)
+    assert np.array_equal(found[: half - 2, : half - 2], alone[: half - 2, : half - 2]) and alone.any()
+    assert found[half:, :half].any() and not found[:half, half + 2 :].any() and not found[half:, half + 2 :].any()
+    small = image_of()  # less than two pixels a cell
+    assert np.array_equal(change("unseg_quarters", small, plain), change("unseg", small, plain))
 
 
 def test_by_class_each_pixel_has_the_noise_of_its_own_class(plain):

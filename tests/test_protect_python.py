@@ -13,6 +13,7 @@ from unseg_lib import inspection
 from unseg_lib.errors import UnsegError
 from unseg_lib.images import write_image
 from unseg_lib.method import budget
+from unseg_lib.poisons import POISONS, PoisonSettings, Sample
 from unseg_lib.protection import NO_COLOURS, ONE_CHANNEL, Batch, Protector, protect, protect_batch
 
 
@@ -54,6 +55,15 @@ def test_every_kind_comes_back_as_it_came_and_means_the_same(protector, kind):
     assert found.found_by == "mask" and found.measured == expected.measured
 
 
+def test_in_quarters_an_image_gets_what_a_data_set_gets(weights, protector):
+    pixels, mask = np.random.default_rng(0).integers(0, 256, (99, 70, 3), dtype=np.uint8), np.zeros((99, 70), bool)
+    mask[5:60, 8:30] = True
+    settings = PoisonSettings(generator=weights, device="cpu")
+    expected = POISONS["unseg_quarters"].make(settings)(Sample("a", pixels, mask, mask.astype(np.uint8))).astype(int)
+    found = Protector(weights, quarters=True, device="cpu")(pixels, mask)
+    assert np.abs(found.image - expected).max() <= 1 and np.abs(found.image - protector(pixels, mask).image).max() > 1
+
+
 @pytest.mark.parametrize("shape", [(24, 32), (24, 32, 1)])
 def test_one_channel_stays_one_channel(protector, shape):
     gray = PIXELS[..., 0].reshape(shape)
@@ -90,6 +100,8 @@ def test_the_grating_needs_no_network_and_stays_in_the_region(tmp_path, recwarn)
     assert found.measured["linf_outside"] == 0 and found.measured["linf_inside"] == 8
     with pytest.raises(UnsegError, match="the generator grating has not"):
         Protector("grating", reference=True)
+    with pytest.raises(UnsegError, match="network as generator for quarters"):
+        Protector("grating", quarters=True)
 
 
 def test_prompts_say_what_is_protected(protector):

@@ -77,3 +77,17 @@ def test_pages_that_the_report_executes_anew_lose_their_images_too(tmp_path, mon
     publish(tmp_path)
     assert executed and INSTEAD.strip() in page.read_text()
     assert "AAAA" not in page.read_text() + (tmp_path / "report.html").read_text()
+
+
+def test_what_victims_predict_is_drawn_again_once_its_images_are_gone(tmp_path):
+    results = write_results(tmp_path, rows_of("clean", 90) + rows_of("unseg", 10))
+    masks = np.ones((3, 8, 8), np.uint8)
+    for stage in reporting.load(results).rows.stage.unique():
+        shown = {"image": np.zeros((3, 8, 8, 3), np.uint8), "truth": masks, "prediction": masks}
+        (results / stage).mkdir(parents=True, exist_ok=True)
+        np.savez(results / stage / "predictions.npz", **shown)
+    page = results / "tables/run.ipynb"  # as executed for these rows, with images
+    write_json(page, notebook(output(True, image_png="AAAA")))
+    write_json(page.with_name("metrics.json"), {"rows": reporting.load(results).digest})
+    publish(results)
+    assert "image/png" in page.read_text() and INSTEAD.strip() not in page.read_text()

@@ -193,6 +193,7 @@ def protect(
     eps: Annotated[float, Option(help="largest change inside the region, in steps of 255")] = 8,
     eps_bg: Annotated[float, Option(help="largest change outside")] = 2,
     generator: Annotated[str, Option(help="small, texture, colour, grating, vit_b (to get), or a path")] = "small",
+    quarters: Annotated[bool, Option("--quarters", help="noise twice as fine, for small objects")] = False,
     format: Annotated[str, Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
     quality: Annotated[int, Option(help="of JPEG, 1 to 100")] = 95,
     keep_metadata: Annotated[bool, Option(help="keep EXIF, which may hold places and names")] = False,
@@ -218,7 +219,8 @@ def protect(
         raise UnsegError(f"Expected something behind {empty}, found an empty text; is a variable of the shell not set?")
     files = {"format": format, "quality": quality, "metadata": keep_metadata, "rgb": rgb, "overwrite": overwrite}
     work = Batch(inputs, out, **asked, **files, jobs=jobs, batch=batch, segmenter=segmenter, preview=preview)
-    protector = Protector(generator, eps=eps, eps_bg=eps_bg, device=device, reference=reference, compiled=compiled)
+    noise = {"eps": eps, "eps_bg": eps_bg, "quarters": quarters}
+    protector = Protector(generator, **noise, device=device, reference=reference, compiled=compiled)
     if dry_run:  # which refuses what the run would refuse
         images = [file for file in work.files if file.target]
         planned = [shown(f"{file.path} -> {work.out / file.target}") for file in images]

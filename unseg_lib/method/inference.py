@@ -1,5 +1,6 @@
 """A generator made ready to protect many images fast: fused attention, bf16 where the hardware has it, batches."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -76,6 +77,33 @@ class Inference:
     def noise(self, image: np.ndarray, **prompt) -> Tensor:
         """What `Generator.noise` returns for one image, this way."""
         return self([self.prepare(image, **prompt)])[0]
+
+
+# Noise twice as fine, for objects of a few cells; not in the paper. Each quarter of an image's padded square becomes an
+# image of its own. An image whose noise would have more cells than it has pixels is not divided.
+
+
+def quarters(image: np.ndarray, mask: np.ndarray, grid: int) -> list[tuple[np.ndarray, np.ndarray] | None]:
+    """Quarters of an image uint8 `(H,W,3)` and its mask bool `(H,W)`, padded black to squares, row by row; None without
+    a protected pixel. Of an image of less than 2 `grid` pixels a side, only it itself.
+    """
+    if max(mask.shape) < 2 * grid:
+        return [(image, mask)]
+    side, found = -(-max(mask.shape) // 2), []
+    for place in (np.s_[y : y + side, x : x + side] for y in (0, side) for x in (0, side)):
+        missing = [(0, side - length) for length in mask[place].shape]
+        part = np.pad(image[place], [*missing, (0, 0)]), np.pad(mask[place], missing)
+        found.append(part if part[1].any() else None)
+    return found
+
+
+def joined(noises: Sequence[Tensor | None]) -> Tensor:
+    """The noise `(3,2g,2g)` of an image from those `(3,g,g)` of its `quarters`, 0 where none; one stays as it is."""
+    if len(noises) == 1:
+        return noises[0]
+    empty = torch.zeros_like(next(noise for noise in noises if noise is not None))
+    cells = [empty if noise is None else noise for noise in noises]
+    return torch.cat([torch.cat(cells[:2], dim=2), torch.cat(cells[2:], dim=2)], dim=1)
 
 
 def square_of_bytes(image: np.ndarray, size: int) -> Tensor:

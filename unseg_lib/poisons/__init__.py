@@ -76,6 +76,7 @@ POISONS = {
     "error_min_class": Poison(error_min.error_min_class, "a tile fitted to each class", error_min.fit_tiles),
     "untrained": Poison(unseg.untrained, "UnSeg's network before training, its noise scaled up", **GENERATOR),
     "unseg": Poison(unseg.unseg, "UnSeg", **GENERATOR),
+    "unseg_quarters": Poison(unseg.unseg_quarters, "UnSeg, each quarter of an image for itself", **GENERATOR),
     "unseg_by_class": Poison(unseg.unseg_by_class, "UnSeg, a noise for each class", **GENERATOR),
     "unseg_box": Poison(unseg.unseg_box, "UnSeg, its budget in what is found in boxes around the mask", **REGION),
     "unseg_points": Poison(unseg.unseg_points, "UnSeg, its budget in what three points find", **REGION),

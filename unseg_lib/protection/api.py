@@ -17,7 +17,7 @@ import torch
 from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_if_readable, sha256_of, writing
 from unseg_lib.images import decode_image, resize_label
-from unseg_lib.method import Box, Prepared, Region, add_raw_noise, find_region, measure, shrunk
+from unseg_lib.method import Box, Prepared, Region, add_raw_noise, find_region, joined, measure, quarters, shrunk
 from unseg_lib.options import check_kinds
 from unseg_lib.poisons import Grating, Manifest, PoisonSettings, Sample, digest, inference_of, prompt_of, sweep
 from unseg_lib.protection import report
@@ -28,7 +28,8 @@ from unseg_lib.runtime import progress, thread_count
 
 LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
 THIN = 8  # times; an image so much longer than wide is shrunk to a quarter of that: its padded square is nearly empty
-MODEL = ("generator", "eps", "eps_bg", "device", "reference", "compiled")  # settings that are not of the files
+MODEL = ("generator", "eps", "eps_bg", "quarters", "device", "reference", "compiled")  # settings of no file
+Parts = list[Prepared | None]  # of an image: it itself, or its `quarters`
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # after these, no other image would fare better
 
 
@@ -57,6 +58,7 @@ class Protector:
     _: KW_ONLY
     eps: float = 8  # the largest change inside the region
     eps_bg: float = 2  # and outside
+    quarters: bool = False  # each quarter of an image for itself: noise twice as fine, for small objects
     prompt: str = "mask"  # how the generator is shown the region: "mask", "box", "points", or several joined by "+"
     seed: int = 0  # of those ten points; the rest draws nothing at random
     device: str = "auto"  # "cpu", "cuda", "mps"
@@ -73,6 +75,8 @@ class Protector:
             if 0 < value < 1:
                 found = f"{value:g}: nothing would change"
                 raise UnsegError(f"Expected {name} in steps of 255, say {say} and not {say}/255, found {found}.")
+        if self.quarters and self.generator == "grating":
+            raise UnsegError("Expected a network as generator for quarters, found grating, which is fine as it is.")
         self.inference, self.sha256 = inference_of(self.settings, reference=self.reference, compiled=self.compiled)
 
     def __call__(
@@ -93,21 +97,28 @@ class Protector:
 
     def raw_noise(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> torch.Tensor:
         """The generator's noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`."""
-        return self.inference([self.prepare(pixels, mask, gray)])[0]
+        return self.noises([self.prepare(pixels, mask, gray)])[0]
+
+    def noises(self, prepared: list[Parts]) -> list[torch.Tensor]:
+        """`raw_noise` of several images, from what `prepare` made of them."""
+        found = iter(self.inference([part for parts in prepared for part in parts if part]))
+        return [joined([part and next(found) for part in parts]) for parts in prepared]
 
     def with_noise(self, pixels: np.ndarray, raw, mask, eps: float, eps_bg: float, *, gray: bool) -> np.ndarray:
         """`add_raw_noise` of this generator: of a grating nothing lies outside the mask."""
         return add_raw_noise(pixels, raw, mask, eps, 0 if isinstance(self.inference, Grating) else eps_bg, gray=gray)
 
-    def prepare(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> Prepared:
+    def prepare(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> Parts:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
         if max(mask.shape) > LARGEST:
             pixels = shrunk(pixels, LARGEST // 4 if max(mask.shape) >= THIN * min(mask.shape) else LARGEST)
             mask = resize_label(mask, pixels.shape[:2])
         if isinstance(self.inference, Grating):
-            return self.inference.prepare(pixels, mask, gray)
+            return [self.inference.prepare(pixels, mask, gray)]
+        parts = quarters(pixels, mask, self.inference.generator.layout.grid) if self.quarters else [(pixels, mask)]
         name = digest(pixels) if "points" in self.settings.prompt else ""  # each image has points of its own
-        return self.inference.prepare(pixels, **prompt_of(Sample(name, pixels, mask, mask), self.settings))
+        prompts = [part and prompt_of(Sample(name, *part, part[1]), self.settings) for part in parts]
+        return [part and self.inference.prepare(part[0], **own) for part, own in zip(parts, prompts)]
 
 
 def protect(
@@ -158,7 +169,7 @@ class _Ready(NamedTuple):
     photo: Photo
     region: Region
     known: dict[str, str]  # what its line says of original and settings
-    prepared: Prepared | None
+    prepared: Parts | None
 
 
 @dataclass(eq=False)
@@ -248,7 +259,7 @@ class Batch:
                 group = [(file, reading.result()) for file, reading in group]
                 read(len(group))
                 asked = [one.prepared for _, one in group if isinstance(one, _Ready) and one.prepared]
-                noises = iter(self.protector.inference(asked) if asked else ())
+                noises = iter(self.protector.noises(asked) if asked else ())
                 for file, one in group:
                     raw = next(noises) if isinstance(one, _Ready) and one.prepared else None
                     going.append(writers.submit(self._step, self._write, file, one, raw))
@@ -295,7 +306,7 @@ class Batch:
         # its region, and a fingerprint of all that decides the copy but the original itself
         mask, own = (region := self.region_of(file, photo.pixels)).mask, self.protector
         words = (own.sha256, float(own.eps), float(own.eps_bg), self.format, self.quality, self.metadata, mask.shape)
-        words += ("reference",) * own.reference + ("rgb",) * self.rgb
+        words += ("reference",) * own.reference + ("rgb",) * self.rgb + ("quarters",) * own.quarters
         settings = hashlib.sha256(repr(words).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
         of_both = {"source_sha256": source, "settings": settings}
         if known and of_both.items() <= known.items():

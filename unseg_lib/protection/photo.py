@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import PNG_LEVEL, eight_bits, has_colours, opened, quick_png
+from unseg_lib.images import eight_bits, has_colours, opened, png_of
 
 SHORTEST = 16  # pixels; below, an image is smaller than the noise's own grain
 FORMATS = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
@@ -62,16 +62,16 @@ class Photo:
         layers = pixels[..., 0] if self.gray else pixels
         if self.alpha is not None and format != "jpeg":
             layers = np.dstack([layers, self.alpha])
+        exif = self.exif if metadata else None
+        if format == "png":
+            return png_of(layers, self.profile, exif)
         options = {
-            "png": {"compress_level": PNG_LEVEL},
             "jpeg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
             "webp": {"lossless": True, "method": 2, "exact": True},
             "tiff": {"compression": "tiff_adobe_deflate"},
         }[format]
-        if format == "png" and not self.profile and not (metadata and self.exif) and layers.shape[2:] != (2,):
-            return quick_png(layers)
         options |= {"icc_profile": self.profile} if self.profile else {}
-        options |= {"exif": self.exif} if metadata and self.exif else {}
+        options |= {"exif": exif} if exif else {}
         file = io.BytesIO()
         try:
             Image.fromarray(layers).save(file, format, **options)
