@@ -28,6 +28,7 @@ LINES = {
     "random noise, UnSeg's two budgets": ("random", "none"),
     STRONGEST: ("", "none"),
     "UnSeg": ("unseg", "none"),
+    "UnSeg, in quarters": ("unseg-quarters", "none"),
     "random noise, published large": ("random", "shrunk"),
     "UnSeg, published large": ("unseg", "shrunk"),
 }
@@ -38,6 +39,7 @@ NOISES = {
     "random-flat": "random noise, everywhere alike",
     "random": "random noise, UnSeg's two budgets",
     "unseg": "UnSeg",
+    "unseg-quarters": "UnSeg, in quarters",
     "unseg-texture": "UnSeg, generator `texture`",
     "unseg-colour": "UnSeg, generator `colour`",
     "untrained": "UnSeg's network before training, its noise scaled up",

@@ -98,10 +98,11 @@ def test_the_grating_needs_no_network_and_stays_in_the_region(tmp_path, recwarn)
     middle = np.pad(np.ones((301, 501), bool), ((199, 200), (449, 450)))
     found = grating(wide, middle)  # on a grid coarser than the image, and nothing seeps out of the region
     assert found.measured["linf_outside"] == 0 and found.measured["linf_inside"] == 8
-    with pytest.raises(UnsegError, match="the generator grating has not"):
-        Protector("grating", reference=True)
-    with pytest.raises(UnsegError, match="network as generator for quarters"):
-        Protector("grating", quarters=True)
+    for wrong in ({"reference": True}, {"quarters": True}):
+        with pytest.raises(UnsegError, match="the generator grating has not"):
+            Protector("grating", **wrong)
+    with pytest.raises(UnsegError, match="Expected the prompt mask beside quarters, found box"):
+        Protector(quarters=True, prompt="box")
 
 
 def test_prompts_say_what_is_protected(protector):

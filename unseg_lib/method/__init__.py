@@ -12,7 +12,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "budget": ["add_noise", "add_raw_noise", "budget_map", "check_finite", "measure"],
         "devices": ["accelerate"],
         "generator": ["Generator", "noise_statistics", "place_noise", "square", "upscaling"],
-        "inference": ["Inference", "Prepared", "joined", "quarters", "square_of_bytes"],
+        "inference": ["Inference", "Prepared", "Quartered", "joined", "quarters", "square_of_bytes"],
         "pairs": ["ahead", "digest", "keys_of", "large_scale_jitter"],
         "prompts": ["Prompts", "all_prompts", "boxes_of", "one_kind", "only", "points_of", "subset"],
         "region": ["Box", "Region", "find_region"],

@@ -106,6 +106,21 @@ def joined(noises: Sequence[Tensor | None]) -> Tensor:
     return torch.cat([torch.cat(cells[:2], dim=2), torch.cat(cells[2:], dim=2)], dim=1)
 
 
+class Quartered:
+    """An `Inference` that takes every quarter of an image for itself, each shown its part of the mask."""
+
+    def __init__(self, inference: Inference):
+        self.inference, self.device, self.large = inference, inference.device, inference.large
+
+    def prepare(self, image: np.ndarray, *, mask: np.ndarray, **prompts: None) -> list[Prepared | None]:
+        parts = quarters(image, mask, self.inference.generator.layout.grid)
+        return [part and self.inference.prepare(part[0], mask=part[1], **prompts) for part in parts]
+
+    def __call__(self, prepared: list[list[Prepared | None]]) -> list[Tensor]:
+        noises = iter(self.inference([part for parts in prepared for part in parts if part]))
+        return [joined([part and next(noises) for part in parts]) for parts in prepared]
+
+
 def square_of_bytes(image: np.ndarray, size: int) -> Tensor:
     """`square_of_image`, but padded as bytes and divided by 255 when small: equal to rounding, and faster."""
     side = max(image.shape[:2])

@@ -175,16 +175,20 @@ def open_generator(settings: PoisonSettings) -> tuple[method.Generator, str]:
 
 
 def inference_of(
-    settings: PoisonSettings, *, reference: bool = False, compiled: bool = False
-) -> tuple[method.Inference | Grating, str]:
+    settings: PoisonSettings, *, quarters: bool = False, reference: bool = False, compiled: bool = False
+) -> tuple[method.Inference | method.Quartered | Grating, str]:
     """The generator of the settings made ready for many images, see `Inference`, and the sha256 of its file; of
     "grating" a `Grating`, and its own."""
-    if settings.generator != "grating":
-        generator, sha256 = open_generator(settings)
-        return method.Inference(generator, reference=reference, compiled=compiled), sha256
-    if reference or compiled or settings.prompt != "mask":
+    drawn = settings.generator == "grating"
+    if quarters and settings.prompt != "mask":
+        raise UnsegError(f"Expected the prompt mask beside quarters, found {settings.prompt}.")
+    if drawn and (quarters or reference or compiled or settings.prompt != "mask"):
         raise UnsegError("Expected a mask as prompt and no way to run a network, which the generator grating has not.")
-    return Grating(), Grating.sha256
+    if drawn:
+        return Grating(), Grating.sha256
+    generator, sha256 = open_generator(settings)
+    inference = method.Inference(generator, reference=reference, compiled=compiled)
+    return method.Quartered(inference) if quarters else inference, sha256
 
 
 def raw_noise(generator: method.Generator, name: str, image: Sample, settings: PoisonSettings) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_if_readable, sha256_of, writing
 from unseg_lib.images import decode_image, resize_label
-from unseg_lib.method import Box, Prepared, Region, add_raw_noise, find_region, joined, measure, quarters, shrunk
+from unseg_lib.method import Box, Prepared, Region, add_raw_noise, find_region, measure, shrunk
 from unseg_lib.options import check_kinds
 from unseg_lib.poisons import Grating, Manifest, PoisonSettings, Sample, digest, inference_of, prompt_of, sweep
 from unseg_lib.protection import report
@@ -29,7 +29,6 @@ from unseg_lib.runtime import progress, thread_count
 LARGEST = 4096  # pixels; a longer side is shrunk before the generator looks, which sees a few hundred anyway
 THIN = 8  # times; an image so much longer than wide is shrunk to a quarter of that: its padded square is nearly empty
 MODEL = ("generator", "eps", "eps_bg", "quarters", "device", "reference", "compiled")  # settings of no file
-Parts = list[Prepared | None]  # of an image: it itself, or its `quarters`
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # after these, no other image would fare better
 
 
@@ -75,9 +74,8 @@ class Protector:
             if 0 < value < 1:
                 found = f"{value:g}: nothing would change"
                 raise UnsegError(f"Expected {name} in steps of 255, say {say} and not {say}/255, found {found}.")
-        if self.quarters and self.generator == "grating":
-            raise UnsegError("Expected a network as generator for quarters, found grating, which is fine as it is.")
-        self.inference, self.sha256 = inference_of(self.settings, reference=self.reference, compiled=self.compiled)
+        way = {"quarters": self.quarters, "reference": self.reference, "compiled": self.compiled}
+        self.inference, self.sha256 = inference_of(self.settings, **way)
 
     def __call__(
         self, image: Any, mask: Any = None, *, box: Box | None = None, points: Sequence[Box] | None = None, labels=None
@@ -97,28 +95,21 @@ class Protector:
 
     def raw_noise(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> torch.Tensor:
         """The generator's noise `(3,g,g)` in [-1,1] on the padded square of an image uint8 `(H,W,3)`."""
-        return self.noises([self.prepare(pixels, mask, gray)])[0]
-
-    def noises(self, prepared: list[Parts]) -> list[torch.Tensor]:
-        """`raw_noise` of several images, from what `prepare` made of them."""
-        found = iter(self.inference([part for parts in prepared for part in parts if part]))
-        return [joined([part and next(found) for part in parts]) for parts in prepared]
+        return self.inference([self.prepare(pixels, mask, gray)])[0]
 
     def with_noise(self, pixels: np.ndarray, raw, mask, eps: float, eps_bg: float, *, gray: bool) -> np.ndarray:
         """`add_raw_noise` of this generator: of a grating nothing lies outside the mask."""
         return add_raw_noise(pixels, raw, mask, eps, 0 if isinstance(self.inference, Grating) else eps_bg, gray=gray)
 
-    def prepare(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> Parts:
+    def prepare(self, pixels: np.ndarray, mask: np.ndarray, gray: bool = False) -> Prepared:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
         if max(mask.shape) > LARGEST:
             pixels = shrunk(pixels, LARGEST // 4 if max(mask.shape) >= THIN * min(mask.shape) else LARGEST)
             mask = resize_label(mask, pixels.shape[:2])
         if isinstance(self.inference, Grating):
-            return [self.inference.prepare(pixels, mask, gray)]
-        parts = quarters(pixels, mask, self.inference.generator.layout.grid) if self.quarters else [(pixels, mask)]
+            return self.inference.prepare(pixels, mask, gray)
         name = digest(pixels) if "points" in self.settings.prompt else ""  # each image has points of its own
-        prompts = [part and prompt_of(Sample(name, *part, part[1]), self.settings) for part in parts]
-        return [part and self.inference.prepare(part[0], **own) for part, own in zip(parts, prompts)]
+        return self.inference.prepare(pixels, **prompt_of(Sample(name, pixels, mask, mask), self.settings))
 
 
 def protect(
@@ -169,7 +160,7 @@ class _Ready(NamedTuple):
     photo: Photo
     region: Region
     known: dict[str, str]  # what its line says of original and settings
-    prepared: Parts | None
+    prepared: Prepared | None
 
 
 @dataclass(eq=False)
@@ -259,7 +250,7 @@ class Batch:
                 group = [(file, reading.result()) for file, reading in group]
                 read(len(group))
                 asked = [one.prepared for _, one in group if isinstance(one, _Ready) and one.prepared]
-                noises = iter(self.protector.noises(asked) if asked else ())
+                noises = iter(self.protector.inference(asked) if asked else ())
                 for file, one in group:
                     raw = next(noises) if isinstance(one, _Ready) and one.prepared else None
                     going.append(writers.submit(self._step, self._write, file, one, raw))
