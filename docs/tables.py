@@ -39,7 +39,6 @@ NOISES = {
     "random-flat": "random noise, everywhere alike",
     "random": "random noise, UnSeg's two budgets",
     "unseg": "UnSeg",
-    "unseg-quarters": "UnSeg, in quarters",
     "unseg-texture": "UnSeg, generator `texture`",
     "unseg-colour": "UnSeg, generator `colour`",
     "untrained": "UnSeg's network before training, its noise scaled up",
