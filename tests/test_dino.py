@@ -12,6 +12,7 @@ from toys import DINO, only_on_a_cpu, run_of, shapes
 
 from unseg_lib import UnsegError
 from unseg_lib.datasets import Instance
+from unseg_lib.method import LITE0, load_lite0
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import load_config, loader, openmmlab, own_randomness, walk
 from unseg_lib.victims.mask2former.data import stacked
@@ -105,6 +106,19 @@ def test_more_queries_than_cells_are_refused(shaped):
     # the smallest images have 480 x 48 / 800 = 29 pixels: 4 x 4 + 2 x 2 + 1 + 1 cells
     with pytest.raises(UnsegError, match=r"^Expected at most 22 queries .* as small as 29 pixels, found 900"):
         adapted(dino_run(shaped, name=CONFIG))
+
+
+def test_it_may_stand_on_efficientnet_lite0_from_imagenet(shaped):
+    own = {"type": "mmseg.TIMMBackbone", "model_name": LITE0, "pretrained": False, "out_indices": "[2,3,4]"}
+    own = "".join(f" model.backbone.{key}={value}" for key, value in ({"_delete_": True} | own).items())
+    name = f"{DINO.partition(':')[2]}{own} model.neck.in_channels=[40,112,320]"
+    started, random = (built(dino_run(shaped, name=name, init=init)).backbone for init in ("imagenet", "random"))
+    load_lite0(random.timm_model)
+    known = random.state_dict()
+    assert all(torch.equal(value, known[key]) for key, value in started.state_dict().items())
+    assert [one.shape[1:] for one in started(torch.rand(2, 3, 64, 64))] == [(40, 8, 8), (112, 4, 4), (320, 2, 2)]
+    with pytest.raises(UnsegError, match="Expected at most 22 queries"):  # the same strides as ResNet's
+        adapted(dino_run(shaped, name=f"{name} model.num_queries=900"))
 
 
 # operators without compiled mmcv

@@ -90,7 +90,8 @@ def _check_queries(config: Config, classes: int) -> None:
     if "num_queries" not in model:
         return
     side = min(min(scale) for steps in (config.train_pipeline, config.test_pipeline) for scale in _scales(steps))
-    strides = [4 * 2 ** (model.backbone.out_indices[0] + level) for level in range(model.neck.num_outs)]
+    first = 2 if "model_name" in model.backbone else 4  # stride of the first stage that there is: timm's, mmdetection's
+    strides = [first * 2 ** (model.backbone.out_indices[0] + level) for level in range(model.neck.num_outs)]
     cells = sum(math.ceil(side / stride) ** 2 for stride in strides)
     if model.get("as_two_stage") and model.num_queries > cells:
         raise UnsegError(

@@ -29,6 +29,7 @@ from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError, first_line
 from unseg_lib.evaluation import confusion
 from unseg_lib.files import whole_file, write_json
+from unseg_lib.method import LITE0, load_lite0
 from unseg_lib.pretrained import hint
 from unseg_lib.runtime import Stopwatch, device_name, progress, thread_count
 from unseg_lib.seeds import seed_for
@@ -67,6 +68,8 @@ def build_model(config: Config, run: VictimRun) -> nn.Module:
         try:
             model = MODELS.build(config.model)
             model.init_weights()
+            if run.init == "imagenet" and config.model.get("backbone", {}).get("model_name") == LITE0:
+                load_lite0(model.backbone.timm_model)
         except Exception as error:  # another package's model, a weight file without a network, ...
             found = f"{LIBRARIES[config.default_scope]} config {run.name} ({first_line(error)})"
             more = f"; {hint(f'{config.default_scope}:{run.name}')}" if run.init == "imagenet" else ""
