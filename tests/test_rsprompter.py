@@ -8,7 +8,7 @@ import torch
 from toys import RSPROMPTER
 
 from unseg_lib import UnsegError
-from unseg_lib.method import SamLayout, segmentation_loss
+from unseg_lib.method import SamLayout, load_lite0, segmentation_loss
 from unseg_lib.options import with_options
 from unseg_lib.seeds import torch_rng
 from unseg_lib.victims import Objects, QueryPrompter, RSPrompter, outside, rsprompter
@@ -57,6 +57,20 @@ def test_queries_see_three_scales_in_turn_the_coarsest_first():
         _, guesses, prompts = model.guess(torch.rand(2, 3, 64, 64))
     assert seen == [4 * 4, 8 * 8, 16 * 16, 4 * 4]  # strides 64, 32 and 16 of a patch's 4 are 16, 8, 4 pixels
     assert all(masks.shape == (2, 6, 64, 64) for _, masks in guesses) and prompts.shape == (2, 6, 5, 32)
+
+
+def test_on_efficientnet_lite0_it_starts_from_imagenet(sam_file):
+    layout = replace(LAYOUTS["lite0"], queries=6, layers=2)
+    model, fresh = (build(layout, 4, (64, 96), init, 0).eval() for init in ("imagenet", "random"))
+    embedding, blocks = model.encode(torch.rand(2, 3, 64, 96))
+    assert embedding.shape == (2, 64, 8, 12) and {one.shape for one in blocks} == {(2, 128, 8, 12)}
+    assert model(torch.rand(1, 3, 64, 96)).masks_queries_logits.shape == (1, 6, 32, 48)
+    load_lite0(fresh.encoder.net)
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in model.state_dict().items())
+    assert all(one.requires_grad for one in model.encoder.parameters())
+    for name, init in (("small", "imagenet"), ("lite0", str(sam_file))):
+        with pytest.raises(UnsegError, match="Expected init=random or"):
+            build(LAYOUTS[name], 4, (64, 64), init, 0)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (24, 40)])

@@ -1,8 +1,9 @@
 """RSPrompter (Chen et al., IEEE TGRS 2024): instances of remote sensing images, on SAM.
 
-"rsprompter:vit_b", "rsprompter:vit_l", "rsprompter:vit_h" with `init` the path of SAM's official checkpoint, and
-"rsprompter:small", "rsprompter:tiny" from random weights; the fields of `Layout` are options, as "queries=100". Written
-from the paper, with the numbers of configs/rsprompter/rsprompter_query-{nwpu,whu,ssdd}.py of
+"rsprompter:vit_b", "rsprompter:vit_l", "rsprompter:vit_h" with `init` the path of SAM's official checkpoint;
+"rsprompter:small", "rsprompter:tiny" from random weights; and, not in the paper, "rsprompter:lite0" with ImageNet's
+EfficientNet-Lite0 in the place of SAM's encoder. The fields of `Layout` are options, as "queries=100". Written from the
+paper, with the numbers of configs/rsprompter/rsprompter_query-{nwpu,whu,ssdd}.py of
 github.com/KyanChen/RSPrompter; what differs: docs/recipes.md.
 
 SAM's blocks -> aggregated features -> a pyramid -> queries that look at three scales of it -> for every query a class,
@@ -14,7 +15,7 @@ section 3.3).
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -80,6 +81,7 @@ class Layout:
     schedule: str = "cosine"
     pyramid: bool = True
     draw_all: bool = True
+    lite0: bool = False  # stands on EfficientNet-Lite0: its strides 8, 16 and 32 for three blocks of patches of 8
 
     def __post_init__(self):
         check_layout(self, "RSPrompter", 4)
@@ -92,22 +94,26 @@ SMALL |= {"scale_low": 0.75, "scale_high": 1.25, "fit": "squash", "schedule": "p
 SMALL |= {"pyramid": False, "draw_all": False}
 LAYOUTS = {name: Layout(method.LAYOUTS[name]) for name in ("vit_b", "vit_l", "vit_h")}
 LAYOUTS["small"] = Layout(method.LAYOUTS["small"], width=64, queries=50, **SMALL)
+LAYOUTS["lite0"] = replace(LAYOUTS["small"], lite0=True)
 LAYOUTS["tiny"] = Layout(method.LAYOUTS["tiny"], width=32, queries=10, **(SMALL | {"layers": 2}))
 
 
 def build(layout: Layout, classes: int, size: tuple[int, int], init: str, seed: int) -> "RSPrompter":
     """The network for images of `size` with seeded first weights, or with SAM's of the file that `init` names: then the
-    image encoder stays as it is, as published.
+    image encoder stays as it is, as published. Only lite0 starts from "imagenet", and then learns as a whole.
     """
     patch = layout.sam.patch_size
     step = math.lcm(patch, DIVISOR) if layout.fit == "pad" else patch
     if size[0] % step or size[1] % step:
         raise UnsegError(f"Expected a height and width that {step} divides for this SAM, found {size[0]}x{size[1]}.")
-    if init == "imagenet":
-        raise UnsegError("Expected init=random or the path of SAM's checkpoint for RSPrompter, found imagenet.")
+    if init != "random" and layout.lite0 != (init == "imagenet"):
+        able = "imagenet for rsprompter:lite0" if layout.lite0 else "the path of SAM's checkpoint for RSPrompter"
+        raise UnsegError(f"Expected init=random or {able}, found {init}.")
     with own_randomness("cpu", seed, "first weights"):
         model = RSPrompter(layout, classes)
-    if init != "random":
+    if init == "imagenet":
+        method.load_lite0(model.encoder.net)
+    elif init != "random":
         parts = {"image_encoder": model.encoder, "prompt_encoder": model.prompt_encoder}
         method.load_sam(nn.ModuleDict(parts | {"mask_decoder": model.mask_decoder}), init)
         model.encoder.requires_grad_(False)
@@ -121,7 +127,7 @@ class RSPrompter(nn.Module):
     def __init__(self, layout: Layout, classes: int):
         super().__init__()
         self.layout, sam = layout, layout.sam
-        self.encoder = method.build_image_encoder(sam)
+        self.encoder = Lite0Encoder(sam) if layout.lite0 else method.build_image_encoder(sam)
         self.prompt_encoder = method.build_prompt_encoder(sam).requires_grad_(False)  # gives fixed positions alone
         self.mask_decoder = method.build_mask_decoder(sam)
         channels = PYRAMID if layout.pyramid else layout.width
@@ -130,8 +136,8 @@ class RSPrompter(nn.Module):
 
     def stretch(self, height: int, width: int) -> None:
         """Fit SAM to a grid of so many patches; its relative positions segment-anything stretches by itself."""
-        position = self.encoder.pos_embed
-        if position.shape[1:3] != (height, width):
+        position = None if self.layout.lite0 else self.encoder.pos_embed
+        if position is not None and position.shape[1:3] != (height, width):
             position.data = method.resized_positions(position.data, (height, width)).contiguous()
         self.prompt_encoder.image_embedding_size = (height, width)
 
@@ -147,6 +153,8 @@ class RSPrompter(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """SAM's embedding `(N,width,h,w)` and what comes out of every block, `(N,embed_dim,h,w)`."""
+        if self.layout.lite0:
+            return self.encoder(x)
         x, blocks = self.encoder.patch_embed(x) + self.encoder.pos_embed, []
         for block in self.encoder.blocks:
             x = block(x)
@@ -163,6 +171,24 @@ class RSPrompter(nn.Module):
             else one.new_zeros(nothing)
             for one, some in zip(embedding.split(1), prompts)
         ]
+
+
+class Lite0Encoder(nn.Module):
+    """EfficientNet-Lite0 as SAM's encoder: `RSPrompter.encode`'s embedding and blocks, all on the grid of stride 8."""
+
+    def __init__(self, sam: method.SamLayout):
+        import timm
+
+        super().__init__()
+        self.net = timm.create_model(method.LITE0, features_only=True, out_indices=(2, 3, 4))
+        method.renormalise(self.net)
+        self.reduce = nn.ModuleList(nn.Conv2d(one, sam.embed_dim, 1) for one in self.net.feature_info.channels())
+        self.neck = nn.Conv2d(sam.embed_dim, sam.width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features = [reduce(one) for reduce, one in zip(self.reduce, self.net(x))]
+        blocks = [F.interpolate(one, features[0].shape[2:], mode="bilinear") for one in features]
+        return self.neck(sum(blocks)), blocks
 
 
 class FeatureAggregator(nn.Module):
