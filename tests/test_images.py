@@ -113,7 +113,7 @@ def test_other_formats_and_closed_files_are_not_called_corrupt(tiny_image, tmp_p
             read(tmp_path / "a.png")
 
 
-@given(height=st.integers(1, 40), width=st.integers(1, 40), channels=st.integers(1, 4), seed=st.integers(0, 99))
+@given(height=st.integers(1, 200), width=st.integers(1, 40), channels=st.integers(1, 4), seed=st.integers(0, 99))
 def test_readers_find_in_a_png_what_was_written(height, width, channels, seed):
     rng = np.random.default_rng(seed)
     layers = rng.integers(0, rng.choice([1, 2, 255]), (height, width, channels), dtype=np.uint8, endpoint=True)
