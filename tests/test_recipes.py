@@ -273,7 +273,7 @@ def test_numbers_of_layouts_and_losses():
     one = rsprompter.LAYOUTS["vit_h"]
     assert (one.queries, one.tokens, one.points, one.draw_all) == (70, 5, 12544, True)
     assert (rsprompter.CLASS, rsprompter.MASK, rsprompter.NO_OBJECT) == (2, 5, 0.1)
-    assert {name: layout.sam for name, layout in rsprompter.LAYOUTS.items()} == SAMS
+    assert {name: layout.sam for name, layout in rsprompter.LAYOUTS.items()} == SAMS | {"lite0": SAMS["small"]}
     assert LAYOUTS["resnet50"] == Layout(("ResNetConfig", STAGES), "microsoft/resnet-50")
     assert (LAYOUTS["resnet50"].backbone_lr, mask2former.CLIP, mask2former.WEIGHT_DECAY) == (0.1, 0.01, 0.05)
     assert LAYOUTS["swin-tiny"].backbone[1]["drop_path_rate"] == 0.3

@@ -128,6 +128,8 @@ def of_imagenet(victim: str) -> Weights | None:
     """The file that a victim, "unet-resnet18" or "FAMILY:NAME options", starts from with init=imagenet, if known."""
     name = (victim.split() or [""])[0]
     name = name if ":" in name else f"smp:{name.partition('-')[2]}"
+    if "backbone.model_name=tf_efficientnet_lite0" in victim:  # an option puts it in the place of the config's own
+        return WEIGHTS["lite0"]
     return next((one for one in WEIGHTS.values() if any(fnmatchcase(name, end) for end in one.imagenet)), None)
 
 
