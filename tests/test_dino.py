@@ -112,9 +112,9 @@ def test_it_may_stand_on_efficientnet_lite0_from_imagenet(shaped):
     own = {"type": "mmseg.TIMMBackbone", "model_name": LITE0, "pretrained": False, "out_indices": "[2,3,4]"}
     own = "".join(f" model.backbone.{key}={value}" for key, value in ({"_delete_": True} | own).items())
     name = f"{DINO.partition(':')[2]}{own} model.neck.in_channels=[40,112,320]"
-    started, random = (built(dino_run(shaped, name=name, init=init)).backbone for init in ("imagenet", "random"))
-    load_lite0(random.timm_model)
-    known = random.state_dict()
+    started, fresh = (built(dino_run(shaped, name=name, init=init)).backbone for init in ("imagenet", "random"))
+    load_lite0(fresh.timm_model)
+    known = fresh.state_dict()
     assert all(torch.equal(value, known[key]) for key, value in started.state_dict().items())
     assert [one.shape[1:] for one in started(torch.rand(2, 3, 64, 64))] == [(40, 8, 8), (112, 4, 4), (320, 2, 2)]
     with pytest.raises(UnsegError, match="Expected at most 22 queries"):  # the same strides as ResNet's

@@ -66,7 +66,6 @@ def test_one_drop_of_the_learning_rate(sets, monkeypatch):
     monkeypatch.setattr(sam_hq, "fit", lambda *parts: parts)
     how = {"size": (32, 32), "epochs": 3, "batch_size": 4, "task": "interactive"}  # epochs of two steps
     run = run_of("sam-hq:tiny drop=0.66", sets, **how)
-    monkeypatch.setattr(sam_hq, "fit", lambda *parts: parts)
     run, model, recipe = sam_hq.train(run)
     data, optimiser, rates = recipe.read(run, run.train, "training"), recipe.optimiser(run, model), []
     optimiser.register_step_pre_hook(lambda adam, *_: rates.append(adam.param_groups[0]["lr"]))

@@ -315,10 +315,10 @@ def encode_image(image: np.ndarray, suffix: str, *, gray: bool = False) -> bytes
 
     JPEG is of quality 95 with 4:2:0 chroma subsampling, as OpenCV's default is.
     """
-    layers, suffix, file = image[..., 0] if gray else image, suffix.lower(), io.BytesIO()
+    layers, suffix = image[..., 0] if gray else image, suffix.lower()
     if suffix == ".png":
         return png_of(layers)
-    options = {"quality": 95, "subsampling": 2} if suffix == ".jpg" else {}
+    file, options = io.BytesIO(), {"quality": 95, "subsampling": 2} if suffix == ".jpg" else {}
     Image.fromarray(layers).save(file, Image.registered_extensions()[suffix], **options)
     return file.getvalue()
 
@@ -356,7 +356,7 @@ def _differences(rows: np.ndarray, channels: int) -> np.ndarray:
         above[0] = rows[start - 1] if start else 0
         tried = here - np.stack([left, above, (above & left) + ((above ^ left) >> 1)])
         least = np.minimum(tried, -tried).sum(axis=2, dtype=np.uint32).argmin(axis=0)
-        lines[start : start + 64] = np.column_stack([least + 1, tried[least, np.arange(len(here))]])
+        lines[start : start + 64, 0], lines[start : start + 64, 1:] = least + 1, tried[least, np.arange(len(here))]
     return lines
 
 

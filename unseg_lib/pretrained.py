@@ -126,10 +126,10 @@ def local(called: str) -> str:
 
 def of_imagenet(victim: str) -> Weights | None:
     """The file that a victim, "unet-resnet18" or "FAMILY:NAME options", starts from with init=imagenet, if known."""
-    name = (victim.split() or [""])[0]
+    name, *options = victim.split() or [""]
     name = name if ":" in name else f"smp:{name.partition('-')[2]}"
-    if "backbone.model_name=tf_efficientnet_lite0" in victim:  # an option puts it in the place of the config's own
-        return WEIGHTS["lite0"]
+    for option in options:  # that puts a network of timm's in the place of the config's own
+        name = f"timm:{option.partition('=')[2]}" if option.startswith("model.backbone.model_name=") else name
     return next((one for one in WEIGHTS.values() if any(fnmatchcase(name, end) for end in one.imagenet)), None)
 
 

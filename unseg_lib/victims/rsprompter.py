@@ -136,8 +136,7 @@ class RSPrompter(nn.Module):
 
     def stretch(self, height: int, width: int) -> None:
         """Fit SAM to a grid of so many patches; its relative positions segment-anything stretches by itself."""
-        position = None if self.layout.lite0 else self.encoder.pos_embed
-        if position is not None and position.shape[1:3] != (height, width):
+        if not self.layout.lite0 and (position := self.encoder.pos_embed).shape[1:3] != (height, width):
             position.data = method.resized_positions(position.data, (height, width)).contiguous()
         self.prompt_encoder.image_embedding_size = (height, width)
 
