@@ -20,7 +20,8 @@ from tiny_sets import palette, refused
 
 from unseg_lib.datasets import check, load_dataset
 from unseg_lib.files import write_json
-from unseg_lib.images import read_image, read_mask, write_image
+from unseg_lib.images import read_image, write_image
+from unseg_lib.masks import read_mask
 from unseg_lib.protection import Batch, find_inputs, summary
 from unseg_lib.protection.inputs import Names, _places
 

@@ -23,7 +23,7 @@ from tiny_sets import refused
 from unseg_lib import datasets
 from unseg_lib.datasets import CHECKSUMS, DATASETS, DOWNLOADS, SOURCES, check, fetch, get, load_dataset, unpack
 from unseg_lib.files import read_json, write_json
-from unseg_lib.images import read_label
+from unseg_lib.masks import read_label
 
 CONTENT = np.random.default_rng(0).bytes(3 * 2**20)
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 from tiny_sets import palette, refused
 
-from unseg_lib import images
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_csv, read_json, sha256_of, whole_file, write_bytes, write_csv, write_json
-from unseg_lib.images import find_image, image_size, open_image, png_of, read_image, read_label, read_mask, write_image
+from unseg_lib.images import find_image, has_colours, image_size, open_image, png_of, read_image, write_image
+from unseg_lib.masks import objects_of, read_label, read_mask
 from unseg_lib.protection import find_inputs, read_photo
 
 
@@ -27,9 +27,9 @@ def test_png_is_lossless_gray_stays_gray_and_size_is_read_from_the_header(gray, 
     write_image(tmp_path / "a.png", image, gray=gray)
     assert np.array_equal(read_image(tmp_path / "a.png"), image)
     assert image_size(tmp_path / "a.png") == image.shape[:2]
-    assert (open_image(tmp_path / "a.png").mode == "L") == gray != images.has_colours(image)
+    assert (open_image(tmp_path / "a.png").mode == "L") == gray != has_colours(image)
     image[2, 3, 1] ^= 1
-    assert images.has_colours(image)
+    assert has_colours(image)
 
 
 def test_labels_of_a_palette_of_one_bit_and_of_three_channels(tmp_path):
@@ -59,7 +59,7 @@ def test_one_rule_of_what_a_mask_means(tmp_path):
         ([2, 100, 253], {"soft": True}, [0, 0, 1]),
         ([2, 3, 2], {"soft": True}, [0, 0, 0]),
     ):
-        found = images.objects_of(np.array([numbers], np.uint8), **options) == 1
+        found = objects_of(np.array([numbers], np.uint8), **options) == 1
         assert found.tolist() == [[bool(n) for n in expected]], numbers
     palette(np.array([[0, 15, 255]], np.uint8), [0, 0, 0] + 255 * [9, 9, 9]).save(tmp_path / "p.png")
     assert read_mask(tmp_path / "p.png", [15, 255]).tolist() == [[False, True, True]]

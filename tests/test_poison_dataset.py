@@ -15,7 +15,8 @@ from toy_project import wait
 from unseg_lib.datasets import SegmentationSet
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import append_line, read_csv, read_json, sha256_of, write_json
-from unseg_lib.images import open_image, read_image, read_label, write_image
+from unseg_lib.images import open_image, read_image, write_image
+from unseg_lib.masks import read_label
 from unseg_lib.poisons import COLUMNS, POISONS, PoisonSettings, poison_dataset, protected_classes, read_rows
 
 PLAIN = PoisonSettings(seed=5)

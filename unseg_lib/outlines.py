@@ -14,7 +14,7 @@ import numpy as np
 from unseg_lib.errors import UnsegError, closest
 from unseg_lib.files import read_json
 
-SUFFIXES = (".json", ".txt")  # of a file of outlines of one image: LabelMe's, YOLO's
+OUTLINES = (".json", ".txt")  # of a file of outlines of one image: LabelMe's, YOLO's
 
 
 def decode(note: dict, image: dict) -> np.ndarray:

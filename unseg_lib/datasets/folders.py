@@ -27,7 +27,8 @@ from unseg_lib.datasets.segmentation_set import (
 from unseg_lib.datasets.sources import SOURCES
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import whole_file, write_bytes
-from unseg_lib.images import IGNORE, OUTLINES, mask_key, objects_of, read_label, read_objects, write_image
+from unseg_lib.images import IGNORE, write_image
+from unseg_lib.masks import OUTLINES, mask_key, objects_of, read_label, read_objects
 from unseg_lib.runtime import progress
 
 OBJECT = ("background", "object")
@@ -129,7 +130,7 @@ def read_folder(root: Path, split: str, seed: int, where: str = "") -> Segmentat
     """Read folders below `root`, joined by "+" ("interactive/davis+interactive/ccp"; "" = root itself).
 
     Of each, all pairs `im/`, `gt/` in it or up to two levels below are read; what a file of a mask or of outlines means
-    says `images.read_objects`. There are no official splits: a seeded fifth of each is "test", frames of one video
+    says `masks.read_objects`. There are no official splits: a seeded fifth of each is "test", frames of one video
     together.
     """
     places = [pair.relative_to(root) for name in where.split("+") for pair in _find_pairs(root, name.strip())]

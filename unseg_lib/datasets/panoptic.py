@@ -24,7 +24,8 @@ from unseg_lib.datasets.segmentation_set import (
 )
 from unseg_lib.datasets.sources import SOURCES
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import read_image, read_label, read_numbers
+from unseg_lib.images import opened, read_image
+from unseg_lib.masks import read_label
 
 # of one image: a segment's number -> (class index, whether it is a crowd)
 Segments = dict[int, tuple[int, bool]]
@@ -117,7 +118,8 @@ def _city_instances(masks: dict[str, Path], id: str) -> list[Instance]:
 
 def _city_numbers(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """A file's numbers: `1000 label + object`, or the label alone where objects are not told apart; and its classes."""
-    numbers, most = read_numbers(file), max(CITY_IDS)
+    with opened(file, "mask") as image:  # of 16 bits
+        numbers, most = np.asarray(image).astype(np.int32), max(CITY_IDS)
     labels = np.where(numbers < 1000, numbers, numbers // 1000)
     if numbers.ndim != 2 or numbers.min() < 0 or labels.max() > most:
         raise UnsegError(f"Expected Cityscapes' labels 0 to {most} in {file}, found others; is it an _instanceIds.png?")

@@ -14,7 +14,8 @@ import numpy as np
 from unseg_lib.datasets.segmentation_set import Instance, SegmentationSet, label_set
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, write_json
-from unseg_lib.images import read_label, write_image
+from unseg_lib.images import write_image
+from unseg_lib.masks import read_label
 from unseg_lib.runtime import progress
 from unseg_lib.seeds import numpy_rng
 

@@ -10,17 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from unseg_lib.errors import UnsegError
-from unseg_lib.images import (
-    IGNORE,
-    IMAGE_SUFFIXES,
-    OUTLINES,
-    find_image,
-    image_size,
-    read_image,
-    read_label,
-    resize_image,
-    resize_label,
-)
+from unseg_lib.images import IGNORE, IMAGE_SUFFIXES, find_image, image_size, read_image, resize_image, resize_label
+from unseg_lib.masks import OUTLINES, read_label
 from unseg_lib.runtime import progress
 from unseg_lib.seeds import numpy_rng
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from unseg_lib.errors import UnsegError
 from unseg_lib.files import read_json, sha256_if_readable
-from unseg_lib.images import IMAGE_SUFFIXES, OUTLINES, UNREAD, is_image, mask_key, read_mask
+from unseg_lib.images import IMAGE_SUFFIXES, UNREAD, is_image
+from unseg_lib.masks import OUTLINES, mask_key, read_mask
 from unseg_lib.method import Region, find_region, segmenter_called
 from unseg_lib.outlines import numbers_of, read_coco, read_places
 from unseg_lib.protection.photo import FORMATS, RAW
@@ -192,7 +193,7 @@ def masks_and_prompts(
 ) -> Callable[[Input, np.ndarray], Region]:
     """What the options of `unseg protect` say, by a file and its pixels, uint8 `(H,W,3)`; classes only with masks.
 
-    masks: a folder with a mask or outlines for every image (see `images.read_mask`; sub-folders as the images'), one
+    masks: a folder with a mask or outlines for every image (see `masks.read_mask`; sub-folders as the images'), one
     such file for a single image, or COCO's json; classes: numbers of label maps, or names in a json, separated by
     commas. boxes: "x0,y0,x1,y1" for every image (several joined by ";"), or a CSV file with the columns
     image,x0,y0,x1,y1; points: likewise, x,y; between 0 and 1 they are shares of the image. files: of the whole batch.

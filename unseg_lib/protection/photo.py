@@ -62,16 +62,15 @@ class Photo:
         layers = pixels[..., 0] if self.gray else pixels
         if self.alpha is not None and format != "jpeg":
             layers = np.dstack([layers, self.alpha])
-        exif = self.exif if metadata else None
         if format == "png":
-            return png_of(layers, self.profile, exif)
+            return png_of(layers, self.profile, self.exif if metadata else None)
         options = {
             "jpeg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
             "webp": {"lossless": True, "method": 2, "exact": True},
             "tiff": {"compression": "tiff_adobe_deflate"},
         }[format]
         options |= {"icc_profile": self.profile} if self.profile else {}
-        options |= {"exif": exif} if exif else {}
+        options |= {"exif": self.exif} if metadata and self.exif else {}
         file = io.BytesIO()
         try:
             Image.fromarray(layers).save(file, format, **options)

@@ -42,9 +42,10 @@ class Table:
         made = made.fmt(str, columns=list(self.html)).sub_missing(missing_text="–")
         if any("|" in name for name in self.frame):
             made = made.tab_spanner_delim("|")
-        # its style is eight times as long as ours, and the cells name their headings one by one
+        # its style is eight times as long as ours; its cells, each on a line, name their headings one by one
         style = "".join(Path(__file__).with_name("table.css").read_text().splitlines())
-        plain = re.sub(r' headers="[^"]*"', "", made.as_raw_html())
+        needless = r' headers="[^"]*"| class="gt_row gt_left"|(?<=")gt_row (?=gt_)|(?<=>)\n\s*(?=<)'
+        plain = re.sub(needless, "", made.as_raw_html())
         return re.sub("(?<=<style>).*?(?=</style>)", lambda _: style, plain, count=1, flags=re.DOTALL)
 
     def markdown(self) -> str:
