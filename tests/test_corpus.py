@@ -421,9 +421,7 @@ def test_one_odd_entry_of_cocos_json_costs_its_image_alone(tmp_path, protect_fil
         "nobody.png": f"a number as id of nobody.png in {tmp_path}/a.json, found none",
         "new.png": f"Expected the image new.png in {tmp_path}/a.json, found none",
     }
-    of_class = {
-        "what.png": "a number as category_id of annotation 6 of what.png in "
-    }  # odd where classes are asked for
+    of_class = {"what.png": "a number as category_id of annotation 6 of what.png in "}  # where classes are asked for
     run = partial(protect_files, [tmp_path / "im"], masks=f"{tmp_path}/a.json")
     for classes, odd in (("", problems), ("cat", problems | of_class)):
         rows = {row["image"]: row for row in run(tmp_path / f"out{classes}", classes=classes)}

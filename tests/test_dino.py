@@ -109,7 +109,7 @@ def test_more_queries_than_cells_are_refused(shaped):
 
 
 def test_it_may_stand_on_efficientnet_lite0_from_imagenet(shaped):
-    own = {"type": "mmseg.TIMMBackbone", "model_name": LITE0, "pretrained": False, "out_indices": "[2,3,4]"}
+    own = {"type": "mmseg.TIMMBackbone", "model_name": LITE0, "out_indices": "[2,3,4]"}
     own = "".join(f" model.backbone.{key}={value}" for key, value in ({"_delete_": True} | own).items())
     name = f"{DINO.partition(':')[2]}{own} model.neck.in_channels=[40,112,320]"
     started, fresh = (built(dino_run(shaped, name=name, init=init)).backbone for init in ("imagenet", "random"))
@@ -119,6 +119,10 @@ def test_it_may_stand_on_efficientnet_lite0_from_imagenet(shaped):
     assert [one.shape[1:] for one in started(torch.rand(2, 3, 64, 64))] == [(40, 8, 8), (112, 4, 4), (320, 2, 2)]
     with pytest.raises(UnsegError, match="Expected at most 22 queries"):  # the same strides as ResNet's
         adapted(dino_run(shaped, name=f"{name} model.num_queries=900"))
+    for model, init in ((LITE0, "imagenet"), ("resnet18", "imagenet"), ("resnet18", "random")):
+        config = adapted(dino_run(shaped, name=name.replace(LITE0, model), init=init)).model
+        assert config.backbone.pretrained is ((model, init) == ("resnet18", "imagenet"))
+        assert (config.data_preprocessor.mean == [127] * 3) == (model == LITE0)
 
 
 # operators without compiled mmcv
@@ -206,9 +210,10 @@ def checkpoint(shaped, tmp_path_factory) -> Path:
     return path
 
 
-def test_weights_of_a_checkpoint_are_taken_over(shaped, checkpoint):
-    model = built(dino_run(shaped))
-    dino.load_checkpoint(model, str(checkpoint))
+def test_weights_of_a_checkpoint_are_taken_over(shaped, checkpoint, monkeypatch):
+    monkeypatch.setattr(dino, "fit", lambda run, config, model, *_: model)
+    model = dino.train(dino_run(shaped, init=str(checkpoint)))
+    model.init_weights()  # as mmengine's runner does before it trains
     other = built(dino_run(shaped, seed=7)).state_dict()
     assert all(torch.equal(value, other[name]) for name, value in model.state_dict().items())
 

@@ -42,6 +42,8 @@ def test_the_config_becomes_ours(sets):
     assert model.pretrained is None and ours(sets, init="imagenet").model.pretrained == "open-mmlab://resnet50_v1c"
     assert model.decode_head.num_classes == model.auxiliary_head.num_classes == 2
     assert {part.norm_cfg.type for part in (model.backbone, model.decode_head, model.auxiliary_head)} == {"BN"}
+    lite0 = ours(sets, f"{CONFIG} model.backbone.model_name={runner.LITE0}", init="imagenet").model  # weights: ours
+    assert lite0.pretrained is None and not lite0.backbone.pretrained and lite0.data_preprocessor.std == [128] * 3
     assert model.data_preprocessor.size == (96, 128)
     steps = {step["type"]: step for step in config.train_pipeline}
     assert steps["RandomCrop"]["crop_size"] == (96, 128)

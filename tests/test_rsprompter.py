@@ -71,6 +71,8 @@ def test_on_efficientnet_lite0_it_starts_from_imagenet(sam_file):
     for name, init in (("small", "imagenet"), ("lite0", str(sam_file))):
         with pytest.raises(UnsegError, match="Expected init=random or"):
             build(LAYOUTS[name], 4, (64, 64), init, 0)
+    with pytest.raises(UnsegError, match="Expected SAM's layout small"):
+        replace(LAYOUTS["tiny"], lite0=True)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (24, 40)])

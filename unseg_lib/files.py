@@ -123,9 +123,7 @@ def sha256_if_readable(path: str | Path) -> str:
         return ""
 
 
-def claim(
-    folder: str | Path, mine: dict, what: str, *, later: tuple[str, ...] = (), note: str = "training.json"
-) -> None:
+def claim(folder: str | Path, mine: dict, what: str, *, later: tuple[str, ...] = (), note="training.json") -> None:
     """Note in `folder` what is made there; raise `UnsegError` rather than continue something else.
 
     mine: the settings and inputs that decide the result, as JSON values; the note holds just these. what: the thing

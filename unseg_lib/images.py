@@ -147,6 +147,12 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST))
 
 
+def any_in_cells(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask bool `(h,w)` at a smaller (height, width) that loses none of it: whether a cell holds any."""
+    rows, columns = (np.arange(few) * many // few for few, many in zip(size, mask.shape))
+    return np.logical_or.reduceat(np.logical_or.reduceat(mask, rows, axis=0), columns, axis=1)
+
+
 def has_colours(pixels: np.ndarray) -> bool:
     """Whether the channels of an image `(H,W,3)` differ anywhere; of one in colour only some rows are read."""
     parts = (pixels[top : top + 64] for top in range(0, len(pixels), 64))

@@ -25,9 +25,7 @@ def make_torchvision_importable() -> None:
 
 
 class _Remedy(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: when somebody looks for torchvision, it declares the operators that cannot be loaded, and
-    lifts torchvision's check that they are there.
-    """
+    """Finds nothing itself: it declares operators that cannot be loaded, and lifts torchvision's check of them."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "torchvision":

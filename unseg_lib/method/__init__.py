@@ -23,7 +23,7 @@ __getattr__, __dir__, _names = lazy_loader.attach(
         "segmenter_training": ["Examples", "SegmenterConfig", "clicks_in", "rough_box", "scenes_of", "train_segmenter"],
         "surrogate": ["SURROGATES", "UNetSurrogate", "build_surrogate", "sample_at", "segmentation_loss"],
         "variants": ["local_mean", "noise_of"],
-        "weights": ["LITE0", "generator_path", "load_generator", "load_lite0", "load_sam", "load_weights"]
-        + ["read_foreign", "renormalise", "resized_positions", "save_generator", "shipped"],
+        "weights": ["LITE0", "SHIFT", "SPREAD", "generator_path", "load_generator", "load_lite0", "load_sam"]
+        + ["load_weights", "read_foreign", "renormalise", "resized_positions", "save_generator", "shipped"],
     },
 )

@@ -114,7 +114,6 @@ class Quartered:
 
     def prepare(self, image: np.ndarray, *, mask: np.ndarray, **prompts: None) -> list[Prepared | None]:
         parts = quarters(image, mask, self.inference.generator.layout.grid)
-        parts = parts if any(parts) else [(image, mask)]  # a thin mask may have vanished when a large image was shrunk
         return [part and self.inference.prepare(part[0], mask=part[1], **prompts) for part in parts]
 
     def __call__(self, prepared: list[list[Prepared | None]]) -> list[Tensor]:

@@ -27,9 +27,7 @@ class Region(NamedTuple):
     found_by: str
 
 
-def find_region(
-    pixels: np.ndarray, box=None, points=None, labels=None, segmenter: str = "small", *, mask=None
-) -> Region:
+def find_region(pixels: np.ndarray, box=None, points=None, labels=None, segmenter="small", *, mask=None) -> Region:
     """The region that the given prompt means in an image uint8 `(H,W,3)`; without a prompt what stands out.
 
     box: one box or several, an object in each. points: `(k,2)` x, y on what to protect, or, where its label in `labels`

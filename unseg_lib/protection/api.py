@@ -16,7 +16,7 @@ import torch
 
 from unseg_lib.errors import UnsegError, no_access
 from unseg_lib.files import sha256_if_readable, sha256_of, writing
-from unseg_lib.images import decode_image, resize_label
+from unseg_lib.images import any_in_cells, decode_image, resize_label
 from unseg_lib.method import Box, Prepared, Region, add_raw_noise, find_region, measure, shrunk
 from unseg_lib.options import check_kinds
 from unseg_lib.poisons import Grating, Manifest, PoisonSettings, Sample, digest, inference_of, prompt_of, sweep
@@ -105,7 +105,7 @@ class Protector:
         """The processor's share of `raw_noise`, for any thread; very large images are shrunk first, for memory."""
         if max(mask.shape) > LARGEST:
             pixels = shrunk(pixels, LARGEST // 4 if max(mask.shape) >= THIN * min(mask.shape) else LARGEST)
-            mask = resize_label(mask, pixels.shape[:2])
+            mask = (any_in_cells if self.quarters else resize_label)(mask, pixels.shape[:2])  # quarters may hold little
         if isinstance(self.inference, Grating):
             return self.inference.prepare(pixels, mask, gray)
         name = digest(pixels) if "points" in self.settings.prompt else ""  # each image has points of its own

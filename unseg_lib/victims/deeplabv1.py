@@ -173,9 +173,7 @@ class Residual(nn.Module):
     the last alone.
     """
 
-    def __init__(
-        self, entering, channels, kernels, *, stride=1, first_dilation=1, dilation=1, dropout=0.0, plain=False
-    ):
+    def __init__(self, entering, channels, kernels, *, stride=1, first_dilation=1, dilation=1, dropout=0, plain=False):
         super().__init__()
         before = (entering, *channels)
         self.norms = nn.ModuleList(nn.BatchNorm2d(count) for count in before[:-1])

@@ -85,6 +85,8 @@ class Layout:
 
     def __post_init__(self):
         check_layout(self, "RSPrompter", 4)
+        if self.lite0 and self.sam != method.LAYOUTS["small"]:
+            raise UnsegError("Expected SAM's layout small beside lite0=True, found another; take rsprompter:lite0.")
         pick(dict.fromkeys(("pad", "squash")), self.fit, "fit of RSPrompter, whose encoder has one grid:")
 
 

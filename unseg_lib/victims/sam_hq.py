@@ -75,7 +75,7 @@ def train(run: VictimRun) -> dict:
     check_object(run.test)
     model = build(name, run.size, run.init, run.seed)
     model.settings = settings
-    how = {"schedule": partial(dropping, settings.drop)}
+    how = {"schedule": lambda step, total, epochs: 0.1 if step >= settings.drop * total else 1.0}
     return fit(run, model, Recipe(partial(read, settings.scale_high), adam, loss, scores, keep, **how))
 
 
@@ -155,11 +155,6 @@ def read(scale_high: float, run: VictimRun, source: SegmentationSet, what: str) 
 
 def adam(run: VictimRun, model: SamHQ) -> torch.optim.Optimizer:
     return torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=run.lr, fused=True)
-
-
-def dropping(drop: float, step: int, total: int, epochs: int) -> float:
-    """A tenth of the learning rate after the share `drop` of all steps; see `training.Schedule`."""
-    return 0.1 if step >= drop * total else 1.0
 
 
 def loss(run: VictimRun, model: SamHQ, data: Callable, chosen: Tensor, rng: Rng) -> Tensor:

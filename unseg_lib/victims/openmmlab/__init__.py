@@ -87,9 +87,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return nms(boxes + boxes.new_tensor([0, 0, offset, offset]), scores, iou_threshold)
 
 
-def sigmoid_focal_loss(
-    logits: Tensor, labels: Tensor, gamma: float, alpha: float, weight: None, reduction: str
-) -> Tensor:
+def sigmoid_focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: float, weight, reduction: str) -> Tensor:
     """The focal loss of logits `(N,C)` with labels `(N,)` from 0 to C = background, as mmcv's, in fp32."""
     from torchvision.ops import sigmoid_focal_loss
 

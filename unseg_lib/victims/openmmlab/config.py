@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from unseg_lib.errors import UnsegError, pick
+from unseg_lib.method import LITE0, SHIFT, SPREAD
 from unseg_lib.pretrained import local
 from unseg_lib.victims.data import batches
 from unseg_lib.victims.openmmlab import LIBRARIES
@@ -124,8 +125,13 @@ def make_ours(part: dict, classes: int, init: str) -> None:
         part["class_weight"] = [1.0] * classes + [weights[-1]] if set(weights[:-1]) == {1.0} else None
     if "num_classes" in part:
         part["num_classes"] = classes
-    # first weights: ImageNet's from the file that is here, else as the library finds them
-    if "pretrained" in part:
+    # first weights: ImageNet's from the file that is here, else as the library finds them; lite0's by `build_model`
+    backbone = part.get("backbone")
+    if isinstance(backbone, dict) and (name := backbone.get("model_name")):
+        backbone["pretrained"] = init == "imagenet" and name != LITE0
+        part.update({"pretrained": None} if "pretrained" in part else {})
+        part["data_preprocessor"].update({"mean": [SHIFT] * 3, "std": [SPREAD] * 3} if name == LITE0 else {})
+    elif "pretrained" in part and "model_name" not in part:
         part["pretrained"] = local(part["pretrained"]) if init == "imagenet" and part["pretrained"] else None
     start = part.get("init_cfg")
     if isinstance(start, dict) and start.get("type") == "Pretrained":

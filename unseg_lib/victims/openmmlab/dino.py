@@ -39,6 +39,7 @@ def train(run: VictimRun) -> dict:
     model = build_model(config, run)
     if run.init not in INIT:
         load_checkpoint(model, run.init)
+        model.init_weights = lambda: None  # the runner would draw DINO's transformer anew
     return fit(run, config, model, truth, BoxPrecision(run.test), keep_predictions)
 
 
