@@ -133,7 +133,7 @@ def tables(results: Path) -> dict[str, str]:
 
     defended = [[words, *(pair(name, label) for name in DEFENDED)] for label, words in DEFENCES.items()]
     voc = {name: known["voc-object", "iou_object", name, "none"][0] for name in NOISES}
-    saved = [word or name for name in ("VOC's objects", "Lung") for word in SAVED.values()]
+    saved = [f"{name}, {word}" if word else name for name in ("VOC's objects", "Lung") for word in SAVED.values()]
     return {
         "README.md": readme_table(known),
         "docs/results.md": markdown(
