@@ -29,7 +29,7 @@ LINES = {
     STRONGEST: ("", "none"),
     "UnSeg": ("unseg", "none"),
     "UnSeg, in quarters": ("unseg-quarters", "none"),
-    "random noise, published large": ("random", "shrunk"),
+    
     "UnSeg, published large": ("unseg", "shrunk"),
 }
 BOTH = ("lung", "voc-object")
