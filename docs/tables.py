@@ -29,7 +29,6 @@ LINES = {
     STRONGEST: ("", "none"),
     "UnSeg": ("unseg", "none"),
     "UnSeg, in quarters": ("unseg-quarters", "none"),
-    
     "UnSeg, published large": ("unseg", "shrunk"),
 }
 BOTH = ("lung", "voc-object")

@@ -82,7 +82,7 @@ def is_image(path: str | Path) -> bool:
         return isinstance(error, UnsegError)
 
 
-def decoded(image: Image.Image) -> Image.Image:
+def decoded(image: Image.Image) -> Image.Image:  # upright, as its EXIF says
     image.load()
     if _orientation(image) > 1:
         ImageOps.exif_transpose(image, in_place=True)
