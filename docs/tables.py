@@ -7,6 +7,7 @@ A cell is in percent, of a U-Net that starts from ImageNet: the mean over seeds,
 there are three, with (2) where there are two. A cell of defences.md has Lung; VOC's objects.
 """
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ LINES = {
     "UnSeg, published large": ("unseg", "shrunk"),
 }
 BOTH = ("lung", "voc-object")
-NOT_RUN = float("nan"), 0, "–"
+NOT_RUN = math.inf, 0, "–"
 NOISES = {
     "clean": "clean images",
     "random-flat": "random noise, everywhere alike",
@@ -136,7 +137,7 @@ def tables(results: Path) -> dict[str, str]:
         return "–" if set(both) == {"–"} else "; ".join(both)
 
     defended = [[words, *(pair(name, label) for name in DEFENDED)] for label, words in DEFENCES.items()]
-    voc = {name: known["voc-object", "iou_object", name, "none"][0] for name in NOISES}
+    voc = {name: known.get(("voc-object", "iou_object", name, "none"), NOT_RUN)[0] for name in NOISES}
     saved = [f"{name}, {word}" if word else name for name in ("VOC's objects", "Lung") for word in SAVED.values()]
     return {
         "README.md": readme_table(known),
