@@ -136,8 +136,8 @@ def test_generator_survives_its_file(tmp_path, mean_of):
 def test_a_generator_older_than_the_choice_keeps_its_way_and_an_unknown_name_lists_the_known():
     # the shipped `small` and `colour` were trained, and their scores measured, with the mean off the logits alone
     ways = {name: weights.load_generator(name).mean_of for name in weights.shipped()}
-    assert ways == {"small": "logits", "colour": "logits", "texture": "noise"}
-    with pytest.raises(UnsegError, match=r"Expected a generator's name \(colour, small, texture, vit_b; .*grating\)"):
+    assert ways == {"small": "logits", "colour": "logits"}
+    with pytest.raises(UnsegError, match=r"Expected a generator's name \(colour, small, vit_b; .*grating\)"):
         weights.load_generator("smal")
 
 

@@ -153,7 +153,7 @@ def test_gray_images_are_remarked_where_the_noise_is_known_not_to_protect(room, 
     add(room, "b.png", pixels_of(1))
     add(room, "c.png", np.repeat(pixels_of(1)[..., None], 3, axis=2))
     add(room, "d.png", pixels_of(1), 0 * disc())  # nothing to protect, nothing to warn of
-    for generator, no_colours in (("small", 1), ("texture", 1), ("colour", 0), (weights, 0)):
+    for generator, no_colours in (("small", 1), ("colour", 0), (weights, 0)):
         rows = run(generator=generator, overwrite=True)
         assert [row["remark"] for row in rows] == ["", ONE_CHANNEL, NO_COLOURS * no_colours, ""], generator
         said = summary(rows, room / "out")

@@ -108,7 +108,7 @@ def test_the_command_refuses_what_it_does_not_know_and_keeps_what_it_found(tmp_p
     for what, generator, options, sentence in (
         ("swim", "tiny", {}, "Unknown measurement 'swim'; .*Known: disk, memory, needs, poisons, protect, train"),
         ("protect", "tiny", {"batch": -1}, "at least 1"),
-        ("train", "texture", {}, "Unknown training 'texture'"),
+        ("train", "colour", {}, "Unknown training 'colour'"),
         ("disk", "tiny", {"images": 2, "side": 24, "beside": str(tmp_path)}, "Expected another checkout of this kit"),
     ):
         with pytest.raises(UnsegError, match=sentence):

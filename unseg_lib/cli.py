@@ -192,7 +192,7 @@ def protect(
     preview: Annotated[bool, Option("--preview", help="also write the region's outline, below OUT/preview")] = False,
     eps: Annotated[float, Option(help="largest change inside the region, in steps of 255")] = 8,
     eps_bg: Annotated[float, Option(help="largest change outside")] = 2,
-    generator: Annotated[str, Option(help="small, texture, colour, grating, vit_b (to get), or a path")] = "small",
+    generator: Annotated[str, Option(help="small, colour, grating, vit_b (to get), or a path")] = "small",
     quarters: Annotated[bool, Option("--quarters", help="noise twice as fine, for small objects")] = False,
     format: Annotated[str, Option(help="png, keep (as the original), or jpeg (breaks the budget)")] = "png",
     quality: Annotated[int, Option(help="of JPEG, 1 to 100")] = 95,

@@ -53,7 +53,7 @@ class Protector:
     by at most one step (see `Inference`). compiled: by torch.compile, which takes minutes at first.
     """
 
-    generator: str = "small"  # "texture", "colour", "grating", "vit_b" (see `weights.released_path`), or a path
+    generator: str = "small"  # "colour", "grating", "vit_b" (see `weights.released_path`), or a path
     _: KW_ONLY
     eps: float = 8  # the largest change inside the region
     eps_bg: float = 2  # and outside

@@ -25,8 +25,8 @@ OTHER_COLOURS = ("CMYK", "LAB", "YCbCr", "HSV")  # modes of Pillow that become R
 # where EXIF and places begin
 TIFF_METADATA = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825}
 # Measured on chest X-rays: of a gray file with a generator's noise a victim learns as of a clean one; of a gray image
-# stored in colours one from random weights does, if the generator is UNFIT, without a mean (small, random-start: Lung).
-UNFIT = ("small", "texture")
+# stored in colours one from random weights does, if the generator is UNFIT (profiles small, random-start: Lung).
+UNFIT = "small"
 ONE_CHANNEL = "one channel keeps only the gray part of the noise"
 NO_COLOURS = "an image without colours, for which generator colour is better"
 
@@ -130,7 +130,7 @@ def gray_remark(pixels: np.ndarray, gray: bool, generator: str) -> str:
     """A few words where noise of this generator is known not to protect such an image, else ""; gray: one channel."""
     if gray:
         return ONE_CHANNEL * (generator != "grating")  # which is gray for the most part
-    return NO_COLOURS if generator in UNFIT and not has_colours(pixels) else ""
+    return NO_COLOURS if generator == UNFIT and not has_colours(pixels) else ""
 
 
 def array_of(value: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from unseg_lib.errors import UnsegError, pick
 
 def bench(
     what: Annotated[str, Argument(help="protect, train, disk (files), memory, needs or poisons")] = "protect",
-    generator: Annotated[str, Option(help="small, texture, colour, a path, or vit_b; train: small, vit_b")] = "small",
+    generator: Annotated[str, Option(help="small, colour, a path, or vit_b; train: small, vit_b")] = "small",
     side: Annotated[int, Option(help="of images, in pixels; 0: what suits the generator; poisons: 512")] = 0,
     batch: Annotated[int, Option(help="images at once in the last steps, 2; needs: at most, 0: as planned")] = 0,
     images: Annotated[int, Option(help="files, for disk and memory")] = 64,
