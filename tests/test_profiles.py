@@ -21,7 +21,7 @@ from toy_project import code, wait
 from unseg_lib import UnsegError
 from unseg_lib.files import read_csv, write_json
 from unseg_lib.method import BilevelConfig
-from unseg_lib.pipeline import Profile, choose, collect, load_profile, missing_data, reproduce
+from unseg_lib.pipeline import Profile, choose, collect, gather, load_profile, missing_data, reproduce
 from unseg_lib.pipeline.notebook import RESULT
 
 
@@ -225,6 +225,12 @@ def test_only_one_purpose_is_run(toys, capfd):
     assert not (toys / "results/toy/generator").exists() and not (toys / "results/toy/tables").exists()
     with pytest.raises(UnsegError, match="Unknown purpose of profile toy: 'figure 3'; did you mean 'figure 2'"):
         reproduce("toy", only="figure 3")
+    # what is planned no more leaves no row; what is planned keeps its row without its folder
+    change(toys, "grid", value=[{"datasets": ["scenes"], "recipes": ["random"], "victims": ["unet"], "seeds": [0, 1]}])
+    for _ in range(2):
+        gather(load_profile("toy", toys), toys)
+        assert [row["recipe"] for row in read_csv(toys / "results/toy/rows.csv")] == ["random", "random"]
+        shutil.rmtree(toys / "results/toy/victim/scenes-random-unet-s1", ignore_errors=True)
 
 
 @pytest.mark.usefixtures("purposes")

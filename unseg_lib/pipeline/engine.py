@@ -57,11 +57,11 @@ def reproduce(profile: str = "", data: str = "", jobs: int = 0, dry_run: bool = 
 
 
 def gather(profile: Profile, root: Path) -> None:
-    """Write rows.csv of what is there; rows of runs that are not here, as those of a fresh clone, are not given up."""
+    """Write rows.csv of what is there; planned rows whose runs are not here, as in a fresh clone, are not given up."""
     with contextlib.chdir(root):
-        victims = [stage for stage in profile.stages.values() if stage.kind == "victim" and stage.done()]
-        here, rows = {stage.seen_from(profile.results) for stage in victims}, profile.results / "rows.csv"
-        if here and (not rows.exists() or here >= {row["stage"] for row in read_csv(rows)}):
+        victims = {one.seen_from(profile.results): one for one in profile.stages.values() if one.kind == "victim"}
+        here, rows = {name for name, stage in victims.items() if stage.done()}, profile.results / "rows.csv"
+        if here and (not rows.exists() or here >= victims.keys() & {row["stage"] for row in read_csv(rows)}):
             collect(profile.results, profile.stages.values())
 
 
