@@ -69,7 +69,7 @@ def jupyter_lab(root: Path, private: Path) -> Iterator[str]:
 
 
 @contextmanager
-def chromium(private: Path, width: int = 1300, height: int = 5000) -> Iterator[str]:
+def chromium(private: Path, width: int = 1300, height: int = 8000) -> Iterator[str]:
     """A headless Chromium with one empty page; yields the address of the page's DevTools socket."""
     options = ["headless=new", "no-sandbox", "remote-debugging-port=0", f"window-size={width},{height}"]
     options += [f"user-data-dir={private}", "no-first-run", "disable-gpu", "disable-dev-shm-usage"]
