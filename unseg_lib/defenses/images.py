@@ -29,8 +29,7 @@ def gaussian_blur(seed: int, *, sigma: float = 1.0) -> Defense:
     from scipy.ndimage import gaussian_filter
 
     need("sigma", sigma, 0, 100)
-    how = {"sigma": (sigma, sigma, 0), "truncate": 3}
-    return Defense(image=lambda pixels, id: as_pixels(gaussian_filter(pixels.astype(np.float32), **how)))
+    return Defense(image=lambda pixels, id: as_pixels(gaussian_filter(np.float32(pixels), (sigma, sigma, 0), truncate=3)))
 
 
 def gaussian_noise(seed: int, *, sigma: float = 8.0) -> Defense:
@@ -158,16 +157,17 @@ def fetched(pixels: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return as_pixels(np.stack([map_coordinates(plane, place, order=1, mode="mirror") for plane in planes], axis=-1))
 
 
+def total_variation(pixels: np.ndarray) -> np.ndarray:
+    """A purifier for `purify`: uint8 `(H,W,3)` smoothed to little total variation (scikit-image, weight 0.1)."""
+    from skimage.restoration import denoise_tv_chambolle
+
+    return as_pixels(255 * denoise_tv_chambolle(pixels, weight=0.1, channel_axis=-1))
+
+
 def purify(seed: int, *, module: str = "", function: str = "") -> Defense:
-    """Your own purifier: a function from pixels, uint8 `(H,W,3)`, to pixels of the same size.
+    """Your own purifier: a function from pixels, uint8 `(H,W,3)`, to as many pixels, such as `total_variation`.
 
-    module: a Python file with such a function `purify`. function: "package.module:name" of one that is installed.
-    One of the two. A file that smooths by total variation:
-
-        def purify(pixels):
-            from skimage.restoration import denoise_tv_chambolle
-
-            return (255 * denoise_tv_chambolle(pixels, weight=0.1, channel_axis=-1)).round().astype("uint8")
+    Either `purify` in the Python file `module`, or an installed `function`, named as "package.module:name".
     """
     if bool(module) == bool(function):
         wanted, found = "module=path/to/file.py and function=package.module:name", "both" if module else "none"
