@@ -29,7 +29,7 @@ def gaussian_blur(seed: int, *, sigma: float = 1.0) -> Defense:
     from scipy.ndimage import gaussian_filter
 
     need("sigma", sigma, 0, 100)
-    return Defense(image=lambda pixels, id: as_pixels(gaussian_filter(np.float32(pixels), (sigma, sigma, 0), truncate=3)))
+    return Defense(image=lambda x, id: as_pixels(gaussian_filter(np.float32(x), (sigma, sigma, 0), truncate=3)))
 
 
 def gaussian_noise(seed: int, *, sigma: float = 8.0) -> Defense:
