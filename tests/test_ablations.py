@@ -102,7 +102,7 @@ def asked(tmp_path_factory) -> tuple[Path, dict]:
 @pytest.mark.notebook
 def test_notebook_11_says_what_is_missing(asked):
     out, answers = asked
-    assert len(answers) >= 20 and answers["background"][1]["ours|of clean"] == pytest.approx(100 * 12 / 52)
+    assert len(answers) >= 24 and answers["background"][1]["ours|of clean"] == pytest.approx(100 * 12 / 52)
     assert answers["prompt"][1]["ours|score"] == "not run" and "not run" in (out / "run.ipynb").read_text()
 
 
@@ -121,7 +121,7 @@ def test_every_arm_that_the_kit_can_have_was_run(tmp_path, monkeypatch):
     monkeypatch.chdir(FOLDER.parent)
     for key, lines in play(FOLDER / "11_ablations.ipynb", out=str(tmp_path))["asked"].items():
         ran = {line[""]: line["ours|score"] != "not run" for line in records(lines) if line["recipe"]}
-        assert all(ran.values()) or key.endswith("subtracted") or key == "game, camvid, some classes", (key, ran)
+        assert all(ran.values()) or key.endswith("subtracted"), (key, ran)
 
 
 # the book
