@@ -70,6 +70,7 @@ DEFENCES = {
     "sharpen_frequency": "random sharpening (RSK + FF)",
     "frozen_encoder": "the encoder is not trained",
     "orthogonal_projection": "what a linear classifier finds, removed",
+    "purify-function-unseg_lib.defenses.images-total_variation": "a purifier of one's own (total variation)",
     "universal_component": "the shared part subtracted",
     "jpeg-quality-95": "JPEG 95",
     "jpeg-quality-75": "JPEG 75",

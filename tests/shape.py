@@ -30,7 +30,7 @@ LIMITS = {
     "import cycles of files": 0,
     "import cycles of packages": 0,
     "imports upwards": 0,
-    "lines of tests": 14_199,
+    "lines of tests": 14_198,
     "files in results": 100,
     "MB in results": 25,
     "words of README": 1_000,

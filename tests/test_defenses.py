@@ -162,8 +162,7 @@ def test_purify_by_file_and_by_package(tmp_path, tiny_image, sets):
     (tmp_path / "mine.py").write_text("def purify(x):\n    return 255 - x\n")
     assert np.array_equal(apply(f"purify module={tmp_path / 'mine.py'}", tiny_image), 255 - tiny_image)
     assert np.array_equal(apply("purify function=numpy:invert", tiny_image), 255 - tiny_image)
-    smooth = apply("purify function=unseg_lib.defenses.images:total_variation", tiny_image).astype(int)
-    assert np.abs(np.diff(smooth, axis=1)).sum() < 0.5 * np.abs(np.diff(tiny_image.astype(int), axis=1)).sum()
+    assert apply("purify function=unseg_lib.defenses.images:total_variation", tiny_image).std() < 0.9 * tiny_image.std()
     (tmp_path / "half.py").write_text("def purify(x):\n    return x[::2]\n")
     with pytest.raises(UnsegError, match=r"uint8 \(32, 48, 3\) for train0, found uint8 \(16, 48, 3\)"):
         defended(sets[0], defenses_of(f"purify module={tmp_path / 'half.py'}")).image("train0")
