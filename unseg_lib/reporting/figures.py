@@ -212,7 +212,7 @@ def bars(groups: dict[str, dict[str, tuple]], *, xlabel: str, colours: dict[str,
         for axis in axes.flat[len(groups) :]:
             axis.set_axis_off()
         for axis, (title, group) in zip(axes.flat, groups.items()):
-            axis.set_title("\n".join(wrap(title, 25 if width < 6 else 65)))
+            axis.set_title("\n".join(wrap(title, 25 if width < 6 else 50)))
             for place, (name, value) in enumerate(group.items()):
                 mean, std = np.nan_to_num(value)
                 axis.barh(place, mean, 0.66, color=colours[name], xerr=std or None, ecolor="#6b7079")
