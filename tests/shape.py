@@ -30,7 +30,7 @@ LIMITS = {
     "import cycles of files": 0,
     "import cycles of packages": 0,
     "imports upwards": 0,
-    "lines of tests": 14_198,
+    "lines of tests": 14_196,
     "files in results": 100,
     "MB in results": 25,
     "words of README": 1_000,
