@@ -33,12 +33,14 @@ LINES = {
     "UnSeg, published large": ("unseg", "shrunk"),
 }
 BOTH = ("lung", "voc-object")
+LARGER = tuple(f"{setting}-128" for setting in BOTH)
 NOT_RUN = math.inf, 0, "–"
 NOISES = {
     "clean": "clean images",
     "random-flat": "random noise, everywhere alike",
     "random": "random noise, UnSeg's two budgets",
     "unseg": "UnSeg",
+    "unseg-quarters": "UnSeg, in quarters",
     "unseg-colour": "UnSeg, generator `colour`",
     "untrained": "UnSeg's network before training, its noise scaled up",
     "grating": "`colour_grating`, stripes of two colours",
@@ -57,7 +59,7 @@ NOISES = {
     "cuda": "CUDA",
     "cuda-blur": "CUDA without stretching",
 }
-DEFENDED = ("clean", "unseg", "fine-grating", "grating", "colour-offset", "error-min-class")
+DEFENDED = ("clean", "random", "unseg", "fine-grating", "grating", "colour-offset", "error-min-class")
 DEFENCES = {
     "none": "none",
     "gaussian_blur-sigma-1": "blur (sigma 1)",
@@ -142,9 +144,9 @@ def tables(results: Path) -> dict[str, str]:
     return {
         "README.md": readme_table(known),
         "docs/results.md": markdown(
-            ["trained on", "Lung", "VOC's objects"],
+            ["trained on", "Lung", "VOC's objects", "Lung, 128 pixels", "VOC's objects, 128 pixels"],
             [
-                [NOISES[name], *(cell(name, "none", setting) for setting in BOTH)]
+                [NOISES[name], *(cell(name, "none", setting) for setting in (*BOTH, *LARGER))]
                 for name in sorted(NOISES, key=lambda name: (name != "clean", voc[name]))
             ],
         ),
