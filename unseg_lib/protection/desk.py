@@ -249,8 +249,7 @@ class Panel:
         self.undo = widgets.Button(description="undo", icon="undo", layout=narrow)
         self.clear = widgets.Button(description="clear", icon="times", layout=narrow)
         self.save = widgets.Button(description="save PNG", icon="save", button_style="primary", layout=narrow)
-        save = lambda: saved_sentence(desk.save(free_name(self.out, desk.name)))  # noqa: E731
-        for button, step in ((self.undo, desk.undo), (self.clear, desk.point_at), (self.save, save)):
+        for button, step in ((self.undo, desk.undo), (self.clear, desk.point_at), (self.save, self._save)):
             button.on_click(lambda _, step=step: self._do(step))
         self.upload.observe(lambda change: self._do(self._open, change.new), "value")
         self.generator.observe(lambda change: self._do(desk.set_generator, change.new), "value")
@@ -264,15 +263,14 @@ class Panel:
         with matplotlib.rc_context(fname=STYLE):
             self.figure = Figure(figsize=(self.WIDTH, _height(self.desk, self.WIDTH)), dpi=100, layout="constrained")
             self.axes = self.figure.subplots(1, 3)
-        self.canvas = Canvas(self.figure)
+        self.canvas = canvas = Canvas(self.figure)
         # else the page learns the size by a message that it now and then handles too early, and shows nothing
-        self.canvas._size = tuple(float(side) for side in self.figure.bbox.bounds[2:])
-        for name in ("header_visible", "footer_visible", "resizable", "toolbar_visible", "syncing_data_url"):
-            setattr(self.canvas, name, False)
-        self.toolbar = FigureManager(self.canvas, 0).toolbar
-        self.canvas.mpl_connect("button_press_event", self._press)
-        self.canvas.mpl_connect("motion_notify_event", self._move)
-        self.canvas.mpl_connect("button_release_event", self._release)
+        canvas._size = tuple(float(side) for side in self.figure.bbox.bounds[2:])
+        canvas.header_visible = canvas.footer_visible = canvas.resizable = canvas.toolbar_visible = False
+        self.toolbar = FigureManager(canvas, 0).toolbar
+        canvas.mpl_connect("button_press_event", self._press)
+        canvas.mpl_connect("motion_notify_event", self._move)
+        canvas.mpl_connect("button_release_event", self._release)
 
     def _press(self, event) -> None:
         if event.inaxes is self.axes[0] and event.button == 1:
@@ -304,6 +302,8 @@ class Panel:
             try:
                 said = step(*values)
                 self._draw()
+                self.canvas._force_full = True  # pushed, and whole: a page that has lost an image asks for no other
+                self.canvas.draw()
                 self._say(said or self.desk.summary())
             except UnsegError as error:
                 self._say(str(error))
@@ -313,13 +313,13 @@ class Panel:
             self.desk.take(uploaded(file["name"], bytes(file["content"])), Path(file["name"]).stem)
             self.figure.set_size_inches(self.WIDTH, _height(self.desk, self.WIDTH))
 
+    def _save(self) -> str:
+        return saved_sentence(self.desk.save(free_name(self.out, self.desk.name)))
+
     def _draw(self) -> None:
         with matplotlib.rc_context(fname=STYLE):
             _plot(self.axes, self.desk)
             self.axes[0].set_title("region: click, or drag a box")
-        # sent unasked, and whole: a page that has lost one image asks for no other, and draws changes on the one before
-        self.canvas._force_full = True
-        self.canvas.draw()
         self.histogram.value = plot_changes(self.desk).html("how often each change occurs")
 
     def _say(self, text: str) -> None:
