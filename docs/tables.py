@@ -59,7 +59,7 @@ NOISES = {
     "cuda": "CUDA",
     "cuda-blur": "CUDA without stretching",
 }
-DEFENDED = ("clean", "random", "unseg", "fine-grating", "grating", "colour-offset", "error-min-class")
+DEFENDED = ("clean", "random-flat", "random", "unseg", "fine-grating", "grating", "colour-offset", "error-min-class")
 DEFENCES = {
     "none": "none",
     "gaussian_blur-sigma-1": "blur (sigma 1)",
@@ -150,7 +150,7 @@ def tables(results: Path) -> dict[str, str]:
                 for name in sorted(NOISES, key=lambda name: (name != "clean", voc[name]))
             ],
         ),
-        "docs/defences.md": markdown(["defence", *(NOISES[name].partition(",")[0] for name in DEFENDED)], defended),
+        "docs/defences.md": markdown(["defence", *(NOISES[name] for name in DEFENDED)], defended),
         "docs/protect.md": markdown(
             ["pointed at by", *saved],
             [
